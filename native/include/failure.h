@@ -1,0 +1,27 @@
+/* failure.h - filling a struct sonde_error in one line, for the core and every plugin.
+ *
+ * Inline because a plugin links to nothing of the core. `return sonde_fail(error, …)` is
+ * the idiom: it returns the status it was given. A NULL error is allowed.
+ */
+#ifndef SONDE_FAILURE_H
+#define SONDE_FAILURE_H
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "status.h"
+
+__attribute__((format(printf, 4, 5))) static inline int
+sonde_fail(struct sonde_error *error, int status, int system_errno, const char *format, ...) {
+  if (error) {
+    va_list arguments;
+    error->status = status;
+    error->system_errno = system_errno;
+    va_start(arguments, format);
+    vsnprintf(error->detail, sizeof error->detail, format, arguments);
+    va_end(arguments);
+  }
+  return status;
+}
+
+#endif

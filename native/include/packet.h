@@ -1,0 +1,144 @@
+/* packet.h - the two things that travel down the pipeline, and nothing else.
+ *
+ * struct sonde_packet is what a backend hands over; struct sonde_decoded is what the
+ * decoder makes of it and what the flow table eats. Both live in arrays of one batch
+ * that the session loop owns; pointers in them are valid until the next receive.
+ */
+#ifndef SONDE_PACKET_H
+#define SONDE_PACKET_H
+
+#include <stdint.h>
+
+#include "record.h"
+
+/* LINKTYPE_ values, https://www.tcpdump.org/linktypes.html */
+enum sonde_linktype {
+  SONDE_LINKTYPE_NULL = 0, /* 4-byte family in the capturing host's byte order */
+  SONDE_LINKTYPE_ETHERNET = 1,
+  SONDE_LINKTYPE_PPP = 9,
+  SONDE_LINKTYPE_PPP_HDLC = 50,
+  SONDE_LINKTYPE_RAW = 101,
+  SONDE_LINKTYPE_LOOP = 108, /* 4-byte family in network byte order */
+  SONDE_LINKTYPE_SLL = 113,
+  SONDE_LINKTYPE_IPV4 = 228,
+  SONDE_LINKTYPE_IPV6 = 229,
+  SONDE_LINKTYPE_SLL2 = 276,
+  /* No frame: data points to one struct sonde_delta, or with caplen 0 says that everything
+   * up to time_ns has been handed over. Only from backends told to add up (backend.h). */
+  SONDE_LINKTYPE_DELTA = 0xffff,
+};
+
+struct sonde_packet {
+  const uint8_t *data; /* the frame, VLAN tags in line where the wire had them */
+  uint64_t time_ns;    /* since the epoch */
+  uint32_t caplen;     /* bytes at data */
+  uint32_t wirelen;    /* bytes of the frame (of the super-packet, with gso_size) without FCS */
+  uint16_t linktype;   /* enum sonde_linktype */
+  uint16_t gso_size;   /* payload bytes per wire packet of a GRO/GSO super-packet; 0: as it is */
+  uint8_t direction;   /* enum sonde_direction */
+  uint8_t reserved[3];
+};
+
+/* Direction-free flow identity: `lo` is the smaller (address, port) pair, compared as
+ * network-order bytes. Every byte is set, so keys compare and hash as six words. */
+struct sonde_key {
+  uint8_t lo_ip[16]; /* IPv4 in the first four bytes, the rest zero */
+  uint8_t hi_ip[16];
+  uint16_t lo_port; /* host byte order */
+  uint16_t hi_port;
+  uint8_t ip_version;
+  uint8_t protocol;
+  uint8_t vlan_depth;
+  uint8_t one_way;                     /* unpaired ICMP type: 1 sent by lo, 2 by hi; else 0 */
+  uint16_t vlan[SONDE_VLAN_DEPTH_MAX]; /* outer to inner, 0 beyond vlan_depth */
+};
+
+/* What a backend has added up for one flow since it last said so: packets that nothing but
+ * counting has to be done for. Two-element arrays are [0] sent by the key's lo side and [1]
+ * by its hi side. Written by the backend's programs in the kernel, so every byte has its
+ * place; packets that open or end a TCP connection, fragments and the like never are in here. */
+struct sonde_delta {
+  struct sonde_key key;
+  uint64_t last_ns[2]; /* since the epoch; of a side without packets: undefined */
+  uint64_t packets[2]; /* wire packets */
+  uint64_t ip_bytes[2];
+  uint64_t l2_bytes[2];
+  uint32_t frames; /* super-packets count once */
+  uint8_t ttl_min;
+  uint8_t ttl_max;
+  uint8_t tcp_flags[2];
+  uint32_t tcp_next[2]; /* expected after the last one */
+  uint32_t retransmissions[2];
+  uint32_t out_of_order[2];
+  uint32_t tcp_seq[2];    /* of the side's first packet … */
+  uint32_t tcp_length[2]; /* … and what it took of the sequence space */
+  uint64_t first_ns[2];
+  uint8_t tcp_gap[2];  /* 1: bytes are missing before tcp_next */
+  uint8_t tos[2];      /* of the side's first packet */
+  uint8_t dest_mac[6]; /* of the first packet */
+  uint8_t source_mac[6];
+  uint8_t has_mac;
+  uint8_t first_side; /* that sent the first packet: 0 or 1 */
+  uint8_t direction;  /* enum sonde_direction, of the first packet */
+  uint8_t reserved[5];
+};
+
+/* Why a packet is in no flow (packets_non_flow, by cause). X(NAME, "name in status") */
+#define SONDE_NON_FLOW_LIST(X)                                                                     \
+  X(ARP, "arp")                                                                                    \
+  X(LLDP, "lldp")                                                                                  \
+  X(STP, "stp")                                                                                    \
+  X(PPPOE_CONTROL, "pppoe_control")     /* discovery, LCP, IPCP, … */                              \
+  X(OTHER_ETHERTYPE, "other_ethertype") /* a known frame with no IP inside */                      \
+  X(OTHER_LLC, "other_llc")                                                                        \
+  X(OTHER_LINKTYPE, "other_linktype")                                                              \
+  X(MALFORMED, "malformed") /* the headers contradict themselves */                                \
+  X(TRUNCATED, "truncated") /* the capture was cut before the IP header's end */
+
+enum sonde_non_flow {
+#define SONDE_NON_FLOW_ENUM(name, text) SONDE_NON_FLOW_##name,
+  SONDE_NON_FLOW_LIST(SONDE_NON_FLOW_ENUM)
+#undef SONDE_NON_FLOW_ENUM
+      SONDE_NON_FLOW_COUNT
+};
+
+enum sonde_decoded_flag {
+  SONDE_DECODED_REVERSED = 1 << 0, /* the sender is the key's hi side */
+  SONDE_DECODED_FRAGMENT = 1 << 1, /* has a fragment header (atomic fragments do not) */
+  SONDE_DECODED_TCP = 1 << 2,      /* tcp_* are set: first 14 bytes of the TCP header seen */
+  SONDE_DECODED_ICMP = 1 << 3,     /* icmp_* are set */
+  SONDE_DECODED_CLAMPED = 1 << 4,  /* the IP length claimed more than the wire carried */
+  SONDE_DECODED_MAC = 1 << 5,      /* source_mac and dest_mac point at addresses */
+};
+
+struct sonde_decoded {
+  struct sonde_key key;
+  uint64_t time_ns;
+  uint64_t ip_bytes; /* over all wire packets */
+  uint64_t l2_bytes;
+  uint32_t packets; /* wire packets this frame stands for, ≥ 1 */
+  uint32_t tcp_seq;
+  uint32_t tcp_payload; /* bytes of TCP payload over all wire packets */
+  uint32_t mpls_label;  /* UINT32_MAX: none */
+  uint16_t flags;       /* enum sonde_decoded_flag */
+  uint8_t tcp_flags;    /* FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128 */
+  uint8_t tos;
+  uint8_t ttl;
+  uint8_t icmp_type;
+  uint8_t icmp_code;
+  uint8_t direction;         /* enum sonde_direction */
+  const uint8_t *source_mac; /* 6 bytes each, with SONDE_DECODED_MAC */
+  const uint8_t *dest_mac;
+  /* Tunnel mode inner only; tunnel_type 0 otherwise. */
+  const uint8_t *tunnel_source_ip; /* 4 or 16 bytes by tunnel_ip_version */
+  const uint8_t *tunnel_dest_ip;
+  uint32_t tunnel_id;
+  uint8_t tunnel_type;
+  uint8_t tunnel_ip_version;
+  uint8_t fragment_flags; /* these four as in struct sonde_record */
+  uint8_t vlan_priority;
+  uint16_t fragment_offset;
+  uint32_t ipv6;
+};
+
+#endif

@@ -1,0 +1,54 @@
+/* frame.h - a frame's bytes and the only ways to look at them.
+ *
+ * Every layer asks frame_has before it loads. wirelen bounds what can be true of the
+ * packet, caplen what can be seen of it: a header that crosses the first is a lie
+ * (MALFORMED), one that crosses only the second was cut off by the capture (TRUNCATED).
+ * Invariant: caplen ≤ wirelen.
+ */
+#ifndef SONDE_PARSE_FRAME_H
+#define SONDE_PARSE_FRAME_H
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "packet.h"
+
+struct sonde_frame {
+  const uint8_t *data;
+  uint32_t caplen;
+  uint32_t wirelen;
+};
+
+static inline bool frame_has(const struct sonde_frame *frame, uint32_t offset, uint32_t bytes) {
+  return offset <= frame->caplen && bytes <= frame->caplen - offset;
+}
+
+/* The cause to report when frame_has said no. */
+static inline int frame_lack(const struct sonde_frame *frame, uint32_t offset, uint32_t bytes) {
+  return (uint64_t)offset + bytes > frame->wirelen ? SONDE_NON_FLOW_MALFORMED
+                                                   : SONDE_NON_FLOW_TRUNCATED;
+}
+
+/* The same frame, ending at `end` at the latest. */
+static inline struct sonde_frame frame_until(const struct sonde_frame *frame, uint32_t end) {
+  struct sonde_frame part = *frame;
+  if (end < part.wirelen)
+    part.wirelen = end;
+  if (end < part.caplen)
+    part.caplen = end;
+  return part;
+}
+
+static inline uint16_t load_u16(const uint8_t *bytes) {
+  return (uint16_t)(bytes[0] << 8 | bytes[1]);
+}
+
+static inline uint32_t load_u32(const uint8_t *bytes) {
+  return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+}
+
+static inline uint64_t load_u64(const uint8_t *bytes) {
+  return (uint64_t)load_u32(bytes) << 32 | load_u32(bytes + 4);
+}
+
+#endif

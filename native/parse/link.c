@@ -1,0 +1,320 @@
+/* link.c - from the start of a frame to its IP header.
+ *
+ * Every layer is one step that looks at place->ethertype and either finds IP, names the
+ * reason why there is none, or moves place on to the next layer. The number of steps is
+ * bounded, so that a frame of nothing but tags ends. Ethertypes are also the names of
+ * layers that come without one: PPP is 0x880b, a bridged Ethernet frame is 0x6558.
+ */
+#include "layers.h"
+
+enum {
+  STEP_AGAIN = -2, /* beside SONDE_LAYER_IP and the causes */
+  STEPS_MAX = 32,
+  MPLS_LABELS_MAX = 16,
+  ETHERNET_BYTES = 14,
+};
+
+static int step_vlan(const struct sonde_frame *frame, struct sonde_place *place,
+                     struct sonde_tags *tags) {
+  if (!frame_has(frame, place->offset, 4))
+    return frame_lack(frame, place->offset, 4);
+  const uint8_t *tag = frame->data + place->offset;
+  if (tags->vlan_depth == 0)
+    tags->vlan_priority = tag[0] >> 5;
+  if (tags->vlan_depth < SONDE_VLAN_DEPTH_MAX)
+    tags->vlan[tags->vlan_depth++] = load_u16(tag) & 0x0fff;
+  place->ethertype = load_u16(tag + 2);
+  place->offset += 4;
+  return STEP_AGAIN;
+}
+
+static int step_ethernet(const struct sonde_frame *frame, struct sonde_place *place) {
+  if (!frame_has(frame, place->offset, ETHERNET_BYTES))
+    return frame_lack(frame, place->offset, ETHERNET_BYTES);
+  place->ethertype = load_u16(frame->data + place->offset + 12);
+  place->offset += ETHERNET_BYTES;
+  return STEP_AGAIN;
+}
+
+/* Is it worth believing that an Ethernet frame starts here? Nothing in MPLS says so. */
+static bool looks_like_ethernet(const struct sonde_frame *frame, uint32_t offset) {
+  if (!frame_has(frame, offset, ETHERNET_BYTES + 1))
+    return false;
+  uint8_t version = frame->data[offset + ETHERNET_BYTES] >> 4;
+  switch (load_u16(frame->data + offset + 12)) {
+  case SONDE_ETHERTYPE_IPV4:
+    return version == 4;
+  case SONDE_ETHERTYPE_IPV6:
+    return version == 6;
+  case SONDE_ETHERTYPE_ARP:
+  case SONDE_ETHERTYPE_VLAN:
+  case SONDE_ETHERTYPE_PROVIDER_VLAN:
+  case SONDE_ETHERTYPE_QINQ:
+  case SONDE_ETHERTYPE_MPLS:
+  case SONDE_ETHERTYPE_PPPOE_DISCOVERY:
+  case SONDE_ETHERTYPE_PPPOE_SESSION:
+  case SONDE_ETHERTYPE_LLDP:
+    return true;
+  default:
+    return false;
+  }
+}
+
+/* Source addresses such as 2001:db8:800:4000:: read like an Ethernet header with IPv4. */
+static bool fits_ipv6(const struct sonde_frame *frame, uint32_t offset) {
+  return frame_has(frame, offset, 40) &&
+         40u + load_u16(frame->data + offset + 4) <= frame->wirelen - offset;
+}
+
+/* After the bottom of the stack: IP by its nibble, or a pseudowire, whose control word
+ * starts with a nibble of 0 for this very reason (RFC 4385 §3) but is optional. */
+static int step_mpls_payload(const struct sonde_frame *frame, struct sonde_place *place) {
+  if (!frame_has(frame, place->offset, 1))
+    return frame_lack(frame, place->offset, 1);
+  uint8_t first = frame->data[place->offset];
+  bool plain = looks_like_ethernet(frame, place->offset);
+  if (first >> 4 == 4 && ((first & 0x0f) >= 5 || !plain)) {
+    place->ethertype = SONDE_ETHERTYPE_IPV4;
+    return STEP_AGAIN;
+  }
+  if (first >> 4 == 6 && (!plain || fits_ipv6(frame, place->offset))) {
+    place->ethertype = SONDE_ETHERTYPE_IPV6;
+    return STEP_AGAIN;
+  }
+  if (first >> 4 == 0 && looks_like_ethernet(frame, place->offset + 4))
+    place->offset += 4;
+  else if (!plain)
+    return SONDE_NON_FLOW_OTHER_ETHERTYPE;
+  place->ethertype = SONDE_ETHERTYPE_BRIDGED;
+  return STEP_AGAIN;
+}
+
+static int step_mpls(const struct sonde_frame *frame, struct sonde_place *place,
+                     struct sonde_tags *tags) {
+  for (int labels = 0; labels < MPLS_LABELS_MAX; labels++) {
+    if (!frame_has(frame, place->offset, 4))
+      return frame_lack(frame, place->offset, 4);
+    uint32_t entry = load_u32(frame->data + place->offset);
+    place->offset += 4;
+    if (tags->mpls_label == UINT32_MAX)
+      tags->mpls_label = entry >> 12;
+    if (entry & 0x100) /* bottom of stack */
+      return step_mpls_payload(frame, place);
+  }
+  return SONDE_NON_FLOW_MALFORMED;
+}
+
+/* RFC 1661 §2, with the one-byte protocol field of §6.5 and, off the wire of a serial line
+ * or PPTP, the address and control bytes of RFC 1662. */
+static int step_ppp(const struct sonde_frame *frame, struct sonde_place *place) {
+  if (frame_has(frame, place->offset, 2) && load_u16(frame->data + place->offset) == 0xff03)
+    place->offset += 2;
+  if (!frame_has(frame, place->offset, 1))
+    return frame_lack(frame, place->offset, 1);
+  uint32_t bytes = frame->data[place->offset] & 1 ? 1 : 2;
+  if (!frame_has(frame, place->offset, bytes))
+    return frame_lack(frame, place->offset, bytes);
+  const uint8_t *field = frame->data + place->offset;
+  uint16_t protocol = bytes == 1 ? field[0] : load_u16(field);
+  place->offset += bytes;
+  switch (protocol) {
+  case 0x0021:
+    place->ethertype = SONDE_ETHERTYPE_IPV4;
+    return STEP_AGAIN;
+  case 0x0057:
+    place->ethertype = SONDE_ETHERTYPE_IPV6;
+    return STEP_AGAIN;
+  case 0x0281:
+  case 0x0283:
+    place->ethertype = SONDE_ETHERTYPE_MPLS;
+    return STEP_AGAIN;
+  default: /* 8xxx to fxxx are the control protocols, below are those that carry data */
+    return protocol >= 0x8000 ? SONDE_NON_FLOW_PPPOE_CONTROL : SONDE_NON_FLOW_OTHER_ETHERTYPE;
+  }
+}
+
+static int step_pppoe(const struct sonde_frame *frame, struct sonde_place *place) {
+  if (!frame_has(frame, place->offset, 6))
+    return frame_lack(frame, place->offset, 6);
+  const uint8_t *header = frame->data + place->offset;
+  if (header[0] != 0x11)
+    return SONDE_NON_FLOW_MALFORMED;
+  if (header[1] != 0) /* RFC 2516 §6: session data has code 0 */
+    return SONDE_NON_FLOW_PPPOE_CONTROL;
+  place->offset += 6;
+  place->ethertype = SONDE_ETHERTYPE_PPP;
+  return STEP_AGAIN;
+}
+
+static int step_llc(const struct sonde_frame *frame, struct sonde_place *place) {
+  if (!frame_has(frame, place->offset, 3))
+    return frame_lack(frame, place->offset, 3);
+  const uint8_t *llc = frame->data + place->offset;
+  if (llc[0] == 0x42 && llc[1] == 0x42)
+    return SONDE_NON_FLOW_STP;
+  if (llc[0] == 0x06 && llc[1] == 0x06 && llc[2] == 0x03) {
+    place->offset += 3;
+    place->ethertype = SONDE_ETHERTYPE_IPV4;
+    return STEP_AGAIN;
+  }
+  if (llc[0] != 0xaa || llc[1] != 0xaa || llc[2] != 0x03)
+    return SONDE_NON_FLOW_OTHER_LLC;
+  if (!frame_has(frame, place->offset, 8))
+    return frame_lack(frame, place->offset, 8);
+  uint32_t organization = load_u32(llc + 2) & 0x00ffffff;
+  uint16_t protocol = load_u16(llc + 6);
+  place->offset += 8;
+  if (organization == 0x00000c && protocol == 0x010b) /* Cisco's spanning tree per VLAN */
+    return SONDE_NON_FLOW_STP;
+  /* RFC 1042, and the bridge tunnel encapsulation of 802.1H */
+  if ((organization != 0 && organization != 0x0000f8) || protocol < SONDE_ETHERTYPE_MIN)
+    return SONDE_NON_FLOW_OTHER_LLC;
+  place->ethertype = protocol;
+  return STEP_AGAIN;
+}
+
+static int step_vntag(const struct sonde_frame *frame, struct sonde_place *place) {
+  if (!frame_has(frame, place->offset, 6))
+    return frame_lack(frame, place->offset, 6);
+  place->ethertype = load_u16(frame->data + place->offset + 4);
+  place->offset += 6;
+  return STEP_AGAIN;
+}
+
+static int step(const struct sonde_frame *frame, struct sonde_place *place,
+                struct sonde_tags *tags) {
+  switch (place->ethertype) {
+  case SONDE_ETHERTYPE_IPV4:
+  case SONDE_ETHERTYPE_IPV6:
+    return SONDE_LAYER_IP;
+  case SONDE_ETHERTYPE_VLAN:
+  case SONDE_ETHERTYPE_PROVIDER_VLAN:
+  case SONDE_ETHERTYPE_QINQ:
+  case SONDE_ETHERTYPE_QINQ_OLD:
+    return step_vlan(frame, place, tags);
+  case SONDE_ETHERTYPE_MPLS:
+  case SONDE_ETHERTYPE_MPLS_MULTICAST:
+    return step_mpls(frame, place, tags);
+  case SONDE_ETHERTYPE_PPPOE_SESSION:
+    return step_pppoe(frame, place);
+  case SONDE_ETHERTYPE_PPP:
+    return step_ppp(frame, place);
+  case SONDE_ETHERTYPE_VNTAG:
+    return step_vntag(frame, place);
+  case SONDE_ETHERTYPE_BRIDGED:
+    return step_ethernet(frame, place);
+  case SONDE_ETHERTYPE_ARP:
+    return SONDE_NON_FLOW_ARP;
+  case SONDE_ETHERTYPE_LLDP:
+    return SONDE_NON_FLOW_LLDP;
+  case SONDE_ETHERTYPE_PPPOE_DISCOVERY:
+    return SONDE_NON_FLOW_PPPOE_CONTROL;
+  default:
+    return place->ethertype <= SONDE_LLC_LENGTH_MAX ? step_llc(frame, place)
+                                                    : SONDE_NON_FLOW_OTHER_ETHERTYPE;
+  }
+}
+
+int sonde_link_walk(const struct sonde_frame *frame, struct sonde_place *place,
+                    struct sonde_tags *tags) {
+  for (int steps = 0; steps < STEPS_MAX; steps++) {
+    int result = step(frame, place, tags);
+    if (result != STEP_AGAIN)
+      return result;
+  }
+  return SONDE_NON_FLOW_MALFORMED;
+}
+
+int sonde_link_ip(const struct sonde_frame *frame, struct sonde_place *place) {
+  if (!frame_has(frame, place->offset, 1))
+    return frame_lack(frame, place->offset, 1);
+  uint8_t version = frame->data[place->offset] >> 4;
+  if (version != 4 && version != 6)
+    return SONDE_NON_FLOW_MALFORMED;
+  place->ethertype = version == 4 ? SONDE_ETHERTYPE_IPV4 : SONDE_ETHERTYPE_IPV6;
+  return SONDE_LAYER_IP;
+}
+
+/* The family is in the byte order of the host that captured, which nobody wrote down. */
+static int enter_null(const struct sonde_frame *frame, struct sonde_place *place, bool swapped) {
+  if (!frame_has(frame, 0, 4))
+    return frame_lack(frame, 0, 4);
+  uint32_t family = load_u32(frame->data);
+  if (swapped && family > 0xffff)
+    family = __builtin_bswap32(family);
+  place->offset = 4;
+  switch (family) {
+  case 2:
+    place->ethertype = SONDE_ETHERTYPE_IPV4;
+    return SONDE_LAYER_IP;
+  case 10: /* AF_INET6 of Linux, NetBSD and OpenBSD, FreeBSD, Darwin */
+  case 24:
+  case 28:
+  case 30:
+    place->ethertype = SONDE_ETHERTYPE_IPV6;
+    return SONDE_LAYER_IP;
+  default:
+    return SONDE_NON_FLOW_OTHER_ETHERTYPE;
+  }
+}
+
+/* Linux "cooked" headers: `bytes` long, with the protocol at `at`. */
+static int enter_cooked(const struct sonde_frame *frame, uint32_t bytes, uint32_t at,
+                        struct sonde_place *place, struct sonde_tags *tags) {
+  if (!frame_has(frame, 0, bytes))
+    return frame_lack(frame, 0, bytes);
+  place->offset = bytes;
+  place->ethertype = load_u16(frame->data + at);
+  if (place->ethertype == 4) /* ETH_P_802_2: LLC follows */
+    return sonde_link_walk(frame, place, tags);
+  if (place->ethertype == 1) /* ETH_P_802_3: raw IPX without LLC */
+    return SONDE_NON_FLOW_OTHER_LLC;
+  if (place->ethertype < SONDE_ETHERTYPE_MIN)
+    return SONDE_NON_FLOW_OTHER_ETHERTYPE;
+  return sonde_link_walk(frame, place, tags);
+}
+
+static int enter_ppp_hdlc(const struct sonde_frame *frame, struct sonde_place *place,
+                          struct sonde_tags *tags) {
+  place->ethertype = SONDE_ETHERTYPE_PPP;
+  if (frame_has(frame, 0, 4) && (frame->data[0] == 0x0f || frame->data[0] == 0x8f) &&
+      frame->data[1] == 0) { /* Cisco HDLC: address, 0, ethertype */
+    place->ethertype = load_u16(frame->data + 2);
+    place->offset = 4;
+    if (place->ethertype < SONDE_ETHERTYPE_MIN)
+      return SONDE_NON_FLOW_OTHER_ETHERTYPE;
+  }
+  return sonde_link_walk(frame, place, tags);
+}
+
+int sonde_link_enter(const struct sonde_frame *frame, uint16_t linktype, struct sonde_place *place,
+                     struct sonde_tags *tags) {
+  *place = (struct sonde_place){.offset = 0, .ethertype = SONDE_ETHERTYPE_BRIDGED};
+  switch (linktype) {
+  case SONDE_LINKTYPE_ETHERNET:
+    return sonde_link_walk(frame, place, tags);
+  case SONDE_LINKTYPE_RAW:
+    return sonde_link_ip(frame, place);
+  case SONDE_LINKTYPE_IPV4:
+    place->ethertype = SONDE_ETHERTYPE_IPV4;
+    return SONDE_LAYER_IP;
+  case SONDE_LINKTYPE_IPV6:
+    place->ethertype = SONDE_ETHERTYPE_IPV6;
+    return SONDE_LAYER_IP;
+  case SONDE_LINKTYPE_NULL:
+    return enter_null(frame, place, true);
+  case SONDE_LINKTYPE_LOOP:
+    return enter_null(frame, place, false);
+  case SONDE_LINKTYPE_SLL:
+    return enter_cooked(frame, 16, 14, place, tags);
+  case SONDE_LINKTYPE_SLL2:
+    return enter_cooked(frame, 20, 0, place, tags);
+  case SONDE_LINKTYPE_PPP:
+    place->ethertype = SONDE_ETHERTYPE_PPP;
+    return sonde_link_walk(frame, place, tags);
+  case SONDE_LINKTYPE_PPP_HDLC:
+    return enter_ppp_hdlc(frame, place, tags);
+  default:
+    return SONDE_NON_FLOW_OTHER_LINKTYPE;
+  }
+}

@@ -1,0 +1,165 @@
+/* network.c - the IPv4 header, and the IPv6 header with its extension headers.
+ *
+ * Says how many octets the packet has on the wire (FLOWS: never more than the frame), and
+ * where its payload begins. An extension header that cannot be seen ends the walk: the
+ * packet keeps that header's number as its protocol and is still a packet of a flow.
+ */
+#include "layers.h"
+
+enum {
+  IPV4_BYTES = 20,
+  IPV6_BYTES = 40,
+  EXTENSIONS_MAX = 16,
+
+  EXTENSION_HOP_BY_HOP = 0,
+  EXTENSION_ROUTING = 43,
+  EXTENSION_FRAGMENT = 44,
+  EXTENSION_ESP = 50,
+  EXTENSION_AUTHENTICATION = 51,
+  EXTENSION_DESTINATION = 60,
+  EXTENSION_COMPRESSION = 108,
+  EXTENSION_MOBILITY = 135,
+};
+
+/* `octets` as the header has it; 0 stands for more than its field can say (TSO, BIG TCP). */
+static void set_end(const struct sonde_frame *frame, uint32_t octets,
+                    struct sonde_network *network) {
+  uint32_t room = frame->wirelen - network->offset;
+  network->clamped = octets > room;
+  if (octets == 0 || octets > room)
+    octets = room;
+  network->end = network->offset + octets;
+}
+
+static int parse_ipv4(const struct sonde_frame *frame, struct sonde_network *network) {
+  if (!frame_has(frame, network->offset, IPV4_BYTES))
+    return frame_lack(frame, network->offset, IPV4_BYTES);
+  const uint8_t *header = frame->data + network->offset;
+  uint32_t header_bytes = (header[0] & 0x0fu) * 4;
+  uint32_t octets = load_u16(header + 2);
+  if (header[0] >> 4 != 4 || header_bytes < IPV4_BYTES ||
+      header_bytes > frame->wirelen - network->offset || (octets != 0 && octets < header_bytes))
+    return SONDE_NON_FLOW_MALFORMED;
+  set_end(frame, octets, network);
+  uint16_t fragment = load_u16(header + 6);
+  network->version = 4;
+  network->tos = header[1];
+  network->fragment = (fragment & 0x3fff) != 0;
+  network->later = (fragment & 0x1fff) != 0;
+  network->fragment_id = load_u16(header + 4);
+  network->fragment_offset = fragment & 0x1fff;
+  network->fragment_flags = header[6] & 0x60;
+  network->ipv6 = 0;
+  network->ttl = header[8];
+  network->protocol = header[9];
+  network->fragment_protocol = header[9];
+  network->source = header + 12;
+  network->dest = header + 16;
+  network->payload = network->later ? network->end : network->offset + header_bytes;
+  return SONDE_LAYER_IP;
+}
+
+/* Reads one fragment header (RFC 8200 §4.5). An atomic fragment (RFC 6946) is the whole
+ * packet and no fragment at all. */
+static void read_fragment(const uint8_t *header, struct sonde_network *network) {
+  uint16_t field = load_u16(header + 2);
+  network->ipv6 |= field >> 3 ? SONDE_EXTENSION_FRAGMENT_LATER : SONDE_EXTENSION_FRAGMENT_FIRST;
+  if ((field & 0xfff9) == 0)
+    return;
+  network->fragment = true;
+  network->later = field >> 3 != 0;
+  network->fragment_id = load_u32(header + 4);
+  network->fragment_offset = field >> 3;
+  network->fragment_flags = field & 1 ? 0x20 : 0;
+  network->fragment_protocol = header[0];
+}
+
+/* The header's bit, 0 for a fragment header, whose bit is in it, and for what is none. */
+static uint32_t extension_bit(uint8_t protocol) {
+  switch (protocol) {
+  case EXTENSION_HOP_BY_HOP:
+    return SONDE_EXTENSION_HOP_BY_HOP;
+  case EXTENSION_ROUTING:
+    return SONDE_EXTENSION_ROUTING;
+  case EXTENSION_ESP:
+    return SONDE_EXTENSION_ESP;
+  case EXTENSION_AUTHENTICATION:
+    return SONDE_EXTENSION_AUTHENTICATION;
+  case EXTENSION_DESTINATION:
+    return SONDE_EXTENSION_DESTINATION;
+  case EXTENSION_COMPRESSION:
+    return SONDE_EXTENSION_COMPRESSION;
+  case EXTENSION_MOBILITY:
+    return SONDE_EXTENSION_MOBILITY;
+  default:
+    return 0;
+  }
+}
+
+static void walk_extensions(const struct sonde_frame *frame, struct sonde_network *network) {
+  struct sonde_frame packet = frame_until(frame, network->end);
+  for (int count = 0; count < EXTENSIONS_MAX; count++) {
+    network->ipv6 |= extension_bit(network->protocol);
+    switch (network->protocol) {
+    case EXTENSION_HOP_BY_HOP:
+    case EXTENSION_ROUTING:
+    case EXTENSION_FRAGMENT:
+    case EXTENSION_AUTHENTICATION:
+    case EXTENSION_DESTINATION:
+    case EXTENSION_MOBILITY:
+      break;
+    default:
+      return;
+    }
+    if (!frame_has(&packet, network->payload, 8)) /* none of them is shorter */
+      break;
+    const uint8_t *header = packet.data + network->payload;
+    uint32_t bytes;
+    if (network->protocol == EXTENSION_FRAGMENT) {
+      read_fragment(header, network);
+      bytes = 8;
+    } else if (network->protocol == EXTENSION_AUTHENTICATION) {
+      bytes = (header[1] + 2u) * 4;
+    } else {
+      bytes = (header[1] + 1u) * 8;
+    }
+    network->protocol = header[0];
+    network->payload += bytes;
+    if (network->later)
+      break;
+  }
+  network->payload = network->end; /* cut off, too many, or no first fragment */
+}
+
+static int parse_ipv6(const struct sonde_frame *frame, struct sonde_network *network) {
+  if (!frame_has(frame, network->offset, IPV6_BYTES))
+    return frame_lack(frame, network->offset, IPV6_BYTES);
+  const uint8_t *header = frame->data + network->offset;
+  if (header[0] >> 4 != 6)
+    return SONDE_NON_FLOW_MALFORMED;
+  uint32_t payload_bytes = load_u16(header + 4);
+  set_end(frame, payload_bytes == 0 ? 0 : IPV6_BYTES + payload_bytes, network);
+  network->version = 6;
+  network->tos = (uint8_t)(load_u16(header) >> 4);
+  network->protocol = header[6];
+  network->fragment_protocol = header[6];
+  network->ttl = header[7];
+  network->source = header + 8;
+  network->dest = header + 24;
+  network->fragment = false;
+  network->later = false;
+  network->fragment_id = 0;
+  network->fragment_offset = 0;
+  network->fragment_flags = 0;
+  network->ipv6 = load_u32(header) & 0xfffff;
+  network->payload = network->offset + IPV6_BYTES;
+  walk_extensions(frame, network);
+  return SONDE_LAYER_IP;
+}
+
+int sonde_network_parse(const struct sonde_frame *frame, const struct sonde_place *place,
+                        struct sonde_network *network) {
+  network->offset = place->offset;
+  return place->ethertype == SONDE_ETHERTYPE_IPV4 ? parse_ipv4(frame, network)
+                                                  : parse_ipv6(frame, network);
+}
