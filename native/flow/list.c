@@ -1,0 +1,122 @@
+/* list.c - the best N flows by a total order, without sorting all of them.
+ *
+ * A bounded heap keeps the worst of the chosen on top; one pass over the entries that were
+ * ever used. Nothing in the table changes.
+ */
+#include <stdlib.h>
+
+#include "entry.h"
+
+static int compare_numbers(uint64_t a, uint64_t b) {
+  return (a > b) - (a < b);
+}
+
+static uint64_t both(const uint64_t pair[2]) {
+  return pair[0] + pair[1];
+}
+
+int sonde_flow_record_compare(const struct sonde_record *a, const struct sonde_record *b,
+                              uint32_t sort) {
+  int bytes = compare_numbers(both(b->bytes), both(a->bytes));
+  int packets = compare_numbers(both(b->packets), both(a->packets));
+  int order = 0;
+  if (sort == SONDE_FLOW_SORT_RECENT)
+    order = compare_numbers(b->last_ns, a->last_ns);
+  else if (sort == SONDE_FLOW_SORT_PACKETS)
+    order = packets;
+  if (order == 0)
+    order = bytes ? bytes : packets;
+  if (order == 0)
+    order = compare_numbers(a->flow_start_ns, b->flow_start_ns);
+  return order ? order : compare_numbers(a->flow_id, b->flow_id);
+}
+
+static bool address_matches(const struct sonde_key *key, const struct sonde_flow_query *query) {
+  if (query->ip_version == 0)
+    return true;
+  if (key->ip_version != query->ip_version)
+    return false;
+  size_t length = query->ip_version == 4 ? 4 : 16;
+  return memcmp(key->lo_ip, query->ip, length) == 0 || memcmp(key->hi_ip, query->ip, length) == 0;
+}
+
+static bool matches(const struct sonde_flow_table *table, uint32_t entry,
+                    const struct sonde_flow_query *query) {
+  const struct sonde_flow_hot *hot = &table->hot[entry];
+  const struct sonde_key *key = &hot->key;
+  if (!sonde_flow_used(hot) || !address_matches(key, query))
+    return false;
+  if (query->port >= 0 && key->lo_port != query->port && key->hi_port != query->port)
+    return false;
+  if (query->protocol >= 0 && key->protocol != query->protocol)
+    return false;
+  if (query->min_packets <= 1)
+    return true;
+  return sonde_flow_segment_packets(hot) + both(table->cold[entry].packets) >= query->min_packets;
+}
+
+/* A record that says what the flow has been since it began. */
+static void fill_total(const struct sonde_flow_table *table, uint32_t entry,
+                       struct sonde_record *record) {
+  const struct sonde_flow_cold *cold = &table->cold[entry];
+  sonde_flow_record_fill(table, entry, record);
+  record->first_ns = record->flow_start_ns;
+  for (unsigned d = 0; d < 2; d++) {
+    record->packets[d] += cold->packets[d];
+    record->bytes[d] += cold->bytes[d];
+    record->l2_bytes[d] += cold->l2_bytes[d];
+  }
+}
+
+/* heap[0] is the one that comes last in the order. */
+static void sift_down(struct sonde_record *heap, uint32_t count, uint32_t at, uint32_t sort) {
+  struct sonde_record moving = heap[at];
+  for (uint32_t child; (child = 2 * at + 1) < count; at = child) {
+    if (child + 1 < count && sonde_flow_record_compare(&heap[child], &heap[child + 1], sort) < 0)
+      child++;
+    if (sonde_flow_record_compare(&heap[child], &moving, sort) <= 0)
+      break;
+    heap[at] = heap[child];
+  }
+  heap[at] = moving;
+}
+
+static void sift_up(struct sonde_record *heap, uint32_t at, uint32_t sort) {
+  struct sonde_record moving = heap[at];
+  for (uint32_t parent; at > 0; at = parent) {
+    parent = (at - 1) / 2;
+    if (sonde_flow_record_compare(&heap[parent], &moving, sort) >= 0)
+      break;
+    heap[at] = heap[parent];
+  }
+  heap[at] = moving;
+}
+
+uint32_t sonde_flow_table_list(const struct sonde_flow_table *table,
+                               const struct sonde_flow_query *query, struct sonde_record *records,
+                               uint64_t *matching) {
+  uint32_t count = 0, sort = query->sort;
+  for (uint32_t entry = 0; entry < table->fresh; entry++) {
+    if (!matches(table, entry, query))
+      continue;
+    ++*matching;
+    if (count < query->limit) {
+      fill_total(table, entry, &records[count]);
+      sift_up(records, count++, sort);
+      continue;
+    }
+    struct sonde_record record;
+    fill_total(table, entry, &record);
+    if (sonde_flow_record_compare(&record, &records[0], sort) < 0) {
+      records[0] = record;
+      sift_down(records, count, 0, sort);
+    }
+  }
+  for (uint32_t left = count; left > 1;) {
+    struct sonde_record worst = records[0];
+    records[0] = records[--left];
+    records[left] = worst;
+    sift_down(records, left, 0, sort);
+  }
+  return count;
+}

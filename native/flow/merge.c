@@ -1,0 +1,133 @@
+/* merge.c - adding what a backend has added up: the same as its packets one by one, but for
+ * the moments in between, which nobody knows any more.
+ *
+ * A delta can come after a packet of the same flow that is younger (it went another way).
+ * If that packet had begun the flow, the flow turns round: source is who sent first.
+ */
+#include "entry.h"
+
+static void swap_numbers(uint64_t pair[2]) {
+  uint64_t first = pair[0];
+  pair[0] = pair[1];
+  pair[1] = first;
+}
+
+/* Bit `forward` and the next one change places. */
+static uint16_t swap_bits(uint16_t state, uint16_t forward) {
+  uint16_t reverse = (uint16_t)(forward << 1);
+  uint16_t others = (uint16_t)(state & ~(forward | reverse));
+  return (uint16_t)(others | (state & forward ? reverse : 0) | (state & reverse ? forward : 0));
+}
+
+static void turn_round(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold) {
+  swap_numbers(hot->packets);
+  swap_numbers(hot->bytes);
+  swap_numbers(hot->l2_bytes);
+  uint32_t next = hot->tcp_next[0];
+  hot->tcp_next[0] = hot->tcp_next[1];
+  hot->tcp_next[1] = next;
+  uint8_t flags = hot->tcp_flags[0];
+  hot->tcp_flags[0] = hot->tcp_flags[1];
+  hot->tcp_flags[1] = flags;
+  hot->state = swap_bits(hot->state, SONDE_STATE_FIN);
+  hot->state = swap_bits(hot->state, SONDE_STATE_SEQ);
+  hot->state = swap_bits(hot->state, SONDE_STATE_GAP);
+  hot->state ^= SONDE_STATE_SOURCE_HI;
+  hot->state &= (uint16_t)~(SONDE_STATE_SYN | SONDE_STATE_SYN_ACK);
+  cold->handshake_us = 0;
+}
+
+/* The delta holds the flow's first packet, and no record has told otherwise yet. */
+static void begin_earlier(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold,
+                          const struct sonde_delta *delta, const struct sonde_decoded *first) {
+  bool hi = first->flags & SONDE_DECODED_REVERSED;
+  if (hi != !!(hot->state & SONDE_STATE_SOURCE_HI))
+    turn_round(hot, cold);
+  sonde_flow_move_start(hot, cold, first->time_ns);
+  cold->direction = first->direction & 3u;
+  hot->tos = first->tos;
+  if (delta->has_mac) {
+    memcpy(cold->source_mac, delta->source_mac, 6);
+    memcpy(cold->dest_mac, delta->dest_mac, 6);
+  }
+}
+
+/* A packet that stands for the delta's first one, for whatever is decided by a packet. */
+static struct sonde_decoded first_packet(const struct sonde_delta *delta) {
+  unsigned side = delta->first_side & 1;
+  struct sonde_decoded first = {
+      .key = delta->key,
+      .time_ns = delta->first_ns[side],
+      .mpls_label = UINT32_MAX,
+      .flags = (uint16_t)(side ? SONDE_DECODED_REVERSED : 0),
+      .tos = delta->tos[side],
+      .ttl = delta->ttl_min,
+      .direction = delta->direction,
+      .source_mac = delta->source_mac,
+      .dest_mac = delta->dest_mac,
+  };
+  if (delta->has_mac)
+    first.flags |= SONDE_DECODED_MAC;
+  return first;
+}
+
+static void add_side(struct sonde_flow_table *table, uint32_t entry,
+                     const struct sonde_delta *delta, unsigned side) {
+  struct sonde_flow_hot *hot = &table->hot[entry];
+  unsigned direction = side ^ !!(hot->state & SONDE_STATE_SOURCE_HI);
+  hot->packets[direction] += delta->packets[side];
+  hot->bytes[direction] += delta->ip_bytes[side];
+  hot->l2_bytes[direction] += delta->l2_bytes[side];
+  table->counters.packets_active += delta->packets[side];
+  table->counters.ip_bytes += delta->ip_bytes[side];
+  if (delta->last_ns[side] > hot->last_ns)
+    hot->last_ns = delta->last_ns[side];
+  if (delta->key.protocol == SONDE_FLOW_TCP)
+    sonde_flow_tcp_merge(hot, &table->cold[entry], delta, side, direction);
+}
+
+static void merge_one(struct sonde_flow_table *table, uint32_t candidate, uint64_t hash,
+                      const struct sonde_delta *delta) {
+  struct sonde_decoded first = first_packet(delta);
+  uint32_t entry = sonde_flow_enter(table, candidate, hash, &first);
+  struct sonde_flow_hot *hot = &table->hot[entry];
+  struct sonde_flow_cold *cold = &table->cold[entry];
+  int64_t late = (int64_t)(hot->first_ns - first.time_ns);
+  if (sonde_flow_segment_packets(hot) == 0)
+    sonde_flow_open_segment(hot, &first);
+  else if (late > 0 && late <= sonde_flow_reorder_ns)
+    hot->first_ns = first.time_ns;
+  if (late > 0 && late <= sonde_flow_reorder_ns && cold->segment == 0 &&
+      first.time_ns < cold->start_ns)
+    begin_earlier(hot, cold, delta, &first);
+  hot->ttl_min = delta->ttl_min < hot->ttl_min ? delta->ttl_min : hot->ttl_min;
+  hot->ttl_max = delta->ttl_max > hot->ttl_max ? delta->ttl_max : hot->ttl_max;
+  /* In the order of their first packets: the handshake's last ACK is one side's first. */
+  unsigned side = delta->first_side & 1;
+  add_side(table, entry, delta, side);
+  if (delta->packets[side ^ 1])
+    add_side(table, entry, delta, side ^ 1);
+}
+
+/* In three passes, as sonde_flow_table_update. */
+void sonde_flow_table_merge(struct sonde_flow_table *table, const struct sonde_delta *deltas,
+                            uint32_t count) {
+  uint64_t hash[SONDE_FLOW_BATCH_MAX];
+  uint32_t candidate[SONDE_FLOW_BATCH_MAX];
+  if (count > 0 && !table->wheel.started)
+    sonde_wheel_advance(&table->wheel, deltas[0].first_ns[deltas[0].first_side & 1]);
+  for (uint32_t i = 0; i < count; i++) {
+    hash[i] = sonde_key_hash(&deltas[i].key, &table->secret);
+    __builtin_prefetch(sonde_flow_index_home(table, hash[i]));
+  }
+  for (uint32_t i = 0; i < count; i++) {
+    candidate[i] = sonde_flow_index_guess(table, hash[i]);
+    if (candidate[i] == SONDE_WHEEL_NONE)
+      continue;
+    const char *hot = (const char *)&table->hot[candidate[i]];
+    __builtin_prefetch(hot, 1);
+    __builtin_prefetch(hot + 64, 1);
+  }
+  for (uint32_t i = 0; i < count; i++)
+    merge_one(table, candidate[i], hash[i], &deltas[i]);
+}

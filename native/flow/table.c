@@ -1,0 +1,446 @@
+/* table.c - the flow table: a packet in, perhaps a record out. See table.h and entry.h.
+ *
+ * A batch goes through in three passes, so that the cache misses of its packets overlap:
+ * hash and prefetch the index lines; look at the tags and prefetch the entries; update.
+ * Whether a flow's time is up is decided when its next packet comes, from that packet's
+ * time alone, or by the timer; both ask the same function, so replay is deterministic.
+ */
+#include "table.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+
+#include "entry.h"
+
+enum { TCP_SYN = 2, TCP_ACK = 16, FLUSH_AHEAD = 16, DUE_AHEAD = 16 };
+static const int64_t LINGER_NS = 5000000000; /* after TCP's end, for the last ACK */
+const int64_t sonde_flow_reorder_ns = 1000000000;
+
+/* ---- memory -------------------------------------------------------------------------- */
+
+static void *map_zeroed(uint64_t bytes) {
+  void *memory =
+      mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED)
+    return NULL;
+  madvise(memory, bytes, MADV_HUGEPAGE); /* a wish: without huge pages it is slower */
+  return memory;
+}
+
+static void unmap(void *memory, uint64_t bytes) {
+  if (memory)
+    munmap(memory, bytes);
+}
+
+static uint64_t bucket_total(const struct sonde_flow_table *table) {
+  return table->bucket_count + SONDE_PROBE_MAX;
+}
+
+struct sonde_flow_table *sonde_flow_table_create(const struct sonde_flow_config *config) {
+  struct sonde_flow_table *table = calloc(1, sizeof *table);
+  if (!table)
+    return NULL;
+  uint64_t flows = table->flows_max = config->flows_max;
+  table->sink = config->sink;
+  table->id_seed = config->id_seed;
+  table->id_next = (uint64_t)config->worker << 56;
+  table->free = SONDE_WHEEL_NONE;
+  table->bucket_count = flows * 10 / (SONDE_BUCKET_SLOTS * 7) + 1; /* 70 % full at most */
+  table->buckets = map_zeroed(bucket_total(table) * sizeof *table->buckets);
+  table->hot = map_zeroed(flows * sizeof *table->hot);
+  table->cold = map_zeroed(flows * sizeof *table->cold);
+  table->headers = map_zeroed(flows * sizeof *table->headers);
+  if (config->tunnels)
+    table->tunnels = map_zeroed(flows * sizeof *table->tunnels);
+  struct sonde_wheel_link *links =
+      map_zeroed(sonde_wheel_links(table->flows_max) * sizeof(struct sonde_wheel_link));
+  if (links)
+    sonde_wheel_init(&table->wheel, links, table->flows_max);
+  ssize_t drawn = getrandom(&table->secret, sizeof table->secret, 0);
+  if (!table->buckets || !table->hot || !table->cold || !table->headers || !links ||
+      (config->tunnels && !table->tunnels) || drawn != sizeof table->secret) {
+    sonde_flow_table_destroy(table);
+    return NULL;
+  }
+  sonde_flow_table_metering_set(table, false, 300000000000, 60000000000);
+  return table;
+}
+
+void sonde_flow_table_destroy(struct sonde_flow_table *table) {
+  if (!table)
+    return;
+  uint64_t flows = table->flows_max;
+  unmap(table->buckets, bucket_total(table) * sizeof *table->buckets);
+  unmap(table->hot, flows * sizeof *table->hot);
+  unmap(table->cold, flows * sizeof *table->cold);
+  unmap(table->headers, flows * sizeof *table->headers);
+  unmap(table->tunnels, flows * sizeof *table->tunnels);
+  unmap(table->wheel.links, sonde_wheel_links(table->flows_max) * sizeof(struct sonde_wheel_link));
+  free(table);
+}
+
+const struct sonde_flow_counters *sonde_flow_table_counters(const struct sonde_flow_table *table) {
+  return &table->counters;
+}
+
+void sonde_flow_table_epoch_set(struct sonde_flow_table *table, int64_t offset_ns) {
+  table->epoch_ns = offset_ns;
+}
+
+/* ---- fetching ahead ------------------------------------------------------------------ */
+
+/* Entries end in the order of their timers or of the table, and their index lines lie anywhere:
+ * waiting for each in turn would be the dearest part of ending many. */
+
+static void prefetch_home(const struct sonde_flow_table *table, uint32_t entry) {
+  if (entry < table->fresh)
+    __builtin_prefetch(
+        sonde_flow_index_home(table, sonde_key_hash(&table->hot[entry].key, &table->secret)), 1);
+}
+
+static void prefetch_entry(const struct sonde_flow_table *table, uint32_t entry) {
+  const char *hot = (const char *)&table->hot[entry], *cold = (const char *)&table->cold[entry];
+  __builtin_prefetch(hot, 1);
+  __builtin_prefetch(hot + 64, 1);
+  __builtin_prefetch(cold, 1);
+  __builtin_prefetch(cold + sizeof *table->cold - 1, 1);
+}
+
+/* ---- a flow's time ------------------------------------------------------------------- */
+
+/* When the flow ends if no further packet comes. */
+static int64_t end_deadline(const struct sonde_flow_table *table,
+                            const struct sonde_flow_hot *hot) {
+  int64_t wait = table->idle_ns;
+  if ((hot->state & SONDE_STATE_CLOSING) && LINGER_NS < wait)
+    wait = LINGER_NS;
+  return (int64_t)hot->last_ns + wait;
+}
+
+static int64_t segment_deadline(const struct sonde_flow_table *table,
+                                const struct sonde_flow_hot *hot) {
+  if (!table->metering || sonde_flow_segment_packets(hot) == 0)
+    return INT64_MAX;
+  return (int64_t)hot->first_ns + table->active_ns;
+}
+
+/* The timer looks at a flow no later than this. A segment that is yet to open cannot be due
+ * before the clock has gone on by a whole active timeout. */
+static void arm(struct sonde_flow_table *table, uint32_t entry) {
+  const struct sonde_flow_hot *hot = &table->hot[entry];
+  int64_t deadline = end_deadline(table, hot);
+  if (table->metering) {
+    int64_t opened = (int64_t)hot->first_ns;
+    int64_t clock = (int64_t)sonde_wheel_clock(&table->wheel);
+    if (sonde_flow_segment_packets(hot) == 0 && clock > opened)
+      opened = clock;
+    if (opened + table->active_ns < deadline)
+      deadline = opened + table->active_ns;
+  }
+  sonde_wheel_arm(&table->wheel, entry, (uint64_t)deadline);
+}
+
+/* The entry leaves the table; its timer is disarmed already. */
+static void release(struct sonde_flow_table *table, uint32_t entry) {
+  struct sonde_flow_hot *hot = &table->hot[entry];
+  sonde_flow_index_remove(table, sonde_key_hash(&hot->key, &table->secret), entry);
+  hot->key.ip_version = 0;
+  table->wheel.links[entry].next = table->free;
+  table->free = entry;
+  table->counters.flows_active--;
+}
+
+static void remove_flow(struct sonde_flow_table *table, uint32_t entry,
+                        enum sonde_end_reason reason) {
+  sonde_wheel_disarm(&table->wheel, entry);
+  sonde_flow_record_emit(table, entry, reason, true);
+  release(table, entry);
+}
+
+/* Emits what is due at now_ns. True: the flow has ended; its final record is out, it is
+ * still in the table. The segment's limit counts only if it comes before the flow's end. */
+static bool age(struct sonde_flow_table *table, uint32_t entry, uint64_t now_ns) {
+  struct sonde_flow_hot *hot = &table->hot[entry];
+  int64_t now = (int64_t)now_ns, end = end_deadline(table, hot);
+  int64_t segment = segment_deadline(table, hot);
+  if (now >= segment && segment < end)
+    sonde_flow_record_emit(table, entry, SONDE_END_ACTIVE, false);
+  if (now < end)
+    return false;
+  sonde_flow_record_emit(table, entry,
+                         hot->state & SONDE_STATE_CLOSING ? SONDE_END_END : SONDE_END_IDLE, true);
+  return true;
+}
+
+/* Takes entries whose slot has come, as many as the sink has room for: each may make two
+ * records. Fetches what ending them will touch. */
+static uint32_t take_due(struct sonde_flow_table *table, uint32_t due[DUE_AHEAD]) {
+  uint32_t count = 0, room = DUE_AHEAD;
+  if (table->metering) {
+    uint32_t records = table->sink.room(table->sink.context);
+    room = records / 2 < DUE_AHEAD ? records / 2 : DUE_AHEAD;
+  }
+  for (; count < room; count++) {
+    due[count] = sonde_wheel_due(&table->wheel);
+    if (due[count] == SONDE_WHEEL_NONE)
+      break;
+    prefetch_entry(table, due[count]);
+  }
+  for (uint32_t i = 0; i < count; i++)
+    prefetch_home(table, due[i]);
+  return count;
+}
+
+void sonde_flow_table_expire(struct sonde_flow_table *table, uint64_t now_ns) {
+  uint32_t due[DUE_AHEAD], count;
+  sonde_wheel_advance(&table->wheel, now_ns);
+  if ((int64_t)(now_ns - table->now_ns) > 0 || table->now_ns == 0)
+    table->now_ns = now_ns;
+  while ((count = take_due(table, due)) > 0) {
+    for (uint32_t i = 0; i < count; i++) {
+      if (age(table, due[i], now_ns))
+        release(table, due[i]);
+      else
+        arm(table, due[i]);
+    }
+  }
+}
+
+void sonde_flow_table_metering_set(struct sonde_flow_table *table, bool on, uint64_t idle_ns,
+                                   uint64_t active_ns) {
+  table->metering = on;
+  table->idle_ns = (int64_t)idle_ns;
+  table->active_ns = (int64_t)active_ns;
+  for (uint32_t entry = 0; entry < table->fresh; entry++) {
+    if (!sonde_flow_used(&table->hot[entry]))
+      continue;
+    sonde_wheel_disarm(&table->wheel, entry);
+    arm(table, entry);
+  }
+}
+
+/* A flow whose time was up before the flush says so, however coarse the timer is. */
+static void flush_flow(struct sonde_flow_table *table, uint32_t entry, bool final) {
+  if (age(table, entry, table->now_ns)) {
+    sonde_wheel_disarm(&table->wheel, entry);
+    release(table, entry);
+  } else if (final) {
+    remove_flow(table, entry, SONDE_END_FORCED);
+  } else if (sonde_flow_segment_packets(&table->hot[entry]) > 0) {
+    sonde_flow_record_emit(table, entry, SONDE_END_FORCED, false);
+  }
+}
+
+bool sonde_flow_table_flush(struct sonde_flow_table *table, bool final, uint32_t *cursor) {
+  for (; *cursor < table->fresh; ++*cursor) {
+    if (final)
+      prefetch_home(table, *cursor + FLUSH_AHEAD);
+    if (!sonde_flow_used(&table->hot[*cursor]))
+      continue;
+    if (table->metering && table->sink.room(table->sink.context) < 2)
+      return false;
+    flush_flow(table, *cursor, final);
+  }
+  return true;
+}
+
+/* ---- a packet ------------------------------------------------------------------------ */
+
+static uint32_t take_free(struct sonde_flow_table *table) {
+  uint32_t entry = table->free;
+  if (entry != SONDE_WHEEL_NONE) {
+    table->free = table->wheel.links[entry].next;
+    return entry;
+  }
+  return table->fresh < table->flows_max ? table->fresh++ : SONDE_WHEEL_NONE;
+}
+
+/* Makes room near `hash`. A flow whose time was up anyway says so, not `resources`. */
+static void evict(struct sonde_flow_table *table, uint64_t hash, uint64_t now_ns) {
+  uint32_t entry = sonde_flow_index_oldest(table, hash);
+  if (age(table, entry, now_ns)) {
+    sonde_wheel_disarm(&table->wheel, entry);
+    release(table, entry);
+  } else {
+    remove_flow(table, entry, SONDE_END_RESOURCES);
+  }
+}
+
+static void copy_ip(uint8_t to[16], const uint8_t *from, uint8_t version) {
+  memset(to, 0, 16);
+  memcpy(to, from, version == 4 ? 4 : 16);
+}
+
+static void begin_cold(struct sonde_flow_table *table, uint32_t entry,
+                       const struct sonde_decoded *packet) {
+  struct sonde_flow_cold *cold = &table->cold[entry];
+  *cold = (struct sonde_flow_cold){
+      .flow_id = sonde_hash_fold(++table->id_next ^ table->id_seed, 0x9e3779b97f4a7c15u) | 1,
+      .start_ns = packet->time_ns,
+      .mpls_label = packet->mpls_label,
+      .icmp_type = packet->icmp_type,
+      .icmp_code = packet->icmp_code,
+      .direction = packet->direction & 3u,
+      .fragment_flags = packet->fragment_flags,
+      .vlan_priority = packet->vlan_priority & 7u,
+  };
+  if (packet->ipv6 | packet->fragment_offset) {
+    cold->has_headers = 1;
+    table->headers[entry] = (struct sonde_flow_headers){.ipv6 = packet->ipv6,
+                                                        .fragment_offset = packet->fragment_offset};
+  }
+  if (packet->flags & SONDE_DECODED_MAC) {
+    cold->has_mac = 1;
+    memcpy(cold->source_mac, packet->source_mac, 6);
+    memcpy(cold->dest_mac, packet->dest_mac, 6);
+  }
+  if (!table->tunnels)
+    return;
+  struct sonde_flow_tunnel *tunnel = &table->tunnels[entry];
+  memset(tunnel, 0, sizeof *tunnel);
+  if (packet->tunnel_type) {
+    tunnel->type = packet->tunnel_type;
+    tunnel->id = packet->tunnel_id;
+    tunnel->ip_version = packet->tunnel_ip_version;
+    copy_ip(tunnel->source_ip, packet->tunnel_source_ip, tunnel->ip_version);
+    copy_ip(tunnel->dest_ip, packet->tunnel_dest_ip, tunnel->ip_version);
+  }
+}
+
+static uint32_t begin_flow(struct sonde_flow_table *table, uint64_t hash,
+                           const struct sonde_decoded *packet) {
+  uint32_t entry = take_free(table);
+  if (entry == SONDE_WHEEL_NONE) {
+    evict(table, hash, packet->time_ns);
+    entry = take_free(table);
+  }
+  while (!sonde_flow_index_insert(table, hash, entry))
+    evict(table, hash, packet->time_ns);
+  struct sonde_flow_hot *hot = &table->hot[entry];
+  *hot = (struct sonde_flow_hot){
+      .key = packet->key,
+      .last_ns = packet->time_ns,
+      .first_ns = packet->time_ns,
+      .state = packet->flags & SONDE_DECODED_REVERSED ? SONDE_STATE_SOURCE_HI : 0,
+  };
+  begin_cold(table, entry, packet);
+  arm(table, entry);
+  table->counters.flows_active++;
+  table->counters.flows_created++;
+  return entry;
+}
+
+/* True if something about the flow's time has to be decided before this packet counts. */
+static bool must_age(const struct sonde_flow_table *table, const struct sonde_flow_hot *hot,
+                     const struct sonde_decoded *packet) {
+  int64_t since_last = (int64_t)(packet->time_ns - hot->last_ns);
+  int64_t since_first = (int64_t)(packet->time_ns - hot->first_ns);
+  return since_last >= table->idle_ns || since_first >= table->active_ns ||
+         (hot->state & SONDE_STATE_CLOSING);
+}
+
+/* Returns the entry that the packet belongs to, which is another one if the flow's time
+ * was up or if a SYN opens the connection anew. */
+static uint32_t decide(struct sonde_flow_table *table, uint32_t entry, uint64_t hash,
+                       const struct sonde_decoded *packet) {
+  const struct sonde_flow_hot *hot = &table->hot[entry];
+  bool reopened =
+      (hot->state & SONDE_STATE_CLOSING) && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+  if (age(table, entry, packet->time_ns)) {
+    sonde_wheel_disarm(&table->wheel, entry);
+    release(table, entry);
+  } else if (reopened) {
+    remove_flow(table, entry, SONDE_END_END);
+  } else {
+    return entry;
+  }
+  return begin_flow(table, hash, packet);
+}
+
+void sonde_flow_open_segment(struct sonde_flow_hot *hot, const struct sonde_decoded *packet) {
+  hot->first_ns = packet->time_ns < hot->last_ns ? hot->last_ns : packet->time_ns;
+  hot->ttl_min = hot->ttl_max = packet->ttl;
+  hot->tos = packet->tos;
+}
+
+static void begin_segment_earlier(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold,
+                                  uint64_t time_ns) {
+  hot->first_ns = time_ns;
+  if (cold->segment == 0)
+    sonde_flow_move_start(hot, cold, time_ns);
+}
+
+static void note_extensions(struct sonde_flow_table *table, uint32_t entry, uint32_t extensions) {
+  if (!table->cold[entry].has_headers)
+    table->headers[entry] = (struct sonde_flow_headers){0};
+  table->cold[entry].has_headers = 1;
+  table->headers[entry].ipv6 |= extensions;
+}
+
+static void count_packet(struct sonde_flow_table *table, uint32_t entry,
+                         const struct sonde_decoded *packet) {
+  struct sonde_flow_hot *hot = &table->hot[entry];
+  unsigned direction =
+      !!(packet->flags & SONDE_DECODED_REVERSED) ^ !!(hot->state & SONDE_STATE_SOURCE_HI);
+  int64_t late = (int64_t)(hot->first_ns - packet->time_ns);
+  if (sonde_flow_segment_packets(hot) == 0)
+    sonde_flow_open_segment(hot, packet);
+  else if (late > 0 && late <= sonde_flow_reorder_ns)
+    begin_segment_earlier(hot, &table->cold[entry], packet->time_ns);
+  if (packet->time_ns > hot->last_ns)
+    hot->last_ns = packet->time_ns;
+  hot->packets[direction] += packet->packets;
+  hot->bytes[direction] += packet->ip_bytes;
+  hot->l2_bytes[direction] += packet->l2_bytes;
+  hot->ttl_min = packet->ttl < hot->ttl_min ? packet->ttl : hot->ttl_min;
+  hot->ttl_max = packet->ttl > hot->ttl_max ? packet->ttl : hot->ttl_max;
+  table->counters.packets_active += packet->packets;
+  table->counters.ip_bytes += packet->ip_bytes;
+  if (packet->ipv6 & ~SONDE_FLOW_LABEL_MASK)
+    note_extensions(table, entry, packet->ipv6 & ~SONDE_FLOW_LABEL_MASK);
+  if (packet->flags & SONDE_DECODED_FRAGMENT)
+    table->cold[entry].fragments += packet->packets;
+  if (packet->flags & SONDE_DECODED_TCP) {
+    hot->tcp_flags[direction] |= packet->tcp_flags;
+    if (sonde_flow_tcp_update(hot, &table->cold[entry], packet, direction)) {
+      sonde_wheel_disarm(&table->wheel, entry);
+      arm(table, entry);
+    }
+  }
+}
+
+uint32_t sonde_flow_enter(struct sonde_flow_table *table, uint32_t candidate, uint64_t hash,
+                          const struct sonde_decoded *packet) {
+  uint32_t entry = candidate;
+  /* The candidate may have been evicted, or begun, by a packet before this in the batch. */
+  if (entry == SONDE_WHEEL_NONE || !sonde_key_equal(&table->hot[entry].key, &packet->key))
+    entry = sonde_flow_index_find(table, hash, &packet->key);
+  if (entry == SONDE_WHEEL_NONE)
+    return begin_flow(table, hash, packet);
+  if (must_age(table, &table->hot[entry], packet))
+    return decide(table, entry, hash, packet);
+  return entry;
+}
+
+void sonde_flow_table_update(struct sonde_flow_table *table, const struct sonde_decoded *packets,
+                             uint32_t count) {
+  uint64_t hash[SONDE_FLOW_BATCH_MAX];
+  uint32_t candidate[SONDE_FLOW_BATCH_MAX];
+  if (count > 0 && !table->wheel.started)
+    sonde_wheel_advance(&table->wheel, packets[0].time_ns);
+  for (uint32_t i = 0; i < count; i++) {
+    hash[i] = sonde_key_hash(&packets[i].key, &table->secret);
+    __builtin_prefetch(sonde_flow_index_home(table, hash[i]));
+  }
+  for (uint32_t i = 0; i < count; i++) {
+    candidate[i] = sonde_flow_index_guess(table, hash[i]);
+    if (candidate[i] == SONDE_WHEEL_NONE)
+      continue;
+    const char *hot = (const char *)&table->hot[candidate[i]];
+    __builtin_prefetch(hot, 1);
+    __builtin_prefetch(hot + 64, 1);
+  }
+  for (uint32_t i = 0; i < count; i++)
+    count_packet(table, sonde_flow_enter(table, candidate[i], hash[i], &packets[i]), &packets[i]);
+}
