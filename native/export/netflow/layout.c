@@ -1,0 +1,144 @@
+/* layout.c - the fields of every data record, RFC 3954 §8, RFC 7012, RFC 5103.
+ *
+ * X(condition on `traits`, enterprise, element, bytes, value of `side`). Values are numbers
+ * unless the row says OCTETS; bytes VARIABLE is the interface's name, and comes last.
+ * What must stay out: 85/86 beside 1/2, 23/24, 154/155, 6 in two bytes, and in v9 139 and
+ * 148; each of them is misread by a collector in use. v9 knows 32 as ICMP_TYPE, of either ICMP.
+ */
+#include "layout.h"
+
+#include "bytes.h"
+
+enum { VARIABLE = 65535, REVERSE_ENTERPRISE = 29305, ENTERPRISE_BIT = 0x8000 };
+
+#define HAS(trait) (traits & SONDE_LAYOUT_##trait)
+
+/* clang-format off */
+#define FIELD_LIST(NUMBER, OCTETS, NAME)                                                           \
+  OCTETS(!HAS(IPV6), 0, 8, 4, side->source_ip)                  /* sourceIPv4Address */            \
+  OCTETS(!HAS(IPV6), 0, 12, 4, side->dest_ip)                   /* destinationIPv4Address */       \
+  OCTETS(HAS(IPV6), 0, 27, 16, side->source_ip)                 /* sourceIPv6Address */            \
+  OCTETS(HAS(IPV6), 0, 28, 16, side->dest_ip)                   /* destinationIPv6Address */       \
+  NUMBER(1, 0, 7, 2, side->source_port)                         /* sourceTransportPort */          \
+  NUMBER(1, 0, 11, 2, side->dest_port)                          /* destinationTransportPort */     \
+  NUMBER(1, 0, 4, 1, side->record->protocol)                    /* protocolIdentifier */           \
+  NUMBER(1, 0, 60, 1, HAS(IPV6) ? 6 : 4)                        /* ipVersion */                    \
+  NUMBER(1, 0, 5, 1, side->record->tos)                         /* ipClassOfService */             \
+  NUMBER(1, 0, 6, 1, side->tcp_flags)                           /* tcpControlBits */               \
+  NUMBER(1, 0, 1, 8, side->octets)                              /* octetDeltaCount */              \
+  NUMBER(1, 0, 2, 8, side->packets)                             /* packetDeltaCount */             \
+  NUMBER(HAS(IPFIX), 0, 152, 8, side->first_ms)                 /* flowStartMilliseconds */        \
+  NUMBER(HAS(IPFIX), 0, 153, 8, side->last_ms)                  /* flowEndMilliseconds */          \
+  NUMBER(!HAS(IPFIX), 0, 22, 4, side->first_uptime)             /* FIRST_SWITCHED */               \
+  NUMBER(!HAS(IPFIX), 0, 21, 4, side->last_uptime)              /* LAST_SWITCHED */                \
+  NUMBER(1, 0, 10, 4, side->input_ifindex)                      /* ingressInterface */             \
+  NUMBER(1, 0, 14, 4, side->output_ifindex)                     /* egressInterface */              \
+  NUMBER(1, 0, 61, 1, side->egress)                             /* flowDirection */                \
+  NUMBER(1, 0, 136, 1, side->record->end_reason)                /* flowEndReason */                \
+  NUMBER(1, 0, 58, 2, side->vlan_outer)                         /* vlanId */                       \
+  NUMBER(HAS(ICMP) && !(HAS(IPFIX) && HAS(IPV6)), 0, 32, 2, side->dest_port) /* icmpTypeCodeIPv4 */ \
+  NUMBER(HAS(ICMP) && HAS(IPV6) && HAS(IPFIX), 0, 139, 2, side->dest_port)  /* …IPv6 */            \
+  NUMBER(HAS(FULL) && HAS(IPFIX), 0, 148, 8, side->record->flow_id)                                \
+  OCTETS(HAS(FULL), 0, 56, 6, side->source_mac)                 /* sourceMacAddress */             \
+  OCTETS(HAS(FULL), 0, 80, 6, side->dest_mac)                   /* destinationMacAddress */        \
+  NUMBER(HAS(FULL), 0, 243, 2, side->vlan_outer)                /* dot1qVlanId */                  \
+  NUMBER(HAS(FULL), 0, 245, 2, side->vlan_inner)                /* dot1qCustomerVlanId */          \
+  NUMBER(HAS(FULL), 0, 244, 1, side->record->vlan_priority)     /* dot1qPriority */                \
+  NUMBER(HAS(FULL), 0, 52, 1, side->record->ttl_min)            /* minimumTTL */                   \
+  NUMBER(HAS(FULL), 0, 53, 1, side->record->ttl_max)            /* maximumTTL */                   \
+  NUMBER(HAS(FULL), 0, 31, 4, side->flow_label)                 /* flowLabelIPv6 */                \
+  NUMBER(HAS(FULL), 0, 64, 4, side->extensions)                 /* ipv6ExtensionHeaders */         \
+  NUMBER(HAS(FULL), 0, 70, 3, side->mpls)                       /* mplsTopLabelStackSection */     \
+  NUMBER(HAS(FULL), 0, 352, 8, side->l2_octets)                 /* layer2OctetDeltaCount */        \
+  NUMBER(HAS(FULL), 0, 351, 8, side->segment_id)                /* layer2SegmentId */              \
+  NUMBER(HAS(FULL), 0, 88, 2, side->record->fragment_offset)    /* fragmentOffset */               \
+  NUMBER(HAS(FULL), 0, 197, 1, side->record->fragment_flags)    /* fragmentFlags */                \
+  NUMBER(HAS(FULL), 0, 239, 1, side->initiator)                 /* biflowDirection */              \
+  NUMBER(HAS(BIFLOW), REVERSE_ENTERPRISE, 1, 8, side->record->bytes[1])                            \
+  NUMBER(HAS(BIFLOW), REVERSE_ENTERPRISE, 2, 8, side->record->packets[1])                          \
+  NUMBER(HAS(BIFLOW), REVERSE_ENTERPRISE, 6, 1, side->record->tcp_flags[1])                        \
+  NUMBER(HAS(BIFLOW) && HAS(FULL), REVERSE_ENTERPRISE, 352, 8, side->record->l2_bytes[1])          \
+  NAME(HAS(FULL) && HAS(IPFIX), 0, 82, VARIABLE, side->name)    /* interfaceName */
+/* clang-format on */
+
+/* ---- records -------------------------------------------------------------------------- */
+
+#define PUT_NUMBER(condition, enterprise, element, bytes, value)                                   \
+  if (condition)                                                                                   \
+    p = put_number(p, bytes, value);
+#define PUT_OCTETS(condition, enterprise, element, bytes, value)                                   \
+  if (condition)                                                                                   \
+    p = put_octets(p, bytes, value);
+/* RFC 7011 §7: one length octet below 255. */
+#define PUT_NAME(condition, enterprise, element, bytes, value)                                     \
+  if (condition)                                                                                   \
+    p = put_octets(put_u8(p, side->name_bytes), side->name_bytes, (const uint8_t *)(value));
+
+static inline __attribute__((always_inline))
+uint8_t *put_fields(uint8_t *p, const struct sonde_side *side, const uint32_t traits) {
+  FIELD_LIST(PUT_NUMBER, PUT_OCTETS, PUT_NAME)
+  return p;
+}
+
+/* X(traits): v9 has no biflows, so 8…15 and 24…31 are IPFIX and 16…23 are not there. */
+/* clang-format off */
+#define LAYOUT_LIST(X)                                                                             \
+  X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)                                                          \
+  X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)                                                    \
+  X(24) X(25) X(26) X(27) X(28) X(29) X(30) X(31)
+/* clang-format on */
+
+#define DEFINE_WRITER(traits)                                                                      \
+  static uint8_t *put_layout_##traits(uint8_t *p, const struct sonde_side *side) {                 \
+    return put_fields(p, side, traits);                                                            \
+  }
+LAYOUT_LIST(DEFINE_WRITER)
+
+#define WRITER_ROW(traits) [traits] = put_layout_##traits,
+sonde_layout_writer *const sonde_layout_writers[SONDE_LAYOUTS] = {LAYOUT_LIST(WRITER_ROW)};
+
+/* ---- templates ------------------------------------------------------------------------ */
+
+struct field {
+  uint32_t enterprise;
+  uint16_t element;
+  uint16_t bytes;
+};
+
+#define LIST_FIELD(condition, enterprise_number, element_number, length, value)                    \
+  if (condition)                                                                                   \
+    fields[count++] = (struct field){enterprise_number, element_number, length};
+
+static uint32_t list_fields(uint32_t traits, struct field fields[SONDE_LAYOUT_FIELDS_MAX]) {
+  uint32_t count = 0;
+  FIELD_LIST(LIST_FIELD, LIST_FIELD, LIST_FIELD)
+  return count;
+}
+
+uint8_t *sonde_layout_put_template(uint8_t *p, uint32_t traits) {
+  struct field fields[SONDE_LAYOUT_FIELDS_MAX];
+  uint32_t count = list_fields(traits, fields);
+  p = put_u16(p, (uint16_t)(SONDE_LAYOUT_TEMPLATE_ID + traits));
+  p = put_u16(p, (uint16_t)count);
+  for (uint32_t i = 0; i < count; i++) {
+    uint16_t flag = fields[i].enterprise ? ENTERPRISE_BIT : 0;
+    p = put_u16(p, fields[i].element | flag);
+    p = put_u16(p, fields[i].bytes);
+    if (flag)
+      p = put_u32(p, fields[i].enterprise);
+  }
+  return p;
+}
+
+uint32_t sonde_layout_template_bytes(uint32_t traits) {
+  uint8_t template[4 + 8 * SONDE_LAYOUT_FIELDS_MAX];
+  return (uint32_t)(sonde_layout_put_template(template, traits) - template);
+}
+
+uint32_t sonde_layout_record_bytes(uint32_t traits, uint32_t name_bytes) {
+  struct field fields[SONDE_LAYOUT_FIELDS_MAX];
+  uint32_t count = list_fields(traits, fields), bytes = 0;
+  for (uint32_t i = 0; i < count; i++)
+    bytes += fields[i].bytes == VARIABLE ? 1 + name_bytes : fields[i].bytes;
+  return bytes;
+}

@@ -1,0 +1,180 @@
+/* sets.c - v9 and IPFIX messages with flows: sets of templates and of data records.
+ *
+ *   v9     version count │ SysUptime │ secs │ sequence (messages) │ source id      20
+ *   IPFIX  version length │ secs │ sequence (data records) │ domain                16
+ *   set    id length │ records │ zeros up to a multiple of 4
+ *
+ * A template travels right before the first data that needs it, when it is due: in the
+ * first two messages with such data, then again by time and by messages. So a collector
+ * that missed it waits no longer than for a refresh, and unused ones cost nothing.
+ */
+#include "bytes.h"
+#include "encoder.h"
+
+enum {
+  V9_HEADER_BYTES = 20,
+  IPFIX_HEADER_BYTES = 16,
+  V9_TEMPLATE_SET = 0,
+  IPFIX_TEMPLATE_SET = 2,
+  SET_HEADER_BYTES = 4,
+};
+
+static bool is_ipfix(const struct sonde_encoder *encoder) {
+  return encoder->config.version == 10;
+}
+
+/* ---- which records -------------------------------------------------------------------- */
+
+static bool is_biflow(const struct sonde_encoder *encoder, const struct sonde_record *record) {
+  return encoder->config.biflow && is_ipfix(encoder) && record->packets[1] > 0;
+}
+
+static uint64_t count_pieces(const struct sonde_encoder *encoder,
+                             const struct sonde_record *record) {
+  return is_biflow(encoder, record) ? 1u : (uint64_t)(!!record->packets[0] + !!record->packets[1]);
+}
+
+static uint32_t choose_layout(const struct sonde_encoder *encoder, const struct sonde_side *side) {
+  return (side->record->ip_version == 6 ? SONDE_LAYOUT_IPV6 : 0) |
+         (side->icmp ? SONDE_LAYOUT_ICMP : 0) |
+         (encoder->config.profile == SONDE_PROFILE_FULL ? SONDE_LAYOUT_FULL : 0) |
+         (is_ipfix(encoder) ? SONDE_LAYOUT_IPFIX : 0) |
+         (is_biflow(encoder, side->record) ? SONDE_LAYOUT_BIFLOW : 0);
+}
+
+/* ---- sets ----------------------------------------------------------------------------- */
+
+static uint8_t *pad(const uint8_t *set, uint8_t *p) {
+  while ((p - set) % 4)
+    *p++ = 0;
+  return p;
+}
+
+static void close_set(struct sonde_draft *draft) {
+  if (!draft->set)
+    return;
+  draft->p = pad(draft->set, draft->p);
+  put_u16(draft->set + 2, (uint16_t)(draft->p - draft->set));
+  draft->set = NULL;
+}
+
+static bool template_due(const struct sonde_encoder *encoder, uint32_t traits) {
+  const struct sonde_announcement *last = &encoder->announcements[traits];
+  if (last->times > 0 && last->sent_message == encoder->messages)
+    return false; /* it is in this message */
+  return last->times < SONDE_TEMPLATE_REPEATS ||
+         encoder->messages - last->sent_message >= encoder->config.template_refresh_messages ||
+         encoder->now_ns - last->sent_ns >=
+             (uint64_t)encoder->config.template_refresh_sec * 1000000000;
+}
+
+static void put_template(struct sonde_encoder *encoder, uint32_t traits) {
+  struct sonde_draft *draft = &encoder->draft;
+  struct sonde_announcement *announcement = &encoder->announcements[traits];
+  uint8_t *set = draft->p;
+  put_u16(set, is_ipfix(encoder) ? IPFIX_TEMPLATE_SET : V9_TEMPLATE_SET);
+  draft->p = pad(set, sonde_layout_put_template(set + SET_HEADER_BYTES, traits));
+  put_u16(set + 2, (uint16_t)(draft->p - set));
+  draft->items++;
+  draft->note.templates++;
+  announcement->times += announcement->times < SONDE_TEMPLATE_REPEATS;
+  announcement->sent_message = encoder->messages;
+  announcement->sent_ns = encoder->now_ns;
+}
+
+/* Begins the layout's data set. False: the message has no room for it and a record. */
+static bool open_set(struct sonde_encoder *encoder, uint32_t traits) {
+  struct sonde_draft *draft = &encoder->draft;
+  close_set(draft);
+  bool due = template_due(encoder, traits);
+  uint32_t bytes = SET_HEADER_BYTES + ((encoder->record_bytes[traits] + 3) & ~3u);
+  if (due)
+    bytes += SET_HEADER_BYTES + ((encoder->template_bytes[traits] + 3) & ~3u);
+  if (draft->end - draft->p < bytes)
+    return false;
+  if (due)
+    put_template(encoder, traits);
+  draft->set = draft->p;
+  draft->set_traits = traits;
+  draft->p = put_u16(draft->p, (uint16_t)(SONDE_LAYOUT_TEMPLATE_ID + traits));
+  draft->p += 2; /* length: close_set */
+  return true;
+}
+
+/* The open set may take the record, if the message keeps room for the padding. */
+static bool set_takes(const struct sonde_encoder *encoder, uint32_t traits) {
+  const struct sonde_draft *draft = &encoder->draft;
+  return draft->set && draft->set_traits == traits &&
+         draft->end - draft->p >= (int64_t)encoder->record_bytes[traits] + 3;
+}
+
+static bool put(struct sonde_encoder *encoder, const struct sonde_record *record, uint64_t piece,
+                struct sonde_messages *messages) {
+  struct sonde_draft *draft = &encoder->draft;
+  struct sonde_side side;
+  bool biflow = is_biflow(encoder, record);
+  int way = biflow || (piece == 0 && record->packets[0]) ? SONDE_SIDE_FORWARD : SONDE_SIDE_REVERSE;
+  sonde_side_fill(&side, record, way, encoder->config.ifindex);
+  side.name = encoder->name;
+  side.name_bytes = encoder->name_bytes;
+  uint32_t traits = choose_layout(encoder, &side);
+  if (!is_ipfix(encoder) && !sonde_draft_provide(encoder, &side, 1000, messages))
+    return false;
+  if (!draft->start && !sonde_draft_open(encoder, messages))
+    return false;
+  if (!set_takes(encoder, traits) && !open_set(encoder, traits)) {
+    struct sonde_window window = draft->window;
+    sonde_draft_close(encoder, messages);
+    if (!sonde_draft_open(encoder, messages))
+      return false;
+    draft->window = window;
+    open_set(encoder, traits); /* fits an empty message: SONDE_EXPORT_MESSAGE_MIN */
+  }
+  if (!is_ipfix(encoder))
+    sonde_draft_place(encoder, &side);
+  draft->p = sonde_layout_writers[traits](draft->p, &side);
+  if (biflow) {
+    side.packets += record->packets[1];
+    side.octets += record->bytes[1];
+  }
+  sonde_draft_count(encoder, &side);
+  return true;
+}
+
+/* ---- headers -------------------------------------------------------------------------- */
+
+void sonde_v9_put_header(const struct sonde_encoder *encoder, const struct sonde_draft *draft) {
+  uint8_t *p = put_u16(draft->start, 9);
+  p = put_u16(p, draft->items);
+  p = put_u32(p, (uint32_t)(draft->window.header_ms - draft->window.base_ms));
+  p = put_u32(p, (uint32_t)(draft->window.header_ms / 1000));
+  p = put_u32(p, encoder->sequence);
+  put_u32(p, encoder->config.observation_domain);
+}
+
+void sonde_ipfix_put_header(const struct sonde_encoder *encoder, const struct sonde_draft *draft,
+                            uint32_t sequence, uint32_t domain) {
+  uint8_t *p = put_u16(draft->start, 10);
+  p = put_u16(p, (uint16_t)(draft->p - draft->start));
+  p = put_u32(p, (uint32_t)(encoder->now_ns / 1000000000));
+  p = put_u32(p, sequence);
+  put_u32(p, domain);
+}
+
+static void close_v9(struct sonde_encoder *encoder) {
+  close_set(&encoder->draft);
+  sonde_v9_put_header(encoder, &encoder->draft);
+  encoder->sequence++;
+}
+
+static void close_ipfix(struct sonde_encoder *encoder) {
+  close_set(&encoder->draft);
+  sonde_ipfix_put_header(encoder, &encoder->draft, encoder->sequence,
+                         encoder->config.observation_domain);
+  encoder->sequence += encoder->draft.note.records;
+}
+
+const struct sonde_protocol_ops sonde_protocol_v9 = {9, V9_HEADER_BYTES, count_pieces, put,
+                                                     close_v9};
+const struct sonde_protocol_ops sonde_protocol_ipfix = {10, IPFIX_HEADER_BYTES, count_pieces, put,
+                                                        close_ipfix};

@@ -1,0 +1,107 @@
+/* v5.c - NetFlow v5: one fixed layout, IPv4 only, 32-bit counters.
+ *
+ *   header  version count │ SysUptime │ secs │ nsecs │ flow sequence │ engine sampling   24
+ *   record  source dest nexthop │ in out │ packets octets │ first last │ ports │ …       48
+ */
+#include "bytes.h"
+#include "encoder.h"
+
+enum { HEADER_BYTES = 24, RECORD_BYTES = 48, RECORDS_MAX = 30 };
+
+/* ---- records that a record becomes ---------------------------------------------------- */
+
+/* Octets and packets have 32 bits: what is larger leaves in equal parts, as a segment of
+ * minutes makes a few of them and never more than this. */
+static const uint64_t PARTS_MAX = 1 << 20;
+
+static uint64_t count_parts(const struct sonde_record *record, int way) {
+  if (record->packets[way] == 0)
+    return 0;
+  uint64_t most =
+      record->packets[way] > record->bytes[way] ? record->packets[way] : record->bytes[way];
+  uint64_t parts = most / UINT32_MAX + (most % UINT32_MAX != 0);
+  return parts < PARTS_MAX ? parts : PARTS_MAX;
+}
+
+static uint64_t count_pieces(const struct sonde_encoder *encoder,
+                             const struct sonde_record *record) {
+  (void)encoder;
+  if (record->ip_version != 4)
+    return 0;
+  return count_parts(record, SONDE_SIDE_FORWARD) + count_parts(record, SONDE_SIDE_REVERSE);
+}
+
+/* The part's share: shares differ by at most one and add up to the whole. */
+static uint64_t share(uint64_t whole, uint64_t part, uint64_t parts) {
+  uint64_t each = whole / parts + (part < whole % parts);
+  return each < UINT32_MAX ? each : UINT32_MAX;
+}
+
+/* ---- bytes ---------------------------------------------------------------------------- */
+
+static uint16_t shorten_ifindex(uint32_t ifindex) {
+  return ifindex <= UINT16_MAX ? (uint16_t)ifindex : 0;
+}
+
+static void put_record(uint8_t *p, const struct sonde_side *side) {
+  p = put_octets(p, 4, side->source_ip);
+  p = put_octets(p, 4, side->dest_ip);
+  p = put_u32(p, 0); /* next hop */
+  p = put_u16(p, shorten_ifindex(side->input_ifindex));
+  p = put_u16(p, shorten_ifindex(side->output_ifindex));
+  p = put_u32(p, (uint32_t)side->packets);
+  p = put_u32(p, (uint32_t)side->octets);
+  p = put_u32(p, side->first_uptime);
+  p = put_u32(p, side->last_uptime);
+  p = put_u16(p, side->source_port);
+  p = put_u16(p, side->dest_port);
+  p = put_u8(p, 0);
+  p = put_u8(p, side->tcp_flags);
+  p = put_u8(p, side->record->protocol);
+  p = put_u8(p, side->record->tos);
+  p = put_u64(p, 0); /* AS numbers, masks, padding */
+}
+
+static bool put(struct sonde_encoder *encoder, const struct sonde_record *record, uint64_t piece,
+                struct sonde_messages *messages) {
+  struct sonde_draft *draft = &encoder->draft;
+  struct sonde_side side;
+  uint64_t forward = count_parts(record, SONDE_SIDE_FORWARD);
+  int way = piece < forward ? SONDE_SIDE_FORWARD : SONDE_SIDE_REVERSE;
+  uint64_t part = way == SONDE_SIDE_FORWARD ? piece : piece - forward;
+  uint64_t parts = count_parts(record, way);
+  sonde_side_fill(&side, record, way, encoder->config.ifindex);
+  if (parts > 1) {
+    side.packets = share(side.packets, part, parts);
+    side.octets = share(side.octets, part, parts);
+  }
+  if (draft->start && (draft->items == RECORDS_MAX || draft->end - draft->p < RECORD_BYTES))
+    sonde_draft_close(encoder, messages);
+  if (!sonde_draft_provide(encoder, &side, 1, messages))
+    return false;
+  sonde_draft_place(encoder, &side);
+  put_record(draft->p, &side);
+  draft->p += RECORD_BYTES;
+  sonde_draft_count(encoder, &side);
+  return true;
+}
+
+static void close(struct sonde_encoder *encoder) {
+  const struct sonde_draft *draft = &encoder->draft;
+  uint64_t time_ms = draft->window.header_ms;
+  uint32_t interval = encoder->sampling_interval;
+  uint16_t sampling = interval > 1 ? (uint16_t)(1 << 14 | (interval < 0x3fff ? interval : 0x3fff))
+                                   : 0; /* mode 1: every Nth packet */
+  uint8_t *p = put_u16(draft->start, 5);
+  p = put_u16(p, draft->items);
+  p = put_u32(p, (uint32_t)(time_ms - draft->window.base_ms));
+  p = put_u32(p, (uint32_t)(time_ms / 1000));
+  p = put_u32(p, (uint32_t)(time_ms % 1000 * 1000000));
+  p = put_u32(p, encoder->sequence);
+  p = put_u8(p, 0);
+  p = put_u8(p, (uint8_t)encoder->config.observation_domain);
+  p = put_u16(p, sampling);
+  encoder->sequence += draft->items;
+}
+
+const struct sonde_protocol_ops sonde_protocol_v5 = {5, HEADER_BYTES, count_pieces, put, close};

@@ -1,0 +1,73 @@
+/* render.c - a batch of records in a chosen encoding, within given bounds.
+ *
+ * The one place that knows the buffer's capacity: a record is started only when the bound
+ * of any record, SONDE_RENDERED_RECORD_MAX, still fits, so the writers of JSON and
+ * MessagePack check nothing. IPFIX has bounds of its own.
+ */
+#include "netsonde.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "rendering.h"
+
+static const struct sonde_encoding_ops *const encodings[] = {
+    [SONDE_ENCODING_JSON] = &sonde_encoding_json,
+    [SONDE_ENCODING_MSGPACK] = &sonde_encoding_msgpack,
+};
+
+#define FIELD_NAME(enumerator, name) name,
+static const char *const field_names[SONDE_FIELDS] = {SONDE_FIELD_LIST(FIELD_NAME)};
+
+const char *sonde_record_field_name(uint32_t field) {
+  return field < SONDE_FIELDS ? field_names[field] : NULL;
+}
+
+void sonde_batch_count(struct sonde_batch *batch, const struct sonde_record *record) {
+  if (batch->records == 0 || record->first_ns < batch->first_ns) {
+    batch->first_ns = record->first_ns;
+  }
+  if (record->last_ns > batch->last_ns) {
+    batch->last_ns = record->last_ns;
+  }
+  batch->packets += record->packets[0] + record->packets[1];
+  batch->records++;
+}
+
+int sonde_records_render_fields(const struct sonde_record *records, uint32_t count, int encoding,
+                                uint64_t fields, const char *interface, uint8_t *buffer,
+                                uint32_t capacity, struct sonde_batch *batch) {
+  memset(batch, 0, sizeof *batch);
+  fields &= SONDE_FIELDS_ALL;
+  fields = fields ? fields : SONDE_FIELDS_ALL;
+  if (encoding == SONDE_ENCODING_IPFIX) {
+    return sonde_ipfix_render(records, count, fields, interface, buffer, capacity, batch);
+  }
+  assert(encoding == SONDE_ENCODING_JSON || encoding == SONDE_ENCODING_MSGPACK);
+  const struct sonde_encoding_ops *ops = encodings[encoding];
+  if (capacity < ops->empty_bytes) {
+    return SONDE_TOO_SMALL;
+  }
+  struct sonde_rendering rendering = {.fields = fields, .day = UINT64_MAX};
+  sonde_community_hash_open(&rendering.community);
+  ops->prepare(&rendering, interface);
+  char *(*put)(char *, const struct sonde_record *, struct sonde_rendering *) =
+      fields == SONDE_FIELDS_ALL ? ops->put_record : ops->put_selection;
+
+  char *start = (char *)buffer, *end = start + capacity, *p = start + ops->open_bytes;
+  for (uint32_t i = 0; i < count && end - p >= SONDE_RENDERED_RECORD_MAX; i++) {
+    p = put(p, &records[i], &rendering);
+    sonde_batch_count(batch, &records[i]);
+  }
+  p = ops->put_array(start, p, batch->records);
+  batch->bytes = (uint32_t)(p - start);
+  sonde_community_hash_close(&rendering.community);
+  return SONDE_OK;
+}
+
+int sonde_records_render(const struct sonde_record *records, uint32_t count, int encoding,
+                         const char *interface, uint8_t *buffer, uint32_t capacity,
+                         struct sonde_batch *batch) {
+  return sonde_records_render_fields(records, count, encoding, SONDE_FIELDS_ALL, interface, buffer,
+                                     capacity, batch);
+}
