@@ -1,0 +1,120 @@
+/* pcapng.c - see pcapng.h. */
+#include "pcapng.h"
+
+#include <string.h>
+
+enum {
+  BLOCK_SECTION = 0x0a0d0d0a,
+  BLOCK_INTERFACE = 1,
+  BLOCK_PACKET = 6,
+  BYTE_ORDER_MAGIC = 0x1a2b3c4d,
+  SECTION_BYTES = 28,
+  PACKET_BYTES = 32 + 12, /* around the data: fixed part, flags and end of options */
+  OPTION_NAME = 2,
+  OPTION_FLAGS = 2,
+  OPTION_RESOLUTION = 9,
+  RESOLUTION_NS = 9,
+};
+
+static uint8_t *put_u32(uint8_t *at, uint32_t value) {
+  memcpy(at, &value, sizeof value);
+  return at + sizeof value;
+}
+
+static uint8_t *put_u16s(uint8_t *at, uint16_t first, uint16_t second) {
+  memcpy(at, &first, sizeof first);
+  memcpy(at + 2, &second, sizeof second);
+  return at + 4;
+}
+
+static uint32_t pad(uint32_t bytes) {
+  return (bytes + 3) & ~3u;
+}
+
+static uint8_t *put_padded(uint8_t *at, const void *bytes, uint32_t length) {
+  memcpy(at, bytes, length);
+  memset(at + length, 0, pad(length) - length);
+  return at + pad(length);
+}
+
+void sonde_pcapng_init(struct sonde_pcapng *pcapng, const char *interface) {
+  *pcapng = (struct sonde_pcapng){0};
+  strncpy(pcapng->interface, interface ? interface : "", sizeof pcapng->interface - 1);
+}
+
+uint32_t sonde_pcapng_begin(struct sonde_pcapng *pcapng, uint8_t *buffer, uint32_t capacity) {
+  if (pcapng->begun || capacity < SECTION_BYTES)
+    return 0;
+  uint8_t *at = put_u32(buffer, BLOCK_SECTION);
+  at = put_u32(at, SECTION_BYTES);
+  at = put_u32(at, BYTE_ORDER_MAGIC);
+  at = put_u16s(at, 1, 0);
+  at = put_u32(at, UINT32_MAX); /* the section's length is not known */
+  at = put_u32(at, UINT32_MAX);
+  put_u32(at, SECTION_BYTES);
+  pcapng->begun = true;
+  return SECTION_BYTES;
+}
+
+static uint32_t interface_bytes(const struct sonde_pcapng *pcapng) {
+  uint32_t name = (uint32_t)strlen(pcapng->interface);
+  return 16 + (name ? 4 + pad(name) : 0) + 8 + 4 + 4;
+}
+
+static uint32_t put_interface(struct sonde_pcapng *pcapng, uint16_t linktype, uint8_t *buffer) {
+  uint32_t bytes = interface_bytes(pcapng);
+  uint32_t name = (uint32_t)strlen(pcapng->interface);
+  uint8_t *at = put_u32(buffer, BLOCK_INTERFACE);
+  at = put_u32(at, bytes);
+  at = put_u16s(at, linktype, 0);
+  at = put_u32(at, 262144);
+  if (name) {
+    at = put_u16s(at, OPTION_NAME, (uint16_t)name);
+    at = put_padded(at, pcapng->interface, name);
+  }
+  at = put_u16s(at, OPTION_RESOLUTION, 1);
+  at = put_padded(at, &(uint8_t){RESOLUTION_NS}, 1);
+  at = put_u32(at, 0);
+  put_u32(at, bytes);
+  pcapng->linktype[pcapng->linktypes++] = linktype;
+  return bytes;
+}
+
+static uint32_t find_interface(const struct sonde_pcapng *pcapng, uint16_t linktype) {
+  uint32_t i = 0;
+  while (i < pcapng->linktypes && pcapng->linktype[i] != linktype)
+    i++;
+  return i;
+}
+
+uint32_t sonde_pcapng_bytes(const struct sonde_pcapng *pcapng, const struct sonde_packet *packet) {
+  uint32_t bytes = PACKET_BYTES + pad(packet->caplen);
+  if (find_interface(pcapng, packet->linktype) < pcapng->linktypes)
+    return bytes;
+  return pcapng->linktypes < SONDE_PCAPNG_LINKTYPES_MAX ? bytes + interface_bytes(pcapng) : 0;
+}
+
+uint32_t sonde_pcapng_packet(struct sonde_pcapng *pcapng, const struct sonde_packet *packet,
+                             uint8_t *buffer, uint32_t capacity) {
+  uint32_t bytes = sonde_pcapng_bytes(pcapng, packet);
+  if (bytes == 0 || bytes > capacity)
+    return 0;
+  uint32_t interface = find_interface(pcapng, packet->linktype);
+  uint8_t *at = buffer;
+  if (interface == pcapng->linktypes)
+    at += put_interface(pcapng, packet->linktype, at);
+  uint32_t block = PACKET_BYTES + pad(packet->caplen);
+  at = put_u32(at, BLOCK_PACKET);
+  at = put_u32(at, block);
+  at = put_u32(at, interface);
+  at = put_u32(at, (uint32_t)(packet->time_ns >> 32));
+  at = put_u32(at, (uint32_t)packet->time_ns);
+  at = put_u32(at, packet->caplen);
+  at = put_u32(at, packet->wirelen);
+  at = put_padded(at, packet->data, packet->caplen);
+  at = put_u16s(at, OPTION_FLAGS, 4);
+  at = put_u32(at, packet->direction); /* 1 inbound, 2 outbound, as in enum sonde_direction */
+  at = put_u32(at, 0);
+  put_u32(at, block);
+  return bytes;
+}

@@ -1,0 +1,70 @@
+/* store.h - the capture buffer of a session: chunks in memory, sealed and spilled on demand.
+ *
+ * Each worker has an appender that only its thread touches (appender.h). Queries read
+ * without holding anything that a worker waits for longer than a few pointers take. Control
+ * calls may come from any thread.
+ */
+#ifndef SONDE_STORE_STORE_H
+#define SONDE_STORE_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "status.h"
+
+struct sonde_store;
+struct sonde_appender;
+
+enum sonde_store_event {
+  SONDE_STORE_SEAL_FAILED = 1, /* value: packets lost with it; once a second at most */
+  SONDE_STORE_SPILL_FAILED,    /* value: errno; at the first failure of a row */
+  SONDE_STORE_SPILL_RESUMED,   /* value: packets that were not spilled in between */
+};
+
+struct sonde_store_config {
+  uint64_t bytes; /* of memory, over all workers */
+  uint32_t workers;
+  const char *dir;     /* of segment files, or NULL */
+  uint64_t disk_bytes; /* all segment files together */
+  /* Called from the store's threads, with no lock held. */
+  void (*raise)(void *context, enum sonde_store_event event, int64_t value, const char *detail);
+  void *context;
+};
+
+struct sonde_store_stats {
+  uint64_t bytes_used; /* capacity once wrapped */
+  uint64_t bytes_capacity;
+  uint64_t oldest_ns; /* of the packets in memory; 0: none */
+  uint64_t newest_ns;
+  uint64_t packets; /* in memory */
+  uint64_t chunks_overwritten;
+  uint64_t packets_overwritten;
+  uint64_t bytes_overwritten;
+  uint64_t packets_unrecorded; /* captured, but no chunk was free */
+  uint64_t seal_failures;
+  uint64_t packets_seal_lost;
+  uint64_t segments;
+  uint64_t segment_bytes;
+  uint64_t spill_failures; /* failed system calls and seals */
+  uint64_t packets_spill_lost;
+};
+
+/* Errors: NO_MEMORY, INVALID, SYSTEM (threads, directory). */
+int sonde_store_open(const struct sonde_store_config *config, struct sonde_store **store,
+                     struct sonde_error *error);
+/* The workers have ended. What is in memory and was to be spilled is, before this returns. */
+void sonde_store_close(struct sonde_store *store); /* NULL is allowed */
+
+struct sonde_appender *sonde_store_appender(struct sonde_store *store, uint32_t worker);
+/* Between the two times packets were dropped that should have come here: a gap. Any thread. */
+void sonde_store_note_drops(struct sonde_store *store, uint64_t from_ns, uint64_t to_ns);
+void sonde_store_stats(struct sonde_store *store, struct sonde_store_stats *stats);
+
+/* From here on extents are sealed with `key` (NULL: left clear). The caller then has every
+ * worker cut its extent, and calls sonde_store_seal_all. */
+int sonde_store_key_set(struct sonde_store *store, const uint8_t *key, struct sonde_error *error);
+/* Seals every extent that lies in clear, and removes the segment files that do. Takes about
+ * 0.3 s per GiB. Errors: SYSTEM (a file cannot be removed). */
+int sonde_store_seal_all(struct sonde_store *store, struct sonde_error *error);
+
+#endif
