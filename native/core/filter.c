@@ -1,0 +1,85 @@
+/* filter.c - see filter.h. The compiler and the interpreter are libpcap's.
+ *
+ * Expressions come from the network: their length is bounded, and a program longer than the
+ * kernel takes is refused everywhere, so that an expression good here is good on every
+ * backend.
+ */
+#include "filter.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <pcap/pcap.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "failure.h"
+#include "netsonde.h"
+#include "packet.h"
+
+/* libpcap's optimizer takes cubic time: two seconds for this much, minutes for 16 KiB. */
+enum { EXPRESSION_BYTES_MAX = 4096, SNAPLEN_MAX = 262144 };
+
+struct sonde_filter {
+  struct bpf_program program;
+};
+
+/* libpcap's compiler wants the platform's own numbers where they differ from the file's. */
+static int linktype_dlt(uint16_t linktype) {
+  switch (linktype) {
+  case SONDE_LINKTYPE_RAW:
+    return DLT_RAW;
+  case SONDE_LINKTYPE_PPP_HDLC:
+    return DLT_PPP_SERIAL;
+  default:
+    return linktype;
+  }
+}
+
+int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expression,
+                         struct sonde_filter **filter, struct sonde_error *error) {
+  const char *text = expression ? expression : "";
+  if (strnlen(text, EXPRESSION_BYTES_MAX + 1) > EXPRESSION_BYTES_MAX) {
+    return sonde_fail(error, SONDE_FILTER_INVALID, 0, "the expression is longer than %d bytes",
+                      EXPRESSION_BYTES_MAX);
+  }
+  struct sonde_filter *made = calloc(1, sizeof *made);
+  pcap_t *compiler = pcap_open_dead(linktype_dlt(linktype), (int)snaplen);
+  int status = 0;
+  if (!made || !compiler) {
+    status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  } else if (pcap_compile(compiler, &made->program, text, 1, PCAP_NETMASK_UNKNOWN)) {
+    status = sonde_fail(error, SONDE_FILTER_INVALID, 0, "%s", pcap_geterr(compiler));
+  } else if (made->program.bf_len > BPF_MAXINSNS) {
+    status = sonde_fail(error, SONDE_FILTER_INVALID, 0,
+                        "the expression needs %u instructions, the kernel takes %d",
+                        made->program.bf_len, BPF_MAXINSNS);
+  } else {
+    *filter = made;
+    made = NULL;
+  }
+  if (compiler) {
+    pcap_close(compiler);
+  }
+  sonde_filter_destroy(made);
+  return status;
+}
+
+bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, uint32_t caplen,
+                        uint32_t wirelen) {
+  return bpf_filter(filter->program.bf_insns, data, wirelen, caplen) != 0;
+}
+
+void sonde_filter_destroy(struct sonde_filter *filter) {
+  if (filter) {
+    pcap_freecode(&filter->program);
+    free(filter);
+  }
+}
+
+int sonde_filter_check(const char *expression, struct sonde_error *error) {
+  struct sonde_filter *filter = NULL;
+  int status =
+      sonde_filter_compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression, &filter, error);
+  sonde_filter_destroy(filter);
+  return status;
+}

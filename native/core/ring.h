@@ -1,0 +1,127 @@
+/* ring.h - records on their way from one capture thread to those that read them.
+ *
+ * Single producer, fixed size, no locks. Each consumer sees every record made since it was
+ * enabled, at its own pace; the producer has the room that the slowest enabled one leaves.
+ * Each side owns its index, keeps a copy of the other's, and reads the other's line only
+ * when the copy says full or empty.
+ */
+#ifndef SONDE_CORE_RING_H
+#define SONDE_CORE_RING_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "record.h"
+
+enum sonde_ring_reader {
+  SONDE_RING_STREAM = 0, /* sonde_session_drain */
+  SONDE_RING_EXPORT = 1, /* the export thread */
+  SONDE_RING_READERS = 2,
+};
+
+struct sonde_ring_consumer {
+  _Atomic uint32_t tail; /* next to be read */
+  _Atomic bool enabled;
+  uint32_t head_seen;
+} __attribute__((aligned(64)));
+
+struct sonde_ring {
+  struct sonde_record *records;
+  uint32_t mask;
+  struct {
+    _Atomic uint32_t head; /* next to be written */
+    uint32_t tail_seen;
+  } __attribute__((aligned(64))) producer;
+  struct sonde_ring_consumer consumers[SONDE_RING_READERS];
+} __attribute__((aligned(64)));
+
+/* records: room for `size` records, a power of two. */
+static inline void sonde_ring_init(struct sonde_ring *ring, struct sonde_record *records,
+                                   uint32_t size) {
+  *ring = (struct sonde_ring){.records = records, .mask = size - 1};
+}
+
+/* Switches a consumer on, from the next record on, or off. Runs on the producer's thread, or
+ * while it does not run, and while the consumer does not read. */
+static inline void sonde_ring_enable(struct sonde_ring *ring, enum sonde_ring_reader reader,
+                                     bool on) {
+  struct sonde_ring_consumer *consumer = &ring->consumers[reader];
+  uint32_t head = atomic_load_explicit(&ring->producer.head, memory_order_relaxed);
+  consumer->head_seen = head;
+  atomic_store_explicit(&consumer->tail, head, memory_order_relaxed);
+  atomic_store_explicit(&consumer->enabled, on, memory_order_release);
+}
+
+/* How far the slowest enabled consumer is behind `head`; 0 if there is none. */
+static inline uint32_t sonde_ring_lag(const struct sonde_ring *ring, uint32_t head) {
+  uint32_t lag_max = 0;
+  for (int i = 0; i < SONDE_RING_READERS; i++) {
+    const struct sonde_ring_consumer *consumer = &ring->consumers[i];
+    if (!atomic_load_explicit(&consumer->enabled, memory_order_acquire))
+      continue;
+    uint32_t lag = head - atomic_load_explicit(&consumer->tail, memory_order_acquire);
+    if ((int32_t)lag > (int32_t)lag_max) /* below 0: it has passed a head that is old by now */
+      lag_max = lag;
+  }
+  return lag_max;
+}
+
+static inline uint32_t sonde_ring_room(struct sonde_ring *ring, uint32_t wanted) {
+  uint32_t head = atomic_load_explicit(&ring->producer.head, memory_order_relaxed);
+  uint32_t size = ring->mask + 1;
+  if (size - (head - ring->producer.tail_seen) < wanted)
+    ring->producer.tail_seen = head - sonde_ring_lag(ring, head);
+  return size - (head - ring->producer.tail_seen);
+}
+
+static inline struct sonde_record *sonde_ring_reserve(struct sonde_ring *ring) {
+  uint32_t head = atomic_load_explicit(&ring->producer.head, memory_order_relaxed);
+  return sonde_ring_room(ring, 1) ? &ring->records[head & ring->mask] : NULL;
+}
+
+static inline void sonde_ring_commit(struct sonde_ring *ring) {
+  uint32_t head = atomic_load_explicit(&ring->producer.head, memory_order_relaxed);
+  atomic_store_explicit(&ring->producer.head, head + 1, memory_order_release);
+}
+
+static inline uint32_t sonde_ring_head(const struct sonde_ring *ring) {
+  return atomic_load_explicit(&ring->producer.head, memory_order_acquire);
+}
+
+/* How many records lie in one piece from `position` on, before `head`; at most `wanted`. */
+static inline uint32_t sonde_ring_piece(const struct sonde_ring *ring, uint32_t position,
+                                        uint32_t head, uint32_t wanted,
+                                        const struct sonde_record **first) {
+  uint32_t waiting = head - position;
+  uint32_t piece = ring->mask + 1 - (position & ring->mask);
+  *first = &ring->records[position & ring->mask];
+  waiting = waiting < piece ? waiting : piece;
+  return waiting < wanted ? waiting : wanted;
+}
+
+/* The same for a consumer that reads at one place; none if it is off. */
+static inline uint32_t sonde_ring_peek(struct sonde_ring *ring, enum sonde_ring_reader reader,
+                                       uint32_t wanted, const struct sonde_record **first) {
+  struct sonde_ring_consumer *consumer = &ring->consumers[reader];
+  if (!atomic_load_explicit(&consumer->enabled, memory_order_acquire))
+    wanted = 0;
+  uint32_t tail = atomic_load_explicit(&consumer->tail, memory_order_relaxed);
+  if (consumer->head_seen - tail < wanted)
+    consumer->head_seen = sonde_ring_head(ring);
+  return sonde_ring_piece(ring, tail, consumer->head_seen, wanted, first);
+}
+
+static inline void sonde_ring_release(struct sonde_ring *ring, enum sonde_ring_reader reader,
+                                      uint32_t count) {
+  struct sonde_ring_consumer *consumer = &ring->consumers[reader];
+  uint32_t tail = atomic_load_explicit(&consumer->tail, memory_order_relaxed);
+  atomic_store_explicit(&consumer->tail, tail + count, memory_order_release);
+}
+
+/* Records waiting for the slowest enabled consumer, as seen by nobody in particular. */
+static inline uint32_t sonde_ring_waiting(const struct sonde_ring *ring) {
+  return sonde_ring_lag(ring, sonde_ring_head(ring));
+}
+
+#endif

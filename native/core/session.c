@@ -1,0 +1,398 @@
+/* session.c - a capture session: the one place that knows every stage.
+ *
+ * It builds the pipeline at open, starts and stops its threads, and hands requests to
+ * them. It counts nothing itself. Reading (stats, listing, draining) is in query.c.
+ */
+#include "core/session.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "core/exporter.h"
+#include "core/recorder.h"
+#include "core/registry.h"
+
+static int fail(struct sonde_error *error, int status, int system_errno, const char *detail) {
+  error->status = status;
+  error->system_errno = system_errno;
+  strncpy(error->detail, detail, sizeof error->detail - 1);
+  error->detail[sizeof error->detail - 1] = 0;
+  return status;
+}
+
+static int check(const struct sonde_session_config *config, struct sonde_error *error) {
+  struct {
+    bool holds;
+    const char *otherwise;
+  } rules[] = {
+      {config->workers >= 1 && config->workers <= 64, "workers: 1 to 64"},
+      {config->snaplen >= 64 && config->snaplen <= 262144, "snaplen: 64 to 262144"},
+      {config->ring_bytes >= 1u << 20 && config->ring_bytes <= 1u << 30,
+       "ring_bytes: 1 MiB to 1 GiB"},
+      {config->flow_table_size >= 16 && config->flow_table_size <= 1u << 26,
+       "flow_table_size: 16 to 2^26"},
+      {config->record_ring_size >= 64 && config->record_ring_size <= 1u << 24,
+       "record_ring_size: 64 to 2^24"},
+      {config->idle_timeout_ns >= 1000000 && config->active_timeout_ns >= 1000000 &&
+           config->idle_timeout_ns < 1ull << 60 && config->active_timeout_ns < 1ull << 60,
+       "timeouts: from 1 ms"},
+      {config->replay_speed >= 0, "replay_speed: not below 0"},
+  };
+  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+    if (!rules[i].holds)
+      return fail(error, SONDE_INVALID, 0, rules[i].otherwise);
+  }
+  return SONDE_OK;
+}
+
+/* ---- open ----------------------------------------------------------------------------- */
+
+static uint32_t power_of_two_up(uint32_t number) {
+  uint32_t power = 1;
+  while (power < number)
+    power <<= 1;
+  return power;
+}
+
+/* A ring must hold what one batch can make, and an eighth more; see worker.c. */
+static uint32_t ring_size(const struct sonde_session_config *config, uint32_t workers) {
+  uint32_t least = 2 * SONDE_WORKER_BATCH * SONDE_FLOW_RECORDS_PER_PACKET_MAX;
+  uint32_t each = config->record_ring_size / workers;
+  return power_of_two_up(each > least ? each : least);
+}
+
+static int build_worker(struct sonde_session *session, const struct sonde_session_config *config,
+                        uint32_t number, uint64_t id_seed) {
+  struct sonde_worker *worker = &session->workers[number];
+  bool inner = config->tunnel_mode == SONDE_TUNNEL_MODE_INNER;
+  sonde_worker_init(worker);
+  worker->number = number;
+  worker->ops = session->ops;
+  worker->backend = session->backend;
+  worker->live = session->info.live;
+  worker->snaplen = config->snaplen;
+  worker->events = &session->events;
+  worker->export_wake = &session->export_wake;
+  worker->decoder = sonde_decoder_create(inner);
+  uint32_t flows = config->flow_table_size / session->worker_count;
+  worker->table = sonde_flow_table_create(&(struct sonde_flow_config){
+      .flows_max = flows < 16 ? 16 : flows,
+      .tunnels = inner,
+      .worker = (uint8_t)number,
+      .id_seed = id_seed,
+      .sink = sonde_worker_sink(worker),
+  });
+  if (config->filter && config->filter[0] && !session->ops->filter_set) {
+    worker->filter_expression = strdup(config->filter);
+    if (!worker->filter_expression)
+      return SONDE_NO_MEMORY;
+  }
+  if (!worker->decoder || !worker->table)
+    return SONDE_NO_MEMORY;
+  session->flow_table_size += flows < 16 ? 16 : flows;
+  sonde_worker_metering_set(worker, config->metering, config->idle_timeout_ns,
+                            config->active_timeout_ns);
+  return SONDE_OK;
+}
+
+static int build_workers(struct sonde_session *session, const struct sonde_session_config *config,
+                         struct sonde_error *error) {
+  uint32_t count = session->worker_count = session->info.queues;
+  uint32_t size = ring_size(config, count);
+  session->workers = aligned_alloc(64, count * sizeof *session->workers);
+  session->flush_cursors = calloc(count, sizeof *session->flush_cursors);
+  if (session->workers)
+    memset(session->workers, 0, count * sizeof *session->workers);
+  session->records_bytes = (uint64_t)count * size * sizeof *session->records;
+  void *records = mmap(NULL, session->records_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  uint64_t id_seed;
+  if (records != MAP_FAILED)
+    session->records = records;
+  if (!session->workers || !session->flush_cursors || !session->records)
+    return fail(error, SONDE_NO_MEMORY, 0, "workers and record rings");
+  if (getrandom(&id_seed, sizeof id_seed, 0) != sizeof id_seed)
+    return fail(error, SONDE_SYSTEM, errno, strerror(errno));
+  int status = SONDE_OK;
+  for (uint32_t i = 0; i < count; i++) { /* all are built, so that close may release all */
+    int built = build_worker(session, config, i, id_seed);
+    sonde_ring_init(&session->workers[i].ring, session->records + (uint64_t)i * size, size);
+    sonde_ring_enable(&session->workers[i].ring, SONDE_RING_STREAM, true);
+    status = status ? status : built;
+  }
+  return status ? fail(error, status, 0, "flow table") : SONDE_OK;
+}
+
+static int open_backend(struct sonde_session *session, const struct sonde_session_config *config,
+                        struct sonde_error *error) {
+  int file_fd = config->file_fd;
+  int status = check(config, error);
+  if (status == SONDE_OK)
+    status = sonde_registry_load(config->plugin_dir, config->backend, &session->ops, error);
+  if (status == SONDE_OK && config->filter && config->filter[0] && !session->ops->filter_set)
+    status = sonde_filter_check(config->filter, error);
+  if (status < 0) {
+    if (file_fd >= 0)
+      close(file_fd);
+    return status;
+  }
+  struct sonde_backend_config backend_config = {
+      .interface = config->interface,
+      .filter = session->ops->filter_set ? config->filter : NULL,
+      .file_fd = file_fd,
+      .queues = config->workers,
+      .snaplen = config->snaplen,
+      .ring_bytes = config->ring_bytes,
+      .promiscuous = config->promiscuous,
+      .dedicated = config->dedicated,
+      .aggregate = config->buffer_bytes == 0 && (!config->filter || !config->filter[0]),
+      .tunnels = config->tunnel_mode == SONDE_TUNNEL_MODE_INNER,
+      .replay_speed = config->replay_speed,
+  };
+  status = session->ops->open(&backend_config, &session->backend, error);
+  if (status == SONDE_OK)
+    session->ops->info(session->backend, &session->info);
+  return status;
+}
+
+int sonde_session_open(const struct sonde_session_config *config, struct sonde_session **session,
+                       struct sonde_error *error) {
+  *error = (struct sonde_error){0};
+  struct sonde_session *made = calloc(1, sizeof *made);
+  if (!made) {
+    if (config->file_fd >= 0)
+      close(config->file_fd);
+    return fail(error, SONDE_NO_MEMORY, 0, "session");
+  }
+  pthread_mutex_init(&made->control, NULL);
+  pthread_mutex_init(&made->draining, NULL);
+  pthread_mutex_init(&made->looking, NULL);
+  strncpy(made->interface, config->interface, sizeof made->interface - 1);
+  made->metering = config->metering;
+  atomic_store(&made->link_up, true);
+  int status = open_backend(made, config, error);
+  int events = sonde_events_init(&made->events);
+  made->monitor_wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  made->export_wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (status == SONDE_OK && (events < 0 || made->monitor_wake_fd < 0 || made->export_wake.fd < 0))
+    status = fail(error, SONDE_SYSTEM, errno, strerror(errno));
+  if (status == SONDE_OK)
+    status = build_workers(made, config, error);
+  if (status == SONDE_OK)
+    status = sonde_recorder_open(made, config, error);
+  if (status == SONDE_OK)
+    status = sonde_exporter_create(made, &made->exporter, error);
+  if (status < 0) {
+    sonde_session_close(made);
+    return status;
+  }
+  *session = made;
+  return SONDE_OK;
+}
+
+/* ---- start, stop, close --------------------------------------------------------------- */
+
+static void join_workers(struct sonde_session *session) {
+  for (uint32_t i = 0; i < session->worker_count; i++) {
+    struct sonde_worker *worker = &session->workers[i];
+    if (!worker->joined)
+      pthread_join(worker->thread, NULL);
+    worker->joined = true;
+  }
+}
+
+static void end_threads(struct sonde_session *session) {
+  session->ops->quiesce(session->backend);
+  for (uint32_t i = 0; i < session->worker_count; i++)
+    sonde_worker_drain(&session->workers[i]);
+  join_workers(session);
+}
+
+int sonde_session_start(struct sonde_session *session, struct sonde_error *error) {
+  *error = (struct sonde_error){0};
+  pthread_mutex_lock(&session->control);
+  int status = SONDE_OK;
+  if (atomic_load(&session->state) != SONDE_SESSION_OPEN)
+    status = fail(error, SONDE_STATE, 0, "the session has been started before");
+  if (status == SONDE_OK && session->info.live)
+    status = sonde_monitor_start(session, error);
+  if (status == SONDE_OK)
+    status = session->ops->start(session->backend, error);
+  for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++) {
+    if (sonde_worker_start(&session->workers[i]) < 0) {
+      status = fail(error, SONDE_SYSTEM, errno, "a capture thread could not be started");
+      end_threads(session);
+    }
+  }
+  if (status == SONDE_OK)
+    atomic_store(&session->state, SONDE_SESSION_RUNNING);
+  pthread_mutex_unlock(&session->control);
+  if (status < 0)
+    sonde_monitor_stop(session);
+  return status;
+}
+
+int sonde_session_stop(struct sonde_session *session, struct sonde_error *error) {
+  *error = (struct sonde_error){0};
+  sonde_monitor_stop(session);
+  pthread_mutex_lock(&session->control);
+  int status = SONDE_OK;
+  if (atomic_load(&session->state) != SONDE_SESSION_RUNNING) {
+    status = fail(error, SONDE_STATE, 0, "the session is not running");
+  } else {
+    end_threads(session);
+    sonde_recorder_note_drops(session);
+    atomic_store(&session->state, SONDE_SESSION_STOPPED);
+    sonde_events_signal(&session->events);
+    sonde_wake_write(&session->export_wake);
+  }
+  pthread_mutex_unlock(&session->control);
+  return status;
+}
+
+void sonde_session_close(struct sonde_session *session) {
+  if (!session)
+    return;
+  if (atomic_load(&session->state) == SONDE_SESSION_RUNNING) {
+    struct sonde_error error;
+    sonde_session_stop(session, &error);
+  }
+  sonde_exporter_destroy(session->exporter);
+  if (session->backend) {
+    if (atomic_load(&session->state) == SONDE_SESSION_STOPPED)
+      session->ops->stop(session->backend);
+    session->ops->close(session->backend);
+  }
+  for (uint32_t i = 0; session->workers && i < session->worker_count; i++)
+    sonde_worker_release(&session->workers[i]);
+  sonde_recorder_close(session);
+  free(session->workers);
+  free(session->flush_cursors);
+  if (session->records)
+    munmap(session->records, session->records_bytes);
+  if (session->monitor_wake_fd >= 0)
+    close(session->monitor_wake_fd);
+  if (session->export_wake.fd >= 0)
+    close(session->export_wake.fd);
+  sonde_events_release(&session->events);
+  pthread_mutex_destroy(&session->looking);
+  pthread_mutex_destroy(&session->draining);
+  pthread_mutex_destroy(&session->control);
+  free(session);
+}
+
+/* ---- requests to the workers ---------------------------------------------------------- */
+
+struct metering_request {
+  bool on;
+  uint64_t idle_ns;
+  uint64_t active_ns;
+};
+
+static void apply_metering(struct sonde_worker *worker, void *argument) {
+  const struct metering_request *request = argument;
+  if (!request->on && worker->metering) {
+    worker->idle_ns = request->idle_ns;
+    worker->active_ns = request->active_ns;
+    sonde_worker_flush_begin(worker, SONDE_FLUSH_METERING_OFF);
+  } else {
+    sonde_worker_metering_set(worker, request->on, request->idle_ns, request->active_ns);
+  }
+}
+
+static int ask_all(struct sonde_session *session,
+                   void (*command)(struct sonde_worker *worker, void *argument), void *argument,
+                   struct sonde_error *error) {
+  *error = (struct sonde_error){0};
+  int status = SONDE_OK;
+  if (atomic_load(&session->state) != SONDE_SESSION_RUNNING)
+    status = fail(error, SONDE_STATE, 0, "the session is not running");
+  for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++)
+    sonde_worker_ask(&session->workers[i], command, argument);
+  return status;
+}
+
+int sonde_session_metering_set(struct sonde_session *session, int on, uint64_t idle_timeout_ns,
+                               uint64_t active_timeout_ns, struct sonde_error *error) {
+  struct metering_request request = {on, idle_timeout_ns, active_timeout_ns};
+  pthread_mutex_lock(&session->control);
+  int status = ask_all(session, apply_metering, &request, error);
+  if (status == SONDE_OK)
+    session->metering = on;
+  pthread_mutex_unlock(&session->control);
+  return status;
+}
+
+static void apply_flush(struct sonde_worker *worker, void *argument) {
+  (void)argument;
+  if (worker->flush == SONDE_FLUSH_NONE)
+    sonde_worker_flush_begin(worker, SONDE_FLUSH_SEGMENTS);
+}
+
+int sonde_session_flush(struct sonde_session *session, struct sonde_error *error) {
+  pthread_mutex_lock(&session->control);
+  int status = ask_all(session, apply_flush, NULL, error);
+  pthread_mutex_unlock(&session->control);
+  return status;
+}
+
+static void apply_filter(struct sonde_worker *worker, void *argument) {
+  const char *expression = argument;
+  sonde_worker_filters_drop(worker);
+  free(worker->filter_expression);
+  worker->filter_expression = expression && expression[0] ? strdup(expression) : NULL;
+}
+
+int sonde_session_filter_set(struct sonde_session *session, const char *expression,
+                             struct sonde_error *error) {
+  *error = (struct sonde_error){0};
+  pthread_mutex_lock(&session->control);
+  int status;
+  if (session->ops->filter_set) {
+    status = session->ops->filter_set(session->backend, expression, error);
+  } else if (session->info.aggregated) { /* a sum cannot be filtered any more */
+    status = fail(error, SONDE_STATE, 0, "flows are added up: a filter can only be set at start");
+  } else {
+    status = expression && expression[0] ? sonde_filter_check(expression, error) : SONDE_OK;
+    if (status == SONDE_OK)
+      status = ask_all(session, apply_filter, (void *)(uintptr_t)expression, error);
+  }
+  pthread_mutex_unlock(&session->control);
+  return status;
+}
+
+struct reader_request {
+  enum sonde_ring_reader reader;
+  bool on;
+};
+
+static void apply_reader(struct sonde_worker *worker, void *argument) {
+  const struct reader_request *request = argument;
+  sonde_ring_enable(&worker->ring, request->reader, request->on);
+}
+
+void sonde_session_reader_set(struct sonde_session *session, enum sonde_ring_reader reader,
+                              bool on) {
+  struct reader_request request = {reader, on};
+  pthread_mutex_lock(&session->control);
+  for (uint32_t i = 0; i < session->worker_count; i++)
+    sonde_worker_ask(&session->workers[i], apply_reader, &request);
+  pthread_mutex_unlock(&session->control);
+}
+
+int sonde_session_stream_set(struct sonde_session *session, int on, struct sonde_error *error) {
+  *error = (struct sonde_error){0};
+  pthread_mutex_lock(&session->draining);
+  sonde_session_reader_set(session, SONDE_RING_STREAM, on != 0);
+  pthread_mutex_unlock(&session->draining);
+  return SONDE_OK;
+}
+
+int sonde_session_event_fd(const struct sonde_session *session) {
+  return session->events.wake.fd;
+}

@@ -1,0 +1,431 @@
+/* worker.c - the session loop: receive, filter, decode, meter, publish; forever.
+ *
+ * Nothing here allocates, waits for a reader, or calls up. A full record ring makes timers
+ * wait; a replayed file waits with them, a live source goes on and what cannot wait is
+ * counted as lost.
+ */
+#include "core/worker.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+  RECEIVE_TIMEOUT_MS = 100, /* how late a timer may be on a silent interface */
+  DRAIN_MIN_MS = 50,        /* a wake-up is not the end of what the kernel still holds */
+  RING_WAIT_NS = 200000,
+  RECORDS_PER_BATCH_MAX = SONDE_WORKER_BATCH * SONDE_FLOW_RECORDS_PER_PACKET_MAX,
+};
+static const uint64_t ALARM_INTERVAL_NS = 60000000000;
+
+/* ---- the record ring as the table's sink ---------------------------------------------- */
+
+static struct sonde_record *reserve_record(void *context) {
+  return sonde_ring_reserve(&((struct sonde_worker *)context)->ring);
+}
+
+static void commit_record(void *context) {
+  sonde_ring_commit(&((struct sonde_worker *)context)->ring);
+}
+
+/* Timers leave the last eighth to packets, which cannot wait. */
+static uint32_t record_room(void *context) {
+  struct sonde_ring *ring = &((struct sonde_worker *)context)->ring;
+  uint32_t spare = (ring->mask + 1) / 8;
+  uint32_t room = sonde_ring_room(ring, spare + 2);
+  return room > spare ? room - spare : 0;
+}
+
+struct sonde_record_sink sonde_worker_sink(struct sonde_worker *worker) {
+  return (struct sonde_record_sink){
+      .context = worker,
+      .reserve = reserve_record,
+      .commit = commit_record,
+      .room = record_room,
+  };
+}
+
+/* ---- counters ------------------------------------------------------------------------- */
+
+/* A seqlock: the thread writes without waiting, readers take the copy again if it changed
+ * under them. Word by word and atomic, so that no reader ever sees half a number. */
+enum { COUNTER_WORDS = sizeof(struct sonde_worker_counters) / sizeof(uint64_t) };
+_Static_assert(sizeof(struct sonde_worker_counters) % sizeof(uint64_t) == 0, "all 64 bits wide");
+
+static void publish(struct sonde_worker *worker) {
+  worker->counters.turns++;
+  worker->counters.flow = *sonde_flow_table_counters(worker->table);
+  const uint64_t *from = (const uint64_t *)&worker->counters;
+  uint64_t *to = (uint64_t *)&worker->published;
+  uint32_t sequence = atomic_load_explicit(&worker->sequence, memory_order_relaxed);
+  atomic_store_explicit(&worker->sequence, sequence + 1, memory_order_relaxed);
+  atomic_thread_fence(memory_order_release);
+  for (unsigned i = 0; i < COUNTER_WORDS; i++)
+    __atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
+  atomic_store_explicit(&worker->sequence, sequence + 2, memory_order_release);
+}
+
+void sonde_worker_counters(struct sonde_worker *worker, struct sonde_worker_counters *counters) {
+  const uint64_t *from = (const uint64_t *)&worker->published;
+  uint64_t *to = (uint64_t *)counters;
+  for (;;) {
+    uint32_t before = atomic_load_explicit(&worker->sequence, memory_order_acquire);
+    for (unsigned i = 0; i < COUNTER_WORDS; i++)
+      to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+    atomic_thread_fence(memory_order_acquire);
+    uint32_t after = atomic_load_explicit(&worker->sequence, memory_order_relaxed);
+    if (before == after && !(before & 1))
+      return;
+  }
+}
+
+static void raise_alarms(struct sonde_worker *worker, const struct sonde_flow_counters *before) {
+  const struct sonde_flow_counters *now = sonde_flow_table_counters(worker->table);
+  uint64_t full =
+      now->records_by_reason[SONDE_END_RESOURCES] - before->records_by_reason[SONDE_END_RESOURCES];
+  uint64_t dropped = now->records_dropped - before->records_dropped;
+  if (full && worker->clock.now_ns - worker->full_told_ns >= ALARM_INTERVAL_NS) {
+    worker->full_told_ns = worker->clock.now_ns;
+    sonde_events_push(worker->events, SONDE_EVENT_TABLE_FULL, (int64_t)full, "");
+  }
+  if (dropped && worker->clock.now_ns - worker->dropped_told_ns >= ALARM_INTERVAL_NS) {
+    worker->dropped_told_ns = worker->clock.now_ns;
+    sonde_events_push(worker->events, SONDE_EVENT_RECORDS_DROPPED, (int64_t)dropped, "");
+  }
+}
+
+/* ---- packets -------------------------------------------------------------------------- */
+
+/* One program for each link type that a file turns out to hold; a live source has one. */
+static bool passes_filter(struct sonde_worker *worker, const struct sonde_packet *packet) {
+  if (packet->linktype == SONDE_LINKTYPE_DELTA) /* filtered by the source, which added it up */
+    return true;
+  for (uint32_t i = 0; i < worker->filter_count; i++) {
+    if (worker->filters[i].linktype == packet->linktype)
+      return sonde_filter_match(worker->filters[i].filter, packet->data, packet->caplen,
+                                packet->wirelen);
+  }
+  struct sonde_error error;
+  struct sonde_filter *filter = NULL;
+  if (worker->filter_count == SONDE_WORKER_LINKTYPES ||
+      sonde_filter_compile(packet->linktype, worker->snaplen, worker->filter_expression, &filter,
+                           &error) < 0)
+    return false; /* an expression that makes no sense for a link type matches nothing in it */
+  worker->filters[worker->filter_count].linktype = packet->linktype;
+  worker->filters[worker->filter_count++].filter = filter;
+  return sonde_filter_match(filter, packet->data, packet->caplen, packet->wirelen);
+}
+
+void sonde_worker_filters_drop(struct sonde_worker *worker) {
+  for (uint32_t i = 0; i < worker->filter_count; i++)
+    sonde_filter_destroy(worker->filters[i].filter);
+  worker->filter_count = 0;
+}
+
+static uint32_t filter_batch(struct sonde_worker *worker, uint32_t count) {
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    if (passes_filter(worker, &worker->packets[i]))
+      worker->packets[kept++] = worker->packets[i];
+  }
+  return kept;
+}
+
+/* Into the capture buffer, with the packet's own time unless that cannot be. */
+static inline void record(struct sonde_worker *worker, const struct sonde_packet *packet,
+                          const struct sonde_decoded *decoded, bool believed) {
+  uint64_t now = worker->clock.now_ns + (uint64_t)worker->clock.epoch_offset;
+  sonde_appender_add(worker->appender, packet, decoded, believed ? packet->time_ns : now);
+}
+
+/* Packets of one batch that go to the table together. */
+static void meter_run(struct sonde_worker *worker, const struct sonde_packet *packets,
+                      uint32_t count) {
+  struct sonde_worker_counters *counters = &worker->counters;
+  uint32_t flows = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    const struct sonde_packet *packet = &packets[i];
+    struct sonde_decoded *decoded = &worker->decoded[flows];
+    if (i + 4 < count)
+      __builtin_prefetch(packets[i + 4].data);
+    int cause = sonde_decode(worker->decoder, packet, decoded);
+    counters->packets += decoded->packets;
+    counters->bytes += decoded->l2_bytes;
+    bool believed = sonde_clock_stamp(&worker->clock, packet->time_ns, &decoded->time_ns);
+    counters->timestamps_corrected += !believed;
+    if (worker->appender)
+      record(worker, packet, cause < 0 ? decoded : NULL, believed);
+    if (cause >= 0) {
+      counters->packets_non_flow += decoded->packets;
+      counters->non_flow[cause] += decoded->packets;
+      continue;
+    }
+    counters->fragments += decoded->flags & SONDE_DECODED_FRAGMENT ? decoded->packets : 0;
+    counters->ip_length_clamped += !!(decoded->flags & SONDE_DECODED_CLAMPED);
+    flows++;
+  }
+  counters->frames += count;
+  sonde_flow_table_update(worker->table, worker->decoded, flows);
+}
+
+static void meter_batch(struct sonde_worker *worker, uint32_t count) {
+  if (worker->filter_expression)
+    count = filter_batch(worker, count);
+  for (uint32_t first = 0, end = 0; first < count; first = end) {
+    bool added_up = worker->packets[first].linktype == SONDE_LINKTYPE_DELTA;
+    while (end < count && (worker->packets[end].linktype == SONDE_LINKTYPE_DELTA) == added_up)
+      end++;
+    if (added_up)
+      sonde_worker_merge(worker, &worker->packets[first], end - first);
+    else
+      meter_run(worker, &worker->packets[first], end - first);
+  }
+}
+
+/* ---- between batches ------------------------------------------------------------------ */
+
+void sonde_worker_metering_set(struct sonde_worker *worker, bool on, uint64_t idle_ns,
+                               uint64_t active_ns) {
+  worker->metering = on;
+  worker->idle_ns = idle_ns;
+  worker->active_ns = active_ns;
+  worker->flush = SONDE_FLUSH_NONE;
+  sonde_flow_table_metering_set(worker->table, on, idle_ns, active_ns);
+}
+
+void sonde_worker_flush_begin(struct sonde_worker *worker, enum sonde_worker_flush flush) {
+  worker->flush = flush;
+  worker->flush_cursor = 0;
+}
+
+static void flush_some(struct sonde_worker *worker) {
+  if (!sonde_flow_table_flush(worker->table, false, &worker->flush_cursor))
+    return;
+  if (worker->flush == SONDE_FLUSH_METERING_OFF)
+    sonde_worker_metering_set(worker, false, worker->idle_ns, worker->active_ns);
+  worker->flush = SONDE_FLUSH_NONE;
+}
+
+bool sonde_worker_final_flush(struct sonde_worker *worker, uint32_t *cursor) {
+  pthread_mutex_lock(&worker->lock);
+  bool done = sonde_flow_table_flush(worker->table, true, cursor);
+  publish(worker);
+  pthread_mutex_unlock(&worker->lock);
+  return done;
+}
+
+static void run_command(struct sonde_worker *worker) {
+  pthread_mutex_lock(&worker->lock);
+  void (*command)(struct sonde_worker *, void *) = worker->command;
+  if (command) {
+    command(worker, worker->argument);
+    publish(worker);
+    worker->command = NULL;
+    pthread_cond_broadcast(&worker->changed);
+  }
+  while (worker->parked)
+    pthread_cond_wait(&worker->changed, &worker->lock);
+  pthread_mutex_unlock(&worker->lock);
+}
+
+void sonde_worker_ask(struct sonde_worker *worker,
+                      void (*command)(struct sonde_worker *worker, void *argument),
+                      void *argument) {
+  pthread_mutex_lock(&worker->lock);
+  if (worker->joined) {
+    command(worker, argument);
+    publish(worker);
+  } else {
+    worker->argument = argument;
+    worker->command = command;
+    pthread_cond_broadcast(&worker->changed);
+    worker->ops->wake(worker->backend);
+    while (worker->command)
+      pthread_cond_wait(&worker->changed, &worker->lock);
+  }
+  pthread_mutex_unlock(&worker->lock);
+}
+
+static void mark_parked(struct sonde_worker *worker, void *argument) {
+  (void)argument;
+  worker->parked = true;
+}
+
+void sonde_worker_drain(struct sonde_worker *worker) {
+  pthread_mutex_lock(&worker->lock);
+  atomic_store_explicit(&worker->draining, true, memory_order_release);
+  pthread_cond_broadcast(&worker->changed);
+  pthread_mutex_unlock(&worker->lock);
+  worker->ops->wake(worker->backend);
+}
+
+void sonde_worker_park(struct sonde_worker *worker) {
+  sonde_worker_ask(worker, mark_parked, NULL);
+}
+
+void sonde_worker_unpark(struct sonde_worker *worker) {
+  pthread_mutex_lock(&worker->lock);
+  worker->parked = false;
+  pthread_cond_broadcast(&worker->changed);
+  pthread_mutex_unlock(&worker->lock);
+}
+
+static void tell_readers(struct sonde_worker *worker) {
+  sonde_events_signal(worker->events);
+  sonde_wake_signal(worker->export_wake);
+}
+
+static void rest(long wait_ns) {
+  nanosleep(&(struct timespec){.tv_nsec = wait_ns}, NULL);
+}
+
+/* Nothing can come now: sleep until somebody asks for something, but keep the heart beating. */
+static void rest_until_asked(struct sonde_worker *worker) {
+  struct timespec until;
+  clock_gettime(CLOCK_MONOTONIC, &until);
+  until.tv_nsec += 100000000;
+  until.tv_sec += until.tv_nsec / 1000000000;
+  until.tv_nsec %= 1000000000;
+  pthread_mutex_lock(&worker->lock);
+  if (!worker->command && !atomic_load(&worker->draining))
+    pthread_cond_timedwait(&worker->changed, &worker->lock, &until);
+  pthread_mutex_unlock(&worker->lock);
+}
+
+/* A file can wait until its records have been fetched, so it does. */
+static bool ring_has_room(struct sonde_worker *worker) {
+  if (worker->live || !worker->metering)
+    return true;
+  return sonde_ring_room(&worker->ring, RECORDS_PER_BATCH_MAX) >= RECORDS_PER_BATCH_MAX;
+}
+
+/* ---- the loop ------------------------------------------------------------------------- */
+
+static void handle_failure(struct sonde_worker *worker, int status,
+                           const struct sonde_error *error) {
+  if (status == SONDE_END) {
+    if (atomic_load(&worker->ended))
+      return;
+    if (error->detail[0])
+      sonde_events_push(worker->events, SONDE_EVENT_FILE_TRUNCATED, 0, error->detail);
+    sonde_clock_finish(&worker->clock);
+    sonde_flow_table_expire(worker->table, worker->clock.now_ns);
+    publish(worker);
+    atomic_store(&worker->ended, true);
+    sonde_events_push(worker->events, SONDE_EVENT_FINISHED, 0, "");
+  } else if (status != SONDE_LINK_DOWN && !atomic_exchange(&worker->broken, true)) {
+    sonde_events_push(worker->events, SONDE_EVENT_BACKEND_ERROR, status, error->detail);
+  }
+}
+
+/* True while there may be more to receive. */
+static bool receive_batch(struct sonde_worker *worker) {
+  if (atomic_load_explicit(&worker->ended, memory_order_relaxed) ||
+      atomic_load_explicit(&worker->broken, memory_order_relaxed)) {
+    rest_until_asked(worker);
+    return false;
+  }
+  if (!ring_has_room(worker)) {
+    tell_readers(worker);
+    rest(RING_WAIT_NS);
+    return !atomic_load_explicit(&worker->draining, memory_order_relaxed);
+  }
+  struct sonde_error error = {0};
+  int received = worker->ops->receive(worker->backend, worker->number, worker->packets,
+                                      SONDE_WORKER_BATCH, RECEIVE_TIMEOUT_MS, &error);
+  sonde_clock_tick(&worker->clock);
+  if (received > 0) {
+    meter_batch(worker, (uint32_t)received);
+    return true;
+  }
+  if (received == 0)
+    return false;
+  handle_failure(worker, received, &error);
+  if (received == SONDE_LINK_DOWN)
+    rest(10000000);
+  return false;
+}
+
+static void note_clock_step(struct sonde_worker *worker) {
+  if (worker->clock.stepped_ns == 0)
+    return;
+  sonde_flow_table_epoch_set(worker->table, worker->clock.epoch_offset);
+  if (worker->number == 0)
+    sonde_events_push(worker->events, SONDE_EVENT_CLOCK_STEP, worker->clock.stepped_ns, "");
+  worker->clock.stepped_ns = 0;
+}
+
+static bool drained(struct sonde_worker *worker) {
+  if (!atomic_load_explicit(&worker->draining, memory_order_acquire))
+    return false;
+  if (!worker->live || atomic_load(&worker->broken))
+    return true;
+  if (worker->draining_since_ns == 0)
+    worker->draining_since_ns = worker->clock.now_ns;
+  return worker->clock.now_ns - worker->draining_since_ns >= (uint64_t)DRAIN_MIN_MS * 1000000;
+}
+
+/* What has not been handed over yet may be a packet that keeps its flow alive. */
+static uint64_t expiry_clock(const struct sonde_worker *worker) {
+  return worker->complete_ns ? worker->complete_ns : worker->clock.now_ns;
+}
+
+static void *run(void *argument) {
+  struct sonde_worker *worker = argument;
+  char name[16];
+  snprintf(name, sizeof name, "sonde-cap-%u", worker->number);
+  pthread_setname_np(pthread_self(), name);
+  for (;;) {
+    struct sonde_flow_counters before = *sonde_flow_table_counters(worker->table);
+    bool more = receive_batch(worker);
+    note_clock_step(worker);
+    sonde_flow_table_expire(worker->table, expiry_clock(worker));
+    if (worker->flush != SONDE_FLUSH_NONE)
+      flush_some(worker);
+    if (worker->appender)
+      sonde_appender_turn(worker->appender);
+    publish(worker);
+    raise_alarms(worker, &before);
+    if (sonde_flow_table_counters(worker->table)->records != before.records)
+      tell_readers(worker);
+    if (atomic_load_explicit(&worker->command, memory_order_acquire))
+      run_command(worker);
+    if (!more && drained(worker))
+      break;
+  }
+  if (worker->appender)
+    sonde_appender_cut(worker->appender, 0);
+  return NULL;
+}
+
+void sonde_worker_init(struct sonde_worker *worker) {
+  pthread_condattr_t attributes;
+  pthread_condattr_init(&attributes);
+  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+  pthread_cond_init(&worker->changed, &attributes);
+  pthread_condattr_destroy(&attributes);
+  pthread_mutex_init(&worker->lock, NULL);
+  worker->joined = true;
+}
+
+void sonde_worker_release(struct sonde_worker *worker) {
+  sonde_worker_filters_drop(worker);
+  free(worker->filter_expression);
+  sonde_decoder_destroy(worker->decoder);
+  sonde_flow_table_destroy(worker->table);
+  pthread_cond_destroy(&worker->changed);
+  pthread_mutex_destroy(&worker->lock);
+}
+
+int sonde_worker_start(struct sonde_worker *worker) {
+  sonde_clock_start(&worker->clock, worker->live);
+  sigset_t all, previous;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &previous);
+  int failed = pthread_create(&worker->thread, NULL, run, worker);
+  pthread_sigmask(SIG_SETMASK, &previous, NULL);
+  worker->joined = failed != 0;
+  return failed ? SONDE_SYSTEM : SONDE_OK;
+}

@@ -1,0 +1,130 @@
+/* worker.h - one capture thread: its queue, decoder, flow table and record ring.
+ *
+ * The thread owns all of them; others see its published counters, drain its ring, and ask
+ * for everything else by a command that the thread runs between two batches. After the
+ * thread has ended, whoever joined it may touch the rest.
+ */
+#ifndef SONDE_CORE_WORKER_H
+#define SONDE_CORE_WORKER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "backend.h"
+#include "core/clock.h"
+#include "core/events.h"
+#include "core/filter.h"
+#include "core/ring.h"
+#include "core/wake.h"
+#include "flow/table.h"
+#include "parse/decode.h"
+#include "store/appender.h"
+
+enum { SONDE_WORKER_BATCH = SONDE_FLOW_BATCH_MAX, SONDE_WORKER_LINKTYPES = 8 };
+
+/* What a worker counts, published as a whole after each batch. */
+struct sonde_worker_counters {
+  uint64_t turns;
+  uint64_t frames;
+  uint64_t packets;
+  uint64_t bytes;
+  uint64_t packets_non_flow;
+  uint64_t non_flow[SONDE_NON_FLOW_COUNT];
+  uint64_t fragments;
+  uint64_t ip_length_clamped;
+  uint64_t timestamps_corrected;
+  struct sonde_flow_counters flow;
+};
+
+enum sonde_worker_flush {
+  SONDE_FLUSH_NONE = 0,
+  SONDE_FLUSH_SEGMENTS,     /* send every open segment */
+  SONDE_FLUSH_METERING_OFF, /* the same, then metering is off */
+};
+
+struct sonde_worker {
+  /* Set at open, constant from start on. */
+  uint32_t number;
+  const struct sonde_backend_ops *ops;
+  struct sonde_backend *backend;
+  bool live;
+  uint32_t snaplen;
+  struct sonde_events *events;
+  struct sonde_wake *export_wake;
+  struct sonde_decoder *decoder;
+  struct sonde_flow_table *table;
+  struct sonde_appender *appender; /* NULL: the session has no capture buffer */
+  struct sonde_ring ring;
+  pthread_t thread;
+  bool joined; /* by whoever stops: the thread is gone or never was */
+
+  /* From other threads. */
+  _Atomic bool draining; /* the backend is quiesced: end when nothing is left */
+  _Atomic bool broken;   /* receive failed; cleared when the source is open again */
+  _Atomic bool ended;    /* a file is at its end */
+  pthread_mutex_t lock;  /* guards `command` and the parking */
+  pthread_cond_t changed;
+  void (*_Atomic command)(struct sonde_worker *worker, void *argument);
+  void *argument;
+  bool parked;
+
+  /* The thread's own. */
+  struct sonde_clock clock;
+  struct sonde_worker_counters counters;
+  char *filter_expression; /* user-space filter, NULL if none */
+  struct {
+    uint16_t linktype;
+    struct sonde_filter *filter;
+  } filters[SONDE_WORKER_LINKTYPES];
+  uint32_t filter_count;
+  bool metering;
+  uint64_t idle_ns;
+  uint64_t active_ns;
+  enum sonde_worker_flush flush;
+  uint32_t flush_cursor;
+  uint64_t dropped_told_ns; /* when the last alarm of each kind went out */
+  uint64_t full_told_ns;
+  uint64_t draining_since_ns;
+  uint64_t complete_ns; /* a source that adds up has handed over all until here; else 0 */
+  struct sonde_packet packets[SONDE_WORKER_BATCH];
+  struct sonde_decoded decoded[SONDE_WORKER_BATCH];
+
+  _Atomic uint32_t sequence; /* odd while `published` is being written */
+  struct sonde_worker_counters published;
+};
+
+void sonde_worker_init(struct sonde_worker *worker);
+/* What init made and what the session put in: decoder, table, filter. */
+void sonde_worker_release(struct sonde_worker *worker);
+struct sonde_record_sink sonde_worker_sink(struct sonde_worker *worker);
+
+/* delta.c: packets of SONDE_LINKTYPE_DELTA; what came before them is in the table. */
+void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *packets,
+                        uint32_t count);
+
+int sonde_worker_start(struct sonde_worker *worker);
+/* The backend is quiesced: the thread ends once everything taken is metered. */
+void sonde_worker_drain(struct sonde_worker *worker);
+void sonde_worker_counters(struct sonde_worker *worker, struct sonde_worker_counters *counters);
+
+/* Runs `command` on the worker's thread between two batches, or right here if the thread
+ * has been joined; returns when it has run. */
+void sonde_worker_ask(struct sonde_worker *worker,
+                      void (*command)(struct sonde_worker *worker, void *argument), void *argument);
+/* Holds the thread still, outside receive, until unpark. */
+void sonde_worker_park(struct sonde_worker *worker);
+void sonde_worker_unpark(struct sonde_worker *worker);
+
+/* Commands; each must run on the worker's thread. */
+void sonde_worker_metering_set(struct sonde_worker *worker, bool on, uint64_t idle_ns,
+                               uint64_t active_ns);
+void sonde_worker_flush_begin(struct sonde_worker *worker, enum sonde_worker_flush flush);
+
+/* After the thread has been joined: ends flows from *cursor on while the ring has room. True
+ * when all have ended. Any thread; one at a time is let in. */
+bool sonde_worker_final_flush(struct sonde_worker *worker, uint32_t *cursor);
+
+void sonde_worker_filters_drop(struct sonde_worker *worker);
+
+#endif

@@ -1,0 +1,325 @@
+/* netsonde.h - the C core's public interface: all that Python (through cffi) may call.
+ *
+ * Handles are opaque and owned by the caller until the matching close. A session has its
+ * own capture threads; every function here is called from control threads, may be called
+ * from any of them, and returns soon unless its comment says otherwise. Strings are
+ * UTF-8. Times are nanoseconds since the epoch. Errors: see status.h.
+ */
+#ifndef NETSONDE_H
+#define NETSONDE_H
+
+#include "export.h"
+#include "record.h"
+#include "status.h"
+
+enum { SONDE_ABI = 1 };
+
+int sonde_abi(void);                       /* SONDE_ABI of the library that is loaded */
+const char *sonde_status_name(int status); /* "FILTER_INVALID" */
+const char *sonde_status_text(int status); /* one sentence, never NULL */
+
+/* ---- backends ---------------------------------------------------------------------- */
+
+struct sonde_backend_report {
+  char name[16];
+  char description[96];
+  uint32_t features; /* enum sonde_feature */
+  int compiled;      /* the plugin is in the package */
+  int loadable;      /* dlopen and the ABI check succeeded */
+  int usable;        /* probe succeeded: a session can be opened with it now */
+  char reason[256];  /* the loader's or kernel's own words if not usable, else "" */
+};
+
+/* Reports each known backend, in a fixed order. Returns how many (at most `max`).
+ * plugin_dir: the directory of the backend plugins. */
+int sonde_backend_probe(const char *plugin_dir, struct sonde_backend_report *reports, uint32_t max);
+/* Reports the one of this name; libraries of others are not touched. BACKEND_UNKNOWN if there
+ * is none. */
+int sonde_backend_probe_one(const char *plugin_dir, const char *name,
+                            struct sonde_backend_report *report);
+
+/* Does the BPF expression compile for this link type? Needs no privilege. */
+int sonde_filter_check(const char *expression, struct sonde_error *error);
+
+/* ---- session ----------------------------------------------------------------------- */
+
+struct sonde_session;
+
+enum sonde_tunnel_mode { SONDE_TUNNEL_MODE_OUTER = 0, SONDE_TUNNEL_MODE_INNER = 1 };
+
+struct sonde_session_config {
+  const char *plugin_dir;
+  const char *backend;       /* "af_packet" */
+  const char *interface;     /* interface name; for `file` a name to show */
+  const char *filter;        /* BPF expression or NULL */
+  int file_fd;               /* `file`: the open capture file, owned by the session from open on,
+                                also when open fails; else -1 */
+  uint32_t workers;          /* 1…64 */
+  uint32_t snaplen;          /* 64…262144 */
+  uint32_t ring_bytes;       /* of the kernel ring, 1 MiB…1 GiB */
+  uint32_t flow_table_size;  /* flows over all workers, 16…2^26 */
+  uint32_t record_ring_size; /* records over all workers, 64…2^24 */
+  int promiscuous;
+  int dedicated;
+  int tunnel_mode;     /* enum sonde_tunnel_mode */
+  double replay_speed; /* `file`: 0 as fast as possible, 1.0 real time */
+  int metering;        /* 1: records leave from the first packet on */
+  uint64_t idle_timeout_ns;
+  uint64_t active_timeout_ns;
+  uint64_t buffer_bytes;      /* of the capture buffer in memory; 0: none */
+  const char *buffer_dir;     /* directory of segment files, or NULL: memory only */
+  uint64_t buffer_disk_bytes; /* of all segment files together; at least 4 MiB */
+};
+
+/* Opens and allocates; no packet is taken. Errors: as backend.h's open, and
+ * BACKEND_UNKNOWN, BACKEND_UNAVAILABLE, INVALID. */
+int sonde_session_open(const struct sonde_session_config *config, struct sonde_session **session,
+                       struct sonde_error *error);
+int sonde_session_start(struct sonde_session *session, struct sonde_error *error);
+
+/* Refuses new packets, meters those already taken, ends every flow with reason `forced`
+ * (with metering on), stops the threads. Blocks up to about a second. Records that do not
+ * fit the ring wait inside the session: drain until it returns 0. */
+int sonde_session_stop(struct sonde_session *session, struct sonde_error *error);
+void sonde_session_close(struct sonde_session *session); /* NULL is allowed */
+
+/* Readable when records or events wait. Owned by the session; read 8 bytes to re-arm,
+ * then drain until empty. */
+int sonde_session_event_fd(const struct sonde_session *session);
+
+enum sonde_event_kind {
+  SONDE_EVENT_FINISHED = 1,  /* the file has been read to its end */
+  SONDE_EVENT_LINK_DOWN = 2, /* the interface was set down or lost its carrier */
+  SONDE_EVENT_LINK_UP = 3,
+  SONDE_EVENT_LINK_DELETED = 4,    /* the interface is gone; the session waits for its name */
+  SONDE_EVENT_LINK_RETURNED = 5,   /* an interface of that name is back and attached to */
+  SONDE_EVENT_BACKEND_ERROR = 6,   /* the source broke; retried with backoff */
+  SONDE_EVENT_CLOCK_STEP = 7,      /* the wall clock jumped; value: by how many ns */
+  SONDE_EVENT_TABLE_FULL = 8,      /* flows leave with reason resources; once a minute at most */
+  SONDE_EVENT_RECORDS_DROPPED = 9, /* the record ring overflowed; once a minute at most */
+  SONDE_EVENT_FILE_TRUNCATED = 10, /* the file's last packet is cut off */
+  SONDE_EVENT_SEAL_FAILED = 11,    /* libcrypto failed; value: packets lost to the buffer */
+  SONDE_EVENT_SPILL_FAILED = 12,   /* segment files cannot be written; value: errno, or 0 */
+  SONDE_EVENT_SPILL_RESUMED = 13,  /* they can again; value: packets not spilled meanwhile */
+};
+
+struct sonde_event {
+  uint32_t kind; /* enum sonde_event_kind */
+  uint32_t reserved;
+  uint64_t time_ns;
+  int64_t value;
+  char detail[128];
+};
+
+/* Takes up to `max` events in order. Returns how many. */
+int sonde_session_events(struct sonde_session *session, struct sonde_event *events, uint32_t max);
+
+enum { SONDE_NON_FLOW_MAX = 16 };
+
+/* One consistent snapshot a worker, summed over workers. Conservation: packets_captured =
+ * packets_recorded + packets_active + packets_non_flow + packets_unmetered. */
+struct sonde_stats {
+  uint64_t time_ns;          /* of the snapshot, ns since the epoch */
+  uint64_t heartbeat;        /* grows while every capture thread turns its loop */
+  uint64_t packets_captured; /* wire packets */
+  uint64_t packets_dropped;  /* by the kernel or device ring */
+  uint64_t bytes_captured;   /* frames on the wire, without FCS */
+  uint64_t frames_captured;  /* as handed over by the backend: super-packets count once */
+  uint64_t packets_recorded; /* in records made so far */
+  uint64_t packets_active;   /* in active flows, not yet in a record */
+  uint64_t packets_non_flow;
+  uint64_t packets_unmetered;            /* in flows that ended while metering was off */
+  uint64_t non_flow[SONDE_NON_FLOW_MAX]; /* by cause, order of sonde_non_flow_name */
+  uint64_t ip_bytes;                     /* IP octets of packets in flows */
+  uint64_t ip_length_clamped;
+  uint64_t fragments;
+  uint64_t records;                 /* made, over all reasons */
+  uint64_t records_by_reason[6];    /* enum sonde_end_reason */
+  uint64_t records_dropped;         /* made but lost: the ring was full and could not wait */
+  uint64_t packets_records_dropped; /* packets in those */
+  uint64_t records_waiting;         /* in the ring now */
+  uint64_t flows_active;
+  uint64_t flows_created;
+  uint64_t flow_table_size;
+  uint64_t timestamps_corrected;
+  uint64_t ring_freezes;
+  uint64_t ring_used_permille;
+  uint64_t buffer_bytes_used; /* by whole chunks; equals the capacity once it has wrapped */
+  uint64_t buffer_bytes_capacity;
+  uint64_t buffer_oldest_ns; /* of the packets in memory; 0: none */
+  uint64_t buffer_newest_ns;
+  uint64_t buffer_packets; /* frames in memory; a super-packet is one, here and below */
+  uint64_t chunks_overwritten;
+  uint64_t packets_overwritten;
+  uint64_t packets_unrecorded; /* captured, but every chunk was busy */
+  uint64_t seal_failures;
+  uint64_t packets_seal_lost;
+  uint64_t segments; /* files in buffer_dir, and their size */
+  uint64_t segment_bytes;
+  uint64_t spill_failures;
+  uint64_t packets_spill_lost; /* never reached a segment; they may still be in memory */
+  int encrypted;               /* 1: the capture buffer is sealed */
+  int finished;                /* `file`: read to its end */
+  int link_up;
+  int metering;
+  char attach[96];
+};
+
+const char *sonde_non_flow_name(uint32_t cause); /* NULL past the last */
+void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stats);
+
+/* Applies from the next batch on. Turning metering off ends every segment with `forced`. */
+int sonde_session_metering_set(struct sonde_session *session, int on, uint64_t idle_timeout_ns,
+                               uint64_t active_timeout_ns, struct sonde_error *error);
+/* NULL or "": no filter. */
+int sonde_session_filter_set(struct sonde_session *session, const char *expression,
+                             struct sonde_error *error);
+
+enum sonde_flow_sort {
+  SONDE_FLOW_SORT_BYTES = 0,
+  SONDE_FLOW_SORT_PACKETS = 1,
+  SONDE_FLOW_SORT_RECENT = 2,
+};
+
+struct sonde_flow_query {
+  uint32_t limit;       /* 1…10000 */
+  uint32_t sort;        /* enum sonde_flow_sort */
+  uint64_t min_packets; /* over both directions */
+  int ip_version;       /* 0: any address; 4 or 6: either side equals ip */
+  uint8_t ip[16];
+  int port;     /* -1: any; either side */
+  int protocol; /* -1: any */
+};
+
+/* Cumulative totals of active flows (packets, bytes, l2_bytes since flow_start), changing
+ * nothing. Blocks for one turn of the capture loop. Fills `records` (room for
+ * query.limit), in order; *matching: flows that match, before the limit. Returns how many. */
+int sonde_session_list(struct sonde_session *session, const struct sonde_flow_query *query,
+                       struct sonde_record *records, uint64_t *matching, uint64_t *active,
+                       struct sonde_error *error);
+
+/* Emits a record for every active flow's open segment (reason forced), which stays active. */
+int sonde_session_flush(struct sonde_session *session, struct sonde_error *error);
+
+/* ---- capture buffer ------------------------------------------------------------------ */
+
+enum { SONDE_ENCRYPTION_KEY_BYTES = 32, SONDE_ENCRYPTION_KEY_ID_BYTES = 8 };
+
+/* on: everything in the buffer is sealed from here on; what lay there in clear is sealed
+ * before this returns (about 0.3 s per GiB), or dropped: segment files in clear, also those of
+ * earlier sessions. Another key than before: a new period begins;
+ * what the old key sealed in memory can be asked for as before. off: what comes from here on
+ * stays in clear. cipher: "AES-256-GCM". key: 32 bytes, copied; ignored when off.
+ * Errors: CIPHER_UNKNOWN, STATE (no capture buffer), SYSTEM. */
+int sonde_session_encryption_set(struct sonde_session *session, int on, const char *cipher,
+                                 const uint8_t *key, struct sonde_error *error);
+/* Which key opens a segment: see schemas/segment.md. Errors: SYSTEM. */
+int sonde_encryption_key_id(const uint8_t *key, uint8_t *id);
+
+enum sonde_gap_reason {
+  SONDE_GAP_OVERWRITTEN = 1, /* older than the buffer reaches, or overwritten while reading */
+  SONDE_GAP_UNRECORDED = 2,  /* captured, but every chunk was busy */
+  SONDE_GAP_UNSEALED = 3,    /* could not be sealed, so it was dropped */
+  SONDE_GAP_UNOPENABLE = 4,  /* sealed with a key that is not at hand, or damaged */
+  SONDE_GAP_SPILL_LOST = 5,  /* could not be written to a segment, and has left memory */
+  SONDE_GAP_LIMIT = 6,       /* left out: the answer has reached max_bytes or max_packets */
+  SONDE_GAP_DROPPED = 7,     /* never captured: somewhere in this time the source dropped packets */
+};
+
+struct sonde_packets_gap {
+  uint64_t from_ns;
+  uint64_t to_ns;
+  uint32_t reason; /* enum sonde_gap_reason */
+  uint32_t reserved;
+};
+
+enum { SONDE_PACKETS_GAPS_MAX = 64 };
+
+struct sonde_packets_summary {
+  uint64_t packets;
+  uint64_t bytes; /* of pcapng handed out so far */
+  uint64_t first_ns;
+  uint64_t last_ns;
+  uint64_t chunks_read; /* and those that their index let us skip */
+  uint64_t chunks_skipped;
+  int complete; /* 1: the answer is finished and has no gap */
+  uint32_t gap_count;
+  struct sonde_packets_gap gaps[SONDE_PACKETS_GAPS_MAX]; /* in order of time */
+};
+
+struct sonde_packets; /* an answer on its way */
+
+enum { SONDE_PACKETS_READ_MIN = 524288 }; /* the least capacity for read */
+
+/* Asks for the packets from start_ns to end_ns, both included, that match, as pcapng.
+ * filter: BPF or NULL. end_ns 0: until now. max_bytes, max_packets: 0 = no limit. The
+ * answer holds what had been captured when this returns. It lives until close, which comes
+ * before the session's, and is read by one thread at a time.
+ * Errors: FILTER_INVALID, STATE (no capture buffer), NO_MEMORY. */
+int sonde_session_packets_open(struct sonde_session *session, const char *filter, uint64_t start_ns,
+                               uint64_t end_ns, uint64_t max_bytes, uint64_t max_packets,
+                               struct sonde_packets **packets, struct sonde_error *error);
+/* Writes the next bytes: whole blocks, in order of time over all workers, 0 if it has
+ * only looked so far (ask again: it returns within some ten milliseconds). Errors: END when
+ * all has been handed out, TOO_SMALL. */
+int sonde_session_packets_read(struct sonde_packets *packets, uint8_t *buffer, uint32_t capacity);
+void sonde_session_packets_summary(const struct sonde_packets *packets,
+                                   struct sonde_packets_summary *summary);
+void sonde_session_packets_close(struct sonde_packets *packets); /* NULL is allowed */
+
+/* ---- segment files ---------------------------------------------------------------------- */
+
+struct sonde_segment; /* a segment file being read */
+
+/* fd: stays the caller's. key: 32 bytes, or NULL for a file in clear. interface: named in the
+ * pcapng. Errors: FORMAT, KEY_WRONG, CIPHER_UNKNOWN, TRUNCATED (not even a header), SYSTEM. */
+int sonde_segment_open(int fd, const uint8_t *key, const char *interface,
+                       struct sonde_segment **segment, struct sonde_error *error);
+/* The next whole blocks of pcapng, packets as they were captured by each worker. 0: ask
+ * again. END: the final frame was reached, nothing is missing. TRUNCATED: every whole frame
+ * has been handed out, and the file was cut. DAMAGED, REORDERED: nothing after this can be
+ * believed; the detail names the frame. TOO_SMALL, SYSTEM. */
+int sonde_segment_read(struct sonde_segment *segment, uint8_t *buffer, uint32_t capacity,
+                       struct sonde_error *error);
+void sonde_segment_close(struct sonde_segment *segment); /* NULL is allowed */
+
+/* ---- rendering ---------------------------------------------------------------------- */
+
+enum sonde_encoding {
+  SONDE_ENCODING_JSON = 0,
+  SONDE_ENCODING_MSGPACK = 1,
+  SONDE_ENCODING_IPFIX = 2, /* whole messages, biflows; needs room for two of 512 bytes */
+};
+
+struct sonde_batch {
+  uint32_t records;
+  uint32_t bytes;    /* written to the buffer */
+  uint64_t packets;  /* over the records */
+  uint64_t first_ns; /* smallest first_ns, largest last_ns */
+  uint64_t last_ns;
+};
+
+enum { SONDE_RENDERED_RECORD_MAX = 2048 }; /* upper bound of one record, any encoding */
+
+/* Renders `count` records as one array ("[…]", or a MessagePack array). Stops before a
+ * record that may not fit; batch->records says how far it came. Returns 0 or TOO_SMALL if not
+ * even an empty array fits. interface: shown as the records' interface. */
+int sonde_records_render(const struct sonde_record *records, uint32_t count, int encoding,
+                         const char *interface, uint8_t *buffer, uint32_t capacity,
+                         struct sonde_batch *batch);
+
+/* The same with only some fields. fields: bits in the order of sonde_record_field_name; 0: all.
+ * IPFIX chooses the smallest profile that holds them. */
+int sonde_records_render_fields(const struct sonde_record *records, uint32_t count, int encoding,
+                                uint64_t fields, const char *interface, uint8_t *buffer,
+                                uint32_t capacity, struct sonde_batch *batch);
+const char *sonde_record_field_name(uint32_t field); /* NULL past the last */
+/* The fields that sonde_session_drain renders from now on. */
+void sonde_session_stream_fields_set(struct sonde_session *session, uint64_t fields);
+
+/* Takes up to records_max records off the ring and renders them. batch->records == 0: the
+ * ring is empty. One caller at a time. */
+int sonde_session_drain(struct sonde_session *session, int encoding, uint32_t records_max,
+                        uint8_t *buffer, uint32_t capacity, struct sonde_batch *batch);
+
+#endif
