@@ -1,0 +1,327 @@
+/* af_packet.c - the `af_packet` backend: the host's own packets, copied by the kernel into
+ * memory-mapped rings, one a queue. It takes nothing away from the host.
+ *
+ * Counting: the kernel's counters are reset by reading, so that one place reads them, under
+ * the lock; what an old group had counted is kept in `past`. At stop everything the kernel
+ * accepted was handed over, or is counted as dropped.
+ */
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "backend.h"
+#include "failure.h"
+#include "group.h"
+
+enum {
+  DRAIN_MIN_MS = 3 * RING_RETIRE_MS, /* packets on their way pass, and the timer has run twice */
+  DRAIN_MAX_MS = 1000,               /* what the kernel has not handed over by now is lost */
+};
+
+struct sonde_backend {
+  struct interface interface;
+  struct program program;
+  struct group group;
+  char *expression;
+  uint32_t queues;
+  uint32_t ring_bytes;
+  uint32_t snaplen;
+  bool promiscuous;
+  bool started;
+  _Atomic uint64_t quiesced_ms; /* monotonic; 0: running */
+  pthread_mutex_t count_lock;
+  struct sonde_backend_stats past; /* of groups that are closed */
+  int wake_fds[QUEUES_MAX];
+};
+
+static uint64_t monotonic_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static int probe(struct sonde_error *error) {
+  struct ring ring;
+  int status = ring_open(&ring, RING_BLOCKS_MIN, 64, SONDE_LINKTYPE_ETHERNET, error);
+  if (status == 0) {
+    ring_close(&ring);
+  }
+  return status;
+}
+
+/* Ends a group's life; what it accepted and nobody took is lost. */
+static void retire(struct sonde_backend *backend, struct group *group) {
+  pthread_mutex_lock(&backend->count_lock);
+  for (uint32_t i = 0; i < group->count; i++) {
+    struct ring *ring = &group->rings[i];
+    ring_attach(ring, &program_refuse_all, NULL);
+    ring_count(ring);
+    backend->past.dropped += ring->dropped + (ring->accepted - ring->taken);
+    backend->past.freezes += ring->freezes;
+  }
+  group_close(group);
+  pthread_mutex_unlock(&backend->count_lock);
+}
+
+static void packet_close(struct sonde_backend *backend) {
+  if (!backend) {
+    return;
+  }
+  group_close(&backend->group);
+  program_free(&backend->program);
+  for (uint32_t i = 0; i < backend->queues; i++) {
+    if (backend->wake_fds[i] >= 0) {
+      close(backend->wake_fds[i]);
+    }
+  }
+  pthread_mutex_destroy(&backend->count_lock);
+  free(backend->expression);
+  free(backend);
+}
+
+static int packet_open(const struct sonde_backend_config *config, struct sonde_backend **out,
+                       struct sonde_error *error) {
+  struct sonde_backend *backend = calloc(1, sizeof *backend);
+  if (!backend) {
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  }
+  pthread_mutex_init(&backend->count_lock, NULL);
+  backend->queues = config->queues < 1            ? 1
+                    : config->queues > QUEUES_MAX ? QUEUES_MAX
+                                                  : config->queues;
+  backend->ring_bytes = config->ring_bytes;
+  backend->snaplen = config->snaplen;
+  backend->promiscuous = config->promiscuous != 0;
+  backend->expression = strdup(config->filter ? config->filter : "");
+  int status =
+      backend->expression ? 0 : sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  for (uint32_t i = 0; i < backend->queues; i++) {
+    backend->wake_fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (backend->wake_fds[i] < 0) {
+      status = sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
+    }
+  }
+  status = status ? status : interface_find(config->interface, &backend->interface, error);
+  status = status ? status
+                  : group_open(&backend->group, backend->queues, backend->ring_bytes,
+                               backend->snaplen, backend->interface.linktype, error);
+  status = status ? status
+                  : program_compile(&backend->interface, backend->snaplen, backend->expression,
+                                    &backend->program, error);
+  if (status) {
+    packet_close(backend);
+    return status;
+  }
+  *out = backend;
+  return 0;
+}
+
+static void info(const struct sonde_backend *backend, struct sonde_backend_info *out) {
+  *out = (struct sonde_backend_info){
+      .queues = backend->queues, .live = 1, .ifindex = backend->interface.index};
+  uint32_t blocks = backend->ring_bytes / backend->queues / RING_BLOCK_BYTES;
+  blocks = blocks < RING_BLOCKS_MIN ? RING_BLOCKS_MIN : blocks;
+  int length = snprintf(out->attach, sizeof out->attach, "tpacket_v3 ring %u MiB",
+                        blocks * backend->queues * (RING_BLOCK_BYTES >> 20));
+  if (backend->queues > 1) {
+    snprintf(out->attach + length, sizeof out->attach - (size_t)length, ", %u queues (fanout cbpf)",
+             backend->queues);
+  }
+}
+
+static int start(struct sonde_backend *backend, struct sonde_error *error) {
+  int status = group_start(&backend->group, &backend->interface, backend->promiscuous,
+                           &backend->program, error);
+  backend->started = status == 0;
+  return status;
+}
+
+/* The socket stays good while its interface is down, and goes on when it is up again. */
+static int socket_trouble(const struct ring *ring, struct sonde_error *error) {
+  int trouble = 0;
+  socklen_t length = sizeof trouble;
+  if (getsockopt(ring->fd, SOL_SOCKET, SO_ERROR, &trouble, &length)) {
+    trouble = errno;
+  }
+  if (trouble == 0) {
+    return 0;
+  }
+  return sonde_fail(error, trouble == ENETDOWN ? SONDE_LINK_DOWN : SONDE_SYSTEM, trouble, "%s",
+                    strerror(trouble));
+}
+
+static int wait_for(const struct ring *ring, int wake_fd, int timeout_ms,
+                    struct sonde_error *error) {
+  struct pollfd fds[2] = {{.fd = ring->fd, .events = POLLIN}, {.fd = wake_fd, .events = POLLIN}};
+  eventfd_t ignored;
+  if (poll(fds, 2, timeout_ms < 0 ? 0 : timeout_ms) <= 0) {
+    return 0;
+  }
+  if (fds[1].revents) {
+    eventfd_read(wake_fd, &ignored);
+  }
+  return fds[0].revents & (POLLERR | POLLHUP | POLLNVAL) ? socket_trouble(ring, error) : 0;
+}
+
+/* Nothing more comes once the kernel says that all it accepted was handed over. */
+static bool is_drained(struct sonde_backend *backend, struct ring *ring, uint64_t quiesced_ms) {
+  uint64_t since_ms = monotonic_ms() - quiesced_ms;
+  if (since_ms < DRAIN_MIN_MS) {
+    return false;
+  }
+  pthread_mutex_lock(&backend->count_lock);
+  ring_count(ring);
+  bool drained = ring->taken >= ring->accepted;
+  pthread_mutex_unlock(&backend->count_lock);
+  return drained || since_ms >= DRAIN_MAX_MS;
+}
+
+static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
+                   uint32_t max, int timeout_ms, struct sonde_error *error) {
+  if (queue >= backend->group.count || max == 0) {
+    return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
+  }
+  struct ring *ring = &backend->group.rings[queue];
+  bool waited = false;
+  for (;;) {
+    uint32_t count = ring_take(ring, packets, max);
+    if (count) {
+      return (int)count;
+    }
+    uint64_t quiesced_ms = atomic_load(&backend->quiesced_ms);
+    if (quiesced_ms) {
+      if (is_drained(backend, ring, quiesced_ms)) {
+        return 0;
+      }
+      wait_for(ring, backend->wake_fds[queue], RING_RETIRE_MS, NULL);
+      continue;
+    }
+    if (waited) {
+      return 0;
+    }
+    int status = wait_for(ring, backend->wake_fds[queue], timeout_ms, error);
+    if (status) {
+      return status;
+    }
+    waited = true;
+  }
+}
+
+static void wake(struct sonde_backend *backend) {
+  for (uint32_t i = 0; i < backend->queues; i++) {
+    eventfd_write(backend->wake_fds[i], 1);
+  }
+}
+
+static void quiesce(struct sonde_backend *backend) {
+  group_attach(&backend->group, &program_refuse_all, NULL);
+  atomic_store(&backend->quiesced_ms, monotonic_ms());
+  wake(backend);
+}
+
+static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out) {
+  uint64_t used = 0;
+  uint64_t blocks = 0;
+  pthread_mutex_lock(&backend->count_lock);
+  *out = backend->past;
+  for (uint32_t i = 0; i < backend->group.count; i++) {
+    struct ring *ring = &backend->group.rings[i];
+    ring_count(ring);
+    out->dropped += ring->dropped;
+    out->freezes += ring->freezes;
+    used += ring_blocks_used(ring);
+    blocks += ring->block_count;
+  }
+  out->ring_used_permille = blocks ? used * 1000 / blocks : 0;
+  pthread_mutex_unlock(&backend->count_lock);
+}
+
+static int filter_set(struct sonde_backend *backend, const char *expression,
+                      struct sonde_error *error) {
+  struct program program = {0};
+  char *copy = strdup(expression ? expression : "");
+  int status = copy ? program_compile(&backend->interface, backend->snaplen, copy, &program, error)
+                    : sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  bool running = backend->started && !atomic_load(&backend->quiesced_ms);
+  if (!status && running) {
+    status = group_attach(&backend->group, &program, error);
+    if (status) { /* not one queue with the new, another with the old */
+      group_attach(&backend->group, &backend->program, NULL);
+    }
+  }
+  if (status) {
+    program_free(&program);
+    free(copy);
+    return status;
+  }
+  program_free(&backend->program);
+  free(backend->expression);
+  backend->program = program;
+  backend->expression = copy;
+  return 0;
+}
+
+static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
+  struct interface interface;
+  struct program program = {0};
+  struct group group = {0};
+  int status = interface_find(backend->interface.name, &interface, error);
+  status =
+      status ? status
+             : program_compile(&interface, backend->snaplen, backend->expression, &program, error);
+  status = status ? status
+                  : group_open(&group, backend->queues, backend->ring_bytes, backend->snaplen,
+                               interface.linktype, error);
+  status = status ? status : group_start(&group, &interface, backend->promiscuous, &program, error);
+  if (status) {
+    group_close(&group);
+    program_free(&program);
+    return status;
+  }
+  retire(backend, &backend->group);
+  program_free(&backend->program);
+  backend->interface = interface;
+  backend->program = program;
+  backend->group = group;
+  return 0;
+}
+
+static void stop(struct sonde_backend *backend) {
+  retire(backend, &backend->group);
+  backend->started = false;
+}
+
+static const struct sonde_backend_ops ops = {
+    .abi = SONDE_BACKEND_ABI,
+    .features = SONDE_FEATURE_BASIC_CAPTURE | SONDE_FEATURE_FLOW_TRACKING |
+                SONDE_FEATURE_FLOW_METERING | SONDE_FEATURE_NETFLOW_EXPORT |
+                SONDE_FEATURE_BUFFER_ENCRYPTION,
+    .name = "af_packet",
+    .description = "Linux packet sockets with a memory-mapped ring (TPACKET_V3)",
+    .probe = probe,
+    .open = packet_open,
+    .info = info,
+    .start = start,
+    .receive = receive,
+    .wake = wake,
+    .quiesce = quiesce,
+    .stats = stats,
+    .filter_set = filter_set,
+    .reopen = reopen,
+    .stop = stop,
+    .close = packet_close,
+};
+
+__attribute__((visibility("default"))) const struct sonde_backend_ops *sonde_backend_ops_v1(void);
+
+const struct sonde_backend_ops *sonde_backend_ops_v1(void) {
+  return &ops;
+}

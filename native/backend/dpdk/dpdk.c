@@ -1,0 +1,352 @@
+/* dpdk.c - the `dpdk` backend: reads, in place, what the DPDK process writes into one lane of
+ * shared memory a queue. It links nothing of DPDK.
+ *
+ * The lanes belong to this side and outlive the process: what a killed one had written is
+ * still handed over, and its successor writes on behind it. Dropped are: packets that found a
+ * lane full, and those that the port, or the kernel below it, says it missed.
+ */
+#include <errno.h>
+#include <net/if.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "backend.h"
+#include "child.h"
+#include "failure.h"
+#include "target.h"
+
+enum {
+  FILE_LANE_BYTES = 4 << 20,
+  LANE_BYTES_MAX = 256 << 20,
+};
+
+/* The reader's own of a lane. */
+struct reader {
+  _Alignas(64) uint64_t position; /* up to here packets have been handed over */
+  uint64_t head;                  /* as last seen */
+  int doorbell;
+};
+
+struct sonde_backend {
+  struct target target;
+  struct engine_setup setup;
+  struct child child;
+  pthread_mutex_t lock; /* the child's end is described once; counters against reopening */
+  bool described;
+  char death[200];
+  struct area *area;
+  int area_fd;
+  uint32_t queues;
+  char driver[32];
+  _Atomic bool quiesced;
+  uint64_t missed_before; /* by processes that are gone */
+  struct reader readers[LANES_MAX];
+};
+
+static int probe(struct sonde_error *error) {
+  return child_probe(error);
+}
+
+static void dpdk_close(struct sonde_backend *backend) {
+  if (!backend) {
+    return;
+  }
+  child_close(&backend->child);
+  if (backend->area) {
+    munmap(backend->area, backend->setup.area_bytes);
+  }
+  if (backend->area_fd >= 0) {
+    close(backend->area_fd);
+  }
+  for (uint32_t i = 0; i < LANES_MAX; i++) {
+    if (backend->readers[i].doorbell >= 0) {
+      close(backend->readers[i].doorbell);
+    }
+  }
+  pthread_mutex_destroy(&backend->lock);
+  free(backend);
+}
+
+/* Memory for as many queues as are wanted, and a doorbell each. Pages come as they are used. */
+static int make_lanes(struct sonde_backend *backend, const struct sonde_backend_config *config,
+                      struct sonde_error *error) {
+  uint64_t lane_bytes = LANE_BYTES_MIN;
+  uint64_t wanted =
+      backend->target.kind == ENGINE_FILE ? FILE_LANE_BYTES : config->ring_bytes / backend->queues;
+  while (lane_bytes * 2 <= wanted && lane_bytes < LANE_BYTES_MAX) {
+    lane_bytes *= 2;
+  }
+  backend->setup.area_bytes = AREA_HEAD_BYTES + lane_bytes * backend->queues;
+  backend->area_fd = memfd_create("netsonde-dpdk", MFD_CLOEXEC);
+  if (backend->area_fd < 0 || ftruncate(backend->area_fd, (off_t)backend->setup.area_bytes)) {
+    return sonde_fail(error, SONDE_SYSTEM, errno, "memfd: %s", strerror(errno));
+  }
+  void *memory = mmap(NULL, backend->setup.area_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+                      backend->area_fd, 0);
+  if (memory == MAP_FAILED) {
+    return sonde_fail(error, SONDE_NO_MEMORY, errno, "mmap: %s", strerror(errno));
+  }
+  backend->area = memory;
+  backend->area->lane_bytes = lane_bytes;
+  for (uint32_t i = 0; i < backend->queues; i++) {
+    backend->readers[i].doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (backend->readers[i].doorbell < 0) {
+      return sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
+    }
+  }
+  return 0;
+}
+
+static int make_child(struct sonde_backend *backend, struct sonde_error *error) {
+  int doorbells[LANES_MAX];
+  struct engine_reply reply = {0};
+  for (uint32_t i = 0; i < backend->queues; i++) {
+    doorbells[i] = backend->readers[i].doorbell;
+  }
+  backend->setup.queues = backend->queues;
+  int status =
+      child_open(&backend->child, &backend->setup, backend->area_fd, doorbells, &reply, error);
+  if (!status && (reply.queues < 1 || reply.queues > backend->queues)) {
+    status = sonde_fail(error, SONDE_SYSTEM, 0, "the port offers %u queues", reply.queues);
+  }
+  if (!status) {
+    backend->queues = reply.queues;
+    memcpy(backend->driver, reply.driver, sizeof backend->driver);
+  }
+  backend->described = false;
+  return status;
+}
+
+static int dpdk_open(const struct sonde_backend_config *config, struct sonde_backend **out,
+                     struct sonde_error *error) {
+  struct sonde_backend *backend = aligned_alloc(64, sizeof *backend);
+  if (!backend) {
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  }
+  memset(backend, 0, sizeof *backend);
+  pthread_mutex_init(&backend->lock, NULL);
+  backend->area_fd = -1;
+  backend->child = (struct child){.control = -1, .output = -1};
+  for (uint32_t i = 0; i < LANES_MAX; i++) {
+    backend->readers[i].doorbell = -1;
+  }
+  int status = target_set(&backend->target, config, error);
+  /* Nobody can spread the others' packets over queues: no memory for more than one. */
+  bool spreads = backend->target.kind == ENGINE_DEVICE || backend->target.flows;
+  bool single = !spreads || config->queues < 1;
+  backend->queues = single ? 1 : config->queues > LANES_MAX ? LANES_MAX : config->queues;
+  backend->setup = (struct engine_setup){.abi = ENGINE_ABI,
+                                         .kind = backend->target.kind,
+                                         .snaplen = config->snaplen,
+                                         .ring_bytes = config->ring_bytes,
+                                         .promiscuous = config->promiscuous != 0,
+                                         .loopback = backend->target.loopback,
+                                         .flows = backend->target.flows};
+  memcpy(backend->setup.device, backend->target.device, sizeof backend->setup.device);
+  status = status ? status : make_lanes(backend, config, error);
+  status = status ? status : make_child(backend, error);
+  if (status) {
+    dpdk_close(backend);
+    return status;
+  }
+  *out = backend;
+  return 0;
+}
+
+static void info(const struct sonde_backend *backend, struct sonde_backend_info *out) {
+  const struct target *target = &backend->target;
+  *out =
+      (struct sonde_backend_info){.queues = backend->queues, .live = target->kind != ENGINE_FILE};
+  out->ifindex = target->interface[0] ? (int)if_nametoindex(target->interface) : 0;
+  snprintf(out->attach, sizeof out->attach, "dpdk %s, %u queue%s, process %d", backend->driver,
+           backend->queues, backend->queues > 1 ? "s" : "", (int)backend->child.pid);
+}
+
+static int start(struct sonde_backend *backend, struct sonde_error *error) {
+  return child_ask(&backend->child, ENGINE_START, error);
+}
+
+/* ---- packets ---------------------------------------------------------------------------- */
+
+/* What the lane holds, up to `max`. A record that cannot be is a process gone mad. */
+static int take(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
+                uint32_t max, struct sonde_error *error) {
+  struct reader *reader = &backend->readers[queue];
+  const struct lane *lane = &backend->area->lanes[queue];
+  const uint8_t *ring = lane_ring(backend->area, queue);
+  uint64_t mask = backend->area->lane_bytes - 1;
+  uint32_t count = 0;
+  if (reader->head == reader->position) {
+    reader->head = atomic_load_explicit(&lane->head, memory_order_acquire);
+  }
+  while (count < max && reader->position != reader->head) {
+    uint64_t at = reader->position & mask;
+    const struct lane_record *record = (const struct lane_record *)(const void *)(ring + at);
+    uint32_t bytes = record->bytes;
+    int32_t caplen = record->caplen;
+    if (bytes < 8 || bytes % 8 || bytes > mask + 1 - at ||
+        bytes > reader->head - reader->position ||
+        (caplen != LANE_GAP && (caplen < 0 || sizeof *record + (uint32_t)caplen > bytes))) {
+      return sonde_fail(error, SONDE_SYSTEM, 0, "the DPDK process wrote a damaged record");
+    }
+    reader->position += bytes;
+    if (caplen == LANE_GAP) {
+      continue;
+    }
+    packets[count++] = (struct sonde_packet){
+        .data = (const uint8_t *)(record + 1),
+        .time_ns = record->time_ns,
+        .caplen = (uint32_t)caplen,
+        .wirelen = record->wirelen,
+        .linktype = SONDE_LINKTYPE_ETHERNET,
+        .direction = (uint8_t)record->direction,
+    };
+  }
+  return (int)count;
+}
+
+/* Says how the process ended; the first to ask collects it. */
+static int tell_death(struct sonde_backend *backend, struct sonde_error *error) {
+  pthread_mutex_lock(&backend->lock);
+  if (!backend->described) {
+    child_describe(&backend->child, backend->death, sizeof backend->death);
+    backend->described = true;
+  }
+  int status = sonde_fail(error, SONDE_SYSTEM, 0, "%s", backend->death);
+  pthread_mutex_unlock(&backend->lock);
+  return status;
+}
+
+/* Until the doorbell rings, the process dies or time is up. */
+static void wait_for(struct sonde_backend *backend, uint32_t queue, int timeout_ms) {
+  struct lane *lane = &backend->area->lanes[queue];
+  struct reader *reader = &backend->readers[queue];
+  struct pollfd fds[2] = {{.fd = reader->doorbell, .events = POLLIN},
+                          {.fd = backend->child.control, .events = POLLRDHUP}};
+  eventfd_t ignored;
+  atomic_store(&lane->waiting, 1); /* and only then look again: see lane_publish */
+  atomic_thread_fence(memory_order_seq_cst);
+  if (atomic_load(&lane->head) == reader->position) {
+    poll(fds, 2, timeout_ms < 0 ? 0 : timeout_ms);
+  }
+  atomic_store(&lane->waiting, 0);
+  eventfd_read(reader->doorbell, &ignored);
+}
+
+/* What an empty lane means. 0: nothing now. */
+static int judge_empty(struct sonde_backend *backend, uint32_t queue, struct sonde_error *error) {
+  struct lane *lane = &backend->area->lanes[queue];
+  if (atomic_load(&backend->quiesced)) {
+    return 0;
+  }
+  if (backend->target.kind == ENGINE_FILE && atomic_load(&lane->finished)) {
+    return atomic_load(&lane->head) == backend->readers[queue].position ? SONDE_END : 0;
+  }
+  return child_gone(&backend->child) ? tell_death(backend, error) : 0;
+}
+
+static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
+                   uint32_t max, int timeout_ms, struct sonde_error *error) {
+  if (queue >= backend->queues || max == 0) {
+    return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
+  }
+  /* What was handed over last time is done with. */
+  atomic_store_explicit(&backend->area->lanes[queue].tail, backend->readers[queue].position,
+                        memory_order_release);
+  int count = take(backend, queue, packets, max, error);
+  if (count == 0 && !atomic_load(&backend->quiesced)) {
+    wait_for(backend, queue, timeout_ms);
+    count = take(backend, queue, packets, max, error);
+  }
+  return count ? count : judge_empty(backend, queue, error);
+}
+
+static void wake(struct sonde_backend *backend) {
+  for (uint32_t i = 0; i < backend->queues; i++) {
+    eventfd_write(backend->readers[i].doorbell, 1);
+  }
+}
+
+/* When the process has answered, all that it took is in the lanes. */
+static void quiesce(struct sonde_backend *backend) {
+  struct sonde_error error;
+  if (!child_gone(&backend->child)) {
+    child_ask(&backend->child, ENGINE_QUIESCE, &error);
+  }
+  atomic_store(&backend->quiesced, true);
+  wake(backend);
+}
+
+static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out) {
+  uint64_t used = 0;
+  struct area *area = backend->area;
+  pthread_mutex_lock(&backend->lock);
+  *out =
+      (struct sonde_backend_stats){.dropped = backend->missed_before + atomic_load(&area->missed)};
+  pthread_mutex_unlock(&backend->lock);
+  for (uint32_t i = 0; i < backend->queues; i++) {
+    struct lane *lane = &area->lanes[i];
+    out->dropped += atomic_load(&lane->dropped);
+    out->freezes += atomic_load(&lane->freezes);
+    uint64_t tail = atomic_load(&lane->tail);
+    used += atomic_load(&lane->head) - tail;
+  }
+  out->ring_used_permille = used * 1000 / (area->lane_bytes * backend->queues);
+}
+
+/* ---- and again -------------------------------------------------------------------------- */
+
+static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
+  uint32_t queues = backend->queues;
+  pthread_mutex_lock(&backend->lock);
+  child_close(&backend->child);
+  backend->missed_before += atomic_exchange(&backend->area->missed, 0);
+  int status = make_child(backend, error);
+  status = status ? status : child_ask(&backend->child, ENGINE_START, error);
+  if (!status && backend->queues != queues) {
+    status = sonde_fail(error, SONDE_SYSTEM, 0, "the port has another number of queues now");
+  }
+  backend->queues = queues;
+  if (status) {
+    child_close(&backend->child);
+    snprintf(backend->death, sizeof backend->death, "%.190s", error->detail);
+    backend->described = true;
+  }
+  pthread_mutex_unlock(&backend->lock);
+  return status;
+}
+
+static void stop(struct sonde_backend *backend) {
+  child_close(&backend->child);
+}
+
+static const struct sonde_backend_ops ops = {
+    .abi = SONDE_BACKEND_ABI,
+    .features = SONDE_FEATURE_BASIC_CAPTURE | SONDE_FEATURE_FLOW_TRACKING |
+                SONDE_FEATURE_FLOW_METERING | SONDE_FEATURE_NETFLOW_EXPORT |
+                SONDE_FEATURE_BUFFER_ENCRYPTION,
+    .name = "dpdk",
+    .description = "DPDK poll-mode drivers on a dedicated interface",
+    .probe = probe,
+    .open = dpdk_open,
+    .info = info,
+    .start = start,
+    .receive = receive,
+    .wake = wake,
+    .quiesce = quiesce,
+    .stats = stats,
+    .reopen = reopen,
+    .stop = stop,
+    .close = dpdk_close,
+};
+
+__attribute__((visibility("default"))) const struct sonde_backend_ops *sonde_backend_ops_v1(void);
+
+const struct sonde_backend_ops *sonde_backend_ops_v1(void) {
+  return &ops;
+}

@@ -1,0 +1,55 @@
+/* engine_attach.c - DPDK's net_af_xdp attaches its XDP program to the interface by netlink, and
+ * such a program outlives whoever attached it: it would go on taking packets from the host with
+ * nobody left to read them. Here it hangs on a link that this process alone holds open, and so
+ * it goes when the process does, however that ends (kernel ≥ 5.9).
+ *
+ * The driver and libxdp call libbpf by these names; see engine_guard.c for why they come here.
+ * Layouts and meanings are those of libbpf's bpf.h (LIBBPF_0.7.0) and linux/bpf.h.
+ */
+#include <errno.h>
+#include <linux/bpf.h>
+#include <linux/if_link.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define EXPORTED __attribute__((visibility("default")))
+
+EXPORTED int bpf_xdp_attach(int ifindex, int program_fd, unsigned flags, const void *options);
+EXPORTED int bpf_xdp_detach(int ifindex, unsigned flags, const void *options);
+
+static int link_fd = -1; /* one port a process, so one program at most */
+static int link_ifindex;
+
+/* Another's program stays where it is. */
+int bpf_xdp_detach(int ifindex, unsigned flags, const void *options) {
+  (void)flags;
+  (void)options;
+  if (link_fd < 0 || ifindex != link_ifindex) {
+    return -EBUSY;
+  }
+  close(link_fd);
+  link_fd = -1;
+  return 0;
+}
+
+/* Where there is a program already, EBUSY: the kernel lets no link in beside it or instead. */
+int bpf_xdp_attach(int ifindex, int program_fd, unsigned flags, const void *options) {
+  union bpf_attr request;
+  if (program_fd < 0) {
+    return bpf_xdp_detach(ifindex, flags, options);
+  }
+  memset(&request, 0, sizeof request);
+  request.link_create.prog_fd = (uint32_t)program_fd;
+  request.link_create.target_ifindex = (uint32_t)ifindex;
+  request.link_create.attach_type = BPF_XDP;
+  request.link_create.flags = flags & XDP_FLAGS_MODES;
+  int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &request, sizeof request);
+  if (fd < 0) {
+    return -errno;
+  }
+  link_fd = fd; /* close-on-exec, as all of bpf()'s */
+  link_ifindex = ifindex;
+  return 0;
+}

@@ -1,0 +1,244 @@
+/* target.c - see target.h. The strings come from the network and go to EAL, so that each is
+ * taken apart here, and what EAL gets is put together anew.
+ */
+#include "target.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "dedicated.h"
+#include "failure.h"
+
+enum {
+  /* net_af_packet looks for frames one behind the other, so that they must fill their block.
+   * A frame has the room of the largest packet that it may hold: the larger, the fewer. */
+  BLOCK_BYTES = 65536,
+  FRAME_BYTES_MIN = 2048,
+  FRAME_BYTES_MAX = 16384,
+  FRAME_HEAD_BYTES = 128, /* before the packet: the kernel's head and the address */
+  RING_FRAMES_MIN = 4096,
+  RING_FRAMES_MAX = 65536,
+  FLOWS_MAX = 1 << 24,
+};
+
+static int refuse(const char *name, const char *why, struct sonde_error *error) {
+  return sonde_fail(error, SONDE_INTERFACE_INVALID, 0, "%.128s: %s", name, why);
+}
+
+static int look_at(struct target *target, const char *name, struct sonde_error *error) {
+  struct ifreq request = {0};
+  if (!*name || strlen(name) >= sizeof request.ifr_name) {
+    return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.64s: %s", name, strerror(ENODEV));
+  }
+  memcpy(request.ifr_name, name, strlen(name));
+  memcpy(target->interface, name, strlen(name) + 1);
+  int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  int failed = fd < 0 || ioctl(fd, SIOCGIFHWADDR, &request);
+  int cause = errno;
+  if (fd >= 0) {
+    close(fd);
+  }
+  if (failed) {
+    return sonde_fail(error, SONDE_INTERFACE_INVALID, cause, "%s: %s", name, strerror(cause));
+  }
+  int hardware = request.ifr_hwaddr.sa_family;
+  target->loopback = hardware == ARPHRD_LOOPBACK;
+  return hardware == ARPHRD_ETHER || hardware == ARPHRD_LOOPBACK
+             ? 0
+             : refuse(name, "DPDK reads Ethernet only", error);
+}
+
+static int set_kernel(struct target *target, const char *name,
+                      const struct sonde_backend_config *config, struct sonde_error *error) {
+  uint32_t frame_bytes = FRAME_BYTES_MIN;
+  while (frame_bytes < FRAME_BYTES_MAX && frame_bytes < config->snaplen + FRAME_HEAD_BYTES) {
+    frame_bytes *= 2;
+  }
+  uint32_t frames = config->ring_bytes / frame_bytes; /* of whole blocks */
+  frames = frames < RING_FRAMES_MIN   ? RING_FRAMES_MIN
+           : frames > RING_FRAMES_MAX ? RING_FRAMES_MAX
+                                      : frames;
+  target->kind = ENGINE_KERNEL;
+  int status = look_at(target, name, error);
+  if (!status && strchr(name, ',')) {
+    status = refuse(name, "a comma cannot be in a name that DPDK is given", error);
+  }
+  snprintf(target->device, sizeof target->device,
+           "net_af_packet0,iface=%s,blocksz=%d,framesz=%u,framecnt=%u,qpairs=1", target->interface,
+           BLOCK_BYTES, frame_bytes, frames / 32 * 32);
+  return status;
+}
+
+/* ---- PCI ------------------------------------------------------------------------------- */
+
+static bool is_pci(const char *name, char address[static 16]) {
+  unsigned domain = 0;
+  unsigned bus;
+  unsigned device;
+  unsigned function;
+  int end = 0;
+  bool whole =
+      (sscanf(name, "%4x:%2x:%2x.%1o%n", &domain, &bus, &device, &function, &end) == 4 ||
+       (domain = 0, end = 0, sscanf(name, "%2x:%2x.%1o%n", &bus, &device, &function, &end) == 3)) &&
+      end && name[end] == 0;
+  if (whole) {
+    snprintf(address, 16, "%04x:%02x:%02x.%o", domain & 0xffff, bus & 0xff, device & 0xff,
+             function & 7);
+  }
+  return whole;
+}
+
+/* The kernel's interfaces on the device, if its own driver holds it: all must be free. */
+static int set_pci(struct target *target, const char *address, int dedicated,
+                   struct sonde_error *error) {
+  char path[64];
+  struct stat about;
+  target->kind = ENGINE_DEVICE;
+  snprintf(target->device, sizeof target->device, "%s", address);
+  snprintf(path, sizeof path, "/sys/bus/pci/devices/%s", address);
+  if (stat(path, &about)) {
+    return refuse(address, "there is no such PCI device", error);
+  }
+  if (!dedicated) {
+    return sonde_fail(error, SONDE_INTERFACE_SHARED, 0,
+                      "%s: DPDK takes the whole device from the host; say \"dedicated\": true if "
+                      "the host does not need it",
+                      address);
+  }
+  snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/net", address);
+  DIR *interfaces = opendir(path);
+  int status = 0;
+  for (struct dirent *one; !status && interfaces && (one = readdir(interfaces));) {
+    if (one->d_name[0] != '.' && if_nametoindex(one->d_name)) {
+      status = sonde_dedicated_check(one->d_name, dedicated, error);
+    }
+  }
+  if (interfaces) {
+    closedir(interfaces);
+  }
+  return status;
+}
+
+/* ---- virtual devices ------------------------------------------------------------------- */
+
+static const struct vdev {
+  const char *driver;
+  const char *required; /* the argument that must be there, or NULL */
+  const char *allowed;  /* other arguments, each with a space behind it */
+} vdevs[] = {
+    {"net_null", NULL, "size copy "},
+    {"net_ring", NULL, ""},
+    {"net_af_packet", "iface", ""},
+    {"net_af_xdp", "iface", "start_queue queue_count force_copy "},
+    {"net_pcap", "rx_pcap", ""},
+};
+
+static const struct vdev *find_vdev(const char *name) {
+  for (size_t i = 0; i < sizeof vdevs / sizeof vdevs[0]; i++) {
+    size_t length = strlen(vdevs[i].driver);
+    size_t digits =
+        strncmp(name, vdevs[i].driver, length) ? 0 : strspn(name + length, "0123456789");
+    if (digits && digits < 4 && (name[length + digits] == 0 || name[length + digits] == ',')) {
+      return &vdevs[i];
+    }
+  }
+  return NULL;
+}
+
+/* Splits "driver0,key=value,…" in place; *value is that of the required argument. */
+static int read_arguments(const struct vdev *vdev, char *text, const char **value,
+                          struct sonde_error *error) {
+  char *place = NULL;
+  char *one = strtok_r(text, ",", &place);
+  while ((one = strtok_r(NULL, ",", &place))) {
+    char known[64];
+    char *equals = strchr(one, '=');
+    if (!equals || equals[1] == 0) {
+      return refuse(one, "an argument is key=value", error);
+    }
+    *equals = 0;
+    snprintf(known, sizeof known, "%.32s ", one);
+    if (vdev->required && strcmp(one, vdev->required) == 0 && !*value) {
+      *value = equals + 1;
+    } else if (!strstr(vdev->allowed, known)) {
+      return refuse(one, "this argument is not among those that may be given", error);
+    } else if (equals[1 + strspn(equals + 1, "0123456789")]) {
+      return refuse(equals + 1, "the argument is a number", error);
+    }
+  }
+  return vdev->required && !*value ? refuse(vdev->required, "this argument is needed", error) : 0;
+}
+
+static int check_file(struct target *target, const char *path, struct sonde_error *error) {
+  struct stat about;
+  target->kind = ENGINE_FILE;
+  if (stat(path, &about)) {
+    return sonde_fail(error, SONDE_INTERFACE_INVALID, errno, "%.128s: %s", path, strerror(errno));
+  }
+  return S_ISREG(about.st_mode) ? 0 : refuse(path, "not a regular file", error);
+}
+
+static int set_vdev(struct target *target, const struct vdev *vdev,
+                    const struct sonde_backend_config *config, struct sonde_error *error) {
+  char copy[sizeof target->device];
+  const char *value = NULL;
+  target->kind = ENGINE_VDEV;
+  char *flows = strstr(target->device, ";flows="); /* for benchmarks: see the schema */
+  if (flows) {
+    target->flows = (uint32_t)strtoul(flows + 7, NULL, 10);
+    target->flows = target->flows > FLOWS_MAX ? FLOWS_MAX : target->flows;
+    *flows = 0;
+  }
+  memcpy(copy, target->device, sizeof copy);
+  int status = read_arguments(vdev, copy, &value, error);
+  if (!status && strcmp(vdev->driver, "net_af_packet") == 0) {
+    return set_kernel(target, value, config, error);
+  }
+  if (!status && strcmp(vdev->driver, "net_af_xdp") == 0) {
+    status = look_at(target, value, error);
+    status = status ? status : sonde_dedicated_check(value, config->dedicated, error);
+  }
+  if (!status && strcmp(vdev->driver, "net_pcap") == 0) {
+    status = check_file(target, value, error);
+  }
+  return status;
+}
+
+int target_set(struct target *target, const struct sonde_backend_config *config,
+               struct sonde_error *error) {
+  const char *name = config->interface ? config->interface : "";
+  char address[16];
+  *target = (struct target){0};
+  if (strlen(name) >= sizeof target->device) {
+    return refuse(name, "too long", error);
+  }
+  snprintf(target->device, sizeof target->device, "%s", name);
+  if (if_nametoindex(name)) {
+    return set_kernel(target, name, config, error);
+  }
+  if (is_pci(name, address)) {
+    return set_pci(target, address, config->dedicated, error);
+  }
+  char bare[sizeof target->device];
+  snprintf(bare, sizeof bare, "%.*s", (int)strcspn(name, ";"), name);
+  const struct vdev *vdev = find_vdev(bare);
+  if (vdev) {
+    return set_vdev(target, vdev, config, error);
+  }
+  if (strncmp(name, "net_", 4) == 0) {
+    return refuse(name,
+                  "not one of the virtual devices that may be used: net_null, net_ring, "
+                  "net_af_packet, net_af_xdp, net_pcap",
+                  error);
+  }
+  return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.128s: %s", name, strerror(ENODEV));
+}

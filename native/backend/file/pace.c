@@ -1,0 +1,53 @@
+/* pace.c - see pace.h. */
+#include "pace.h"
+
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+static const uint64_t jump_max_ns = UINT64_C(3600) * 1000000000;
+
+static uint64_t monotonic_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+void pace_begin(struct pace *pace, double speed) {
+  memset(pace, 0, sizeof *pace);
+  pace->speed = speed > 0 ? speed : 0;
+}
+
+void pace_plan(struct pace *pace, uint64_t packet_ns) {
+  uint64_t jump_ns =
+      packet_ns > pace->packet_ns ? packet_ns - pace->packet_ns : pace->packet_ns - packet_ns;
+  if (!pace->begun || jump_ns > jump_max_ns) {
+    pace->begun = true;
+    pace->packet_base_ns = packet_ns;
+    pace->clock_base_ns = monotonic_ns();
+  }
+  pace->packet_ns = packet_ns;
+  double after_ns = packet_ns > pace->packet_base_ns
+                        ? (double)(packet_ns - pace->packet_base_ns) / pace->speed
+                        : 0;
+  /* A speed near zero must not overflow the clock: a century is as good as never. */
+  pace->due_ns = pace->clock_base_ns + (uint64_t)(after_ns < 3e18 ? after_ns : 3e18);
+}
+
+bool pace_wait(struct pace *pace, int timeout_ms, int wake_fd) {
+  uint64_t now_ns = monotonic_ns();
+  uint64_t until_ns = now_ns + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * 1000000;
+  until_ns = pace->due_ns < until_ns ? pace->due_ns : until_ns;
+  if (until_ns > now_ns) {
+    struct pollfd wake = {.fd = wake_fd, .events = POLLIN};
+    struct timespec wait = {.tv_sec = (time_t)((until_ns - now_ns) / 1000000000),
+                            .tv_nsec = (long)((until_ns - now_ns) % 1000000000)};
+    eventfd_t ignored;
+    if (ppoll(&wake, 1, &wait, NULL) > 0) {
+      eventfd_read(wake_fd, &ignored);
+    }
+    now_ns = monotonic_ns();
+  }
+  return now_ns >= pace->due_ns;
+}

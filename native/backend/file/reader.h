@@ -1,0 +1,98 @@
+/* reader.h - a capture file as a sequence of packets: what pcap and pcapng have in common.
+ *
+ * The bytes are hostile: every length is checked against what is there, and a lie ends the
+ * reading with the place and the reason in `detail`. Neither format ever reads past a
+ * record that does not add up.
+ */
+#ifndef SONDE_FILE_READER_H
+#define SONDE_FILE_READER_H
+
+#include <string.h>
+
+#include "packet.h"
+#include "window.h"
+
+enum {
+  FRAME_MAX = 262144,    /* the largest snaplen of any writer we know */
+  INTERFACES_MAX = 4096, /* of one pcapng section */
+  DETAIL_MAX = 160,
+};
+
+struct pcapng_interface {
+  int64_t offset_sec;
+  uint32_t snaplen;  /* 0: unlimited */
+  uint32_t tick_ns;  /* ns a tick, or 0: */
+  uint64_t ns_ticks; /* ticks a ns, or 0: */
+  uint8_t shift;     /* 2^shift ticks a second */
+  uint8_t fcs_bytes;
+  uint16_t linktype;
+};
+
+struct reader {
+  struct window window;
+  uint32_t snaplen; /* of the session: no packet is longer */
+  bool pcapng;
+  bool swapped; /* the file's byte order is not ours */
+  bool ended;
+  char detail[DETAIL_MAX]; /* why it ended early, "" at a clean end */
+  uint64_t last_ns;        /* time of the newest packet, for blocks that carry none */
+  /* pcap */
+  uint32_t tick_ns;
+  uint16_t linktype;
+  uint8_t fcs_bytes;
+  /* pcapng */
+  uint64_t skip_bytes;      /* of a block nobody asked for that are still to come */
+  uint32_t interface_count; /* of this section */
+  struct pcapng_interface *interfaces;
+};
+
+/* Reads the file's head; the descriptor stays the caller's. Returns 0, or -1 with errno 0 if
+ * it is no capture file, as an empty one is. One that ends within its head is: reading ends
+ * at once, with the place. */
+int reader_open(struct reader *reader, int fd, uint32_t snaplen);
+void reader_close(struct reader *reader);
+
+/* Up to `max` packets, fewer only where the window or the file ends; 0 with `ended` at the
+ * end. Only with may_refill does it read, which ends the life of packets handed over before. */
+uint32_t reader_next(struct reader *reader, struct sonde_packet *packets, uint32_t max,
+                     bool may_refill);
+
+/* Ends the reading. An empty reason is a clean end. */
+__attribute__((format(printf, 2, 3))) void reader_end(struct reader *reader, const char *format,
+                                                      ...);
+/* The window holds less than a record: read on, or end. True: parse again. */
+bool reader_refill(struct reader *reader, bool may_refill);
+
+bool pcap_open(struct reader *reader); /* false: not this format */
+uint32_t pcap_next(struct reader *reader, struct sonde_packet *packets, uint32_t max);
+bool pcapng_open(struct reader *reader);
+uint32_t pcapng_next(struct reader *reader, struct sonde_packet *packets, uint32_t max);
+
+static inline uint32_t load32(const struct reader *reader, const uint8_t *at) {
+  uint32_t value;
+  memcpy(&value, at, sizeof value);
+  return reader->swapped ? __builtin_bswap32(value) : value;
+}
+
+static inline uint16_t load16(const struct reader *reader, const uint8_t *at) {
+  uint16_t value;
+  memcpy(&value, at, sizeof value);
+  return reader->swapped ? __builtin_bswap16(value) : value;
+}
+
+/* Some writers store a platform's own DLT for raw IP. */
+static inline uint16_t linktype_normal(uint32_t linktype) {
+  return linktype == 12 || linktype == 14 ? SONDE_LINKTYPE_RAW : (uint16_t)linktype;
+}
+
+/* wirelen without the FCS; what was captured was on the wire, whatever the file says. */
+static inline void packet_set(struct sonde_packet *packet, const uint8_t *data, uint32_t caplen,
+                              uint32_t wirelen, uint32_t fcs_bytes, uint32_t snaplen) {
+  wirelen = wirelen < caplen ? caplen : wirelen;
+  wirelen = wirelen > fcs_bytes ? wirelen - fcs_bytes : 0;
+  caplen = caplen > wirelen ? wirelen : caplen;
+  *packet = (struct sonde_packet){
+      .data = data, .caplen = caplen > snaplen ? snaplen : caplen, .wirelen = wirelen};
+}
+
+#endif

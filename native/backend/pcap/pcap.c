@@ -1,0 +1,289 @@
+/* pcap.c - the `pcap` backend: libpcap on a live interface, the portable fallback.
+ *
+ * libpcap may give a packet's memory back as soon as its callback returns, so frames are
+ * copied. It tells neither the direction (except on "any") nor that a frame is a GRO
+ * super-packet: those count as one packet. One queue.
+ *
+ * The lock keeps filter changes and counters away from a running dispatch; receive does not
+ * hold it while it waits.
+ */
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "arena.h"
+#include "backend.h"
+#include "device.h"
+#include "failure.h"
+
+enum {
+  DRAIN_MS = 10 * DEVICE_TIMEOUT_MS, /* the last block has come up by then */
+  SLL2_PACKET_TYPE_AT = 10,
+};
+
+struct sonde_backend {
+  struct device device;
+  struct arena arena;
+  char *expression;
+  pthread_mutex_t lock;
+  _Atomic uint64_t quiesced_ms; /* monotonic; 0: running */
+  uint64_t dropped;             /* of devices that are closed, and of this one as of counted */
+  uint32_t counted;             /* libpcap's 32-bit counter when last read */
+  int wake_fd;
+  bool is_down; /* the interface, as told by receive */
+};
+
+static uint64_t monotonic_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static int probe(struct sonde_error *error) {
+  return device_probe(error);
+}
+
+static void live_close(struct sonde_backend *backend) {
+  if (!backend) {
+    return;
+  }
+  device_close(&backend->device);
+  arena_close(&backend->arena);
+  if (backend->wake_fd >= 0) {
+    close(backend->wake_fd);
+  }
+  pthread_mutex_destroy(&backend->lock);
+  free(backend->expression);
+  free(backend);
+}
+
+static int live_open(const struct sonde_backend_config *config, struct sonde_backend **out,
+                     struct sonde_error *error) {
+  struct sonde_backend *backend = calloc(1, sizeof *backend);
+  int status = 0;
+  if (!backend) {
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  }
+  pthread_mutex_init(&backend->lock, NULL);
+  backend->expression = strdup(config->filter ? config->filter : "");
+  backend->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (backend->wake_fd < 0) {
+    status = sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
+  } else if (!backend->expression || arena_open(&backend->arena, config->snaplen)) {
+    status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  } else {
+    status = device_set(&backend->device, config->interface, config->snaplen, config->ring_bytes,
+                        config->promiscuous != 0, error);
+  }
+  if (!status) { /* says now what start would fail on */
+    status = device_open(&backend->device, backend->expression, error);
+    device_close(&backend->device);
+  }
+  if (status) {
+    live_close(backend);
+    return status;
+  }
+  *out = backend;
+  return 0;
+}
+
+static void info(const struct sonde_backend *backend, struct sonde_backend_info *out) {
+  *out = (struct sonde_backend_info){
+      .queues = 1, .live = 1, .ifindex = (int)if_nametoindex(backend->device.name)};
+  snprintf(out->attach, sizeof out->attach, "libpcap %s, buffer %u MiB", device_version(),
+           backend->device.buffer_bytes >> 20);
+}
+
+/* libpcap captures from activation on, so that it is opened only here. */
+static int start(struct sonde_backend *backend, struct sonde_error *error) {
+  backend->counted = 0;
+  return device_open(&backend->device, backend->expression, error);
+}
+
+struct filling {
+  struct sonde_backend *backend;
+  struct sonde_packet *packets;
+  uint32_t count;
+};
+
+static void keep(u_char *argument, const struct pcap_pkthdr *head, const u_char *data) {
+  struct filling *filling = (void *)argument;
+  const struct device *device = &filling->backend->device;
+  uint32_t caplen = head->caplen < device->snaplen ? head->caplen : device->snaplen;
+  struct sonde_packet *packet = &filling->packets[filling->count++];
+  *packet = (struct sonde_packet){
+      .data = arena_copy(&filling->backend->arena, data, caplen),
+      .time_ns =
+          (uint64_t)head->ts.tv_sec * 1000000000 + (uint64_t)head->ts.tv_usec * device->tick_ns,
+      .caplen = caplen,
+      .wirelen = head->len < caplen ? caplen : head->len,
+      .linktype = device->linktype,
+  };
+  if (device->linktype == SONDE_LINKTYPE_SLL2 && caplen > SLL2_PACKET_TYPE_AT) {
+    packet->direction = data[SLL2_PACKET_TYPE_AT] == PACKET_OUTGOING ? SONDE_DIRECTION_EGRESS
+                                                                     : SONDE_DIRECTION_INGRESS;
+  }
+}
+
+/* What is ready, as far as both arrays reach. Returns a count or a status. */
+static int take(struct sonde_backend *backend, struct sonde_packet *packets, uint32_t max,
+                struct sonde_error *error) {
+  struct filling filling = {.backend = backend, .packets = packets};
+  int status = 0;
+  arena_reset(&backend->arena);
+  pthread_mutex_lock(&backend->lock);
+  if (!backend->device.pcap) {
+    status = sonde_fail(error, SONDE_SYSTEM, ENODEV, "%s", strerror(ENODEV));
+  }
+  while (!status && filling.count < max) {
+    uint32_t room = arena_frames(&backend->arena);
+    room = room < max - filling.count ? room : max - filling.count;
+    if (room == 0) {
+      break;
+    }
+    int count = pcap_dispatch(backend->device.pcap, (int)room, keep, (u_char *)&filling);
+    if (count < 0) {
+      status = device_trouble(&backend->device, error);
+      status = status ? status
+                      : sonde_fail(error, SONDE_SYSTEM, 0, "%s", pcap_geterr(backend->device.pcap));
+    }
+    if (count <= 0) {
+      break;
+    }
+  }
+  pthread_mutex_unlock(&backend->lock);
+  return filling.count ? (int)filling.count : status;
+}
+
+/* libpcap keeps to itself that an interface went down, and waits for it. Told once. */
+static int link_trouble(struct sonde_backend *backend, struct sonde_error *error) {
+  int status = device_trouble(&backend->device, error);
+  bool told = backend->is_down;
+  backend->is_down = status == SONDE_LINK_DOWN;
+  return backend->is_down && told ? 0 : status;
+}
+
+static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
+                   uint32_t max, int timeout_ms, struct sonde_error *error) {
+  if (queue != 0 || max == 0) {
+    return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
+  }
+  for (bool waited = false;; waited = true) {
+    int count = take(backend, packets, max, error);
+    uint64_t quiesced_ms = atomic_load(&backend->quiesced_ms);
+    if (count > 0 || (count < 0 && !quiesced_ms)) {
+      return count;
+    }
+    if (count < 0 || (quiesced_ms && monotonic_ms() - quiesced_ms >= DRAIN_MS)) {
+      return 0;
+    }
+    if (waited && !quiesced_ms) {
+      return link_trouble(backend, error);
+    }
+    struct pollfd fds[2] = {{.fd = backend->device.select_fd, .events = POLLIN},
+                            {.fd = backend->wake_fd, .events = POLLIN}};
+    eventfd_t ignored;
+    poll(fds, 2, quiesced_ms ? DEVICE_TIMEOUT_MS : timeout_ms < 0 ? 0 : timeout_ms);
+    if (fds[1].revents) {
+      eventfd_read(backend->wake_fd, &ignored);
+    }
+  }
+}
+
+static void wake(struct sonde_backend *backend) {
+  eventfd_write(backend->wake_fd, 1);
+}
+
+static void quiesce(struct sonde_backend *backend) {
+  pthread_mutex_lock(&backend->lock);
+  device_refuse_all(&backend->device);
+  pthread_mutex_unlock(&backend->lock);
+  atomic_store(&backend->quiesced_ms, monotonic_ms());
+  wake(backend);
+}
+
+/* Under the lock. The difference of two 32-bit readings is right across one wrap. */
+static void count_drops(struct sonde_backend *backend) {
+  struct pcap_stat counters;
+  if (backend->device.pcap && pcap_stats(backend->device.pcap, &counters) == 0) {
+    backend->dropped += (uint32_t)(counters.ps_drop - backend->counted);
+    backend->counted = counters.ps_drop;
+  }
+}
+
+static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out) {
+  pthread_mutex_lock(&backend->lock);
+  count_drops(backend);
+  *out = (struct sonde_backend_stats){.dropped = backend->dropped};
+  pthread_mutex_unlock(&backend->lock);
+}
+
+static int filter_set(struct sonde_backend *backend, const char *expression,
+                      struct sonde_error *error) {
+  char *copy = strdup(expression ? expression : "");
+  if (!copy) {
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  }
+  int status = 0;
+  pthread_mutex_lock(&backend->lock);
+  if (backend->device.pcap && !atomic_load(&backend->quiesced_ms)) {
+    status = device_filter(&backend->device, copy, error);
+  }
+  if (!status) {
+    char *old = backend->expression;
+    backend->expression = copy;
+    copy = old;
+  }
+  pthread_mutex_unlock(&backend->lock);
+  free(copy);
+  return status;
+}
+
+static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
+  pthread_mutex_lock(&backend->lock);
+  count_drops(backend);
+  backend->counted = 0;
+  device_close(&backend->device);
+  int status = device_open(&backend->device, backend->expression, error);
+  pthread_mutex_unlock(&backend->lock);
+  return status;
+}
+
+static void stop(struct sonde_backend *backend) {
+  pthread_mutex_lock(&backend->lock);
+  count_drops(backend);
+  device_close(&backend->device);
+  pthread_mutex_unlock(&backend->lock);
+}
+
+static const struct sonde_backend_ops ops = {
+    .abi = SONDE_BACKEND_ABI,
+    .features = SONDE_FEATURE_BASIC_CAPTURE | SONDE_FEATURE_FLOW_TRACKING,
+    .name = "pcap",
+    .description = "libpcap, the portable fallback (emulation mode)",
+    .probe = probe,
+    .open = live_open,
+    .info = info,
+    .start = start,
+    .receive = receive,
+    .wake = wake,
+    .quiesce = quiesce,
+    .stats = stats,
+    .filter_set = filter_set,
+    .reopen = reopen,
+    .stop = stop,
+    .close = live_close,
+};
+
+__attribute__((visibility("default"))) const struct sonde_backend_ops *sonde_backend_ops_v1(void);
+
+const struct sonde_backend_ops *sonde_backend_ops_v1(void) {
+  return &ops;
+}

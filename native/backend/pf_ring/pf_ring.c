@@ -1,0 +1,325 @@
+/* pf_ring.c - the `pf_ring` backend: the user's libpfring over its kernel module, its
+ * zero-copy drivers, or a capture file. One queue.
+ *
+ * Packets are asked for without waiting, and waited for by poll on the ring's descriptor and
+ * our own: the library forgets a wake-up that comes before its wait. They are always copied
+ * into a buffer of ours: what it lends is gone with the next call.
+ *
+ * The lock guards the handle against a reading of the counters while it is closed.
+ */
+#include <errno.h>
+#include <net/if.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "backend.h"
+#include "dedicated.h"
+#include "failure.h"
+#include "source.h"
+
+enum {
+  ARENA_BYTES = 4 << 20,
+  DRAIN_MS = 200,   /* for rings that do not tell how much they hold */
+  LOOK_NS = 200000, /* between two looks at a ring that cannot be polled */
+  DRAIN_UNKNOWN = INT32_MAX,
+};
+
+struct sonde_backend {
+  struct source source;
+  uint8_t *arena; /* the frames of one receive, one behind the other */
+  int wake_fd;
+  bool ended; /* a file, to its end */
+  _Atomic bool quiesced;
+  int drain_left; /* packets still to be handed over once quiesced; -1: not looked yet */
+  uint64_t drain_until_ms;
+  pthread_mutex_t lock;
+  uint64_t dropped; /* of rings that are closed, and of this one as of counted */
+  uint64_t counted; /* its counter when last read */
+};
+
+static uint64_t monotonic_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static int probe(struct sonde_error *error) {
+  const struct library *library;
+  int status = library_load(&library, error);
+  return status ? status : source_probe(library, error);
+}
+
+static void ring_close(struct sonde_backend *backend) {
+  if (!backend) {
+    return;
+  }
+  source_close(&backend->source);
+  free(backend->arena);
+  if (backend->wake_fd >= 0) {
+    close(backend->wake_fd);
+  }
+  pthread_mutex_destroy(&backend->lock);
+  free(backend);
+}
+
+static int check_source(struct sonde_backend *backend, const struct sonde_backend_config *config,
+                        struct sonde_error *error) {
+  struct source *source = &backend->source;
+  int status = library_load(&source->library, error);
+  status = status ? status : source_set(source, config->interface, error);
+  source->promiscuous = config->promiscuous != 0;
+  source->caplen = config->snaplen < PFRING_CAPLEN_MAX ? config->snaplen : PFRING_CAPLEN_MAX;
+  if (!status && source->kind == SOURCE_ZERO_COPY) {
+    status = sonde_dedicated_check(source->interface, config->dedicated, error);
+  }
+  return status ? status : source_open(source, error);
+}
+
+static int ring_open(const struct sonde_backend_config *config, struct sonde_backend **out,
+                     struct sonde_error *error) {
+  struct sonde_backend *backend = calloc(1, sizeof *backend);
+  if (!backend) {
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  }
+  int status = 0;
+  pthread_mutex_init(&backend->lock, NULL);
+  backend->arena = malloc(ARENA_BYTES);
+  backend->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (backend->wake_fd < 0) {
+    status = sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
+  } else if (!backend->arena) {
+    status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  }
+  status = status ? status : check_source(backend, config, error);
+  if (status) {
+    ring_close(backend);
+    return status;
+  }
+  *out = backend;
+  return 0;
+}
+
+static void info(const struct sonde_backend *backend, struct sonde_backend_info *out) {
+  static const char *const kinds[] = {"kernel ring", "zero-copy", "file"};
+  const struct source *source = &backend->source;
+  char version[16];
+  library_version(source->library, version);
+  *out = (struct sonde_backend_info){.queues = 1, .live = source->kind != SOURCE_FILE};
+  out->ifindex = source->interface[0] ? (int)if_nametoindex(source->interface) : 0;
+  snprintf(out->attach, sizeof out->attach, "libpfring %s, %s", version, kinds[source->kind]);
+}
+
+static int start(struct sonde_backend *backend, struct sonde_error *error) {
+  backend->drain_left = -1;
+  return source_enable(&backend->source, error);
+}
+
+/* One packet to `to`. 1, 0 if there is none, or negative. The library's pcap module gives 0
+ * with a packet as well as without, so that the header is what tells. */
+static int take_one(struct source *source, uint8_t *to, struct sonde_packet *packet) {
+  struct pfring_header header;
+  uint8_t *buffer = to;
+  memset(&header, 0, offsetof(struct pfring_header, rest));
+  int got = source->library->recv(source->ring, &buffer, source->caplen, &header, 0);
+  if (got < 0 || (got == 0 && (source->kind != SOURCE_FILE || header.len == 0))) {
+    return got;
+  }
+  uint64_t stamp_ns =
+      (uint64_t)header.time.tv_sec * 1000000000 + (uint64_t)header.time.tv_usec * 1000;
+  bool live = source->kind != SOURCE_FILE;
+  uint32_t caplen = header.caplen < source->caplen ? header.caplen : source->caplen;
+  *packet = (struct sonde_packet){
+      .data = buffer,
+      .time_ns = live && header.time_ns ? header.time_ns : stamp_ns,
+      .caplen = caplen,
+      .wirelen = header.len < caplen ? caplen : header.len,
+      .linktype = SONDE_LINKTYPE_ETHERNET,
+      .direction = !live             ? SONDE_DIRECTION_UNKNOWN
+                   : header.received ? SONDE_DIRECTION_INGRESS
+                                     : SONDE_DIRECTION_EGRESS,
+  };
+  return 1;
+}
+
+/* What is there, as far as both arrays reach. Returns a count or a status. */
+static int take(struct sonde_backend *backend, struct sonde_packet *packets, uint32_t max,
+                struct sonde_error *error) {
+  struct source *source = &backend->source;
+  uint32_t used = 0;
+  uint32_t count = 0;
+  int got = 1;
+  if (!source->ring) {
+    return sonde_fail(error, SONDE_SYSTEM, ENODEV, "%s: %s", source->name, strerror(ENODEV));
+  }
+  while (count < max && ARENA_BYTES - used >= source->caplen) {
+    got = take_one(source, backend->arena + used, &packets[count]);
+    if (got <= 0) {
+      break;
+    }
+    used += (packets[count++].caplen + 7) & ~7u;
+  }
+  if (count) {
+    return (int)count;
+  }
+  if (got < 0) {
+    return sonde_fail(error, SONDE_SYSTEM, errno, "%s: pfring_recv returned %d", source->name, got);
+  }
+  return 0;
+}
+
+/* True if somebody called wake. */
+static bool wait_for(struct sonde_backend *backend, int timeout_ms) {
+  struct source *source = &backend->source;
+  struct pollfd fds[2] = {{.fd = backend->wake_fd, .events = POLLIN},
+                          {.fd = source->select_fd, .events = POLLIN}};
+  eventfd_t ignored;
+  if (source->select_fd < 0) { /* zero-copy: nothing to wait on but time */
+    nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
+    timeout_ms = 0;
+  }
+  poll(fds, 2, timeout_ms < 0 ? 0 : timeout_ms);
+  if (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL)) {
+    nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL); /* it stays ready: do not spin */
+  }
+  if (fds[0].revents) {
+    eventfd_read(backend->wake_fd, &ignored);
+  }
+  return fds[0].revents != 0;
+}
+
+/* As many as the ring held when it was first looked at after quiesce: the library cannot
+ * keep new packets out without throwing these away. */
+static int take_last(struct sonde_backend *backend, struct sonde_packet *packets, uint32_t max) {
+  const struct source *source = &backend->source;
+  if (backend->drain_left < 0) {
+    bool live = source->ring && source->kind != SOURCE_FILE;
+    int held = live ? source->library->get_num_queued_pkts(source->ring) : 0;
+    backend->drain_left = held < 0 ? DRAIN_UNKNOWN : held;
+    backend->drain_until_ms = monotonic_ms() + DRAIN_MS;
+  }
+  uint32_t left = (uint32_t)backend->drain_left;
+  bool late = left == DRAIN_UNKNOWN && monotonic_ms() >= backend->drain_until_ms;
+  if (left == 0 || late) {
+    return 0;
+  }
+  int count = take(backend, packets, max < left ? max : left, NULL);
+  backend->drain_left -= count > 0 ? count : 0;
+  return count > 0 ? count : 0;
+}
+
+static int receive_file(struct sonde_backend *backend, struct sonde_packet *packets, uint32_t max,
+                        struct sonde_error *error) {
+  int count = backend->ended ? 0 : take(backend, packets, max, error);
+  backend->ended = count == 0;
+  return backend->ended ? SONDE_END : count;
+}
+
+static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
+                   uint32_t max, int timeout_ms, struct sonde_error *error) {
+  if (queue != 0 || max == 0) {
+    return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
+  }
+  if (atomic_load(&backend->quiesced)) {
+    return take_last(backend, packets, max);
+  }
+  if (backend->source.kind == SOURCE_FILE) {
+    return receive_file(backend, packets, max, error);
+  }
+  uint64_t now_ms = monotonic_ms();
+  uint64_t until_ms = now_ms + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
+  for (bool last = false;; last = now_ms >= until_ms) {
+    int count = take(backend, packets, max, error);
+    if (count || last || atomic_load(&backend->quiesced)) {
+      return count;
+    }
+    if (wait_for(backend, (int)(until_ms - now_ms))) {
+      until_ms = 0; /* one more look */
+    }
+    now_ms = monotonic_ms();
+  }
+}
+
+static void wake(struct sonde_backend *backend) {
+  eventfd_write(backend->wake_fd, 1);
+}
+
+/* Under the lock. Some modules of the library leave the structure alone, some give numbers
+ * that begin anew; neither takes back what was counted. */
+static void count_drops(struct sonde_backend *backend) {
+  struct pfring_counters counters = {0};
+  const struct source *source = &backend->source;
+  if (source->ring && source->kind != SOURCE_FILE && !atomic_load(&backend->quiesced) &&
+      source->library->stats(source->ring, &counters) == 0) {
+    backend->dropped +=
+        counters.dropped > backend->counted ? counters.dropped - backend->counted : 0;
+    backend->counted = counters.dropped;
+  }
+}
+
+/* Drops are counted up to here: later ones are of packets that are refused. */
+static void quiesce(struct sonde_backend *backend) {
+  pthread_mutex_lock(&backend->lock);
+  count_drops(backend);
+  pthread_mutex_unlock(&backend->lock);
+  atomic_store(&backend->quiesced, true);
+  wake(backend);
+}
+
+static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out) {
+  pthread_mutex_lock(&backend->lock);
+  count_drops(backend);
+  *out = (struct sonde_backend_stats){.dropped = backend->dropped};
+  pthread_mutex_unlock(&backend->lock);
+}
+
+static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
+  pthread_mutex_lock(&backend->lock);
+  count_drops(backend);
+  backend->counted = 0;
+  source_close(&backend->source);
+  int status = source_open(&backend->source, error);
+  status = status ? status : source_enable(&backend->source, error);
+  if (status) {
+    source_close(&backend->source);
+  }
+  pthread_mutex_unlock(&backend->lock);
+  return status;
+}
+
+static void stop(struct sonde_backend *backend) {
+  pthread_mutex_lock(&backend->lock);
+  source_close(&backend->source);
+  pthread_mutex_unlock(&backend->lock);
+}
+
+static const struct sonde_backend_ops ops = {
+    .abi = SONDE_BACKEND_ABI,
+    .features = SONDE_FEATURE_BASIC_CAPTURE | SONDE_FEATURE_FLOW_TRACKING |
+                SONDE_FEATURE_FLOW_METERING | SONDE_FEATURE_NETFLOW_EXPORT |
+                SONDE_FEATURE_BUFFER_ENCRYPTION,
+    .name = "pf_ring",
+    .description = "PF_RING kernel module and zero-copy drivers",
+    .probe = probe,
+    .open = ring_open,
+    .info = info,
+    .start = start,
+    .receive = receive,
+    .wake = wake,
+    .quiesce = quiesce,
+    .stats = stats,
+    .reopen = reopen,
+    .stop = stop,
+    .close = ring_close,
+};
+
+__attribute__((visibility("default"))) const struct sonde_backend_ops *sonde_backend_ops_v1(void);
+
+const struct sonde_backend_ops *sonde_backend_ops_v1(void) {
+  return &ops;
+}

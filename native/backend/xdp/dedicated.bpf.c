@@ -1,0 +1,19 @@
+/* dedicated.bpf.c - what runs in the driver of a dedicated interface: every frame goes to the
+ * AF_XDP socket of the queue that it came by. A queue without a socket keeps its frames. */
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+struct {
+  __uint(type, BPF_MAP_TYPE_XSKMAP);
+  __uint(max_entries, 256);
+  __type(key, __u32);
+  __type(value, __u32);
+} sockets SEC(".maps");
+
+SEC("xdp.frags")
+int take(struct xdp_md *frame) {
+  return (int)bpf_redirect_map(&sockets, frame->rx_queue_index, XDP_PASS);
+}
+
+char _license[] SEC("license") = "Apache-2.0";
