@@ -1,0 +1,198 @@
+/* merge_test.c - what is added up is what one by one would have been.
+ *
+ * Random packets of a few flows go into two tables: into one as they are; into the other
+ * added up by a plain model of the programs in the kernel, TCP's openings and ends alone as
+ * packets, each after its flow's sum. The records must be the same, byte for byte, but for
+ * what the seam allows: ids, and which segment a packet near an active timeout belongs to.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "flow/table.h"
+
+enum { FLOWS = 24, PACKETS = 20000, RECORDS_MAX = 4096, FIN = 1, SYN = 2, RST = 4, ACK = 16 };
+
+static struct sonde_record records[2][RECORDS_MAX];
+static uint32_t record_count[2];
+static struct sonde_delta sums[FLOWS];
+static uint32_t next_seq[FLOWS][2];
+static unsigned long long seed = 0x9e3779b97f4a7c15;
+
+static unsigned draw(unsigned below) {
+  seed ^= seed << 13;
+  seed ^= seed >> 7;
+  seed ^= seed << 17;
+  return (unsigned)(seed >> 33) % below;
+}
+
+static struct sonde_record *reserve(void *context) {
+  unsigned which = (unsigned)(uintptr_t)context;
+  return &records[which][record_count[which]];
+}
+
+static void commit(void *context) {
+  record_count[(unsigned)(uintptr_t)context]++;
+}
+
+static uint32_t room(void *context) {
+  return RECORDS_MAX - record_count[(unsigned)(uintptr_t)context];
+}
+
+static struct sonde_flow_table *create(unsigned which) {
+  struct sonde_flow_table *table = sonde_flow_table_create(&(struct sonde_flow_config){
+      .flows_max = 1024,
+      .sink = {(void *)(uintptr_t)which, reserve, commit, room},
+  });
+  sonde_flow_table_metering_set(table, true, 30000000000, 3600000000000);
+  return table;
+}
+
+static const uint8_t mac[2][6] = {{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}};
+
+/* One packet of a flow: even ones are TCP, odd ones UDP. */
+static struct sonde_decoded make(unsigned flow, uint64_t time_ns) {
+  unsigned side = draw(2), payload = draw(3) ? draw(1400) : 0;
+  struct sonde_decoded packet = {
+      .key = {.lo_ip = {10, 0, 0, (uint8_t)flow},
+              .hi_ip = {10, 0, 1, 1},
+              .lo_port = 1000,
+              .hi_port = 80,
+              .ip_version = 4,
+              .protocol = flow % 2 ? 17 : 6},
+      .time_ns = time_ns,
+      .ip_bytes = 40 + payload,
+      .l2_bytes = 54 + payload,
+      .packets = 1 + draw(3),
+      .mpls_label = UINT32_MAX,
+      .flags = (uint16_t)(SONDE_DECODED_MAC | (side ? SONDE_DECODED_REVERSED : 0)),
+      .tos = (uint8_t)draw(4),
+      .ttl = (uint8_t)(60 + draw(5)),
+      .direction = (uint8_t)(side ? SONDE_DIRECTION_EGRESS : SONDE_DIRECTION_INGRESS),
+      .source_mac = mac[side],
+      .dest_mac = mac[side ^ 1],
+  };
+  if (packet.key.protocol == 6) {
+    static const uint8_t rare[] = {SYN, SYN | ACK, FIN | ACK, RST};
+    packet.flags |= SONDE_DECODED_TCP;
+    packet.tcp_flags = draw(20) ? ACK : rare[draw(4)];
+    packet.tcp_payload = packet.tcp_flags == ACK ? payload : 0;
+    packet.tcp_seq = next_seq[flow][side];
+    next_seq[flow][side] += packet.tcp_payload + !!(packet.tcp_flags & (SYN | FIN));
+  }
+  return packet;
+}
+
+static void add_up(struct sonde_delta *sum, const struct sonde_decoded *packet) {
+  unsigned side = packet->flags & SONDE_DECODED_REVERSED ? 1 : 0;
+  if (sum->frames++ == 0) {
+    sum->key = packet->key;
+    sum->first_side = (uint8_t)side;
+    sum->direction = packet->direction;
+    sum->has_mac = 1;
+    sum->ttl_min = 255;
+    memcpy(sum->source_mac, packet->source_mac, 6);
+    memcpy(sum->dest_mac, packet->dest_mac, 6);
+  }
+  if (sum->packets[side] == 0) {
+    sum->first_ns[side] = packet->time_ns;
+    sum->tos[side] = packet->tos;
+    sum->tcp_seq[side] = packet->tcp_seq;
+    sum->tcp_length[side] = packet->tcp_payload;
+  }
+  sum->last_ns[side] = packet->time_ns;
+  sum->packets[side] += packet->packets;
+  sum->ip_bytes[side] += packet->ip_bytes;
+  sum->l2_bytes[side] += packet->l2_bytes;
+  sum->tcp_flags[side] |= packet->tcp_flags;
+  sum->tcp_next[side] = packet->tcp_seq + packet->tcp_payload;
+  sum->ttl_min = packet->ttl < sum->ttl_min ? packet->ttl : sum->ttl_min;
+  sum->ttl_max = packet->ttl > sum->ttl_max ? packet->ttl : sum->ttl_max;
+}
+
+static void hand_over(struct sonde_flow_table *table, unsigned flow) {
+  if (sums[flow].frames)
+    sonde_flow_table_merge(table, &sums[flow], 1);
+  sums[flow] = (struct sonde_delta){0};
+}
+
+static int by_identity(const void *left, const void *right) {
+  const struct sonde_record *a = left, *b = right;
+  int order = memcmp(a->source_ip, b->source_ip, 4) + 2 * memcmp(a->dest_ip, b->dest_ip, 4);
+  if (order == 0)
+    order = (a->flow_start_ns > b->flow_start_ns) - (a->flow_start_ns < b->flow_start_ns);
+  return order ? order : (a->first_ns > b->first_ns) - (a->first_ns < b->first_ns);
+}
+
+static void check_random_packets(void) {
+  struct sonde_flow_table *plain = create(0), *summed = create(1);
+  uint64_t now = 1000000000000;
+  for (unsigned i = 0; i < PACKETS; i++) {
+    unsigned flow = draw(FLOWS);
+    now += draw(2000000) + (draw(4000) == 0 ? 31000000000 : 0); /* rarely: all are idle */
+    struct sonde_decoded packet = make(flow, now);
+    if (i % 97 == 0) {
+      for (unsigned f = 0; f < FLOWS; f++)
+        hand_over(summed, f);
+      sonde_flow_table_expire(plain, now - 1);
+      sonde_flow_table_expire(summed, now - 1);
+    }
+    if (now - sums[flow].last_ns[0] > 30000000000 && now - sums[flow].last_ns[1] > 30000000000)
+      hand_over(summed, flow); /* a reader looks more often than flows time out */
+    sonde_flow_table_update(plain, &packet, 1);
+    if (packet.tcp_flags & (SYN | FIN | RST)) {
+      hand_over(summed, flow);
+      sonde_flow_table_update(summed, &packet, 1);
+    } else {
+      add_up(&sums[flow], &packet);
+    }
+  }
+  for (unsigned f = 0; f < FLOWS; f++)
+    hand_over(summed, f);
+  uint32_t cursor[2] = {0, 0};
+  CHECK(sonde_flow_table_flush(plain, true, &cursor[0]));
+  CHECK(sonde_flow_table_flush(summed, true, &cursor[1]));
+  CHECK(record_count[0] > 3 * FLOWS);
+  CHECK_EQ(record_count[0], record_count[1]);
+  for (unsigned which = 0; which < 2; which++)
+    qsort(records[which], record_count[which], sizeof records[0][0], by_identity);
+  for (uint32_t i = 0; i < record_count[0] && i < record_count[1]; i++) {
+    struct sonde_record *one = &records[0][i], *other = &records[1][i];
+    one->flow_id = other->flow_id;
+    CHECK_EQ(one->packets[0], other->packets[0]);
+    CHECK_EQ(one->bytes[1], other->bytes[1]);
+    CHECK_EQ(one->handshake_rtt_us, other->handshake_rtt_us);
+    CHECK(memcmp(one, other, sizeof *one) == 0);
+  }
+  const struct sonde_flow_counters *a = sonde_flow_table_counters(plain);
+  CHECK(memcmp(a, sonde_flow_table_counters(summed), sizeof *a) == 0);
+  sonde_flow_table_destroy(plain);
+  sonde_flow_table_destroy(summed);
+}
+
+/* A younger packet came another way and began the flow; its older sum turns it round. */
+static void check_late_sum(void) {
+  struct sonde_flow_table *table = create(0);
+  record_count[0] = 0;
+  struct sonde_decoded late = make(1, 2000000000), early = make(1, 1500000000);
+  late.flags |= SONDE_DECODED_REVERSED;
+  early.flags &= (uint16_t)~SONDE_DECODED_REVERSED;
+  sums[1] = (struct sonde_delta){0};
+  add_up(&sums[1], &early);
+  sonde_flow_table_update(table, &late, 1);
+  sonde_flow_table_merge(table, &sums[1], 1);
+  uint32_t cursor = 0;
+  CHECK(sonde_flow_table_flush(table, true, &cursor));
+  CHECK_EQ(record_count[0], 1);
+  CHECK_EQ(records[0][0].source_ip[2], 0); /* the key's lo side sent first */
+  CHECK_EQ(records[0][0].flow_start_ns, 1500000000);
+  CHECK_EQ(records[0][0].packets[0], early.packets);
+  CHECK_EQ(records[0][0].packets[1], late.packets);
+  sonde_flow_table_destroy(table);
+}
+
+int main(void) {
+  check_random_packets();
+  check_late_sum();
+  return check_report();
+}

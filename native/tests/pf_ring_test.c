@@ -1,0 +1,355 @@
+/* pf_ring_test.c - the pf_ring backend on a veth pair, on lo and on a file, against the test
+ * double of libpfring. The library is found by the loader at the process's start, so that the
+ * test runs itself again with the double's directory in LD_LIBRARY_PATH.
+ */
+#include <dlfcn.h>
+#include <time.h>
+
+#include "check.h"
+#include "core/registry.h"
+#include "live.h"
+
+enum { BATCH = 256, SEEN_MAX = 8192 };
+
+static const struct sonde_backend_ops *ops;
+static struct sonde_error error;
+static struct seen {
+  struct sonde_packet packet;
+  uint8_t bytes[128];
+} seen[SEEN_MAX];
+static uint32_t seen_count;
+
+static int open_it(const char *interface, uint32_t snaplen, int dedicated,
+                   struct sonde_backend **backend) {
+  struct sonde_backend_config config = {.interface = interface,
+                                        .file_fd = -1,
+                                        .queues = 4,
+                                        .snaplen = snaplen,
+                                        .ring_bytes = 1 << 20,
+                                        .promiscuous = 1,
+                                        .dedicated = dedicated};
+  error = (struct sonde_error){0};
+  *backend = NULL;
+  return ops->open(&config, backend, &error);
+}
+
+static struct sonde_backend *capture(const char *interface, uint32_t snaplen) {
+  struct sonde_backend *backend;
+  int status = open_it(interface, snaplen, 0, &backend);
+  status = status ? status : ops->start(backend, &error);
+  if (status) {
+    fprintf(stderr, "%s: %s\n", interface, error.detail);
+    exit(1);
+  }
+  return backend;
+}
+
+static int collect(struct sonde_backend *backend, int timeout_ms) {
+  struct sonde_packet packets[BATCH];
+  int count;
+  while ((count = ops->receive(backend, 0, packets, BATCH, timeout_ms, &error)) > 0) {
+    for (int i = 0; i < count; i++, seen_count++) {
+      if (seen_count >= SEEN_MAX) {
+        continue;
+      }
+      struct seen *to = &seen[seen_count];
+      to->packet = packets[i];
+      memcpy(to->bytes, packets[i].data,
+             packets[i].caplen < sizeof to->bytes ? packets[i].caplen : sizeof to->bytes);
+    }
+  }
+  return count;
+}
+
+static uint64_t finish(struct sonde_backend *backend) {
+  struct sonde_backend_stats stats;
+  seen_count = 0;
+  ops->quiesce(backend);
+  CHECK_EQ(collect(backend, 0), 0);
+  ops->stats(backend, &stats);
+  ops->stop(backend);
+  ops->close(backend);
+  return stats.dropped;
+}
+
+static void check_unavailable(const char *quirk, const char *words, int status) {
+  setenv("PFRING_DOUBLE", quirk, 1);
+  error = (struct sonde_error){0};
+  CHECK_EQ(ops->probe(&error), status);
+  CHECK(strstr(error.detail, words));
+  struct sonde_backend *backend;
+  CHECK_EQ(open_it("v0", 262144, 0, &backend), status);
+  CHECK(strstr(error.detail, words));
+  unsetenv("PFRING_DOUBLE");
+  CHECK_EQ(ops->probe(&error), 0);
+}
+
+static void check_reasons(void) {
+  check_unavailable("no_module", "kernel module pf_ring is not loaded", SONDE_BACKEND_UNAVAILABLE);
+  /* The test's kernel has no such module either, so that asking it gives the same answer. */
+  check_unavailable("no_module,hidden_cause", "kernel module pf_ring is not loaded",
+                    SONDE_BACKEND_UNAVAILABLE);
+  check_unavailable("no_permission", "needs CAP_NET_RAW", SONDE_PERMISSION);
+  check_unavailable("slot_mismatch", "libpfring 8.9.0 does not fit the kernel module",
+                    SONDE_BACKEND_UNAVAILABLE);
+}
+
+static void check_names(void) {
+  static const struct {
+    const char *name;
+    int dedicated;
+    int status;
+  } rows[] = {
+      {"", 0, SONDE_INTERFACE_INVALID},
+      {"nosuch0", 0, SONDE_INTERFACE_INVALID},
+      {"a-name-that-is-too-long", 0, SONDE_INTERFACE_INVALID},
+      {"v0@1-3,5", 0, SONDE_OK},
+      {"v0@x", 0, SONDE_INTERFACE_INVALID},
+      {"v0;v1", 0, SONDE_INTERFACE_INVALID},
+      {"stack:v0", 0, SONDE_INTERFACE_INVALID},
+      {"zc:v0", 0, SONDE_INTERFACE_SHARED},
+      {"zc:v0", 1, SONDE_OK},
+      {"zc:lo", 1, SONDE_INTERFACE_SHARED},
+      {"zc:nosuch0", 1, SONDE_INTERFACE_INVALID},
+      {"zc:", 1, SONDE_INTERFACE_INVALID},
+      {"pcap:/nonexistent", 0, SONDE_INTERFACE_INVALID},
+      {"pcap:v0", 0, SONDE_INTERFACE_INVALID},
+      {"pcap:/dev/null", 0, SONDE_INTERFACE_INVALID},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    struct sonde_backend *backend;
+    int status = open_it(rows[i].name, 262144, rows[i].dedicated, &backend);
+    if (status != rows[i].status) {
+      fprintf(stderr, "%s: %s\n", rows[i].name, error.detail);
+    }
+    CHECK_EQ(status, rows[i].status);
+    ops->close(backend);
+  }
+}
+
+/* What the host needs is not taken, even with `dedicated`. */
+static void check_dedicated(void) {
+  static const struct {
+    const char *before;
+    const char *after;
+    const char *words;
+  } rows[] = {
+      {"ip addr add 10.9.0.1/24 dev v0", "ip addr del 10.9.0.1/24 dev v0", "IP address"},
+      {"ip link add m0 link v0 type macvlan", "ip link del m0", "lies upon it"},
+      {"ip link add b0 type bridge && ip link set v0 master b0", "ip link del b0", "master"},
+      {"ip route add default dev v0", "ip route del default dev v0", "default route"},
+  };
+  struct sonde_backend *backend;
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    live_run("%s", rows[i].before);
+    CHECK_EQ(open_it("zc:v0", 262144, 1, &backend), SONDE_INTERFACE_SHARED);
+    CHECK(strstr(error.detail, rows[i].words));
+    live_run("%s", rows[i].after);
+    CHECK_EQ(open_it("zc:v0", 262144, 1, &backend), 0);
+    ops->close(backend);
+  }
+}
+
+static void check_counts(const char *interface, const char *quirks) {
+  static const uint32_t tag[] = {0x8100002a, 0};
+  setenv("PFRING_DOUBLE", quirks, 1);
+  struct sonde_backend *backend = capture(interface, 262144);
+  struct sonde_backend_info info;
+  struct live_frame frame = live_udp4(tag, 0x0a000001, 0x0a000002, 1, 2, 100, 0);
+  int arriving = live_sender("v1");
+  int leaving = live_sender("v0");
+  ops->info(backend, &info);
+  CHECK_EQ(info.live, 1);
+  CHECK_EQ(info.queues, 1);
+  CHECK_EQ(info.ifindex, if_nametoindex("v0"));
+  CHECK(strcmp(info.attach, "libpfring 8.9.0, kernel ring") == 0);
+  for (int i = 0; i < 2000; i++) {
+    live_send(arriving, frame.bytes, frame.length);
+    live_send(leaving, frame.bytes, frame.length);
+  }
+  CHECK_EQ(finish(backend), 0);
+  CHECK_EQ(seen_count, 4000);
+  uint32_t incoming = 0;
+  for (uint32_t i = 0; i < seen_count; i++) {
+    CHECK_EQ(seen[i].packet.wirelen, frame.length);
+    CHECK_EQ(seen[i].packet.caplen, frame.length);
+    CHECK_EQ(seen[i].packet.linktype, SONDE_LINKTYPE_ETHERNET);
+    CHECK(memcmp(seen[i].bytes, frame.bytes, frame.length) == 0);
+    incoming += seen[i].packet.direction == SONDE_DIRECTION_INGRESS;
+  }
+  CHECK_EQ(incoming, 2000);
+  close(arriving);
+  close(leaving);
+  unsetenv("PFRING_DOUBLE");
+}
+
+/* Stamps that are no time of day reach the session as they are: it corrects and counts. */
+static void check_times(void) {
+  static const struct {
+    const char *quirk;
+    uint64_t least_ns;
+    uint64_t most_ns;
+  } rows[] = {{"", UINT64_C(1600000000000000000), UINT64_MAX},
+              {"monotonic", 1, UINT64_C(1000000000000000000)},
+              {"no_time", 0, 0}};
+  struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 100, 0);
+  int sender = live_sender("v1");
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    setenv("PFRING_DOUBLE", rows[i].quirk, 1);
+    struct sonde_backend *backend = capture("v0", 64);
+    live_send(sender, frame.bytes, frame.length);
+    finish(backend);
+    CHECK_EQ(seen_count, 1);
+    CHECK_EQ(seen[0].packet.caplen, 64);
+    CHECK_EQ(seen[0].packet.wirelen, frame.length);
+    CHECK(seen[0].packet.time_ns >= rows[i].least_ns && seen[0].packet.time_ns <= rows[i].most_ns);
+  }
+  unsetenv("PFRING_DOUBLE");
+  close(sender);
+}
+
+static uint64_t elapsed_ms(const struct timespec *since) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)((now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000);
+}
+
+/* A wake-up that came before the wait is not lost, and without one the wait is as long as
+ * was said. */
+static void check_wake(const char *quirks) {
+  struct sonde_packet packets[4];
+  struct timespec begin;
+  setenv("PFRING_DOUBLE", quirks, 1);
+  struct sonde_backend *backend = capture("v0", 262144);
+  clock_gettime(CLOCK_MONOTONIC, &begin);
+  CHECK_EQ(ops->receive(backend, 0, packets, 4, 100, &error), 0);
+  CHECK(elapsed_ms(&begin) >= 90);
+  ops->wake(backend);
+  clock_gettime(CLOCK_MONOTONIC, &begin);
+  CHECK_EQ(ops->receive(backend, 0, packets, 4, 5000, &error), 0);
+  CHECK(elapsed_ms(&begin) < 1000);
+  finish(backend);
+  unsetenv("PFRING_DOUBLE");
+}
+
+static void check_overload(void) {
+  enum { OFFERED = 60000 };
+  struct sonde_backend *backend = capture("v0", 262144);
+  struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 1400, 0);
+  struct sonde_backend_stats stats = {0};
+  int sender = live_sender("v1");
+  uint64_t offered = 0;
+  for (; offered < OFFERED || (stats.dropped == 0 && offered < 20 * OFFERED); offered++) {
+    live_send(sender, frame.bytes, frame.length);
+    if (offered % 1000 == 0) {
+      ops->stats(backend, &stats);
+    }
+  }
+  while (collect(backend, 20) > 0) {
+  }
+  uint64_t taken = seen_count;
+  uint64_t dropped = finish(backend);
+  CHECK(dropped > 0);
+  CHECK_EQ(taken + seen_count + dropped, offered);
+  close(sender);
+}
+
+static void check_broken_and_reopened(void) {
+  struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 100, 0);
+  int sender = live_sender("v1");
+  setenv("PFRING_DOUBLE", "broken", 1);
+  struct sonde_backend *backend = capture("v0", 262144);
+  seen_count = 0;
+  for (int i = 0; i < 10; i++) {
+    live_send(sender, frame.bytes, frame.length);
+  }
+  CHECK_EQ(collect(backend, 10), SONDE_SYSTEM);
+  CHECK(strstr(error.detail, "pfring_recv returned -1"));
+  CHECK_EQ(seen_count, 2);
+  setenv("PFRING_DOUBLE", "no_module", 1);
+  CHECK_EQ(ops->reopen(backend, &error), SONDE_BACKEND_UNAVAILABLE);
+  CHECK_EQ(collect(backend, 10), SONDE_SYSTEM); /* closed, and says so */
+  unsetenv("PFRING_DOUBLE");
+  CHECK_EQ(ops->reopen(backend, &error), 0);
+  live_send(sender, frame.bytes, frame.length);
+  CHECK_EQ(finish(backend), 0);
+  CHECK_EQ(seen_count, 1);
+  close(sender);
+}
+
+static void check_file(void) {
+  const uint32_t head[] = {0xa1b2c3d4, 2 | 4 << 16, 0, 0, 262144, 1};
+  struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 100, 0);
+  char path[] = "/tmp/pf_ring_testXXXXXX";
+  char name[64];
+  int fd = mkstemp(path);
+  live_need(fd >= 0 && write(fd, head, sizeof head) == sizeof head, path);
+  for (uint32_t i = 0; i < 300; i++) {
+    const uint32_t record[] = {1700000000, i, (uint32_t)frame.length, 1000};
+    live_need(write(fd, record, sizeof record) == sizeof record &&
+                  write(fd, frame.bytes, frame.length) == (ssize_t)frame.length,
+              path);
+  }
+  close(fd);
+  snprintf(name, sizeof name, "pcap:%s", path);
+  struct sonde_backend *backend = capture(name, 262144);
+  struct sonde_backend_info info;
+  ops->info(backend, &info);
+  CHECK_EQ(info.live, 0);
+  CHECK_EQ(info.ifindex, 0);
+  seen_count = 0;
+  CHECK_EQ(collect(backend, 100), SONDE_END);
+  CHECK_EQ(collect(backend, 100), SONDE_END);
+  CHECK_EQ(seen_count, 300);
+  CHECK_EQ(seen[299].packet.time_ns, UINT64_C(1700000000000299000));
+  CHECK_EQ(seen[299].packet.wirelen, 1000);
+  CHECK_EQ(seen[299].packet.caplen, frame.length);
+  CHECK_EQ(seen[299].packet.direction, SONDE_DIRECTION_UNKNOWN);
+  CHECK_EQ(finish(backend), 0);
+  unlink(path);
+}
+
+/* Without the library the reason is the loader's own. */
+static void check_absent(void) {
+  if (dlopen("libpfring.so.1", RTLD_NOW)) {
+    fprintf(stderr, "this host has a libpfring: its absence cannot be tested here\n");
+    return;
+  }
+  char words[256];
+  snprintf(words, sizeof words, "%s", dlerror());
+  CHECK_EQ(ops->probe(&error), SONDE_BACKEND_UNAVAILABLE);
+  CHECK(strcmp(error.detail, words) == 0);
+  CHECK(strstr(words, "libpfring.so.1: cannot open shared object file"));
+  struct sonde_backend *backend;
+  CHECK_EQ(open_it("lo", 262144, 0, &backend), SONDE_BACKEND_UNAVAILABLE);
+}
+
+int main(int argc, char **argv) {
+  if (sonde_registry_load(SONDE_PLUGIN_DIR, "pf_ring", &ops, &error)) {
+    fprintf(stderr, "%s\n", error.detail);
+    return 1;
+  }
+  if (argc == 1) {
+    check_absent();
+    setenv("LD_LIBRARY_PATH", SONDE_DOUBLE_DIR, 1);
+    if (check_report() == 0) {
+      execl("/proc/self/exe", argv[0], "with-the-double", NULL);
+    }
+    return 1;
+  }
+  live_begin();
+  live_pair();
+  CHECK_EQ(ops->probe(&error), 0);
+  check_reasons();
+  check_names();
+  check_dedicated();
+  check_counts("v0", "");
+  check_counts("v0@0", "no_queued,no_stats");
+  check_times();
+  check_wake("");
+  check_wake("no_poll");
+  check_overload();
+  check_broken_and_reopened();
+  check_file();
+  return check_report();
+}

@@ -1,0 +1,223 @@
+/* seal_test.c - nothing lies in clear: chunks in memory under a key, a key that changes, a
+ * libcrypto that fails, and a marker that must not be found.
+ */
+#include <time.h>
+
+#include "store/seal.h"
+#include "stored_packets.h"
+
+static struct told told;
+static struct sonde_decoder *decoder;
+static const uint8_t key_one[32] = {1, 2, 3}, key_two[32] = {4, 5, 6};
+
+static struct sonde_store *open_store(void) {
+  struct sonde_store *store = NULL;
+  struct sonde_error error = {0};
+  struct sonde_store_config config = {
+      .bytes = 16 << 20, .workers = 1, .raise = tell, .context = &told};
+  CHECK_EQ(sonde_store_open(&config, &store, &error), SONDE_OK);
+  return store;
+}
+
+static void append(struct sonde_store *store, uint64_t from, uint64_t to) {
+  struct sonde_appender *appender = sonde_store_appender(store, 0);
+  for (uint64_t number = from; number < to; number++)
+    append_made(appender, decoder, number);
+  sonde_appender_publish(appender);
+}
+
+/* What enabling means: key, cut, seal. */
+static void set_key(struct sonde_store *store, const uint8_t *key) {
+  struct sonde_error error = {0};
+  CHECK_EQ(sonde_store_key_set(store, key, &error), SONDE_OK);
+  sonde_appender_cut(sonde_store_appender(store, 0), 0);
+  if (key)
+    CHECK_EQ(sonde_store_seal_all(store, &error), SONDE_OK);
+}
+
+/* Over all packets' bytes, whoever may be at work on them. */
+static uint32_t count_markers(const struct sonde_store *store) {
+  uint32_t found = 0;
+  for (uint32_t i = 0; i < store->fresh; i++) {
+    struct sonde_chunk *chunk = sonde_store_chunk(store, i);
+    const uint8_t *at = sonde_chunk_data(chunk), *end = at + sonde_store_data_bytes(store);
+    pthread_mutex_lock(&chunk->data_lock);
+    while (at < end && (at = memmem(at, (size_t)(end - at), MARKER, sizeof MARKER - 1))) {
+      found++;
+      at++;
+    }
+    pthread_mutex_unlock(&chunk->data_lock);
+  }
+  return found;
+}
+
+/* All of from … to-1 come back, whole and in order. */
+static void check_all(struct sonde_store *store, uint64_t from, uint64_t to, bool complete) {
+  struct sonde_query *query;
+  struct sonde_error error = {0};
+  struct sonde_packets_summary summary;
+  struct sonde_packet packet;
+  struct sonde_query_config config = {.end_ns = UINT64_MAX};
+  CHECK_EQ(sonde_query_open(store, &config, &query, &error), SONDE_OK);
+  struct answer answer = read_answer(query);
+  uint64_t number = from;
+  for (; next_answer(&answer, &packet); number++)
+    check_packet(&packet, 0, number);
+  CHECK_EQ(number, to);
+  sonde_query_summary(query, &summary);
+  CHECK_EQ(summary.complete, complete);
+  free(answer.bytes);
+  sonde_query_close(query);
+}
+
+static void test_enable_midway(void) {
+  struct sonde_store *store = open_store();
+  append(store, 0, 5000);
+  CHECK(count_markers(store) > 4000);
+  set_key(store, key_one);
+  CHECK_EQ(count_markers(store), 0);
+  check_all(store, 0, 5000, true);
+  CHECK_EQ(count_markers(store), 0);
+
+  /* What is open is sealed when it is a second old: the worker's turns cut it. */
+  append(store, 5000, 6000);
+  for (int turn = 0; turn < 20 && count_markers(store); turn++) {
+    sonde_appender_turn(sonde_store_appender(store, 0));
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    CHECK(turn < 11);
+  }
+  CHECK_EQ(count_markers(store), 0);
+  check_all(store, 0, 6000, true);
+
+  /* Rotation: the old key's chunks are still answered for; and off again. */
+  append(store, 6000, 7000);
+  set_key(store, key_two);
+  append(store, 7000, 12000);
+  set_key(store, key_two);
+  CHECK_EQ(count_markers(store), 0);
+  check_all(store, 0, 12000, true);
+  set_key(store, NULL);
+  append(store, 12000, 13000);
+  CHECK(count_markers(store) > 900);
+  check_all(store, 0, 13000, true);
+  sonde_store_close(store);
+}
+
+/* Three times over under a key. */
+static void test_wrap(void) {
+  struct sonde_store *store = open_store();
+  struct sonde_store_stats stats;
+  set_key(store, key_one);
+  append(store, 0, 70000);
+  sonde_appender_cut(sonde_store_appender(store, 0), 0);
+  wait_for_rest(store);
+  CHECK_EQ(count_markers(store), 0);
+  sonde_store_stats(store, &stats);
+  CHECK_EQ(stats.packets + stats.packets_overwritten + stats.packets_unrecorded, 70000);
+  CHECK(stats.chunks_overwritten > 20);
+  if (stats.packets_unrecorded == 0)
+    check_all(store, 70000 - stats.packets, 70000, false);
+  sonde_store_close(store);
+}
+
+/* An extent moved, or changed by a bit, is not opened. */
+static void test_tampering(void) {
+  struct sonde_store *store = open_store();
+  struct sonde_query *query;
+  struct sonde_error error = {0};
+  struct sonde_packets_summary summary;
+  set_key(store, key_one);
+  append(store, 0, 100);
+  sonde_appender_cut(sonde_store_appender(store, 0), 0);
+  wait_for_rest(store);
+  append(store, 100, 200);
+  sonde_appender_cut(sonde_store_appender(store, 0), 0);
+  wait_for_rest(store);
+  sonde_chunk_data(store->lanes[0].oldest)[1000] ^= 4;
+  struct sonde_query_config config = {.end_ns = UINT64_MAX};
+  CHECK_EQ(sonde_query_open(store, &config, &query, &error), SONDE_OK);
+  struct answer answer = read_answer(query);
+  struct sonde_packet packet;
+  uint64_t number = 100;
+  for (; next_answer(&answer, &packet); number++)
+    check_packet(&packet, 0, number);
+  CHECK_EQ(number, 200);
+  sonde_query_summary(query, &summary);
+  CHECK_EQ(summary.complete, 0);
+  CHECK_EQ(summary.gap_count, 1);
+  CHECK_EQ(summary.gaps[0].reason, SONDE_GAP_UNOPENABLE);
+  CHECK_EQ(summary.gaps[0].to_ns, made_start_ns + 99 * made_step_ns);
+  free(answer.bytes);
+  sonde_query_close(query);
+  sonde_store_close(store);
+}
+
+/* ---- a libcrypto that fails ------------------------------------------------------------- */
+
+static int fail_update(EVP_CIPHER_CTX *context, unsigned char *out, int *out_bytes,
+                       const unsigned char *in, int in_bytes) {
+  /* The worst kind: it has written half of it, in clear. */
+  if (out)
+    memcpy(out, in, (size_t)in_bytes / 2);
+  (void)context;
+  *out_bytes = in_bytes;
+  return 0;
+}
+
+static int fail_final(EVP_CIPHER_CTX *context, unsigned char *out, int *out_bytes) {
+  (void)context;
+  (void)out;
+  (void)out_bytes;
+  return 0;
+}
+
+static int fail_init(EVP_CIPHER_CTX *context, const EVP_CIPHER *cipher, ENGINE *engine,
+                     const unsigned char *key, const unsigned char *nonce, int encrypt) {
+  (void)context, (void)cipher, (void)engine, (void)key, (void)nonce, (void)encrypt;
+  return 0;
+}
+
+static int fail_control(EVP_CIPHER_CTX *context, int type, int number, void *pointer) {
+  (void)context, (void)type, (void)number, (void)pointer;
+  return 0;
+}
+
+static void test_failure(const struct sonde_libcrypto *broken) {
+  struct sonde_store *store = open_store();
+  struct sonde_store_stats stats;
+  uint32_t told_before = told.seal_failed;
+  append(store, 0, 3000);
+  sonde_libcrypto = broken;
+  set_key(store, key_one);
+  append(store, 3000, 6000);
+  sonde_appender_cut(sonde_store_appender(store, 0), 0);
+  wait_for_rest(store);
+  CHECK_EQ(count_markers(store), 0);
+  sonde_libcrypto = &sonde_libcrypto_real;
+  sonde_store_stats(store, &stats);
+  CHECK(stats.seal_failures > 0);
+  CHECK_EQ(stats.packets_seal_lost, 6000);
+  CHECK(told.seal_failed > told_before);
+
+  /* Capture goes on, and what comes now is kept. */
+  append(store, 6000, 7000);
+  check_all(store, 6000, 7000, false);
+  sonde_store_close(store);
+}
+
+int main(void) {
+  decoder = sonde_decoder_create(1);
+  test_enable_midway();
+  test_wrap();
+  test_tampering();
+  struct sonde_libcrypto broken[4] = {sonde_libcrypto_real, sonde_libcrypto_real,
+                                      sonde_libcrypto_real, sonde_libcrypto_real};
+  broken[0].init = fail_init;
+  broken[1].update = fail_update;
+  broken[2].final = fail_final;
+  broken[3].control = fail_control;
+  for (int i = 0; i < 4; i++)
+    test_failure(&broken[i]);
+  sonde_decoder_destroy(decoder);
+  return check_report();
+}
