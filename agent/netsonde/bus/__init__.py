@@ -1,0 +1,1 @@
+"""The ways between the agent and NATS: connections, publishing, an embedded server."""

@@ -1,0 +1,419 @@
+"""One NATS connection that is always coming back.
+
+`run` keeps a nats-py client alive: it never blocks the agent's start, outlives servers that
+are late, killed, frozen or out of patience (a closed client is replaced by a new one), and
+subscribes again each time. The rules that nats-py needs, each learnt on a real machine:
+error_cb must not raise (it would kill the read loop), a PONG that meets a cancelled future
+would do the same, PING overtakes pending publishes (so `barrier` flushes first), and a
+frozen server is noticed only by a watchdog that aborts the transport. A cancellation that
+nats-py swallowed is raised again.
+It knows nothing of verbs or records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from netsonde.config import NatsSection
+from netsonde.errors import ConfigError, NetsondeError
+
+from .credentials import Login
+
+PING_INTERVAL_SEC = 10
+RECONNECT_WAIT_SEC = 0.5
+CONNECT_TIMEOUT_SEC = 5
+WATCH_INTERVAL_SEC = 3.0
+FROZEN_AFTER_SEC = 8.0
+PENDING_BYTES_MAX = 4 << 20
+FLUSH_BYTES = 2 << 20  # pending from here on, a publisher waits for the socket
+FLUSH_POLL_SEC = 0.001
+REPORTED_MAX = 32  # different errors in the log between two connects
+
+Listener = Callable[[Msg], Awaitable[None]]
+Notice = Callable[[bool], None]
+
+# What nats-py raises for a message that could not be handed to the server.
+PUBLISH_ERRORS = (nats.errors.Error, OSError, RuntimeError)
+
+
+class Requester(Protocol):
+    """What asks over NATS: an agent's Connection, or a client's."""
+
+    @property
+    def max_payload(self) -> int: ...
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout_sec: float,
+        headers: dict[str, str] | None = None,
+    ) -> bytes | None: ...
+
+
+class PayloadTooLargeError(NetsondeError):
+    """Payload and headers exceed the server's max_payload; sent, they would end the client."""
+
+
+class GuardedClient(Client):
+    """Refuses to send CONNECT, and with it credentials, in clear when TLS is configured. Logs
+    in with the secrets as they are at that moment; one that cannot be read is an error that
+    nats-py's reconnecting survives."""
+
+    tls_expected = False
+    login: Login | None = None
+
+    def _connect_command(self) -> bytes:
+        if self.tls_expected and not _is_encrypted(self):
+            raise nats.errors.Error("nats: the server does not offer TLS")
+        try:
+            if self.login is not None:
+                self.options.update(self.login.fields)
+                self._public_nkey = self.login.public_nkey
+            return bytes(super()._connect_command())
+        except ConfigError as error:
+            raise nats.errors.Error(error.detail) from None
+
+    async def _process_pong(self) -> None:
+        """As nats-py's, which a PONG for a flush that was cancelled ends the reading of."""
+        if self._pongs and self._pongs[0].done():
+            self._pongs.pop(0)
+            self._pings_outstanding = 0
+            return
+        await super()._process_pong()
+
+    async def flush(self, timeout: int = 10) -> None:
+        """As nats-py's, but its PING does not overtake what waits for the flusher."""
+        async with asyncio.timeout(timeout):
+            await self._flush_pending(force_flush=True)
+            await super().flush(timeout)
+
+
+def _is_encrypted(client: Client) -> bool:
+    writer = getattr(client._transport, "_io_writer", None)
+    return writer is not None and writer.get_extra_info("ssl_object") is not None
+
+
+class Connection:
+    """`purpose` names it in logs and in the server's connection list."""
+
+    def __init__(self, settings: NatsSection, *, host: str, purpose: str) -> None:
+        self._settings = settings
+        self._name = f"netsonde {host} {purpose}"
+        self._host = host
+        self._log = structlog.get_logger().bind(connection=purpose)
+        self._listeners: list[tuple[str, Listener]] = []
+        self._client: GuardedClient | None = None
+        self._closed = asyncio.Event()
+        self._up = asyncio.Event()
+        self._notices: list[Notice] = []
+        self._reported: set[str] = set()  # errors since the last connect
+        self.connects = 0
+
+    # ---- what the agent asks of it -------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        return self._client is not None and bool(self._client.is_connected)
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of payload and headers that the server takes."""
+        return int(self._client.max_payload) if self._client is not None else 1 << 20
+
+    @property
+    def inbox_prefix(self) -> str:
+        """Where replies come to; no other host may listen there."""
+        return f"_INBOX_{self._host}"
+
+    async def wait_connected(self) -> None:
+        while not self.connected:
+            self._up.clear()
+            await self._up.wait()
+
+    def listen(self, subject: str, listener: Listener) -> None:
+        """Before `run`: subscribes on every connection that will be made."""
+        self._listeners.append((subject, listener))
+
+    def notify(self, notice: Notice) -> None:
+        """notice(True) after each connect or reconnect, notice(False) after each loss."""
+        self._notices.append(notice)
+
+    async def publish(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None
+    ) -> bool:
+        """False if there is no live connection to hand it to. Raises PayloadTooLargeError."""
+        client = self._client
+        if client is None or not client.is_connected:
+            return False
+        size = len(payload) + header_bytes(headers)
+        if size > client.max_payload:
+            raise PayloadTooLargeError(
+                f"{size} bytes, and the server takes {client.max_payload}; ask for less"
+            )
+        try:
+            await client.publish(subject, payload, headers=headers)
+        except PUBLISH_ERRORS as error:
+            self._log.warning("publish failed", subject=subject, error=str(error))
+            return False
+        finally:
+            _honour_cancellation()
+        return True
+
+    async def publish_ready(
+        self, subject: bytes, head: bytes, payload: bytes, *, reply: bytes = b""
+    ) -> bool:
+        """As `publish`, with a header block that is ready. The payload is handed to the socket
+        as it is, where nats-py would copy it twice."""
+        client = self._client
+        if client is None or not client.is_connected:
+            return False
+        size = len(head) + len(payload)
+        if size > client.max_payload:
+            raise PayloadTooLargeError(f"{size} bytes, and the server takes {client.max_payload}")
+        line = b"HPUB %b %b %d %d\r\n%b" % (subject, reply, len(head), size, head)
+        client._pending += (line, payload, b"\r\n")
+        client._pending_data_size += len(line) + len(payload) + 2
+        try:
+            if client._flush_queue is not None and client._flush_queue.empty():
+                await client._flush_pending()
+            # Not force_flush: it waits for a flusher that may have died with the connection.
+            while client._pending_data_size > FLUSH_BYTES and client.is_connected:  # noqa: ASYNC110 - nats-py has no event
+                await asyncio.sleep(FLUSH_POLL_SEC)
+            _honour_cancellation()
+        except PUBLISH_ERRORS as error:
+            self._log.warning("publish failed", error=str(error))
+            return False
+        return True
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout_sec: float,
+        headers: dict[str, str] | None = None,
+    ) -> bytes | None:
+        """The first reply, or None: nobody is there, or nobody answered in time."""
+        client = self._client
+        if client is None or not client.is_connected:
+            return None
+        try:
+            reply = await client.request(subject, payload, timeout=timeout_sec, headers=headers)
+        except (*PUBLISH_ERRORS, TimeoutError):
+            return None
+        return bytes(reply.data)
+
+    async def barrier(self, timeout_sec: float = 5.0) -> bool:
+        """True when the server has taken all that was published before."""
+        client = self._client
+        if client is None or not client.is_connected:
+            return False
+
+        return await _finishes(client.flush(timeout=3600), timeout_sec)
+
+    # ---- its life ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        wait_sec = RECONNECT_WAIT_SEC
+        while True:
+            try:
+                await self._serve_one_client()
+                wait_sec = RECONNECT_WAIT_SEC
+            except (*PUBLISH_ERRORS, ssl.SSLError, TimeoutError, NetsondeError) as error:
+                self._log.warning("connection failed", error=str(error) or repr(error))
+                wait_sec = min(wait_sec * 2, 10.0)
+            self._report(up=False)
+            # Jitter, so that hosts do not come back all at once; no secret.
+            await asyncio.sleep(wait_sec * random.uniform(0.5, 1.0))  # noqa: S311
+
+    async def _serve_one_client(self) -> None:
+        client = GuardedClient()
+        client.tls_expected = self._wants_tls
+        client.login = Login(self._settings)
+        self._closed.clear()
+        try:
+            await client.connect(**self._options())
+            for subject, listener in self._listeners:
+                await client.subscribe(subject, cb=listener)
+            _honour_cancellation()
+            self._client = client
+            self._report(up=True)
+            watchdog = asyncio.create_task(self._watch(client))
+            try:
+                await self._closed.wait()
+            finally:
+                watchdog.cancel()
+                await asyncio.gather(watchdog, return_exceptions=True)
+            self._log.warning("connection closed for good, making a new one")
+        finally:
+            self._client = None
+            await _dismiss(client)
+
+    async def drain(self, timeout_sec: float = 3.0) -> None:
+        """Sends what is pending; the connection stays until `run` is cancelled."""
+        if not await self.barrier(timeout_sec):
+            self._log.info("not drained", connected=self.connected)
+
+    async def _watch(self, client: Client) -> None:
+        """Aborts the transport of a server that has stopped answering, and replaces a client
+        that has given up."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_SEC)
+            if reconnecting_has_died(client):
+                self._closed.set()
+            if not client.is_connected:
+                continue
+            transport = client._transport
+            if await _finishes(client.flush(timeout=3600), FROZEN_AFTER_SEC):
+                continue
+            if client.is_connected and client._transport is transport:
+                self._log.warning("the server does not answer, dropping the connection")
+                abort_transport(client)
+
+    # ---- how nats-py is set up -----------------------------------------------------------
+
+    @property
+    def _wants_tls(self) -> bool:
+        settings = self._settings
+        return bool(
+            settings.tls_ca
+            or settings.tls_cert
+            or settings.tls_handshake_first
+            or any(server.startswith("tls://") for server in settings.servers)
+        )
+
+    def _options(self) -> dict[str, Any]:
+        settings = self._settings
+        options: dict[str, Any] = {
+            "servers": list(settings.servers),
+            "name": self._name,
+            "error_cb": self._on_error,
+            "closed_cb": self._on_closed,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
+            "dont_randomize": True,  # both connections of an agent belong on one server
+            "max_reconnect_attempts": -1,
+            # Jitter, so that hosts do not come back all at once; no secret.
+            "reconnect_time_wait": RECONNECT_WAIT_SEC * random.uniform(0.5, 1.5),  # noqa: S311
+            "connect_timeout": CONNECT_TIMEOUT_SEC,
+            "ping_interval": PING_INTERVAL_SEC,
+            "pending_size": PENDING_BYTES_MAX,
+            "tls_handshake_first": settings.tls_handshake_first,
+            "inbox_prefix": self.inbox_prefix,
+        }
+        if self._wants_tls:
+            options["tls"] = tls_context(settings)
+        return options | Login(settings).options
+
+    async def _on_error(self, error: Exception) -> None:
+        # An exception from here would end nats-py's read loop without a word.
+        with contextlib.suppress(Exception):
+            words = str(error) or repr(error)
+            if words not in self._reported and len(self._reported) < REPORTED_MAX:
+                self._reported.add(words)  # not again with each attempt to come back
+                self._log.warning("nats error", error=words)
+
+    async def _on_closed(self) -> None:
+        self._closed.set()
+
+    async def _on_disconnected(self) -> None:
+        self._report(up=False)
+
+    async def _on_reconnected(self) -> None:
+        self._report(up=True)
+
+    def _report(self, *, up: bool) -> None:
+        if up:
+            self.connects += 1
+            self._up.set()
+            self._reported.clear()
+            self._log.info("connected", server=self.server)
+        for notice in self._notices:
+            notice(up)
+
+    @property
+    def server(self) -> str:
+        """host:port, without what a URL may carry of passwords."""
+        url = self._client.connected_url if self._client is not None else None
+        return f"{url.hostname}:{url.port}" if url is not None else ""
+
+
+def _honour_cancellation() -> None:
+    """nats-py swallows a CancelledError while it flushes; who was cancelled must still end."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def header_bytes(headers: dict[str, str] | None) -> int:
+    """What the headers add to a message: `NATS/1.0\\r\\n`, `Key: value\\r\\n`…, `\\r\\n`."""
+    if not headers:
+        return 0
+    return 12 + sum(len(key) + len(value.encode()) + 4 for key, value in headers.items())
+
+
+def abort_transport(client: Client) -> None:
+    """close() would wait for the server to take what is buffered; a frozen one never does."""
+    writer = getattr(client._transport, "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
+
+
+def reconnecting_has_died(client: Client) -> bool:
+    """nats-py lets a RuntimeError of uvloop (a write after the server hung up) end the task
+    that reconnects, and would wait for ever."""
+    task = client._reconnection_task
+    return bool(client.is_reconnecting and task is not None and task.done())
+
+
+async def _dismiss(client: Client) -> None:
+    """Ends a client that is not to come back, whatever state it is in."""
+    task = client._reconnection_task
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.0)
+        if task.done() and not task.cancelled():
+            task.exception()  # seen, so that asyncio does not report it as lost
+    abort_transport(client)
+    await _finishes(client.close(), 2.0)
+
+
+def tls_context(settings: NatsSection) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca or None)
+        if settings.tls_cert:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"nats.tls_ca, tls_cert or tls_key: {error}") from None
+    return context
+
+
+async def _finishes(work: Awaitable[None], timeout_sec: float) -> bool:
+    """Did it end well within the time? It is cancelled only after the answer is known to be
+    no, when the transport's end is near: see the file head on PONGs and cancelled futures."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=timeout_sec)
+    if not done:
+        _abandon(task)
+        return False
+    return not task.cancelled() and task.exception() is None
+
+
+def _abandon(task: asyncio.Future[None]) -> None:
+    task.add_done_callback(lambda late: late.cancelled() or late.exception())
+    _ABANDONED.add(task)
+    task.add_done_callback(_ABANDONED.discard)
+
+
+_ABANDONED: set[asyncio.Future[None]] = set()  # asyncio itself holds tasks only weakly

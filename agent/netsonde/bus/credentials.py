@@ -1,0 +1,119 @@
+"""How the agent and the commands log in to NATS: creds file, nkey, password, token, or nothing.
+
+Every secret lies in a file of its own and is read anew at each connect, so that a rotated
+one is picked up without a restart. A secret that cannot be read is an error with the key's
+name in it, and never with the secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from netsonde.config import NatsSection
+from netsonde.errors import ConfigError
+
+from . import nkey
+
+SECRET_BYTES_MAX = 1 << 16
+
+_JWT = re.compile(r"-+BEGIN NATS USER JWT-+\s+(\S+)\s+-+END NATS USER JWT-+")
+_SEED = re.compile(r"-+BEGIN USER NKEY SEED-+\s+(\S+)\s+-+END USER NKEY SEED-+")
+_T = TypeVar("_T")
+
+_BARE_SEED = re.compile(r"^\s*(SU[A-Z2-7]+)\s*$", re.MULTILINE)
+
+
+class Login:
+    """`fields`: what CONNECT carries, by nats-py's names, as the files are now."""
+
+    def __init__(self, settings: NatsSection) -> None:
+        self._settings = settings
+
+    @property
+    def fields(self) -> dict[str, str]:
+        settings = self._settings
+        if settings.password_file:
+            secret = _secret("password_file", settings.password_file)
+            return {"user": settings.user, "password": secret}
+        if settings.token_file:
+            return {"token": _secret("token_file", settings.token_file)}
+        return {}
+
+    @property
+    def public_nkey(self) -> str | None:
+        if not self._settings.nkey:
+            return None
+        return _with_seed("nkey", self._settings.nkey, nkey.public_key)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of nats-py's connect. Reads every file once, so that what is wrong is known now."""
+        settings = self._settings
+        options: dict[str, Any] = dict(self.fields)
+        if settings.creds:
+            credentials = Credentials(settings.creds)
+            options["user_jwt_cb"] = credentials.jwt
+            options["signature_cb"] = credentials.sign
+        elif self.public_nkey is not None:
+            options["signature_cb"] = self._sign
+        return options
+
+    def _sign(self, nonce: str) -> bytes:
+        return _with_seed("nkey", self._settings.nkey, lambda seed: nkey.sign(seed, nonce))
+
+
+class Credentials:
+    """A NATS credentials file: the user's JWT, and signatures with its seed."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._read()
+
+    def jwt(self) -> bytes:
+        return self._read()[0].encode()
+
+    def sign(self, nonce: str) -> bytes:
+        """The signature in base64, as CONNECT wants it."""
+        try:
+            return nkey.sign(self._read()[1], nonce)
+        except nkey.DamagedSeedError as error:
+            raise ConfigError(f"nats.creds: {self._path}: {error}") from None
+
+    def _read(self) -> tuple[str, str]:
+        text = _text("creds", self._path)
+        jwt, seed = _JWT.search(text), _SEED.search(text)
+        if jwt is None or seed is None:
+            raise ConfigError(f"nats.creds: {self._path} holds no user JWT and seed")
+        return jwt[1], seed[1]
+
+
+def _with_seed(key: str, path: str, work: Callable[[str], _T]) -> _T:
+    """The file holds the seed alone on a line, or between the lines of a creds file."""
+    text = _text(key, path)
+    seed = _SEED.search(text) or _BARE_SEED.search(text)
+    if seed is None:
+        raise ConfigError(f"nats.{key}: {path} holds no user's nkey seed")
+    try:
+        return work(seed[1])
+    except nkey.DamagedSeedError as error:
+        raise ConfigError(f"nats.{key}: {path}: {error}") from None
+
+
+def _secret(key: str, path: str) -> str:
+    secret = _text(key, path).strip()
+    if not secret:
+        raise ConfigError(f"nats.{key}: {path} is empty")
+    return secret
+
+
+def _text(key: str, path: str) -> str:
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            return file.read(SECRET_BYTES_MAX)
+    except UnicodeDecodeError:
+        raise ConfigError(f"nats.{key}: {path} is not text") from None
+    except OSError as error:
+        raise ConfigError(f"nats.{key}: {path}: {error.strerror}") from None

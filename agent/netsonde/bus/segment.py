@@ -1,0 +1,120 @@
+"""One segment file of the spool: made, written to, read back, and found again after a crash."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .frames import (
+    FRAME_HEAD_BYTES,
+    SEGMENT_HEAD_BYTES,
+    FrameHead,
+    Message,
+    frame_is_whole,
+    pack_segment_head,
+    unpack_frame_head,
+    unpack_segment_head,
+)
+
+
+@dataclass(slots=True)
+class Segment:
+    number: int
+    path: Path
+    fd: int
+    end: int = SEGMENT_HEAD_BYTES  # where the next frame goes
+    first: int = 0  # number of its first frame
+    last: int = 0  # and of its last, 0 if it has none
+    records_total: int = 0  # as its last frame has them
+    packets_total: int = 0
+    recovered: bool = False  # written by an earlier run: check every frame again
+    unsynced: bool = False
+
+
+def make_segment(
+    directory: Path, number: int, *, first: int, size: int, spare: Segment | None
+) -> Segment:
+    """From a spare one, which needs no room on the disk, or new and preallocated."""
+    path = directory / f"{number:016x}.spool"
+    if spare is not None:
+        os.rename(spare.path, path)
+        fd = spare.fd
+    else:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        if spare is None:
+            os.posix_fallocate(fd, 0, size)
+        write_all(fd, [pack_segment_head(number, first)], 0)
+    except OSError:
+        os.close(fd)
+        path.unlink(missing_ok=True)
+        raise
+    return Segment(number, path, fd)
+
+
+def write_all(fd: int, parts: list[bytes], offset: int) -> None:
+    """A short write is an error: the next one says which, most likely that the disk is full."""
+    wanted = sum(map(len, parts))
+    written = os.pwritev(fd, parts, offset)
+    if written < wanted:
+        rest = b"".join(parts)[written:]
+        while rest:
+            count = os.pwrite(fd, rest, offset + written)
+            if count == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            rest, written = rest[count:], written + count
+
+
+def read_frame(segment: Segment, offset: int, *, check: bool) -> tuple[FrameHead, Message] | None:
+    head = unpack_frame_head(os.pread(segment.fd, FRAME_HEAD_BYTES, offset))
+    if head is None:
+        return None
+    data = os.pread(segment.fd, head.bytes, offset)
+    if check and not frame_is_whole(head, data, segment=segment.number, offset=offset):
+        return None
+    at = FRAME_HEAD_BYTES
+    subject = data[at : at + head.subject_bytes]
+    at += head.subject_bytes
+    block = data[at : at + head.head_bytes]
+    at += head.head_bytes
+    payload = data[at : at + head.payload_bytes]
+    return head, Message(subject, block, payload, head.records, head.packets)
+
+
+def whole_frames(segment: Segment) -> Iterator[tuple[int, FrameHead]]:
+    """The whole frames of a segment, in order, each with its offset."""
+    offset, expected = SEGMENT_HEAD_BYTES, segment.first
+    while True:
+        head = unpack_frame_head(os.pread(segment.fd, FRAME_HEAD_BYTES, offset))
+        if head is None or head.number != expected:
+            return
+        data = os.pread(segment.fd, head.bytes, offset)
+        if not frame_is_whole(head, data, segment=segment.number, offset=offset):
+            return
+        yield offset, head
+        offset += head.bytes
+        expected += 1
+
+
+def load_segment(path: Path) -> tuple[Segment | None, bool]:
+    """The segment as far as it is whole, and whether a frame begins behind that is not.
+    None: it holds nothing."""
+    fd = os.open(path, os.O_RDWR)
+    found = unpack_segment_head(os.pread(fd, SEGMENT_HEAD_BYTES, 0))
+    if found is None:
+        os.close(fd)
+        return None, False
+    segment = Segment(found[0], path, fd, first=found[1], recovered=True)
+    for offset, head in whole_frames(segment):
+        segment.end, segment.last = offset + head.bytes, head.number
+        segment.records_total, segment.packets_total = head.records_total, head.packets_total
+    expected = segment.last + 1 if segment.last else segment.first
+    behind = unpack_frame_head(os.pread(fd, FRAME_HEAD_BYTES, segment.end))
+    torn = behind is not None and behind.number == expected
+    if segment.last == 0:
+        os.close(fd)
+        return None, torn
+    return segment, torn

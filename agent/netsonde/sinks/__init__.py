@@ -1,0 +1,1 @@
+"""Where flow records go once the core has rendered them."""

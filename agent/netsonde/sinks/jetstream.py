@@ -1,0 +1,210 @@
+"""The flow stream through the spool to JetStream: no record is lost, none counts twice.
+
+A batch is safe once it is in the spool; from there the pipeline brings it to the stream,
+over restarts of servers and of the agent itself. Beside the spool lies a mark, written every
+second while a session runs: after kill -9 it tells how many records and packets the run had
+seen that never reached the spool, and these are counted as lost.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from netsonde.bus.connection import Connection
+from netsonde.bus.frames import Recovery
+from netsonde.bus.pipeline import Pipeline
+from netsonde.bus.publisher import Publisher
+from netsonde.bus.spool import Spool
+from netsonde.bus.streams import StreamSettings
+from netsonde.config import FlowsSection
+from netsonde.errors import ConfigError
+from netsonde.events import Events
+from netsonde.records import SpoolState
+from netsonde.seam import Batch, Stats
+
+from .stream import Composer, Encoding
+
+MARK_BYTES = 512
+BARRIER_SEC = 5.0
+
+
+class Mark(msgspec.Struct):
+    """What a session had come to when it was last written."""
+
+    session_id: str
+    records: int  # made, and neither dropped in the core's ring nor refused
+    packets: int  # in flows: captured, without those that no record will have
+    records_before: int  # the spool's totals when the session began
+    packets_before: int
+
+
+class JetStreamSink:
+    lasting = True
+
+    def __init__(
+        self,
+        connection: Connection,
+        publisher: Publisher,
+        events: Events,
+        settings: FlowsSection,
+    ) -> None:
+        self._connection = connection
+        self._publisher = publisher
+        self._events = events
+        self._composer = Composer(publisher)
+        self._directory = spool_directory(settings)
+        self._mark_fd = -1
+        self._marked: Mark | None = None
+        self._log = structlog.get_logger()
+        self._spool = Spool(self._directory, bytes_max=settings.spool_mb << 20)
+        self._pipeline = Pipeline(
+            connection,
+            self._spool,
+            root=publisher.root,
+            settings=StreamSettings(
+                replicas=settings.stream_replicas, max_age_hours=settings.stream_max_age_hours
+            ),
+            alarm=self._alarm,
+        )
+
+    @property
+    def bytes_max(self) -> int:
+        return self._publisher.payload_bytes_max
+
+    # ---- its life ----------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Takes the spool over and says what an earlier run left. Raises ConfigError."""
+        recovery = self._spool.open()
+        try:
+            path = self._directory / "mark"
+            self._mark_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            mark = read_mark(self._mark_fd)
+        except OSError as error:
+            raise ConfigError(f"flows.spool_dir: {self._directory}: {error.strerror}") from None
+        self._tell(recovery)
+        if mark is not None:
+            self._count_unclean_end(mark)
+        self.unmark()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._pipeline.run()
+
+    def close(self) -> None:
+        self._spool.close()
+        if self._mark_fd >= 0:
+            os.close(self._mark_fd)
+            self._mark_fd = -1
+
+    def _tell(self, recovery: Recovery) -> None:
+        data = {
+            "records": recovery.records,
+            "packets": recovery.packets,
+            "records_lost": recovery.records_lost,
+            "torn": int(recovery.torn),
+        }
+        if recovery.records:
+            self._events.emit("lifecycle", "spool_recovered", data=dict(data))
+        if recovery.records_lost:
+            self._alarm("records_lost", "spooled by an earlier run and damaged since", data)
+
+    def _count_unclean_end(self, mark: Mark) -> None:
+        """What came to the spool after the mark was written counts in favour."""
+        records = mark.records - (self._spool.records_total - mark.records_before)
+        packets = mark.packets - (self._spool.packets_total - mark.packets_before)
+        records, packets = max(records, 0), max(packets, 0)
+        self._spool.count_lost(records, packets)
+        self._events.emit(
+            "alarm",
+            "unclean_end",
+            "the agent ended without a stop; what had not reached the spool is lost",
+            session_id=mark.session_id,
+            data={"records_lost": records, "packets_lost": packets},
+        )
+
+    # ---- what the pump asks of it ------------------------------------------------------------
+
+    async def send(self, session_id: str, encoding: Encoding, batch: Batch) -> bool:
+        """True when it is in the spool."""
+        await self._pipeline.append(self._composer.compose(session_id, encoding, batch))
+        return True
+
+    def mark(self, session_id: str, stats: Stats) -> None:
+        spool = self._spool
+        if self._marked is None or self._marked.session_id != session_id:
+            self._marked = Mark(session_id, 0, 0, spool.records_total, spool.packets_total)
+        self._marked.records = stats.records - stats.records_dropped
+        self._marked.packets = (
+            stats.packets_captured
+            - stats.packets_non_flow
+            - stats.packets_unmetered
+            - stats.packets_records_dropped
+        )
+        self._write_mark(msgspec.msgpack.encode(self._marked))
+
+    def unmark(self) -> None:
+        self._marked = None
+        self._write_mark(b"")
+
+    def _write_mark(self, body: bytes) -> None:
+        if self._mark_fd < 0:
+            return
+        block = len(body).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body
+        try:
+            os.pwrite(self._mark_fd, block.ljust(MARK_BYTES, b"\0"), 0)
+        except OSError as error:
+            self._alarm("spool_failed", f"mark: {error.strerror}", {})
+
+    async def barrier(self) -> bool:
+        """True when the stream has every batch, or the spool keeps it for later."""
+        if self._connection.connected and not await self._pipeline.settled(BARRIER_SEC):
+            self._log.info("records wait in the spool", records=self._spool.records_unfinished)
+        return True
+
+    # ---- figures -----------------------------------------------------------------------------
+
+    def state(self) -> SpoolState:
+        spool, pipeline = self._spool, self._pipeline
+        return SpoolState(
+            bytes_used=spool.bytes_used,
+            bytes_max=spool.bytes_max,
+            records_waiting=spool.records_unfinished,
+            records_lost=spool.records_lost,
+            packets_lost=spool.packets_lost,
+            messages_in_flight=pipeline.messages_in_flight,
+            messages_acknowledged=pipeline.messages_acked,
+            messages_resent=pipeline.messages_resent,
+            last_refusal=pipeline.last_refusal,
+        )
+
+    def _alarm(self, name: str, words: str, data: dict[str, int]) -> None:
+        found: dict[str, Any] = dict(data)
+        self._events.emit("alarm", name, words, data=found)
+
+
+def spool_directory(settings: FlowsSection) -> Path:
+    """[flows] spool_dir, or where systemd and the FHS keep a service's state."""
+    if settings.spool_dir:
+        return Path(settings.spool_dir)
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(state or "/var/lib/netsonde") / "spool"
+
+
+def read_mark(fd: int) -> Mark | None:
+    """None: there is none, or it was torn; either way nothing can be said."""
+    block = os.pread(fd, MARK_BYTES, 0)
+    length, checksum = int.from_bytes(block[:4], "little"), int.from_bytes(block[4:8], "little")
+    body = block[8 : 8 + length]
+    if not body or zlib.crc32(body) != checksum:
+        return None
+    try:
+        return msgspec.msgpack.decode(body, type=Mark)
+    except msgspec.DecodeError:
+        return None
