@@ -1,0 +1,1 @@
+"""The collector: flow batches from the bus into files, each record once."""
