@@ -1,0 +1,1 @@
+"""The controller's side: address many agents at once and gather what they answer."""

@@ -1,0 +1,102 @@
+"""An object of a NATS bucket, read by Direct Get alone (ADR-31).
+
+The usual way, an ordered consumer, needs the right to make consumers, and whoever has that
+can have messages delivered to any subject. Direct Get needs one subject a bucket, and works
+from another account. Chunks come in batches; a server before 2.11 sends one at a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import IO, Any
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from ..errors import NetsondeError
+
+ANSWER_SEC = 10.0
+BATCH_CHUNKS = 64
+
+
+class DownloadError(NetsondeError):
+    """The object is not there, or not whole."""
+
+
+class _Entry(msgspec.Struct):
+    """What makes chunks an object (ADR-20)."""
+
+    nuid: str
+    size: int
+    chunks: int
+    digest: str
+
+
+async def download(connection: Client, bucket: str, name: str, out: IO[bytes]) -> None:
+    """Writes the object to `out`. Raises DownloadError, nats-py's errors, TimeoutError."""
+    inbox = connection.new_inbox()
+    arriving = await connection.subscribe(inbox)
+    try:
+        await _Reader(connection, arriving, inbox, bucket).read(name, out)
+    finally:
+        await arriving.unsubscribe()
+
+
+class _Reader:
+    def __init__(self, connection: Client, arriving: Subscription, inbox: str, bucket: str) -> None:
+        self._connection = connection
+        self._arriving = arriving
+        self._inbox = inbox
+        self._bucket = bucket
+
+    async def read(self, name: str, out: IO[bytes]) -> None:
+        token = base64.urlsafe_b64encode(name.encode()).decode()
+        await self._ask({"last_by_subj": f"$O.{self._bucket}.M.{token}"})
+        message = await self._next()
+        if message is None:
+            raise DownloadError("it is no longer in the bucket")
+        entry = msgspec.json.decode(message.data, type=_Entry)
+        digest, size, chunks, seq = hashlib.sha256(), 0, 0, 0
+        while chunks < entry.chunks:
+            before = chunks
+            await self._ask(
+                {
+                    "seq": seq + 1,
+                    "next_by_subj": f"$O.{self._bucket}.C.{entry.nuid}",
+                    "batch": min(BATCH_CHUNKS, entry.chunks - chunks),
+                }
+            )
+            while (message := await self._next()) is not None:
+                digest.update(message.data)
+                size += len(message.data)
+                chunks += 1
+                out.write(message.data)
+                seq = int(_header(message, "Nats-Sequence"))
+                if not _header(message, "Nats-Num-Pending"):
+                    break  # of a server that knows no batches
+            if chunks == before:
+                raise DownloadError("a part of it is no longer in the bucket")
+        found = base64.urlsafe_b64encode(digest.digest()).decode()
+        if size != entry.size or entry.digest != f"SHA-256={found}":
+            raise DownloadError("it is damaged: its digest is another")
+
+    async def _ask(self, request: dict[str, Any]) -> None:
+        subject = f"$JS.API.DIRECT.GET.OBJ_{self._bucket}"
+        await self._connection.publish(subject, msgspec.json.encode(request), reply=self._inbox)
+
+    async def _next(self) -> Msg | None:
+        """None: a batch is at its end, or there is no such message."""
+        message = await self._arriving.next_msg(timeout=ANSWER_SEC)
+        status = _header(message, "Status")
+        if status in ("204", "404"):
+            return None
+        if status:
+            raise DownloadError(f"the bucket cannot be read ({status})")
+        return message
+
+
+def _header(message: Msg, name: str) -> str:
+    return (message.headers or {}).get(name, "")

@@ -1,0 +1,306 @@
+"""A nats-server configuration in which nobody can do more than their part.
+
+    account AGENTS        one user a host: listens to what is meant for it, answers what it was
+                          asked, publishes its own streams, and nothing else
+    account <client>      one a client, so that no client sees another's replies. It imports
+                          what its role needs, and the server writes its name into each request
+                          on the way (`Nats-Request-Info`)
+
+    role          may ask                        may listen to    of JetStream
+    controller    every verb                     the streams      objects of the hosts' buckets
+    operator      verbs that change nothing      the streams      -
+    collector     -                              the streams      the consumer of its own name
+
+With JetStream its streams, buckets and consumers are made by `streams`, one more user of AGENTS
+(fleet/stores.py). Who may make a stream may have any subject copied into it, and who may make a
+consumer may have empty messages delivered to any subject, `capture.stop` among them; so nobody
+else may.
+
+Sans I/O: names and public nkeys in, text out. Secrets never come here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from ..bus.objects import bucket_name
+from ..bus.streams import events_stream, flows_stream
+from ..config import TOKEN, host_token
+from ..errors import ConfigError
+from ..messages import EVENT_KINDS, VERBS
+
+AGENTS = "AGENTS"
+STREAMS = "streams"  # who makes JetStream's streams and buckets
+LISTEN = "0.0.0.0:4222"  # a server for many hosts
+RESPONSE_EXPIRES = "15m"  # the longest that a verb may take to answer
+DISCOVERY = ("PING", "INFO", "STATS")
+
+Role: TypeAlias = Literal["controller", "operator", "collector"]
+ROLES: tuple[Role, ...] = ("controller", "operator", "collector")
+
+_CLIENT = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    token: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """listen: host:port. The files are the server's own; tls_ca: clients must show a
+    certificate that it signs."""
+
+    listen: str = LISTEN
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_ca: str = ""
+    tls_handshake_first: bool = False
+    jetstream_dir: str = ""
+
+
+def parse_hosts(lines: Iterable[str]) -> list[Host]:
+    """One a line: a host name, then its labels as k=v. `#` begins a comment. Raises ConfigError
+    for what is no host or comes twice."""
+    hosts: dict[str, Host] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        labels = {}
+        for word in words[1:]:
+            key, separator, value = word.partition("=")
+            if not separator or not TOKEN.fullmatch(key) or not TOKEN.fullmatch(value):
+                raise ConfigError(f"line {number}: {word!r} is not key=value of a-z, 0-9, _ and -")
+            labels[key] = value
+        token = host_token(words[0])
+        if token in hosts:
+            raise ConfigError(f"line {number}: {token} is there twice")
+        hosts[token] = Host(token, labels)
+    return list(hosts.values())
+
+
+def check_clients(clients: Sequence[Client]) -> None:
+    names = [client.name for client in clients]
+    for name in names:
+        if not _CLIENT.fullmatch(name) or name.upper() in (AGENTS, "SYS") or name == STREAMS:
+            raise ConfigError(f"{name!r} cannot be a client's name: letters, digits, _ and -")
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ConfigError(f"{', '.join(sorted(repeated))}: one client has one role")
+
+
+# ---- what each may do -----------------------------------------------------------------------
+
+
+def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict[str, object]:
+    """Listening and publishing by name; replies only where it was asked."""
+    bucket = bucket_name(root, host.token)
+    kept = [
+        *(f"$JS.API.STREAM.INFO.{name}" for name in (flows_stream(root), events_stream(root))),
+        *(f"$JS.API.STREAM.{verb}.OBJ_{bucket}" for verb in ("INFO", "PURGE", "MSG.GET")),
+        f"$O.{bucket}.>",
+    ]
+    groups = [f"{root}.group.{key}.{value}.>" for key, value in sorted(host.labels.items())]
+    return {
+        "publish": {
+            "allow": [
+                f"{root}.stream.flows.{host.token}",
+                f"{root}.stream.metrics.{host.token}",
+                *(f"{root}.stream.events.{host.token}.{kind}" for kind in EVENT_KINDS),
+                *(kept if jetstream else ()),
+            ]
+        },
+        "subscribe": {
+            "allow": [
+                *(f"{root}.{verb}" for verb in VERBS),
+                f"{root}.host.{host.token}.>",
+                *groups,
+                *(
+                    f"$SRV.{kind}{rest}"
+                    for kind in DISCOVERY
+                    for rest in ("", ".netsonde", f".netsonde.{host.token}")
+                ),
+                f"_INBOX_{host.token}.>",
+            ]
+        },
+        "allow_responses": {"max": 1, "expires": RESPONSE_EXPIRES},
+    }
+
+
+def administrator_permissions() -> dict[str, object]:
+    """Of `streams`: all of JetStream, and nothing of the fleet."""
+    return {
+        "publish": {"allow": ["$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "$O.>"]},
+        "subscribe": {"allow": ["_INBOX.>"]},
+    }
+
+
+def stored_for(root: str, client: Client, hosts: Iterable[Host]) -> list[str]:
+    """The part of JetStream's interface that a client's own commands use: a collector pulls
+    from its consumer and acknowledges, a controller fetches what it asked hosts to put down."""
+    if client.role == "collector":
+        stream = flows_stream(root)
+        return [
+            f"$JS.API.CONSUMER.INFO.{stream}.{client.name}",
+            f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{client.name}",
+            f"$JS.ACK.{stream}.{client.name}.>",
+        ]
+    if client.role == "controller":
+        return [f"$JS.API.DIRECT.GET.OBJ_{bucket_name(root, host.token)}" for host in hosts]
+    return []
+
+
+def imports_of(stored: Iterable[str]) -> list[str]:
+    """What an account imports for that. With JetStream on, nats-server gives every account
+    `$JS.API.>` of its own, whose answer ("not enabled for account") would race with ours,
+    unless exactly this subject is imported; what of it may be used the permissions say."""
+    return list(
+        dict.fromkeys(
+            "$JS.API.>" if subject.startswith("$JS.API.CONSUMER.") else subject
+            for subject in stored
+        )
+    )
+
+
+def requests_of(root: str, role: Role) -> list[str]:
+    """The request subjects that a role may use."""
+    if role == "collector":
+        return []
+    discovery = [
+        f"$SRV.{kind}{rest}" for kind in DISCOVERY for rest in ("", ".netsonde", ".netsonde.*")
+    ]
+    if role == "controller":
+        verbs = [f"{root}.{verb}" for verb in VERBS]
+        return [*verbs, f"{root}.host.*.>", f"{root}.group.*.*.>", *discovery]
+    reading = [name for name, verb in VERBS.items() if not verb.changes]
+    prefixes = (f"{root}.", f"{root}.host.*.", f"{root}.group.*.*.")
+    return [f"{prefix}{verb}" for verb in reading for prefix in prefixes] + discovery
+
+
+def client_permissions(root: str, role: Role, stored: Sequence[str] = ()) -> dict[str, object]:
+    """Its own inbox, the streams and the role's requests: nothing that is not imported."""
+    asked = [*requests_of(root, role), *stored]
+    return {
+        "publish": {"allow": asked} if asked else {"deny": [">"]},
+        "subscribe": {"allow": ["_INBOX.>", f"{root}.stream.>"]},
+    }
+
+
+# ---- the file ---------------------------------------------------------------------------------
+
+
+def server_config(
+    root: str,
+    hosts: Sequence[Host],
+    clients: Sequence[Client],
+    nkeys: Mapping[str, str],
+    transport: Transport,
+) -> str:
+    """nkeys: the public key of each host's token and of each client's name."""
+    check_clients(clients)
+    shared = {host.token for host in hosts} & {STREAMS, *(client.name for client in clients)}
+    if shared:
+        raise ConfigError(f"{', '.join(sorted(shared))}: a host and a client of one name")
+    agents = _agents(root, hosts, clients, nkeys, jetstream=bool(transport.jetstream_dir))
+    accounts: dict[str, dict[str, Sequence[object]]] = {AGENTS: agents}
+    for client in clients:
+        stored = stored_for(root, client, hosts) if transport.jetstream_dir else []
+        accounts[client.name] = _client(root, client, nkeys[client.name], stored)
+    lines = [
+        "# Written by `netsonde nats setup`: to change it, run that again with other names.",
+        "# It holds public keys only.",
+        f"listen: {_value(transport.listen)}",
+    ]
+    if transport.tls_cert:
+        lines += ["tls {", *(f"  {line}" for line in _tls(transport)), "}"]
+    if transport.jetstream_dir:
+        lines.append(f"jetstream {{ store_dir: {_value(transport.jetstream_dir)} }}")
+    lines += ["accounts {"]
+    for name, account in accounts.items():
+        kept = ["    jetstream: enabled"] if name == AGENTS and transport.jetstream_dir else []
+        lines += [f"  {_value(name)}: {{", *kept, *_block(account, 4), "  }"]
+    return "\n".join([*lines, "}", ""])
+
+
+def _agents(
+    root: str,
+    hosts: Sequence[Host],
+    clients: Sequence[Client],
+    nkeys: Mapping[str, str],
+    *,
+    jetstream: bool,
+) -> dict[str, Sequence[object]]:
+    askers = [client.name for client in clients if client.role != "collector"]
+    everyone = [client.name for client in clients]
+    services = dict.fromkeys((f"{root}.>", "$SRV.>"), askers)
+    if jetstream:  # to each account its own, whatever that account imports
+        for client in clients:
+            for subject in imports_of(stored_for(root, client, hosts)):
+                services[subject] = [*services.get(subject, ()), client.name]
+    users: list[object] = [
+        {
+            "nkey": nkeys[host.token],
+            "permissions": agent_permissions(root, host, jetstream=jetstream),
+        }
+        for host in hosts
+    ]
+    if jetstream:
+        users.append({"nkey": nkeys[STREAMS], "permissions": administrator_permissions()})
+    return {
+        "users": users,
+        # Many hosts answer one request, so a response is a stream of replies.
+        "exports": [
+            {"service": subject, "response_type": "stream", "accounts": accounts}
+            for subject, accounts in services.items()
+            if accounts
+        ]
+        + ([{"stream": f"{root}.stream.>", "accounts": everyone}] if everyone else []),
+    }
+
+
+def _client(
+    root: str, client: Client, nkey: str, stored: Sequence[str]
+) -> dict[str, Sequence[object]]:
+    return {
+        "users": [{"nkey": nkey, "permissions": client_permissions(root, client.role, stored)}],
+        "imports": [
+            {"service": {"account": AGENTS, "subject": subject}, "share": True}
+            for subject in requests_of(root, client.role)
+        ]
+        + [{"service": {"account": AGENTS, "subject": subject}} for subject in imports_of(stored)]
+        + [{"stream": {"account": AGENTS, "subject": f"{root}.stream.>"}}],
+    }
+
+
+def _tls(transport: Transport) -> list[str]:
+    lines = [f"cert_file: {_value(transport.tls_cert)}", f"key_file: {_value(transport.tls_key)}"]
+    if transport.tls_ca:
+        lines += [f"ca_file: {_value(transport.tls_ca)}", "verify: true"]
+    if transport.tls_handshake_first:
+        lines.append("handshake_first: true")
+    return lines
+
+
+def _block(account: Mapping[str, Sequence[object]], indent: int) -> list[str]:
+    """A map of lists, an item a line: as much JSON as nats-server reads."""
+    pad = " " * indent
+    lines = []
+    for key, items in account.items():
+        lines += [f"{pad}{key}: [", *(f"{pad}  {_value(item)}" for item in items), f"{pad}]"]
+    return lines
+
+
+def _value(value: object) -> str:
+    return json.dumps(value)

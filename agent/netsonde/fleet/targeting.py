@@ -1,0 +1,122 @@
+"""Which hosts a request is for, and which subjects say so.
+
+A target is named hosts, one group, or everyone. This module only turns words into subjects
+and host lists; it never talks to NATS. Host names are written as an operator writes them
+and become host tokens here, so `--host Web1.example` finds the agent `web1_example`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ..config import host_token
+from ..errors import EXIT_USAGE, NetsondeError
+
+NODES_BYTES_MAX = 8 << 20
+TOKEN = re.compile(r"[a-z0-9_-]+\Z")
+
+
+class TargetError(NetsondeError):
+    """The command line names hosts in a way that cannot be meant."""
+
+    exit_code: ClassVar[int] = EXIT_USAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Named hosts, or a group, or (neither) everyone."""
+
+    hosts: tuple[str, ...] = ()
+    group: tuple[str, str] | None = None
+
+    def subject(self, root: str, verb: str) -> str:
+        """The one subject that reaches a group or everyone."""
+        if self.hosts:
+            raise ValueError("named hosts have a subject each")
+        if self.group is not None:
+            return f"{root}.group.{self.group[0]}.{self.group[1]}.{verb}"
+        return f"{root}.{verb}"
+
+    def describe(self) -> str:
+        if self.hosts:
+            return ", ".join(self.hosts)
+        return f"group {self.group[0]}={self.group[1]}" if self.group else "all hosts"
+
+
+def host_subject(root: str, host: str, verb: str) -> str:
+    return f"{root}.host.{host}.{verb}"
+
+
+def parse_group(text: str) -> tuple[str, str]:
+    """`site=ams` → ("site", "ams")."""
+    key, separator, value = text.partition("=")
+    if not separator or not TOKEN.match(key) or not TOKEN.match(value):
+        raise TargetError(f"--group takes key=value of a-z, 0-9, '_' and '-', not {text!r}.")
+    return key, value
+
+
+def parse_hosts(names: Iterable[str]) -> tuple[str, ...]:
+    """Host tokens in the order given, each once."""
+    tokens: dict[str, None] = {}
+    for name in names:
+        if not name.strip():
+            raise TargetError("A host name is empty.")
+        tokens[host_token(name.strip())] = None
+    return tuple(tokens)
+
+
+def read_nodes(lines: Iterable[str]) -> list[str]:
+    """Host names out of a nodes file: one a line, `#` starts a comment."""
+    return [name for line in lines if (name := line.partition("#")[0].strip())]
+
+
+def read_nodes_file(path: str) -> list[str]:
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(NODES_BYTES_MAX + 1)
+        text = content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TargetError(f"The nodes file {path} cannot be read: {error}.") from error
+    if len(content) > NODES_BYTES_MAX:
+        raise TargetError(f"The nodes file {path} is larger than {NODES_BYTES_MAX >> 20} MiB.")
+    names = read_nodes(text.splitlines())
+    if not names:
+        raise TargetError(f"The nodes file {path} names no host.")
+    return names
+
+
+def parse_target(hosts: Sequence[str], group: str | None, nodes: str | None) -> Target:
+    """The target that --host, --group and --nodes name together."""
+    names = [*hosts, *(read_nodes_file(nodes) if nodes is not None else [])]
+    if names and group is not None:
+        raise TargetError("Name either hosts (--host, --nodes) or a --group, not both.")
+    if group is not None:
+        return Target(group=parse_group(group))
+    return Target(hosts=parse_hosts(names))
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most so many hosts, or so many percent of them."""
+
+    count: int
+    percent: bool = False
+
+    def apply(self, hosts: Sequence[str]) -> tuple[str, ...]:
+        """The first hosts by name: the same ones each time. A percentage rounds up, so that
+        1% of anything is one host."""
+        count = -(-len(hosts) * self.count // 100) if self.percent else self.count
+        return tuple(sorted(hosts)[:count])
+
+
+def parse_limit(text: str) -> Limit:
+    """`20` or `10%`."""
+    digits = text.removesuffix("%")
+    limit = Limit(int(digits), text.endswith("%")) if re.fullmatch(r"[0-9]{1,9}", digits) else None
+    if limit is None or limit.count < 1 or (limit.percent and limit.count > 100):
+        raise TargetError(f"--limit takes a number of hosts or 1% to 100%, not {text!r}.")
+    return limit

@@ -1,0 +1,168 @@
+"""The verb `packets`: a question to the capture buffer, and its answer to where it is wanted.
+
+A block at a time goes from the core to the destination, so memory is bounded whatever is
+asked for, and capture goes on beside it. What ends an answer early: the requester's deadline,
+the session's end, the agent's. Then nothing of it stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from ..bus.objects import Bucket, Upload
+from ..config import BufferSection
+from ..core import Capture
+from ..core_buffer import Answer
+from ..errors import (
+    Draining,
+    InvalidFilter,
+    InvalidRequest,
+    NoSession,
+    RequestError,
+    RequestExpired,
+    TooManyRequests,
+)
+from ..messages_buffer import PacketsGap, PacketsReply, PacketsRequest, Place
+from ..records import rfc3339
+from ..seam import PacketQuery, PacketSummary
+from .export_file import ExportFile
+from .moments import instant_ns
+from .threads import on_thread
+
+RUNNING_MAX = 2
+SUFFIX = ".pcapng"
+
+
+class Retrievals:
+    """`settings` is replaced when the configuration is read again; `bucket` makes of them the
+    bucket of this host."""
+
+    def __init__(
+        self, settings: BufferSection, host: str, bucket: Callable[[BufferSection], Bucket]
+    ) -> None:
+        self.settings = settings
+        self._host = host
+        self._bucket = bucket
+        self._running = 0
+        self._draining = asyncio.Event()
+
+    def close(self) -> None:
+        """Ends what runs, and takes no more."""
+        self._draining.set()
+
+    async def retrieve(
+        self, capture: Capture, query: PacketQuery, to: Place, expires_at: datetime | None
+    ) -> PacketsReply:
+        if self._draining.is_set():
+            raise Draining
+        if self._running >= RUNNING_MAX:
+            raise TooManyRequests(
+                f"{RUNNING_MAX} requests for packets are being answered on this host; "
+                "try again later."
+            )
+        self._running += 1
+        try:
+            work = self._answer(capture, query, to)
+            return await self._unless_ended(work, capture, expires_at)
+        finally:
+            self._running -= 1
+
+    async def _unless_ended(
+        self,
+        work: Coroutine[Any, Any, PacketsReply],
+        capture: Capture,
+        expires_at: datetime | None,
+    ) -> PacketsReply:
+        task = asyncio.create_task(work)
+        ends: dict[asyncio.Task[Any], RequestError] = {
+            asyncio.create_task(capture.closing.wait()): NoSession(
+                "The session was stopped while its packets were being read."
+            ),
+            asyncio.create_task(self._draining.wait()): Draining(),
+        }
+        left_sec = (expires_at - datetime.now(UTC)).total_seconds() if expires_at else None
+        try:
+            done, _ = await asyncio.wait(
+                {task, *ends}, timeout=left_sec, return_when=asyncio.FIRST_COMPLETED
+            )
+            if task in done:
+                return task.result()
+            expired = RequestExpired("The request's Expires-At came before the answer was whole.")
+            raise next((error for end, error in ends.items() if end in done), expired)
+        finally:
+            for one in (task, *ends):
+                one.cancel()
+            await asyncio.gather(task, *ends, return_exceptions=True)
+
+    async def _answer(self, capture: Capture, query: PacketQuery, to: Place) -> PacketsReply:
+        now = datetime.now(UTC)
+        name = f"{self._host}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}{SUFFIX}"
+        digest = hashlib.sha256()
+        answer = Answer()
+
+        def take() -> memoryview:
+            block = answer.read()
+            digest.update(block)
+            return block
+
+        with capture.held() as handle:
+            try:
+                await on_thread(lambda: answer.open(handle, query))
+                async with self._destination(to, query.filter, name) as destination:
+                    while block := await on_thread(take, answer.abandon):
+                        await destination.write(block)
+                    await destination.commit()
+                reply = packets_reply(answer.summary(), digest.hexdigest())
+            except InvalidFilter as error:
+                error.field = "$.filter"
+                raise
+            finally:
+                answer.close()
+        if isinstance(destination, ExportFile):
+            reply.path = destination.path
+        else:
+            reply.bucket, reply.object = destination.bucket.name, name
+        return reply
+
+    def _destination(self, to: Place, expression: str, name: str) -> ExportFile | Upload:
+        settings = self.settings
+        if to == "file":
+            return ExportFile(settings.export_dir, name, bytes_max=settings.export_mb << 20)
+        return self._bucket(settings).upload(name, expression or "all packets")
+
+
+def packet_query(request: PacketsRequest, now_ns: int) -> PacketQuery:
+    """Raises InvalidRequest."""
+    start_ns = instant_ns(request.start, now_ns, field="$.start") if request.start else 0
+    end_ns = instant_ns(request.end, now_ns, field="$.end") if request.end else 0
+    if request.end and end_ns < start_ns:
+        raise InvalidRequest("$.end is before $.start", field="$.end")
+    return PacketQuery(
+        filter=request.filter,
+        start_ns=start_ns,
+        end_ns=max(end_ns, 1) if request.end else 0,  # to the core 0 means until now
+        max_bytes=request.max_bytes,
+        max_packets=request.max_packets or 0,
+    )
+
+
+def packets_reply(summary: PacketSummary, sha256: str) -> PacketsReply:
+    return PacketsReply(
+        packets=summary.packets,
+        bytes=summary.bytes,
+        first_time=rfc3339(summary.first_ns) if summary.packets else None,
+        last_time=rfc3339(summary.last_ns) if summary.packets else None,
+        complete=summary.complete,
+        gaps=[
+            PacketsGap(from_=rfc3339(gap.from_ns), to=rfc3339(gap.to_ns), reason=gap.reason)
+            for gap in summary.gaps
+        ],
+        chunks_read=summary.chunks_read,
+        chunks_skipped=summary.chunks_skipped,
+        sha256=sha256,
+    )
