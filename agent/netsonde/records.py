@@ -1,0 +1,124 @@
+"""Flow records, their batches, and the spool: the stream as its readers see it (FLOWS.md §2).
+
+The C core renders records and the agent passes them on unparsed: these types are for the
+published schema and for who decodes. Times are RFC 3339 with nanoseconds in JSON and
+integers, nanoseconds since the epoch, in MessagePack. A leaf.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Count = Annotated[int, Meta(ge=0)]
+Time = Annotated[str, Meta(description="RFC 3339, UTC, with nanoseconds")]
+
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(time_ns: int) -> str:
+    """`2026-01-02T03:04:05.000000006Z`"""
+    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
+
+
+def parse_rfc3339(text: str) -> int:
+    """Nanoseconds since the epoch; what is finer is cut off. In any spelling of RFC 3339 §5.6,
+    with a leap second as the second after it. Raises ValueError."""
+    spelled = _RFC3339.fullmatch(text)
+    if spelled is None:
+        raise ValueError(f"{text[:64]!r} is not RFC 3339 with an offset")
+    date, minute, second, fraction, offset = spelled.groups()
+    leap = second == "60"
+    zone = "+00:00" if offset in "Zz" else offset
+    moment = datetime.fromisoformat(f"{date}T{minute}:{'59' if leap else second}{zone}")
+    seconds = (moment - _EPOCH) // timedelta(seconds=1) + leap
+    return seconds * 1_000_000_000 + int((fraction or "")[:9].ljust(9, "0"))
+
+
+class Tunnel(Struct, kw_only=True):
+    type: str
+    id: int | None = None
+    outer_source_ip: str
+    outer_dest_ip: str
+
+
+class FlowRecord(Struct, kw_only=True):
+    """One flow, or what happened in it since its previous record (FLOWS.md §2)."""
+
+    flow_id: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+    community_id: str
+    source_ip: str
+    dest_ip: str
+    source_port: int
+    dest_port: int
+    protocol: str
+    protocol_number: int
+    ip_version: Literal[4, 6]
+    vlan: list[int]
+    mpls_label: int | None
+    source_mac: str | None
+    dest_mac: str | None
+    icmp_type: int | None
+    icmp_code: int | None
+    packets: Count
+    bytes: Count
+    l2_bytes: Count
+    reverse_packets: Count
+    reverse_bytes: Count
+    reverse_l2_bytes: Count
+    tcp_flags: int
+    reverse_tcp_flags: int
+    tos: int
+    ttl_min: int
+    ttl_max: int
+    fragments: Count
+    retransmissions: Count
+    out_of_order: Count
+    handshake_rtt_us: int | None
+    first_seen: Time | int
+    last_seen: Time | int
+    flow_start: Time | int
+    segment: Count
+    final: bool
+    total_packets: Count
+    total_bytes: Count
+    end_reason: Literal["idle", "active", "end", "forced", "resources"] | None
+    interface: str
+    direction: Literal["ingress", "egress", "unknown"]
+    tunnel: Tunnel | None
+    sampling_interval: int
+
+
+class FlowBatch(Struct, kw_only=True):
+    """What `stream.flows.<host>` carries: at most 1,000 records and 256 KiB."""
+
+    host: str
+    boot: Annotated[str, Meta(description="of this run of the agent; later runs sort after it")]
+    seq: Annotated[int, Meta(ge=1, description="1, 2, … within one boot, without a gap")]
+    session_id: str
+    first_time: Time | int
+    last_time: Time | int
+    records: list[FlowRecord]
+
+
+class SpoolState(Struct, kw_only=True):
+    """The spool between the agent and JetStream. Counts of records lost are over its life,
+    kept over restarts."""
+
+    bytes_used: Count
+    bytes_max: Count
+    records_waiting: Annotated[int, Meta(ge=0, description="in it, not yet acknowledged")]
+    records_lost: Count
+    packets_lost: Count
+    messages_in_flight: Count
+    messages_acknowledged: Count
+    messages_resent: Count
+    last_refusal: Annotated[str, Meta(description="in the server's words; empty if none")] = ""

@@ -1,0 +1,222 @@
+"""What crosses between the agent and the C core, as values.
+
+Frozen, without handles or pointers, so that all but core.py can be tested without the core.
+The names are those of native/include/netsonde.h. A leaf.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NS_PER_SEC = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class BackendReport:
+    name: str
+    description: str
+    features: tuple[str, ...]
+    usable: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureSettings:
+    """What sonde_session_config holds, in this module's types."""
+
+    backend: str
+    interface: str
+    filter: str
+    file_fd: int
+    workers: int
+    snaplen: int
+    ring_bytes: int
+    flow_table_size: int
+    record_ring_size: int
+    promiscuous: bool
+    dedicated: bool
+    tunnel_inner: bool
+    replay_speed: float
+    metering: bool
+    idle_timeout_sec: int
+    active_timeout_sec: int
+    buffer_bytes: int
+    buffer_dir: str  # "": memory only
+    buffer_disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorSettings:
+    """What sonde_collector_config holds, and how often its records leave. standing: from the
+    configuration."""
+
+    address: str
+    port: int
+    version: int
+    interval_sec: int
+    standing: bool
+    full: bool
+    biflow: bool
+    message_bytes_max: int
+    pace_bytes_per_sec: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.address, self.port
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorStats:
+    """One snapshot; see struct sonde_collector_stats."""
+
+    address: str
+    port: int
+    version: int
+    connected: bool
+    messages_sent: int
+    bytes_sent: int
+    templates_sent: int
+    records_sent: int
+    packets_sent: int
+    octets_sent: int
+    records_skipped_ipv6: int
+    records_lost_refused: int
+    records_lost_no_room: int
+    records_lost_error: int
+    packets_lost: int
+    octets_lost: int
+    refusals: int
+    times_clamped: int
+    last_error: str
+
+    @property
+    def records_lost(self) -> int:
+        return self.records_lost_refused + self.records_lost_no_room + self.records_lost_error
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedMessage:
+    """One message of an export, decoded: `text` has one JSON object a line."""
+
+    size: int
+    version: int
+    domain: int
+    sequence: int
+    export_ns: int
+    records: int
+    templates: int
+    sets_unknown: int
+    malformed: int
+    templates_refused: int
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FlowQuery:
+    limit: int
+    sort: str
+    min_packets: int
+    ip: bytes | None = None
+    port: int | None = None
+    protocol: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PacketQuery:
+    """What sonde_session_packets_open asks; 0: no limit, and until now."""
+
+    filter: str
+    start_ns: int
+    end_ns: int
+    max_bytes: int
+    max_packets: int
+
+
+@dataclass(frozen=True, slots=True)
+class PacketGap:
+    from_ns: int
+    to_ns: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PacketSummary:
+    """See struct sonde_packets_summary."""
+
+    packets: int
+    bytes: int
+    first_ns: int
+    last_ns: int
+    chunks_read: int
+    chunks_skipped: int
+    complete: bool
+    gaps: tuple[PacketGap, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CoreEvent:
+    kind: int
+    time_ns: int
+    value: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rendered records: `data` is one array."""
+
+    data: bytes
+    records: int
+    packets: int
+    first_ns: int
+    last_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """One snapshot; see struct sonde_stats."""
+
+    time_ns: int = 0
+    heartbeat: int = 0
+    packets_captured: int = 0
+    packets_dropped: int = 0
+    bytes_captured: int = 0
+    frames_captured: int = 0
+    packets_recorded: int = 0
+    packets_active: int = 0
+    packets_non_flow: int = 0
+    packets_unmetered: int = 0
+    ip_bytes: int = 0
+    ip_length_clamped: int = 0
+    fragments: int = 0
+    records: int = 0
+    records_dropped: int = 0
+    packets_records_dropped: int = 0
+    records_waiting: int = 0
+    flows_active: int = 0
+    flows_created: int = 0
+    flow_table_size: int = 0
+    timestamps_corrected: int = 0
+    ring_freezes: int = 0
+    ring_used_permille: int = 0
+    buffer_bytes_used: int = 0
+    buffer_bytes_capacity: int = 0
+    buffer_oldest_ns: int = 0
+    buffer_newest_ns: int = 0
+    buffer_packets: int = 0
+    chunks_overwritten: int = 0
+    packets_overwritten: int = 0
+    packets_unrecorded: int = 0
+    seal_failures: int = 0
+    packets_seal_lost: int = 0
+    segments: int = 0
+    segment_bytes: int = 0
+    spill_failures: int = 0
+    packets_spill_lost: int = 0
+    finished: bool = False
+    link_up: bool = True
+    metering: bool = False
+    encrypted: bool = False
+    attach: str = ""
+    non_flow: tuple[tuple[str, int], ...] = ()
+    records_by_reason: tuple[tuple[str, int], ...] = ()
