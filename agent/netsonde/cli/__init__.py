@@ -1,0 +1,134 @@
+"""The command line: one file a command, one list of them, one place that prints errors."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import shtab
+
+from .. import __version__
+from ..errors import NetsondeError, RequestError
+from .backends import BackendsCommand
+from .collect import CollectCommand
+from .command import Command
+from .config import ConfigCommand
+from .decode import DecodeCommand
+from .decrypt import DecryptCommand
+from .demo import DemoCommand
+from .doctor import DoctorCommand
+from .encrypt import EncryptCommand
+from .export import ExportCommand
+from .firmware import FirmwareCommand
+from .flows import FlowsCommand
+from .meter import MeterCommand
+from .metrics import MetricsCommand
+from .nats import NatsCommand
+from .packets import PacketsCommand
+from .ps import PsCommand
+from .run import RunCommand
+from .schema import SchemaCommand
+from .start import StartCommand
+from .status import StatusCommand
+from .stop import StopCommand
+from .top import TopCommand
+
+COMMANDS: list[Command] = [
+    RunCommand(),
+    DemoCommand(),
+    DoctorCommand(),
+    ConfigCommand(),
+    PsCommand(),
+    BackendsCommand(),
+    StartCommand(),
+    StopCommand(),
+    StatusCommand(),
+    MetricsCommand(),
+    TopCommand(),
+    MeterCommand(),
+    ExportCommand(),
+    FlowsCommand(),
+    PacketsCommand(),
+    EncryptCommand(),
+    DecryptCommand(),
+    CollectCommand(),
+    FirmwareCommand(),
+    SchemaCommand(),
+    NatsCommand(),
+    DecodeCommand(),
+]
+
+DESCRIPTION = "Packet capture and flow metering on every host, spoken to over NATS."
+EPILOG = """\
+Exit codes: 0 every targeted host answered and agreed; 1 some did not; 2 usage;
+69 NATS cannot be reached; 77 a privilege is missing; 78 the configuration is wrong.
+"""
+EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141  # as a shell reports a program ended by SIGPIPE
+
+
+def build_parser(commands: Sequence[Command] = COMMANDS) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="netsonde",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"netsonde {__version__}")
+    shtab.add_argument_to(parser, ["--print-completion"])
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for command in commands:
+        text = inspect.getdoc(command) or ""
+        subparser = subparsers.add_parser(
+            command.name,
+            help=text.partition("\n")[0].replace("%", "%%"),
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(subparser)
+        subparser.set_defaults(chosen=command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    command: Command = args.chosen
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an arrow must not fail in a Latin-1 locale
+    try:
+        code = command.run(args)
+        sys.stdout.flush()
+    except NetsondeError as error:
+        return report(error)
+    except BaseExceptionGroup as group:
+        # Out of a TaskGroup. Only what is an error on purpose is a sentence for the user.
+        if group.split(NetsondeError)[1] is not None:
+            raise
+        return max(report(error) for error in leaves(group))
+    except BrokenPipeError:
+        # Whoever read our output has gone. Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE_CLOSED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return code
+
+
+def report(error: NetsondeError) -> int:
+    """The one place where an error becomes words for the user; gives its exit code."""
+    name = f"{error.error}: " if isinstance(error, RequestError) else ""
+    print(f"netsonde: {name}{error.detail}", file=sys.stderr)
+    return error.exit_code
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[NetsondeError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        elif isinstance(error, NetsondeError):
+            yield error

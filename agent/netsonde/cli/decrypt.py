@@ -1,0 +1,98 @@
+"""`netsonde decrypt FILE… --key K`: segment files as pcapng, without an agent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError
+
+
+class DecryptError(NetsondeError):
+    """A file or the key cannot be read."""
+
+
+class TerminalError(NetsondeError):
+    exit_code = EXIT_USAGE
+
+
+class DecryptCommand:
+    """Turn segment files of a capture buffer into pcapng.
+
+    Each FILE becomes a section of its own, in the order given. A file that was cut gives
+    every whole frame; one that was changed gives what comes before the change. Either is
+    said, and makes the exit code 1. Files that were never sealed need no key.
+    """
+
+    name = "decrypt"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("files", nargs="+", metavar="FILE", help="*.segment, or .*.part")
+        parser.add_argument("--key", metavar="K", help="key file: 32 bytes or 64 hex digits")
+        parser.add_argument("-o", "--output", metavar="OUT", help="instead of standard output")
+
+    def run(self, args: Namespace) -> int:
+        if args.output is None and sys.stdout.isatty():
+            raise TerminalError("pcapng is not for a terminal: give -o OUT, or pipe it on.")
+        with sealing_key(args.key) as key, opened_output(args.output) as out:
+            whole = [decrypt_file(path, key, out) for path in args.files]
+            out.flush()
+        return EXIT_OK if all(whole) else EXIT_REFUSED
+
+
+@contextlib.contextmanager
+def sealing_key(path: str | None) -> Iterator[bytearray | None]:
+    from ..recorder.key_file import read_key_of, zeroise
+
+    if path is None:
+        yield None
+        return
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with contextlib.closing(os.fdopen(file, "rb", buffering=0)):
+            key = read_key_of(file)
+    except OSError as error:
+        raise DecryptError(f"{path}: {os.strerror(error.errno or 5).lower()}") from None
+    if key is None:
+        raise DecryptError(f"{path}: a key is 32 bytes or 64 hexadecimal digits")
+    try:
+        yield key
+    finally:
+        zeroise(key)
+
+
+@contextlib.contextmanager
+def opened_output(path: str | None) -> Iterator[BinaryIO]:
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DecryptError(f"{path}: {os.strerror(error.errno or 5).lower()}") from None
+    with os.fdopen(file, "wb") as out:
+        yield out
+
+
+def decrypt_file(path: str, key: bytearray | None, out: BinaryIO) -> bool:
+    """False, after a word on standard error: not all of it could be given."""
+    from ..core_buffer import SegmentError, read_segment
+
+    try:
+        with open(path, "rb", buffering=0) as file:
+            whole = read_segment(file.fileno(), key, "", out.write)
+    except SegmentError as error:
+        print(f"{path}: {error.detail}", file=sys.stderr)
+        return False
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"{path}: {os.strerror(error.errno or 5).lower()}", file=sys.stderr)
+        return False
+    if not whole:
+        print(f"{path}: the file was cut; every whole frame is there", file=sys.stderr)
+    return whole

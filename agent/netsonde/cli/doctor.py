@@ -1,0 +1,172 @@
+"""`netsonde doctor`: what this host can capture with, what is missing, and how to grant it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from .. import config, privileges
+from ..config import Config
+from ..errors import (
+    EXIT_CONFIG,
+    EXIT_OK,
+    EXIT_PRIVILEGE,
+    EXIT_REFUSED,
+    ConfigError,
+    PrivilegeError,
+    UnreachableError,
+)
+from ..privileges import Standing
+from .tables import print_table
+
+State: TypeAlias = Literal["ok", "note", "missing", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`exit_code` counts only when the state is bad."""
+
+    check: str
+    state: State
+    detail: str
+    exit_code: int = EXIT_REFUSED
+
+
+class DoctorCommand:
+    """Check this host: privileges, backends, configuration, keys, NATS.
+
+    Run it as the agent runs, so that it sees what the agent sees:
+      systemd-run --pipe --uid=netsonde -p AmbientCapabilities=CAP_NET_RAW netsonde doctor
+    A missing backend is no fault as long as one can capture. Exit codes: 0 all is well;
+    1 something to repair; 69 NATS; 77 nothing can capture; 78 the configuration.
+    """
+
+    name = "doctor"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--config", metavar="FILE", help=f"default: {config.DEFAULT_PATH}")
+        parser.add_argument("--json", action="store_true", help="one object a finding, a line each")
+
+    def run(self, args: Namespace) -> int:
+        path = Path(args.config) if args.config else None
+        try:
+            settings = config.load(path)
+        except ConfigError as error:
+            findings = [Finding("configuration", "bad", error.detail, EXIT_CONFIG)]
+            settings = Config()
+        else:
+            source = path or config.DEFAULT_PATH
+            shown = str(source) if source.exists() else f"{source} is absent, defaults apply"
+            findings = [Finding("configuration", "ok", shown)]
+        has = privileges.standing()
+        checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+            lambda: examine_process(has, settings),
+            lambda: examine_backends(has),
+            lambda: examine_directories(settings),
+            lambda: examine_keys(settings),
+            lambda: examine_nats(settings),
+        )
+        findings += [finding for check in checks for finding in check()]
+        if args.json:
+            for finding in findings:
+                print(msgspec.json.encode(finding).decode())
+        else:
+            rows = [(f.check, f.state, f.detail) for f in findings]
+            print_table(("CHECK", "STATE", "DETAIL"), rows)
+        return max((f.exit_code for f in findings if f.state == "bad"), default=EXIT_OK)
+
+
+def examine_process(has: Standing, settings: Config) -> Iterator[Finding]:
+    held = ", ".join(sorted(has.capabilities)) or "none of the capabilities that capture needs"
+    yield Finding("user", "note" if has.uid == 0 else "ok", f"uid {has.uid}, {held}")
+    for name, on in (("no_new_privs", has.no_new_privileges), ("seccomp", has.seccomp)):
+        detail = "on" if on else "off here; the systemd unit turns it on"
+        yield Finding(name, "ok" if on else "note", detail)
+    try:
+        privileges.require_capture(settings.capture)
+    except PrivilegeError as error:
+        yield Finding("capture", "bad", error.detail, EXIT_PRIVILEGE)
+    else:
+        live = "possible" if settings.capture.live else "not asked for ([capture] live = false)"
+        yield Finding("capture", "ok", live)
+
+
+def examine_backends(has: Standing) -> Iterator[Finding]:
+    from ..core_backends import backends  # loads the C core
+
+    for report in asyncio.run(backends()):
+        needed = privileges.NEEDED.get(report.name, ())
+        missing = has.missing(report.name)
+        if missing:
+            detail = f"lacks {', '.join(missing)}: {grant(report.name, missing)}"
+            if not report.usable:
+                detail += f" ({report.reason})"
+            yield Finding(report.name, "missing", detail)
+        elif report.usable:
+            yield Finding(report.name, "ok", f"usable with {', '.join(needed) or 'no privileges'}")
+        else:
+            yield Finding(report.name, "missing", report.reason)
+
+
+def grant(backend: str, missing: list[str]) -> str:
+    """What to write where."""
+    names = " ".join(missing)
+    return (
+        f"add AmbientCapabilities={names} and CapabilityBoundingSet={names} to "
+        f"/etc/systemd/system/netsonde.service.d/{backend}.conf"
+    )
+
+
+def examine_directories(settings: Config) -> Iterator[Finding]:
+    wanted = {
+        "capture.replay_dirs": settings.capture.replay_dirs,
+        "encryption.key_dirs": settings.encryption.key_dirs,
+        "firmware.dirs": settings.firmware.dirs,
+    }
+    for key, directories in wanted.items():
+        for directory in directories:
+            if not os.path.isdir(directory):
+                yield Finding(key, "bad", f"{directory} is no directory")
+            elif not os.access(directory, os.X_OK):
+                yield Finding(key, "bad", f"{directory} cannot be entered by uid {os.geteuid()}")
+            else:
+                yield Finding(key, "ok", directory)
+
+
+def examine_keys(settings: Config) -> Iterator[Finding]:
+    from ..firmware.keys import load
+
+    if not settings.firmware.dirs:
+        return
+    trusted = load(settings.firmware.trusted_keys)
+    for name, reason in trusted.refused.items():
+        yield Finding("firmware.trusted_keys", "bad", f"{name}: {reason}")
+    if trusted.keys:
+        names = ", ".join(f"{key.name} ({key.kind}, {key.id})" for key in trusted.keys)
+        yield Finding("firmware.trusted_keys", "ok", names)
+    else:
+        yield Finding("firmware.trusted_keys", "bad", "no key is trusted: nothing can be verified")
+
+
+def examine_nats(settings: Config) -> Iterator[Finding]:
+    from ..fleet.client import connect, login_options
+
+    async def visit() -> None:
+        async with connect(settings.nats):
+            pass
+
+    try:
+        encrypted = "tls" in login_options(settings.nats)
+        asyncio.run(visit())
+    except (UnreachableError, ConfigError) as error:
+        yield Finding("nats", "bad", error.detail, error.exit_code)
+    else:
+        detail = "reached, TLS" if encrypted else "reached; what is said there is in clear"
+        yield Finding("nats", "ok" if encrypted else "note", detail)

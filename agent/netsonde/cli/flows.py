@@ -1,0 +1,210 @@
+"""`netsonde flows`: the active flows of hosts, or with --follow the records as they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import EXIT_OK, EXIT_REFUSED
+from ..fleet.stream import Ledger
+from ..records import rfc3339
+from .asking import (
+    add_client_arguments,
+    ask_fleet,
+    read_nats_section,
+    read_target,
+    whole,
+)
+from .tables import Cell, endpoint
+
+if TYPE_CHECKING:
+    from ..fleet.client import FleetClient
+    from ..fleet.scatter import Reply
+    from ..fleet.targeting import Target
+
+COLUMNS = ("HOST", "PROTOCOL", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAST SEEN")
+
+
+class FlowsCommand:
+    """List active flows, or follow flow records as they arrive.
+
+    Without --follow, hosts are asked for the totals of flows that are active now. With it,
+    their published records are printed one a line until Ctrl-C: when the last packet was
+    seen, protocol, source → destination, packets and bytes since the flow's previous record,
+    and why the record was sent. Metering must be on for records to be published.
+    """
+
+    name = "flows"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("-f", "--follow", action="store_true", help="records as they come")
+        parser.add_argument(
+            "-n",
+            "--count",
+            type=whole(1),
+            metavar="N",
+            help="list at most N flows a host (100); with --follow, stop after N records",
+        )
+        parser.add_argument("--sort", choices=["bytes", "packets", "recent"])
+        parser.add_argument("--min-packets", type=whole(0), metavar="N")
+        parser.add_argument("--ip", type=address, help="either side has this address")
+        parser.add_argument("--port", type=whole(0, 65_535), help="either side has this port")
+        parser.add_argument("--protocol", metavar="P", help="TCP, UDP, ICMP, … or a number")
+        add_client_arguments(parser)
+
+    def run(self, args: Namespace) -> int:
+        if args.follow:
+            try:
+                return asyncio.run(follow_flows(args))
+            except KeyboardInterrupt:
+                return EXIT_OK
+        return ask_fleet(args, "flows", flows_body(args), COLUMNS, list_flows)
+
+
+def address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not an IP address") from None
+
+
+def flows_body(args: Namespace) -> dict[str, Any]:
+    optional = {
+        "limit": args.count,
+        "sort": args.sort,
+        "min_packets": args.min_packets,
+        "filter": {
+            name: value
+            for name, value in (
+                ("ip", args.ip),
+                ("port", args.port),
+                ("protocol", args.protocol),
+            )
+            if value is not None
+        }
+        or None,
+    }
+    return {name: value for name, value in optional.items() if value is not None}
+
+
+def list_flows(reply: Reply) -> Sequence[Sequence[Cell]]:
+    return [
+        (
+            reply.host,
+            flow["protocol"],
+            *endpoints(flow),
+            flow["packets"],
+            flow["bytes"],
+            clock_time(flow.get("last_seen")),
+        )
+        for flow in reply.body["flows"]
+    ]
+
+
+# ---- following -----------------------------------------------------------------------------
+
+
+async def follow_flows(args: Namespace) -> int:
+    from ..collect.batches import UnreadableError, read_batch
+    from ..fleet.client import connect
+
+    def notify(text: str) -> None:
+        print(f"netsonde: {text}", file=sys.stderr)
+
+    address, target = read_nats_section(args), read_target(args)
+    async with connect(address, lasting=True, notify=notify) as client:
+        hosts = await find_hosts(client, target, args.timeout)
+        if hosts == ():
+            notify(f"no agent answered ({target.describe()})")
+            return EXIT_REFUSED
+        if sys.stderr.isatty():
+            notify(f"following the flows of {target.describe()}; Ctrl-C ends")
+        ledger, printed, missed = Ledger(), 0, 0
+        async for message in client.follow("flows", hosts):
+            try:
+                batch = read_batch(message.data, message.headers)
+                records = batch.objects()
+            except UnreadableError as error:
+                notify(f"{message.subject}: {error.detail}")
+                continue
+            if not ledger.note(batch.host, batch.boot, batch.seq):
+                continue
+            if ledger.missed > missed:
+                notify(f"{batch.host}: {ledger.missed - missed} batches did not arrive")
+            missed = ledger.missed
+            for record in records:
+                if not matches(record, args):
+                    continue
+                print_record(batch.host, record, as_json=args.json, with_host=hosts is None)
+                printed += 1
+                if printed == args.count:
+                    return EXIT_OK
+            sys.stdout.flush()
+    return EXIT_OK
+
+
+async def find_hosts(
+    client: FleetClient, target: Target, timeout_sec: float
+) -> tuple[str, ...] | None:
+    """Whose streams to follow; None for all. Named hosts may well come later."""
+    if target.group is None:
+        return target.hosts or None
+    return tuple(await client.discover("PING", target, timeout_sec) or {})
+
+
+def matches(record: dict[str, Any], args: Namespace) -> bool:
+    """The listing's filter, applied to a record here; one without the field does not match."""
+    found = record.get
+    if args.ip is not None and args.ip not in (found("source_ip"), found("dest_ip")):
+        return False
+    if args.port is not None and args.port not in (found("source_port"), found("dest_port")):
+        return False
+    if args.protocol is not None and args.protocol.lower() not in (
+        found("protocol", "").lower(),
+        str(found("protocol_number")),
+    ):
+        return False
+    return args.min_packets is None or found("packets", 0) >= args.min_packets
+
+
+def print_record(host: str, record: dict[str, Any], *, as_json: bool, with_host: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode({"host": host, **record}).decode())
+    else:
+        print(f"{host}  {describe_record(record)}" if with_host else describe_record(record))
+
+
+def describe_record(record: dict[str, Any]) -> str:
+    """One line: time, protocol, source → destination, packets, bytes, reason; dashes for what
+    `[flows] fields` leaves out."""
+    source, dest = endpoints(record)
+    extra = "".join(f" vlan {number}" for number in record.get("vlan", ()))
+    if record.get("icmp_type") is not None:
+        extra += f" type {record['icmp_type']}"
+    shown = {name: record.get(name, "-") for name in ("protocol", "packets", "bytes", "end_reason")}
+    return (
+        f"{clock_time(record.get('last_seen'))}  {shown['protocol']:<6}  {source} → {dest}{extra}  "
+        f"{shown['packets']} packets  {shown['bytes']} bytes  {shown['end_reason']}"
+    )
+
+
+def endpoints(record: dict[str, Any]) -> tuple[str, str]:
+    """Source and destination. The ports of ICMP are made up for the Community ID: not shown."""
+    source, dest = record.get("source_ip", "-"), record.get("dest_ip", "-")
+    if record.get("icmp_type") is not None:
+        return source, dest
+    from_port, to_port = record.get("source_port", 0), record.get("dest_port", 0)
+    return endpoint(source, from_port), endpoint(dest, to_port)
+
+
+def clock_time(time: str | int | None) -> str:
+    """`14:02:11.123`, UTC, of RFC 3339 or of nanoseconds since the epoch."""
+    if time is None:
+        return "-"
+    return (rfc3339(time) if isinstance(time, int) else time)[11:23]

@@ -1,0 +1,58 @@
+"""`netsonde meter on|off`: turn flow records on or off in running sessions."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .asking import add_client_arguments, ask_fleet, whole
+from .tables import Cell
+
+if TYPE_CHECKING:
+    from ..fleet.scatter import Reply
+
+
+class MeterCommand:
+    """Turn flow records on or off in the running session."""
+
+    name = "meter"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("switch", choices=["on", "off"])
+        add_timeout_arguments(parser)
+        add_client_arguments(parser)
+
+    def run(self, args: Namespace) -> int:
+        body = meter_body(args, enable=args.switch == "on")
+        columns = ["HOST", "METERING", "FLOW TIMEOUT", "MESSAGE"]
+        return ask_fleet(args, "flow.meter.enable", body, columns, describe_meter)
+
+
+def add_timeout_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--flow-timeout",
+        type=whole(1, 86_400),
+        metavar="S",
+        help="a flow ends after so long without a packet (300)",
+    )
+    parser.add_argument(
+        "--active-timeout",
+        type=whole(1, 86_400),
+        metavar="S",
+        help="a flow that lives on is told about this often (60)",
+    )
+
+
+def meter_body(args: Namespace, *, enable: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {"enable": enable}
+    if args.flow_timeout is not None:
+        body["flow_timeout_sec"] = args.flow_timeout
+    if args.active_timeout is not None:
+        body["active_timeout_sec"] = args.active_timeout
+    return body
+
+
+def describe_meter(reply: Reply) -> Sequence[Sequence[Cell]]:
+    body = reply.body
+    return [(reply.host, body["status"], f"{body['flow_timeout_sec']}s", body["message"])]

@@ -1,0 +1,158 @@
+"""`netsonde packets`: what the capture buffers of hosts hold of a filter and a time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError
+from .asking import (
+    add_client_arguments,
+    print_failures,
+    print_outcome,
+    read_nats_section,
+    read_pace,
+    read_target,
+    show_progress,
+    whole,
+)
+from .fetching import STANDARD_OUTPUT, find_viewer, opened_viewer, pipe_all, write_files
+from .flows import clock_time
+from .tables import Cell
+
+if TYPE_CHECKING:
+    from ..fleet.client import FleetClient, Outcome
+    from ..fleet.scatter import Reply
+
+COLUMNS = ("HOST", "PACKETS", "BYTES", "FIRST", "LAST", "COMPLETE", "WHERE")
+_TIME_AGO = re.compile(r"-\d[\d.]*(ms|s|m|h|d)?$")
+
+
+class PlaceError(NetsondeError):
+    exit_code = EXIT_USAGE
+
+
+class PacketsCommand:
+    """Retrieve packets that were captured before.
+
+    Hosts look into their capture buffers and put what matches into a pcapng file: in the
+    object store of NATS, or with --to file on the host itself. --write fetches it, --open
+    shows it in Wireshark, or in tshark where there is no display. START and END are RFC 3339
+    times or like -5m; "complete" says that nothing captured in between is missing.
+    """
+
+    name = "packets"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--filter", metavar="BPF", help="packets that this matches (all)")
+        parser.add_argument("--start", metavar="T", help="not before T (all that is there)")
+        parser.add_argument("--end", metavar="T", help="not after T (now)")
+        parser.add_argument("--max-bytes", type=whole(1, 2**40), metavar="N", help="(64 MiB)")
+        parser.add_argument("--max-packets", type=whole(1), metavar="N")
+        parser.add_argument(
+            "--to", choices=["object_store", "file"], default="object_store", help="(object_store)"
+        )
+        fetched = parser.add_mutually_exclusive_group()
+        fetched.add_argument(
+            "-w",
+            "--write",
+            metavar="FILE",
+            help="fetch into FILE; from several hosts into FILE with their names in it; - is "
+            "standard output",
+        )
+        fetched.add_argument(
+            "--open", action="store_true", help="pipe into Wireshark, or into tshark"
+        )
+        add_client_arguments(parser)
+        # argparse takes `-5m` for a flag unless told that it is a number.
+        parser._negative_number_matcher = _TIME_AGO
+        parser.set_defaults(timeout=300.0)
+
+    def run(self, args: Namespace) -> int:
+        if args.to == "file" and (args.open or args.write is not None):
+            raise PlaceError("--write and --open fetch from the object store, not with --to file.")
+        viewer = find_viewer() if args.open else None
+        outcome = asyncio.run(retrieve(args, viewer))
+        return EXIT_OK if outcome.complete else EXIT_REFUSED
+
+
+async def retrieve(args: Namespace, viewer: Sequence[str] | None) -> Outcome:
+    from ..fleet.client import connect
+
+    address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
+    async with connect(address) as client:
+        with show_progress("packets") as progress:
+            outcome = await client.ask(
+                "packets",
+                packets_body(args),
+                target,
+                pace,
+                request_id=args.request_id,
+                progress=progress,
+            )
+        if viewer is not None or args.write == STANDARD_OUTPUT:
+            print_incomplete(outcome)
+            print_failures(outcome, target, with_refusals=True)
+        else:
+            print_outcome(args, outcome, COLUMNS, describe_answer)
+        await bring(args, viewer, client, [reply for reply in outcome.replies if reply.accepted])
+    return outcome
+
+
+async def bring(
+    args: Namespace, viewer: Sequence[str] | None, client: FleetClient, replies: Sequence[Reply]
+) -> None:
+    if not replies:
+        return
+    if viewer is not None:
+        with opened_viewer(viewer) as pipe:
+            await pipe_all(client, replies, pipe, args.timeout)
+    elif args.write == STANDARD_OUTPUT:
+        await pipe_all(client, replies, sys.stdout.buffer, args.timeout)
+    elif args.write is not None:
+        await write_files(client, replies, args.write, args.timeout)
+
+
+def packets_body(args: Namespace) -> dict[str, Any]:
+    optional = {
+        "filter": args.filter,
+        "start": args.start,
+        "end": args.end,
+        "max_bytes": args.max_bytes,
+        "max_packets": args.max_packets,
+    }
+    found = {name: value for name, value in optional.items() if value is not None}
+    return {**found, "to": args.to}
+
+
+def describe_answer(reply: Reply) -> Sequence[Sequence[Cell]]:
+    body = reply.body
+    return [
+        (
+            reply.host,
+            body["packets"],
+            body["bytes"],
+            clock_time(body["first_time"]),
+            clock_time(body["last_time"]),
+            "yes" if body["complete"] else describe_gaps(body["gaps"]),
+            body["path"] if "path" in body else f"{body['bucket']}/{body['object']}",
+        )
+    ]
+
+
+def describe_gaps(gaps: Sequence[dict[str, str]]) -> str:
+    """`no: overwritten, limit`"""
+    reasons = dict.fromkeys(gap["reason"] for gap in gaps)
+    return f"no: {', '.join(reasons)}"
+
+
+def print_incomplete(outcome: Outcome) -> None:
+    """Where standard output is for the packets themselves."""
+    for reply in outcome.replies:
+        if reply.accepted and not reply.body["complete"]:
+            gaps = describe_gaps(reply.body["gaps"])
+            print(f"{reply.host}: complete: {gaps}", file=sys.stderr)

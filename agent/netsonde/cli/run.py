@@ -1,0 +1,73 @@
+"""`netsonde run`: the agent itself, in the foreground."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
+
+from .. import config
+
+
+class RunCommand:
+    """Run the agent of this host, until SIGTERM or Ctrl-C.
+
+    The configuration file is overlaid by NETSONDE__SECTION__KEY from the environment, and
+    that by the flags here. SIGHUP reads it again. With --embedded-nats the agent brings its
+    own nats-server on loopback, for a setup of one host.
+    """
+
+    name = "run"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--config", metavar="FILE", help=f"default: {config.DEFAULT_PATH}")
+        parser.add_argument(
+            "--embedded-nats", action="store_true", help="start a nats-server for this host"
+        )
+        parser.add_argument("--nats", metavar="URL", help="[nats] servers, split at commas")
+        parser.add_argument("--host", metavar="H", help="[agent] host, the name in subjects")
+        parser.add_argument(
+            "--label",
+            action="append",
+            default=[],
+            type=label,
+            metavar="K=V",
+            help="one of [agent.labels]; can be repeated",
+        )
+        parser.add_argument(
+            "--log-level", choices=["debug", "info", "warning", "error"], help="[log] level"
+        )
+
+    def run(self, args: Namespace) -> int:
+        from ..app import serve  # loads the C core
+
+        path = Path(args.config) if args.config else None
+        return serve(
+            path,
+            overrides=make_overrides(args),
+            embedded_nats=args.embedded_nats,
+            ready=tell_server if args.embedded_nats else None,
+        )
+
+
+def tell_server(url: str) -> None:
+    """Where other programs on this host find the embedded nats-server."""
+    print(f"netsonde: the embedded nats-server is at {url}", file=sys.stderr, flush=True)
+
+
+def make_overrides(args: Namespace) -> dict[str, object]:
+    """The flags as configuration keys."""
+    overrides: dict[str, object] = {
+        "agent.host": args.host,
+        "nats.servers": [url.strip() for url in args.nats.split(",")] if args.nats else None,
+        "log.level": args.log_level,
+    }
+    overrides |= {f"agent.labels.{key}": value for key, value in args.label}
+    return {key: value for key, value in overrides.items() if value is not None}
+
+
+def label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not config.TOKEN.fullmatch(key) or not config.TOKEN.fullmatch(value):
+        raise ArgumentTypeError(f"{text!r} is not key=value of a-z, 0-9, '_' and '-'")
+    return key, value

@@ -1,0 +1,64 @@
+"""`netsonde status`: what each targeted host is capturing."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .asking import add_client_arguments, ask_fleet
+from .tables import Cell, duration
+
+if TYPE_CHECKING:
+    from ..fleet.scatter import Reply
+
+
+class StatusCommand:
+    """Show the capture session of hosts, or that there is none."""
+
+    name = "status"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add_client_arguments(parser)
+
+    def run(self, args: Namespace) -> int:
+        columns = [
+            "HOST",
+            "STATE",
+            "INTERFACE",
+            "BACKEND",
+            "PACKETS",
+            "DROPPED",
+            "FLOWS",
+            "METERING",
+            "BUFFER %",
+            "UPTIME",
+        ]
+        return ask_fleet(args, "status", {}, columns, describe_status)
+
+
+def describe_status(reply: Reply) -> Sequence[Sequence[Cell]]:
+    body = reply.body
+    metering = body.get("metering") or {}
+    return [
+        (
+            reply.host,
+            describe_state(body),
+            body["interface"] or "-",
+            body["backend"] or "-",
+            body["packets_captured"],
+            body["packets_dropped"],
+            body.get("active_flows", 0),
+            "on" if metering.get("enabled") else "off",
+            float(body["buffer_usage_percent"]),
+            duration(body["uptime_sec"]),
+        )
+    ]
+
+
+def describe_state(body: dict[str, object]) -> str:
+    if not body["running"]:
+        return "no session"
+    if body.get("finished"):
+        return "finished"
+    return "running" if body.get("link_up", True) else "link down"

@@ -1,0 +1,46 @@
+"""`netsonde stop`: end the capture session of each targeted host."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .asking import add_client_arguments, ask_fleet
+from .tables import Cell, duration
+
+if TYPE_CHECKING:
+    from ..fleet.scatter import Reply
+
+COLUMNS = ("HOST", "RESULT", "PACKETS", "DROPPED", "DROP RATE", "UPTIME")
+
+
+class StopCommand:
+    """Stop the capture session.
+
+    The answer comes after every remaining flow record has been sent.
+    """
+
+    name = "stop"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--reason", help="kept in the agent's log and events (manual)")
+        add_client_arguments(parser)
+
+    def run(self, args: Namespace) -> int:
+        body = {"reason": args.reason} if args.reason is not None else {}
+        return ask_fleet(args, "stop", body, COLUMNS, describe_end)
+
+
+def describe_end(reply: Reply) -> Sequence[Sequence[Cell]]:
+    body = reply.body
+    return [
+        (
+            reply.host,
+            body["status"],
+            body["packets_captured"],
+            body["packets_dropped"],
+            f"{body['drop_rate']:.4%}",
+            duration(body["uptime_sec"]),
+        )
+    ]

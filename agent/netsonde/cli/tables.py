@@ -1,0 +1,88 @@
+"""Tables for people: drawn on a terminal, aligned plain text when piped.
+
+Cells are strings or numbers; numbers stand right. On a terminal they get thousands
+separators, in a pipe they stay as a program wants to read them. Also the few units that
+tables need.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Cell: TypeAlias = str | int | float
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell]], out: TextIO | None = None
+) -> None:
+    out = sys.stdout if out is None else out
+    if out.isatty():
+        from rich.console import Console
+
+        Console(file=out, highlight=False).print(drawn_table(columns, rows))
+    else:
+        out.write(align_table(columns, rows))
+
+
+def align_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """Two spaces between columns; the last column is not padded."""
+    texts = [[plain(cell) for cell in row] for row in rows]
+    right = [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]
+    widths = [max(len(row[i]) for row in [columns, *texts]) for i in range(len(columns))]
+    lines = []
+    for row in [columns, *texts]:
+        cells = [
+            text.rjust(width) if is_number else text.ljust(width)
+            for text, width, is_number in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
+
+
+def drawn_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        numbers = all(not isinstance(row[index], str) for row in rows)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(grouped(cell)) for cell in row))  # Text: a filter may hold [ ]
+    return table
+
+
+def plain(cell: Cell) -> str:
+    return f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+
+
+def grouped(cell: Cell) -> str:
+    if isinstance(cell, float):
+        return f"{cell:,.2f}"
+    return f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def duration(seconds: float) -> str:
+    """`42s`, `3m07s`, `5h02m`, `9d04h`."""
+    whole = int(seconds)
+    for unit, size, rest_unit, rest_size in (
+        ("d", 86_400, "h", 3_600),
+        ("h", 3_600, "m", 60),
+        ("m", 60, "s", 1),
+    ):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // rest_size:02d}{rest_unit}"
+    return f"{whole}s"
+
+
+def endpoint(ip: str, port: int) -> str:
+    """`198.18.0.1:80`, `[fd00::1]:80`; without a port just the address."""
+    if port == 0:
+        return ip
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

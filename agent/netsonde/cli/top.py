@@ -1,0 +1,167 @@
+"""`netsonde top`: the busiest hosts and the largest flows, again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+from ..errors import EXIT_OK, EXIT_REFUSED
+from .asking import (
+    add_connection_arguments,
+    add_pace_arguments,
+    add_target_arguments,
+    positive_seconds,
+    print_failures,
+    print_json,
+    read_nats_section,
+    read_pace,
+    read_target,
+    whole,
+)
+from .flows import COLUMNS as FLOW_COLUMNS
+from .flows import list_flows
+from .metrics import COLUMNS as HOST_COLUMNS
+from .metrics import describe_rates
+from .tables import Cell, align_table, drawn_table
+
+if TYPE_CHECKING:
+    from ..fleet.client import FleetClient, Outcome, Pace
+    from ..fleet.targeting import Target
+
+Show: TypeAlias = Callable[["Outcome", "Outcome"], None]
+
+RATE = HOST_COLUMNS.index("MBIT/S")
+
+
+class TopCommand:
+    """Show the busiest hosts and the largest active flows, refreshed until Ctrl-C.
+
+    Hosts are in order of their rate over the last metrics interval, flows of what they have
+    carried so far. On a terminal the screen is drawn anew each time; in a pipe one pair of
+    tables follows another; --json prints the replies to `metrics` and to `flows`.
+    """
+
+    name = "top"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "-n", "--count", type=whole(1), metavar="N", help="end after N rounds (at Ctrl-C)"
+        )
+        parser.add_argument(
+            "--interval", type=positive_seconds, default=2.0, metavar="S", help="of rounds (2 s)"
+        )
+        parser.add_argument(
+            "--flows", type=whole(1, 10_000), default=20, metavar="N", help="show N flows (20)"
+        )
+        parser.add_argument("--sort", choices=["bytes", "packets"], default="bytes", help="(bytes)")
+        add_target_arguments(parser)
+        add_pace_arguments(parser)
+        add_connection_arguments(parser)
+
+    def run(self, args: Namespace) -> int:
+        try:
+            return asyncio.run(watch(args))
+        except KeyboardInterrupt:
+            return EXIT_OK
+
+
+async def watch(args: Namespace) -> int:
+    """The exit code is that of the last round."""
+    from ..fleet.client import connect
+
+    address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
+    rounds, due_sec = 0, time.monotonic()
+
+    def notify(text: str) -> None:
+        if not sys.stdout.isatty():  # there the screen shows that nobody answers
+            print(f"netsonde: {text}", file=sys.stderr, flush=True)
+
+    async with connect(address, lasting=True, notify=notify) as client:
+        with opened_view(args, target) as show:
+            while True:
+                metrics, flows = await look(args, client, target, pace)
+                if not client.connection.is_connected:
+                    metrics.warnings.clear()  # of each attempt to connect; said once above
+                show(metrics, flows)
+                rounds += 1
+                if rounds == args.count:
+                    return EXIT_OK if metrics.complete and flows.complete else EXIT_REFUSED
+                due_sec = max(due_sec + args.interval, time.monotonic())
+                await asyncio.sleep(due_sec - time.monotonic())
+
+
+async def look(
+    args: Namespace, client: FleetClient, target: Target, pace: Pace
+) -> tuple[Outcome, Outcome]:
+    """The replies to `metrics`, and to `flows` of those who have a session."""
+    from ..fleet.client import Outcome
+    from ..fleet.targeting import Target
+
+    metrics = await client.ask("metrics", {}, target, pace)
+    hosts = tuple(reply.host for reply in metrics.replies if reply.accepted)
+    if not hosts:
+        return metrics, Outcome()
+    body = {"limit": args.flows, "sort": args.sort}
+    return metrics, await client.ask("flows", body, Target(hosts=hosts), pace)
+
+
+# ---- what is shown -------------------------------------------------------------------------
+
+
+def rank_hosts(metrics: Outcome) -> list[Sequence[Cell]]:
+    rows = [row for reply in metrics.replies if reply.accepted for row in describe_rates(reply)]
+    return sorted(rows, key=lambda row: row[RATE], reverse=True)
+
+
+def rank_flows(flows: Outcome, *, order: str, limit: int) -> list[Sequence[Cell]]:
+    """order: "bytes" or "packets". Of all hosts together."""
+    column = FLOW_COLUMNS.index(order.upper())
+    rows = [row for reply in flows.replies if reply.accepted for row in list_flows(reply)]
+    return sorted(rows, key=lambda row: row[column], reverse=True)[:limit]
+
+
+def describe_absence(metrics: Outcome, target: Target) -> str:
+    if not metrics.replies and not metrics.absences:
+        return f"no agent answered ({target.describe()})"
+    return f"{metrics.failures} without an answer or a session" if metrics.failures else ""
+
+
+@contextmanager
+def opened_view(args: Namespace, target: Target) -> Iterator[Show]:
+    def rank(flows: Outcome) -> list[Sequence[Cell]]:
+        return rank_flows(flows, order=args.sort, limit=args.flows)
+
+    def print_round(metrics: Outcome, flows: Outcome) -> None:
+        if args.json:
+            print_json(metrics)
+            print_json(flows)
+        else:
+            print(align_table(HOST_COLUMNS, rank_hosts(metrics)))
+            print(align_table(FLOW_COLUMNS, rank(flows)))
+        sys.stdout.flush()
+        print_failures(metrics, target, with_refusals=not args.json)
+
+    if args.json or not sys.stdout.isatty():
+        yield print_round
+        return
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+
+        def draw_round(metrics: Outcome, flows: Outcome) -> None:
+            view = Group(
+                drawn_table(HOST_COLUMNS, rank_hosts(metrics)),
+                Text(describe_absence(metrics, target)),
+                drawn_table(FLOW_COLUMNS, rank(flows)),
+            )
+            live.update(view, refresh=True)
+
+        yield draw_round
