@@ -1,0 +1,52 @@
+"""Waiting for a live capture to have seen what was sent, and holding it to its law."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bus import Bus
+from deadlines import eventually
+from netns import HOST_DEVICE, Wire
+from replay import check_conservation
+
+
+async def start(bus: Bus, backend: str = "af_packet", **options: Any) -> dict[str, Any]:
+    return await bus.ok("start", {"interface": HOST_DEVICE, "backend": backend, **options})
+
+
+async def settled(bus: Bus, offered: int) -> dict[str, Any]:
+    """The status once captured + dropped have reached `offered` packets: exactly that."""
+
+    async def ask() -> dict[str, Any] | None:
+        status = await bus.ok("status")
+        seen = status["packets_captured"] + status["packets_dropped"]
+        return status if seen >= offered else None
+
+    status = await eventually(ask, f"{offered} packets to be captured or dropped")
+    assert status is not None
+    assert status["packets_captured"] + status["packets_dropped"] == offered
+    check_conservation(status)
+    return status
+
+
+async def at_rest(bus: Bus) -> dict[str, Any]:
+    """The status of a capture whose wire has fallen silent: two looks, 50 ms apart, alike."""
+    before: dict[str, Any] = {}
+
+    async def ask() -> dict[str, Any] | None:
+        nonlocal before
+        status = await bus.ok("status")
+        names = ("packets_captured", "packets_dropped")
+        same = [status[name] for name in names] == [before.get(name) for name in names]
+        before = status
+        return status if same else None
+
+    status = await eventually(ask, "the counters to stand still", interval_sec=0.05)
+    assert status is not None
+    check_conservation(status)
+    return status
+
+
+def delivered(wire: Wire, device: str = HOST_DEVICE) -> int:
+    """Packets that the kernel has taken in on the host's end of the wire."""
+    return int(wire.link(device)["stats64"]["rx"]["packets"])

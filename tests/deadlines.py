@@ -1,0 +1,50 @@
+"""Waiting for a condition, never for a time.
+
+`eventually` asks again until the answer is true or the deadline has passed; the deadline
+is what a slow machine is allowed, not what a test takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
+
+PATIENCE_SEC = 60.0
+INTERVAL_SEC = 0.01
+
+
+async def eventually(
+    ask: Callable[[], Answer | Awaitable[Answer]],
+    what: str,
+    *,
+    within_sec: float = PATIENCE_SEC,
+    interval_sec: float = INTERVAL_SEC,
+) -> Answer:
+    """The first true answer. `what` completes "timed out waiting for …"."""
+    deadline = time.monotonic() + within_sec
+    while True:
+        answer = ask()
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"timed out after {within_sec} s waiting for {what}: {answer!r}")
+        await asyncio.sleep(interval_sec)
+
+
+def eventually_now(
+    ask: Callable[[], Answer], what: str, *, within_sec: float = PATIENCE_SEC
+) -> Answer:
+    """The same where no event loop runs, or where blocking it does no harm."""
+    deadline = time.monotonic() + within_sec
+    while not (answer := ask()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"timed out after {within_sec} s waiting for {what}")
+        time.sleep(INTERVAL_SEC)
+    return answer

@@ -1,0 +1,231 @@
+"""Two network namespaces and the wire between them.
+
+    ┌ host ───────────┐ veth ┌ peer ───────────┐
+    │ agent on sonde0 ├──────┤ peer0, senders  │
+    └─────────────────┘      └─────────────────┘
+
+The test itself moves into `host` for as long as it lasts (a thread's namespace is its own),
+so that nats-server, the agent and the client's sockets are all in there without knowing.
+Both sides are mute: no addresses, no IPv6, no ARP; only what a test sends is on the wire.
+Names carry this process's id, and everything is deleted however the test ends.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import fcntl
+import itertools
+import json
+import os
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+HOST_DEVICE, PEER_DEVICE = "sonde0", "peer0"
+MTU_MAX = 65535
+HOST_ADDRESS, PEER_ADDRESS = "10.77.0.1", "10.77.0.2"
+
+# For sockets that do not choose: above the ports that traceroute probes (33435 and on), whose
+# every datagram tshark remarks on, whatever it carries.
+_LOCAL_PORTS = "40000 60999"
+
+_numbers = itertools.count(1)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_SET = {"gro": 0x2C, "gso": 0x24, "tso": 0x1F}
+_PACKET_QDISC_BYPASS = 20
+
+
+class Wire:
+    def __init__(self) -> None:
+        stem = f"nst{os.getpid()}n{next(_numbers)}"
+        self.host = f"{stem}h"
+        self.peer = f"{stem}p"
+
+    def create(self) -> Wire:
+        for name in (self.host, self.peer):
+            ip("netns", "add", name)
+            with entered(name):
+                for which in ("all", "default"):
+                    Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
+                Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(_LOCAL_PORTS)
+                ip("link", "set", "lo", "up")
+        self.connect()
+        return self
+
+    def connect(self, device: str = HOST_DEVICE, peer_device: str = PEER_DEVICE) -> None:
+        """The veth pair, both ends up and able to carry the largest frame there is."""
+        one = ("link", "add", device, "mtu", str(MTU_MAX), "netns", self.host, "type", "veth")
+        ip(*one, "peer", "name", peer_device, "mtu", str(MTU_MAX), "netns", self.peer)
+        self.host_ip("link", "set", device, "arp", "off", "up")
+        self.peer_ip("link", "set", peer_device, "arp", "off", "up")
+
+    def address(self) -> None:
+        """Lets the two ends talk IP to each other."""
+        self.host_ip("link", "set", HOST_DEVICE, "arp", "on")
+        self.peer_ip("link", "set", PEER_DEVICE, "arp", "on")
+        self.host_ip("addr", "add", f"{HOST_ADDRESS}/24", "dev", HOST_DEVICE)
+        self.peer_ip("addr", "add", f"{PEER_ADDRESS}/24", "dev", PEER_DEVICE)
+
+    def delete(self) -> None:
+        for name in (self.host, self.peer):
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+    def host_ip(self, *arguments: str) -> str:
+        return ip("-n", self.host, *arguments)
+
+    def peer_ip(self, *arguments: str) -> str:
+        return ip("-n", self.peer, *arguments)
+
+    def link(self, device: str = HOST_DEVICE) -> dict[str, Any]:
+        """The host side's interface as `ip -details -statistics link` tells it."""
+        shown = self.host_ip("-json", "-details", "-statistics", "link", "show", "dev", device)
+        return json.loads(shown)[0]  # type: ignore[no-any-return]
+
+    def sender(self, device: str = PEER_DEVICE) -> Sender:
+        return Sender(self.peer, device)
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """Before a command: runs it in the host namespace, with a /sys of its own."""
+        return ("ip", "netns", "exec", self.host)
+
+    @property
+    def peer_prefix(self) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.peer)
+
+
+class Sender:
+    """Puts frames on the wire exactly as they are, and counts them."""
+
+    def __init__(self, namespace: str, device: str) -> None:
+        self.socket = in_namespace(namespace, lambda: _raw_socket(device))
+        self.frames_sent = 0
+        self.bytes_sent = 0
+
+    def send(self, frames: Iterable[bytes]) -> int:
+        """Returns how many. A full transmit queue is waited for, so none is lost here."""
+        count = 0
+        for frame in frames:
+            while True:
+                try:
+                    self.socket.send(frame)
+                    break
+                except (BlockingIOError, OSError) as error:
+                    if error.errno not in (11, 105):  # EAGAIN, ENOBUFS
+                        raise
+                    time.sleep(0)
+            count += 1
+            self.bytes_sent += len(frame)
+        self.frames_sent += count
+        return count
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def _raw_socket(device: str) -> socket.socket:
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    raw.setsockopt(263, _PACKET_QDISC_BYPASS, 1)  # SOL_PACKET
+    raw.bind((device, 0))
+    return raw
+
+
+# ---- namespaces ---------------------------------------------------------------------------
+
+
+def ip(*arguments: str) -> str:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr.strip()}"
+    return done.stdout
+
+
+@contextlib.contextmanager
+def entered(namespace: str) -> Iterator[None]:
+    """This thread, and the processes it starts, are in `namespace`."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(namespace)
+        yield
+    finally:
+        _setns_fd(before)
+        os.close(before)
+
+
+def in_namespace(namespace: str, make: Callable[[], Result]) -> Result:
+    """Runs `make` on a thread of its own that is in `namespace`."""
+    made: list[Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _setns(namespace)
+            made.append(make())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return made[0]
+
+
+def _setns(namespace: str) -> None:
+    fd = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns_fd(fd)
+    finally:
+        os.close(fd)
+
+
+def _setns_fd(fd: int) -> None:
+    if _libc.setns(fd, 0x40000000) != 0:  # CLONE_NEWNET
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "setns")
+
+
+# ---- what an interface does and has counted ---------------------------------------------------
+
+
+def offload_set(namespace: str, device: str, **wanted: bool) -> None:
+    """offload_set(ns, "sonde0", gso=False, tso=False, gro=False), as ethtool -K does it."""
+
+    def apply() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            for name, on in wanted.items():
+                value = array.array("I", [_ETHTOOL_SET[name], int(on)])
+                request = struct.pack("16sP16x", device.encode(), value.buffer_info()[0])
+                fcntl.ioctl(control, _SIOCETHTOOL, request)
+
+    in_namespace(namespace, apply)
+
+
+def queue_add(namespace: str, device: str) -> None:
+    """A queueing discipline, which counts packets as the wire has them; veth has none."""
+    tc = ["ip", "netns", "exec", namespace, "tc"]
+    add = [*tc, "qdisc", "replace", "dev", device, "root", "pfifo", "limit", "100000"]
+    subprocess.run(add, check=True, capture_output=True)
+
+
+def queue_counters(namespace: str, device: str) -> tuple[int, int]:
+    """(packets, bytes) sent: GSO super-packets as the packets that they stand for."""
+    tc = ["ip", "netns", "exec", namespace, "tc", "-statistics", "-json"]
+    shown = subprocess.run(
+        [*tc, "qdisc", "show", "dev", device], check=True, capture_output=True, text=True
+    )
+    (queue,) = (one for one in json.loads(shown.stdout) if one.get("root"))
+    assert queue["drops"] == 0, queue
+    return queue["packets"], queue["bytes"]

@@ -1,0 +1,132 @@
+"""Everyone whom `netsonde nats setup` gives a key, and what they do on the bus by hand."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
+
+from agents import COMMAND
+from bus import Reply, settled
+from deadlines import eventually
+from netsonde.bus import nkey
+from netsonde.bus.connection import GuardedClient
+from netsonde.bus.credentials import Login
+from netsonde.config import NatsSection
+from servers import NatsServer
+
+HOSTS = "alpha site=ams\nbeta site=fra\n"
+CLIENTS = ("--controller", "ctl", "--operator", "ops", "--collector", "col")
+
+
+def setup(directory: Path, *more: str) -> Path:
+    hosts = directory / "hosts"
+    hosts.write_text(HOSTS)
+    command = [str(COMMAND), "nats", "setup", "--out", str(directory), "--hosts", str(hosts)]
+    done = subprocess.run([*command, *CLIENTS, *more], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return directory / "nats-server.conf"
+
+
+def key_of(directory: Path, name: str) -> Path:
+    return next(directory.glob(f"*/{name}.nk"))
+
+
+@dataclass
+class Someone:
+    """A client with one of the keys. `refusals`: what the server said no to."""
+
+    client: Client
+    refusals: list[str]
+
+    async def refused(self, subject: str) -> None:
+        await settled(self.client)
+        await eventually(
+            lambda: any(f'"{subject.lower()}"' in refusal for refusal in self.refusals),
+            f"a refusal of {subject}, in {self.refusals}",
+        )
+
+    async def publish(self, subject: str, body: bytes = b"{}", reply: str = "") -> None:
+        await self.client.publish(subject, body, reply=reply)
+
+    async def listen(self, subject: str) -> list[Msg]:
+        heard: list[Msg] = []
+
+        async def keep(message: Msg) -> None:
+            heard.append(message)
+
+        await self.client.subscribe(subject, cb=keep)
+        await settled(self.client)
+        return heard
+
+
+@asynccontextmanager
+async def entered(
+    server: NatsServer, directory: Path, name: str, *, inbox: str = "_INBOX"
+) -> AsyncIterator[Someone]:
+    login = Login(NatsSection(nkey=str(key_of(directory, name))))
+    client, refusals = GuardedClient(), []
+    client.login = login
+
+    async def note(error: Exception) -> None:
+        refusals.append(str(error).lower())  # as nats-py makes the subjects in it
+
+    await client.connect(
+        server.url, error_cb=note, inbox_prefix=inbox, allow_reconnect=False, **login.options
+    )
+    try:
+        yield Someone(client, refusals)
+    finally:
+        await client.close()
+
+
+async def both_answer(someone: Someone) -> None:
+    async def count() -> bool:
+        inbox = someone.client.new_inbox()
+        heard = await someone.listen(inbox)
+        await someone.publish("capture.backends", reply=inbox)
+        try:
+            await eventually(lambda: len(heard) == 2, "two", within_sec=1)
+        except AssertionError:
+            return False
+        return True
+
+    await eventually(count, "both agents to answer")
+
+
+async def ask(someone: Someone, subject: str, body: Any = None, **headers: str) -> Reply:
+    payload = json.dumps(body).encode() if body is not None else b""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply.of(
+        await someone.client.request(subject, payload, timeout=10, headers=named or None)
+    )
+
+
+async def answers(someone: Someone, subject: str) -> bool:
+    try:
+        await someone.client.request(subject, timeout=1)
+    except (NatsTimeoutError, NoRespondersError):
+        return False
+    return True
+
+
+def raw_client(server: NatsServer, seed: str) -> socket.socket:
+    """The bare protocol, for what no client library would send."""
+    stream = socket.create_connection(("127.0.0.1", server.port), 5)
+    info = json.loads(stream.recv(65536).partition(b" ")[2])
+    # The server takes base64 of either alphabet, without padding.
+    signature = nkey.sign(seed, info["nonce"]).decode()
+    login = {"nkey": nkey.public_key(seed), "sig": signature, "headers": True, "verbose": False}
+    stream.sendall(b"CONNECT " + json.dumps(login).encode() + b"\r\nPING\r\n")
+    assert b"PONG" in stream.recv(65536)
+    return stream

@@ -1,0 +1,39 @@
+"""The direction of imports in the agent: cli → app → service → handlers → session → core.
+
+The contracts are in .importlinter at the repository's root.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_imports_flow_one_way() -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 broken" in done.stdout, done.stdout
+
+
+def test_only_two_modules_cross_into_c() -> None:
+    """Control goes down through core.py; nothing else loads the extension module."""
+    package = REPOSITORY / "agent" / "netsonde"
+    crossing = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(
+            r"^\s*(from\s+\S*\s+)?import\s+.*\b_core\b|\._core\s+import", path.read_text(), re.M
+        )
+    }
+    assert crossing <= {"core.py", "pump.py"}
+    assert "core.py" in crossing

@@ -1,0 +1,334 @@
+"""The command line without a bus: parsing, request bodies, configuration, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from netsonde import cli, config
+from netsonde.cli.asking import read_nats_section
+from netsonde.cli.collect import flow_subjects
+from netsonde.cli.flows import describe_record, flows_body, matches
+from netsonde.cli.meter import meter_body
+from netsonde.cli.packets import packets_body
+from netsonde.cli.run import make_overrides
+from netsonde.cli.start import start_body
+from netsonde.cli.top import rank_flows, rank_hosts
+from netsonde.errors import EXIT_CONFIG, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE
+from netsonde.fleet.client import Outcome
+from netsonde.fleet.scatter import Reply
+from netsonde.fleet.targeting import parse_target
+from netsonde.messages import FlowsRequest, MeterRequest, StartRequest
+from netsonde.messages_buffer import EncryptionRequest, PacketsRequest
+from servers import free_port
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither this machine's configuration nor its environment matters here."""
+    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "absent.toml")
+    monkeypatch.delenv("NATS_URL", raising=False)
+
+
+def parse(*argv: str) -> argparse.Namespace:
+    return cli.build_parser().parse_args(argv)
+
+
+# ---- request bodies ------------------------------------------------------------------------
+
+
+def test_start_asks_for_what_was_given_and_nothing_else() -> None:
+    body = start_body(parse("start", "-i", "eth0", "--backend", "af_packet"))
+    assert body == {"interface": "eth0", "backend": "af_packet"}
+
+
+def test_every_start_flag_is_a_field_of_the_request() -> None:
+    args = parse(
+        *("start", "-i", "eth0", "-b", "file", "--filter", "tcp", "--buffer-mb", "64"),
+        *("--snaplen", "96", "--no-promiscuous", "--workers", "2", "--dedicated"),
+        *(
+            "--encrypt",
+            "/k/one",
+            "--replay-speed",
+            "1.5",
+            "--meter",
+            "--flow-timeout",
+            "10",
+            "--active-timeout",
+            "5",
+        ),
+    )
+    request = msgspec.convert(start_body(args), StartRequest)
+    assert request == StartRequest(
+        interface="eth0",
+        backend="file",
+        filter="tcp",
+        buffer_size_mb=64,
+        snaplen=96,
+        promiscuous=False,
+        workers=2,
+        dedicated=True,
+        replay_speed=1.5,
+        metering=MeterRequest(enable=True, flow_timeout_sec=10, active_timeout_sec=5),
+        encryption=EncryptionRequest(cipher_suite="AES-256-GCM", key_file="/k/one"),
+    )
+
+
+def test_packets_asks_for_what_was_given_and_nothing_else() -> None:
+    assert packets_body(parse("packets")) == {"to": "object_store"}
+    args = parse(
+        *("packets", "--filter", "tcp", "--start", "-5m", "--end", "-90s", "--to", "file"),
+        *("--max-bytes", "1000", "--max-packets", "7"),
+    )
+    request = msgspec.convert(packets_body(args), PacketsRequest)
+    assert request == PacketsRequest(
+        filter="tcp", start="-5m", end="-90s", to="file", max_bytes=1000, max_packets=7
+    )
+
+
+@pytest.mark.parametrize(("switch", "enable"), [("on", True), ("off", False)])
+def test_meter_switches(switch: str, *, enable: bool) -> None:
+    body = meter_body(parse("meter", switch, "--flow-timeout", "7"), enable=enable)
+    request = msgspec.convert(body, MeterRequest)
+    assert request == MeterRequest(enable=enable, flow_timeout_sec=7)
+
+
+def test_flows_filter_is_that_of_the_request() -> None:
+    assert flows_body(parse("flows")) == {}
+    args = parse(
+        *("flows", "-n", "5", "--sort", "recent", "--min-packets", "2"),
+        *("--ip", "FD00::1", "--port", "53", "--protocol", "udp"),
+    )
+    request = msgspec.convert(flows_body(args), FlowsRequest)
+    assert request.limit == 5
+    assert request.filter is not None
+    assert (request.filter.ip, request.filter.port) == ("fd00::1", 53)
+
+
+def test_run_flags_overlay_the_configuration() -> None:
+    args = parse(
+        *("run", "--nats", "nats://a:1,nats://b:2", "--host", "web1"),
+        *("--label", "site=ams", "--label", "rack=r1", "--log-level", "debug"),
+    )
+    loaded = config.load(environ={}, overrides=make_overrides(args))
+    assert loaded.nats.servers == ["nats://a:1", "nats://b:2"]
+    assert loaded.agent == config.AgentSection(host="web1", labels={"site": "ams", "rack": "r1"})
+    assert loaded.log.level == "debug"
+
+
+# ---- where NATS is ---------------------------------------------------------------------------
+
+
+def test_nats_comes_from_the_flag_then_the_file_then_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "netsonde.toml"
+    file.write_text('[nats]\nservers = ["nats://file:4222"]\nroot = "acme.capture"\n')
+    assert read_nats_section(parse("status")).servers == ["nats://127.0.0.1:4222"]
+    monkeypatch.setenv("NATS_URL", "nats://env:4222")
+    assert read_nats_section(parse("status")).servers == ["nats://env:4222"]
+    section = read_nats_section(parse("status", "--config", str(file)))
+    assert (section.servers, section.root) == (["nats://file:4222"], "acme.capture")
+    section = read_nats_section(parse("status", "--config", str(file), "--nats", "nats://flag:1"))
+    assert section.servers == ["nats://flag:1"]
+    assert read_nats_section(parse("status", "--root", "x.y")).root == "x.y"
+
+
+# ---- exit codes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nonsense"],
+        ["start"],
+        ["meter", "maybe"],
+        ["status", "--timeout", "0"],
+        ["status", "--timeout", "soon"],
+        ["status", "--batch", "0"],
+        ["status", "--max-failures", "-1"],
+        ["flows", "--ip", "198.18.0"],
+        ["flows", "--port", "65536"],
+        ["run", "--label", "Site=Ams"],
+        ["config"],
+    ],
+)
+def test_argparse_ends_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == EXIT_USAGE
+    assert "usage: netsonde" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--group", "site"],
+        ["--host", "a", "--group", "k=v"],
+        ["--nodes", "/nonexistent"],
+        ["--limit", "0"],
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "ps", "top"])
+def test_targets_that_cannot_be_meant_are_usage_errors_too(
+    command: str, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, *flags]) == EXIT_USAGE
+    assert capsys.readouterr().err.startswith("netsonde: ")
+
+
+def test_a_collector_takes_hosts_as_every_command_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = tmp_path / "nodes"
+    nodes.write_text("db1\nWeb1.example  # twice\n")
+    target = parse_target(["Web1.example"], None, str(nodes))
+    assert flow_subjects("acme.capture", target) == [
+        "acme.capture.stream.flows.web1_example",
+        "acme.capture.stream.flows.db1",
+    ]
+    assert flow_subjects("capture", parse_target([], None, None)) == ["capture.stream.flows.*"]
+    assert cli.main(["collect", "--nodes", str(tmp_path / "none")]) == EXIT_USAGE
+    assert capsys.readouterr().err.startswith("netsonde: The nodes file ")
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["ps"], ["top"], ["flows", "--follow"], ["schema"]]
+)
+def test_no_nats_is_69_and_one_sentence(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.main([*command, "--nats", f"nats://127.0.0.1:{free_port()}"])
+    captured = capsys.readouterr()
+    assert code == EXIT_UNREACHABLE
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "connection refused" in captured.err
+
+
+def test_wrong_configuration_is_78_and_names_the_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "netsonde.toml"
+    file.write_text("[nats]\nserver = 1\n")
+    for argv in (["config", "check"], ["config", "show"], ["status"], ["run"]):
+        assert cli.main([*argv, "--config", str(file)]) == EXIT_CONFIG
+        assert "nats.server" in capsys.readouterr().err
+
+
+# ---- output ------------------------------------------------------------------------------------
+
+
+def test_config_show_prints_toml_that_means_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "netsonde.toml"
+    file.write_text('[agent]\nhost = "a"\n[agent.labels]\nsite = "ams"\nrack = "r-1"\n')
+    assert cli.main(["config", "show", "--config", str(file)]) == EXIT_OK
+    shown = tomllib.loads(capsys.readouterr().out)
+    assert msgspec.convert(shown, config.Config) == config.load(file, environ={})
+    assert cli.main(["config", "show", "--json", "--config", str(file)]) == EXIT_OK
+    assert json.loads(capsys.readouterr().out) == shown
+
+
+def test_config_schema_is_the_configurations(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "schema"]) == EXIT_OK
+    assert json.loads(capsys.readouterr().out) == config.json_schema()
+
+
+def test_completion_knows_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for shell in ("bash", "zsh"):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["--print-completion", shell])
+        assert not caught.value.code
+        script = capsys.readouterr().out
+        assert all(command.name in script for command in cli.COMMANDS)
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len({command.name for command in cli.COMMANDS}) == len(cli.COMMANDS)
+    for command in cli.COMMANDS:
+        with pytest.raises(SystemExit):
+            cli.main([command.name, "--help"])
+        summary = (command.__doc__ or "").partition("\n")[0]
+        assert summary
+        assert summary in capsys.readouterr().out
+
+
+RECORD = {
+    "source_ip": "fd00::1",
+    "source_port": 40000,
+    "dest_ip": "fd00::2",
+    "dest_port": 53,
+    "protocol": "UDP",
+    "protocol_number": 17,
+    "vlan": [42],
+    "icmp_type": None,
+    "packets": 2,
+    "bytes": 180,
+    "last_seen": "2026-01-02T03:04:05.678901234Z",
+    "end_reason": "idle",
+}
+
+
+def test_a_record_is_one_line_whatever_its_encoding() -> None:
+    line = (
+        "03:04:05.678  UDP     [fd00::1]:40000 → [fd00::2]:53 vlan 42  2 packets  180 bytes  idle"
+    )
+    assert describe_record(RECORD) == line
+    assert describe_record({**RECORD, "last_seen": 1_767_323_045_678_901_234}) == line
+
+
+def test_a_field_that_was_not_selected_is_a_dash() -> None:
+    assert describe_record({}) == "-  -       - → -  - packets  - bytes  -"
+    few = {"source_ip": "fd00::1", "dest_ip": "fd00::2", "dest_port": 53, "packets": 2}
+    assert describe_record(few) == "-  -       fd00::1 → [fd00::2]:53  2 packets  - bytes  -"
+    assert not matches(few, parse("flows", "--follow", "--protocol", "udp"))
+
+
+def test_top_ranks_hosts_by_rate_and_flows_of_all_hosts_together() -> None:
+    def rates(host: str, mbps: float) -> Reply:
+        named = "packets_per_sec avg_packet_size drop_rate_percent buffer_usage_percent"
+        body = {**dict.fromkeys([*named.split(), "active_flows"], 1), "throughput_mbps": mbps}
+        return Reply(host, 200, body)
+
+    def totals(host: str, *packets: int) -> Reply:
+        flows = [{**RECORD, "packets": count, "bytes": 100 - count} for count in packets]
+        return Reply(host, 200, {"flows": flows})
+
+    idle = Reply("idle", 400, {"error": "no_session", "detail": "none"})
+    metrics = Outcome(replies=[rates("a", 1.5), rates("b", 20.0), idle])
+    assert [row[0] for row in rank_hosts(metrics)] == ["b", "a"]
+    flows = Outcome(replies=[totals("a", 9, 2), totals("b", 5, 1)])
+    by_packets = rank_flows(flows, order="packets", limit=3)
+    assert [(row[0], row[4]) for row in by_packets] == [("a", 9), ("b", 5), ("a", 2)]
+    assert rank_flows(flows, order="bytes", limit=1)[0][4:6] == (1, 99)
+
+
+def test_icmp_shows_its_type_and_no_ports() -> None:
+    ping = {**RECORD, "protocol": "ICMPv6", "source_port": 128, "dest_port": 129, "icmp_type": 128}
+    assert " fd00::1 → fd00::2 vlan 42 type 128  2 packets" in describe_record(ping)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], True),
+        (["--ip", "fd00:0::2"], True),
+        (["--ip", "fd00::3"], False),
+        (["--port", "53"], True),
+        (["--port", "54"], False),
+        (["--protocol", "udp"], True),
+        (["--protocol", "17"], True),
+        (["--protocol", "6"], False),
+        (["--min-packets", "3"], False),
+    ],
+)
+def test_follow_filters_as_the_listing_does(flags: list[str], *, expected: bool) -> None:
+    assert matches(RECORD, parse("flows", "--follow", *flags)) == expected

@@ -1,0 +1,367 @@
+"""The collector: what is new, what is on disk, and a crash between any two steps of it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.msg import Msg
+
+from netsonde.collect import collector as collector_module
+from netsonde.collect import parquet as parquet_module
+from netsonde.collect.batches import UnreadableError, read_batch
+from netsonde.collect.collector import Collector, Rotation
+from netsonde.collect.files import Files, JsonlFiles
+from netsonde.collect.ledger import BOOTS_MAX, Gap, Ledger
+from netsonde.collect.parquet import ParquetFiles
+from netsonde.collect.state import StateError, StateFile
+
+BATCHES = 12
+PER_BATCH = 3
+
+
+NO_RECORDS = (
+    b"1",
+    b"{}",
+    b"{ }",
+    b'{"packets": "many"}',
+    b'{"packets": 99999999999999999999999}',
+    b'{"flow_id": 7, "packets": 1, "bytes": 1, "vlan": "none"}',  # no record for Parquet alone
+)
+
+
+class AtOnce(Executor):
+    """Converts before it returns, so that a directory does not change while it is copied."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+KINDS: dict[str, Callable[[Path], Files]] = {
+    "jsonl": JsonlFiles,
+    "parquet": lambda directory: ParquetFiles(directory, AtOnce()),
+}
+
+
+def payload(seq: int) -> dict[str, Any]:
+    records = [
+        {"flow_id": f"{seq * 100 + n:016x}", "packets": 2, "bytes": 80, "protocol": "UDP"}
+        for n in range(PER_BATCH)
+    ]
+    return {"host": "alpha", "boot": "b", "seq": seq, "session_id": "s", "records": records}
+
+
+def message(seq: int) -> Msg:
+    found = SimpleNamespace(
+        subject="capture.stream.flows.alpha",
+        data=msgspec.json.encode(payload(seq)),
+        headers={"Content-Type": "application/json"},
+        seq=seq,
+    )
+    return cast(Msg, found)
+
+
+@pytest.fixture(autouse=True)
+def commit_at_every_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector_module, "COMMIT_SEC", 0.0)
+
+
+class Stream:
+    """A durable consumer: what is not acknowledged comes again."""
+
+    def __init__(self) -> None:
+        self.waiting = [message(seq) for seq in range(1, BATCHES + 1)]
+        self.delivered: list[Msg] = []
+
+    async def open(self) -> None:
+        self.delivered = []
+
+    async def fetch(self) -> list[Msg]:
+        left = [one for one in self.waiting if one not in self.delivered]
+        found = left[:2]
+        self.delivered += found
+        return found
+
+    async def acknowledge(self, messages: Sequence[Msg]) -> None:
+        self.waiting = [one for one in self.waiting if one not in messages]
+
+
+def collector_on(
+    directory: Path, kind: str, *, bytes_max: int = 1000, files: Files | None = None
+) -> Collector:
+    files = files or KINDS[kind](directory)
+    state_file = StateFile(directory)
+    state = state_file.load(format=kind, stream="CAPTURE_FLOWS")
+    files.resume(state)
+    rotation = Rotation(bytes_max, 3600)
+    return Collector(files, state_file, state, rotation=rotation, notify=print)
+
+
+def read(directory: Path, kind: str) -> list[str]:
+    """flow_ids of all complete files."""
+    found: list[str] = []
+    for path in sorted(directory.glob(f"flows-*.{kind}")):
+        if kind == "jsonl":
+            found += [json.loads(line).get("flow_id") for line in path.read_text().splitlines()]
+        else:
+            found += pyarrow.parquet.read_table(path).column("flow_id").to_pylist()
+    return found
+
+
+def names(directory: Path, pattern: str) -> list[str]:
+    return sorted(path.name for path in directory.glob(pattern))
+
+
+EXPECTED = [f"{seq * 100 + n:016x}" for seq in range(1, BATCHES + 1) for n in range(PER_BATCH)]
+
+
+async def finish(collector: Collector, stream: Stream) -> None:
+    await collector.run(stream, idle_sec=0)
+    await collector.finish()
+    assert collector._state_file is not None
+    collector._state_file.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_record_once_in_whole_files(tmp_path: Path, kind: str) -> None:
+    stream = Stream()
+    collector = collector_on(tmp_path, kind)
+    await finish(collector, stream)
+    assert read(tmp_path, kind) == EXPECTED
+    assert len(names(tmp_path, f"flows-*.{kind}")) > 1  # it was rotated
+    assert names(tmp_path, "*.part") == []
+    totals = collector.state.totals
+    assert (totals.records, totals.packets, totals.bytes) == (36, 72, 2880)
+    assert stream.waiting == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_no_record_stops_nothing(tmp_path: Path, kind: str) -> None:
+    """Whoever may publish one host's stream must not end the collection of all."""
+    stream = Stream()
+    for seq, text in enumerate(NO_RECORDS, 1000):
+        one = message(seq)
+        one.data = msgspec.json.encode({**payload(seq), "records": [msgspec.Raw(text)]})
+        stream.waiting.insert(0, one)
+    garbage = message(2000)
+    garbage.data = random.Random(1).randbytes(1000)
+    garbage.headers = {"Content-Type": "application/ipfix", "Host": "alpha", "Boot": "b",
+                       "Seq": "2000", "Session-Id": "s"}  # fmt: skip
+    stream.waiting.insert(0, garbage)
+    collector = collector_on(tmp_path, kind)
+    await finish(collector, stream)
+    assert [one for one in read(tmp_path, kind) if one in EXPECTED] == EXPECTED
+    assert collector.state.totals.unreadable >= len(NO_RECORDS) - 1
+    assert stream.waiting == []
+
+
+async def test_files_are_converted_while_the_next_one_grows(tmp_path: Path) -> None:
+    collector = collector_on(tmp_path, "parquet", files=ParquetFiles(tmp_path))
+    await finish(collector, Stream())
+    assert read(tmp_path, "parquet") == EXPECTED
+    assert names(tmp_path, "*.part") == []
+    assert collector.state.closing == []
+
+
+async def test_a_conversion_that_failed_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(part: Path, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    stream, collector = Stream(), collector_on(tmp_path, "parquet")
+    with monkeypatch.context() as patched:
+        patched.setattr(parquet_module, "convert", fail)
+        with pytest.raises(OSError, match="No space left"):
+            await collector.run(stream, idle_sec=0)
+    await finish(collector, stream)
+    assert read(tmp_path, "parquet") == EXPECTED
+
+
+class Crash(BaseException):
+    """kill -9: nothing after it runs."""
+
+
+STEPS = ("files.commit", "write_half", "state.save", "acknowledge", "rename", "rotate")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("turn", [1, 3])
+async def test_a_crash_anywhere_loses_and_doubles_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    step: str,
+    when: str,
+    turn: int,
+) -> None:
+    """The directory is taken as it lies at the moment of the crash, and given to the next run
+    with the messages that were not acknowledged by then."""
+    directory, next_directory = tmp_path / "one", tmp_path / "two"
+    stream = Stream()
+    collector = collector_on(directory, kind)
+    target, name = {
+        "files.commit": (collector.files, "commit"),
+        "write_half": (__import__("netsonde.collect.files", fromlist=["x"]), "write_all"),
+        "state.save": (collector._state_file, "save"),
+        "acknowledge": (stream, "acknowledge"),
+        "rename": (__import__("os"), "rename"),
+        "rotate": (collector.files, "rotate"),
+    }[step]
+    original = getattr(target, name)
+    turns = 0
+
+    def crash_now() -> bool:
+        nonlocal turns
+        turns += 1
+        return turns == turn
+
+    def synchronous(*arguments: Any) -> Any:
+        if not crash_now():
+            return original(*arguments)
+        if step == "write_half":
+            original(arguments[0], arguments[1][: len(arguments[1]) // 2])
+        elif when == "after":
+            original(*arguments)
+        shutil.copytree(directory, next_directory)
+        raise Crash
+
+    async def asynchronous(*arguments: Any) -> None:
+        if not crash_now():
+            await original(*arguments)
+            return
+        if when == "after":
+            await original(*arguments)
+        shutil.copytree(directory, next_directory)
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(target, name, asynchronous if step == "acknowledge" else synchronous)
+        with pytest.raises(Crash):
+            await finish(collector, stream)
+    await finish(collector_on(next_directory, kind), stream)
+    assert sorted(read(next_directory, kind)) == EXPECTED
+    assert names(next_directory, "*.part") == []
+
+
+async def test_a_full_disk_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from netsonde.collect import files as files_module
+
+    stream = Stream()
+    collector = collector_on(tmp_path, "jsonl")
+    original = files_module.write_all
+
+    def full(fd: int, data: bytes) -> None:
+        original(fd, data[:10])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files_module, "write_all", full)
+        with pytest.raises(OSError, match="No space left"):
+            await collector.run(stream, idle_sec=0)
+    await finish(collector, stream)
+    assert read(tmp_path, "jsonl") == EXPECTED
+
+
+def test_a_directory_belongs_to_one_collector(tmp_path: Path) -> None:
+    collector_on(tmp_path, "jsonl")
+    with pytest.raises(StateError, match="another collector"):
+        StateFile(tmp_path)
+
+
+async def test_a_directory_keeps_its_format(tmp_path: Path) -> None:
+    await finish(collector_on(tmp_path, "jsonl"), Stream())
+    with pytest.raises(StateError, match="holds jsonl"):
+        collector_on(tmp_path, "parquet")
+
+
+async def test_a_changed_part_file_is_refused(tmp_path: Path) -> None:
+    collector = collector_on(tmp_path, "jsonl", bytes_max=1 << 20)
+    await collector.run(Stream(), idle_sec=0)
+    assert collector._state_file is not None
+    collector._state_file.close()
+    part = tmp_path / names(tmp_path, "*.part")[0]
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(StateError, match="was changed"):
+        collector_on(tmp_path, "jsonl")
+
+
+@given(seqs=st.lists(st.integers(1, 60), max_size=120))
+def test_the_ledger_is_a_set_of_seqs(seqs: list[int]) -> None:
+    ledger, seen = Ledger(), set[int]()
+    for seq in seqs:
+        assert ledger.note("a", "b", seq) == (seq not in seen)
+        seen.add(seq)
+    ledger = msgspec.json.decode(msgspec.json.encode(ledger), type=Ledger)
+    missing = {seq for gap in ledger.gaps() for seq in range(gap.first, gap.last + 1)}
+    assert missing == set(range(1, max(seen, default=0))) - seen
+
+
+def test_the_first_boots_are_forgotten_whatever_their_names() -> None:
+    """A host whose clock was set back comes again under a name that sorts before the others."""
+    ledger = Ledger()
+    boots = [f"{number:04x}" for number in range(BOOTS_MAX, -1, -1)]
+    for boot in boots:
+        assert ledger.note("a", boot, 1)
+    assert not ledger.note("a", boots[-1], 1)
+    assert list(ledger.seen["a"]) == boots[1:]
+
+
+def test_who_joins_late_has_missed_nothing() -> None:
+    ledger = Ledger(from_one=False)
+    for seq in (7, 8, 11):
+        ledger.note("a", "b", seq)
+    assert list(ledger.gaps()) == [Gap("a", "b", 9, 10)]
+
+
+def test_records_are_alike_in_json_and_messagepack() -> None:
+    whole = payload(1)
+    headers = {"Content-Type": "application/msgpack"}
+    for record, time_ns in zip(whole["records"], (0, 1, 1_767_323_045_678_901_234), strict=True):
+        record["first_seen"] = time_ns
+    packed = read_batch(msgspec.msgpack.encode(whole), headers)
+    times = [record["first_seen"] for record in packed.objects()]
+    assert times[-1] == "2026-01-02T03:04:05.678901234Z"
+    for record, time in zip(whole["records"], times, strict=True):
+        record["first_seen"] = time
+    plain = read_batch(msgspec.json.encode(whole), None)
+    assert plain.objects() == packed.objects() == whole["records"]
+    assert plain.lines_and_counts() == packed.lines_and_counts()
+
+
+@pytest.mark.parametrize("record", [1, [], None, {"first_seen": "never"}, {"first_seen": 0.5}])
+def test_records_that_are_none(record: Any) -> None:
+    data = msgspec.msgpack.encode({**payload(1), "records": [record]})
+    batch = read_batch(data, {"Content-Type": "application/msgpack"})
+    with pytest.raises(UnreadableError):
+        batch.objects()
+
+
+def test_a_message_that_is_no_batch() -> None:
+    for data, headers in (
+        (b"{", None),
+        (b"{}", None),
+        (b"", {"Content-Type": "text/plain"}),
+        (b"", {"Content-Type": "application/ipfix"}),
+        (b"\xc1", {"Content-Type": "application/msgpack"}),
+    ):
+        with pytest.raises(UnreadableError):
+            read_batch(data, headers)

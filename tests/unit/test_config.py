@@ -1,0 +1,252 @@
+"""Configuration: the file, its overlays, what is refused and how it is named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from netsonde import config
+from netsonde.config import Config, host_token
+from netsonde.errors import ConfigError
+
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+
+
+def load(tmp_path: Path, text: str, **overlays: object) -> Config:
+    path = tmp_path / "netsonde.toml"
+    path.write_text(text)
+    overlays.setdefault("environ", {})
+    return config.load(path, **overlays)  # type: ignore[arg-type]
+
+
+# ---- the file ------------------------------------------------------------------------------
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    settings = load(tmp_path, "")
+    assert settings.nats.root == "capture"
+    assert settings.metrics.interval_sec == 5
+    assert settings.http.listen.startswith("127.0.0.1:")
+    assert settings.capture.replay_dirs == []
+
+
+def test_every_key_of_the_contract_is_accepted(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        """
+        [agent]
+        host = "alpha"
+        [agent.labels]
+        site = "ams"
+        [nats]
+        servers = ["nats://user:secret@127.0.0.1:4222", "tls://bus:4223"]
+        root = "acme.capture"
+        creds = "/etc/netsonde/agent.creds"
+        tls_ca = "/ca.pem"
+        tls_cert = "/cert.pem"
+        tls_key = "/key.pem"
+        [capture]
+        replay_dirs = ["/var/captures"]
+        [buffer]
+        dir = "/var/lib/netsonde"
+        disk_mb = 1024
+        [flows]
+        encoding = "msgpack"
+        tunnel = "inner"
+        jetstream = true
+        spool_dir = "/var/spool/netsonde"
+        spool_mb = 64
+        flow_table_size = 4096
+        [metrics]
+        interval_sec = 1
+        [export]
+        max_message_bytes = 1400
+        profile = "full"
+        biflow = true
+        [encryption]
+        key_dirs = ["/etc/netsonde/keys"]
+        [firmware]
+        dirs = ["/var/firmware"]
+        trusted_keys = "/etc/netsonde/trusted"
+        [log]
+        level = "debug"
+        [http]
+        listen = "[::1]:9461"
+        """,
+    )
+    assert settings.host == "alpha"
+    assert settings.nats.root == "acme.capture"
+    assert settings.metrics.interval_sec == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[nats]\nrood = 'x'", "nats.rood"),
+        ("[nets]", "nets"),
+        ("colour = 1", "colour"),
+        ("[metrics]\ninterval_sec = 0", "metrics.interval_sec"),
+        ("[metrics]\ninterval_sec = 'often'", "metrics.interval_sec"),
+        ("[flows]\nencoding = 'xml'", "flows.encoding"),
+        ("[flows]\nflow_table_size = 3", "flows.flow_table_size"),
+        ("[agent.labels]\nSite = 'ams'", "agent.labels.Site"),
+        ("[agent.labels]\nsite = 'a.b'", "agent.labels.site"),
+        ("[agent.labels]\nsite = 1", "agent.labels"),
+        ("[nats]\nroot = 'capture.*'", "nats.root"),
+        ("[nats]\nroot = 'capture.'", "nats.root"),
+        ("[nats]\nservers = []", "nats.servers"),
+        ("[nats]\nservers = ['http://x']", "nats.servers"),
+        ("[nats]\ntls_cert = '/c.pem'", "nats.tls_cert"),
+        ("[capture]\nreplay_dirs = ['captures']", "capture.replay_dirs"),
+        ("[http]\nlisten = '9461'", "http.listen"),
+        ("[http]\nlisten = '127.0.0.1:65536'", "http.listen"),
+        ("[nats", "TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert named in caught.value.detail
+    assert "netsonde.toml" in caught.value.detail
+    assert caught.value.exit_code == 78
+
+
+def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        config.load(tmp_path / "absent.toml", environ={})
+
+
+# ---- overlays --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "key", "expected"),
+    [
+        ("NATS__ROOT", "acme", "nats.root", "acme"),
+        ("METRICS__INTERVAL_SEC", "0.5", "metrics.interval_sec", 0.5),
+        ("FLOWS__FLOW_TABLE_SIZE", "4096", "flows.flow_table_size", 4096),
+        ("FLOWS__JETSTREAM", "true", "flows.jetstream", True),
+        ("FLOWS__JETSTREAM", "0", "flows.jetstream", False),
+        ("NATS__SERVERS", "nats://a:1, nats://b:2", "nats.servers", ["nats://a:1", "nats://b:2"]),
+        ("NATS__SERVERS", '["nats://a:1"]', "nats.servers", ["nats://a:1"]),
+        ("CAPTURE__REPLAY_DIRS", "", "capture.replay_dirs", []),
+        ("AGENT__LABELS", "site=ams,role=edge", "agent.labels", {"site": "ams", "role": "edge"}),
+        ("AGENT__LABELS", '{site = "ams"}', "agent.labels", {"site": "ams"}),
+        ("AGENT__LABELS__SITE", "ams", "agent.labels", {"site": "ams"}),
+        ("AGENT__HOST", "7", "agent.host", "7"),
+    ],
+)
+def test_the_environment_is_typed(
+    tmp_path: Path, name: str, value: str, key: str, expected: object
+) -> None:
+    settings = load(tmp_path, "", environ={f"NETSONDE__{name}": value, "PATH": "/bin"})
+    assert config.flatten(settings)[key] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NATS__ROOD", "x"),
+        ("NETS__ROOT", "x"),
+        ("NATS", "x"),
+        ("FLOWS__JETSTREAM", "perhaps"),
+        ("METRICS__INTERVAL_SEC", "often"),
+        ("AGENT__LABELS", "site"),
+        ("NATS__SERVERS", "[broken"),
+    ],
+)
+def test_the_environment_is_refused_by_name(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"NETSONDE__{name}"):
+        load(tmp_path, "", environ={f"NETSONDE__{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("environ", "overrides", "where"),
+    [
+        ({"NETSONDE__METRICS__INTERVAL_SEC": "0"}, {}, "NETSONDE__METRICS__INTERVAL_SEC"),
+        ({"NETSONDE__NATS__ROOT": "a..b"}, {}, "NETSONDE__NATS__ROOT"),
+        ({"NETSONDE__AGENT__LABELS": "site=AMS"}, {}, "NETSONDE__AGENT__LABELS"),
+        ({"NETSONDE__NATS__ROOT": "a"}, {"nats.root": "a.*"}, "command line"),
+        ({}, {"nats.servers": ["http://x"]}, "command line"),
+    ],
+)
+def test_a_value_that_is_refused_is_looked_for_where_it_was_given(
+    tmp_path: Path, environ: dict[str, str], overrides: dict[str, object], where: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "[log]\nlevel = 'info'", environ=environ, overrides=overrides)
+    assert caught.value.detail.startswith(f"{where}: ")
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        "[nats]\nroot = 'file'\n[agent.labels]\nsite = 'ams'\nrole = 'edge'",
+        environ={"NETSONDE__NATS__ROOT": "environment", "NETSONDE__AGENT__LABELS__SITE": "fra"},
+        overrides={"nats.root": "flag", "agent.host": None, "agent.labels.site": "lhr"},
+    )
+    assert settings.nats.root == "flag"
+    assert settings.agent.labels == {"site": "lhr", "role": "edge"}
+
+
+# ---- the host token --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [
+        ("alpha", "alpha"),
+        ("Alpha", "alpha"),
+        ("edge-1.ams.example.com", "edge-1_ams_example_com"),
+        ("a_b", "a_b"),
+    ],
+)
+def test_an_ordinary_name_keeps_its_look(name: str, token: str) -> None:
+    assert host_token(name) == token
+
+
+@pytest.mark.parametrize("name", ["büro", "a b", "x*", "a>b", "host/1"])
+def test_a_name_that_loses_something_stays_distinct(name: str) -> None:
+    token = host_token(name)
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    assert token.endswith(f"-{digest}")
+    assert config.TOKEN.fullmatch(token)
+
+
+def test_a_name_that_is_no_text_has_a_token_too() -> None:
+    digest = hashlib.sha256(b"h\xffst").hexdigest()[:8]
+    assert host_token("h\udcffst") == f"h-st-{digest}"
+
+
+def test_two_names_that_would_look_alike_do_not() -> None:
+    assert host_token("a b") != host_token("a*b")
+
+
+# ---- change, and the schema --------------------------------------------------------------------
+
+
+def test_changes_are_named_and_only_some_may_be_live(tmp_path: Path) -> None:
+    old = load(tmp_path, "[log]\nlevel = 'info'")
+    new = load(tmp_path, "[log]\nlevel = 'debug'\n[nats]\nroot = 'other'")
+    assert config.changed_keys(old, new) == ["log.level", "nats.root"]
+    assert "log.level" in config.LIVE_KEYS
+    assert "nats.root" not in config.LIVE_KEYS
+
+
+def test_live_keys_exist() -> None:
+    assert config.flatten(Config()).keys() >= config.LIVE_KEYS
+
+
+def test_the_published_schema_is_fresh() -> None:
+    assert json.loads((SCHEMAS / "config.json").read_text()) == config.json_schema(), (
+        "run: python -m netsonde.schema schemas"
+    )
+
+
+def test_a_configuration_survives_its_own_types() -> None:
+    settings = Config()
+    assert msgspec.convert(msgspec.to_builtins(settings), Config) == settings

@@ -1,0 +1,252 @@
+"""A connection outlives what servers do: late, killed, frozen, refusing, too small."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.msg import Msg
+
+from bus import settled
+from deadlines import PATIENCE_SEC, eventually
+from netsonde.bus import connection as connection_module
+from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
+from netsonde.bus.embedded import EmbeddedServer
+from netsonde.config import NatsSection
+from servers import free_port
+
+
+@asynccontextmanager
+async def running(
+    url: str, prepare: Callable[[Connection], None] | None = None, **settings: Any
+) -> AsyncIterator[Connection]:
+    connection = Connection(NatsSection(servers=[url], **settings), host="alpha", purpose="test")
+    if prepare is not None:
+        prepare(connection)
+    task = asyncio.create_task(connection.run())
+    try:
+        yield connection
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class Heard:
+    """What a plain client of the server hears on one subject."""
+
+    def __init__(self) -> None:
+        self.messages: list[Msg] = []
+
+    async def keep(self, message: Msg) -> None:
+        self.messages.append(message)
+
+
+async def test_a_server_that_comes_late() -> None:
+    port = free_port()
+    async with running(f"nats://127.0.0.1:{port}") as connection:
+        await asyncio.sleep(0.2)
+        assert not connection.connected
+        assert await connection.publish("a", b"") is False
+        assert await connection.barrier(0.1) is False
+        async with EmbeddedServer(port=port):
+            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            assert await connection.publish("a", b"")
+
+
+async def test_it_subscribes_again_after_a_kill() -> None:
+    heard = Heard()
+    notices: list[bool] = []
+
+    def prepare(connection: Connection) -> None:
+        connection.listen("ask", heard.keep)
+        connection.notify(notices.append)
+
+    server = EmbeddedServer(port=free_port())
+    await server.start()
+    try:
+        async with running(server.url, prepare) as connection:
+            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            assert server.process is not None
+            server.process.kill()
+            await eventually(lambda: not connection.connected, "the loss to be noticed")
+            await server.stop()
+            await server.start()
+            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            assert connection.connects == 2
+            client = await nats.connect(server.url)
+            await client.publish("ask", b"again")
+            await eventually(lambda: heard.messages, "the question")
+            await client.close()
+    finally:
+        await server.stop()
+    assert notices[:3] == [True, False, True]
+
+
+async def test_a_frozen_server_is_dropped_while_publishing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "WATCH_INTERVAL_SEC", 0.1)
+    monkeypatch.setattr(connection_module, "FROZEN_AFTER_SEC", 0.5)
+    frozen, spare = EmbeddedServer(), EmbeddedServer(port=free_port())
+    async with frozen:
+        settings = NatsSection(servers=[frozen.url, f"nats://127.0.0.1:{spare._port}"])
+        connection = Connection(settings, host="alpha", purpose="test")
+        task = asyncio.create_task(connection.run())
+        try:
+            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            assert frozen.process is not None
+            os.kill(frozen.process.pid, signal.SIGSTOP)
+            flood = asyncio.create_task(publish_forever(connection))
+            async with spare:
+                spare_port = str(spare._port)
+                await eventually(
+                    lambda: connection.connected and connection.server.endswith(spare_port),
+                    "the other server",
+                )
+                assert await connection.barrier(PATIENCE_SEC)
+            flood.cancel()
+            await asyncio.gather(flood, return_exceptions=True)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def publish_forever(connection: Connection) -> None:
+    while True:
+        await connection.publish("a", b"x" * 100_000)
+        await asyncio.sleep(0)
+
+
+async def test_a_message_that_is_too_large_harms_nobody() -> None:
+    async with (
+        EmbeddedServer(config="max_payload: 4096\n") as server,
+        running(server.url) as connection,
+    ):
+        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        assert connection.max_payload == 4096
+        for payload, headers in ((b"x" * 4097, None), (b"x" * 4090, {"A": "b"})):
+            with pytest.raises(PayloadTooLargeError):
+                await connection.publish("a", payload, headers)
+        assert await connection.publish("a", b"x" * (4096 - header_bytes({"A": "b"})), {"A": "b"})
+        assert await connection.barrier(PATIENCE_SEC)
+        assert connection.connects == 1
+
+
+async def test_a_client_closed_for_good_is_replaced() -> None:
+    async with EmbeddedServer() as server, running(server.url) as connection:
+        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        assert connection._client is not None
+        await connection._client.close()
+        await eventually(
+            lambda: connection.connected and connection.connects == 2, "another client"
+        )
+        assert await connection.barrier(PATIENCE_SEC)
+
+
+async def test_a_reconnection_that_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "WATCH_INTERVAL_SEC", 0.1)
+    server = EmbeddedServer(port=free_port())
+    async with server, running(server.url) as connection:
+        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        client = connection._client
+        assert client is not None
+
+        async def hangs_up() -> None:
+            raise RuntimeError("unable to perform operation; the handler is closed")
+
+        monkeypatch.setattr(client, "_process_connect_init", hangs_up)
+        connection_module.abort_transport(client)
+        await eventually(
+            lambda: connection.connected and connection._client is not client, "another client"
+        )
+        assert await connection.barrier(PATIENCE_SEC)
+
+
+async def test_a_cancellation_that_nats_py_swallows_is_honoured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with EmbeddedServer() as server, running(server.url) as connection:
+        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        flushing = asyncio.Event()
+
+        async def swallows(*arguments: object, **options: object) -> None:
+            flushing.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+        monkeypatch.setattr(connection._client, "publish", swallows)
+        flood = asyncio.create_task(publish_forever(connection))
+        await asyncio.wait_for(flushing.wait(), PATIENCE_SEC)
+        flood.cancel()
+        await asyncio.wait({flood}, timeout=PATIENCE_SEC / 2)
+        assert flood.cancelled()
+
+
+async def test_the_barrier_comes_after_what_was_published() -> None:
+    heard = Heard()
+    async with EmbeddedServer() as server, running(server.url) as connection:
+        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        client = await nats.connect(server.url)
+        await client.subscribe("a", cb=heard.keep)
+        await settled(client)
+        for _ in range(500):
+            assert await connection.publish("a", b"x" * 2000)
+        assert await connection.barrier(PATIENCE_SEC)
+        await settled(client)
+        await eventually(lambda: len(heard.messages) == 500, "all of them")
+        await client.close()
+
+
+async def test_a_flush_that_was_given_up_does_no_harm() -> None:
+    async with EmbeddedServer() as server, running(server.url) as connection:
+        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        client = connection._client
+        assert client is not None
+        given_up = asyncio.create_task(client.flush())
+        while not client._pongs:  # noqa: ASYNC110 - nats-py has no event
+            await asyncio.sleep(0)
+        given_up.cancel()
+        assert await connection.barrier(PATIENCE_SEC)
+        assert given_up.cancelled()
+
+
+async def test_wrong_credentials_are_tried_again() -> None:
+    port = free_port()
+    config = "authorization {{ user: agent, password: {} }}\n"
+    async with running(f"nats://agent:right@127.0.0.1:{port}") as connection:
+        async with EmbeddedServer(port=port, config=config.format("other")):
+            await asyncio.sleep(1.0)
+            assert not connection.connected
+        async with EmbeddedServer(port=port, config=config.format("right")):
+            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            assert connection.server == f"127.0.0.1:{port}"
+
+
+async def test_a_token_in_the_url() -> None:
+    async with EmbeddedServer(config="authorization { token: secret }\n") as server:
+        url = server.url.replace("nats://", "nats://secret@")
+        async with running(url) as connection:
+            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+
+
+async def test_nothing_is_said_in_clear_when_tls_is_wanted() -> None:
+    async with (
+        EmbeddedServer() as server,
+        running(server.url.replace("nats://", "tls://agent:secret@")) as connection,
+    ):
+        await asyncio.sleep(1.0)
+        assert not connection.connected
+
+
+def test_header_bytes_are_those_on_the_wire() -> None:
+    headers = {"Nats-Msg-Id": "a:b:1", "Detail": "ü"}
+    wire = (
+        b"NATS/1.0\r\n" + b"".join(f"{k}: {v}\r\n".encode() for k, v in headers.items()) + b"\r\n"
+    )
+    assert header_bytes(headers) == len(wire)
+    assert header_bytes(None) == 0

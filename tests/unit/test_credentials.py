@@ -1,0 +1,99 @@
+"""Credentials files: what is read from them, and a signature that nats-server takes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from deadlines import PATIENCE_SEC
+from identities import ACCOUNT, USER, Identity, Operation, creds
+from netsonde.bus import nkey
+from netsonde.bus.connection import Connection
+from netsonde.bus.credentials import Credentials, Login
+from netsonde.bus.embedded import EmbeddedServer
+from netsonde.config import NatsSection
+from netsonde.errors import ConfigError
+
+
+async def test_a_server_with_an_operator_lets_us_in(tmp_path: Path) -> None:
+    operation = Operation()
+    user = Identity(USER)
+    path = creds(tmp_path, operation.user_jwt(user), user.seed)
+    async with EmbeddedServer(config=operation.server_config()) as server:
+        settings = NatsSection(servers=[server.url], creds=str(path))
+        connection = Connection(settings, host="alpha", purpose="test")
+        task = asyncio.create_task(connection.run())
+        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        assert await connection.barrier(PATIENCE_SEC)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_what_is_in_the_file(tmp_path: Path) -> None:
+    user = Identity(USER)
+    found = Credentials(str(creds(tmp_path, "the.jwt.text", user.seed)))
+    assert found.jwt() == b"the.jwt.text"
+    user.key.public_key().verify(base64.b64decode(found.sign("nonce")), b"nonce")
+
+
+def test_a_seed_that_is_not_a_user_s_or_is_damaged(tmp_path: Path) -> None:
+    good = Identity(USER).seed
+    # Not the last letter: two of its bits are padding.
+    damaged = good[:20] + ("A" if good[20] != "A" else "B") + good[21:]
+    for seed in (Identity(ACCOUNT).seed, damaged, good[:-8], "SU!!"):
+        with pytest.raises(nkey.DamagedSeedError, match="seed"):
+            nkey.seed_bytes(seed)
+        with pytest.raises(ConfigError, match="seed"):
+            Credentials(str(creds(tmp_path, "jwt", seed))).sign("nonce")
+
+
+def test_a_made_seed_is_a_user_s() -> None:
+    seed = nkey.make_seed()
+    assert seed.startswith("SU")
+    assert len(seed) == 58
+    public = nkey.public_key(seed)
+    assert public.startswith("U")
+    key = Ed25519PublicKey.from_public_bytes(base64.b32decode(public)[1:33])
+    key.verify(base64.b64decode(nkey.sign(seed, "nonce")), b"nonce")
+
+
+def test_each_way_to_log_in(tmp_path: Path) -> None:
+    seed, secret = tmp_path / "seed", tmp_path / "secret"
+    seed.write_text(f"# the agent's\n{nkey.make_seed()}\n")
+    secret.write_text("s3cret\n")
+    assert Login(NatsSection()).options == {}
+    by_password = Login(NatsSection(user="a", password_file=str(secret)))
+    assert by_password.options == {"user": "a", "password": "s3cret"}
+    secret.write_text("rotated")
+    assert by_password.fields["password"] == "rotated"
+    assert Login(NatsSection(token_file=str(secret))).options == {"token": "rotated"}
+    by_nkey = Login(NatsSection(nkey=str(seed)))
+    assert by_nkey.public_nkey == nkey.public_key(seed.read_text().split("\n")[1])
+    assert by_nkey.options["signature_cb"]("nonce")
+
+
+@pytest.mark.parametrize("key", ["nkey", "token_file", "password_file"])
+def test_a_secret_that_cannot_be_read_is_named_and_not_shown(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "secret"
+    for content in (None, b"", b"\xff\xfe"):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ConfigError, match=f"nats.{key}"):
+            _ = Login(NatsSection(**{key: str(path)})).options
+
+
+@pytest.mark.parametrize("text", ["", "-----BEGIN NATS USER JWT-----\nx\n"])
+def test_a_file_without_credentials(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "agent.creds"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="holds no user JWT"):
+        Credentials(str(path))
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nats\.creds"):
+        Credentials(str(tmp_path / "absent"))

@@ -1,0 +1,76 @@
+"""The agent's own nats-server: quick, private, and gone afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+import urllib.request
+from pathlib import Path
+
+import nats
+import pytest
+
+from netsonde.bus import embedded
+from netsonde.bus.embedded import EmbeddedServer, EmbeddedServerError
+from servers import free_port
+
+
+async def test_it_serves_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a place of its own: what other tests run at the same time lies in the usual one.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with EmbeddedServer() as server:
+        assert os.listdir(tmp_path)
+        client = await nats.connect(server.url)
+        await client.flush()
+        await client.close()
+        assert server.process is not None
+        process = server.process
+    assert process.returncode is not None
+    assert os.listdir(tmp_path) == []
+
+
+async def test_two_at_once() -> None:
+    async with EmbeddedServer() as one, EmbeddedServer() as two:
+        assert one.url != two.url
+
+
+async def test_it_comes_back_on_the_same_port() -> None:
+    server = EmbeddedServer()
+    await server.start()
+    url = server.url
+    await server.stop()
+    await server.start()
+    assert server.url == url
+    await server.stop()
+
+
+async def test_jetstream_only_when_asked_for() -> None:
+    async with EmbeddedServer() as without, EmbeddedServer(jetstream=True) as with_it:
+
+        def config(server: EmbeddedServer) -> dict[str, object]:
+            with urllib.request.urlopen(f"{server.monitoring_url}/jsz?config=1") as answer:
+                return dict(json.load(answer))
+
+        assert (await asyncio.to_thread(config, without)).get("disabled") is True
+        assert not (await asyncio.to_thread(config, with_it)).get("disabled")
+
+
+async def test_a_port_that_is_taken_is_told_in_the_server_s_words() -> None:
+    port = free_port()
+    async with EmbeddedServer(port=port):
+        with pytest.raises(EmbeddedServerError, match="in use"):
+            await EmbeddedServer(port=port).start()
+
+
+def test_without_a_binary_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert embedded.find_server().name == "nats-server"
+    monkeypatch.setattr(embedded.sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EmbeddedServerError, match="install"):
+        embedded.find_server()

@@ -1,0 +1,67 @@
+"""The error tree: what each class owes the wire and the command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from netsonde import errors
+from netsonde.errors import NetsondeError, RequestError
+
+
+def descendants(kind: type[NetsondeError]) -> list[type[NetsondeError]]:
+    found = []
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            found += [child, *descendants(child)]
+    return found
+
+
+REQUEST_ERRORS = [kind for kind in descendants(RequestError) if issubclass(kind, RequestError)]
+
+# CONTRACT §3 and §4, for the verbs of this build.
+CONTRACT = {
+    ("expired", 400),
+    ("no_session", 400),
+    ("invalid_interface", 400),
+    ("invalid_backend", 400),
+    ("invalid_filter", 400),
+    ("invalid_collector", 400),
+    ("path_not_allowed", 403),
+    ("policy_denied", 403),
+    ("not_found", 404),
+    ("session_active", 409),
+    ("request_id_reused", 409),
+    ("backend_unavailable", 503),
+    ("interface_shared", 503),
+    ("flow_metering_unavailable", 503),
+    ("netflow_export_unavailable", 503),
+    ("encryption_unavailable", 503),
+}
+
+
+def test_the_contract_s_errors_are_all_there() -> None:
+    assert {(kind.error, kind.code) for kind in REQUEST_ERRORS} >= CONTRACT
+
+
+def test_each_identifier_means_one_thing() -> None:
+    identifiers = [kind.error for kind in REQUEST_ERRORS]
+    assert len(identifiers) == len(set(identifiers))
+
+
+@pytest.mark.parametrize("kind", REQUEST_ERRORS)
+def test_an_error_always_has_something_to_say(kind: type[RequestError]) -> None:
+    assert kind().detail
+    assert kind("in these words", field="$.a").detail == "in these words"
+    assert kind("x", field="$.a").field == "$.a"
+
+
+def test_the_drawing_shows_every_class() -> None:
+    for kind in descendants(NetsondeError):
+        assert kind.__name__ in (errors.__doc__ or ""), kind
+
+
+def test_exit_codes() -> None:
+    assert errors.ConfigError.exit_code == 78
+    assert errors.UnreachableError.exit_code == 69
+    assert errors.PrivilegeError.exit_code == 77
+    assert {kind.exit_code for kind in REQUEST_ERRORS} == {1}

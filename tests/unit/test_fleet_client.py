@@ -1,0 +1,335 @@
+"""The fleet client against a real nats-server and responders of a few lines: who is expected,
+when a request ends, and how it ends when NATS or a host is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from bus import settled
+from deadlines import PATIENCE_SEC, eventually
+from netsonde.config import NatsSection
+from netsonde.errors import UnreachableError
+from netsonde.fleet import client as client_module
+from netsonde.fleet.client import FleetClient, Pace, belongs, connect, explain, read_labels
+from netsonde.fleet.targeting import Limit, Target, TargetError
+from servers import NatsServer, free_port
+
+SOON_SEC = PATIENCE_SEC / 2  # for what must not wait until the time is up
+
+
+class Responder:
+    """Something that answers as an agent does; `silent` ones are discovered and say nothing."""
+
+    def __init__(self, client: Client, host: str, *, code: int = 200, silent: bool = False) -> None:
+        self.client = client
+        self.host = host
+        self.code = code
+        self.silent = silent
+        self.requests: list[Msg] = []
+
+    async def start(self, group: str | None = None) -> Responder:
+        subjects = ["capture.status", f"capture.host.{self.host}.status"]
+        if group:
+            subjects.append(f"capture.group.{group}.status")
+        for subject in subjects:
+            await self.client.subscribe(subject, cb=self.answer)
+        for subject in ("$SRV.PING.netsonde", f"$SRV.PING.netsonde.{self.host}"):
+            await self.client.subscribe(subject, cb=partial(self.introduce, group))
+        await settled(self.client)
+        return self
+
+    async def introduce(self, group: str | None, message: Msg) -> None:
+        labels = {f"label.{group.split('.')[0]}": group.split(".")[1]} if group else {}
+        body = {"name": "netsonde", "id": self.host, "version": "1", "metadata": labels}
+        await message.respond(json.dumps(body).encode())
+
+    async def answer(self, message: Msg) -> None:
+        self.requests.append(message)
+        if self.silent:
+            return
+        body: dict[str, Any] = {"host": self.host, "running": False}
+        if self.code >= 400:
+            body = {"host": self.host, "code": self.code, "error": "no_session", "detail": "None."}
+        await self.client.publish(
+            message.reply,
+            json.dumps(body).encode(),
+            headers={"Status-Code": str(self.code), "Host": self.host},
+        )
+
+
+@pytest.fixture
+async def agents_client(nats_server: NatsServer) -> AsyncIterator[Client]:
+    client = await nats.connect(nats_server.url)
+    yield client
+    await client.close()
+
+
+@asynccontextmanager
+async def fleet_at(server: NatsServer) -> AsyncIterator[FleetClient]:
+    async with connect(NatsSection(servers=[server.url])) as client:
+        yield client
+
+
+async def test_all_ends_when_everyone_discovered_has_answered(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    for host in ("web2", "web1", "db1"):
+        await Responder(agents_client, host).start()
+    async with fleet_at(nats_server) as fleet:
+        began = time.monotonic()
+        outcome = await fleet.ask("status", {}, Target(), Pace(timeout_sec=PATIENCE_SEC))
+        assert time.monotonic() - began < SOON_SEC
+    assert [reply.host for reply in outcome.replies] == ["db1", "web1", "web2"]
+    assert outcome.complete
+
+
+async def test_a_host_that_says_nothing_is_named(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    await Responder(agents_client, "web1").start()
+    await Responder(agents_client, "mute", silent=True).start()
+    async with fleet_at(nats_server) as fleet:
+        outcome = await fleet.ask("status", {}, Target(), Pace(timeout_sec=1))
+    assert [reply.host for reply in outcome.replies] == ["web1"]
+    assert [(a.host, a.reason) for a in outcome.absences] == [("mute", "no answer within 1 s")]
+    assert not outcome.complete
+
+
+async def test_named_hosts_are_asked_alone_and_absent_ones_known_at_once(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    web1 = await Responder(agents_client, "web1").start()
+    web2 = await Responder(agents_client, "web2").start()
+    async with fleet_at(nats_server) as fleet:
+        began = time.monotonic()
+        target = Target(hosts=("web1", "gone"))
+        outcome = await fleet.ask("status", {}, target, Pace(timeout_sec=PATIENCE_SEC))
+        assert time.monotonic() - began < SOON_SEC
+    assert [reply.host for reply in outcome.replies] == ["web1"]
+    assert [absence.host for absence in outcome.absences] == ["gone"]
+    assert len(web1.requests) == 1
+    assert web2.requests == []
+
+
+async def test_nobody_there_is_known_at_once_and_is_no_success(nats_server: NatsServer) -> None:
+    async with fleet_at(nats_server) as fleet:
+        for target in (Target(), Target(group=("site", "ams"))):
+            began = time.monotonic()
+            outcome = await fleet.ask("status", {}, target, Pace(timeout_sec=PATIENCE_SEC))
+            assert time.monotonic() - began < SOON_SEC
+            assert not outcome.replies
+            assert not outcome.complete
+
+
+async def test_a_group_reaches_its_members_only(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    await Responder(agents_client, "web1").start("site.ams")
+    web2 = await Responder(agents_client, "web2").start("site.lon")
+    async with fleet_at(nats_server) as fleet:
+        began = time.monotonic()
+        target = Target(group=("site", "ams"))
+        outcome = await fleet.ask("status", {}, target, Pace(timeout_sec=PATIENCE_SEC))
+        assert time.monotonic() - began < SOON_SEC
+    assert [reply.host for reply in outcome.replies] == ["web1"]
+    assert web2.requests == []
+
+
+def test_labels_are_the_metadata_without_dots() -> None:
+    metadata = {"subject.root": "capture", "version.agent": "1", "site": "ams", "label.rack": "r1"}
+    assert read_labels(metadata) == {"rack": "r1", "site": "ams"}
+
+
+def test_agents_of_another_root_are_not_expected() -> None:
+    body = {"metadata": {"subject.root": "acme.capture", "site": "ams"}}
+    assert belongs(body, "acme.capture", ("site", "ams"))
+    assert not belongs(body, "acme.capture", ("site", "lon"))
+    assert not belongs(body, "capture", None)
+    assert belongs({"metadata": None}, "capture", None)
+
+
+async def test_a_refusal_is_a_reply_and_no_success(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    await Responder(agents_client, "web1", code=400).start()
+    async with fleet_at(nats_server) as fleet:
+        outcome = await fleet.ask("status", {}, Target(), Pace())
+    assert [(reply.code, reply.body["error"]) for reply in outcome.replies] == [(400, "no_session")]
+    assert not outcome.complete
+
+
+async def test_requests_carry_one_id_each(nats_server: NatsServer, agents_client: Client) -> None:
+    web1 = await Responder(agents_client, "web1").start()
+    async with fleet_at(nats_server) as fleet:
+        await fleet.ask("status", {}, Target(hosts=("web1",)), Pace())
+        await fleet.ask("status", {}, Target(hosts=("web1",)), Pace())
+        await fleet.ask("status", {}, Target(hosts=("web1",)), Pace(), request_id="again")
+    ids = [(message.headers or {})["Request-Id"] for message in web1.requests]
+    assert len(set(ids)) == 3
+    assert ids[2] == "again"
+
+
+async def test_limit_asks_the_first_hosts_by_name(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    fleet_hosts = [await Responder(agents_client, host).start() for host in ("c", "a", "b")]
+    async with fleet_at(nats_server) as fleet:
+        outcome = await fleet.ask("status", {}, Target(), Pace(limit=Limit(2)))
+    assert [reply.host for reply in outcome.replies] == ["a", "b"]
+    assert [len(responder.requests) for responder in fleet_hosts] == [0, 1, 1]
+
+
+async def test_batches_stop_after_too_many_failures(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    responders = {
+        host: await Responder(agents_client, host, code=code).start()
+        for host, code in (("a", 400), ("b", 200), ("c", 400), ("d", 200), ("e", 200))
+    }
+    async with fleet_at(nats_server) as fleet:
+        pace = Pace(batch=1, failures_max=1)
+        outcome = await fleet.ask("status", {}, Target(), pace)
+    assert [reply.host for reply in outcome.replies] == ["a", "b", "c"]
+    assert [(a.host, a.reason) for a in outcome.absences] == [
+        ("d", "not asked"),
+        ("e", "not asked"),
+    ]
+    assert responders["d"].requests == []
+
+
+async def test_two_agents_of_one_name_are_pointed_out(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    await Responder(agents_client, "twin").start()
+    await Responder(agents_client, "twin").start()
+    await Responder(agents_client, "web1").start()
+    async with fleet_at(nats_server) as fleet:
+        outcome = await fleet.ask("status", {}, Target(), Pace())
+    assert [reply.host for reply in outcome.replies] == ["twin", "web1"]
+    assert outcome.warnings == ["twin: two agents answer to this name"]
+
+
+async def test_without_discovery_the_whole_time_is_waited_and_pacing_refused(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    async def say_nothing(message: Msg) -> None:
+        del message
+
+    async def answer(message: Msg) -> None:
+        await message.respond(b'{"host": "web1"}')
+
+    await agents_client.subscribe("$SRV.PING.netsonde", cb=say_nothing)
+    await agents_client.subscribe("capture.status", cb=answer)
+    await settled(agents_client)
+    async with fleet_at(nats_server) as fleet:
+        outcome = await fleet.ask("status", {}, Target(), Pace(timeout_sec=1))
+        assert [reply.host for reply in outcome.replies] == ["web1"]
+        with pytest.raises(TargetError, match="named"):
+            await fleet.ask("status", {}, Target(), Pace(timeout_sec=0.5, batch=1))
+
+
+@pytest.mark.parametrize("scheme", ["nats", "tls"])
+async def test_no_server_is_one_sentence_within_seconds(scheme: str) -> None:
+    address = NatsSection(servers=[f"{scheme}://user:secret@127.0.0.1:{free_port()}"])
+    began = time.monotonic()
+    for lasting in (False, True):
+        with pytest.raises(UnreachableError) as caught:
+            async with connect(address, lasting=lasting):
+                pass
+        assert "connection refused" in caught.value.detail
+        assert "secret" not in caught.value.detail
+    assert time.monotonic() - began < SOON_SEC
+
+
+async def test_tls_is_not_given_up_for_a_server_without_it(nats_server: NatsServer) -> None:
+    address = NatsSection(servers=[nats_server.url.replace("nats://", "tls://")])
+    with pytest.raises(UnreachableError, match="TLS"):
+        async with connect(address):
+            pass
+
+
+async def test_a_frozen_server_does_not_hold_the_client(nats_server: NatsServer) -> None:
+    nats_server.freeze()
+    try:
+        began = time.monotonic()
+        with pytest.raises(UnreachableError):
+            async with connect(NatsSection(servers=[nats_server.url])):
+                pass
+        assert time.monotonic() - began < SOON_SEC
+    finally:
+        nats_server.thaw()
+
+
+async def test_a_server_that_dies_in_a_request_ends_it(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    mute = await Responder(agents_client, "mute", silent=True).start()
+    async with fleet_at(nats_server) as fleet:
+        target = Target(hosts=("mute",))
+        request = asyncio.create_task(
+            fleet.ask("status", {}, target, Pace(timeout_sec=PATIENCE_SEC))
+        )
+        await eventually(lambda: mute.requests, "the request to be under way")
+        nats_server.kill()
+        began = time.monotonic()
+        with pytest.raises(UnreachableError):
+            await request
+        assert time.monotonic() - began < SOON_SEC
+
+
+async def test_follow_gives_the_stream_of_the_named_hosts(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    async with fleet_at(nats_server) as fleet:
+        stream = fleet.follow("flows", ["web1", "web2"])
+        first = asyncio.ensure_future(anext(stream))
+        await eventually(lambda: len(fleet.connection._subs) == 2, "both hosts' subscriptions")
+        await settled(fleet.connection)
+        await agents_client.publish("capture.stream.flows.other", b"0")
+        await agents_client.publish("capture.stream.flows.web2", b"1")
+        await agents_client.publish("capture.stream.flows.web1", b"2")
+        assert (await first).data == b"1"
+        assert (await anext(stream)).data == b"2"
+        await stream.aclose()
+
+
+async def test_a_lasting_connection_leaves_a_frozen_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "PING_INTERVAL_SEC", 0.2)
+    servers = [NatsServer(tmp_path / name).start() for name in ("one", "two")]
+    try:
+        address = NatsSection(servers=[server.url for server in servers])
+        async with connect(address, lasting=True) as client:
+            url = client.connection.connected_url
+            (frozen,) = [server for server in servers if url and server.port == url.port]
+            frozen.freeze()
+            (other,) = [server for server in servers if server is not frozen]
+
+            def moved() -> bool:
+                found = client.connection.connected_url
+                return client.connection.is_connected and bool(found and found.port == other.port)
+
+            await eventually(moved, "the connection to the other server")
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def test_a_name_that_nobody_knows_is_said_in_the_resolvers_words() -> None:
+    error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    words = explain(NatsSection(servers=["nats://nats.invalid"]), error)
+    assert words == "NATS cannot be reached at nats://nats.invalid:4222: name or service not known."

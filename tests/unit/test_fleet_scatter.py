@@ -1,0 +1,68 @@
+"""Replies as they are read, and when a wave is complete."""
+
+from __future__ import annotations
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from netsonde.fleet.scatter import Ask, Gathering, Reply, decode_reply, take
+
+
+@pytest.mark.parametrize(
+    ("data", "headers", "code"),
+    [
+        (b'{"host":"a"}', {"Status-Code": "200", "Host": "a"}, 200),
+        (b'{"host":"a"}', {"Status-Code": "204"}, 204),
+        (b'{"host":"a","code":409,"error":"session_active"}', None, 409),
+        (b'{"host":"a"}', {"Nats-Service-Error-Code": "503"}, 503),
+        (b'{"host":"a"}', {"Status-Code": "fine"}, 500),
+        (b"", {"Status-Code": "200", "Host": "a"}, 500),
+        (b"[1]", {"Status-Code": "200", "Host": "a"}, 500),
+        (b"\xff", {"Host": "a"}, 500),
+    ],
+)
+def test_status_comes_from_the_header_then_the_body(
+    data: bytes, headers: dict[str, str] | None, code: int
+) -> None:
+    reply = decode_reply(data, headers, 0.1)
+    assert (reply.host, reply.code) == ("a", code)
+    assert reply.accepted == (code < 400)
+
+
+def test_a_wave_is_complete_when_each_expected_host_is_accounted_for() -> None:
+    gathering = Gathering(frozenset({"a", "b"}))
+    gathering.add(Reply("a", 200, {}))
+    gathering.add(Reply("stranger", 200, {}))
+    assert not gathering.complete
+    gathering.note_no_responders("b")
+    assert gathering.complete
+    assert [absence.host for absence in gathering.absences(2)] == ["b"]
+
+
+def test_without_expectation_only_no_responders_completes() -> None:
+    gathering = Gathering(None)
+    gathering.add(Reply("a", 200, {}))
+    assert not gathering.complete
+    gathering.note_no_responders(None)
+    assert gathering.complete
+    assert gathering.absences(2) == []
+
+
+def test_a_second_answer_of_one_host_is_noted_not_taken() -> None:
+    gathering = Gathering(frozenset({"a"}))
+    gathering.add(Reply("a", 200, {"first": True}))
+    gathering.add(Reply("a", 500, {}))
+    assert gathering.replies["a"].body == {"first": True}
+    assert gathering.repeated == {"a"}
+
+
+def test_who_is_asked_alone_answers_in_no_other_name() -> None:
+    gathering = Gathering(frozenset({"a", "b"}))
+    asks = [Ask("capture.host.a.status", "a"), Ask("capture.host.b.status", "b")]
+    for index, name in ((0, "b"), (0, "a"), (1, "b")):
+        reply = Msg(Client(), f"_INBOX.x.{index}", data=b"{}", headers={"Host": name})
+        take(reply, asks, gathering, decode_reply, 0.1)
+    assert gathering.misnamed == {("a", "b")}
+    assert gathering.repeated == set()
+    assert gathering.complete

@@ -1,0 +1,189 @@
+"""/metrics, /healthz, /readyz."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import Any, cast
+
+import pytest
+
+from deadlines import PATIENCE_SEC, eventually
+from netsonde.health import HEARTBEAT_STALLED_SEC, Health, Heartbeat
+from netsonde.records import SpoolState
+from netsonde.seam import CollectorStats, Stats
+from netsonde.session import Session
+
+COLLECTOR = CollectorStats(
+    address="fd00::9",
+    port=4739,
+    version=10,
+    connected=True,
+    messages_sent=3,
+    bytes_sent=4000,
+    templates_sent=4,
+    records_sent=120,
+    packets_sent=500,
+    octets_sent=50_000,
+    records_skipped_ipv6=0,
+    records_lost_refused=6,
+    records_lost_no_room=0,
+    records_lost_error=2,
+    packets_lost=31,
+    octets_lost=4096,
+    refusals=1,
+    times_clamped=0,
+    last_error="Connection refused",
+)
+
+
+class FakeExporting:
+    def stats(self) -> list[CollectorStats]:
+        return [COLLECTOR]
+
+
+class FakeSession:
+    """What health asks of a session."""
+
+    id = "s"
+
+    class Request:
+        interface = "eth0"
+        backend = "af_packet"
+
+    class Pump:
+        spool: SpoolState | None = None
+
+    request = Request()
+    exporting = FakeExporting()
+
+    def __init__(self, stats: Stats) -> None:
+        self.pump = self.Pump()
+        self.now = stats
+        self.capture = self
+
+    def stats(self) -> Stats:
+        return self.now
+
+    def counters(self, stats: Stats) -> dict[str, Any]:
+        return {"packets_captured": stats.packets_captured, "packets_active": 3}
+
+
+def session_of(stats: Stats) -> Session:
+    return cast(Session, FakeSession(stats))
+
+
+def health(
+    session: Session | None = None, *, ready: bool = True, listen: str = "127.0.0.1:0"
+) -> Health:
+    return Health(listen, host="alpha", session=lambda: session, ready=lambda: ready)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "words"),
+    [
+        ("GET /metrics HTTP/1.1", "200", 'netsonde_build_info{host="alpha"'),
+        ("GET /healthz HTTP/1.1", "200", "ok"),
+        ("GET /readyz?x=1 HTTP/1.0", "200", "ready"),
+        ("GET / HTTP/1.1", "404", "/metrics"),
+        ("POST /metrics HTTP/1.1", "405", "GET"),
+        ("nonsense", "405", "GET"),
+    ],
+)
+def test_answers(request_line: str, status: str, words: str) -> None:
+    answer = health().answer(f"{request_line}\r\nHost: x\r\n\r\n".encode()).decode()
+    assert answer.split()[1] == status
+    head, _, body = answer.partition("\r\n\r\n")
+    assert words in body
+    assert f"Content-Length: {len(body)}" in head
+
+
+def test_head_has_no_body() -> None:
+    answer = health().answer(b"HEAD /healthz HTTP/1.1\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\n")
+    assert b"Content-Length: 3" in answer
+
+
+def test_not_ready() -> None:
+    assert b"503" in health(ready=False).answer(b"GET /readyz HTTP/1.1\r\n\r\n")
+
+
+def test_the_spool() -> None:
+    session = session_of(Stats())
+    assert "spool" not in health(session).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
+    session.pump.spool = SpoolState(
+        bytes_used=1,
+        bytes_max=2,
+        records_waiting=3,
+        records_lost=4,
+        packets_lost=5,
+        messages_in_flight=6,
+        messages_acknowledged=7,
+        messages_resent=8,
+    )
+    text = health(session).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
+    assert "netsonde_spool_records_waiting 3.0" in text
+    assert "netsonde_spool_records_lost_total 4.0" in text
+
+
+def test_a_session_s_counters() -> None:
+    session = session_of(Stats(packets_captured=42, flows_active=7))
+    text = health(session).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
+    labels = '{backend="af_packet",interface="eth0"}'
+    assert f"netsonde_packets_captured_total{labels} 42.0" in text
+    assert f"netsonde_packets_active{labels} 3.0" in text
+    assert f"netsonde_flows_active{labels} 7.0" in text
+    assert "netsonde_session_running 1.0" in text
+    assert "# TYPE netsonde_packets_captured_total counter" in text
+
+
+def test_what_each_collector_got() -> None:
+    text = health(session_of(Stats())).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
+    who = 'collector="[fd00::9]:4739"'
+    assert f'netsonde_export_connected{{{who},version="10"}} 1.0' in text
+    assert f'netsonde_export_collector_records_sent_total{{{who},version="10"}} 120.0' in text
+    assert f'netsonde_export_packets_lost_total{{{who},version="10"}} 31.0' in text
+    for cause, count in (("refused", 6), ("no_room", 0), ("error", 2)):
+        labels = f'cause="{cause}",{who},version="10"'
+        assert f"netsonde_export_collector_records_lost_total{{{labels}}} {count}.0" in text
+
+
+def test_a_heart_that_stands_still() -> None:
+    fake = FakeSession(Stats(heartbeat=1))
+    session = cast(Session, fake)
+    heart = Heartbeat()
+    assert heart.alive(session, 0.0)
+    assert heart.alive(session, HEARTBEAT_STALLED_SEC - 0.1)
+    assert not heart.alive(session, HEARTBEAT_STALLED_SEC)
+    fake.now = Stats(heartbeat=2)
+    assert heart.alive(session, HEARTBEAT_STALLED_SEC + 1)
+    fake.now = Stats(heartbeat=2, finished=True)
+    assert heart.alive(session, 100.0), "a file that was read has nothing left to do"
+    assert heart.alive(None, 200.0)
+
+
+async def test_over_a_socket() -> None:
+    served = health()
+    task = asyncio.create_task(served.run())
+    address = await eventually(lambda: served.address, "the port")
+    host, _, port = address.rpartition(":")
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+        writer.close()
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"x" * 100_000)  # no end of the head within the limit: turned away
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        assert await asyncio.wait_for(reader.read(), PATIENCE_SEC) == b""
+    writer.close()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_port_that_is_taken_is_no_reason_to_stop() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        await asyncio.wait_for(health(listen=f"127.0.0.1:{port}").run(), PATIENCE_SEC)
+    await asyncio.wait_for(health(listen="").run(), PATIENCE_SEC)

@@ -1,0 +1,82 @@
+"""The `[policy]` table: who is believed to be whom, and what that allows."""
+
+from __future__ import annotations
+
+import pytest
+
+from netsonde.config import PolicySection
+from netsonde.errors import PolicyDenied
+from netsonde.messages import VERBS
+from netsonde.policy import Caller, Policy
+
+INFO = '{"acc":"ops","user":"UABC","host":"10.0.0.9","rtt":1,"lang":"python3"}'
+OPS = Caller("ops", "UABC", "10.0.0.9")
+
+
+def identified(headers: dict[str, str] | None, identity: str = "server") -> Caller | None:
+    return Policy(PolicySection(identity=identity)).identify(headers)  # type: ignore[arg-type]
+
+
+def test_the_server_s_word() -> None:
+    assert identified({"Nats-Request-Info": INFO}) == OPS
+    assert identified({"Nats-Request-Info": INFO}, "none") is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        None,
+        {},
+        {"nats-request-info": INFO},
+        {"Nats-Request-Info ": INFO},
+        {"NATS-REQUEST-INFO": INFO},
+        {"Nats-Request-Info": ""},
+        {"Nats-Request-Info": "{"},
+        {"Nats-Request-Info": '{"acc": 5}'},
+        {"Nats-Request-Info": "\ud800"},
+    ],
+)
+def test_anything_else_is_nobody(headers: dict[str, str] | None) -> None:
+    assert identified(headers) is None
+
+
+def allowed(allow: dict[str, list[str]], caller: Caller | None) -> set[str]:
+    policy = Policy(PolicySection(identity="server", allow=allow))
+    found = set()
+    for name, verb in VERBS.items():
+        try:
+            policy.check(caller, verb)
+        except PolicyDenied:
+            continue
+        found.add(name)
+    return found
+
+
+READING = {name for name, verb in VERBS.items() if not verb.changes}
+
+
+@pytest.mark.parametrize(
+    ("allow", "caller", "verbs"),
+    [
+        ({}, None, READING),
+        ({"*": ["*"]}, None, READING),
+        ({}, OPS, set(VERBS)),
+        ({"ops": ["*"]}, OPS, set(VERBS)),
+        ({"ops": ["*"]}, None, set()),
+        ({"ops": ["*"]}, Caller("other", "UXYZ", ""), set()),
+        ({"ops": ["read"]}, OPS, READING),
+        ({"ops": ["read", "stop"]}, OPS, READING | {"stop"}),
+        ({"ops": []}, OPS, set()),
+        ({"ops": [], "*": ["*"]}, OPS, set()),  # the exact entry decides, and it says nothing
+        ({"UABC": ["status"], "ops": ["*"]}, OPS, {"status"}),
+        ({"*": ["status"]}, None, {"status"}),
+        ({"*": ["status"]}, OPS, {"status"}),
+        ({"ops": ["*"], "*": ["status"]}, None, {"status"}),
+        ({"": ["*"]}, Caller("", "", ""), set()),
+        ({"*": ["status"], "x": ["*"]}, Caller("*", "*", ""), {"status"}),
+    ],
+)
+def test_who_may_ask_what(
+    allow: dict[str, list[str]], caller: Caller | None, verbs: set[str]
+) -> None:
+    assert allowed(allow, caller) == verbs

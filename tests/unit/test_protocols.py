@@ -1,0 +1,41 @@
+"""Protocols by name or number."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from netsonde.protocols import NAMES, protocol_name, protocol_number
+
+TABLE = Path(__file__).parents[2] / "native" / "export" / "protocol.c"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("TCP", 6),
+        ("udp", 17),
+        ("ICMPv6", 58),
+        ("0", 0),
+        ("255", 255),
+        ("256", None),
+        ("0000006", None),
+        ("-1", None),
+        ("²", None),
+        ("", None),
+        ("quic", None),
+    ],
+)
+def test_number(text: str, number: int | None) -> None:
+    assert protocol_number(text) == number
+
+
+def test_the_names_are_those_of_the_records() -> None:
+    names = re.findall(r'^  X\((\w+), "(\w+)"\)', TABLE.read_text(), re.MULTILINE)
+    assert sorted(name for _, name in names) == sorted(NAMES.values())
+    for number, name in names:
+        if number.isdigit():
+            assert protocol_name(int(number)) == name
+    assert protocol_name(253) == "253"

@@ -1,0 +1,386 @@
+"""The responder, with a connection in memory and handlers of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+import pytest_asyncio
+from nats.aio.msg import Msg
+
+from deadlines import PATIENCE_SEC, eventually
+from netsonde import service as service_module
+from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
+from netsonde.config import FirmwareSection, PolicySection
+from netsonde.discovery import Discovery
+from netsonde.errors import NoSession
+from netsonde.events import Events
+from netsonde.firmware.verify import Firmware
+from netsonde.handlers import HANDLERS, Call, Done
+from netsonde.messages import StatusReply, StopReply
+from netsonde.policy import Policy
+from netsonde.recorder.retrieval import Retrievals
+from netsonde.service import COSTLY_MAX, Service
+from netsonde.session import Sessions
+
+
+@dataclass
+class Sent:
+    subject: str
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+    @property
+    def code(self) -> int:
+        return int(self.headers["Status-Code"])
+
+
+class FakeConnection:
+    def __init__(self) -> None:
+        self.listeners: dict[str, Callable[[Msg], Awaitable[None]]] = {}
+        self.sent: list[Sent] = []
+        self.max_payload = 1 << 20
+
+    def listen(self, subject: str, listener: Callable[[Msg], Awaitable[None]]) -> None:
+        self.listeners[subject] = listener
+
+    async def publish(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None
+    ) -> bool:
+        if len(payload) + header_bytes(headers) > self.max_payload:
+            raise PayloadTooLargeError("too large")
+        self.sent.append(Sent(subject, json.loads(payload), dict(headers or {})))
+        return True
+
+
+class FakeSessions:
+    current = None
+
+
+class FakeRetrievals:
+    def close(self) -> None:
+        pass
+
+
+class FakeEvents:
+    def __init__(self) -> None:
+        self.audits: list[dict[str, Any]] = []
+
+    def emit(self, kind: str, event: str, detail: str = "", **more: Any) -> None:
+        assert kind == "audit"
+        self.audits.append({"event": event, **more["data"]})
+
+
+@dataclass
+class Rig:
+    service: Service
+    connection: FakeConnection
+    events: FakeEvents
+    discovery: Discovery
+    policy: Policy
+    asked: int = field(default=0)
+
+    async def ask(
+        self,
+        subject: str,
+        body: Any = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        reply: bool = True,
+    ) -> Any:
+        """Sends it to whatever listens on the subject; the reply."""
+        self.asked += 1
+        inbox = f"inbox.{self.asked}" if reply else ""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        message = Msg(
+            cast(Any, None), subject=subject, reply=inbox, data=data, headers=cast(Any, headers)
+        )
+        await self.listener(subject)(message)
+        if not reply:
+            return None
+        return await eventually(
+            lambda: next((s for s in self.connection.sent if s.subject == inbox), None), "reply"
+        )
+
+    def listener(self, subject: str) -> Callable[[Msg], Awaitable[None]]:
+        for pattern, listener in self.connection.listeners.items():
+            if pattern == subject or (pattern.endswith(".>") and subject.startswith(pattern[:-1])):
+                return listener
+        raise AssertionError(f"nobody listens on {subject}")
+
+
+@pytest_asyncio.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with asyncio.TaskGroup() as tasks:
+        connection, events = FakeConnection(), FakeEvents()
+        discovery = Discovery(
+            host="alpha", root="capture", version="0.1.0", fqdn="alpha", labels={}, versions={}
+        )
+        policy = Policy(PolicySection())
+        service = Service(
+            cast(Connection, connection),
+            cast(Sessions, FakeSessions()),
+            cast(Retrievals, FakeRetrievals()),
+            Firmware(FirmwareSection()),
+            cast(Events, events),
+            discovery,
+            policy,
+            tasks,
+            root="capture",
+            host="alpha",
+            labels={"site": "ams"},
+        )
+        yield Rig(service, connection, events, discovery, policy)
+
+
+@pytest.fixture
+def handle(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], None]:
+    def replace(verb: str, handler: Any) -> None:
+        monkeypatch.setitem(HANDLERS, verb, handler)
+
+    return replace
+
+
+async def no_session(call: Call, request: Any) -> Done:
+    raise NoSession
+
+
+async def nothing_runs(call: Call, request: Any) -> Done:
+    return Done(StatusReply(), 204)
+
+
+SUBJECTS = ["capture.status", "capture.host.alpha.status", "capture.group.site.ams.status"]
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+async def test_the_three_forms(rig: Rig, handle: Any, subject: str) -> None:
+    handle("status", nothing_runs)
+    reply = await rig.ask(subject, headers={"Request-Id": "r1"})
+    assert reply.code == 204
+    assert reply.body["host"] == reply.headers["Host"] == "alpha"
+    assert reply.headers["Content-Type"] == "application/json"
+    assert reply.headers["Request-Id"] == "r1"
+    assert "Nats-Service-Error" not in reply.headers
+
+
+async def test_bare_subjects_are_one_by_one(rig: Rig) -> None:
+    assert "capture.flow.meter.enable" in rig.connection.listeners
+    assert "capture.>" not in rig.connection.listeners
+
+
+@pytest.mark.parametrize("verb", ["bogus", "flow.meter", "status.x", "firmware.check"])
+async def test_an_unknown_verb(rig: Rig, verb: str) -> None:
+    reply = await rig.ask(f"capture.host.alpha.{verb}")
+    assert reply.code == reply.body["code"] == 404
+    assert reply.body["error"] == "unknown_verb"
+    assert reply.headers["Nats-Service-Error-Code"] == "404"
+
+
+async def test_an_error_is_a_body_and_headers(rig: Rig, handle: Any) -> None:
+    handle("stop", no_session)
+    reply = await rig.ask("capture.stop", {"reason": "x"})
+    assert reply.body["error"] == "no_session"
+    assert reply.headers["Nats-Service-Error"].startswith("no_session: ")
+    assert rig.discovery.endpoints["stop"].last_error == "400:no_session"
+
+
+async def test_a_fault_is_an_incident_and_never_its_text(rig: Rig, handle: Any) -> None:
+    async def fault(call: Call, request: Any) -> Done:
+        raise ValueError("a secret in an exception")
+
+    handle("status", fault)
+    reply = await rig.ask("capture.status")
+    assert reply.code == 500
+    assert reply.body["error"] == "internal"
+    assert "secret" not in json.dumps([reply.body, reply.headers])
+    assert "incident" in reply.body["detail"]
+
+
+async def test_a_retry_gives_the_first_reply_again(rig: Rig, handle: Any) -> None:
+    stops = 0
+
+    async def stop(call: Call, request: Any) -> Done:
+        nonlocal stops
+        stops += 1
+        raise NoSession
+
+    handle("stop", stop)
+    first = await rig.ask("capture.stop", {}, {"Request-Id": "r"})
+    again = await rig.ask("capture.host.alpha.stop", {}, {"Request-Id": "r"})
+    assert stops == 1
+    assert again.body == first.body
+    assert again.headers == first.headers | {"Replayed": "true"}
+    other = await rig.ask("capture.stop", {"reason": "x"}, {"Request-Id": "r"})
+    assert (other.code, other.body["error"]) == (409, "request_id_reused")
+    elsewhere = await rig.ask("capture.status", {}, {"Request-Id": "r"})
+    assert elsewhere.code == 409
+
+
+@pytest.mark.parametrize("body", [b"{", {"x": 1}])
+async def test_a_retry_of_what_was_refused_is_one_too(rig: Rig, handle: Any, body: Any) -> None:
+    handle("stop", no_session)
+    first = await rig.ask("capture.stop", body, {"Request-Id": "r"})
+    assert first.code in (400, 422)
+    again = await rig.ask("capture.stop", body, {"Request-Id": "r"})
+    assert again.body == first.body
+    assert again.headers == first.headers | {"Replayed": "true"}
+    mended = await rig.ask("capture.stop", {}, {"Request-Id": "r"})
+    assert (mended.code, mended.body["error"]) == (409, "request_id_reused")
+
+
+async def test_an_empty_body_and_an_empty_object_are_the_same_request(
+    rig: Rig, handle: Any
+) -> None:
+    handle("stop", no_session)
+    await rig.ask("capture.stop", b"", {"Request-Id": "r"})
+    again = await rig.ask("capture.stop", b"{}", {"Request-Id": "r"})
+    assert (again.code, again.headers.get("Replayed")) == (400, "true")
+
+
+async def test_what_came_late_may_come_again(rig: Rig, handle: Any) -> None:
+    handle("stop", no_session)
+    late = {"Request-Id": "r", "Expires-At": "2020-01-01T00:00:00Z"}
+    assert (await rig.ask("capture.stop", {}, late)).body["error"] == "expired"
+    again = await rig.ask("capture.stop", {}, {"Request-Id": "r"})
+    assert (again.body["error"], "Replayed" in again.headers) == ("no_session", False)
+    assert (await rig.ask("capture.stop", {}, late)).body["error"] == "expired"
+
+
+async def test_a_retry_while_the_first_still_runs(rig: Rig, handle: Any) -> None:
+    go, stops = asyncio.Event(), 0
+
+    async def stop(call: Call, request: Any) -> Done:
+        nonlocal stops
+        stops += 1
+        await go.wait()
+        raise NoSession
+
+    handle("stop", stop)
+    both = [asyncio.create_task(rig.ask("capture.stop", {}, {"Request-Id": "r"})) for _ in range(2)]
+    await eventually(lambda: rig.asked == 2 and stops, "the first to run, and the second to come")
+    go.set()
+    replies = await asyncio.gather(*both)
+    assert stops == 1
+    assert sorted(reply.headers.get("Replayed", "") for reply in replies) == ["", "true"]
+
+
+async def test_expired(rig: Rig) -> None:
+    reply = await rig.ask("capture.stop", {}, {"Expires-At": "2020-01-01T00:00:00Z"})
+    assert (reply.code, reply.body["error"]) == (400, "expired")
+
+
+async def test_422_comes_before_400_and_that_before_503(rig: Rig, handle: Any) -> None:
+    handle("stop", no_session)
+    await rig.service.drain(0.1)
+    expired = {"Expires-At": "2020-01-01T00:00:00Z"}
+    assert (await rig.ask("capture.stop", {"x": 1}, expired)).code == 422
+    assert (await rig.ask("capture.stop", {}, expired)).code == 400
+    draining = await rig.ask("capture.stop", {})
+    assert (draining.code, draining.body["error"]) == (503, "draining")
+
+
+async def test_a_request_turned_away_may_be_tried_again(rig: Rig, handle: Any) -> None:
+    handle("stop", no_session)
+    rig.service.draining = True
+    assert (await rig.ask("capture.stop", {}, {"Request-Id": "r"})).code == 503
+    rig.service.draining = False
+    reply = await rig.ask("capture.stop", {}, {"Request-Id": "r"})
+    assert reply.code == 400
+    assert "Replayed" not in reply.headers
+
+
+async def test_too_many_costly_ones_at_once(rig: Rig, handle: Any) -> None:
+    go, at_work = asyncio.Event(), 0
+
+    async def slow(call: Call, request: Any) -> Done:
+        nonlocal at_work
+        at_work += 1
+        await go.wait()
+        raise NoSession
+
+    handle("flows", slow)
+    handle("status", nothing_runs)
+    running = [asyncio.create_task(rig.ask("capture.flows")) for _ in range(COSTLY_MAX)]
+    await eventually(lambda: at_work == COSTLY_MAX, "as many as may be at once")
+    turned_away = await rig.ask("capture.flows")
+    assert (turned_away.code, turned_away.body["error"]) == (429, "too_many_requests")
+    assert (await rig.ask("capture.status")).code == 204, "others are not held up"
+    go.set()
+    assert {reply.code for reply in await asyncio.gather(*running)} == {400}
+    assert (await rig.ask("capture.flows")).code == 400
+
+
+async def test_without_a_reply_subject(rig: Rig, handle: Any) -> None:
+    done: list[str] = []
+
+    async def stop(call: Call, request: Any) -> Done:
+        done.append("stop")
+        raise NoSession
+
+    async def status(call: Call, request: Any) -> Done:
+        done.append("status")
+        return Done(StatusReply())
+
+    handle("stop", stop)
+    handle("status", status)
+    await rig.ask("capture.status", reply=False)
+    await rig.ask("capture.stop", reply=False)
+    await eventually(lambda: rig.events.audits, "the audit")
+    assert done == ["stop"]
+    assert rig.connection.sent == []
+
+
+async def test_the_audit_trail(rig: Rig, handle: Any) -> None:
+    handle("stop", no_session)
+    handle("status", nothing_runs)
+    await rig.ask("capture.status")
+    await rig.ask("capture.stop", {"reason": "x"}, {"Request-Id": "r"})
+    await rig.ask("capture.stop", {"reason": 5})
+    denied, refused = rig.events.audits
+    assert denied["event"] == "stop"
+    assert denied["subject"] == "capture.stop"
+    assert denied["reply_to"].startswith("inbox.")
+    assert denied["request_id"] == "r"
+    assert (denied["code"], denied["error"]) == (400, "no_session")
+    assert json.loads(denied["request"]) == {"reason": "x"}
+    assert refused["code"] == 422
+
+
+async def test_a_reply_that_the_server_would_not_take(rig: Rig, handle: Any) -> None:
+    async def long(call: Call, request: Any) -> Done:
+        return Done(StatusReply(interface="x" * 5000))
+
+    handle("status", long)
+    rig.connection.max_payload = 4096
+    reply = await rig.ask("capture.status")
+    assert (reply.code, reply.body["error"]) == (400, "reply_too_large")
+
+
+async def test_discovery(rig: Rig) -> None:
+    info = await rig.ask("$SRV.INFO.netsonde.alpha")
+    assert info.body["type"] == "io.nats.micro.v1.info_response"
+    assert (await rig.ask("$SRV.PING")).body["id"] == "alpha"
+
+
+async def test_draining_waits_for_what_is_in_flight(rig: Rig, handle: Any) -> None:
+    begun = asyncio.Event()
+
+    async def slow(call: Call, request: Any) -> Done:
+        begun.set()
+        await asyncio.sleep(0.2)
+        return Done(cast(StopReply, StatusReply()))
+
+    handle("stop", slow)
+    asking = asyncio.create_task(rig.ask("capture.stop"))
+    await eventually(begun.is_set, "the request to be in flight")
+    await rig.service.drain(PATIENCE_SEC)
+    assert any(sent.subject == "inbox.1" for sent in rig.connection.sent)
+    assert (await asking).code == 200
+
+
+def test_every_verb_has_a_handler() -> None:
+    assert set(HANDLERS) == set(service_module.VERBS)

@@ -1,0 +1,58 @@
+"""A start that is still under way when the agent ends."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from deadlines import PATIENCE_SEC
+from netsonde import session
+from netsonde.config import CaptureSection, Config
+from netsonde.core import Capture
+from netsonde.errors import Draining
+from netsonde.events import Events
+from netsonde.messages import StartRequest
+from netsonde.preflight import Preflight
+from netsonde.pump import Sink
+from netsonde.session import Sessions
+from packets import write_pcap
+
+
+async def no_metrics(reply: Any) -> None:
+    pass
+
+
+async def test_a_start_that_comes_too_late_leaves_no_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, let_go = asyncio.Event(), asyncio.Event()
+    opened: list[Capture] = []
+    really_open = Capture.open
+
+    async def open_slowly(*arguments: Any) -> Capture:
+        opening.set()
+        await let_go.wait()
+        opened.append(await really_open(*arguments))
+        return opened[0]
+
+    monkeypatch.setattr(session.Capture, "open", open_slowly)
+    write_pcap(tmp_path / "empty.pcap", [])
+    preflight = Preflight(Config(capture=CaptureSection(replay_dirs=[str(tmp_path)])))
+    async with asyncio.timeout(PATIENCE_SEC), asyncio.TaskGroup() as tasks:
+        sessions = Sessions(
+            preflight, cast(Sink, None), cast(Events, None), tasks, publish_metrics=no_metrics
+        )
+        request = StartRequest(interface=str(tmp_path / "empty.pcap"), backend="file")
+        starting = asyncio.create_task(sessions.start(request))
+        await opening.wait()
+        closing = asyncio.create_task(sessions.close(0.0))
+        await asyncio.sleep(0)
+        let_go.set()
+        with pytest.raises(Draining):
+            await starting
+        await closing
+        assert sessions.current is None
+        assert opened[0].closing.is_set()

@@ -1,0 +1,76 @@
+"""sd_notify and the watchdog."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deadlines import PATIENCE_SEC, eventually
+from netsonde.supervisor import Supervisor
+
+
+class Listener:
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address)
+        self.socket.setblocking(False)
+
+    def heard(self) -> list[str]:
+        found = []
+        try:
+            while True:
+                found += self.socket.recv(4096).decode().splitlines()
+        except BlockingIOError:
+            return found
+
+
+@pytest.fixture(params=["path", "abstract"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Listener]]:
+    name = str(tmp_path / "notify") if request.param == "path" else f"\0netsonde-{os.getpid()}"
+    listener = Listener(name)
+    yield name.replace("\0", "@"), listener
+    listener.socket.close()
+
+
+def test_messages(place: tuple[str, Listener]) -> None:
+    address, listener = place
+    supervisor = Supervisor({"NOTIFY_SOCKET": address})
+    supervisor.ready("all is well")
+    assert listener.heard() == ["READY=1", "STATUS=all is well"]
+    supervisor.stopping()
+    assert listener.heard()[0] == "STOPPING=1"
+
+
+async def test_the_watchdog_is_fed_only_by_the_living(place: tuple[str, Listener]) -> None:
+    address, listener = place
+    living = True
+    supervisor = Supervisor({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000"})
+    task = asyncio.create_task(supervisor.run(lambda: living))
+    await eventually(lambda: "WATCHDOG=1" in listener.heard(), "the watchdog to be fed")
+    living = False
+    await asyncio.sleep(0.05)
+    listener.heard()
+    await asyncio.sleep(0.1)
+    assert listener.heard() == []
+    task.cancel()
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"},
+        {"NOTIFY_SOCKET": "vsock:2:1234"},
+        {"NOTIFY_SOCKET": "/nowhere/notify"},
+    ],
+)
+async def test_nobody_to_tell_is_no_fault(environ: dict[str, str]) -> None:
+    supervisor = Supervisor(environ)
+    supervisor.ready("x")
+    await asyncio.wait_for(supervisor.run(lambda: True), PATIENCE_SEC)

@@ -1,0 +1,80 @@
+"""Targets: which words name which hosts, and which subjects reach them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from netsonde.errors import EXIT_USAGE
+from netsonde.fleet.targeting import (
+    Limit,
+    Target,
+    TargetError,
+    host_subject,
+    parse_group,
+    parse_hosts,
+    parse_limit,
+    parse_target,
+)
+
+
+def test_subjects_name_all_a_group_or_a_host() -> None:
+    assert Target().subject("capture", "status") == "capture.status"
+    group = Target(group=("site", "ams"))
+    assert group.subject("acme.capture", "stop") == "acme.capture.group.site.ams.stop"
+    assert host_subject("capture", "web1", "flow.meter.enable") == (
+        "capture.host.web1.flow.meter.enable"
+    )
+
+
+def test_named_hosts_have_no_common_subject() -> None:
+    with pytest.raises(ValueError, match="a subject each"):
+        Target(hosts=("a", "b")).subject("capture", "status")
+
+
+def test_hosts_become_tokens_in_order_and_once() -> None:
+    assert parse_hosts(["Web2.example", "web1", "WEB2.EXAMPLE"]) == ("web2_example", "web1")
+
+
+@pytest.mark.parametrize("text", ["site", "=ams", "site=", "Site=ams", "a.b=c", "a=b*", "a=b=c"])
+def test_a_bad_group_is_a_usage_error(text: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        parse_group(text)
+    assert caught.value.exit_code == EXIT_USAGE
+
+
+def test_nodes_file_skips_comments_and_joins_host_flags(tmp_path: Path) -> None:
+    nodes = tmp_path / "nodes"
+    nodes.write_text("# the front\nweb1   # first\n\nweb2\n")
+    assert parse_target(["db1"], None, str(nodes)).hosts == ("db1", "web1", "web2")
+
+
+@pytest.mark.parametrize("content", [b"", b"# nobody\n", b"\xff\xfe"])
+def test_a_nodes_file_without_hosts_must_not_mean_everyone(tmp_path: Path, content: bytes) -> None:
+    nodes = tmp_path / "nodes"
+    nodes.write_bytes(content)
+    with pytest.raises(TargetError):
+        parse_target([], None, str(nodes))
+    with pytest.raises(TargetError):
+        parse_target([], None, str(tmp_path / "absent"))
+
+
+def test_hosts_and_a_group_exclude_each_other() -> None:
+    with pytest.raises(TargetError, match="not both"):
+        parse_target(["web1"], "site=ams", None)
+
+
+def test_limit_takes_the_first_hosts_by_name() -> None:
+    hosts = ["c", "a", "d", "b"]
+    assert parse_limit("2").apply(hosts) == ("a", "b")
+    assert parse_limit("50%").apply(hosts) == ("a", "b")
+    assert parse_limit("1%").apply(hosts) == ("a",)
+    assert parse_limit("100%").apply(hosts) == ("a", "b", "c", "d")
+    assert Limit(9).apply(hosts) == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "101%", "0%", "%", "x", "1.5", "1%%"])
+def test_a_bad_limit_is_a_usage_error(text: str) -> None:
+    with pytest.raises(TargetError):
+        parse_limit(text)

@@ -1,0 +1,236 @@
+"""Small captures made by hand, each about one rule of FLOWS.md.
+
+A scenario is a function that returns the packets; golden/<its name>.pcap is what it makes,
+golden/<its name>.jsonl what a meter must say to it, written by a human from the rules.
+`python tests/wire/scenarios.py` writes the pcaps again; test_golden.py checks that they
+are fresh.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from packets import (
+    ACK,
+    ARP,
+    FIN,
+    ICMP,
+    IPV6,
+    LLDP,
+    PSH,
+    RST,
+    SECOND_NS,
+    SYN,
+    TCP,
+    UDP,
+    Packet,
+    arp,
+    at,
+    ethernet,
+    icmp,
+    ipv4,
+    ipv6,
+    tcp,
+    udp,
+    write_pcap,
+)
+
+GOLDEN = Path(__file__).with_name("golden")
+START_NS = 1_767_225_600 * SECOND_NS  # 2026-01-01T00:00:00Z
+MS_NS = 1_000_000
+YEAR_NS = 365 * 86_400 * SECOND_NS
+A, B = "10.0.0.1", "10.0.0.2"
+
+SCENARIOS: dict[str, Callable[[], list[Packet]]] = {}
+
+
+def scenario(make: Callable[[], list[Packet]]) -> Callable[[], list[Packet]]:
+    SCENARIOS[make.__name__.replace("_", "-")] = make
+    return make
+
+
+def datagram(ms: int, port: int, payload: bytes = b"12345678") -> Packet:
+    """A → B, from UDP port `port` to 53: 36 bytes of IP."""
+    return at(START_NS + ms * MS_NS, ethernet(ipv4(udp(payload, port, 53), UDP, A, B)))
+
+
+def segment(ms: int, flags: int, payload: bytes = b"", *, back: bool = False) -> Packet:
+    """One TCP segment between A:40000 and B:80; 40 bytes of IP and the payload."""
+    source, dest, ports = (B, A, (80, 40000)) if back else (A, B, (40000, 80))
+    return at(START_NS + ms * MS_NS, ethernet(ipv4(tcp(payload, *ports, flags), TCP, source, dest)))
+
+
+def handshake(ms: int) -> list[Packet]:
+    return [segment(ms, SYN), segment(ms + 1, SYN | ACK, back=True), segment(ms + 2, ACK)]
+
+
+def fins(ms: int) -> list[Packet]:
+    """Both sides close; the last ACK comes after both FINs."""
+    return [
+        segment(ms, FIN | ACK),
+        segment(ms + 1, FIN | ACK, back=True),
+        segment(ms + 2, ACK),
+    ]
+
+
+# ---- timeouts ------------------------------------------------------------------------------
+
+
+@scenario
+def idle_timeout() -> list[Packet]:
+    """Three flows of two packets each, 299.999, 300.000 and 300.001 s apart."""
+    return [
+        datagram(0, 1001),
+        datagram(1, 1002),
+        datagram(2, 1003),
+        datagram(299_999, 1001),
+        datagram(300_001, 1002),
+        datagram(300_003, 1003),
+    ]
+
+
+@scenario
+def active_timeout() -> list[Packet]:
+    """One flow; the segment's clock starts with its first packet, and 60.000 s are enough."""
+    return [datagram(ms, 1001) for ms in (0, 59_999, 60_000, 119_999, 120_001)]
+
+
+@scenario
+def empty_segment() -> list[Packet]:
+    """Flow 1001 falls silent after a segment has left; flow 1002 lets time go by."""
+    return [datagram(0, 1001), datagram(1, 1002), datagram(100_000, 1002), datagram(301_000, 1002)]
+
+
+# ---- clocks --------------------------------------------------------------------------------
+
+
+@scenario
+def equal_times() -> list[Packet]:
+    return [datagram(0, 1001) for _ in range(3)]
+
+
+@scenario
+def reversed_times() -> list[Packet]:
+    """Packets out of order by seconds; neither time nor timeout runs backwards."""
+    return [datagram(ms, 1001) for ms in (10_000, 5_000, 7_000, 10_001)]
+
+
+@scenario
+def year_jump() -> list[Packet]:
+    """Ten years on, and back again: one flow ends idle, the rest is one flow."""
+    later = START_NS + 10 * YEAR_NS
+    first = datagram(0, 1001)
+    return [first, at(later, first.data), at(later + SECOND_NS, first.data), datagram(2_000, 1001)]
+
+
+@scenario
+def long_silence() -> list[Packet]:
+    """Two hours without a packet, and little after them: the first flow ended long ago."""
+    return [datagram(0, 1001), datagram(7_200_000, 1002), datagram(7_200_001, 1002)]
+
+
+# ---- TCP ends ------------------------------------------------------------------------------
+
+
+@scenario
+def tcp_close() -> list[Packet]:
+    """FIN both ways; the last ACK, 2 ms later, still belongs. Another flow lets the 5 s pass."""
+    data = [segment(10, PSH | ACK, b"GET /"), segment(11, PSH | ACK, b"200 OK", back=True)]
+    return [*handshake(0), *data, *fins(20), datagram(5_100, 1001)]
+
+
+@scenario
+def tcp_half_close() -> list[Packet]:
+    """FIN one way only ends nothing."""
+    half = [segment(10, FIN | ACK), segment(11, ACK, back=True)]
+    return [*handshake(0), *half, datagram(10_000, 1001), segment(10_001, ACK, b"more", back=True)]
+
+
+@scenario
+def tcp_reset() -> list[Packet]:
+    """A reset ends the flow after the linger; a straggler within it makes no ghost flow."""
+    return [
+        *handshake(0),
+        segment(10, RST | ACK, back=True),
+        segment(1_000, ACK),
+        datagram(6_100, 1001),
+    ]
+
+
+@scenario
+def syn_reuse() -> list[Packet]:
+    """The same ports again one second after the close: a new flow at once."""
+    return [*handshake(0), *fins(10), *handshake(1_000)]
+
+
+# ---- keys ----------------------------------------------------------------------------------
+
+
+@scenario
+def icmp_pairs() -> list[Packet]:
+    """Echo and its reply are one flow; an error is its own, and its quote makes none."""
+    quoted = ipv4(udp(b"12345678", 1001, 53), UDP, A, B)
+    return [
+        at(START_NS, ethernet(ipv4(icmp(8), ICMP, A, B))),
+        at(START_NS + MS_NS, ethernet(ipv4(icmp(0), ICMP, B, A))),
+        at(START_NS + 2 * MS_NS, ethernet(ipv4(icmp(3, 3, bytes(4) + quoted), ICMP, B, A))),
+    ]
+
+
+@scenario
+def fragments() -> list[Packet]:
+    """Later fragments inherit the first one's ports; without a first one, ports are 0."""
+    whole = udp(bytes(24), 1001, 53)
+    parts = [
+        ipv4(whole[:16], UDP, A, B, ident=7, more_fragments=True),
+        ipv4(whole[16:24], UDP, A, B, ident=7, more_fragments=True, fragment_offset=16),
+        ipv4(whole[24:], UDP, A, B, ident=7, fragment_offset=24),
+        ipv4(bytes(8), UDP, A, B, ident=8, fragment_offset=16),
+    ]
+    return [at(START_NS + n * MS_NS, ethernet(part)) for n, part in enumerate(parts)]
+
+
+@scenario
+def vlan_keys() -> list[Packet]:
+    """One pair of addresses untagged, tagged 42, and tagged 10/20: three flows. The tag's
+    priority bits are no part of the id."""
+    datagram_42 = ipv4(udp(b"12345678", 1001, 53), UDP, A, B)
+    stacks = [(), (42,), (10, 20), (42 | 5 << 13,)]
+    return [
+        at(START_NS + n * MS_NS, ethernet(datagram_42, vlans=stack))
+        for n, stack in enumerate(stacks)
+    ]
+
+
+@scenario
+def lengths() -> list[Packet]:
+    """IP total length 0 (TSO), one that claims more than the wire carried, and Ethernet
+    padding, which is no IP octet."""
+    body = udp(bytes(100), 1001, 53)
+    padded = ethernet(ipv4(udp(b"", 1001, 53), UDP, A, B))
+    return [
+        at(START_NS, ethernet(ipv4(body, UDP, A, B, total_length=0))),
+        at(START_NS + MS_NS, ethernet(ipv4(body, UDP, A, B, total_length=1500))),
+        at(START_NS + 2 * MS_NS, padded + bytes(60 - len(padded))),
+    ]
+
+
+@scenario
+def non_flow() -> list[Packet]:
+    """What has no IP header is counted by its cause, and makes no flow."""
+    return [
+        at(START_NS, ethernet(arp(A, B), ARP)),
+        at(START_NS + MS_NS, ethernet(bytes(46), LLDP)),
+        at(START_NS + 2 * MS_NS, ethernet(bytes(46), 0x88B5)),  # local experimental
+        at(START_NS + 3 * MS_NS, ethernet(ipv6(udp(b"x", 1, 2), UDP, "fd00::1", "fd00::2"), IPV6)),
+    ]
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for title, made in SCENARIOS.items():
+        write_pcap(GOLDEN / f"{title}.pcap", made())
