@@ -1,0 +1,328 @@
+"""The command line as its users have it: a process against a real server and real agents."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+
+from agents import Agent, Fleet
+from bus import settled
+from deadlines import PATIENCE_SEC, eventually_now
+from packets import Packet, at, ethernet, ipv4, udp
+from servers import NatsServer, free_port
+
+COMMAND = Path(sys.executable).with_name("netsonde")
+SECOND_NS = 1_000_000_000
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def environment() -> dict[str, str]:
+    """Without what this machine's user may have set."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("NETSONDE__", "NATS_"))}
+
+
+@pytest.fixture
+def run(nats_server: NatsServer) -> Run:
+    """`run("status", "--json")`: the command, pointed at the test's server."""
+
+    def run_command(*words: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [COMMAND, *words, "--nats", nats_server.url],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SEC,
+            env=environment(),
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run_command
+
+
+@pytest.fixture
+def pair(fleet: Fleet) -> list[Agent]:
+    """Two agents, in two sites."""
+    return [
+        fleet.start("alpha", labels={"site": "ams"}, metrics={"interval_sec": 0.2}),
+        fleet.start("beta", labels={"site": "lon"}, metrics={"interval_sec": 0.2}),
+    ]
+
+
+def conversation(count: int) -> list[Packet]:
+    """So many flows of one datagram each, a hundredth of a second apart."""
+    return [
+        at(
+            1_700_000_000 * SECOND_NS + number * SECOND_NS // 100,
+            ethernet(ipv4(udp(b"netsonde", 1000 + number, 53), 17, "198.18.0.1", "198.18.0.2")),
+        )
+        for number in range(count)
+    ]
+
+
+def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def rows(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
+    """Of a piped table, without its head."""
+    return [line.split() for line in done.stdout.splitlines()[1:]]
+
+
+# ---- targets -------------------------------------------------------------------------------
+
+
+def test_ps_lists_agents_with_their_labels(run: Run, pair: list[Agent]) -> None:
+    done = run("ps")
+    assert done.returncode == 0, done.stderr
+    assert [row[0] for row in rows(done)] == ["alpha", "beta"]
+    assert "site=ams" in rows(done)[0]
+    assert [info["id"] for info in objects(run("ps", "--json"))] == ["alpha", "beta"]
+    assert [info["id"] for info in objects(run("ps", "--json", "--group", "site=lon"))] == ["beta"]
+    missing = run("ps", "--host", "alpha", "--host", "gamma")
+    assert missing.returncode == 1
+    assert [row[0] for row in rows(missing)] == ["alpha"]
+    assert missing.stderr.startswith("gamma: ")
+
+
+def test_ps_takes_the_pace_of_every_other_command(
+    run: Run, pair: list[Agent], tmp_path: Path
+) -> None:
+    for flags, hosts in (
+        (["--limit", "50%"], ["alpha"]),
+        (["--batch", "1", "--max-failures", "0"], ["alpha", "beta"]),
+    ):
+        done = run("ps", "--json", *flags)
+        assert (done.returncode, [info["id"] for info in objects(done)]) == (0, hosts), flags
+    (tmp_path / "nodes").write_text("gamma\nalpha\n")
+    done = run("ps", "--nodes", str(tmp_path / "nodes"), "--max-failures", "0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        "gamma: no agent of that name answered",
+        "alpha: not asked",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "hosts"),
+    [
+        ([], ["alpha", "beta"]),
+        (["--host", "beta"], ["beta"]),
+        (["--host", "beta", "--host", "alpha"], ["alpha", "beta"]),
+        (["--group", "site=ams"], ["alpha"]),
+        (["--limit", "1"], ["alpha"]),
+        (["--batch", "1"], ["alpha", "beta"]),
+    ],
+)
+def test_each_way_of_targeting_reaches_its_hosts(
+    run: Run, pair: list[Agent], flags: list[str], hosts: list[str]
+) -> None:
+    done = run("status", "--json", *flags)
+    assert done.returncode == 0, done.stderr
+    assert [body["host"] for body in objects(done)] == hosts
+    assert all(body["running"] is False for body in objects(done))
+
+
+def test_a_nodes_file_and_a_host_that_is_not_there(
+    run: Run, pair: list[Agent], tmp_path: Path
+) -> None:
+    nodes = tmp_path / "nodes"
+    nodes.write_text("alpha\ngamma  # long gone\n")
+    began = time.monotonic()
+    done = run("status", "--nodes", str(nodes), "--timeout", "20")
+    assert time.monotonic() - began < 10
+    assert done.returncode == 1
+    assert [row[0] for row in rows(done)] == ["alpha"]
+    assert done.stderr == "gamma: no agent of that name is connected\n"
+
+
+def test_nobody_there_is_1_and_said(run: Run) -> None:
+    for flags in ([], ["--group", "site=ams"]):
+        done = run("status", *flags)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "no agent answered" in done.stderr
+
+
+def test_nats_url_and_no_nats(nats_server: NatsServer, alpha: Agent) -> None:
+    done = subprocess.run(
+        [COMMAND, "status", "--json"],
+        capture_output=True,
+        text=True,
+        env={**environment(), "NATS_URL": nats_server.url},
+    )
+    assert (done.returncode, json.loads(done.stdout)["host"]) == (0, "alpha")
+    began = time.monotonic()
+    done = subprocess.run(
+        [COMMAND, "status", "--nats", f"nats://127.0.0.1:{free_port()}"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr.count("\n") == 1
+    assert time.monotonic() - began < 8
+
+
+# ---- a session -----------------------------------------------------------------------------
+
+
+def test_a_session_from_start_to_stop(
+    run: Run, alpha: Agent, capture_file: Callable[[list[Packet]], Path]
+) -> None:
+    path = capture_file(conversation(7))
+    start = run("start", "-i", str(path), "--backend", "file", "--buffer-mb", "8", "--json")
+    assert start.returncode == 0, start.stderr
+    (started,) = objects(start)
+    assert (started["status"], started["backend"], started["buffer_size_mb"]) == (
+        "started",
+        "file",
+        8,
+    )
+    again = run("start", "-i", str(path), "--backend", "file")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.startswith("alpha: 409 session_active: ")
+    assert objects(run("start", "-i", str(path), "-b", "file", "--json"))[0]["code"] == 409
+
+    eventually_now(
+        lambda: objects(run("status", "--json"))[0].get("finished"), "the file to be read"
+    )
+    assert rows(run("status"))[0][:5] == ["alpha", "finished", str(path), "file", "7"]
+    assert len(rows(run("flows"))) == 7
+    assert len(rows(run("flows", "-n", "3"))) == 3
+    (flow,) = objects(run("flows", "--port", "1004", "--json"))[0]["flows"]
+    assert (flow["source_port"], flow["packets"]) == (1004, 1)
+    assert objects(run("metrics", "--json"))[0]["packets_captured"] == 7
+    assert run("metrics").returncode == 0
+    top = run("top", "-n", "2", "--interval", "0.1", "--flows", "3")
+    assert top.returncode == 0, top.stderr
+    tables = [table.splitlines() for table in top.stdout.strip().split("\n\n")]
+    assert [len(table) for table in tables] == [2, 4, 2, 4]
+    assert tables[0][1].startswith("alpha ")
+    metrics, flows = objects(run("top", "-n", "1", "--json"))
+    assert (metrics["packets_captured"], len(flows["flows"])) == (7, 7)
+
+    stop = run("stop", "--reason", "tested")
+    assert stop.returncode == 0, stop.stderr
+    assert rows(stop)[0][:3] == ["alpha", "stopped", "7"]
+    for words in (["stop"], ["metrics"], ["flows"], ["meter", "on"], ["top", "-n", "1"]):
+        done = run(*words)
+        assert done.returncode == 1
+        assert done.stderr.startswith("alpha: 400 no_session: ")
+
+
+def test_the_request_names_what_is_wrong(run: Run, alpha: Agent) -> None:
+    done = run("start", "-i", "nowhere0", "--backend", "af_packet", "--workers", "65")
+    assert done.returncode == 1
+    assert "alpha: 422 invalid_request ($.workers): " in done.stderr
+
+
+def test_a_request_id_repeats_the_first_answer(
+    run: Run, alpha: Agent, capture_file: Callable[[list[Packet]], Path]
+) -> None:
+    words = ["start", "-i", str(capture_file(conversation(1))), "-b", "file", "--json"]
+    first = run(*words, "--request-id", "only-once")
+    second = run(*words, "--request-id", "only-once")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert objects(first) == objects(second)
+
+
+def test_metering_and_following(
+    run: Run,
+    nats_server: NatsServer,
+    alpha: Agent,
+    capture_file: Callable[[list[Packet]], Path],
+) -> None:
+    watcher = follow(nats_server, "--host", "alpha", "--host", "watched")
+    eventually_now(lambda: is_followed(nats_server, "watched"), "the watcher to subscribe")
+    follower = follow(nats_server, "-n", "7", "--json")
+    eventually_now(lambda: is_followed(nats_server, "any"), "the follower to subscribe")
+    path = capture_file(conversation(7))
+    start = run("start", "-i", str(path), "-b", "file", "--meter", "--flow-timeout", "1")
+    assert start.returncode == 0, start.stderr
+    off = run("meter", "off", "--json")
+    assert objects(off)[0]["status"] == "disabled"
+    assert run("stop").returncode == 0
+
+    out, errors = follower.communicate(timeout=PATIENCE_SEC)
+    assert errors == ""
+    records = [json.loads(line) for line in out.splitlines()]
+    assert follower.returncode == 0
+    assert sorted(record["source_port"] for record in records) == list(range(1000, 1007))
+    assert {record["host"] for record in records} == {"alpha"}
+
+    assert watcher.stdout is not None
+    lines = [watcher.stdout.readline() for _ in range(7)]
+    assert all("198.18.0.2:53  1 packets  36 bytes" in line for line in lines)
+    watcher.send_signal(signal.SIGINT)
+    assert watcher.wait(PATIENCE_SEC) == 0
+    assert watcher.stderr is not None
+    assert watcher.stderr.read() == ""
+
+
+def follow(server: NatsServer, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [COMMAND, "flows", "--follow", *flags, "--nats", server.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+def is_followed(server: NatsServer, host: str) -> bool:
+    """Does anyone subscribe to the host's flows? If nobody does, NATS says so, and says it
+    before it answers the next PING."""
+
+    async def probe() -> bool:
+        client = await nats.connect(server.url)
+        seq = time.time_ns()
+        empty = {"host": host, "boot": "1", "seq": seq, "session_id": "s", "records": []}
+        inbox = client.new_inbox()
+        refusals = await client.subscribe(inbox)
+        subject = f"capture.stream.flows.{host}"
+        await client.publish(subject, json.dumps(empty).encode(), reply=inbox)
+        await settled(client)
+        followed = refusals.pending_msgs == 0
+        await client.close()
+        return followed
+
+    return asyncio.run(probe())
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(
+    nats_server: NatsServer, run: Run, pair: list[Agent]
+) -> None:
+    done = subprocess.run(
+        f"set -o pipefail; {COMMAND} schema --nats {nats_server.url} | head -c 1",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert done.stdout == "{"
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
+def test_backends_and_schema(run: Run, alpha: Agent) -> None:
+    (body,) = objects(run("backends", "--json"))
+    table = rows(run("backends"))
+    named = [entry["name"] for entry in [*body["available"], *body["unavailable"]]]
+    assert [row[1] for row in table] == named
+    assert [row[2] for row in table][: len(body["available"])] == ["available"] * len(
+        body["available"]
+    )
+    document = json.loads(run("schema").stdout)
+    assert document["asyncapi"].startswith("3.")
+    assert objects(run("schema", "--json")) == [{"host": "alpha", **document}]

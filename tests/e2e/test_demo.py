@@ -1,0 +1,97 @@
+"""The demo, as a newcomer runs it: it ends well, and leaves nothing behind however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deadlines import PATIENCE_SEC, eventually_now
+
+COMMAND = Path(sys.executable).with_name("netsonde")
+DURATION_SEC_MAX = 25.0
+
+
+def environment(directory: Path) -> dict[str, str]:
+    directory.mkdir(exist_ok=True)
+    return {**os.environ, "TMPDIR": str(directory)}
+
+
+def processes_in(directory: Path) -> list[str]:
+    """Command lines of processes that were given a path in the demo's directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words = (
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended just now
+            if str(directory) in words:
+                found.append(words)
+    return found
+
+
+@pytest.mark.parametrize("flags", [[], ["--replay"]], ids=["as it comes", "replay"])
+def test_the_demo_ends_well_and_in_time(tmp_path: Path, flags: list[str]) -> None:
+    directory = tmp_path / "demo"
+    began = time.monotonic()
+    done = subprocess.run(
+        [COMMAND, "demo", *flags],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(directory),
+    )
+    assert time.monotonic() - began < DURATION_SEC_MAX
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "MISSING" not in done.stdout
+    for words in (
+        "TCP download, IPv6",
+        "packets came by",
+        "metrics",
+        "$ netsonde start",
+        "vlan 42",
+    ):
+        assert words in done.stdout
+    assert list(directory.iterdir()) == []
+    assert processes_in(directory) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    directory = tmp_path / "demo"
+    demo = subprocess.Popen(
+        [COMMAND, "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(directory),
+    )
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith("$ netsonde start"):
+            break
+    assert processes_in(directory)
+    demo.send_signal(number)
+    _, errors = demo.communicate(timeout=PATIENCE_SEC)
+    assert demo.returncode == 130
+    assert "Traceback" not in errors
+    assert list(directory.iterdir()) == []
+    assert processes_in(directory) == []
+
+
+def test_a_killed_demo_takes_its_processes_along(tmp_path: Path) -> None:
+    directory = tmp_path / "demo"
+    demo = subprocess.Popen([COMMAND, "demo"], stdout=subprocess.PIPE, env=environment(directory))
+    eventually_now(lambda: len(processes_in(directory)) >= 2, "server and agent to run")
+    demo.kill()
+    demo.communicate()
+    eventually_now(lambda: not processes_in(directory), "them to end")

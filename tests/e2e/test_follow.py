@@ -1,0 +1,153 @@
+"""`netsonde flows --follow` beside JetStream and a collector: both have every record, in each
+encoding, and have it alike."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import recording
+from agents import COMMAND, Fleet, answers
+from bus import Bus, settled
+from deadlines import eventually
+from packets import ICMP, IPV6, SECOND_NS, UDP, Packet, at, ethernet, icmp, ipv4, ipv6, udp
+from replay import finished
+from servers import NatsServer
+
+ENCODINGS = ("json", "msgpack", "ipfix")
+START_NS = 1_767_225_600 * SECOND_NS
+# Of which an IPFIX record must say the same as one in JSON. Its times are milliseconds, and so
+# are those here; what it has for ports of ICMP is another thing.
+ALIKE = (
+    "source_ip", "dest_ip", "protocol", "protocol_number", "icmp_type", "vlan", "packets", "bytes",
+    "reverse_packets", "reverse_bytes", "first_seen", "last_seen", "end_reason",
+)  # fmt: skip
+PORTS = ("source_port", "dest_port")
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path / "nats", config=recording.jetstream(tmp_path / "js")).start()
+    yield server
+    server.kill()
+
+
+def conversations() -> list[Packet]:
+    there, back = ("198.18.0.1", "198.18.0.2"), ("198.18.0.2", "198.18.0.1")
+    frames = [
+        *(ethernet(ipv4(udp(b"netsonde", 1000 + n, 53), UDP, *there)) for n in range(5)),
+        ethernet(ipv4(udp(b"netsonde's", 53, 1000), UDP, *back)),
+        ethernet(ipv4(icmp(8), ICMP, *there)),
+        ethernet(ipv6(udp(b"netsonde", 1000, 53), UDP, "fd00::1", "fd00::2"), IPV6, vlans=[42]),
+    ]
+    return [at(START_NS + n * 1_000_000, frame) for n, frame in enumerate(frames)]
+
+
+FLOWS = 7
+
+
+def spawn(server: NatsServer, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [COMMAND, *words, "--nats", server.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+async def is_followed(bus: Bus, host: str) -> bool:
+    """Does anyone subscribe to the host's flows? NATS tells at once if nobody does, as long as
+    there is no stream of JetStream that would answer."""
+    empty = {"host": host, "boot": "1", "seq": time.time_ns(), "session_id": "s", "records": []}
+    inbox = bus.client.new_inbox()
+    refusals = await bus.client.subscribe(inbox)
+    subject = f"capture.stream.flows.{host}"
+    await bus.client.publish(subject, json.dumps(empty).encode(), reply=inbox)
+    await settled(bus.client)
+    followed = refusals.pending_msgs == 0
+    await refusals.unsubscribe()
+    return followed
+
+
+def order(record: dict[str, Any]) -> tuple[Any, ...]:
+    return record["host"], record["source_ip"], record["protocol"], record["source_port"]
+
+
+def essence(record: dict[str, Any]) -> list[Any]:
+    names = ALIKE if record["protocol"] == "ICMP" else (*ALIKE, *PORTS)
+    return [record.get(name) for name in names]
+
+
+async def test_followers_and_a_collector_see_the_same(
+    fleet: Fleet,
+    nats_server: NatsServer,
+    bus: Bus,
+    tmp_path: Path,
+    capture_file: Callable[[list[Packet]], Path],
+) -> None:
+    expected = FLOWS * len(ENCODINGS)
+    follow = ["flows", "--follow", "-n", f"{expected}"]
+    follow += [word for encoding in ENCODINGS for word in ("--host", encoding)]
+    program = spawn(nats_server, *follow, "--host", "program", "--json")
+    person = spawn(nats_server, *follow, "--host", "person")
+    await eventually(lambda: is_followed(bus, "program"), "the program to subscribe")
+    await eventually(lambda: is_followed(bus, "person"), "the person to subscribe")
+    for encoding in ENCODINGS:
+        flows = {"jetstream": True, "encoding": encoding, "spool_dir": tmp_path / f"{encoding}.sp"}
+        fleet.agent(encoding, flows=flows).spawn()
+    for host in ENCODINGS:
+        subject = f"$SRV.PING.netsonde.{host}"
+        await eventually(lambda subject=subject: answers(nats_server.url, subject), f"{host}")
+    collected = tmp_path / "collected"
+    collector = spawn(nats_server, "collect", "-o", str(collected), "--json")
+
+    path = capture_file(conversations())
+    for host in ENCODINGS:
+        metering = {"enable": True, "active_timeout_sec": 3600}
+        body = {"interface": str(path), "backend": "file", "metering": metering}
+        await bus.ok("start", body, host=host)
+        await finished(bus, host)
+        stopped = await bus.ok("stop", host=host)
+        assert (stopped["records"], stopped["records_unsent"]) == (FLOWS, 0)
+
+    out, errors = await asyncio.to_thread(program.communicate, timeout=60)
+    assert (program.returncode, errors) == (0, "")
+    followed = sorted((json.loads(line) for line in out.splitlines()), key=order)
+
+    def arrived() -> bool:
+        state = collected / "state.json"
+        return state.exists() and json.loads(state.read_text())["totals"]["records"] >= expected
+
+    await eventually(arrived, "the collector to have every record")
+    collector.send_signal(signal.SIGTERM)
+    _, summary = await asyncio.to_thread(collector.communicate, timeout=60)
+    assert collector.returncode == 0, summary
+    assert json.loads(summary.splitlines()[-1])["gaps"] == []
+    lines = [line for path in collected.glob("*.jsonl") for line in path.read_text().splitlines()]
+    stored = sorted(map(json.loads, lines), key=order)
+    for record in stored:
+        del record["session_id"]  # the one thing that a follower is not told
+    assert followed == stored
+
+    assert {record["host"] for record in followed} == set(ENCODINGS)
+    of_host = {host: [essence(r) for r in followed if r["host"] == host] for host in ENCODINGS}
+    assert len(of_host["json"]) == FLOWS
+    assert of_host["json"] == of_host["msgpack"] == of_host["ipfix"]
+
+    out, errors = await asyncio.to_thread(person.communicate, timeout=60)
+    assert (person.returncode, errors) == (0, "")
+    said = [line.split("  ", 1)[1] for line in out.splitlines()]  # without the time
+    for line in (
+        "ICMP    198.18.0.1 → 198.18.0.2 type 8  1 packets  28 bytes  forced",
+        "UDP     198.18.0.1:1000 → 198.18.0.2:53  2 packets  74 bytes  forced",
+        "UDP     [fd00::1]:1000 → [fd00::2]:53 vlan 42  1 packets  56 bytes  forced",
+    ):
+        assert said.count(line) == len(ENCODINGS), line

@@ -1,0 +1,289 @@
+"""What `netsonde nats setup` writes, on a real server: each role's part, and nothing beyond it.
+
+Two agents, `alpha` and `beta`; besides them their stolen keys are used by hand, as are those
+of a controller, an operator and a collector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agents import COMMAND, Agent, Fleet
+from deadlines import eventually, eventually_now
+from netsonde.bus import nkey
+from netsonde.bus.connection import GuardedClient
+from netsonde.bus.credentials import Login
+from netsonde.config import NatsSection
+from packets import UDP, at, ethernet, ipv4, udp, write_pcap
+from roles import (
+    ask,
+    both_answer,
+    entered,
+    key_of,
+    raw_client,
+    setup,
+)
+from servers import NatsServer
+
+QUIET_SEC = 0.3  # for what must not come; a round trip is a few milliseconds
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """In the place of the suite's open one."""
+    config = setup(tmp_path).read_text()
+    server = NatsServer(tmp_path / "nats", config=config).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def agents(fleet: Fleet, tmp_path: Path) -> list[Agent]:
+    made = []
+    for host, site in (("alpha", "ams"), ("beta", "fra")):
+        section = {"nkey": key_of(tmp_path, host)}
+        policy = {"identity": "server"}
+        agent = fleet.agent(host, labels={"site": site}, nats=section, policy=policy)
+        made.append(agent.spawn())
+    return made
+
+
+# ---- what is allowed ------------------------------------------------------------------------
+
+
+async def test_each_role_can_do_its_part(
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    frame = ethernet(ipv4(udp(b"payload", 1000, 53), UDP, "10.0.0.1", "10.0.0.2"))
+    capture = write_pcap(tmp_path / "one.pcap", [at(1_767_225_600_000_000_000, frame)])
+    async with (
+        entered(nats_server, tmp_path, "ctl") as controller,
+        entered(nats_server, tmp_path, "ops") as operator,
+        entered(nats_server, tmp_path, "col") as collector,
+    ):
+        await both_answer(controller)
+        await both_answer(operator)
+        streams = await collector.listen("capture.stream.>")
+        start = {"interface": str(capture), "backend": "file", "metering": {"enable": True}}
+        assert (await ask(controller, "capture.host.alpha.start", start)).code == 200
+        assert (await ask(operator, "capture.host.alpha.status")).code == 200
+        assert (await ask(operator, "capture.group.site.fra.status")).code == 204
+        assert (await ask(controller, "capture.group.site.ams.flows")).code == 200
+        assert (await ask(controller, "capture.host.alpha.stop")).code == 200
+        assert (await ask(controller, "capture.host.alpha.reboot")).code == 404
+        ping = "$SRV.PING.netsonde.alpha"
+        assert b"alpha" in (await operator.client.request(ping, timeout=10)).data
+        await eventually(
+            lambda: (
+                {"capture.stream.flows.alpha", "capture.stream.events.alpha.audit"}
+                <= {message.subject for message in streams}
+            ),
+            "the streams",
+        )
+        for someone in (controller, operator, collector):
+            assert someone.refusals == []
+        assert [agent.log.count("ermissions") for agent in agents] == [0, 0]
+
+
+def test_the_commands_take_a_key(
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        key = str(key_of(tmp_path, name))
+        return subprocess.run(
+            [str(COMMAND), *arguments, "--nats", nats_server.url, "--nkey", key, "--json",
+             "--host", "alpha", "--timeout", "10"], capture_output=True, text=True,
+        )  # fmt: skip
+
+    eventually_now(lambda: '"host":"alpha"' in run("ops", "status").stdout, "alpha to answer")
+    refused = run("ops", "stop")
+    assert refused.returncode == 1
+    assert "ermissions" in refused.stderr
+    assert "no_session" in run("ctl", "stop").stdout
+
+
+async def test_the_caller_is_in_the_audit_and_cannot_be_forged(
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    forged = '{"acc":"root","user":"root","host":"10.9.9.9"}'
+    async with (
+        entered(nats_server, tmp_path, "ctl") as controller,
+        entered(nats_server, tmp_path, "col") as collector,
+    ):
+        await both_answer(controller)
+        audits = await collector.listen("capture.stream.events.*.audit")
+        await ask(controller, "capture.host.alpha.stop")
+        await ask(controller, "capture.host.alpha.stop", Nats_Request_Info=forged)
+        raw = raw_client(nats_server, key_of(tmp_path, "ctl").read_text().strip())
+        spellings = (
+            "Nats-Request-Info: {0}\r\nNats-Request-Info: {0}\r\n",
+            "nats-request-info: {0}\r\n",
+            "Nats-Request-Info : {0}\r\n",
+            " Nats-Request-Info: {0}\r\n",
+            "A: b\r\n Nats-Request-Info: {0}\r\n",
+            "A: b\nNats-Request-Info: {0}\r\n",
+            "A: b\r\n\r\nNats-Request-Info: {0}\r\n",
+        )
+        for spelling in spellings:
+            head = b"NATS/1.0\r\n" + spelling.format(forged).encode() + b"\r\n"
+            size = len(head)
+            raw.sendall(b"HPUB capture.host.alpha.stop %d %d\r\n%s\r\n" % (size, size, head))
+        await eventually(lambda: len(audits) == 2 + len(spellings), "the audit events")
+        raw.close()
+        public = nkey.public_key(key_of(tmp_path, "ctl").read_text().strip())
+        for message in audits:
+            caller = json.loads(message.data)["data"]["caller"]
+            assert caller == {"account": "ctl", "user": public, "address": "127.0.0.1"}
+    assert public in agents[0].log, "the audit is in the log, too"
+
+
+# ---- what is forbidden ---------------------------------------------------------------------------
+
+# (whose key, publish or listen, subject)
+FORBIDDEN = [
+    # A stolen agent's key commands nobody, not even its own host.
+    ("alpha", "publish", "capture.host.beta.start"),
+    ("alpha", "publish", "capture.host.beta.stop"),
+    ("alpha", "publish", "capture.host.beta.status"),
+    ("alpha", "publish", "capture.host.alpha.stop"),
+    ("alpha", "publish", "capture.stop"),
+    ("alpha", "publish", "capture.status"),
+    ("alpha", "publish", "capture.group.site.fra.stop"),
+    ("alpha", "publish", "$SRV.PING"),
+    # It speaks in nobody else's name.
+    ("alpha", "publish", "capture.stream.flows.beta"),
+    ("alpha", "publish", "capture.stream.metrics.beta"),
+    ("alpha", "publish", "capture.stream.events.beta.audit"),
+    ("alpha", "publish", "capture.stream.events.alpha.forged"),
+    ("alpha", "publish", "_INBOX.anyone"),
+    ("alpha", "publish", "_INBOX_beta.1"),
+    ("alpha", "publish", "_R_.guess.1"),
+    # It hears nobody else.
+    ("alpha", "listen", "capture.stream.flows.beta"),
+    ("alpha", "listen", "capture.stream.>"),
+    ("alpha", "listen", "capture.host.beta.>"),
+    ("alpha", "listen", "capture.host.*.start"),
+    ("alpha", "listen", "capture.group.site.fra.>"),
+    ("alpha", "listen", "capture.>"),
+    ("alpha", "listen", ">"),
+    ("alpha", "listen", "_INBOX.>"),
+    ("alpha", "listen", "_INBOX_beta.>"),
+    ("alpha", "listen", "_R_.>"),
+    ("alpha", "listen", "$SRV.PING.netsonde.beta"),
+    ("alpha", "listen", "$SYS.>"),
+    # An operator changes nothing.
+    ("ops", "publish", "capture.start"),
+    ("ops", "publish", "capture.host.alpha.stop"),
+    ("ops", "publish", "capture.group.site.ams.flow.meter.enable"),
+    ("ops", "publish", "capture.stream.flows.alpha"),
+    ("ops", "publish", "capture.host.alpha.status.x"),
+    ("ops", "listen", "capture.host.>"),
+    # A collector asks nothing.
+    ("col", "publish", "capture.start"),
+    ("col", "publish", "capture.status"),
+    ("col", "publish", "capture.host.alpha.stop"),
+    ("col", "publish", "capture.stream.flows.alpha"),
+    ("col", "publish", "$SRV.PING"),
+    ("col", "listen", "capture.stop"),
+    # A controller is no agent.
+    ("ctl", "publish", "capture.stream.events.alpha.audit"),
+    ("ctl", "publish", "$SYS.REQ.SERVER.PING"),
+    ("ctl", "publish", "$JS.API.STREAM.CREATE.X"),
+    ("ctl", "listen", "capture.host.alpha.>"),
+    ("ctl", "listen", "$SYS.>"),
+]  # fmt: skip
+
+
+async def test_what_is_forbidden_is_refused(
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    assert len(FORBIDDEN) >= 25
+    async with (
+        entered(nats_server, tmp_path, "ctl") as controller,
+        entered(nats_server, tmp_path, "col") as collector,
+    ):
+        await both_answer(controller)
+        heard = await collector.listen("capture.stream.>")
+        for name, action, subject in FORBIDDEN:
+            inbox = f"_INBOX_{name}" if name in ("alpha", "beta") else "_INBOX"
+            async with entered(nats_server, tmp_path, name, inbox=inbox) as thief:
+                if action == "publish":
+                    await thief.publish(subject, b'{"reason": "stolen"}')
+                else:
+                    await thief.listen(subject)
+                await thief.refused(subject)
+        assert [m for m in heard if b"stolen" in m.data] == []
+        # Nor has anything happened.
+        assert (await ask(controller, "capture.host.beta.stop")).error == "no_session"
+
+
+async def test_replies_are_private(
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """Another client may listen to every inbox of its own account, and hears nothing."""
+    async with (
+        entered(nats_server, tmp_path, "ctl") as controller,
+        entered(nats_server, tmp_path, "ops") as snoop,
+        entered(nats_server, tmp_path, "alpha", inbox="_INBOX_alpha") as thief,
+    ):
+        await both_answer(controller)
+        heard = await snoop.listen("_INBOX.>")
+        # The stolen key hears what alpha is asked, and nothing of what beta is.
+        asked = await thief.listen("capture.host.alpha.>")
+        await ask(controller, "capture.host.beta.status")
+        assert (await ask(controller, "capture.host.beta.status")).code == 204
+        await asyncio.sleep(QUIET_SEC)
+        assert heard == []
+        assert asked == []
+
+
+async def test_an_agent_answers_only_what_it_was_asked(
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """With a stolen key: one reply to a request that came, and none to one that did not."""
+    async with (
+        entered(nats_server, tmp_path, "ctl") as controller,
+        entered(nats_server, tmp_path, "alpha", inbox="_INBOX_alpha") as thief,
+    ):
+        await both_answer(controller)
+        asked = await thief.listen("capture.host.alpha.>")
+        await ask(controller, "capture.host.alpha.status")
+        await eventually(lambda: asked, "the request, at the thief")
+        await thief.publish(asked[0].reply, b"{}")
+        await thief.publish(asked[0].reply, b"{}")
+        await thief.refused(asked[0].reply)
+
+
+async def test_a_reply_subject_cannot_be_an_order(
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """An operator may not stop beta; it asks alpha to send its answer there."""
+    async with (
+        entered(nats_server, tmp_path, "ctl") as controller,
+        entered(nats_server, tmp_path, "ops") as operator,
+        entered(nats_server, tmp_path, "col") as collector,
+    ):
+        await both_answer(controller)
+        audits = await collector.listen("capture.stream.events.*.audit")
+        for order in ("capture.host.beta.stop", "capture.stop", "capture.stream.flows.beta"):
+            await operator.publish("capture.host.alpha.status", reply=order)
+        await ask(operator, "capture.host.alpha.status")
+        await ask(operator, "capture.host.beta.status")
+        await asyncio.sleep(QUIET_SEC)
+        assert audits == []
+
+
+async def test_nobody_without_a_key(nats_server: NatsServer, tmp_path: Path) -> None:
+    login = Login(NatsSection(nkey=str(tmp_path / "stranger.nk")))
+    (tmp_path / "stranger.nk").write_text(nkey.make_seed())
+    for options in ({}, {"user": "alpha", "password": ""}, login.options):
+        client = GuardedClient()
+        client.login = login if "signature_cb" in options else None
+        with pytest.raises(Exception, match=r"(?i)authorization"):
+            await client.connect(nats_server.url, allow_reconnect=False, **options)

@@ -1,0 +1,48 @@
+"""`netsonde nats setup`, run again with more, and with what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agents import COMMAND
+from roles import setup
+
+
+def test_setup_keeps_keys_and_rotates_on_demand(tmp_path: Path) -> None:
+    config = setup(tmp_path)
+    keys = {path.name: path.read_text() for path in tmp_path.glob("*/*.nk")}
+    assert keys.keys() == {"alpha.nk", "beta.nk", "ctl.nk", "ops.nk", "col.nk"}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*/*.nk")} == {0o600}
+    text = config.read_text()
+    assert all(seed.strip() not in text for seed in keys.values())
+    setup(tmp_path, "--host", "gamma", "--rotate", "ops")
+    again = {path.name: path.read_text() for path in tmp_path.glob("*/*.nk")}
+    assert again.keys() == keys.keys() | {"gamma.nk"}
+    assert [name for name in keys if keys[name] != again[name]] == ["ops.nk"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--host", "a", "--host", "A"),
+        ("--host", "a x"),
+        ("--host", "a", "--controller", "AGENTS"),
+        ("--host", "a", "--controller", "c.d"),
+        ("--host", "a", "--controller", "c", "--operator", "c"),
+        ("--host", "a", "--controller", "a"),
+        ("--host", "a", "--rotate", "b"),
+        ("--host", "a", "--tls-cert", "x"),
+    ],
+)
+def test_what_setup_refuses(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [str(COMMAND), "nats", "setup", "--out", str(tmp_path), *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 78, done
+    assert not (tmp_path / "nats-server.conf").exists()

@@ -1,0 +1,225 @@
+"""Roles and JetStream, on a real server: records collected and packets fetched by the keys that
+`netsonde nats setup` made, and what those keys may not do with what is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agents import COMMAND, Agent, Fleet
+from deadlines import eventually
+from packets import Packet, read_capture
+from recording import numbered_file
+from roles import ask, both_answer, entered, key_of, setup
+from servers import NatsServer
+
+DATAGRAMS = 2000  # twenty times a chunk of an object
+FLOWS = 350  # of numbered datagrams: 50 ports by 7 addresses
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    config = setup(tmp_path, "--jetstream", str(tmp_path / "jetstream")).read_text()
+    server = NatsServer(tmp_path / "nats", config=config).start()
+    os.kill(server.pid, signal.SIGHUP)  # as after a change: all must hold from then on, too
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def stored(nats_server: NatsServer, tmp_path: Path) -> None:
+    done = make_streams(nats_server, tmp_path, "streams")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def agents(stored: None, fleet: Fleet, tmp_path: Path) -> list[Agent]:
+    made = []
+    for host in ("alpha", "beta"):
+        flows = {"jetstream": True, "spool_dir": tmp_path / host / "spool"}
+        section = {"nkey": key_of(tmp_path, host)}
+        policy = {"identity": "server"}
+        made.append(fleet.agent(host, nats=section, flows=flows, policy=policy).spawn())
+    return made
+
+
+def command(
+    server: NatsServer, directory: Path, name: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """`netsonde …` with the key of that name."""
+    key = str(key_of(directory, name))
+    return subprocess.run(
+        [str(COMMAND), *arguments, "--nats", server.url, "--nkey", key],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def make_streams(
+    server: NatsServer, directory: Path, name: str
+) -> subprocess.CompletedProcess[str]:
+    hosts = ("--host", "alpha", "--host", "beta")
+    return command(server, directory, name, "nats", "streams", *hosts, "--collector", "col")
+
+
+async def capture(server: NatsServer, directory: Path, host: str) -> list[Packet]:
+    """The host has recorded and metered these."""
+    path, made = numbered_file(directory / f"{host}.pcap", DATAGRAMS)
+    async with entered(server, directory, "ctl") as controller:
+        await both_answer(controller)
+        start = {"interface": str(path), "backend": "file", "metering": {"enable": True}}
+        assert (await ask(controller, f"capture.host.{host}.start", start)).code == 200
+    return made
+
+
+# ---- what is allowed ------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_records_and_packets_reach_whom_they_are_for(
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    made = await capture(nats_server, tmp_path, "alpha")
+    fetched = tmp_path / "fetched.pcapng"
+    asked = ("packets", "--host", "alpha", "-w", str(fetched), "--timeout", "60")
+    done = await asyncio.to_thread(command, nats_server, tmp_path, "ctl", *asked)
+    assert done.returncode == 0, done.stderr
+    assert [packet.data for packet in read_capture(fetched)] == [packet.data for packet in made]
+
+    async with entered(nats_server, tmp_path, "ctl") as controller:
+        stopped = await ask(controller, "capture.host.alpha.stop")
+    assert stopped.body["packets_captured"] == DATAGRAMS
+    collect = ("collect", "-o", str(tmp_path / "records"), "--durable", "col", "--json",
+               "--until-idle", "1")  # fmt: skip
+    done = await asyncio.to_thread(command, nats_server, tmp_path, "col", *collect)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stderr.splitlines()[-1])
+    assert (summary["records"], summary["packets"], summary["gaps"]) == (FLOWS, DATAGRAMS, [])
+    files = (tmp_path / "records").glob("*.jsonl")
+    assert sum(len(file.read_text().splitlines()) for file in files) == FLOWS
+    # All of it was acknowledged: to another run of the collector nothing comes.
+    collect = ("collect", "-o", str(tmp_path / "again"), *collect[3:])
+    done = await asyncio.to_thread(command, nats_server, tmp_path, "col", *collect)
+    assert json.loads(done.stderr.splitlines()[-1])["records"] == 0, done.stderr
+    assert [agent.log.count("ermissions") for agent in agents] == [0, 0]
+
+
+def test_streams_are_made_once_and_by_one(
+    stored: None, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    again = make_streams(nats_server, tmp_path, "streams")
+    assert (again.returncode, again.stderr) == (0, "")
+    refused = make_streams(nats_server, tmp_path, "ctl")
+    assert refused.returncode == 1
+    assert "JetStream does not answer" in refused.stderr
+
+
+# ---- what is forbidden ---------------------------------------------------------------------------
+
+BUCKET, OTHER_BUCKET = "OBJ_capture-packets-alpha", "OBJ_capture-packets-beta"
+# (whose key, subjects). Whoever makes a stream may have any subject copied into it, and whoever
+# makes a consumer may have what is in a stream, and empty messages, delivered to any subject.
+FORBIDDEN = {
+    "alpha": (
+        "$JS.API.INFO",
+        "$JS.API.STREAM.NAMES",
+        "$JS.API.STREAM.CREATE.MINE",
+        f"$JS.API.STREAM.CREATE.{BUCKET}",
+        f"$JS.API.STREAM.DELETE.{BUCKET}",
+        f"$JS.API.CONSUMER.CREATE.{BUCKET}.mine",
+        f"$JS.API.DIRECT.GET.{BUCKET}",
+        f"$JS.API.STREAM.INFO.{OTHER_BUCKET}",
+        f"$JS.API.STREAM.PURGE.{OTHER_BUCKET}",
+        f"$JS.API.STREAM.MSG.GET.{OTHER_BUCKET}",
+        f"$JS.API.DIRECT.GET.{OTHER_BUCKET}",
+        "$O.capture-packets-beta.C.x",
+        "$O.capture-packets-beta.M.x",
+        "$JS.API.STREAM.UPDATE.CAPTURE_FLOWS",
+        "$JS.API.STREAM.DELETE.CAPTURE_FLOWS",
+        "$JS.API.STREAM.PURGE.CAPTURE_FLOWS",
+        "$JS.API.STREAM.PURGE.CAPTURE_EVENTS",
+        "$JS.API.STREAM.MSG.GET.CAPTURE_FLOWS",
+        "$JS.API.STREAM.MSG.DELETE.CAPTURE_FLOWS",
+        "$JS.API.DIRECT.GET.CAPTURE_FLOWS",
+        "$JS.API.CONSUMER.CREATE.CAPTURE_FLOWS",
+        "$JS.API.CONSUMER.CREATE.CAPTURE_FLOWS.mine",
+        "$JS.API.CONSUMER.DELETE.CAPTURE_FLOWS.col",
+        "$JS.API.CONSUMER.MSG.NEXT.CAPTURE_FLOWS.col",
+        "$JS.ACK.CAPTURE_FLOWS.col.1.1.1.1.0",
+    ),
+    "col": (
+        "$JS.API.STREAM.INFO.CAPTURE_FLOWS",
+        "$JS.API.STREAM.UPDATE.CAPTURE_FLOWS",
+        "$JS.API.STREAM.DELETE.CAPTURE_FLOWS",
+        "$JS.API.STREAM.PURGE.CAPTURE_FLOWS",
+        "$JS.API.STREAM.MSG.GET.CAPTURE_FLOWS",
+        "$JS.API.STREAM.MSG.DELETE.CAPTURE_FLOWS",
+        "$JS.API.CONSUMER.CREATE.CAPTURE_FLOWS",
+        "$JS.API.CONSUMER.CREATE.CAPTURE_FLOWS.col",
+        "$JS.API.CONSUMER.CREATE.CAPTURE_FLOWS.col.capture.stream.flows.alpha",
+        "$JS.API.CONSUMER.DURABLE.CREATE.CAPTURE_FLOWS.col",
+        "$JS.API.CONSUMER.DELETE.CAPTURE_FLOWS.col",
+        "$JS.API.CONSUMER.PAUSE.CAPTURE_FLOWS.col",
+        "$JS.API.CONSUMER.INFO.CAPTURE_FLOWS.other",
+        "$JS.API.CONSUMER.MSG.NEXT.CAPTURE_FLOWS.other",
+        "$JS.API.CONSUMER.MSG.NEXT.CAPTURE_EVENTS.col",
+        "$JS.ACK.CAPTURE_FLOWS.other.1.1.1.1.0",
+        f"$JS.API.DIRECT.GET.{BUCKET}",
+    ),
+    "ops": (
+        f"$JS.API.DIRECT.GET.{BUCKET}",
+        "$JS.API.CONSUMER.MSG.NEXT.CAPTURE_FLOWS.col",
+        "$JS.ACK.CAPTURE_FLOWS.col.1.1.1.1.0",
+        "$JS.API.STREAM.PURGE.CAPTURE_FLOWS",
+    ),
+    "ctl": (
+        "$JS.API.STREAM.CREATE.MINE",
+        f"$JS.API.STREAM.DELETE.{BUCKET}",
+        f"$JS.API.STREAM.PURGE.{BUCKET}",
+        f"$JS.API.CONSUMER.CREATE.{BUCKET}.mine",
+        "$O.capture-packets-alpha.M.x",
+        "$JS.API.DIRECT.GET.CAPTURE_EVENTS",
+        "$JS.API.CONSUMER.MSG.NEXT.CAPTURE_FLOWS.col",
+    ),
+    "streams": ("capture.host.alpha.stop", "capture.stream.flows.alpha"),
+}
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_what_is_stored_is_out_of_reach(
+    stored: None, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    for name, subjects in FORBIDDEN.items():
+        inbox = "_INBOX_alpha" if name == "alpha" else "_INBOX"
+        async with entered(nats_server, tmp_path, name, inbox=inbox) as thief:
+            for subject in subjects:
+                await thief.publish(subject)
+            for subject in subjects:
+                await thief.refused(subject)
+            assert len(thief.refusals) == len(subjects)
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_jetstream_gives_no_orders(
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """It answers whom it is told to answer: with alpha's key, beta is made to hear it."""
+    async with (
+        entered(nats_server, tmp_path, "ctl") as controller,
+        entered(nats_server, tmp_path, "col") as collector,
+        entered(nats_server, tmp_path, "alpha", inbox="_INBOX_alpha") as thief,
+    ):
+        await both_answer(controller)
+        audits = await collector.listen("capture.stream.events.beta.audit")
+        await thief.publish("capture.stream.flows.alpha", reply="capture.host.beta.stop")
+        await eventually(lambda: audits, "the refusal, in beta's audit")
+        told = json.loads(audits[0].data)
+        assert (told["event"], told["data"]["code"]) == ("stop", 403)
+        assert "caller" not in told["data"]

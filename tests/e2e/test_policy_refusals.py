@@ -1,0 +1,68 @@
+"""The host's own policy: who may ask what, beyond what the NATS server lets through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agents import Fleet
+from bus import Bus
+from deadlines import eventually
+from roles import answers, ask, entered, key_of, setup
+from servers import NatsServer
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """In the place of the suite's open one."""
+    config = setup(tmp_path).read_text()
+    server = NatsServer(tmp_path / "nats", config=config).start()
+    yield server
+    server.kill()
+
+
+async def test_the_host_s_policy_refuses_by_caller(
+    fleet: Fleet, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    policy = {"identity": "server", "allow": {"ops": ["read"], "ctl": ["status", "stop"]}}
+    fleet.agent("alpha", nats={"nkey": key_of(tmp_path, "alpha")}, policy=policy).spawn()
+    async with (
+        entered(nats_server, tmp_path, "ctl") as controller,
+        entered(nats_server, tmp_path, "ops") as operator,
+        entered(nats_server, tmp_path, "col") as collector,
+    ):
+        await eventually(lambda: answers(controller, "capture.host.alpha.status"), "alpha")
+        events = await collector.listen("capture.stream.events.alpha.audit")
+        assert (await ask(controller, "capture.host.alpha.stop")).error == "no_session"
+        assert (await ask(operator, "capture.host.alpha.backends")).code == 200
+        refused = await ask(controller, "capture.host.alpha.backends")
+        assert (refused.code, refused.error) == (403, "policy_denied")
+        # Before a look at the body: it tells nothing to who may not ask.
+        refused = await ask(controller, "capture.host.alpha.start", {"nonsense": 1})
+        assert (refused.code, refused.error) == (403, "policy_denied")
+        await eventually(lambda: len(events) == 3, "the audit events")
+        told = [json.loads(message.data) for message in events]
+        assert [(e["event"], e["data"]["code"]) for e in told] == [
+            ("stop", 400), ("backends", 403), ("start", 403),
+        ]  # fmt: skip
+        assert {e["data"]["caller"]["account"] for e in told} == {"ctl"}
+
+
+async def test_without_a_server_that_vouches_a_name_is_nobody_s(tmp_path: Path) -> None:
+    """On an open bus anyone can write the header: only the entry for anyone counts."""
+    server = NatsServer(tmp_path / "open").start()
+    fleet = Fleet(server, tmp_path / "agents")
+    policy = {"allow": {"root": ["*"], "*": ["status"]}}
+    fleet.start("alpha", policy=policy)
+    bus = await Bus.connect(server.url)
+    try:
+        claim = {"Nats-Request-Info": '{"acc":"root","user":"root"}'}
+        assert (await bus.request("status", headers=claim)).code == 204
+        assert (await bus.request("stop", headers=claim)).error == "policy_denied"
+    finally:
+        await bus.close()
+        assert fleet.dismiss() == []
+        server.kill()

@@ -1,0 +1,182 @@
+"""The agent as a user of its own: enough privileges, too few, and what doctor says of both."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import netns
+import unprivileged
+from agents import COMMAND, Fleet, toml
+from bus import Bus
+from deadlines import eventually
+from netsonde.privileges import NEEDED
+from packets import UDP, ethernet, ipv4, udp
+from servers import NatsServer
+
+FRAMES = 50
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    with unprivileged.open_directory() as directory:
+        (directory / "stage").mkdir()
+        yield directory
+
+
+def doctor(shared: Path, *capabilities: str) -> tuple[int, dict[str, dict[str, str]]]:
+    config = shared / "doctor.toml"
+    config.write_text(toml({"http": {"listen": ""}}))
+    done = subprocess.run(
+        [*unprivileged.prefix(capabilities, shared / "stage"), str(COMMAND), "doctor", "--json",
+         "--config", str(config)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, {f["check"]: f for f in map(json.loads, done.stdout.splitlines())}
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.parametrize("backend", ["af_packet", "pcap", "xdp", "dpdk"])
+async def test_it_captures_with_exactly_the_documented_capabilities(
+    wire: netns.Wire, nats_server: NatsServer, bus: Bus, shared: Path, backend: str
+) -> None:
+    fleet = Fleet(nats_server, shared)
+    fleet.prefix = (*wire.prefix, *unprivileged.prefix(NEEDED[backend], shared / "stage"))
+    agent = fleet.start("alpha", capture={"replay_dirs": [shared]})
+    status = status_of(agent.pid)
+    assert status["Uid"].split() == [str(unprivileged.USER_ID)] * 4
+    assert status["NoNewPrivs"] == "1"
+    bits = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 14: "CAP_IPC_LOCK", 38: "CAP_PERFMON",
+            39: "CAP_BPF"}  # fmt: skip
+    expected = sum(1 << bit for bit, name in bits.items() if name in NEEDED[backend])
+    assert {int(status[key], 16) for key in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {expected}
+    await bus.ok("start", {"interface": netns.HOST_DEVICE, "backend": backend})
+    sender = wire.sender()
+    sender.send(
+        [ethernet(ipv4(udp(b"x" * 60, 1000 + n, 53), UDP, "10.0.0.1", "10.0.0.2"))
+         for n in range(FRAMES)]
+    )  # fmt: skip
+
+    async def captured() -> bool:
+        return bool((await bus.ok("status"))["packets_captured"] == FRAMES)
+
+    await eventually(captured, "every frame")
+    sender.close()
+    await bus.ok("stop")
+    assert fleet.dismiss() == []
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+@pytest.mark.parametrize("dropped", ["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF"])
+async def test_xdp_needs_each_of_its_capabilities(
+    wire: netns.Wire, nats_server: NatsServer, bus: Bus, shared: Path, dropped: str
+) -> None:
+    left = [name for name in NEEDED["xdp"] if name != dropped]
+    fleet = Fleet(nats_server, shared)
+    fleet.prefix = (*wire.prefix, *unprivileged.prefix(left, shared / "stage"))
+    fleet.start("alpha")
+    reply = await bus.request("start", {"interface": netns.HOST_DEVICE, "backend": "xdp"})
+    assert (reply.code, reply.error) == (503, "backend_unavailable")
+    assert dropped in reply.body["detail"]
+    assert fleet.dismiss() == []
+
+
+def test_without_a_privilege_it_does_not_start(shared: Path) -> None:
+    config = shared / "netsonde.toml"
+    config.write_text(toml({"http": {"listen": ""}, "agent": {"host": "alpha"}}))
+    done = subprocess.run(
+        [*unprivileged.prefix((), shared / "stage"), str(COMMAND), "run", "--config", str(config)],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 77
+    assert "CAP_NET_RAW" in done.stderr
+    assert "netsonde doctor" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+async def test_an_agent_for_files_needs_none(
+    nats_server: NatsServer, bus: Bus, shared: Path
+) -> None:
+    fleet = Fleet(nats_server, shared)
+    fleet.prefix = unprivileged.prefix((), shared / "stage")
+    agent = fleet.start("alpha", capture={"replay_dirs": [shared], "live": False})
+    assert int(status_of(agent.pid)["CapEff"], 16) == 0
+    reply = await bus.request("start", {"interface": "lo", "backend": "af_packet"})
+    assert (reply.code, reply.error) == (503, "backend_unavailable")
+    assert "CAP_NET_RAW" in reply.body["detail"]
+    assert fleet.dismiss() == []
+
+
+def test_doctor_says_what_is_missing_and_how_to_grant_it(shared: Path) -> None:
+    code, found = doctor(shared)
+    assert code == 77
+    assert found["capture"]["state"] == "bad"
+    for backend in ("af_packet", "pcap"):
+        assert found[backend]["state"] == "missing"
+        assert "AmbientCapabilities=CAP_NET_RAW" in found[backend]["detail"]
+    assert found["file"]["state"] == "ok"
+    code, found = doctor(shared, "CAP_NET_RAW")
+    assert code == 69, "nothing but NATS is amiss"
+    assert found["capture"]["state"] == found["af_packet"]["state"] == "ok"
+    assert "AmbientCapabilities=CAP_NET_ADMIN CAP_PERFMON CAP_BPF" in found["xdp"]["detail"]
+    assert "CAP_NET_RAW" not in found["xdp"]["detail"].partition(":")[0]
+
+
+def test_doctor_finds_what_is_wrong_with_the_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "netsonde.toml"
+    config.write_text("[nats]\nrood = 1\n")
+    done = subprocess.run(
+        [str(COMMAND), "doctor", "--config", str(config)], capture_output=True, text=True
+    )
+    assert done.returncode == 78
+    assert "nats.rood" in done.stdout
+
+
+# ---- the supervisor --------------------------------------------------------------------------
+
+
+async def test_systemd_is_told_when_it_runs_lives_and_ends(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """READY while NATS is still away; WATCHDOG=1 again and again; STOPPING at the end."""
+    address = tmp_path / "notify"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(address))
+    listener.setblocking(False)
+    port = nats_server.port
+    nats_server.kill()
+    agent = Fleet(nats_server, tmp_path).agent("alpha")
+    environment = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "300000"}
+    for name, value in environment.items():
+        os.environ[name] = value
+    try:
+        agent.spawn()
+    finally:
+        for name in environment:
+            del os.environ[name]
+    heard: list[str] = []
+
+    def listen() -> list[str]:
+        try:
+            while True:
+                heard.extend(listener.recv(4096).decode().splitlines())
+        except BlockingIOError:
+            return heard
+
+    await eventually(lambda: listen().count("WATCHDOG=1") >= 3, "the watchdog to be fed")
+    assert "READY=1" in heard
+    assert port == nats_server.port
+    assert agent.terminate() == 0
+    assert "STOPPING=1" in listen()
+    listener.close()

@@ -1,0 +1,44 @@
+"""Every test here has a wire of its own, and all of it happens inside its host namespace."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import netns
+import oracle
+
+collect_ignore = [] if oracle.traces() else ["test_conformance_traces.py"]
+
+
+@pytest.fixture(autouse=True)
+def inside(wire: netns.Wire) -> netns.Wire:
+    """Autouse comes first: the nats-server and the client are in the namespace too."""
+    return wire
+
+
+@pytest.fixture(scope="session")
+def pfring_double(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the stand-in for the user's libpfring."""
+    directory = tmp_path_factory.mktemp("pfring")
+    source = oracle.REPOSITORY / "native" / "tests" / "pfring_double.c"
+    library = directory / "libpfring.so.1"
+    command = ["cc", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC", "-o", str(library), str(source)]
+    subprocess.run(command, check=True)
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def libraries(pfring_double: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents find the double as they would find the library."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(pfring_double))
+
+
+@pytest.fixture
+def sender(wire: netns.Wire) -> Iterator[netns.Sender]:
+    sender = wire.sender()
+    yield sender
+    sender.close()

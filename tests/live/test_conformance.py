@@ -1,0 +1,234 @@
+"""One suite over every backend that a host reports as available.
+
+The same frames come to each backend in its own way: over the wire to the live ones, in a
+capture file to `file`. What they make of them must be the same flows. A new backend joins
+by one line in DRIVERS, and test_every_available_backend_is_driven insists on it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import net_pcap
+import pytest
+
+import capturing
+import netns
+import oracle
+from agents import Agent, Fleet
+from bus import Bus
+from netns import Sender
+from packets import (
+    ARP,
+    ICMP,
+    IPV6,
+    SECOND_NS,
+    TCP,
+    UDP,
+    arp,
+    at,
+    ethernet,
+    icmp,
+    ipv4,
+    ipv6,
+    tcp,
+    udp,
+    write_pcap,
+)
+from replay import check_conservation, finished
+
+START_NS = 1_767_225_600 * SECOND_NS
+A, B = "10.0.0.1", "10.0.0.2"
+
+
+@dataclass
+class Rig:
+    """What a driver needs to bring frames to a backend."""
+
+    bus: Bus
+    sender: Sender
+    directory: Path
+
+
+async def over_the_wire(
+    rig: Rig, backend: str, frames: list[bytes], offered: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    await capturing.start(rig.bus, backend, **options)
+    rig.sender.send(frames)
+    return await capturing.settled(rig.bus, offered)
+
+
+async def from_a_file(
+    rig: Rig, backend: str, frames: list[bytes], offered: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    packets = [at(START_NS + n * 1000, frame) for n, frame in enumerate(frames)]
+    path = write_pcap(rig.directory / "frames.pcap", packets)
+    await rig.bus.ok("start", {"interface": str(path), "backend": backend, **options})
+    status = await finished(rig.bus)
+    assert status["packets_captured"] == offered
+    return status
+
+
+DRIVERS: dict[str, Callable[..., Any]] = {
+    "af_packet": over_the_wire,
+    "pcap": over_the_wire,
+    "xdp": over_the_wire,
+    "dpdk": over_the_wire,
+    "pf_ring": over_the_wire,
+    "file": from_a_file,
+}
+# libpcap does not say which way an Ethernet frame went, nor does a file.
+SAY_WHICH_WAY = ("af_packet", "xdp", "dpdk", "pf_ring")
+DPDK_FILE = "dpdk net_pcap"  # by C's own interface: requests replay files with `file`
+each_backend = pytest.mark.parametrize("backend", [*DRIVERS, DPDK_FILE])
+
+
+@pytest.fixture
+def rig(alpha: Agent, bus: Bus, sender: Sender, tmp_path: Path) -> Rig:
+    return Rig(bus, sender, tmp_path)
+
+
+async def capture(
+    rig: Rig, backend: str, frames: list[bytes], *, offered: int | None = None, **options: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Status and flows after the frames, of which `offered` pass the filter."""
+    offered = len(frames) if offered is None else offered
+    if backend == DPDK_FILE:
+        status, flows = await net_pcap.capture(frames, rig.directory, **options)
+        check_conservation(status)
+        assert (status["packets_captured"], status["packets_dropped"]) == (offered, 0)
+        return status, flows
+    status = await DRIVERS[backend](rig, backend, frames, offered, options)
+    check_conservation(status)
+    flows = (await rig.bus.ok("flows", {"limit": 10000}))["flows"]
+    stopped = await rig.bus.ok("stop")
+    assert stopped["packets_captured"] == offered
+    assert stopped["packets_dropped"] == 0
+    return status, flows
+
+
+def several() -> list[bytes]:
+    """A bit of everything: UDP, TCP, ICMP, IPv6, tags, ARP."""
+    datagram = ipv4(udp(b"12345678", 1001, 53), UDP, A, B)
+    return [
+        ethernet(datagram),
+        ethernet(datagram, vlans=(42,)),
+        ethernet(datagram, vlans=(10, 20)),
+        ethernet(ipv4(tcp(bytes(1000), 40000, 80), TCP, A, B)),
+        ethernet(ipv4(tcp(bytes(10), 80, 40000), TCP, B, A)),
+        ethernet(ipv4(icmp(8), ICMP, A, B)),
+        ethernet(ipv6(udp(bytes(9), 5000, 5001), UDP, "fd00::1", "fd00::2"), IPV6),
+        ethernet(arp(A, B), ARP),
+    ]
+
+
+SEVERAL_FLOWS = [  # vlan | version | protocol | A | port | B | port | A → B | B → A
+    "|4|17|10.0.0.1|1001|10.0.0.2|53|1|36|0|0",
+    "42|4|17|10.0.0.1|1001|10.0.0.2|53|1|36|0|0",
+    "10/20|4|17|10.0.0.1|1001|10.0.0.2|53|1|36|0|0",
+    "|4|6|10.0.0.1|40000|10.0.0.2|80|1|1040|1|50",
+    "|4|1|10.0.0.1|8|10.0.0.2|0|1|28|0|0",
+    "|6|17|fd00::1|5000|fd00::2|5001|1|57|0|0",
+]
+
+
+async def test_every_available_backend_is_driven(alpha: Agent, bus: Bus) -> None:
+    available = {one["name"] for one in (await bus.ok("backends"))["available"]}
+    assert available == DRIVERS.keys()
+
+
+@each_backend
+async def test_the_same_frames_are_the_same_flows(rig: Rig, backend: str) -> None:
+    status, flows = await capture(rig, backend, several())
+    assert status["packets_non_flow"] == status["non_flow"]["arp"] == 1
+    assert status["bytes_captured"] == sum(map(len, several()))
+    assert oracle.flow_lines(flows) == sorted(SEVERAL_FLOWS)
+    for flow in flows:
+        assert flow["direction"] == ("ingress" if backend in SAY_WHICH_WAY else "unknown")
+        assert (flow["source_mac"], flow["dest_mac"]) == ("02:00:00:00:00:01", "02:00:00:00:00:02")
+
+
+@each_backend
+async def test_filter_takes_what_it_says(rig: Rig, backend: str) -> None:
+    """Tags included, which a kernel keeps beside the frame and a file has in it. (An
+    expression that says nothing of tags, like `udp port 53`, is libpcap's own to answer: a
+    tag that the kernel has put aside does not hide from it what one in the frame hides.)"""
+    for expression, offered in (
+        ("tcp", 2),
+        ("udp port 53 and not vlan", 1),
+        ("vlan", 2),
+        ("vlan 42", 1),
+        ("vlan 42 and udp port 53", 1),
+        ("vlan 10 and vlan 20", 1),
+        ("ip6", 1),
+        ("arp or icmp", 2),
+        ("ether host 02:00:00:00:00:01 and greater 1000", 1),
+        ("not ip and not ip6 and not arp and not vlan", 0),
+    ):
+        status, _ = await capture(rig, backend, several(), offered=offered, filter=expression)
+        assert status["packets_captured"] == offered, expression
+        assert status["packets_dropped"] == 0
+
+
+@each_backend
+async def test_snaplen_cuts_no_count(rig: Rig, backend: str) -> None:
+    whole = await capture(rig, backend, several())
+    cut = await capture(rig, backend, several(), snaplen=64)
+    assert oracle.flow_lines(cut[1]) == oracle.flow_lines(whole[1])
+    assert cut[0]["bytes_captured"] == whole[0]["bytes_captured"]
+
+
+@each_backend
+async def test_ten_thousand_packets_are_all_accounted_for(rig: Rig, backend: str) -> None:
+    def frame(number: int) -> bytes:
+        ip = ipv4(udp(bytes(number % 700), 1000 + number % 100, 53), UDP, A, B)
+        return ethernet(ip)
+
+    frames = [frame(number) for number in range(10_000)]
+    status, flows = await capture(rig, backend, frames)
+    assert status["bytes_captured"] == sum(map(len, frames))
+    assert len(flows) == 100
+    assert {flow["packets"] for flow in flows} == {100}
+
+
+@each_backend
+async def test_largest_and_smallest_frames(rig: Rig, backend: str) -> None:
+    """From an Ethernet header and nothing more, to as much as a veth carries."""
+    payload = netns.MTU_MAX - 28
+    frames = [
+        ethernet(b"", 0x88B5),
+        ethernet(ipv4(b"", 255, A, B)),
+        ethernet(ipv4(udp(bytes(payload), 1, 2), UDP, A, B)),
+    ]
+    status, flows = await capture(rig, backend, frames)
+    assert status["packets_non_flow"] == 1
+    assert sorted(flow["bytes"] for flow in flows) == [20, netns.MTU_MAX]
+
+
+@pytest.mark.parametrize("backend", ["af_packet", "pcap", "dpdk", "pf_ring"])
+async def test_promiscuous_only_as_long_as_asked_for(
+    fleet: Fleet, bus: Bus, wire: netns.Wire, backend: str
+) -> None:
+    fleet.start()
+    for wanted in (True, False):
+        assert wire.link()["promiscuity"] == 0
+        await capturing.start(bus, backend, promiscuous=wanted)
+        assert wire.link()["promiscuity"] == int(wanted)
+        await bus.ok("stop")
+    assert wire.link()["promiscuity"] == 0
+
+
+@pytest.mark.parametrize("backend", ["af_packet", "pcap", "dpdk", "pf_ring"])
+async def test_loopback_shows_each_packet_once(fleet: Fleet, bus: Bus, backend: str) -> None:
+    fleet.start()
+    body = {"interface": "lo", "backend": backend, "filter": "udp port 9999"}
+    await bus.ok("start", body)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        for _ in range(100):
+            out.sendto(b"once", ("127.0.0.1", 9999))
+    await capturing.settled(bus, 100)
+    assert (await capturing.at_rest(bus))["packets_captured"] == 100

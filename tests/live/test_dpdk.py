@@ -1,0 +1,266 @@
+"""The dpdk backend's own: its process, its names, and DPDK's reader of capture files.
+
+What it has in common with the others is in the conformance suite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import net_pcap
+import pytest
+
+import capturing
+import oracle
+from agents import Agent, Fleet
+from bus import Bus
+from deadlines import eventually, eventually_now
+from netns import Sender, Wire
+from netsonde.core import Capture
+from packets import UDP, ethernet, ipv4, udp
+
+FRAME = ethernet(ipv4(udp(bytes(50), 1000, 53), UDP, "10.0.0.1", "10.1.0.1"))
+
+
+def processes(agent: Agent) -> list[int]:
+    """The agent's children that own an EAL, zombies included."""
+    found: list[int] = []
+    for task in Path(f"/proc/{agent.pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            found += map(int, task.read_text().split())
+    return list(filter(is_engine, found))
+
+
+def is_engine(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().startswith(("netsonde-dpdk", "dpdk-engine"))
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def mapped(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def leftovers() -> list[str]:
+    places = [Path("/tmp"), Path("/dev/shm"), Path("/var/run/dpdk")]
+    return [str(path) for place in places for path in place.glob("netsonde-dpdk*")]
+
+
+async def test_ten_lives_in_one_agent(alpha: Agent, bus: Bus, sender: Sender) -> None:
+    descriptors = len(os.listdir(f"/proc/{alpha.pid}/fd"))
+    for number in range(10):
+        await capturing.start(bus, "dpdk")
+        assert len(processes(alpha)) == 1
+        sender.send([FRAME] * 10)
+        await capturing.settled(bus, 10)
+        assert (await bus.ok("stop"))["packets_captured"] == 10
+        assert processes(alpha) == []
+        if number == 0:
+            descriptors = len(os.listdir(f"/proc/{alpha.pid}/fd"))
+    assert len(os.listdir(f"/proc/{alpha.pid}/fd")) <= descriptors
+    assert leftovers() == []
+
+
+async def test_by_the_drivers_name_it_is_followed_too(
+    alpha: Agent, bus: Bus, sender: Sender, wire: Wire
+) -> None:
+    await bus.ok("start", {"interface": "net_af_packet0,iface=sonde0", "backend": "dpdk"})
+    events = await bus.events(kind="capture")
+    sender.send([FRAME] * 10)
+    await capturing.settled(bus, 10)
+    wire.host_ip("link", "set", "sonde0", "down")
+    await eventually(
+        lambda: "interface_down" in [event["event"] for event in events.all()], "interface_down"
+    )
+    wire.host_ip("link", "set", "sonde0", "up")
+    await answers(bus, sender)
+    await bus.ok("stop")
+
+
+AF_XDP = {"interface": "net_af_xdp0,iface=sonde0", "backend": "dpdk", "dedicated": True}
+
+
+@pytest.fixture
+def small_wire(wire: Wire) -> Wire:
+    """One that AF_XDP takes: it wants a frame in one page."""
+    wire.host_ip("link", "set", "sonde0", "mtu", "1500")
+    wire.peer_ip("link", "set", "peer0", "mtu", "1500")
+    return wire
+
+
+async def test_af_xdp_on_an_interface_of_its_own(
+    alpha: Agent, bus: Bus, sender: Sender, small_wire: Wire
+) -> None:
+    await bus.ok("start", AF_XDP)
+    assert "xdp" in small_wire.link()
+    await answers(bus, sender)
+    before = await capturing.at_rest(bus)
+    sender.send([FRAME] * 100)
+    await capturing.settled(bus, before["packets_captured"] + before["packets_dropped"] + 100)
+    await bus.ok("stop")
+    assert "xdp" not in small_wire.link()
+
+
+async def test_af_xdp_leaves_no_program_when_all_is_killed(
+    fleet: Fleet, bus: Bus, small_wire: Wire
+) -> None:
+    """The DPDK process first, and the agent before it can do anything about it."""
+    agent = fleet.start()
+    await bus.ok("start", AF_XDP)
+    (process,) = processes(agent)
+    assert "xdp" in small_wire.link()
+    agent.signal(signal.SIGSTOP)
+    os.kill(process, signal.SIGKILL)
+    agent.kill()
+    await eventually(lambda: "xdp" not in small_wire.link(), "the interface to be free")
+    assert leftovers() == []
+
+
+async def test_busy_port_is_refused_and_left_to_its_owner(
+    fleet: Fleet, bus: Bus, sender: Sender, small_wire: Wire
+) -> None:
+    """Two agents want the interface for themselves; who has it keeps it."""
+    alpha, beta = fleet.start("alpha"), fleet.start("beta")
+    await bus.ok("start", AF_XDP, host="alpha")
+    owned = small_wire.link()["xdp"]
+    reply = await bus.request("start", AF_XDP, host="beta")
+    assert (reply.code, reply.error) == (503, "interface_shared"), reply
+    assert "another XDP program is attached" in reply.body["detail"]
+    assert processes(beta) == []
+    assert small_wire.link()["xdp"] == owned
+    sender.send([FRAME])
+    await answers(bus, sender)
+    await bus.ok("stop", host="alpha")
+    assert processes(alpha) == []
+    await bus.ok("start", AF_XDP, host="beta")
+    await bus.ok("stop", host="beta")
+
+
+async def test_killed_process_is_an_event_and_not_an_outage(
+    alpha: Agent, bus: Bus, sender: Sender, wire: Wire
+) -> None:
+    await capturing.start(bus, "dpdk", metering={"enable": True})
+    events = await bus.events(kind="capture")
+    sender.send([FRAME] * 100)
+    await capturing.settled(bus, 100)
+    for number in range(1, 4):
+        (process,) = processes(alpha)
+        os.kill(process, signal.SIGKILL)
+        await eventually(
+            lambda wanted=number: (
+                sum(event["event"] == "backend_error" for event in events.all()) == wanted
+            ),
+            "the event backend_error",
+        )
+        await eventually(
+            lambda old=process: [pid for pid in processes(alpha) if pid != old], "another process"
+        )
+        await answers(bus, sender)
+    errors = [event for event in events.all() if event["event"] == "backend_error"]
+    assert all("killed by signal 9" in error["detail"] for error in errors)
+    before = await capturing.at_rest(bus)
+    sender.send([FRAME] * 1000)
+    await capturing.settled(bus, before["packets_captured"] + before["packets_dropped"] + 1000)
+    await bus.ok("stop")
+    assert processes(alpha) == []
+    assert leftovers() == []
+    assert wire.link()["promiscuity"] == 0
+
+
+async def answers(bus: Bus, sender: Sender) -> None:
+    """The capture goes on: of a packet now and then, one arrives."""
+    before = (await bus.ok("status"))["packets_captured"]
+
+    async def ask() -> bool:
+        sender.send([FRAME])
+        return bool((await bus.ok("status"))["packets_captured"] > before)
+
+    await eventually(ask, "the capture to go on", interval_sec=0.05)
+
+
+async def test_killed_agent_takes_its_process_along(fleet: Fleet, bus: Bus, wire: Wire) -> None:
+    agent = fleet.start()
+    await capturing.start(bus, "dpdk")
+    (process,) = processes(agent)
+    agent.kill()
+    eventually_now(lambda: not is_engine(process), "the process to end")
+    eventually_now(lambda: leftovers() == [], "its files to be gone")
+    eventually_now(lambda: wire.link()["promiscuity"] == 0, "the interface to be as before")
+
+
+async def test_nothing_of_dpdk_in_the_agent(alpha: Agent, bus: Bus) -> None:
+    """Neither asking for backends nor capturing loads a library of it."""
+    await bus.ok("backends")
+    await capturing.start(bus, "dpdk")
+    assert "librte" not in mapped(alpha.pid)
+    (process,) = processes(alpha)
+    assert "librte_eal" in mapped(process)
+    await bus.ok("stop")
+
+
+@pytest.mark.parametrize(
+    ("interface", "code", "error"),
+    [
+        ("nosuch0", 400, "invalid_interface"),
+        ("net_pcap0,rx_pcap=/etc/hostname", 400, "invalid_interface"),
+        ("net_null0 --huge-dir=/", 400, "invalid_interface"),
+        ("net_tap0,iface=x", 400, "invalid_interface"),
+        ("net_null0,size=64;flows=9", 400, "invalid_interface"),
+        ("0000:ff:1f.7", 400, "invalid_interface"),
+        ("net_af_xdp0,iface=sonde0", 503, "interface_shared"),
+    ],
+)
+async def test_what_is_refused(
+    alpha: Agent, bus: Bus, interface: str, code: int, error: str
+) -> None:
+    reply = await bus.request("start", {"interface": interface, "backend": "dpdk"})
+    assert (reply.code, reply.error) == (code, error), reply
+    assert "Usage" not in alpha.log
+    assert processes(alpha) == []
+
+
+async def test_dedicated_is_not_enough_where_the_host_needs_the_interface(
+    alpha: Agent, bus: Bus, wire: Wire
+) -> None:
+    wire.address()
+    body = {"interface": "net_af_xdp0,iface=sonde0", "backend": "dpdk", "dedicated": True}
+    reply = await bus.request("start", body)
+    assert (reply.code, reply.error) == (503, "interface_shared")
+    assert "IP address" in reply.body["detail"]
+
+
+# ---- what requests cannot reach ---------------------------------------------------------------
+
+
+async def test_each_worker_has_a_queue_of_its_own() -> None:
+    """Where a port has several. net_null does, and gives each 100 flows of its own."""
+    settings = net_pcap.settings("net_null0,size=64,copy=0;flows=100", workers=4)
+    capture = await Capture.open(settings)
+    assert "dpdk net_null, 4 queues" in capture.stats().attach
+    await eventually(lambda: capture.stats().flows_active == 400, "packets of every queue")
+    await capture.stop()
+    stats = capture.stats()
+    await capture.close()
+    assert stats.flows_created == 400
+    kept = stats.packets_recorded + stats.packets_active + stats.packets_unmetered
+    assert stats.packets_captured == kept > 0
+    assert leftovers() == []
+
+
+async def test_traces_through_net_pcap_are_the_oracles_flows(tmp_path: Path) -> None:
+    wrong = []
+    assert len(oracle.traces()) == oracle.TRACES_EXPECTED, f"no traces in {oracle.DIRECTORY}"
+    for trace in oracle.traces():
+        frames = oracle.frames(trace)
+        status, flows = await net_pcap.capture(frames, tmp_path)
+        if (status["packets_captured"], status["packets_dropped"]) != (
+            len(frames),
+            0,
+        ) or oracle.digest(flows) not in trace.accepted("flows_sha256"):
+            wrong.append(f"{trace.path.name}: {status}\n" + "\n".join(oracle.flow_lines(flows)[:9]))
+    assert not wrong, "\n".join(wrong)
+    assert leftovers() == []

@@ -1,0 +1,229 @@
+"""Criterion 1 of the flight recorder: what was on the wire is what is given back.
+
+Frames go over a veth pair; the same frames, written to a file, are what tcpdump says of each
+filter. Byte for byte, in order, tags in place; times lie within the capture.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import capturing
+import oracle
+import recording
+from agents import Agent, Fleet
+from bus import Bus
+from deadlines import eventually
+from netns import Sender
+from packets import ARP as ARP_TYPE
+from packets import ICMP, IPV6, TCP, UDP, arp, at, ethernet, icmp, ipv4, ipv6, tcp, udp, write_pcap
+from recording import frames_of, make_key, retrieve, sealing, spelled
+from servers import NatsServer
+
+# The loop is the test's own; the agent's is the same whatever it is. Once is enough.
+pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
+
+A, B = "10.0.0.1", "10.0.0.2"
+FILTERS = (
+    "vlan",
+    "vlan 42",
+    "vlan 42 and udp port 53",
+    "vlan 10 and vlan 20",
+    "host 10.0.0.1",
+    "tcp port 80",
+    "udp and not port 53",
+    "src host 10.0.0.2",
+    "net 10.0.0.0/24 and greater 700",
+    "ip6",
+    "arp or icmp",
+    "ether src 02:00:00:00:00:01 and not ip",
+    "ip[8] = 64 and udp[4:2] > 100",
+    "host 192.0.2.77",
+)
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path / "nats", config=recording.jetstream(tmp_path / "js")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    return make_key(tmp_path / "keys" / "live.key")
+
+
+@pytest.fixture
+def recorder(fleet: Fleet, key: Path) -> Agent:
+    return fleet.start("alpha", encryption={"key_dirs": [key.parent]})
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
+    """What tcpdump takes of the mixture, by filter."""
+    sent = tmp_path_factory.mktemp("sent") / "sent.pcap"
+    write_pcap(sent, [at(0, frame) for frame in mixture()])
+    return {expression: recording.tcpdump(sent, expression) for expression in FILTERS}
+
+
+def mixture() -> list[bytes]:
+    """Of everything a little, of many sizes, no two frames alike; and real traffic."""
+    made = []
+    for number in range(40):
+        load = b"%04d" % number + bytes(17 * number % 1400)
+        datagram = ipv4(udp(load, 1000 + number, 53 + number % 2), UDP, A, B, ident=number)
+        made += [
+            ethernet(datagram),
+            ethernet(datagram, vlans=(42,)),
+            ethernet(datagram, vlans=(10, 20)),
+            ethernet(ipv4(tcp(load, 40000 + number, 80), TCP, A, B)),
+            ethernet(ipv4(tcp(load, 80, 40000 + number), TCP, B, A)),
+            ethernet(ipv4(icmp(8, body=load[:64]), ICMP, A, B)),
+            ethernet(ipv6(udp(load, 5000, 5001), UDP, "fd00::1", "fd00::2"), IPV6),
+            ethernet(arp(A, f"10.0.0.{number + 2}"), ARP_TYPE),
+        ]
+    for prefix in ("01", "02", "05", "07", "12", "16"):
+        if oracle.traces():
+            made += [one for one in oracle.frames(oracle.trace(prefix)) if len(one) <= 1514]
+    return made
+
+
+CASES = [
+    ("af_packet", False),
+    ("af_packet", True),
+    ("xdp", False),
+    ("xdp", True),
+    ("dpdk", False),
+    ("dpdk", True),
+    ("pf_ring", False),
+    ("pf_ring", True),
+    ("pcap", False),  # never sealed: the contract's encryption_unavailable
+]
+
+
+@pytest.mark.parametrize(("backend", "sealed"), CASES)
+async def test_what_was_on_the_wire_is_given_back(
+    recorder: Agent,
+    bus: Bus,
+    sender: Sender,
+    tmp_path: Path,
+    key: Path,
+    expected: dict[str, list[bytes]],
+    backend: str,
+    sealed: bool,
+) -> None:
+    frames = mixture()
+    options = {"encryption": sealing(key)} if sealed else {}
+    await capturing.start(bus, backend, buffer_size_mb=16, **options)
+    began_ns = time.time_ns()
+    sender.send(frames)
+    status = await capturing.settled(bus, len(frames))
+    ended_ns = time.time_ns()
+    assert status["packets_dropped"] == status["packets_unrecorded"] == 0
+    assert status["buffer"]["packets"] == len(frames)
+    assert (status["encryption"] is not None) == sealed
+
+    reply, everything = await retrieve(bus, tmp_path)
+    assert reply["complete"]
+    assert frames_of(everything) == frames
+    times = [packet.time_ns for packet in everything]
+    assert began_ns - 10_000_000 <= times[0] <= times[-1] <= ended_ns
+
+    wrong = []
+    for expression in FILTERS:
+        reply, found = await retrieve(bus, tmp_path, filter=expression)
+        if not reply["complete"] or frames_of(found) != expected[expression]:
+            wrong.append(f"{expression}: {reply}")
+    assert not wrong, "\n".join(wrong)
+
+    for first, last in ((0, 99), (100, len(frames) - 1), (57, 57)):
+        low, high = times[first], times[last]
+        reply, found = await retrieve(bus, tmp_path, start=spelled(low), end=spelled(high))
+        within = [f for f, moment in zip(frames, times, strict=True) if low <= moment <= high]
+        assert frames_of(found) == within
+        assert reply["complete"]
+    reply, found = await retrieve(bus, tmp_path, start="-5m", end="-4m")
+    assert (found, reply["packets"]) == ([], 0)
+    await bus.ok("stop")
+
+
+async def test_several_workers_answer_as_one(
+    recorder: Agent, bus: Bus, sender: Sender, tmp_path: Path
+) -> None:
+    """In order of time over all of them; of equal frames none is missing or doubled."""
+    frames = mixture()
+    await capturing.start(bus, buffer_size_mb=16, workers=4)
+    sender.send(frames)
+    await capturing.settled(bus, len(frames))
+    reply, found = await retrieve(bus, tmp_path)
+    assert reply["complete"]
+    assert sorted(frames_of(found)) == sorted(frames)
+    await bus.ok("stop")
+
+
+async def test_asking_does_not_disturb_the_capture(
+    recorder: Agent, bus: Bus, sender: Sender, tmp_path: Path
+) -> None:
+    """Answers are complete up to the moment of asking, while frames go on coming."""
+    frames = mixture()
+    await capturing.start(bus, buffer_size_mb=64)
+    asked = 0
+    for _ in range(8):
+        sender.send(frames)
+        asked += len(frames)
+        reply, _found = await retrieve(bus, tmp_path, filter="udp", max_packets=1000)
+        assert {gap["reason"] for gap in reply["gaps"]} <= {"limit"}
+    status = await capturing.settled(bus, asked)
+    assert status["packets_dropped"] == status["packets_unrecorded"] == 0
+    reply, found = await retrieve(bus, tmp_path)
+    assert frames_of(found) == frames * 8
+    await bus.ok("stop")
+
+
+async def test_what_the_kernel_dropped_is_a_gap(
+    fleet: Fleet, bus: Bus, sender: Sender, tmp_path: Path
+) -> None:
+    """The agent is frozen while more comes than its ring holds: only that time is a gap."""
+    agent = fleet.start(capture={"ring_mb": 1})
+    await capturing.start(bus, buffer_size_mb=64)
+    frames = mixture()
+    sender.send(frames)
+    await capturing.settled(bus, len(frames))
+    reply, before = await retrieve(bus, tmp_path)
+    assert reply["complete"]
+
+    frozen_ns = time.time_ns()
+    agent.signal(signal.SIGSTOP)
+    sender.send([ethernet(ipv4(udp(bytes(100), 7, 9), UDP, A, B))] * 60_000)
+    agent.signal(signal.SIGCONT)
+    thawed_ns = time.time_ns()
+    await eventually(lambda: dropped(bus), "drops")
+    status = await capturing.at_rest(bus)
+    reply, _ = await retrieve(bus, tmp_path, max_bytes=1 << 30)
+    assert not reply["complete"]
+    (gap,) = reply["gaps"]
+    assert gap["reason"] == "dropped"
+    assert gap["from"] <= spelled(thawed_ns)
+    assert gap["to"] >= spelled(frozen_ns)
+
+    after_ns = time.time_ns()
+    sender.send(frames)
+    offered = status["packets_captured"] + status["packets_dropped"] + len(frames)
+    await capturing.settled(bus, offered)
+    reply, found = await retrieve(bus, tmp_path, end=spelled(before[-1].time_ns))
+    assert reply["complete"]
+    assert found == before
+    reply, found = await retrieve(bus, tmp_path, start=spelled(after_ns))
+    assert reply["complete"]
+    assert frames_of(found) == frames
+    await bus.ok("stop")
+
+
+async def dropped(bus: Bus) -> bool:
+    return bool((await bus.ok("status"))["packets_dropped"])

@@ -1,0 +1,220 @@
+"""The xdp backend in each of its modes: the same flows, both directions, nothing uncounted."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_gso import WITHIN, counted, transfer
+from xdp_modes import ATTACH, MODES, each_mode, each_shared_mode
+
+import capturing
+import netns
+import oracle
+from agents import Fleet
+from bus import Bus, Collector
+from netns import HOST_DEVICE, PEER_ADDRESS, PEER_DEVICE, Sender, Wire
+from packets import ACK, FIN, RST, SYN, TCP, UDP, ethernet, ipv4, tcp, udp
+from replay import check_lives, records_of
+from servers import NatsServer
+
+A, B = "10.0.0.1", "10.0.0.2"
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """One that lets a reply list the two thousand flows of the largest trace at once."""
+    server = NatsServer(tmp_path / "nats", config="max_payload: 8MB").start()
+    yield server
+    server.kill()
+
+
+@each_mode
+async def test_traces_are_the_oracles_flows(
+    fleet: Fleet, bus: Bus, sender: Sender, mode: str
+) -> None:
+    fleet.start()
+    traces = oracle.traces()
+    assert traces, "the shared traces are not there: set NETSONDE_TRACES"
+    wrong = []
+    for trace in traces:
+        await capturing.start(bus, "xdp", **MODES[mode])
+        offered = sender.send(oracle.frames(trace))
+        status = await capturing.settled(bus, offered)
+        assert ATTACH[mode] in status["attach"]
+        flows = (await bus.ok("flows", {"limit": 10000}))["flows"]
+        if status["packets_dropped"] or oracle.digest(flows) not in trace.accepted("flows_sha256"):
+            wrong.append(f"{trace.path.name}: {status}\n" + "\n".join(oracle.flow_lines(flows)[:9]))
+        await bus.ok("stop")
+    assert not wrong, "\n".join(wrong)
+
+
+@each_shared_mode
+@pytest.mark.parametrize("tunnel", ["outer", "inner"])
+async def test_records_of_four_workers_are_too(
+    fleet: Fleet, bus: Bus, sender: Sender, mode: str, tunnel: str
+) -> None:
+    fleet.start(flows={"tunnel": tunnel})
+    digest = "flows_sha256" if tunnel == "outer" else "inner_flows_sha256"
+    collector = await Collector.listen(bus)
+    wrong = []
+    for trace in oracle.traces():
+        options = {"workers": 4, "metering": {"enable": True}, **MODES[mode]}
+        started = await capturing.start(bus, "xdp", **options)
+        offered = sender.send(oracle.frames(trace))
+        await capturing.settled(bus, offered)
+        records = await records_of(collector, started["session_id"], await bus.ok("stop"))
+        check_lives(records)
+        if oracle.digest(records) not in trace.accepted(digest):
+            wrong.append(trace.path.name + "\n" + "\n".join(oracle.flow_lines(records)[:9]))
+    assert not wrong, "\n".join(wrong)
+
+
+def ping_twenty_times(wire: Wire) -> None:
+    ping = ["ping", "-c", "20", "-i", "0.01", "-q", PEER_ADDRESS]
+    subprocess.run([*wire.prefix, *ping], check=True, capture_output=True)
+
+
+@each_shared_mode
+async def test_both_directions_of_the_hosts_own_traffic(
+    fleet: Fleet, bus: Bus, wire: Wire, mode: str
+) -> None:
+    wire.address()
+    fleet.start()
+    await capturing.start(bus, "xdp", **MODES[mode])
+    ping_twenty_times(wire)
+    await capturing.at_rest(bus)
+    flows = (await bus.ok("flows", {"filter": {"protocol": "ICMP"}}))["flows"]
+    assert [(f["packets"], f["reverse_packets"], f["direction"]) for f in flows] == [
+        (40, 20, "egress")
+    ]
+    await bus.ok("stop")
+
+
+@each_shared_mode
+@pytest.mark.parametrize("back", [False, True], ids=["sending", "receiving"])
+async def test_super_packets_count_as_wire_packets(
+    fleet: Fleet, bus: Bus, wire: Wire, mode: str, back: bool
+) -> None:
+    for namespace, device in ((wire.host, HOST_DEVICE), (wire.peer, PEER_DEVICE)):
+        netns.ip("-n", namespace, "link", "set", device, "mtu", "1500")
+        netns.queue_add(namespace, device)
+    wire.address()
+    fleet.start(capture={"ring_mb": 256})
+    # Of the packets only the heads, so that none is lost: what counts is how they are counted.
+    await capturing.start(bus, "xdp", snaplen=128, **MODES[mode])
+    before = counted(wire)
+    transfer(wire, back=back)
+    status = await capturing.at_rest(bus)
+    packets, octets = (after - then for after, then in zip(counted(wire), before, strict=True))
+    assert status["packets_dropped"] == 0
+    assert status["frames_captured"] < packets / 4, "there were no super-packets to speak of"
+    assert status["packets_captured"] == pytest.approx(packets, rel=WITHIN)
+    assert status["bytes_captured"] == pytest.approx(octets, rel=WITHIN)
+    await bus.ok("stop")
+
+
+def segment(flags: int, seq: int, payload: int = 0, *, back: bool = False) -> bytes:
+    """One of a TCP connection from A to B, or back."""
+    ports, ends = ((80, 4000), (B, A)) if back else ((4000, 80), (A, B))
+    return ethernet(ipv4(tcp(bytes(payload), *ports, flags, seq=seq), TCP, *ends))
+
+
+def connection(end: int) -> list[bytes]:
+    """Opened, 3 × 100 bytes sent of which the second twice, and ended by both FINs or an RST."""
+    opening = [segment(SYN, 99), segment(SYN | ACK, 499, back=True), segment(ACK, 100)]
+    data = [segment(ACK, seq, 100) for seq in (100, 200, 200, 300)]
+    if end == RST:
+        return [*opening, *data, segment(RST, 400)]
+    fins = [segment(FIN | ACK, 400), segment(FIN | ACK, 500, back=True), segment(ACK, 401)]
+    return [*opening, *data, *fins]
+
+
+@each_shared_mode
+async def test_tcp_reused_at_once_is_two_flows(
+    fleet: Fleet, bus: Bus, sender: Sender, mode: str
+) -> None:
+    """Within one look of the reader at the kernel's sums: each packet to its own connection."""
+    fleet.start()
+    collector = await Collector.listen(bus)
+    options = {"metering": {"enable": True}, **MODES[mode]}
+    started = await capturing.start(bus, "xdp", **options)
+    lives = [connection(end) for end in (FIN, RST, FIN)]
+    await capturing.settled(bus, sender.send([frame for life in lives for frame in life]))
+    records = await records_of(collector, started["session_id"], await bus.ok("stop"))
+    check_lives(records)
+    records.sort(key=lambda record: str(record["first_seen"]))
+    assert [record["packets"] for record in records] == [len(life) for life in lives]
+    assert [record["retransmissions"] for record in records] == [1, 1, 1]
+    assert [record["reverse_packets"] for record in records] == [2, 1, 2]
+    for record in records:
+        assert record["source_ip"] == A
+        assert record["handshake_rtt_us"] is not None
+
+
+@each_shared_mode
+async def test_idle_timeout_waits_for_what_the_kernel_holds(
+    fleet: Fleet, bus: Bus, sender: Sender, mode: str
+) -> None:
+    """A packet every 0.4 s keeps a flow with a timeout of 2 s in one piece."""
+    fleet.start()
+    collector = await Collector.listen(bus)
+    metering = {"enable": True, "flow_timeout_sec": 2}
+    started = await capturing.start(bus, "xdp", metering=metering, **MODES[mode])
+    for _ in range(8):
+        sender.send([ethernet(ipv4(udp(b"12345678", 1001, 53), UDP, A, B))])
+        await asyncio.sleep(0.4)
+    records = await collector.packets_of(started["session_id"], 8)
+    await bus.ok("stop")
+    assert [(r["packets"], r["end_reason"]) for r in records] == [(8, "idle")]
+
+
+def openings(count: int) -> list[bytes]:
+    """SYNs of many connections: packets that are never added up."""
+    sample = [
+        ethernet(ipv4(tcp(bytes(40), 1000 + n, 80, SYN), TCP, f"10.0.0.{n % 250 + 1}", "10.1.0.1"))
+        for n in range(500)
+    ]
+    return [sample[n % len(sample)] for n in range(count)]
+
+
+@each_mode
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_sent_is_captured_plus_dropped_by_a_frozen_reader(
+    fleet: Fleet, bus: Bus, wire: Wire, sender: Sender, mode: str, workers: int
+) -> None:
+    agent = fleet.start(capture={"ring_mb": 1})
+    await capturing.start(bus, "xdp", workers=workers, **MODES[mode])
+    before = capturing.delivered(wire)
+    agent.signal(signal.SIGSTOP)
+    sender.send(openings(60_000))
+    agent.signal(signal.SIGCONT)
+    offered = capturing.delivered(wire) - before
+    assert offered > 30_000
+    status = await capturing.settled(bus, offered)
+    assert status["packets_dropped"] > 0
+    stopped = await bus.ok("stop")
+    assert stopped["packets_captured"] + stopped["packets_dropped"] == offered
+
+
+async def test_a_frozen_reader_loses_nothing_that_is_added_up(
+    fleet: Fleet, bus: Bus, wire: Wire, sender: Sender
+) -> None:
+    """And more flows than there are slots go up the ring, where they are counted, too."""
+    agent = fleet.start(capture={"ring_mb": 4})
+    await capturing.start(bus, "xdp", **MODES["added_up"])
+    agent.signal(signal.SIGSTOP)
+    few = [ethernet(ipv4(udp(bytes(9), 1000 + n, 53), UDP, A, B)) for n in range(500)]
+    many = [
+        ethernet(ipv4(udp(bytes(9), n, 53), UDP, f"10.9.{n % 200}.1", B)) for n in range(10_000)
+    ]
+    offered = sender.send(few * 100) + sender.send(many)
+    agent.signal(signal.SIGCONT)
+    status = await capturing.settled(bus, offered)
+    assert status["packets_dropped"] == 0
+    assert (await bus.ok("flows"))["active_flows"] == 10_500
+    assert (await bus.ok("stop"))["packets_captured"] == offered

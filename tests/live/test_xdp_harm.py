@@ -1,0 +1,242 @@
+"""The xdp backend does the host no harm: nothing lost, nobody pushed aside, nothing
+left behind by a process that was killed. What would harm it is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import bpf_objects
+import pytest
+from xdp_modes import MODES, each_mode, each_shared_mode
+
+import capturing
+from agents import Fleet
+from bus import Bus
+from deadlines import eventually_now
+from netns import HOST_DEVICE, PEER_ADDRESS, Sender, Wire
+from packets import UDP, ethernet, ipv4, udp
+
+FRAME = ethernet(ipv4(udp(bytes(50), 1000, 53), UDP, "10.0.0.1", "10.1.0.1"))
+
+
+# ---- the host's own traffic -----------------------------------------------------------------
+
+
+def start_pinging(wire: Wire, count: int) -> subprocess.Popen[str]:
+    ping = ["ping", "-c", str(count), "-i", "0.002", "-q", PEER_ADDRESS]
+    return subprocess.Popen([*wire.prefix, *ping], stdout=subprocess.PIPE, text=True)
+
+
+def check_none_lost(pinging: subprocess.Popen[str], count: int) -> None:
+    said = pinging.communicate()[0]
+    assert f"{count} packets transmitted, {count} received" in said, said
+
+
+@each_shared_mode
+async def test_no_ping_is_lost_while_it_comes_and_goes(
+    fleet: Fleet, bus: Bus, wire: Wire, mode: str
+) -> None:
+    wire.address()
+    fleet.start()
+    pinging = start_pinging(wire, 1500)
+    while pinging.poll() is None:
+        await capturing.start(bus, "xdp", **MODES[mode])
+        await bus.ok("stop")
+    check_none_lost(pinging, 1500)
+
+
+# ---- others at the same hooks ---------------------------------------------------------------
+
+
+@pytest.fixture
+def policy(wire: Wire, tmp_path: Path) -> str:
+    """The neighbour's program, attached the old way; returns how tc lists it."""
+    source, compiled = Path(__file__).with_name("neighbour.bpf.c"), tmp_path / "neighbour.o"
+    headers = f"-I/usr/include/{platform.machine()}-linux-gnu"
+    clang = ["clang", "-O2", "-g", "-target", "bpf", headers, "-c", source, "-o", compiled]
+    subprocess.run(clang, check=True, capture_output=True)
+    tc = [*wire.prefix, "tc"]
+    subprocess.run([*tc, "qdisc", "add", "dev", HOST_DEVICE, "clsact"], check=True)
+    add = ["filter", "add", "dev", HOST_DEVICE, "ingress", "bpf", "da", "obj", str(compiled)]
+    subprocess.run([*tc, *add, "sec", "tc"], check=True)
+    return policies(wire)
+
+
+def policies(wire: Wire) -> str:
+    show = ["tc", "filter", "show", "dev", HOST_DEVICE, "ingress"]
+    return subprocess.check_output([*wire.prefix, *show], text=True)
+
+
+def answered(wire: Wire) -> int:
+    ping = ["ping", "-c", "5", "-i", "0.01", "-W", "0.2", "-q", PEER_ADDRESS]
+    said = subprocess.run([*wire.prefix, *ping], capture_output=True, text=True, check=False)
+    return 5 if "5 received" in said.stdout else 0 if "0 received" in said.stdout else -1
+
+
+@each_shared_mode
+async def test_a_policy_of_the_hosts_keeps_working(
+    fleet: Fleet, bus: Bus, wire: Wire, policy: str, mode: str
+) -> None:
+    """It drops every answer, before, beside and after us, and we see what it drops."""
+    wire.address()
+    fleet.start()
+    assert answered(wire) == 0
+    await capturing.start(bus, "xdp", **MODES[mode])
+    assert answered(wire) == 0
+    await capturing.at_rest(bus)
+    flows = (await bus.ok("flows", {"filter": {"protocol": "ICMP"}}))["flows"]
+    assert [(flow["packets"], flow["reverse_packets"]) for flow in flows] == [(10, 5)]
+    await bus.ok("stop")
+    assert answered(wire) == 0
+    assert policies(wire) == policy
+
+
+@each_shared_mode
+async def test_two_captures_see_every_packet(
+    fleet: Fleet, bus: Bus, wire: Wire, sender: Sender, mode: str
+) -> None:
+    """Two programs at one hook; the one that goes takes nothing along."""
+    fleet.start("alpha")
+    fleet.start("beta")
+    body = {"interface": HOST_DEVICE, "backend": "xdp", **MODES[mode]}
+    await bus.ok("start", body, host="alpha")
+    await bus.ok("start", body, host="beta")
+    sent = sender.send([FRAME] * 100)
+
+    async def stop(host: str) -> int:
+        return int((await bus.ok("stop", host=host))["packets_captured"])
+
+    assert await stop("alpha") == sent
+    sent += sender.send([FRAME] * 100)
+    assert await stop("beta") == sent
+
+
+async def test_another_xdp_program_is_not_replaced(
+    fleet: Fleet, bus: Bus, wire: Wire, sender: Sender
+) -> None:
+    fleet.start("alpha")
+    fleet.start("beta")
+    body = {"interface": HOST_DEVICE, "backend": "xdp", "dedicated": True}
+    await bus.ok("start", body, host="alpha")
+    attached = wire.link()["xdp"]
+    refused = await bus.request("start", body, host="beta")
+    assert (refused.code, refused.body["error"]) == (503, "interface_shared")
+    assert wire.link()["xdp"] == attached
+    sent = sender.send([FRAME] * 100)
+    assert (await bus.ok("stop", host="alpha"))["packets_captured"] == sent
+    assert "xdp" not in wire.link()
+
+
+# ---- interfaces that the host needs -----------------------------------------------------------
+
+
+def give_address(wire: Wire) -> None:
+    wire.host_ip("addr", "add", "192.0.2.1/24", "dev", HOST_DEVICE)
+
+
+def give_master(wire: Wire) -> None:
+    wire.host_ip("link", "add", "br0", "type", "bridge")
+    wire.host_ip("link", "set", HOST_DEVICE, "master", "br0")
+
+
+def give_upper(wire: Wire) -> None:
+    wire.host_ip("link", "add", "link", HOST_DEVICE, "name", "up0", "type", "macvlan")
+
+
+def give_default_route(wire: Wire) -> None:
+    wire.host_ip("route", "add", "default", "dev", HOST_DEVICE)
+
+
+def give_half_a_default_route(wire: Wire) -> None:
+    """The interface is the second of two next hops."""
+    wire.connect("other0", "other1")
+    hops = ["nexthop", "dev", "other0", "nexthop", "dev", HOST_DEVICE]
+    wire.host_ip("route", "add", "default", *hops)
+
+
+def give_half_a_default_route_of_ipv6(wire: Wire) -> None:
+    wire.connect("other0", "other1")
+    hops = []
+    for device in ("other0", HOST_DEVICE):
+        switch = f"net.ipv6.conf.{device}.disable_ipv6=0"
+        subprocess.run([*wire.prefix, "sysctl", "-qw", switch], check=True)
+        hops += ["nexthop", "via", "fe80::1", "dev", device]
+    wire.host_ip("-6", "route", "add", "default", *hops)
+
+
+NEEDS = [
+    give_address,
+    give_master,
+    give_upper,
+    give_default_route,
+    give_half_a_default_route,
+    give_half_a_default_route_of_ipv6,
+]
+
+
+@pytest.mark.parametrize("need", NEEDS, ids=lambda need: need.__name__)
+async def test_an_interface_in_use_is_not_taken(
+    fleet: Fleet, bus: Bus, wire: Wire, need: Callable[[Wire], None]
+) -> None:
+    need(wire)
+    fleet.start()
+    body = {"interface": HOST_DEVICE, "backend": "xdp", "dedicated": True}
+    refused = await bus.request("start", body)
+    assert (refused.code, refused.body["error"]) == (503, "interface_shared")
+    assert "xdp" not in wire.link()
+
+
+async def test_loopback_is_not_taken(fleet: Fleet, bus: Bus) -> None:
+    fleet.start()
+    body = {"interface": "lo", "backend": "xdp", "dedicated": True}
+    refused = await bus.request("start", body)
+    assert (refused.code, refused.body["error"]) == (503, "interface_shared")
+
+
+# ---- a killed process -------------------------------------------------------------------------
+
+
+@each_mode
+async def test_killed_at_any_moment_it_leaves_nothing(
+    fleet: Fleet, bus: Bus, wire: Wire, sender: Sender, mode: str
+) -> None:
+    agent = fleet.start()
+    for _ in range(3):
+        await capturing.start(bus, "xdp", **MODES[mode])
+        held = bpf_objects.held_by(agent.pid)
+        assert {kind for kind, _ in held} == {"prog", "map", "link"}
+        assert all(bpf_objects.exists(kind, number) for kind, number in held)
+        sender.send([FRAME] * random.randrange(2000))
+        agent.kill()
+        # The kernel frees maps and programs after a grace period of its own.
+        eventually_now(
+            # mypy infers no type for a lambda bound by its default.
+            lambda held=held: not any(bpf_objects.exists(*one) for one in held),  # type: ignore[misc]
+            "all that the dead process held to be gone",
+        )
+        link = wire.link()
+        assert "xdp" not in link
+        assert link["promiscuity"] == 0
+        agent.start()
+    if mode != "dedicated":
+        wire.address()
+        check_none_lost(start_pinging(wire, 100), 100)
+
+
+@each_shared_mode
+async def test_no_ping_is_lost_when_it_is_killed(
+    fleet: Fleet, bus: Bus, wire: Wire, mode: str
+) -> None:
+    wire.address()
+    agent = fleet.start()
+    await capturing.start(bus, "xdp", **MODES[mode])
+    pinging = start_pinging(wire, 500)
+    await asyncio.sleep(random.uniform(0.1, 0.6))
+    agent.kill()
+    check_none_lost(pinging, 500)
+    agent.start()
