@@ -1,0 +1,96 @@
+"""What the benchmarks need, made on demand below out/: the core, the drivers, the traces.
+
+Everything here is a cache: a trace is made again only when its generator or its parameters
+change, the core is built by the project's own CMake files, in their release form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+OUT = HERE / "out"
+CORE = OUT / "core"
+PLUGINS = CORE / "backends"
+SHARED_TRACES = Path(os.environ.get("NETSONDE_TRACES") or REPOSITORY.parent / "shared" / "traces")
+SEED = 20261122
+COMPILER = ("cc", "-O2", "-g", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror")
+
+
+@dataclass(frozen=True)
+class Trace:
+    name: str
+    path: Path
+    packets: int
+    flows: int | None  # None: only the meters know
+
+
+def run(*command: str | Path) -> str:
+    """The output of a command that must succeed; of one that does not, it is the reason."""
+    done = subprocess.run(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} exited with {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+def build_core() -> None:
+    OUT.mkdir(exist_ok=True)
+    # CMake leaves C files here that `make lint` would find and dislike.
+    (OUT / ".clang-format").write_text("DisableFormat: true\nSortIncludes: Never\n")
+    run("cmake", "-S", REPOSITORY / "native", "-B", CORE, "-DCMAKE_BUILD_TYPE=Release")
+    run("cmake", "--build", CORE, "--parallel", "2", "--target", "sonde_core", "backend_file")
+
+
+def build_driver(name: str) -> Path:
+    """A C program over the core's static library; plugins find the core's symbols in it."""
+    libraries = run("pkg-config", "--libs", "libpcap", "libcrypto").split()
+    native = REPOSITORY / "native"
+    binary = OUT / name
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    run(*COMPILER, f"-I{native / 'include'}", f"-I{native}", HERE / f"{name}.c",
+        CORE / "libsonde_core.a", "-o", binary, "-rdynamic", *libraries,
+        "-pthread", "-ldl", "-lm")  # fmt: skip
+    return binary
+
+
+def build_generator() -> Path:
+    OUT.mkdir(exist_ok=True)
+    binary = OUT / "tracegen"
+    run(*COMPILER, HERE / "tracegen.c", "-o", binary)
+    return binary
+
+
+def make_trace(name: str, *arguments: str | Path, packets: int, flows: int | None) -> Trace:
+    """`arguments` are the generator's, with {} for the output."""
+    path = OUT / f"{name}.pcap"
+    recipe = OUT / f"{name}.recipe"
+    source = (HERE / "tracegen.c").read_bytes()
+    wanted = hashlib.sha256(source + repr(arguments).encode()).hexdigest()
+    if not (path.exists() and recipe.exists() and recipe.read_text() == wanted):
+        recipe.unlink(missing_ok=True)
+        run(OUT / "tracegen", *[path if part == "{}" else part for part in arguments])
+        recipe.write_text(wanted)
+    path.read_bytes()  # into the page cache
+    return Trace(name, path, packets, flows)
+
+
+def make_synthetic(name: str, packets: int, flows: int, every_us: int = 1) -> Trace:
+    numbers = (str(packets), str(flows), str(SEED), str(every_us))
+    return make_trace(name, "synthetic", "{}", *numbers, packets=packets, flows=flows)
+
+
+def make_mix(name: str, packets: int) -> Trace | None:
+    """None if the shared traces are not there."""
+    traces = sorted(SHARED_TRACES.glob("*.pcap"))
+    if not traces:
+        return None
+    return make_trace(
+        name, "mix", "{}", str(packets), str(SEED), *traces, packets=packets, flows=None
+    )

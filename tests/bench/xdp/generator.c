@@ -1,0 +1,106 @@
+/* generator.c - sends UDP frames out of an interface at a rate that no socket reaches.
+ *
+ *   generator OBJECT INTERFACE BYTES|imix FRAMES_PER_SEC SECONDS FLOWS
+ *
+ * BYTES with the frame's checksum, as one says "64-byte packets"; FLOWS a power of two; a rate
+ * of 0 is as fast as it goes. Prints {"frames": …, "seconds": …}. To be pinned to a core.
+ */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <net/if.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "generator.h"
+
+enum { FCS_BYTES = 4, BATCH_FRAMES = 64, TURN_FRAMES = 1 << 17 };
+
+static double now_sec(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void put16(uint8_t *at, uint32_t value) {
+  at[0] = (uint8_t)(value >> 8);
+  at[1] = (uint8_t)value;
+}
+
+static uint16_t header_checksum(const uint8_t *ip) {
+  uint32_t sum = 0;
+  uint16_t folded;
+  for (int i = 0; i < 20; i += 2)
+    sum += (uint32_t)ip[i] << 8 | ip[i + 1];
+  while (sum >> 16)
+    sum = (sum & 0xffff) + (sum >> 16);
+  put16((uint8_t *)&folded, ~sum);
+  return folded;
+}
+
+/* 10.1.x → 10.2.y with x + y constant, UDP to port 5000. */
+static void build(uint8_t frame[GENERATOR_LARGE], uint32_t bytes) {
+  static const uint8_t head[] = {2, 0, 0, 0, 0, 2,  2,  0, 0, 0,  0, 1, 8, 0,  0x45, 0,    0,
+                                 0, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 0, 10, 2,    0xff, 0xff};
+  memset(frame, 0, GENERATOR_LARGE);
+  memcpy(frame, head, sizeof head);
+  put16(frame + 16, bytes - 14);
+  put16(frame + 36, 5000);
+}
+
+static uint16_t checksum_for(uint32_t bytes) {
+  uint8_t frame[GENERATOR_LARGE];
+  build(frame, bytes);
+  return header_checksum(frame + 14);
+}
+
+static struct bpf_object *load(char **words, uint32_t bytes) {
+  struct bpf_object *object = bpf_object__open(words[1]);
+  struct bpf_map *map;
+  double rate = atof(words[4]);
+  struct generator_settings settings = {
+      .gap_256th_ns = rate > 0 ? (uint64_t)(256e9 / rate) : 0,
+      .ifindex = if_nametoindex(words[2]),
+      .flow_mask = (uint32_t)atoi(words[6]) - 1,
+      .mixed = strcmp(words[3], "imix") == 0,
+      .checksum = {checksum_for(bytes), checksum_for(GENERATOR_SMALL),
+                   checksum_for(GENERATOR_MEDIUM), checksum_for(GENERATOR_LARGE)},
+  };
+  if (!object || settings.ifindex == 0)
+    return NULL;
+  bpf_object__for_each_map(map, object) {
+    if (strstr(bpf_map__name(map), ".rodata"))
+      bpf_map__set_initial_value(map, &settings, sizeof settings);
+  }
+  return bpf_object__load(object) ? NULL : object;
+}
+
+int main(int count, char **words) {
+  if (count != 7) {
+    fprintf(stderr, "usage: generator OBJECT INTERFACE BYTES|imix RATE SECONDS FLOWS\n");
+    return 2;
+  }
+  uint8_t frame[GENERATOR_LARGE];
+  uint32_t bytes = strcmp(words[3], "imix") == 0 ? (uint32_t)GENERATOR_LARGE
+                                                 : (uint32_t)atoi(words[3]) - FCS_BYTES;
+  struct bpf_object *object = load(words, bytes);
+  if (!object)
+    return 1;
+  build(frame, bytes);
+  int program = bpf_program__fd(bpf_object__next_program(object, NULL));
+  double rate = atof(words[4]), seconds = atof(words[5]), begun = now_sec();
+  uint64_t frames = 0;
+  LIBBPF_OPTS(bpf_test_run_opts, run, .data_in = frame, .data_size_in = bytes,
+              .flags = BPF_F_TEST_XDP_LIVE_FRAMES, .batch_size = BATCH_FRAMES);
+  int failed = 0;
+  while (!failed && now_sec() - begun < seconds) {
+    run.repeat = rate > 0 && rate / 2 < TURN_FRAMES ? (int)(rate / 2) : TURN_FRAMES;
+    failed = bpf_prog_test_run_opts(program, &run);
+    frames += (uint64_t)run.repeat;
+  }
+  printf("{\"frames\": %llu, \"seconds\": %.4f}\n", (unsigned long long)frames, now_sec() - begun);
+  bpf_object__close(object);
+  return failed != 0;
+}

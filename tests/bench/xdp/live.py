@@ -1,0 +1,330 @@
+"""Live metering: what a packet costs, and how many a second are taken without loss.
+
+    live.py [--runs N] [--sizes 64 512 imix] [--flows N] [--readers NAME…]     (root; two cores)
+
+A generator on the first core sends over a veth pair; the kernel's receiving (a thread of its
+own) and the reader share the last core, as under load they do. Cost: time on the processor of
+the kernel's receiving thread and of the reader (with its DPDK process, where it has one), less
+the kernel's alone, a packet, at a rate that all of them bear. Lossless: the highest offered
+rate with at most 0.5 % lost. Saturated: what is taken when more is offered than can be. Runs
+of all readers alternate; figures are medians. Read them as ratios.
+
+The three run before whatever else the machine does (SCHED_RR, in turns of 3 ms), and of an
+offered rate the best of three short tries counts: a ring of the veth holds 256 frames, and
+a core that is away for a moment, on a virtual machine perhaps its host's doing, loses them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import workbench  # noqa: E402
+
+CORES = sorted(os.sched_getaffinity(0))
+SOURCE_CORE, READER_CORE = CORES[0], CORES[-1]
+SENDER, RECEIVER = f"sondeb{os.getpid()}s", f"sondeb{os.getpid()}r"
+OUT_DEVICE, IN_DEVICE = "out0", "in0"
+BUILT = workbench.OUT / "xdp"
+SIZES = ("64", "512", "imix")
+COST_RATE, COST_SEC, COSTS = 300_000, 0.4, 3
+RATES = [50_000 * 1.1**step for step in range(40)]
+WARM_RATE, WARM_SEC = 400_000, 0.3
+TRIES, TRY_SEC = 3, 0.4
+LOSS_MOST = 0.005
+SETTLE_SEC = 0.3
+DRAIN_SEC = 0.1  # what is on its way arrives
+TURN_PATH = Path("/proc/sys/kernel/sched_rr_timeslice_ms")
+TURN_MS = 3
+
+METER = [BUILT / "meter", workbench.PLUGINS]
+MINIMAL = BUILT / "minimal"
+READERS: dict[str, list[str | Path]] = {
+    "kernel alone": [],
+    "minimal TPACKET_V3": [MINIMAL, "af_packet", IN_DEVICE],
+    "af_packet": [*METER, "af_packet", IN_DEVICE],
+    "pcap": [*METER, "pcap", IN_DEVICE],
+    "dpdk": [*METER, "dpdk", IN_DEVICE],
+    "xdp, added up": [*METER, "xdp", IN_DEVICE],
+    "xdp, packets": [*METER, "xdp", IN_DEVICE, "ether[0] >= 0"],
+    "minimal AF_XDP": [MINIMAL, "af_xdp", IN_DEVICE, BUILT / "redirect.o"],
+    "xdp, dedicated": [*METER, "xdp", IN_DEVICE, "dedicated"],
+}
+
+# Packets are taken whole, as a recording needs them; see recorder.py.
+WHOLE: dict[str, list[str | Path]] = {
+    "metering": [*METER, "af_packet", IN_DEVICE, "", "0"],
+    "recording": [*METER, "af_packet", IN_DEVICE, "", "16"],
+}
+
+
+def missing() -> str | None:
+    """Why nothing can be measured here."""
+    if os.geteuid() != 0:
+        return "needs root: network namespaces and eBPF"
+    return "needs two cores" if len(CORES) < 2 else None
+
+
+def build() -> None:
+    workbench.build_core()
+    for target in ("backend_af_packet", "backend_pcap", "backend_dpdk", "backend_xdp"):
+        workbench.run("cmake", "--build", workbench.CORE, "--parallel", "2", "--target", target)
+    BUILT.mkdir(exist_ok=True)
+    workbench.build_driver("xdp/meter")
+    for program in ("generator", "minimal"):
+        source = HERE / f"{program}.c"
+        workbench.run(*workbench.COMPILER, source, "-o", BUILT / program, "-lbpf")
+    redirect = workbench.REPOSITORY / "native" / "backend" / "xdp" / "dedicated.bpf.c"
+    headers = f"-I/usr/include/{os.uname().machine}-linux-gnu"
+    for source, built in ((HERE / "generator.bpf.c", "generator.o"), (redirect, "redirect.o")):
+        workbench.run("clang", "-O2", "-g", "-target", "bpf", "-mcpu=v3", headers, "-c",
+                      source, "-o", BUILT / built)  # fmt: skip
+
+
+def inside(namespace: str, core: int, *command: str | Path) -> list[str]:
+    first = ["chrt", "-r", "1", "taskset", "-c", str(core)]
+    return ["ip", "netns", "exec", namespace, *first, *map(str, command)]
+
+
+@contextmanager
+def short_turns() -> Iterator[None]:
+    before = TURN_PATH.read_text()
+    TURN_PATH.write_text(str(TURN_MS))
+    try:
+        yield
+    finally:
+        TURN_PATH.write_text(before)
+
+
+@contextmanager
+def wire(*, threaded: bool = True) -> Iterator[None]:
+    """The pair. Threaded: the receiving end is polled by a kernel thread, which is pinned to
+    the reader's core; else in the sender's own time."""
+    run = workbench.run
+    try:
+        for namespace in (SENDER, RECEIVER):
+            run("ip", "netns", "add", namespace)
+            run("ip", "netns", "exec", namespace, "sysctl", "-qw",
+                "net.ipv6.conf.default.disable_ipv6=1")  # fmt: skip
+        run("ip", "link", "add", OUT_DEVICE, "netns", SENDER, "type", "veth",
+            "peer", "name", IN_DEVICE, "netns", RECEIVER)  # fmt: skip
+        run("ip", "-n", SENDER, "link", "set", OUT_DEVICE, "up")
+        run("ip", "-n", RECEIVER, "link", "set", IN_DEVICE, "up")
+        run(*inside(RECEIVER, READER_CORE, "ethtool", "-K", IN_DEVICE, "gro", "on"))
+        polled = f"echo {int(threaded)} > /sys/class/net/{IN_DEVICE}/threaded"
+        run(*inside(RECEIVER, READER_CORE, "sh", "-c", polled))
+        yield
+    finally:
+        for namespace in (SENDER, RECEIVER):
+            subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True)
+
+
+def receiving_thread() -> Path:
+    """Its /proc directory; another one each time that a program is attached to the device."""
+    found = subprocess.check_output(["pgrep", f"napi/{IN_DEVICE}-"], text=True).split()
+    (pid,) = found
+    workbench.run("taskset", "-pc", str(READER_CORE), pid)
+    workbench.run("chrt", "-r", "-p", "1", pid)
+    return Path("/proc") / pid
+
+
+def on_processor_ns(thread: Path) -> int:
+    return int((thread / "schedstat").read_text().split()[0])
+
+
+def children_ns(process: subprocess.Popen[str]) -> int:
+    """Of the processes that the reader has made: that of `dpdk` takes the packets for it."""
+    listed = Path(f"/proc/{process.pid}/task").glob("*/children")
+    children = [Path("/proc") / pid for one in listed for pid in one.read_text().split()]
+    return sum(on_processor_ns(task) for child in children for task in child.glob("task/*"))
+
+
+def capturing_ns(process: subprocess.Popen[str] | None) -> int:
+    """Of the capture thread alone."""
+    tasks = Path(f"/proc/{process.pid}/task").iterdir() if process else ()
+    return sum(on_processor_ns(task) for task in tasks
+               if (task / "comm").read_text().startswith("sonde-cap"))  # fmt: skip
+
+
+def received() -> int:
+    shown = workbench.run("ip", "-n", RECEIVER, "-j", "-s", "link", "show", "dev", IN_DEVICE)
+    return int(json.loads(shown)[0]["stats64"]["rx"]["packets"])
+
+
+def send(size: str, rate: float, seconds: float, flows: int) -> tuple[int, float]:
+    """Frames, and the seconds that they took."""
+    generator = BUILT / "generator"
+    command = inside(SENDER, SOURCE_CORE, generator, f"{generator}.o", OUT_DEVICE, size,
+                     str(round(rate)), str(seconds), str(flows))  # fmt: skip
+    said = json.loads(workbench.run(*command))
+    return int(said["frames"]), float(said["seconds"])
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What came of offering frames at one rate for a while."""
+
+    offered: int
+    seconds: float
+    taken: int
+    kernel_ns: float  # of the receiving thread, for each that was taken
+    capture_ns: float  # of the capture thread
+    cost_ns: float  # on the processor, kernel and reader, for each that was taken
+
+    @property
+    def lossless(self) -> bool:
+        return self.taken >= self.offered * (1 - LOSS_MOST)
+
+    @property
+    def rate(self) -> float:
+        return self.offered / self.seconds
+
+
+class Reader:
+    """A reader at work; "kernel alone" is nobody."""
+
+    def __init__(self, name: str) -> None:
+        self.process: subprocess.Popen[str] | None = None
+        if command := (READERS | WHOLE)[name]:
+            self.process = subprocess.Popen(
+                inside(RECEIVER, READER_CORE, *command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+            )
+            self.answer("ready")
+        time.sleep(SETTLE_SEC)
+        self.thread, self.begun = receiving_thread(), received()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            self.process.communicate()
+
+    def answer(self, key: str) -> dict[str, Any]:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if key not in line:
+            raise RuntimeError(f"{self.process.args} said {line!r}")
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    def count(self) -> tuple[int, float]:
+        """Packets taken, and nanoseconds on the processor, since the reader began."""
+        frames = received() - self.begun
+        kernel_ns = on_processor_ns(self.thread)
+        if self.process is None:
+            return frames, kernel_ns
+        kernel_ns += children_ns(self.process)
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{frames}\n")
+        said = self.answer("captured")
+        return int(said["captured"]), kernel_ns + said["cpu_sec"] * 1e9
+
+    def offer(self, rate: float, seconds: float, size: str, flows: int) -> Turn:
+        before, before_ns = self.count()
+        kernel_ns, capture_ns = on_processor_ns(self.thread), capturing_ns(self.process)
+        offered, seconds = send(size, rate, seconds, flows)
+        time.sleep(DRAIN_SEC)
+        kernel_ns = on_processor_ns(self.thread) - kernel_ns
+        capture_ns = capturing_ns(self.process) - capture_ns
+        after, after_ns = self.count()
+        taken = after - before
+        spent = (one / max(taken, 1) for one in (kernel_ns, capture_ns, after_ns - before_ns))
+        return Turn(offered, seconds, taken, *spent)
+
+    def warm(self, size: str, flows: int) -> None:
+        """So that every flow is known and every page touched before anything is measured."""
+        self.offer(WARM_RATE, max(WARM_SEC, 4 * flows / WARM_RATE), size, flows)
+
+    def highest_lossless(self, size: str, flows: int) -> float:
+        """A rate of the ladder that is borne, where the next is not."""
+        borne, low, lost = 0.0, 0, len(RATES)
+        while low < lost:
+            middle = (low + lost) // 2
+            turn = self.offer(RATES[middle], TRY_SEC, size, flows)
+            for _ in range(TRIES - 1):
+                turn = turn if turn.lossless else self.offer(RATES[middle], TRY_SEC, size, flows)
+            if turn.lossless:
+                borne, low = turn.rate, middle + 1
+            else:
+                lost = middle
+        return borne
+
+
+def goals(cost: dict[str, float], rate: dict[str, float]) -> Iterator[tuple[str, bool]]:
+    if min(rate.values()) == 0:
+        yield "somebody took nothing without loss: the machine is too busy to tell", False
+        return
+    if {"af_packet", "xdp, added up"} <= cost.keys():
+        share = cost["xdp, added up"] / cost["af_packet"]
+        yield f"added up costs {share:.0%} of af_packet, goal 50 %", share <= 0.5
+        share = rate["xdp, added up"] / rate["af_packet"]
+        yield f"added up takes {share:.0%} of af_packet's lossless rate, goal 100 %", share >= 1
+    if {"minimal AF_XDP", "xdp, dedicated"} <= cost.keys():
+        share = rate["xdp, dedicated"] / rate["minimal AF_XDP"]
+        yield f"dedicated takes {share:.0%} of the minimal reader's rate, goal 90 %", share >= 0.9
+
+
+def measure(size: str, readers: list[str], runs: int, flows: int) -> None:
+    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for _ in range(runs):
+        for name in readers:
+            with Reader(name) as reader:
+                reader.warm(size, flows)
+                figures[name]["cost"] += [
+                    reader.offer(COST_RATE, COST_SEC, size, flows).cost_ns for _ in range(COSTS)
+                ]
+                figures[name]["rate"].append(reader.highest_lossless(size, flows))
+                full = reader.offer(0, TRY_SEC, size, flows)
+                figures[name]["saturated"].append(full.taken / full.seconds)
+    floor = statistics.median(figures["kernel alone"]["cost"])
+    cost = {name: statistics.median(one["cost"]) - floor for name, one in figures.items()}
+    rate = {name: statistics.median(one["rate"]) for name, one in figures.items()}
+    print(f"\n{size}, {flows} flows    ns a packet over {floor:.0f}   M/s lossless   saturated")
+    for name in readers:
+        full_rate = statistics.median(figures[name]["saturated"])
+        print(f"  {name:18} {cost[name]:20.0f} {rate[name] / 1e6:16.2f} {full_rate / 1e6:11.2f}")
+    for told, reached in goals(cost, rate):
+        print(f"  {'reached' if reached else 'missed'}: {told}")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--flows", type=int, default=65536, help="a power of two")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, choices=SIZES)
+    parser.add_argument("--readers", nargs="+", default=list(READERS), choices=READERS)
+    wanted = parser.parse_args()
+    if reason := missing():
+        print(f"live metering: NOT MEASURED, {reason}")
+        return 1
+    build()
+    readers = list(dict.fromkeys(["kernel alone", *wanted.readers]))
+    with short_turns(), wire():
+        for size in wanted.sizes:
+            measure(size, readers, wanted.runs, wanted.flows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
