@@ -1,0 +1,77 @@
+# netsonde: everything a developer types. `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.netsonde-stamp
+NATIVE := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.bpf.c')
+
+# What building needs, and what the tests need besides (peers and observers).
+APT_BUILD := gcc clang cmake ninja-build pkg-config libbpf-dev libdpdk-dev libpcap-dev libssl-dev python3-venv python3-dev \
+             iproute2 iputils-ping
+APT_TEST := clang libclang-rt-14-dev ethtool iperf3 libcap2-bin minisign nfdump openssl pmacct procps systemd \
+            tcpdump tshark
+APT_BENCH := clang ethtool iperf3 nfdump softflowd
+
+# Tests that leave time to others; those not named here fill the wire, or count what the whole
+# machine has, and run alone.
+SIDE_BY_SIDE := tests/e2e tests/faults tests/native/test_core.py tests/style tests/unit tests/wire
+
+.PHONY: help setup demo test bench lint format native-test fuzz clean system-build system-test system-bench
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: system-build $(STAMP) ## make .venv with netsonde and nats-server in it
+
+demo: setup ## show the main job on live traffic, with an embedded NATS server
+	$(VENV)/bin/netsonde demo
+
+test: system-test setup lint ## lint, C tests under sanitizers, fuzzers, all Python tests
+	.ci/native-test
+	.ci/fuzz beside $(PY) -m pytest --numprocesses 2 --dist worksteal $(SIDE_BY_SIDE)
+	$(PY) -m pytest $(addprefix --ignore=,$(SIDE_BY_SIDE))
+
+bench: system-bench setup ## measure beside the peers, print one table
+	@failed=0; for one in run.py "xdp/live.py --runs 1" xdp/harm.py; do \
+	  $(PY) tests/bench/$$one || failed=1; done; exit $$failed
+
+lint: $(STAMP) ## ruff, mypy --strict, clang-format, import rules
+	$(VENV)/bin/ruff check agent tests
+	$(VENV)/bin/ruff format --check agent tests
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	find native tests -name '*.[ch]' | xargs $(VENV)/bin/clang-format --dry-run --Werror
+
+format: $(STAMP) ## rewrite Python and C in the house format
+	$(VENV)/bin/ruff check --fix agent tests
+	$(VENV)/bin/ruff format agent tests
+	find native tests -name '*.[ch]' | xargs $(VENV)/bin/clang-format -i
+
+native-test: system-test setup ## only the C tests and fuzzers
+	.ci/native-test
+	.ci/fuzz
+	$(PY) -m pytest tests/native
+
+fuzz: ## the fuzz targets, five minutes each
+	FUZZ_SECONDS=300 .ci/fuzz
+
+clean: ## remove all that was built
+	rm -rf build $(VENV) tests/bench/out
+
+system-build:
+	@.ci/system-packages $(APT_BUILD)
+system-test:
+	@.ci/system-packages $(APT_BUILD) $(APT_TEST)
+system-bench:
+	@.ci/system-packages $(APT_BUILD) $(APT_BENCH)
+
+$(VENV)/bin/pip:
+	python3 -m venv $(VENV)
+
+# Reinstalled when the native sources or the project's metadata change; Python is in place.
+$(STAMP): $(VENV)/bin/pip pyproject.toml $(NATIVE)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,dev]'
+	@touch $@
