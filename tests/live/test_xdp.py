@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_gso import WITHIN, counted, transfer
+from iperf import transfer
+from test_gso import MEGABYTES, WITHIN, counted
 from xdp_modes import ATTACH, MODES, each_mode, each_shared_mode
 
 import capturing
@@ -108,7 +109,7 @@ async def test_super_packets_count_as_wire_packets(
     # Of the packets only the heads, so that none is lost: what counts is how they are counted.
     await capturing.start(bus, "xdp", snaplen=128, **MODES[mode])
     before = counted(wire)
-    transfer(wire, back=back)
+    transfer(wire, MEGABYTES, back=back)
     status = await capturing.at_rest(bus)
     packets, octets = (after - then for after, then in zip(counted(wire), before, strict=True))
     assert status["packets_dropped"] == 0
