@@ -23,7 +23,6 @@ async def settled(bus: Bus, offered: int) -> dict[str, Any]:
         return status if seen >= offered else None
 
     status = await eventually(ask, f"{offered} packets to be captured or dropped")
-    assert status is not None
     assert status["packets_captured"] + status["packets_dropped"] == offered
     check_conservation(status)
     return status
@@ -42,7 +41,6 @@ async def at_rest(bus: Bus) -> dict[str, Any]:
         return status if same else None
 
     status = await eventually(ask, "the counters to stand still", interval_sec=0.05)
-    assert status is not None
     check_conservation(status)
     return status
 

@@ -109,7 +109,7 @@ def milliseconds(text: str) -> int:
 
 def without(flows: Counter[Uniflow], *fields: str) -> Counter[Uniflow]:
     """With those fields as 0, for what a protocol or a collector does not tell."""
-    blank = dict.fromkeys(fields, 0)
+    blank: dict[str, Any] = dict.fromkeys(fields, 0)
     found: Counter[Uniflow] = Counter()
     for flow, count in flows.items():
         found[flow._replace(**blank)] += count

@@ -9,17 +9,40 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sized
+from typing import Protocol, TypeVar, overload
+
+
+class _Boolean(Protocol):
+    def __bool__(self) -> bool: ...
+
 
 Answer = TypeVar("Answer")
+# What can be false, as no coroutine can: else mypy would take one for an answer.
+Plain = TypeVar("Plain", bound=_Boolean | Sized)
 
 PATIENCE_SEC = 60.0
 INTERVAL_SEC = 0.01
 
 
+@overload
 async def eventually(
-    ask: Callable[[], Answer | Awaitable[Answer]],
+    ask: Callable[[], Awaitable[Answer | None]],
+    what: str,
+    *,
+    within_sec: float = ...,
+    interval_sec: float = ...,
+) -> Answer: ...
+@overload
+async def eventually(
+    ask: Callable[[], Plain | None],
+    what: str,
+    *,
+    within_sec: float = ...,
+    interval_sec: float = ...,
+) -> Plain: ...
+async def eventually(
+    ask: Callable[[], Answer | Awaitable[Answer | None] | None],
     what: str,
     *,
     within_sec: float = PATIENCE_SEC,
@@ -39,7 +62,7 @@ async def eventually(
 
 
 def eventually_now(
-    ask: Callable[[], Answer], what: str, *, within_sec: float = PATIENCE_SEC
+    ask: Callable[[], Answer | None], what: str, *, within_sec: float = PATIENCE_SEC
 ) -> Answer:
     """The same where no event loop runs, or where blocking it does no harm."""
     deadline = time.monotonic() + within_sec

@@ -64,7 +64,7 @@ def checksum(data: bytes) -> int:
     """RFC 1071: the ones' complement of the ones' complement sum."""
     if len(data) % 2:
         data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total ^ 0xFFFF
@@ -196,7 +196,8 @@ def _tick_ns(options: bytes) -> int:
     while offset + 4 <= len(options):
         code, length = struct.unpack_from("<HH", options, offset)
         if code == 9:
-            return 10 ** (9 - options[offset + 4])
+            tick_ns: int = 10 ** (9 - options[offset + 4])
+            return tick_ns
         if code == 0:
             break
         offset += 4 + (length + 3) // 4 * 4

@@ -32,7 +32,9 @@ async def retrieve(bus: Bus, directory: Path, **body: Any) -> tuple[dict[str, An
     reply = await bus.ok("packets", {"to": "object_store", **body}, timeout_sec=60)
     store = await bus.client.jetstream().object_store(reply["bucket"])
     answer = directory / "answer.pcapng"
-    answer.write_bytes((await store.get(reply["object"])).data)
+    data = (await store.get(reply["object"])).data
+    assert data is not None
+    answer.write_bytes(data)
     return reply, checked(reply, answer)
 
 

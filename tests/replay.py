@@ -7,7 +7,7 @@ each flow as its records tell it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,7 @@ async def finished(bus: Bus, host: str = "alpha") -> dict[str, Any]:
         status = await bus.ok("status", host=host)
         return status if status["finished"] else None
 
-    status = await eventually(ask, "the file to be read")
-    assert status is not None
-    return status
+    return await eventually(ask, "the file to be read")
 
 
 async def records_of(
@@ -97,7 +95,7 @@ def check_conservation(status: Mapping[str, Any]) -> None:
     assert sum(status["records_by_reason"].values()) == status["records"]
 
 
-def check_lives(records: list[Record]) -> None:
+def check_lives(records: Sequence[Record]) -> None:
     """Each flow_id: segments 0, 1, …, one final record and it is the last, totals that are
     the sums of the deltas, and no time that runs backwards."""
     lives: dict[str, list[Record]] = defaultdict(list)

@@ -73,7 +73,7 @@ async def captured(bus: Bus, count: int) -> int:
 
 
 def decrypt(files: list[Path], key: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    command = [COMMAND, "decrypt", *files, "--key", key, "-o", out]
+    command: list[str | Path] = [COMMAND, "decrypt", *files, "--key", key, "-o", out]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -137,8 +137,8 @@ async def test_start_takes_export_along_or_does_not_start(
     fleet.start("alpha", export={"max_message_bytes": 512})
     path = str(capture_file(conversations()))
     inbox = Inbox()
-    body = {"interface": path, "backend": "file", "export": collector(inbox.port)}
-    await bus.ok("start", {**body, "export": {**body["export"], "export_interval_sec": 5}})
+    export = collector(inbox.port, export_interval_sec=5)
+    await bus.ok("start", {"interface": path, "backend": "file", "export": export})
     status = await finished(bus)
     assert status["metering"]["enabled"]
     assert status["export"]["max_message_bytes"] == 512

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ async def test_followers_and_a_collector_see_the_same(
         fleet.agent(encoding, flows=flows).spawn()
     for host in ENCODINGS:
         subject = f"$SRV.PING.netsonde.{host}"
-        await eventually(lambda subject=subject: answers(nats_server.url, subject), f"{host}")
+        await eventually(partial(answers, nats_server.url, subject), f"{host}")
     collected = tmp_path / "collected"
     collector = spawn(nats_server, "collect", "-o", str(collected), "--json")
 

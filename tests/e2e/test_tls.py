@@ -88,7 +88,8 @@ async def controller(server: NatsServer, section: NatsSection) -> AsyncIterator[
 
 
 def section(server: NatsServer, **keys: Any) -> NatsSection:
-    return NatsSection(servers=[server.url], **{key: str(value) for key, value in keys.items()})
+    texts: dict[str, Any] = {key: str(value) for key, value in keys.items()}
+    return NatsSection(servers=[server.url], **texts)
 
 
 async def answering(bus: Bus, host: str = "alpha") -> None:
@@ -174,7 +175,8 @@ async def test_a_plaintext_server_hears_nothing(
     secret = tmp_path / "secret"
     secret.write_text("s3cret-w0rd")
     url = f"{scheme}://127.0.0.1:{plain.port}"
-    keys = {"tls_ca": str(authority.ca), "user": "agent", "password_file": str(secret)}
+    keys: dict[str, Any] = {"tls_ca": str(authority.ca), "user": "agent"}
+    keys["password_file"] = str(secret)
     agent = fleet.agent(nats={"servers": [url], **keys}).spawn()
     eventually_now(lambda: plain.visits >= 3, "the agent to have tried again and again")
     with pytest.raises(UnreachableError):

@@ -160,7 +160,8 @@ class Stage:
 
     async def _pulled(self) -> bool:
         """Does a collector wait for the stream's messages?"""
-        return (await self._consumer()).get("num_waiting", 0) > 0
+        waiting: int = (await self._consumer()).get("num_waiting", 0)
+        return waiting > 0
 
     def drained(self) -> bool:
         """Have the collectors acknowledged, and so written, every message of the stream?"""

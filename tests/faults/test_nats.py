@@ -54,10 +54,12 @@ async def back_together(server: NatsServer, agent: Agent, bus: Bus) -> None:
 
 
 async def answering(bus: Bus, agent: Agent) -> None:
-    eventually_now(
-        lambda: answers(bus.client.connected_url.geturl(), f"$SRV.PING.netsonde.{agent.host}"),
-        "the agent to answer again",
-    )
+    def ask() -> bool:
+        server = bus.client.connected_url
+        assert server is not None
+        return answers(server.geturl(), f"$SRV.PING.netsonde.{agent.host}")
+
+    eventually_now(ask, "the agent to answer again")
 
 
 async def test_agent_starts_before_the_bus(fleet: Fleet, tmp_path: Path, capture: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import capturing
 import oracle
 from agents import Agent, Fleet
-from bus import Bus
+from bus import Bus, Events
 from deadlines import eventually, eventually_now
 from netns import Sender, Wire
 from netsonde.core import Capture
@@ -140,6 +140,17 @@ async def test_busy_port_is_refused_and_left_to_its_owner(
     await bus.ok("stop", host="beta")
 
 
+async def kill_engine(agent: Agent, events: Events, number: int) -> None:
+    """The agent tells of it, for the `number`th time, and starts another."""
+    (process,) = processes(agent)
+    os.kill(process, signal.SIGKILL)
+    await eventually(
+        lambda: sum(event["event"] == "backend_error" for event in events.all()) == number,
+        "the event backend_error",
+    )
+    await eventually(lambda: [pid for pid in processes(agent) if pid != process], "another process")
+
+
 async def test_killed_process_is_an_event_and_not_an_outage(
     alpha: Agent, bus: Bus, sender: Sender, wire: Wire
 ) -> None:
@@ -148,17 +159,7 @@ async def test_killed_process_is_an_event_and_not_an_outage(
     sender.send([FRAME] * 100)
     await capturing.settled(bus, 100)
     for number in range(1, 4):
-        (process,) = processes(alpha)
-        os.kill(process, signal.SIGKILL)
-        await eventually(
-            lambda wanted=number: (
-                sum(event["event"] == "backend_error" for event in events.all()) == wanted
-            ),
-            "the event backend_error",
-        )
-        await eventually(
-            lambda old=process: [pid for pid in processes(alpha) if pid != old], "another process"
-        )
+        await kill_engine(alpha, events, number)
         await answers(bus, sender)
     errors = [event for event in events.all() if event["event"] == "backend_error"]
     assert all("killed by signal 9" in error["detail"] for error in errors)

@@ -56,13 +56,14 @@ async def test_no_ping_is_lost_while_it_comes_and_goes(
 @pytest.fixture
 def policy(wire: Wire, tmp_path: Path) -> str:
     """The neighbour's program, attached the old way; returns how tc lists it."""
-    source, compiled = Path(__file__).with_name("neighbour.bpf.c"), tmp_path / "neighbour.o"
+    source = str(Path(__file__).with_name("neighbour.bpf.c"))
+    compiled = str(tmp_path / "neighbour.o")
     headers = f"-I/usr/include/{platform.machine()}-linux-gnu"
     clang = ["clang", "-O2", "-g", "-target", "bpf", headers, "-c", source, "-o", compiled]
     subprocess.run(clang, check=True, capture_output=True)
     tc = [*wire.prefix, "tc"]
     subprocess.run([*tc, "qdisc", "add", "dev", HOST_DEVICE, "clsact"], check=True)
-    add = ["filter", "add", "dev", HOST_DEVICE, "ingress", "bpf", "da", "obj", str(compiled)]
+    add = ["filter", "add", "dev", HOST_DEVICE, "ingress", "bpf", "da", "obj", compiled]
     subprocess.run([*tc, *add, "sec", "tc"], check=True)
     return policies(wire)
 

@@ -25,7 +25,7 @@ from netsonde.collect.collector import Collector, Rotation
 from netsonde.collect.files import Files, JsonlFiles
 from netsonde.collect.ledger import BOOTS_MAX, Gap, Ledger
 from netsonde.collect.parquet import ParquetFiles
-from netsonde.collect.state import StateError, StateFile
+from netsonde.collect.state import StateError, StateFile, write_all
 
 BATCHES = 12
 PER_BATCH = 3
@@ -267,10 +267,9 @@ async def test_a_full_disk_is_waited_out(tmp_path: Path, monkeypatch: pytest.Mon
 
     stream = Stream()
     collector = collector_on(tmp_path, "jsonl")
-    original = files_module.write_all
 
     def full(fd: int, data: bytes) -> None:
-        original(fd, data[:10])
+        write_all(fd, data[:10])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -82,8 +83,9 @@ def test_a_secret_that_cannot_be_read_is_named_and_not_shown(tmp_path: Path, key
     for content in (None, b"", b"\xff\xfe"):
         if content is not None:
             path.write_bytes(content)
+        keys: dict[str, Any] = {key: str(path)}
         with pytest.raises(ConfigError, match=f"nats.{key}"):
-            _ = Login(NatsSection(**{key: str(path)})).options
+            _ = Login(NatsSection(**keys)).options
 
 
 @pytest.mark.parametrize("text", ["", "-----BEGIN NATS USER JWT-----\nx\n"])

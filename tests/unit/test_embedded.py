@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_without_a_binary_it_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert embedded.find_server().name == "nats-server"
-    monkeypatch.setattr(embedded.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EmbeddedServerError, match="install"):
         embedded.find_server()

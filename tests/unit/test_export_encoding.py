@@ -198,6 +198,7 @@ def decode(version: int, messages: list[bytes]) -> list[tuple[Any, ...]]:
 
 def _read(version: int, message: Any, one: Any) -> tuple[Any, ...]:
     data = dict(one.data)
+    more: tuple[Any, ...]
     if version == 10:
         family = "6" if "sourceIPv6Address" in data else "4"
         times = (data["flowStartMilliseconds"], data["flowEndMilliseconds"])
@@ -256,7 +257,7 @@ def test_a_template_is_withheld_until_the_next_refresh() -> None:
     flow = Flow(4, b"\n\0\0\1", b"\n\0\0\2", 1, 2, 17, 0, 0, (1, 0), (40, 0), (0, 0), 0, 0,
                 NOW_NS, NOW_NS, 1)  # fmt: skip
     messages = encode(10, 0, 512, [flow] * 400)
-    known = {"netflow": {}, "ipfix": {}}
+    known: dict[str, dict[Any, Any]] = {"netflow": {}, "ipfix": {}}
     lost = 0
     for data in messages[2:]:
         try:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def signatures(signers: Signers) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def ask(signers: Signers) -> Iterator[Callable[..., FirmwareReply]]:
+def ask(signers: Signers) -> Callable[..., FirmwareReply]:
     """Asks about image.bin (or other content) with a signature's bytes."""
 
     def asking(

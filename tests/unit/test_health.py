@@ -110,9 +110,10 @@ def test_not_ready() -> None:
 
 
 def test_the_spool() -> None:
-    session = session_of(Stats())
+    fake = FakeSession(Stats())
+    session = cast(Session, fake)
     assert "spool" not in health(session).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
-    session.pump.spool = SpoolState(
+    fake.pump.spool = SpoolState(
         bytes_used=1,
         bytes_max=2,
         records_waiting=3,

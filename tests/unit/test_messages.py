@@ -50,9 +50,9 @@ def test_defaults() -> None:
 def test_ranges(verb: str, body: dict[str, Any], name: str, lowest: int, highest: int) -> None:
     for value in (lowest, highest):
         assert getattr(convert(verb, {**body, name: value}), name) == value
-    for value in (lowest - 1, highest + 1, 2**70, str(lowest), float(lowest), True, None):
+    for wrong in (lowest - 1, highest + 1, 2**70, str(lowest), float(lowest), True, None):
         with pytest.raises(msgspec.ValidationError):
-            convert(verb, {**body, name: value})
+            convert(verb, {**body, name: wrong})
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_refused(verb: str, body: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", sorted(VERBS))
 def test_no_verb_takes_a_stranger(name: str) -> None:
-    bodies = {"start": START, "flow.meter.enable": METER}
+    bodies: dict[str, dict[str, Any]] = {"start": START, "flow.meter.enable": METER}
     with pytest.raises(msgspec.ValidationError, match="unknown field `surprise`"):
         convert(name, {**bodies.get(name, {}), "surprise": 1})
 

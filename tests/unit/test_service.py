@@ -13,7 +13,6 @@ import pytest_asyncio
 from nats.aio.msg import Msg
 
 from deadlines import PATIENCE_SEC, eventually
-from netsonde import service as service_module
 from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
 from netsonde.config import FirmwareSection, PolicySection
 from netsonde.discovery import Discovery
@@ -21,7 +20,7 @@ from netsonde.errors import NoSession
 from netsonde.events import Events
 from netsonde.firmware.verify import Firmware
 from netsonde.handlers import HANDLERS, Call, Done
-from netsonde.messages import StatusReply, StopReply
+from netsonde.messages import VERBS, StatusReply, StopReply
 from netsonde.policy import Policy
 from netsonde.recorder.retrieval import Retrievals
 from netsonde.service import COSTLY_MAX, Service
@@ -383,4 +382,4 @@ async def test_draining_waits_for_what_is_in_flight(rig: Rig, handle: Any) -> No
 
 
 def test_every_verb_has_a_handler() -> None:
-    assert set(HANDLERS) == set(service_module.VERBS)
+    assert set(HANDLERS) == set(VERBS)

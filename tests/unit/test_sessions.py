@@ -9,7 +9,6 @@ from typing import Any, cast
 import pytest
 
 from deadlines import PATIENCE_SEC
-from netsonde import session
 from netsonde.config import CaptureSection, Config
 from netsonde.core import Capture
 from netsonde.errors import Draining
@@ -38,7 +37,7 @@ async def test_a_start_that_comes_too_late_leaves_no_session(
         opened.append(await really_open(*arguments))
         return opened[0]
 
-    monkeypatch.setattr(session.Capture, "open", open_slowly)
+    monkeypatch.setattr(Capture, "open", open_slowly)
     write_pcap(tmp_path / "empty.pcap", [])
     preflight = Preflight(Config(capture=CaptureSection(replay_dirs=[str(tmp_path)])))
     async with asyncio.timeout(PATIENCE_SEC), asyncio.TaskGroup() as tasks:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -225,7 +225,7 @@ class FleetClient:
         hosts = tuple(found)
         return pace.limit.apply(hosts) if pace.limit else hosts
 
-    async def follow(self, stream: str, hosts: Sequence[str] | None) -> AsyncIterator[Msg]:
+    async def follow(self, stream: str, hosts: Sequence[str] | None) -> AsyncGenerator[Msg, None]:
         """The messages of a stream, of the named hosts or of all, as they come. Bounded: what
         the reader cannot keep up with is dropped, and shows as gaps in `seq`."""
         arrived: asyncio.Queue[Msg] = asyncio.Queue(maxsize=1)

@@ -37,7 +37,7 @@ def bits_per_sec(seconds: float) -> float:
                 raise RuntimeError("iperf3 does not listen")
         client = live.inside(SENDER, READER_CORE, "iperf3", "-c", SERVER_ADDRESS, "-p", PORT,
                              "-t", str(seconds), "-J")  # fmt: skip
-        said = json.loads(live.workbench.run(*client))
+        said = json.loads(live.run(*client))
         server.communicate(timeout=10)
     finally:
         server.kill()
@@ -78,12 +78,8 @@ def main() -> int:
     live.build()
     worst = 1.0
     with live.short_turns(), live.wire(threaded=False):
-        live.workbench.run(
-            "ip", "-n", RECEIVER, "addr", "add", f"{SERVER_ADDRESS}/24", "dev", IN_DEVICE
-        )
-        live.workbench.run(
-            "ip", "-n", SENDER, "addr", "add", f"{CLIENT_ADDRESS}/24", "dev", OUT_DEVICE
-        )
+        live.run("ip", "-n", RECEIVER, "addr", "add", f"{SERVER_ADDRESS}/24", "dev", IN_DEVICE)
+        live.run("ip", "-n", SENDER, "addr", "add", f"{CLIENT_ADDRESS}/24", "dev", OUT_DEVICE)
         turn(None, wanted.seconds)  # the first is always another
         for mode in MODES:
             found = sorted(ratios(mode, wanted.pairs, wanted.seconds))

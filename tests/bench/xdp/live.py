@@ -35,6 +35,8 @@ sys.path.insert(0, str(HERE.parent))
 
 import workbench  # noqa: E402
 
+run = workbench.run
+
 CORES = sorted(os.sched_getaffinity(0))
 SOURCE_CORE, READER_CORE = CORES[0], CORES[-1]
 SENDER, RECEIVER = f"sondeb{os.getpid()}s", f"sondeb{os.getpid()}r"
@@ -114,7 +116,6 @@ def short_turns() -> Iterator[None]:
 def wire(*, threaded: bool = True) -> Iterator[None]:
     """The pair. Threaded: the receiving end is polled by a kernel thread, which is pinned to
     the reader's core; else in the sender's own time."""
-    run = workbench.run
     try:
         for namespace in (SENDER, RECEIVER):
             run("ip", "netns", "add", namespace)
@@ -223,7 +224,7 @@ class Reader:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if key not in line:
-            raise RuntimeError(f"{self.process.args} said {line!r}")
+            raise RuntimeError(f"{self.process.args!r} said {line!r}")
         said: dict[str, Any] = json.loads(line)
         return said
 
