@@ -42,6 +42,7 @@ lint: $(STAMP) ## ruff, mypy --strict, clang-format, import rules
 	$(VENV)/bin/ruff check agent tests
 	$(VENV)/bin/ruff format --check agent tests
 	$(VENV)/bin/mypy
+	find tests -mindepth 2 -name conftest.py | xargs -n 1 $(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	find native tests -name '*.[ch]' | xargs $(VENV)/bin/clang-format --dry-run --Werror
 
