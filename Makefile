@@ -15,9 +15,9 @@ APT_TEST := clang libclang-rt-14-dev ethtool iperf3 libcap2-bin minisign nfdump 
             tcpdump tshark
 APT_BENCH := clang ethtool iperf3 nfdump softflowd
 
-# Tests that leave time to others; those not named here fill the wire, or count what the whole
-# machine has, and run alone.
-SIDE_BY_SIDE := tests/e2e tests/faults tests/native/test_core.py tests/style tests/unit tests/wire
+# Tests that fill the wire, or measure what the machine does: no other runs beside them.
+ALONE := tests/live/test_gso.py tests/live/test_overload.py tests/live/test_xdp_cost.py tests/live/test_xdp_harm.py \
+         tests/native/test_alone.py
 
 .PHONY: help setup demo test bench lint format native-test fuzz clean system-build system-test system-bench
 
@@ -31,8 +31,8 @@ demo: setup ## show the main job on live traffic, with an embedded NATS server
 
 test: system-test setup lint ## lint, C tests under sanitizers, fuzzers, all Python tests
 	.ci/native-test
-	.ci/fuzz beside $(PY) -m pytest --numprocesses 2 --dist worksteal $(SIDE_BY_SIDE)
-	$(PY) -m pytest $(addprefix --ignore=,$(SIDE_BY_SIDE))
+	.ci/fuzz beside $(PY) -m pytest --numprocesses 3 --dist worksteal $(addprefix --ignore=,$(ALONE))
+	$(PY) -m pytest $(ALONE)
 
 bench: system-bench setup ## measure beside the peers, print one table
 	@failed=0; for one in run.py "xdp/live.py --runs 1" xdp/harm.py; do \
