@@ -13,8 +13,6 @@ FUNCTION_LINES_MAX = 70
 # Files that may be longer, each with its reason.
 LONGER: dict[str, str] = {
     "tests/e2e/test_export.py": "one exporter, and everything that a collector may be to it",
-    "native/tests/af_packet_test.c": "one wire, and everything that a ring on it must show",
-    "native/tests/file_test.c": "one row after the other of good and bad capture files",
     "native/tests/netflow_encode_test.c": "one row after the other of messages, byte by byte",
     "native/tests/segment_test.c": "one row after the other of damaged segment files",
 }
