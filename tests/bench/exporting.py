@@ -7,22 +7,16 @@ nfcapd is repeated more slowly, and the slower figure is the one that counts.
 
 from __future__ import annotations
 
-import re
-import shutil
-import signal
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import nfcapd
 import softflowd
 from engine import ConservationError
 from pinned import run_pinned
-from table import Row, compare, lack, reach
+from table import Row, compare, lack, reach, show_rate
 from workbench import OUT, PLUGINS, Trace
 
 ENCODE_GOAL_PER_SEC = 10e6
@@ -46,12 +40,6 @@ PACES_BYTES_PER_SEC = (
     110_000_000,
     80_000_000,
 )
-RECEIVE_BUFFER_BYTES = 128 << 20
-COLLECTOR_READY_SEC = 10.0
-
-
-def find_collector() -> str | None:
-    return shutil.which("nfcapd")
 
 
 def encode_rows(runs: int) -> list[Row]:
@@ -66,37 +54,41 @@ def encode_rows(runs: int) -> list[Row]:
 
 def replay_rows(timed: Trace, kept: Trace, runs: int, peer: str | None) -> list[Row]:
     """One-packet flows to nfcapd as they time out, and records that existed when it began."""
-    if find_collector() is None:
+    if nfcapd.find() is None:
         return [lack("export to nfcapd", "nfcapd is not installed")]
     rows: list[Row] = []
     for version, name in VERSIONS.items():
-        whole: list[float] = []
-        sustained: list[float] = []
+        whole: list[dict[str, Any]] = []
+        sustained: list[dict[str, Any]] = []
         beside: list[float] = []
         for _ in range(runs):
-            whole.append(rate(replay(timed, version, TIMED)))
-            sustained.append(rate_after_reading(replay(kept, version, KEPT)))
+            whole.append(replay(timed, version, TIMED))
+            sustained.append(replay(kept, version, KEPT))
             if peer is not None and version == 9:
                 measured = softflowd.replay(peer, timed, softflowd.FITTING_TABLE)
                 beside.append(timed.packets / measured.seconds)
         title = f"one-packet flows to nfcapd, {name}, M records/s"
-        rows.append(reach(title, whole, REPLAY_GOAL_PER_SEC))
+        rows.append(reach_nfcapd(title, whole, "started", REPLAY_GOAL_PER_SEC))
         if beside:
-            rows.append(compare(f"{title}, beside", whole, beside, "softflowd", None))
-        rows.append(
-            reach(f"existing records to nfcapd, {name}, M/s", sustained, SUSTAINED_GOAL_PER_SEC)
-        )
-    large = [rate(replay(timed, 10, TIMED + LARGE_MESSAGES)) for _ in range(runs)]
+            ours = [rate(one, "started", "sent_all") for one in whole]
+            rows.append(compare(f"{title}, beside", ours, beside, "softflowd", None))
+        title = f"existing records to nfcapd, {name}, M/s"
+        rows.append(reach_nfcapd(title, sustained, "read_all", SUSTAINED_GOAL_PER_SEC))
+    large = [replay(timed, 10, TIMED + LARGE_MESSAGES) for _ in range(runs)]
     title = "one-packet flows to nfcapd, IPFIX, messages of 8,900 bytes, M records/s"
-    return [*rows, reach(title, large, REPLAY_GOAL_PER_SEC)]
+    return [*rows, reach_nfcapd(title, large, "started", REPLAY_GOAL_PER_SEC)]
 
 
-def rate(result: dict[str, Any]) -> float:
-    return float(result["sent"]["records"] / result["seconds"])
+def reach_nfcapd(title: str, results: list[dict[str, Any]], since: str, goal: float) -> Row:
+    """Until we had sent the last record; beside, until nfcapd had read it."""
+    row = reach(title, [rate(result, since, "sent_all") for result in results], goal)
+    taken = show_rate([rate(result, since, "taken_all") for result in results])
+    return dataclasses.replace(row, beside=f"nfcapd {taken}")
 
 
-def rate_after_reading(result: dict[str, Any]) -> float:
-    return float(result["sent"]["records"] / (result["seconds"] - result["read_sec"]))
+def rate(result: dict[str, Any], since: str, until: str) -> float:
+    """Records a second between two of: started, read_all, sent_all, taken_all."""
+    return float(result["sent"]["records"] / (result[until] - result[since]))
 
 
 def replay(trace: Trace, version: int, options: tuple[str, ...]) -> dict[str, Any]:
@@ -111,12 +103,12 @@ def replay(trace: Trace, version: int, options: tuple[str, ...]) -> dict[str, An
 def replay_at(
     trace: Trace, version: int, options: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    with collecting(OUT / "nfcapd") as (port, collector):
+    with nfcapd.collecting() as (port, log):
         command: list[str | Path] = [OUT / "export" / "send", PLUGINS, trace.path, str(version)]
         command += ["127.0.0.1", str(port), *options]
         result: dict[str, Any] = msgspec.json.decode(run_pinned(command).output)
-        drain(port)
-    return result, read_counts(collector)
+        result["taken_all"] = max(nfcapd.drain(port), result["sent_all"])
+    return result, nfcapd.read_counts(log)
 
 
 def audit(trace: Trace, version: int, result: dict[str, Any], counted: dict[str, int]) -> None:
@@ -127,54 +119,3 @@ def audit(trace: Trace, version: int, result: dict[str, Any], counted: dict[str,
     wrong = counted["Sequence Errors"] + counted["Bad Packets"]
     if lost or wrong or ours != theirs or sent["packets"] != trace.packets:
         raise ConservationError(f"{trace.name}, version {version}: {result}, nfcapd {counted}")
-
-
-# ---- nfcapd -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def collecting(directory: Path) -> Iterator[tuple[int, Path]]:
-    """(port, log); it has ended when the block has."""
-    shutil.rmtree(directory, ignore_errors=True)
-    (directory / "flows").mkdir(parents=True)
-    log = directory / "log"
-    port = free_port()
-    command = ["nfcapd", "-4", "-b", "127.0.0.1", "-p", str(port), "-t", "86400"]
-    command += ["-w", str(directory / "flows"), "-B", str(RECEIVE_BUFFER_BYTES)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + COLLECTOR_READY_SEC
-        while "Startup nfcapd" not in log.read_text():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"nfcapd does not start:\n{log.read_text()}")
-            time.sleep(0.01)
-        yield port, log
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        shutil.rmtree(directory / "flows")
-
-
-def drain(port: int) -> None:
-    """Until nfcapd has read all that its socket holds."""
-    while True:
-        table = Path("/proc/net/udp").read_text()
-        found = re.search(rf":{port:04X} \S+ \S+ [0-9A-F]+:([0-9A-F]+)", table)
-        if found is None or int(found[1], 16) == 0:
-            return
-        time.sleep(0.01)
-
-
-def read_counts(log: Path) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for line in re.findall(r"^Ident: 'none' (.*)$", log.read_text(), re.MULTILINE):
-        for name, count in re.findall(r"([A-Z][A-Za-z ]*): (\d+)", line):
-            counts[name] = counts.get(name, 0) + int(count)
-    return counts
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

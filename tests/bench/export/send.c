@@ -5,9 +5,9 @@
  *     domain=N  tunnel=inner  filter=EXPRESSION  idle=MS  active=MS
  *     records=FILE  the stream's records, as JSON, for comparison; else its consumer is off
  *
- * Prints one JSON object: the session's counters, the
- * collector's, and the seconds from start until the file was read through, and until the
- * last record was sent. Judges nothing.
+ * Prints one JSON object: the session's counters, the collector's, and the monotonic clock's
+ * seconds when it started, had read the file through, and had sent the last record. Judges
+ * nothing.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -103,7 +103,11 @@ static void drain(struct sonde_session *session, FILE *file) {
   }
 }
 
-static void print(struct sonde_session *session, double read_through, double seconds) {
+struct times {
+  double started, read_all, sent_all;
+};
+
+static void print(struct sonde_session *session, const struct times *times) {
   struct sonde_stats stats;
   struct sonde_collector_stats sent;
   sonde_session_stats(session, &stats);
@@ -111,9 +115,10 @@ static void print(struct sonde_session *session, double read_through, double sec
     die("collectors", NULL);
   printf("{\"captured\": %" PRIu64 ", \"recorded\": %" PRIu64 ", \"non_flow\": %" PRIu64
          ", \"ip_bytes\": %" PRIu64 ", \"records\": %" PRIu64 ", \"records_dropped\": %" PRIu64
-         ", \"flows\": %" PRIu64 ", \"read_sec\": %.3f, \"seconds\": %.3f, ",
+         ", \"flows\": %" PRIu64 ", \"started\": %.4f, \"read_all\": %.4f, \"sent_all\": %.4f, ",
          stats.packets_captured, stats.packets_recorded, stats.packets_non_flow, stats.ip_bytes,
-         stats.records, stats.records_dropped, stats.flows_created, read_through, seconds);
+         stats.records, stats.records_dropped, stats.flows_created, times->started, times->read_all,
+         times->sent_all);
   printf("\"sent\": {\"messages\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"templates\": %" PRIu64
          ", \"records\": %" PRIu64 ", \"packets\": %" PRIu64 ", \"octets\": %" PRIu64
          ", \"skipped_ipv6\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"no_room\": %" PRIu64
@@ -136,7 +141,7 @@ int main(int argc, char **argv) {
   const char *path = find_option(argc, argv, "records", NULL);
   FILE *records = path ? fopen(path, "w") : NULL;
   add_collector(session, argc, argv);
-  double start = read_seconds();
+  struct times times = {.started = read_seconds()};
   if (sonde_session_start(session, &error) < 0)
     die("start", &error);
   while (!stats.finished) {
@@ -144,14 +149,14 @@ int main(int argc, char **argv) {
     drain(session, records);
     sonde_session_stats(session, &stats);
   }
-  double read_through = read_seconds() - start;
+  times.read_all = read_seconds();
   if (sonde_session_stop(session, &error) < 0)
     die("stop", &error);
   drain(session, records);
   if (sonde_session_export_flush(session, FLUSH_MS, &error) < 0)
     die("flush", &error);
-  double seconds = read_seconds() - start;
-  print(session, read_through, seconds);
+  times.sent_all = read_seconds();
+  print(session, &times);
   if (records && fclose(records) != 0)
     die("records", NULL);
   sonde_session_close(session);
