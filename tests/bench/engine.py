@@ -1,4 +1,4 @@
-"""The core by itself: replay.c over a trace, rendering.c over records.
+"""The core by itself: replay.c over a trace, rendering.c over records, collisions.c on the table.
 
 Every replay is audited: the conservation law holds before and after the stop, and the
 packets are those of the file.
@@ -66,3 +66,15 @@ def render(encoding: str, records: int) -> float:
     measured = run_pinned([binary, encoding, str(records), "1"])
     result = msgspec.json.decode(measured.output)
     return float(result["records"] / result["seconds"])
+
+
+def collide(flows: int, packets: int) -> dict[str, float]:
+    """Packets a second for keys that are scattered, aimed without the secret, or with it."""
+    measured = run_pinned([OUT / "collisions", str(flows), str(packets)])
+    rates: dict[str, float] = {}
+    for line in measured.output.splitlines():
+        result = msgspec.json.decode(line)
+        if result["way"] != "known" and result["flows_active"] != flows:
+            raise ConservationError(f"a table of {flows}: {result}")
+        rates[result["way"]] = float(result["packets_per_cpu_sec"])
+    return rates

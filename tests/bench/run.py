@@ -51,6 +51,8 @@ RENDERED_RECORDS = 3_000_000
 RECORDS_WORTH_A_RATE = 100_000
 EXPORTED_FLOWS = 1_500_000  # of one packet each
 TIMED_EVERY_US = 10  # 100,000 begin each second
+COLLISION_RATIO = 0.5
+COLLIDING_PACKETS = 4 << 20
 
 
 def tell(text: str) -> None:
@@ -141,6 +143,18 @@ def table_memory_row() -> Row:
     return weigh(measure, finished["memory_kib"] / 1024, TABLE_MIB)
 
 
+def collision_rows(runs: int) -> list[Row]:
+    """A million keys with one hash, had the table not drawn its secret; and if it leaked."""
+    tell("collisions")
+    done = [engine.collide(TABLE_SIZE, COLLIDING_PACKETS) for _ in range(runs)]
+    rates = {way: [one[way] for one in done] for way in done[0]}
+    title = "a million flows whose keys collide unkeyed, M packets/s"
+    return [
+        compare(title, rates["aimed"], rates["scattered"], "scattered keys", COLLISION_RATIO),
+        reach(f"{title}, secret known", rates["known"]),
+    ]
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="of each replay (default %(default)s)")
@@ -164,6 +178,7 @@ def measure_all(runs: int, packets: int) -> list[Row]:
     rows += recorder.rows(runs)
     tell("dpdk")
     rows += dpdk.rows(runs)
+    rows += collision_rows(runs)
     rows.append(table_memory_row())
     reason = agent_replay.missing()
     if reason is not None:
@@ -202,7 +217,7 @@ def main() -> int:
     tell("building")
     workbench.build_generator()
     workbench.build_core()
-    for driver in ("replay", "rendering", "export/encode", "export/send"):
+    for driver in ("replay", "rendering", "collisions", "export/encode", "export/send"):
         workbench.build_driver(driver)
     rows = measure_all(arguments.runs, arguments.packets)
     print(f"\n{arguments.packets / 1e6:g} M packets a trace, median of {arguments.runs} "
