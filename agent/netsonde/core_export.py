@@ -6,6 +6,7 @@ no handle of its own: a Capture lends its own for the time of a call.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,80 +122,110 @@ class ExportDecoder:
 
 IPV4, IPV6 = lib.SONDE_COLUMN_IPV4, lib.SONDE_COLUMN_IPV6
 MAC, HEX = lib.SONDE_COLUMN_MAC, lib.SONDE_COLUMN_HEX
+SUM = lib.SONDE_COLUMN_SUM
 TEXT_WIDTHS: dict[int, int] = {IPV4: 4, IPV6: 16, MAC: 6, HEX: 8}
+TEXT_MAX: int = lib.SONDE_COLUMN_TEXT_MAX
+NUMBER_KINDS: dict[int, int] = {  # by the bytes of a row
+    1: lib.SONDE_COLUMN_U8,
+    2: lib.SONDE_COLUMN_U16,
+    4: lib.SONDE_COLUMN_U32,
+    8: lib.SONDE_COLUMN_U64,
+}
+_ROW_BYTES = {kind: size for size, kind in NUMBER_KINDS.items()}
 
-
+ALL_ROWS = (1 << 32) - 1
 _SETS_MAX = 64
 
 
-def ipfix_sets(data: bytes) -> list[tuple[int, int, int, int]]:
+def ipfix_sets(data: bytes) -> list[tuple[int, int, int]]:
     """Of whole messages, each set of templates and for each id the first data set: id, offset,
-    bytes, and bytes of all sets of that id."""
+    bytes."""
     sets = ffi.new("struct sonde_set[]", _SETS_MAX)
     count = lib.sonde_ipfix_sets(ffi.from_buffer(data), len(data), sets, _SETS_MAX)
-    return [(one.id, one.offset, one.bytes, one.bytes_all) for one in sets[0:count]]
+    return [(one.id, one.offset, one.bytes) for one in sets[0:count]]
 
 
-def ipfix_records(data: bytes, kind: int, record_bytes: int, bytes_all: int) -> bytes:
-    """The data records of all sets of that id; record_bytes is at least 1."""
-    records = bytearray(bytes_all)
-    size = lib.sonde_ipfix_records(
-        ffi.from_buffer(data), len(data), kind, record_bytes,
-        ffi.from_buffer("uint8_t[]", records, require_writable=True),
-    )  # fmt: skip
-    return bytes(memoryview(records)[:size])
+def ipfix_rows(data: bytes, set_id: int, record_bytes: int) -> int:
+    """How many data records all sets of that id have; record_bytes is at least 1."""
+    return int(
+        lib.sonde_ipfix_columns(
+            ffi.from_buffer(data), len(data), set_id, record_bytes, ffi.NULL, 0, 0, ALL_ROWS
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Strided:
-    """Where a field lies in records of one size, one after the other."""
+class Field:
+    """Where a field lies in a data record, and what its column is made of."""
 
-    body: bytes
-    record_bytes: int
-    at: int
+    offset: int
     width: int
+    kind: int
 
     @property
-    def rows(self) -> int:
-        return len(self.body) // self.record_bytes
+    def is_text(self) -> bool:
+        return self.kind in TEXT_WIDTHS
 
-    def _first(self, width: int) -> Any:
-        if self.width != width or self.at + width > self.record_bytes:
-            raise ValueError(f"no field of {width} bytes")
-        return ffi.from_buffer("uint8_t[]", self.body) + self.at
+    @property
+    def row_bytes(self) -> int:
+        """Of a number in its column."""
+        return _ROW_BYTES[self.kind]
 
-
-def column_numbers(field: Strided) -> bytearray:
-    """Big-endian numbers of up to 8 bytes, as native ones of 8."""
-    numbers = bytearray(8 * field.rows)
-    if not 1 <= field.width <= 8:
-        raise ValueError(f"no number has {field.width} bytes")
-    lib.sonde_column_numbers(
-        field._first(field.width), field.record_bytes, field.width, field.rows,
-        ffi.from_buffer("uint64_t[]", numbers, require_writable=True),
-    )  # fmt: skip
-    return numbers
+    @property
+    def is_sound(self) -> bool:
+        if self.is_text:
+            return self.width == TEXT_WIDTHS[self.kind]
+        return 1 <= self.width <= 8
 
 
-def column_sum(field: Strided) -> int:
-    """Of big-endian numbers of up to 8 bytes, modulo 2^64."""
-    if not 1 <= field.width <= 8:
-        raise ValueError(f"no number has {field.width} bytes")
-    first = field._first(field.width)
-    return int(lib.sonde_column_sum(first, field.record_bytes, field.width, field.rows))
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Where a field's values go: writable buffers. `ends` only of a text."""
+
+    values: Any
+    ends: Any = None
+
+    def rows_max(self, field: Field) -> int:
+        if field.kind == SUM:
+            return ALL_ROWS
+        size = memoryview(self.values).nbytes
+        if field.is_text:
+            return min(size // TEXT_MAX, memoryview(self.ends).nbytes // 4) - 1
+        return size // field.row_bytes
 
 
-def column_texts(field: Strided, kind: int) -> tuple[bytearray, bytes]:
-    """Arrow's offsets, 32 bits each, and the texts. Raises ValueError if the field's size is
-    not the kind's."""
-    first = field._first(TEXT_WIDTHS[kind])
-    ends = bytearray(4 * (field.rows + 1))
-    text = ffi.new("char[]", (field.rows + 1) * lib.SONDE_COLUMN_TEXT_MAX)
-    size = lib.sonde_column_texts(
-        first, field.record_bytes, kind, field.rows, text,
-        ffi.from_buffer("int32_t[]", ends, require_writable=True),
-    )  # fmt: skip
-    return ends, bytes(ffi.buffer(text, size))
+class RecordReader:
+    """Reads data records of one template, of one size, into columns."""
+
+    def __init__(self, record_bytes: int, columns: Sequence[tuple[Field, Column]]) -> None:
+        self._record_bytes = record_bytes
+        self._rows_max = min(
+            (column.rows_max(field) for field, column in columns), default=ALL_ROWS
+        )
+        self._kept: list[Any] = []  # the structs do not keep what they point at
+        self._columns = ffi.new("struct sonde_column[]", len(columns))
+        for place, (field, column) in zip(self._columns, columns, strict=True):
+            if not field.is_sound or field.offset + field.width > record_bytes:
+                raise ValueError(f"no field of {field.width} bytes at {field.offset}")
+            place.offset, place.width, place.kind = field.offset, field.width, field.kind
+            place.values = self._address("uint8_t[]", column.values)
+            if field.is_text:
+                place.ends = self._address("int32_t[]", column.ends)
+
+    def _address(self, kind: str, buffer: Any) -> Any:
+        self._kept.append(ffi.from_buffer(kind, buffer, require_writable=True))
+        return self._kept[-1]
+
+    def read(self, data: bytes, set_id: int, row: int, rows: int = ALL_ROWS) -> int:
+        """The first `rows` of that id, from that row on. Returns how many there were."""
+        if rows > self._rows_max - row:
+            raise ValueError(f"no room for {rows} rows at {row}")
+        return int(
+            lib.sonde_ipfix_columns(
+                ffi.from_buffer(data), len(data), set_id, self._record_bytes,
+                self._columns, len(self._columns), row, rows,
+            )
+        )  # fmt: skip
 
 
 # ---- decoder -------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
  * Four layers that can be used apart: collectors of a session (records reach them without
  * the caller), the encoder (records in, messages out, time is an argument, no sockets),
  * the decoder (a captured message in, JSON lines out), and columns (data records of one size
- * in, one field of all of them out).
+ * in, each field of all of them out).
  */
 #ifndef SONDE_EXPORT_H
 #define SONDE_EXPORT_H
@@ -197,29 +197,34 @@ struct sonde_set { /* of one IPFIX message or many; the first of its kind, but s
  * set of data records. Returns how many, at most `max`; ends where no whole message begins. */
 uint32_t sonde_ipfix_sets(const uint8_t *data, uint32_t bytes, struct sonde_set *sets,
                           uint32_t max);
-/* Appends the whole records of every set `id` to `records`, which has room for bytes_all.
- * Returns the bytes. */
-uint32_t sonde_ipfix_records(const uint8_t *data, uint32_t bytes, uint16_t id,
-                             uint32_t record_bytes, uint8_t *records);
-
-enum sonde_column_text {
+enum sonde_column_kind {
   SONDE_COLUMN_IPV4 = 0, /* 4 octets, as text */
   SONDE_COLUMN_IPV6 = 1, /* 16 octets, RFC 5952 */
   SONDE_COLUMN_MAC = 2,  /* 6 octets, with colons */
   SONDE_COLUMN_HEX = 3,  /* 8 octets */
+  SONDE_COLUMN_U8 = 4,   /* numbers of 1 to 8 octets, and this much of them */
+  SONDE_COLUMN_U16 = 5,
+  SONDE_COLUMN_U32 = 6,
+  SONDE_COLUMN_U64 = 7,
+  SONDE_COLUMN_SUM = 8, /* all of them added to the one uint64_t that is there, modulo 2^64 */
 };
 
 enum { SONDE_COLUMN_TEXT_MAX = 40 }; /* bytes a row, and as many once more to scribble on */
 
-/* A field of `width` octets lies at `field` and every `stride` bytes from there, `rows` times:
- * the caller's to have checked. Numbers are big-endian, of 1 to 8 octets. */
-void sonde_column_numbers(const uint8_t *field, uint32_t stride, uint32_t width, uint32_t rows,
-                          uint64_t *numbers);
-uint64_t sonde_column_sum(const uint8_t *field, uint32_t stride, uint32_t width, uint32_t rows);
-/* The texts one after the other, as Arrow has them: row n is text[ends[n]] to text[ends[n + 1]],
- * ends has rows + 1 entries, and text room for (rows + 1) * SONDE_COLUMN_TEXT_MAX bytes, below
- * 2^31. Returns the bytes of text. */
-uint32_t sonde_column_texts(const uint8_t *field, uint32_t stride, int kind, uint32_t rows,
-                            char *text, int32_t *ends);
+struct sonde_column { /* a field of a data record, and where all of them go */
+  uint32_t offset;
+  uint32_t width; /* octets, as the column's kind has them */
+  int kind;       /* enum sonde_column_kind */
+  void *values;   /* numbers in native order; or texts one after the other, as Arrow has them: */
+  int32_t *ends;  /* row n is text[ends[n]] to text[ends[n + 1]], below 2^31; else NULL */
+};
+
+/* Reads the whole records of all sets `id` into the columns, from row `row` on, `rows_max` at
+ * most; texts begin at ends[row], the caller's to set for the first. Returns how many, which
+ * without columns is all it does: so the caller learns what room there must be. That the fields
+ * lie in the record is the caller's to have checked. record_bytes is at least 1. */
+uint32_t sonde_ipfix_columns(const uint8_t *data, uint32_t bytes, uint16_t id,
+                             uint32_t record_bytes, const struct sonde_column *columns,
+                             uint32_t count, uint32_t row, uint32_t rows_max);
 
 #endif

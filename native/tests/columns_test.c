@@ -1,31 +1,54 @@
-/* columns_test.c - fields of records, taken out column by column. */
+/* columns_test.c - data records, read into columns. */
 #include <string.h>
 
 #include "check.h"
 #include "netsonde.h"
 
-enum { ROWS = 3, STRIDE = 40 };
+enum { ROWS = 3, RECORD = 40, HEAD = 20, TABLE_ROWS = 8 };
 
-static uint8_t records[ROWS * STRIDE];
+/* One message of one set: ROWS records of RECORD bytes. */
+static uint8_t message[HEAD + ROWS * RECORD] = {0,        10, 0, sizeof message,
+                                                [16] = 1, 0,  0, sizeof message - 16};
+
+static uint32_t read_column(struct sonde_column *column) {
+  return sonde_ipfix_columns(message, sizeof message, 256, RECORD, column, 1, 0, UINT32_MAX);
+}
+
+static uint64_t read_row(const void *values, int kind, uint32_t row) {
+  switch (kind) {
+  case SONDE_COLUMN_U8:
+    return ((const uint8_t *)values)[row];
+  case SONDE_COLUMN_U16:
+    return ((const uint16_t *)values)[row];
+  case SONDE_COLUMN_U32:
+    return ((const uint32_t *)values)[row];
+  default:
+    return ((const uint64_t *)values)[row];
+  }
+}
 
 static void check_numbers(void) {
-  static const uint64_t expected[9][ROWS] = {
-      [1] = {0xf0, 0xe0, 0xd0},
-      [2] = {0xf0f1, 0xe0e1, 0xd0d1},
-      [4] = {0xf0f1f2f3, 0xe0e1e2e3, 0xd0d1d2d3},
-      [8] = {0xf0f1f2f3f4f5f6f7, 0xe0e1e2e3e4e5e6e7, 0xd0d1d2d3d4d5d6d7}};
+  static const uint64_t masks[] = {UINT8_MAX, UINT16_MAX, UINT32_MAX, UINT64_MAX};
   for (uint32_t row = 0; row < ROWS; row++)
     for (uint8_t i = 0; i < 8; i++)
-      records[row * STRIDE + 7 + i] = (uint8_t)(0xf0 - 0x10 * row + i);
-  for (uint32_t width = 1; width <= 8; width *= 2) {
-    uint64_t numbers[ROWS];
-    sonde_column_numbers(records + 7, STRIDE, width, ROWS, numbers);
-    uint64_t sum = 0;
-    for (uint32_t row = 0; row < ROWS; row++) {
-      CHECK(numbers[row] == expected[width][row]);
-      sum += numbers[row];
+      message[HEAD + row * RECORD + 7 + i] = (uint8_t)(0xf0 - 0x10 * row + i);
+  for (uint32_t width = 1; width <= 8; width++) {
+    uint64_t values[ROWS], sum = 1, expected = 1;
+    for (int kind = SONDE_COLUMN_U8; kind <= SONDE_COLUMN_U64; kind++) {
+      struct sonde_column column = {.offset = 7, .width = width, .kind = kind, .values = values};
+      CHECK_EQ(read_column(&column), ROWS);
+      for (uint32_t row = 0; row < ROWS; row++) {
+        uint64_t number = 0;
+        for (uint32_t i = 0; i < width; i++)
+          number = number << 8 | (uint64_t)(0xf0 - 0x10 * row + i);
+        CHECK(read_row(values, kind, row) == (number & masks[kind - SONDE_COLUMN_U8]));
+        expected += kind == SONDE_COLUMN_U64 ? number : 0;
+      }
     }
-    CHECK(sonde_column_sum(records + 7, STRIDE, width, ROWS) == sum);
+    struct sonde_column adding = {
+        .offset = 7, .width = width, .kind = SONDE_COLUMN_SUM, .values = &sum};
+    CHECK_EQ(read_column(&adding), ROWS);
+    CHECK(sum == expected);
   }
 }
 
@@ -33,17 +56,18 @@ static void check_texts(const void *first, const void *second, const void *third
                         int kind, const char *expected) {
   const void *given[ROWS] = {first, second, third};
   char text[(ROWS + 1) * SONDE_COLUMN_TEXT_MAX];
-  int32_t ends[ROWS + 1];
+  int32_t ends[ROWS + 1] = {0};
   for (uint32_t row = 0; row < ROWS; row++)
-    memcpy(records + row * STRIDE + 3, given[row], width);
-  uint32_t bytes = sonde_column_texts(records + 3, STRIDE, kind, ROWS, text, ends);
-  CHECK_EQ(bytes, strlen(expected) - 2); /* a comma between two rows */
+    memcpy(message + HEAD + row * RECORD + 3, given[row], width);
+  struct sonde_column column = {
+      .offset = 3, .width = width, .kind = kind, .values = text, .ends = ends};
+  CHECK_EQ(read_column(&column), ROWS);
+  CHECK_EQ(ends[ROWS], strlen(expected) - 2); /* a comma between two rows */
   for (uint32_t row = 0; row < ROWS; row++) {
     int32_t length = ends[row + 1] - ends[row];
     CHECK(memcmp(text + ends[row], expected, (size_t)length) == 0);
     expected += length + 1;
   }
-  CHECK_EQ(ends[ROWS], bytes);
 }
 
 /* Two messages: a template and two sets of records in turn, then a set that lies. */
@@ -60,7 +84,6 @@ static const uint8_t messages[] = {
 
 static void check_sets(void) {
   struct sonde_set sets[4];
-  uint8_t found[9];
   CHECK_EQ(sonde_ipfix_sets(messages, sizeof messages, sets, 4), 3);
   CHECK_EQ(sets[0].id, 2);
   CHECK_EQ(sets[0].offset, 20);
@@ -69,15 +92,37 @@ static void check_sets(void) {
   CHECK_EQ(sets[1].bytes_all, 9);
   CHECK_EQ(sets[2].id, 257);
   CHECK_EQ(sonde_ipfix_sets(messages, sizeof messages, sets, 2), 2);
-  CHECK_EQ(sonde_ipfix_records(messages, sizeof messages, 256, 2, found), 8);
-  CHECK(memcmp(found, "\1\2\3\4\5\6\7\x8", 8) == 0);
-  CHECK_EQ(sonde_ipfix_records(messages, sizeof messages, 256, 7, found), 0);
   for (uint32_t cut = 0; cut < sizeof messages; cut++) /* the sanitizers watch */
     CHECK(sonde_ipfix_sets(messages, cut, sets, 4) <= 3);
 }
 
+/* Of all sets of one id, one behind the other, behind the rows that are there. */
+static void check_rows(void) {
+  uint8_t left[TABLE_ROWS] = {[0] = 99};
+  int32_t ends[TABLE_ROWS] = {[1] = 1};
+  char text[TABLE_ROWS * SONDE_COLUMN_TEXT_MAX] = "-";
+  uint16_t both[TABLE_ROWS];
+  struct sonde_column columns[] = {
+      {.offset = 0, .width = 1, .kind = SONDE_COLUMN_U8, .values = left},
+      {.offset = 0, .width = 2, .kind = SONDE_COLUMN_U16, .values = both},
+  };
+  CHECK_EQ(sonde_ipfix_columns(messages, sizeof messages, 256, 2, NULL, 0, 0, UINT32_MAX), 4);
+  CHECK_EQ(sonde_ipfix_columns(messages, sizeof messages, 256, 2, columns, 2, 1, 4), 4);
+  CHECK(memcmp(left, "\143\1\3\5\7\0", 6) == 0);
+  CHECK_EQ(both[4], 0x708);
+  CHECK_EQ(sonde_ipfix_columns(messages, sizeof messages, 256, 2, columns, 2, 5, 2), 2);
+  CHECK(memcmp(left + 5, "\1\3\0", 3) == 0);
+  CHECK_EQ(sonde_ipfix_columns(messages, sizeof messages, 256, 7, NULL, 0, 0, UINT32_MAX), 0);
+  struct sonde_column address = {
+      .offset = 0, .width = 4, .kind = SONDE_COLUMN_IPV4, .values = text, .ends = ends};
+  CHECK_EQ(sonde_ipfix_columns(messages, sizeof messages, 257, 4, &address, 1, 1, 9), 1);
+  CHECK(memcmp(text, "-7.7.7.7", 8) == 0);
+  CHECK_EQ(ends[2], 8);
+}
+
 int main(void) {
   check_sets();
+  check_rows();
   check_numbers();
   check_texts("\x0a\0\0\x01", "\xff\xff\xff\xff", "\0\0\0\0", 4, SONDE_COLUMN_IPV4,
               "10.0.0.1,255.255.255.255,0.0.0.0");

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netsonde.collect.batches import IPFIX, Batch
-from netsonde.collect.columns import IpfixRows, count_records
+from netsonde.collect.columns import IpfixRows
+from netsonde.collect.templates import count_records
 from netsonde.core import FIELD_NAMES, ffi, field_bits, lib
 from netsonde.core import IPFIX as CODE
 

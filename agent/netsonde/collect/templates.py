@@ -1,0 +1,204 @@
+"""IPFIX templates (RFC 7011 §3.4.1), and where the columns of a batch lie in its data records.
+
+The data records of one template are of one size (the interface's name, the only variable
+field, is the same all over a batch), so what a field is to become can be said once for all of
+them. Hostile bytes cannot read beyond the message: every length is checked against what is
+there, and a set that lies is left out.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from ..core_export import (
+    HEX,
+    IPV4,
+    IPV6,
+    MAC,
+    NUMBER_KINDS,
+    SUM,
+    Column,
+    Field,
+    RecordReader,
+    ipfix_rows,
+    ipfix_sets,
+)
+from .batches import Counts
+
+REVERSE = 29305  # RFC 5103
+VARIABLE = 65535
+TEMPLATE_SET, DATA_SET_MIN = 2, 256
+
+Element = tuple[int, int]  # enterprise, number
+
+_1, _2, _8 = NUMBER_KINDS[1], NUMBER_KINDS[2], NUMBER_KINDS[8]
+# What elements become: which column, and what that is made of.
+_COLUMNS: dict[Element, tuple[str, int]] = {
+    (0, 2): ("packets", _8),
+    (0, 1): ("bytes", _8),
+    (0, 352): ("l2_bytes", _8),
+    (REVERSE, 2): ("reverse_packets", _8),
+    (REVERSE, 1): ("reverse_bytes", _8),
+    (REVERSE, 352): ("reverse_l2_bytes", _8),
+    (0, 4): ("protocol_number", _1),
+    (0, 7): ("source_port", _2),
+    (0, 11): ("dest_port", _2),
+    (0, 60): ("ip_version", _1),
+    (0, 6): ("tcp_flags", _1),
+    (REVERSE, 6): ("reverse_tcp_flags", _1),
+    (0, 5): ("tos", _1),
+    (0, 52): ("ttl_min", _1),
+    (0, 53): ("ttl_max", _1),
+    (0, 152): ("first_seen", _8),
+    (0, 153): ("last_seen", _8),
+    (0, 136): ("end_reason", _1),
+    (0, 61): ("direction", _1),
+    (0, 8): ("source_ip", IPV4),
+    (0, 12): ("dest_ip", IPV4),
+    (0, 27): ("source_ip", IPV6),
+    (0, 28): ("dest_ip", IPV6),
+    (0, 56): ("source_mac", MAC),
+    (0, 80): ("dest_mac", MAC),
+    (0, 148): ("flow_id", HEX),
+}
+_SUMMED = {
+    element: name.removeprefix("reverse_")
+    for element, (name, _) in _COLUMNS.items()
+    if name.removeprefix("reverse_") in ("packets", "bytes")
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    fields: tuple[tuple[Element, int], ...]  # and bytes
+
+    @cached_property
+    def fixed_bytes(self) -> int:
+        return sum(size for _, size in self.fields if size != VARIABLE)
+
+    @cached_property
+    def variable(self) -> int:
+        return sum(size == VARIABLE for _, size in self.fields)
+
+    @cached_property
+    def places(self) -> list[tuple[Element, int, int]]:
+        """Where the fields of fixed size lie: element, offset, bytes."""
+        found, at = [], 0
+        for element, size in self.fields:
+            if size == VARIABLE:
+                break
+            found.append((element, at, size))
+            at += size
+        return found
+
+    @cached_property
+    def columns(self) -> dict[str, Field]:
+        """A field whose size is not what its element has is left out."""
+        found = {}
+        for element, at, size in self.places:
+            if element in _COLUMNS:
+                name, kind = _COLUMNS[element]
+                field = Field(at, size, kind)
+                if field.is_sound:
+                    found[name] = field
+        return found
+
+    @cached_property
+    def summed(self) -> list[tuple[str, Field]]:
+        """What packets and bytes are made of."""
+        fields = [
+            (_SUMMED[element], Field(at, size, SUM))
+            for element, at, size in self.places
+            if element in _SUMMED
+        ]
+        return [(name, field) for name, field in fields if field.is_sound]
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The data records of all sets of one template in a batch."""
+
+    data: bytes
+    set_id: int
+    template: Template
+    record_bytes: int
+    interface: bytes
+
+    @property
+    def rows(self) -> int:
+        return ipfix_rows(self.data, self.set_id, self.record_bytes)
+
+
+def read_records(data: bytes) -> Iterator[Records]:
+    """Of a whole batch."""
+    templates: dict[int, Template] = {}
+    sets = ipfix_sets(data)
+    for set_id, at, size in sets:
+        if set_id == TEMPLATE_SET:
+            templates |= _learn(data[at : at + size])
+    for set_id, at, size in sets:
+        template = templates.get(set_id)
+        if template is None:
+            continue
+        found = _measure(data, at, size, template)
+        if found is not None:
+            yield Records(data, set_id, template, *found)
+
+
+def count_records(data: bytes) -> Counts:
+    """Records, packets and bytes of a batch."""
+    totals = {"packets": bytearray(8), "bytes": bytearray(8)}
+    rows_all = 0
+    for records in read_records(data):
+        summed = [(field, Column(totals[name])) for name, field in records.template.summed]
+        reader = RecordReader(records.record_bytes, summed)
+        rows_all += reader.read(data, records.set_id, 0)
+    packets, octets = (int.from_bytes(total, sys.byteorder) for total in totals.values())
+    return rows_all, packets, octets
+
+
+@lru_cache(256)
+def _learn(body: bytes) -> dict[int, Template]:
+    """The same ones come with each batch. Not to be changed."""
+    at, templates = 0, dict[int, Template]()
+    while at + 4 <= len(body):
+        number, count = struct.unpack_from("!HH", body, at)
+        at += 4
+        if number < DATA_SET_MIN:
+            break  # padding
+        fields: list[tuple[Element, int]] = []
+        for _ in range(count):
+            if at + 4 > len(body):
+                return templates
+            element, size = struct.unpack_from("!HH", body, at)
+            at += 4
+            enterprise = 0
+            if element & 0x8000:
+                if at + 4 > len(body):
+                    return templates
+                (enterprise,) = struct.unpack_from("!I", body, at)
+                at += 4
+            fields.append(((enterprise, element & 0x7FFF), size))
+        templates[number] = Template(tuple(fields))
+    return templates
+
+
+def _measure(data: bytes, at: int, size: int, template: Template) -> tuple[int, bytes] | None:
+    """The bytes of a record and the interface's name, from the first set of its kind. None: the
+    set cannot be read."""
+    record_bytes, name = template.fixed_bytes, b""
+    if template.variable:
+        # It comes last. One byte of length, and the same name in every record of a batch.
+        last = template.fields[-1][1] == VARIABLE and template.variable == 1
+        if not last or size <= record_bytes or data[at + record_bytes] == 255:
+            return None
+        name_bytes = data[at + record_bytes]
+        name = data[at + record_bytes + 1 : at + min(record_bytes + 1 + name_bytes, size)]
+        record_bytes += 1 + name_bytes
+    if record_bytes == 0 or size < record_bytes:
+        return None
+    return record_bytes, name

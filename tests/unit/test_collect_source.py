@@ -1,0 +1,113 @@
+"""Pulling from a real JetStream: what there is, what comes first, and each until it is
+acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from deadlines import eventually
+from netsonde.bus.embedded import EmbeddedServer
+from netsonde.collect.source import ERRORS, PULL_MESSAGES, DurableSource
+
+STREAM, SUBJECT = "CAPTURE_FLOWS", "capture.stream.flows.alpha"
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    async with EmbeddedServer(jetstream=True) as server:
+        client = await nats.connect(server.url)
+        await client.jetstream().add_stream(name=STREAM, subjects=["capture.stream.flows.>"])
+        yield client
+        await client.close()
+
+
+def source_on(client: Client, *, ack_wait_sec: float = 30.0) -> DurableSource:
+    return DurableSource(
+        client, stream=STREAM, subjects=[SUBJECT], durable="d", ack_wait_sec=ack_wait_sec
+    )
+
+
+async def publish(client: Client, first: int, last: int) -> None:
+    js = client.jetstream()
+    for number in range(first, last + 1):
+        # What a request's end is told by must not be what a record can say.
+        await js.publish(SUBJECT, b"%d" % number, headers={"Status": "404"})
+
+
+def numbers(messages: list[Msg]) -> list[int]:
+    return [int(message.data) for message in messages]
+
+
+async def test_all_that_is_there_in_its_order_and_not_again(client: Client) -> None:
+    count = 2 * PULL_MESSAGES + 5
+    await publish(client, 1, count)
+    source = source_on(client)
+    await source.open()
+    fetches = [await source.fetch() for _ in range(3)]
+    assert [len(one) for one in fetches] == [PULL_MESSAGES, PULL_MESSAGES, 5]
+    found = [message for one in fetches for message in one]
+    assert numbers(found) == list(range(1, count + 1))
+    await source.acknowledge(found)
+    assert await source.fetch() == []
+    info = await client.jetstream().consumer_info(STREAM, "d")
+    assert info.num_ack_pending == 0
+
+
+async def test_what_comes_while_it_waits(client: Client) -> None:
+    source = source_on(client)
+    await source.open()
+    found: list[Msg] = []
+
+    async def collect() -> None:
+        while len(found) < 3:
+            found.extend(await source.fetch())
+
+    collecting = asyncio.create_task(collect())
+    await publish(client, 1, 3)
+    async with asyncio.timeout(60):
+        await collecting
+    assert numbers(found) == [1, 2, 3]
+
+
+async def test_what_is_not_acknowledged_comes_again(client: Client) -> None:
+    await publish(client, 1, 3)
+    source = source_on(client, ack_wait_sec=0.2)
+    await source.open()
+    first = await source.fetch()
+    assert numbers(first) == [1, 2, 3]
+    await source.acknowledge(first[1:2])
+    again: list[int] = []
+
+    async def come_again() -> bool:
+        again.extend(numbers(await source.fetch()))
+        return {1, 3} <= set(again)
+
+    await eventually(come_again, "both that were not acknowledged")
+    assert 2 not in again
+
+
+async def test_a_consumer_that_is_taken_away_is_told_of(client: Client) -> None:
+    source = source_on(client)
+    await source.open()
+    await client.jetstream().delete_consumer(STREAM, "d")
+
+    async def refused() -> bool:
+        try:
+            return bool(await source.fetch())
+        except ERRORS:
+            return True
+
+    await eventually(refused, "an error")
+    await source.open()
+    await publish(client, 1, 1)
+    await eventually(lambda: fetched(source), "a message of the new consumer")
+
+
+async def fetched(source: DurableSource) -> bool:
+    return numbers(await source.fetch()) == [1]
