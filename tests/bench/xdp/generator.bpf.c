@@ -17,9 +17,11 @@ static long wait_until(__u32 turn, __u64 *when_ns) {
 enum { LATE_NS = 100000 };
 
 static void pace(void) {
+  __u64 now_ns = state.ended_ns = bpf_ktime_get_ns();
+  if (state.begun_ns == 0)
+    state.begun_ns = now_ns;
   if (settings.gap_256th_ns == 0)
     return;
-  __u64 now_ns = bpf_ktime_get_ns();
   __u64 due_ns = state.due_256th_ns >> 8;
   if (now_ns > due_ns + LATE_NS) {
     state.due_256th_ns = now_ns << 8;

@@ -17,6 +17,8 @@ struct generator_settings {
 
 struct generator_state {
   __u64 frames;
+  __u64 begun_ns; /* when the first was made … */
+  __u64 ended_ns; /* … and the last; CLOCK_MONOTONIC */
   __u64 due_256th_ns;
 };
 

@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <errno.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_packet.h>
@@ -32,6 +33,8 @@ enum {
   BLOCKS = MEMORY_BYTES / BLOCK_BYTES,
   FRAME_BYTES = 4096,
   FRAMES = MEMORY_BYTES / FRAME_BYTES,
+  BUSY_TRIES = 50,
+  BUSY_PAUSE_MS = 10,
   QUIET_MS = 200, /* so long without a packet, and all have come */
 };
 
@@ -53,10 +56,13 @@ static uint32_t seen_count;
 
 /* ---- the flows ---------------------------------------------------------------------------- */
 
+/* In huge pages, as the core's. */
 static void *memory(size_t bytes) {
-  void *got =
-      mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-  return got == MAP_FAILED ? NULL : got;
+  void *got = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (got == MAP_FAILED)
+    return NULL;
+  madvise(got, bytes, MADV_HUGEPAGE);
+  return got;
 }
 
 static void meter(void) {
@@ -176,6 +182,18 @@ static int attach(int fd, unsigned ifindex, const char *path) {
          bpf_link_create(program, (int)ifindex, BPF_XDP, &options) < 0;
 }
 
+/* The kernel lets go of the queue of a reader that has just ended a moment later. */
+static int bind_patiently(int fd, const struct sockaddr_xdp *address) {
+  int failed;
+  for (int i = 0; i < BUSY_TRIES; i++) {
+    failed = bind(fd, (const struct sockaddr *)address, sizeof *address);
+    if (!failed || errno != EBUSY)
+      break;
+    nanosleep(&(struct timespec){.tv_nsec = BUSY_PAUSE_MS * 1000000}, NULL);
+  }
+  return failed;
+}
+
 static int open_xdp(const char *interface, const char *object) {
   int fd = socket(AF_XDP, SOCK_RAW, 0), count = FRAMES, unused = 2;
   frames = memory(MEMORY_BYTES);
@@ -196,8 +214,7 @@ static int open_xdp(const char *interface, const char *object) {
   for (uint32_t i = 0; i < FRAMES; i++)
     ((uint64_t *)fill.entries)[i] = (uint64_t)i * FRAME_BYTES;
   __atomic_store_n(fill.producer, FRAMES, __ATOMIC_RELEASE);
-  if (bind(fd, (const struct sockaddr *)&address, sizeof address) ||
-      attach(fd, address.sxdp_ifindex, object))
+  if (bind_patiently(fd, &address) || attach(fd, address.sxdp_ifindex, object))
     return -1;
   return fd;
 }
