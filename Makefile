@@ -31,7 +31,8 @@ demo: setup ## show the main job on live traffic, with an embedded NATS server
 
 test: system-test setup lint ## lint, C tests under sanitizers, fuzzers, all Python tests
 	.ci/native-test
-	.ci/fuzz beside $(PY) -m pytest --numprocesses 3 --dist worksteal $(addprefix --ignore=,$(ALONE))
+	.ci/fuzz
+	$(PY) -m pytest --numprocesses 3 --dist worksteal $(addprefix --ignore=,$(ALONE))
 	$(PY) -m pytest $(ALONE)
 
 bench: system-bench setup ## measure beside the peers, print one table

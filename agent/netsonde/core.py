@@ -277,7 +277,7 @@ class Capture:
                 records, count, encoding, self._interface, buffer, capacity, batch
             )
         )
-        return _batch(buffer, batch), matching[0], active[0]
+        return _batch(bytes(ffi.buffer(buffer, batch.bytes)), batch), matching[0], active[0]
 
     # ---- these return at once and may be called on the event loop ---------------------------
 
@@ -301,7 +301,8 @@ class Capture:
             lib.sonde_session_stream_fields_set(self._handle, field_bits(names))
 
     def drain(self, *, encoding: int, bytes_max: int) -> Batch | None:
-        """The next batch of records, rendered; None when there are none."""
+        """The next batch of records, rendered, its data good until the next call; None when there
+        are none."""
         if self._closed:
             return None
         capacity = max(min(bytes_max, DRAIN_BYTES_MAX), DRAIN_BYTES_MIN)
@@ -309,7 +310,9 @@ class Capture:
             self._handle, encoding, DRAIN_RECORDS_MAX, self._buffer, capacity, self._batch
         )
         check_status(status)
-        return _batch(self._buffer, self._batch) if self._batch.records else None
+        if self._batch.records == 0:
+            return None
+        return _batch(memoryview(ffi.buffer(self._buffer, self._batch.bytes)), self._batch)
 
 
 def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
@@ -389,8 +392,7 @@ def _snapshot(stats: Any) -> Stats:
     )
 
 
-def _batch(buffer: Any, batch: Any) -> Batch:
-    data = bytes(ffi.buffer(buffer, batch.bytes))
+def _batch(data: bytes | memoryview, batch: Any) -> Batch:
     return Batch(data, batch.records, batch.packets, batch.first_ns, batch.last_ns)
 
 

@@ -163,9 +163,9 @@ class CoreEvent:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rendered records: `data` is one array."""
+    """Rendered records: `data` is one array, the core's own until the next is drained."""
 
-    data: bytes
+    data: bytes | memoryview
     records: int
     packets: int
     first_ns: int

@@ -58,7 +58,7 @@ class FakeSink:
 
     async def send(self, session_id: str, encoding: str, batch: Batch) -> bool:
         await self.open.wait()
-        self.sent.append(batch.data)
+        self.sent.append(bytes(batch.data))
         self.arrived.set()
         return self.accepts
 

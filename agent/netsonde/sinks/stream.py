@@ -26,8 +26,11 @@ CONTENT_TYPES: dict[Encoding, str] = {
 }
 
 
+_NOTHING = Raw(b"")
+
+
 class RenderedBatch(Struct, kw_only=True):
-    """records.FlowBatch with the records already rendered."""
+    """records.FlowBatch with the records, which are rendered already, left to follow."""
 
     host: str
     boot: str
@@ -59,23 +62,26 @@ class Composer:
                 f"Session-Id: {session_id}\r\nRecords: {batch.records}\r\n"
                 f"First-Time: {batch.first_ns}\r\nLast-Time: {batch.last_ns}\r\n"
             )
-            payload = batch.data
+            payload = bytes(batch.data)
         else:
             payload = self._wrap(session_id, encoding, batch)
         return Message(self._subject, f"{head}\r\n".encode(), payload, batch.records, batch.packets)
 
     def _wrap(self, session_id: str, encoding: Encoding, batch: Batch) -> bytes:
+        """The envelope with the records at its end, in one copy: they are most of it."""
         binary = encoding == "msgpack"
-        whole = RenderedBatch(
+        envelope = RenderedBatch(
             host=self._host,
             boot=self._boot,
             seq=self._seq,
             session_id=session_id,
             first_time=batch.first_ns if binary else rfc3339(batch.first_ns),
             last_time=batch.last_ns if binary else rfc3339(batch.last_ns),
-            records=Raw(batch.data),
+            records=_NOTHING,
         )
-        return msgspec.msgpack.encode(whole) if binary else msgspec.json.encode(whole)
+        if binary:
+            return b"".join((msgspec.msgpack.encode(envelope), batch.data))
+        return b"".join((msgspec.json.encode(envelope)[:-1], batch.data, b"}"))
 
 
 class FlowStream:
