@@ -90,6 +90,37 @@ def test_a_finished_spool_comes_back_empty(tmp_path: Path) -> None:
     assert [number_of(one) for one in take_all(again)] == [7]
 
 
+def test_a_file_used_again_is_found_at_its_new_place(tmp_path: Path) -> None:
+    spool, _ = opened(tmp_path / "s")
+    for number in range(1, 9):  # two a segment
+        spool.append(message(number, size=MIB // 5))
+    for taken in take_all(spool)[:5]:
+        spool.finish(taken)
+    for number in range(9, 13):
+        spool.append(message(number, size=MIB // 5))
+    assert len(list((tmp_path / "s").glob("*.spool"))) == 4
+    again = Spool(crash(spool, tmp_path / "s"), bytes_max=4 * MIB)
+    found = again.open()
+    assert (found.messages, found.records_lost, found.torn) == (7, 0, False)
+    assert [number_of(taken) for taken in take_all(again)] == list(range(6, 13))
+
+
+def test_most_of_what_an_outage_took_of_the_disk_is_given_back(tmp_path: Path) -> None:
+    spool, _ = opened(tmp_path / "s")
+    for number in range(1, 15):
+        spool.append(message(number, size=MIB // 5))
+    assert len(list((tmp_path / "s").glob("*.spool"))) == 7
+    for taken in take_all(spool):
+        spool.finish(taken)
+    assert spool.empty
+    assert spool.wants_sync
+    spool.prepare_sync()()
+    assert len(list((tmp_path / "s").glob("*.spool"))) == 1 + 2  # a quarter of eight
+    assert not spool.wants_sync
+    spool.append(message(15))
+    assert number_of(take_all(spool)[0]) == 15
+
+
 def test_the_oldest_goes_at_the_bound_and_is_counted(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s", mib=2)
     lost = appended = 0

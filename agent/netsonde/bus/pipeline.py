@@ -171,7 +171,7 @@ class Pipeline:
     async def _sync_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(SYNC_INTERVAL_SEC)
-            if self.spool.empty:
+            if not self.spool.wants_sync:
                 continue
             try:
                 await asyncio.to_thread(self.spool.prepare_sync())

@@ -18,11 +18,17 @@ ENVELOPE_BYTES_MAX = 2048  # of a batch or its headers, around the records
 
 
 class Publisher:
-    def __init__(self, connection: Connection, *, root: str, host: str) -> None:
+    def __init__(
+        self, connection: Connection, *, root: str, host: str, boot: str | None = None
+    ) -> None:
         self._connection = connection
         self.root = root
         self.host = host
-        self.boot = f"{time.time_ns():016x}"
+        self.boot = boot or f"{time.time_ns():016x}"
+
+    def over(self, connection: Connection) -> Publisher:
+        """The same run's, by another connection."""
+        return Publisher(connection, root=self.root, host=self.host, boot=self.boot)
 
     @property
     def connected(self) -> bool:

@@ -34,25 +34,38 @@ class Segment:
     unsynced: bool = False
 
 
-def make_segment(
-    directory: Path, number: int, *, first: int, size: int, spare: Segment | None
-) -> Segment:
-    """From a spare one, which needs no room on the disk, or new and preallocated."""
+def make_segment(directory: Path, number: int, *, first: int, size: int) -> Segment:
+    """New and preallocated. It keeps its name when it is used again under another number."""
     path = directory / f"{number:016x}.spool"
-    if spare is not None:
-        os.rename(spare.path, path)
-        fd = spare.fd
-    else:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    segment = Segment(number, path, fd)
     try:
-        if spare is None:
-            os.posix_fallocate(fd, 0, size)
+        os.posix_fallocate(fd, 0, size)
         write_all(fd, [pack_segment_head(number, first)], 0)
     except OSError:
-        os.close(fd)
-        path.unlink(missing_ok=True)
+        remove_segment(segment)
         raise
-    return Segment(number, path, fd)
+    return segment
+
+
+def reuse_segment(spare: Segment, number: int, *, first: int) -> Segment:
+    """An emptied one, which needs no room on the disk."""
+    try:
+        write_all(spare.fd, [pack_segment_head(number, first)], 0)
+    except OSError:
+        remove_segment(spare)
+        raise
+    return Segment(number, spare.path, spare.fd)
+
+
+def erase_segment(segment: Segment) -> None:
+    """It holds nothing from now on. Raises OSError."""
+    write_all(segment.fd, [bytes(SEGMENT_HEAD_BYTES)], 0)
+
+
+def remove_segment(segment: Segment) -> None:
+    os.close(segment.fd)
+    segment.path.unlink(missing_ok=True)
 
 
 def write_all(fd: int, parts: list[bytes], offset: int) -> None:

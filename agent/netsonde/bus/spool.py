@@ -34,7 +34,8 @@ from .frames import (
     unpack_frame_head,
 )
 from .place import PlaceFile
-from .segment import Segment, load_segment, make_segment, read_frame, whole_frames, write_all
+from .pool import SegmentPool
+from .segment import Segment, load_segment, read_frame, remove_segment, whole_frames, write_all
 
 SEGMENTS_WANTED = 16
 SEGMENT_BYTES_MIN = 1 << 19  # above any batch
@@ -57,8 +58,10 @@ class Spool:
             max(bytes_max // SEGMENTS_WANTED, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX
         )
         self._segments_max = max(bytes_max // self._segment_bytes, 2)
+        self._pool = SegmentPool(
+            directory, segment_bytes=self._segment_bytes, segments_max=self._segments_max
+        )
         self._segments: deque[Segment] = deque()
-        self._spare: Segment | None = None
         self._lock_fd = -1
         self._place: PlaceFile | None = None
         self._position = Position()
@@ -121,6 +124,10 @@ class Spool:
     def empty(self) -> bool:
         return not self._taken and self._next > self._number
 
+    @property
+    def wants_sync(self) -> bool:
+        return not self.empty or self._pool.has_surplus
+
     # ---- life --------------------------------------------------------------------------------
 
     def open(self) -> Recovery:
@@ -145,19 +152,21 @@ class Spool:
         if self._place is not None:
             with contextlib.suppress(OSError):
                 self.prepare_sync()()
-        spare = [self._spare] if self._spare is not None else []
-        for segment in (*self._segments, *spare):
+        for segment in self._segments:
             os.close(segment.fd)
+        self._pool.close()
         if self._place is not None:
             self._place.close()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
         self._segments.clear()
-        self._spare, self._place, self._lock_fd = None, None, -1
+        self._place, self._lock_fd = None, -1
 
     def prepare_sync(self) -> Callable[[], None]:
         """What was appended so far is on disk when the function returned here has returned; it
-        may block, and may run on another thread. It raises OSError."""
+        may block, and may run on another thread. Files that are too many go with it. It raises
+        OSError."""
+        remove_surplus = self._pool.surplus()
         segments = [segment for segment in self._segments if segment.unsynced]
         for segment in segments:
             segment.unsynced = False
@@ -172,6 +181,7 @@ class Spool:
             finally:
                 for fd in fds:
                     os.close(fd)
+                remove_surplus()
 
         return sync
 
@@ -215,12 +225,11 @@ class Spool:
 
     def _add_segment(self, *, force: bool) -> int:
         """The disk may be full before the bound is reached: the oldest makes room then, too."""
-        lost, number = 0, self._segments[-1].number + 1 if self._segments else 1
-        words = "the bound is reached"
+        lost, words = 0, "the bound is reached"
         while True:
-            if self._spare is not None or len(self._segments) < self._segments_max:
+            if self._pool.has_room(len(self._segments)):
                 try:
-                    self._segments.append(self._make_segment(number))
+                    self._segments.append(self._begin_segment())
                     return lost
                 except OSError as error:
                     words = error.strerror or str(error)
@@ -230,13 +239,10 @@ class Spool:
                 raise SpoolFullError(f"{self._directory}: {words}")
             lost += self._drop_oldest()
 
-    def _make_segment(self, number: int) -> Segment:
-        spare, self._spare = self._spare, None
-        made = make_segment(
-            self._directory, number, first=self._number + 1, size=self._segment_bytes, spare=spare
-        )
-        made.records_total, made.packets_total = self._records_total, self._packets_total
-        return made
+    def _begin_segment(self) -> Segment:
+        begun = self._pool.begin(first=self._number + 1)
+        begun.records_total, begun.packets_total = self._records_total, self._packets_total
+        return begun
 
     def _drop_oldest(self) -> int:
         """Gives up the oldest segment; the records that were not even taken from it."""
@@ -248,7 +254,7 @@ class Spool:
             self._skip(segment.last, segment.records_total, segment.packets_total)
         if self._reading is segment:
             self._reading = None
-        self._release(segment)
+        self._pool.release(segment)
         self._advance()
         return self._position.records_lost - before
 
@@ -264,16 +270,6 @@ class Spool:
         self._position.records_lost += records
         self._position.packets_lost += packets
         self._losses.append((last, records, packets))
-
-    def _release(self, segment: Segment) -> None:
-        if self._spare is None:
-            spare_path = self._directory / "spare"
-            os.rename(segment.path, spare_path)
-            segment.path, segment.unsynced = spare_path, False
-            self._spare = segment
-        else:
-            os.close(segment.fd)
-            segment.path.unlink(missing_ok=True)
 
     # ---- take and finish ---------------------------------------------------------------------
 
@@ -367,7 +363,7 @@ class Spool:
         while len(self._segments) > 1 and self._segments[0].last <= position.number:
             if self._reading is self._segments[0]:
                 self._reading = None
-            self._release(self._segments.popleft())
+            self._pool.release(self._segments.popleft())
 
     def count_lost(self, records: int, packets: int) -> None:
         """Lost before they came here: an earlier run ended without a word."""
@@ -383,21 +379,24 @@ class Spool:
 
     def _recover(self) -> Recovery:
         torn = False
-        (self._directory / "spare").unlink(missing_ok=True)
+        (self._directory / "spare").unlink(missing_ok=True)  # of a release before this one
         position = self._position
         self._number = position.number
         self._records_total = position.records_total
         self._packets_total = position.packets_total
-        for path in sorted(self._directory.glob("*.spool")):
+        found: list[Segment] = []
+        for path in self._directory.glob("*.spool"):
             segment, cut = load_segment(path)
             torn = torn or cut
             if segment is None:
                 path.unlink()
             elif segment.last <= position.number:
-                os.close(segment.fd)
-                path.unlink()
+                remove_segment(segment)
             else:
-                self._segments.append(segment)
+                found.append(segment)
+        self._segments.extend(sorted(found, key=lambda segment: segment.number))
+        if found:
+            self._pool.number = self._segments[-1].number
         return self._resume(torn)
 
     def _resume(self, torn: bool) -> Recovery:
