@@ -109,7 +109,9 @@ class Agent:
         self._heartbeat = Heartbeat()
         self._control = Connection(settings.nats, host=host, purpose="control")
         self._data = Connection(settings.nats, host=host, purpose="data")
+        self._records = self._connect_records(settings)
         self._publisher = Publisher(self._data, root=root, host=host)
+        self._record_publisher = self._publisher.over(self._records)
         self._events = Events(self._publisher)
         self._preflight = Preflight(settings)
         self._firmware = Firmware(settings.firmware)
@@ -118,7 +120,7 @@ class Agent:
         self._policy = Policy(settings.policy)
         self._sessions = Sessions(
             self._preflight,
-            self._spooled or FlowStream(self._publisher),
+            self._spooled or FlowStream(self._record_publisher),
             self._events,
             tasks,
             publish_metrics=self._publish_metrics,
@@ -156,10 +158,17 @@ class Agent:
             ready=lambda: self._control.connected and not self._service.draining,
         )
 
+    def _connect_records(self, settings: Config) -> Connection:
+        """By servers of their own, records do not hold requests up, however much is stored."""
+        if not settings.flows.servers:
+            return self._data
+        nats = msgspec.structs.replace(settings.nats, servers=settings.flows.servers)
+        return Connection(nats, host=settings.host, purpose="records")
+
     def _make_spooled(self, settings: Config) -> JetStreamSink | None:
         if not settings.flows.jetstream:
             return None
-        return JetStreamSink(self._data, self._publisher, self._events, settings.flows)
+        return JetStreamSink(self._records, self._record_publisher, self._events, settings.flows)
 
     async def live(self, ready: Ready | None, reload: Reload | None) -> None:
         self._take_signals(reload)
@@ -168,7 +177,7 @@ class Agent:
             self._spooled.open()
         works: tuple[Coroutine[Any, Any, None], ...] = (
             self._control.run(),
-            self._data.run(),
+            *(one.run() for one in {self._data, self._records}),
             self._events.run(),
             self._health.run(),
             self._supervisor.run(self._alive),
@@ -228,7 +237,7 @@ class Agent:
     async def _drain(self) -> None:
         self._events.emit("lifecycle", "stopping")
         await self._service.drain(DRAIN_REQUESTS_SEC)
-        taken = self._data.connected or self._spooled is not None
+        taken = self._records.connected or self._spooled is not None
         with contextlib.suppress(NetsondeError):
             await self._sessions.close(DRAIN_RECORDS_SEC if taken else 0.0)
         if self._data.connected:

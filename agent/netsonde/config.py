@@ -142,6 +142,9 @@ class FlowsSection(Section, kw_only=True, frozen=True):
     jetstream: Annotated[
         bool, Meta(description="through a spool on disk to JetStream, so that none is lost")
     ] = False
+    servers: Annotated[
+        list[str], Meta(description="of the records alone, nats:// or tls:// URLs; empty: [nats]")
+    ] = []
     spool_dir: Annotated[str, Meta(description="default: /var/lib/netsonde/spool")] = ""
     spool_mb: Annotated[
         Megabytes, Meta(description="beyond it the oldest records are given up and counted")

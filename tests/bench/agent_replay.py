@@ -71,15 +71,15 @@ def wait_for(ask: Any, what: str, within_sec: float) -> Any:
 
 
 @contextmanager
-def serve(directory: Path, more: str = "") -> Iterator[str]:
+def serve(directory: Path, more: str = "", prefix: Sequence[str] = ()) -> Iterator[str]:
     """A nats-server that lets a collector lag: the bench measures the agent, not it. `more`:
-    lines of its configuration."""
+    lines of its configuration. `prefix` goes before the command."""
     directory.mkdir(parents=True, exist_ok=True)
     for stale in directory.glob("*.ports"):
         stale.unlink()
     config = directory / "nats.conf"
     config.write_text(f'max_pending: 2GB\nwrite_deadline: "60s"\n{more}')
-    command = [BIN / "nats-server", "-c", config, "-a", "127.0.0.1", "-p", "-1"]
+    command = [*prefix, BIN / "nats-server", "-c", config, "-a", "127.0.0.1", "-p", "-1"]
     with (directory / "nats-server.log").open("wb") as log:
         process = subprocess.Popen(
             [*map(str, command), "--ports_file_dir", str(directory)],
