@@ -29,8 +29,10 @@ static void check_pcap_orders(void) {
 }
 
 static void check_linktypes_and_fcs(void) {
-  static const uint32_t links[][3] = {{12, 101, 60},  {14, 101, 60},           {101, 101, 60},
-                                      {276, 276, 60}, {0x24000001 | 0, 1, 56}, {0x20000001, 1, 60}};
+  static const uint32_t links[][3] = {
+      {12, 101, 60},       {14, 101, 60},        {101, 101, 60},
+      {276, 276, 60},      {0xffff, 0xfffe, 60}, /* our own number */
+      {0x24000001, 1, 56}, {0x20000001, 1, 60}};
   for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) {
     image_begin(i % 2);
     put_pcap_head(0xa1b2c3d4, links[i][0]);
@@ -73,11 +75,13 @@ static void check_pcapng_blocks(void) {
     image.swapped = !swapped; /* a second section, in the other order, numbers anew */
     put_section();
     put_interface(276, 0, -1, 0);
+    put_interface(SONDE_LINKTYPE_DELTA, 0, -1, 0);
     put_enhanced(0, 5, 20, 20, -1);
+    put_enhanced(1, 6, 20, 20, -1);
     struct outcome got = read_all();
     CHECK_EQ(got.status, SONDE_END);
     CHECK_EQ(got.detail[0], 0);
-    CHECK_EQ(got.count, 5);
+    CHECK_EQ(got.count, 6);
     CHECK_EQ(got.packets[0].time_ns, UINT64_C(1700000000123456000));
     CHECK_EQ(got.packets[0].caplen, 61);
     CHECK_EQ(got.packets[0].wirelen, 1514);
@@ -92,6 +96,7 @@ static void check_pcapng_blocks(void) {
     CHECK_EQ(got.packets[3].time_ns, UINT64_C(1700000001000000000));
     CHECK_EQ(got.packets[4].linktype, SONDE_LINKTYPE_SLL2);
     CHECK_EQ(got.packets[4].time_ns, 5000);
+    CHECK(got.packets[5].linktype != SONDE_LINKTYPE_DELTA);
   }
 }
 
