@@ -127,6 +127,23 @@ static void check_counts(void) {
   close(arriving);
 }
 
+/* However many flows have been added up, and wherever a batch of them ends, none stays behind. */
+static void check_every_sum(void) {
+  static const uint32_t counts[] = {BATCH - 1, BATCH, BATCH + 6, 2 * BATCH - 1, 3 * BATCH + 1};
+  int arriving = live_sender("v1");
+  for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+    uint32_t flows = counts[i];
+    struct sonde_backend *backend = capture(1, 0, 4 << 20);
+    for (uint32_t flow = 0; flow < flows; flow++) {
+      struct live_frame frame = live_udp4(NULL, 1, 2, (uint16_t)(1000 + flow), 4, 100, 0);
+      live_send(arriving, frame.bytes, frame.length);
+    }
+    CHECK_EQ(finish(backend), 0);
+    CHECK_EQ(seen.packets + seen.added_up, flows);
+  }
+  close(arriving);
+}
+
 /* A tag that the kernel keeps beside the frame is back in line, and in the key. */
 static void check_tags(void) {
   static const uint32_t stacks[][4] = {{0x8100002a}, {0x88a80064, 0x81000014}, {0x81000000}};
@@ -212,6 +229,7 @@ int main(void) {
   live_begin();
   live_pair();
   check_counts();
+  check_every_sum();
   check_tags();
   check_overflow();
   check_unread();

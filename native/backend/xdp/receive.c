@@ -132,8 +132,10 @@ static void sleep_for(const struct shared_queue *queue, bool armed, uint64_t sle
   }
 }
 
+/* A scan that is on may hold claims that are in no word of bits any more. */
 static bool is_quiet(const struct shared_queue *queue) {
-  return queue->ring.position == ring_written(&queue->ring) && !slots_any(&queue->slots);
+  return queue->slots.before_ns == 0 && queue->ring.position == ring_written(&queue->ring) &&
+         !slots_any(&queue->slots);
 }
 
 /* One sleep, of timeout_ns at most. */
