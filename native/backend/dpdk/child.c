@@ -236,7 +236,8 @@ static int receive_reply(struct child *child, int patience_ms, struct engine_rep
   if (reply->status) {
     char words[200];
     read_words(child, words, sizeof words);
-    return sonde_fail(error, reply->status, 0, "%.120s%s%.120s", reply->detail,
+    int status = reply->status < 0 ? reply->status : SONDE_SYSTEM;
+    return sonde_fail(error, status, 0, "%.120s%s%.120s", reply->detail,
                       reply->detail[0] && words[0] ? "; " : "",
                       reply->detail[0] || words[0] ? words : "DPDK found no port there");
   }

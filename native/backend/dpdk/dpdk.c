@@ -6,6 +6,7 @@
  * lane full, and those that the port, or the kernel below it, says it missed.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
@@ -29,6 +30,8 @@ enum {
 struct reader {
   _Alignas(64) uint64_t position; /* up to here packets have been handed over */
   uint64_t head;                  /* as last seen */
+  uint64_t last;                  /* once quiesced: the head beyond which nothing is taken */
+  bool damaged;                   /* what lies at `position` is no record */
   int doorbell;
 };
 
@@ -36,15 +39,17 @@ struct sonde_backend {
   struct target target;
   struct engine_setup setup;
   struct child child;
-  pthread_mutex_t lock; /* the child's end is described once; counters against reopening */
+  pthread_mutex_t telling; /* the child's end is described once */
   bool described;
   char death[200];
   struct area *area;
   int area_fd;
+  uint64_t lane_bytes;
   uint32_t queues;
   char driver[32];
   _Atomic bool quiesced;
-  uint64_t missed_before; /* by processes that are gone */
+  pthread_mutex_t counting; /* what was missed moves from `area` to: */
+  uint64_t missed_before;   /* by processes that are gone */
   struct reader readers[LANES_MAX];
 };
 
@@ -68,8 +73,23 @@ static void dpdk_close(struct sonde_backend *backend) {
       close(backend->readers[i].doorbell);
     }
   }
-  pthread_mutex_destroy(&backend->lock);
+  pthread_mutex_destroy(&backend->counting);
+  pthread_mutex_destroy(&backend->telling);
   free(backend);
+}
+
+/* Whoever has the descriptor could cut the memory off, and the agent's next look would be its
+ * last: so its size is sealed. */
+static int make_memory(uint64_t bytes) {
+  int fd = memfd_create("netsonde-dpdk", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd >= 0 && (ftruncate(fd, (off_t)bytes) ||
+                  fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))) {
+    int cause = errno;
+    close(fd);
+    errno = cause;
+    return -1;
+  }
+  return fd;
 }
 
 /* Memory for as many queues as are wanted, and a doorbell each. Pages come as they are used. */
@@ -82,8 +102,9 @@ static int make_lanes(struct sonde_backend *backend, const struct sonde_backend_
     lane_bytes *= 2;
   }
   backend->setup.area_bytes = AREA_HEAD_BYTES + lane_bytes * backend->queues;
-  backend->area_fd = memfd_create("netsonde-dpdk", MFD_CLOEXEC);
-  if (backend->area_fd < 0 || ftruncate(backend->area_fd, (off_t)backend->setup.area_bytes)) {
+  backend->lane_bytes = lane_bytes;
+  backend->area_fd = make_memory(backend->setup.area_bytes);
+  if (backend->area_fd < 0) {
     return sonde_fail(error, SONDE_SYSTEM, errno, "memfd: %s", strerror(errno));
   }
   void *memory = mmap(NULL, backend->setup.area_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
@@ -92,7 +113,6 @@ static int make_lanes(struct sonde_backend *backend, const struct sonde_backend_
     return sonde_fail(error, SONDE_NO_MEMORY, errno, "mmap: %s", strerror(errno));
   }
   backend->area = memory;
-  backend->area->lane_bytes = lane_bytes;
   for (uint32_t i = 0; i < backend->queues; i++) {
     backend->readers[i].doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (backend->readers[i].doorbell < 0) {
@@ -102,9 +122,10 @@ static int make_lanes(struct sonde_backend *backend, const struct sonde_backend_
   return 0;
 }
 
-static int make_child(struct sonde_backend *backend, struct sonde_error *error) {
+static int make_child(struct sonde_backend *backend, uint32_t *queues, struct sonde_error *error) {
   int doorbells[LANES_MAX];
   struct engine_reply reply = {0};
+  backend->area->lane_bytes = backend->lane_bytes;
   for (uint32_t i = 0; i < backend->queues; i++) {
     doorbells[i] = backend->readers[i].doorbell;
   }
@@ -115,7 +136,7 @@ static int make_child(struct sonde_backend *backend, struct sonde_error *error) 
     status = sonde_fail(error, SONDE_SYSTEM, 0, "the port offers %u queues", reply.queues);
   }
   if (!status) {
-    backend->queues = reply.queues;
+    *queues = reply.queues;
     memcpy(backend->driver, reply.driver, sizeof backend->driver);
   }
   backend->described = false;
@@ -129,7 +150,8 @@ static int dpdk_open(const struct sonde_backend_config *config, struct sonde_bac
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
   }
   memset(backend, 0, sizeof *backend);
-  pthread_mutex_init(&backend->lock, NULL);
+  pthread_mutex_init(&backend->telling, NULL);
+  pthread_mutex_init(&backend->counting, NULL);
   backend->area_fd = -1;
   backend->child = (struct child){.control = -1, .output = -1};
   for (uint32_t i = 0; i < LANES_MAX; i++) {
@@ -149,7 +171,7 @@ static int dpdk_open(const struct sonde_backend_config *config, struct sonde_bac
                                          .flows = backend->target.flows};
   memcpy(backend->setup.device, backend->target.device, sizeof backend->setup.device);
   status = status ? status : make_lanes(backend, config, error);
-  status = status ? status : make_child(backend, error);
+  status = status ? status : make_child(backend, &backend->queues, error);
   if (status) {
     dpdk_close(backend);
     return status;
@@ -173,38 +195,68 @@ static int start(struct sonde_backend *backend, struct sonde_error *error) {
 
 /* ---- packets ---------------------------------------------------------------------------- */
 
-/* What the lane holds, up to `max`. A record that cannot be is a process gone mad. */
+/* Read once: the process could change it after it has been checked. */
+static struct lane_record read_head(const uint8_t *at) {
+  const volatile struct lane_record *record = (const volatile void *)at;
+  struct lane_record head = {.bytes = record->bytes, .caplen = record->caplen};
+  if (head.caplen != LANE_GAP) {
+    head.wirelen = record->wirelen;
+    head.direction = record->direction;
+    head.time_ns = record->time_ns;
+  }
+  return head;
+}
+
+/* A record that cannot be is a process gone mad. */
+static bool can_be(const struct sonde_backend *backend, const struct reader *reader,
+                   const struct lane_record *head) {
+  uint64_t at = reader->position & (backend->lane_bytes - 1);
+  uint64_t written = reader->head - reader->position;
+  if (head->bytes < 8 || head->bytes % 8 || head->bytes > backend->lane_bytes - at ||
+      head->bytes > written || written > backend->lane_bytes) {
+    return false;
+  }
+  return head->caplen == LANE_GAP ||
+         (head->caplen >= 0 && (uint32_t)head->caplen <= backend->setup.snaplen &&
+          sizeof *head + (uint32_t)head->caplen <= head->bytes);
+}
+
+static void look(const struct sonde_backend *backend, struct reader *reader,
+                 const struct lane *lane) {
+  if (reader->head == reader->position) {
+    reader->head = atomic_load(&backend->quiesced)
+                       ? reader->last
+                       : atomic_load_explicit(&lane->head, memory_order_acquire);
+  }
+}
+
+/* What the lane holds, up to `max`. */
 static int take(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
                 uint32_t max, struct sonde_error *error) {
   struct reader *reader = &backend->readers[queue];
-  const struct lane *lane = &backend->area->lanes[queue];
-  const uint8_t *ring = lane_ring(backend->area, queue);
-  uint64_t mask = backend->area->lane_bytes - 1;
+  const uint8_t *ring = lane_ring(backend->area, backend->lane_bytes, queue);
   uint32_t count = 0;
-  if (reader->head == reader->position) {
-    reader->head = atomic_load_explicit(&lane->head, memory_order_acquire);
-  }
+  look(backend, reader, &backend->area->lanes[queue]);
   while (count < max && reader->position != reader->head) {
-    uint64_t at = reader->position & mask;
-    const struct lane_record *record = (const struct lane_record *)(const void *)(ring + at);
-    uint32_t bytes = record->bytes;
-    int32_t caplen = record->caplen;
-    if (bytes < 8 || bytes % 8 || bytes > mask + 1 - at ||
-        bytes > reader->head - reader->position ||
-        (caplen != LANE_GAP && (caplen < 0 || sizeof *record + (uint32_t)caplen > bytes))) {
+    const uint8_t *at = ring + (reader->position & (backend->lane_bytes - 1));
+    struct lane_record head = read_head(at);
+    if (!can_be(backend, reader, &head)) {
+      reader->damaged = true;
       return sonde_fail(error, SONDE_SYSTEM, 0, "the DPDK process wrote a damaged record");
     }
-    reader->position += bytes;
-    if (caplen == LANE_GAP) {
+    reader->position += head.bytes;
+    if (head.caplen == LANE_GAP) {
       continue;
     }
+    uint32_t caplen = (uint32_t)head.caplen;
     packets[count++] = (struct sonde_packet){
-        .data = (const uint8_t *)(record + 1),
-        .time_ns = record->time_ns,
-        .caplen = (uint32_t)caplen,
-        .wirelen = record->wirelen,
+        .data = at + sizeof head,
+        .time_ns = head.time_ns,
+        .caplen = caplen,
+        .wirelen = head.wirelen < caplen ? caplen : head.wirelen,
         .linktype = SONDE_LINKTYPE_ETHERNET,
-        .direction = (uint8_t)record->direction,
+        .direction = head.direction <= SONDE_DIRECTION_EGRESS ? (uint8_t)head.direction
+                                                              : SONDE_DIRECTION_UNKNOWN,
     };
   }
   return (int)count;
@@ -212,13 +264,13 @@ static int take(struct sonde_backend *backend, uint32_t queue, struct sonde_pack
 
 /* Says how the process ended; the first to ask collects it. */
 static int tell_death(struct sonde_backend *backend, struct sonde_error *error) {
-  pthread_mutex_lock(&backend->lock);
+  pthread_mutex_lock(&backend->telling);
   if (!backend->described) {
     child_describe(&backend->child, backend->death, sizeof backend->death);
     backend->described = true;
   }
   int status = sonde_fail(error, SONDE_SYSTEM, 0, "%s", backend->death);
-  pthread_mutex_unlock(&backend->lock);
+  pthread_mutex_unlock(&backend->telling);
   return status;
 }
 
@@ -272,11 +324,15 @@ static void wake(struct sonde_backend *backend) {
   }
 }
 
-/* When the process has answered, all that it took is in the lanes. */
+/* When the process has answered, all that it took is in the lanes. It is not waited for the end
+ * of what one writes that goes on all the same. */
 static void quiesce(struct sonde_backend *backend) {
   struct sonde_error error;
   if (!child_gone(&backend->child)) {
     child_ask(&backend->child, ENGINE_QUIESCE, &error);
+  }
+  for (uint32_t i = 0; i < backend->queues; i++) {
+    backend->readers[i].last = atomic_load(&backend->area->lanes[i].head);
   }
   atomic_store(&backend->quiesced, true);
   wake(backend);
@@ -285,10 +341,10 @@ static void quiesce(struct sonde_backend *backend) {
 static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out) {
   uint64_t used = 0;
   struct area *area = backend->area;
-  pthread_mutex_lock(&backend->lock);
+  pthread_mutex_lock(&backend->counting);
   *out =
       (struct sonde_backend_stats){.dropped = backend->missed_before + atomic_load(&area->missed)};
-  pthread_mutex_unlock(&backend->lock);
+  pthread_mutex_unlock(&backend->counting);
   for (uint32_t i = 0; i < backend->queues; i++) {
     struct lane *lane = &area->lanes[i];
     out->dropped += atomic_load(&lane->dropped);
@@ -296,28 +352,44 @@ static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out
     uint64_t tail = atomic_load(&lane->tail);
     used += atomic_load(&lane->head) - tail;
   }
-  out->ring_used_permille = used * 1000 / (area->lane_bytes * backend->queues);
+  out->ring_used_permille = used * 1000 / (backend->lane_bytes * backend->queues);
 }
 
 /* ---- and again -------------------------------------------------------------------------- */
 
+/* What lies behind damage cannot be read. The next process goes on where this side is. */
+static void mend_lane(struct sonde_backend *backend, uint32_t queue) {
+  struct reader *reader = &backend->readers[queue];
+  struct lane *lane = &backend->area->lanes[queue];
+  uint64_t written = atomic_load(&lane->head) - reader->position;
+  if (reader->damaged || written > backend->lane_bytes) {
+    reader->head = reader->position;
+    atomic_store(&lane->head, reader->position);
+    atomic_store(&lane->tail, reader->position);
+    reader->damaged = false;
+  }
+}
+
+/* It may take seconds, and nobody who asks for statistics waits for it. */
 static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
-  uint32_t queues = backend->queues;
-  pthread_mutex_lock(&backend->lock);
+  uint32_t queues = 0;
   child_close(&backend->child);
+  pthread_mutex_lock(&backend->counting);
   backend->missed_before += atomic_exchange(&backend->area->missed, 0);
-  int status = make_child(backend, error);
+  pthread_mutex_unlock(&backend->counting);
+  for (uint32_t i = 0; i < backend->queues; i++) {
+    mend_lane(backend, i);
+  }
+  int status = make_child(backend, &queues, error);
   status = status ? status : child_ask(&backend->child, ENGINE_START, error);
   if (!status && backend->queues != queues) {
     status = sonde_fail(error, SONDE_SYSTEM, 0, "the port has another number of queues now");
   }
-  backend->queues = queues;
   if (status) {
     child_close(&backend->child);
     snprintf(backend->death, sizeof backend->death, "%.190s", error->detail);
     backend->described = true;
   }
-  pthread_mutex_unlock(&backend->lock);
   return status;
 }
 

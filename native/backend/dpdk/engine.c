@@ -158,7 +158,7 @@ static void start_polling(struct engine *engine, struct engine_reply *reply) {
         .flows = engine->setup.flows,
         .doorbell = engine->doorbells[i],
         .writer = {.lane = lane,
-                   .ring = lane_ring(area, i),
+                   .ring = lane_ring(area, area->lane_bytes, i),
                    .mask = area->lane_bytes - 1,
                    .head = atomic_load(&lane->head),
                    .tail = atomic_load(&lane->tail)},

@@ -7,6 +7,8 @@
  * One writer and one reader a lane. Positions only grow; modulo the ring's size they are
  * offsets. A record never wraps: a gap record fills what is left at the end. A full ring is
  * never waited for, but counted, unless the source is a file.
+ *
+ * The process may be mad: the agent believes no number in here that could lead it astray.
  */
 #ifndef SONDE_DPDK_LANE_H
 #define SONDE_DPDK_LANE_H
@@ -39,15 +41,15 @@ struct lane {
 };
 
 struct area {
-  uint64_t lane_bytes;     /* a power of two */
+  uint64_t lane_bytes;     /* a power of two; for the process, the agent knows it */
   _Atomic uint64_t missed; /* by the port or the kernel below it, since the process began */
   struct lane lanes[LANES_MAX];
 };
 
 enum { AREA_HEAD_BYTES = (sizeof(struct area) + 4095) & ~4095 };
 
-static inline uint8_t *lane_ring(struct area *area, uint32_t queue) {
-  return (uint8_t *)area + AREA_HEAD_BYTES + area->lane_bytes * queue;
+static inline uint8_t *lane_ring(struct area *area, uint64_t lane_bytes, uint32_t queue) {
+  return (uint8_t *)area + AREA_HEAD_BYTES + lane_bytes * queue;
 }
 
 static inline uint64_t lane_room_needed(uint32_t caplen) {

@@ -1,0 +1,251 @@
+/* dpdk_trust_test.c - a process that has gone mad, or was taken over, takes the agent down with
+ * it in no way. This program plays that process too: under the name that the plugin looks for.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "backend/dpdk/engine.h"
+#include "dpdk_capture.h"
+
+enum { SLOW_MS = 1500, FRAME_BYTES = 100, TURNS_MAX = 2 * SMALL_LANE_BYTES / FRAME_BYTES / BATCH };
+
+static char place[] =
+    "/tmp/netsonde-trust-XXXXXX"; /* of the plugin and the process that it starts */
+
+/* ---- the process -------------------------------------------------------------------------- */
+
+struct play {
+  const char *madness;
+  int area_fd;
+  struct engine_setup setup;
+  struct area *area;
+  struct lane_writer writer;
+};
+
+static bool receive_setup(struct play *play) {
+  union {
+    struct cmsghdr head;
+    char bytes[CMSG_SPACE(sizeof(int) * (LANES_MAX + 1))];
+  } control;
+  struct iovec into = {.iov_base = &play->setup, .iov_len = sizeof play->setup};
+  struct msghdr message = {
+      .msg_iov = &into, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  if (recvmsg(STDIN_FILENO, &message, 0) != sizeof play->setup) {
+    return false;
+  }
+  memcpy(&play->area_fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
+  play->area =
+      mmap(NULL, play->setup.area_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, play->area_fd, 0);
+  struct lane *lane = &play->area->lanes[0];
+  play->writer = (struct lane_writer){.lane = lane,
+                                      .ring = lane_ring(play->area, play->area->lane_bytes, 0),
+                                      .mask = play->area->lane_bytes - 1,
+                                      .head = lane->head,
+                                      .tail = lane->tail};
+  return true;
+}
+
+static struct lane_record *write_frame(struct play *play) {
+  struct lane_record *record = lane_reserve(&play->writer, FRAME_BYTES);
+  if (record) {
+    memset(record + 1, 0, FRAME_BYTES);
+    record->wirelen = FRAME_BYTES;
+    record->direction = 77;
+  }
+  return record;
+}
+
+static bool plays(const struct play *play, const char *madness) {
+  return strcmp(play->madness, madness) == 0;
+}
+
+static void go_mad(struct play *play) {
+  struct lane_record *record = write_frame(play);
+  if (plays(play, "cuts the memory")) {
+    live_need(ftruncate(play->area_fd, 0) < 0, "the memory can be cut off");
+  } else if (plays(play, "forgets the size")) {
+    play->area->lane_bytes = 0;
+  } else if (plays(play, "writes too large a frame")) {
+    record->bytes = 1 << 19;
+    record->caplen = (1 << 19) - (int32_t)sizeof *record;
+    play->writer.head = 1 << 19;
+  } else if (plays(play, "writes nothing but gaps")) {
+    for (uint64_t at = 0; at <= play->writer.mask; at += 8) {
+      memcpy(play->writer.ring + at, &(struct lane_record){.bytes = 8, .caplen = LANE_GAP}, 8);
+    }
+    play->writer.head = UINT64_MAX / 2 & ~UINT64_C(7);
+  } else if (plays(play, "damages once") && play->writer.head < 1000) {
+    record->bytes = 7;
+  }
+  lane_publish(&play->writer);
+}
+
+static void never_end(struct play *play) {
+  for (uint32_t written = 0;; written++) { /* so that the reader never finds the lane empty */
+    bool full = !write_frame(play);
+    if (full || written % BATCH == 0) {
+      lane_publish(&play->writer);
+    }
+  }
+}
+
+static int play_process(const char *madness) {
+  struct play play = {.madness = madness};
+  struct engine_reply reply = {.queues = 1, .driver = "mad"};
+  char command;
+  if (!receive_setup(&play)) {
+    return 1;
+  }
+  if (plays(&play, "dies") && play.writer.head) {
+    usleep(SLOW_MS * 1000); /* the second one takes its time */
+  }
+  reply.status = plays(&play, "says what is no status") ? 5 : 0;
+  while (send(STDIN_FILENO, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply &&
+         recv(STDIN_FILENO, &command, 1, 0) == 1) {
+    if (command == ENGINE_START) {
+      go_mad(&play);
+      if (plays(&play, "dies")) {
+        send(STDIN_FILENO, &reply, sizeof reply, MSG_NOSIGNAL);
+        return 3;
+      }
+    } else if (plays(&play, "never ends")) {
+      send(STDIN_FILENO, &reply, sizeof reply, MSG_NOSIGNAL);
+      never_end(&play);
+    }
+  }
+  return 0;
+}
+
+/* ---- the agent ---------------------------------------------------------------------------- */
+
+static struct sonde_backend *start_mad(const char *madness) {
+  setenv("NETSONDE_TEST_MADNESS", madness, 1);
+  seen_count = 0;
+  return capture("v0", 262144);
+}
+
+static void close_mad(struct sonde_backend *backend) {
+  struct sonde_backend_stats stats;
+  ops->stats(backend, &stats);
+  ops->stop(backend);
+  ops->close(backend);
+}
+
+/* Its numbers are looked at before they are believed. */
+static void check_numbers(void) {
+  static const char *const harmless[] = {"cuts the memory", "forgets the size", "behaves"};
+  for (size_t i = 0; i < sizeof harmless / sizeof harmless[0]; i++) {
+    struct sonde_backend *backend = start_mad(harmless[i]);
+    CHECK_EQ(collect(backend, 200), 0);
+    CHECK_EQ(seen_count, 1);
+    CHECK_EQ(seen[0].packet.caplen, FRAME_BYTES);
+    CHECK_EQ(seen[0].packet.direction, SONDE_DIRECTION_UNKNOWN);
+    close_mad(backend);
+  }
+  static const char *const damage[] = {"writes too large a frame", "writes nothing but gaps"};
+  for (size_t i = 0; i < sizeof damage / sizeof damage[0]; i++) {
+    struct sonde_backend *backend = start_mad(damage[i]);
+    CHECK_EQ(collect(backend, 200), SONDE_SYSTEM);
+    CHECK(strstr(error.detail, "damaged"));
+    close_mad(backend);
+  }
+  struct sonde_backend *backend;
+  setenv("NETSONDE_TEST_MADNESS", "says what is no status", 1);
+  CHECK_EQ(open_it("v0", 262144, 0, &backend), SONDE_SYSTEM);
+}
+
+/* Its successor does not meet the damage again. */
+static void check_successor(void) {
+  struct sonde_backend *backend = start_mad("damages once");
+  CHECK_EQ(collect(backend, 200), SONDE_SYSTEM);
+  CHECK_EQ(collect(backend, 200), SONDE_SYSTEM);
+  setenv("NETSONDE_TEST_MADNESS", "behaves", 1);
+  CHECK_EQ(ops->reopen(backend, &error), 0);
+  CHECK_EQ(collect(backend, 200), 0);
+  CHECK_EQ(seen_count, 1);
+  close_mad(backend);
+}
+
+/* It goes on writing after it has said that it stopped: the session ends all the same. */
+static void check_end(void) {
+  lane_bytes = SMALL_LANE_BYTES;
+  struct sonde_backend *backend = start_mad("never ends");
+  lane_bytes = LANE_BYTES;
+  struct sonde_packet packets[BATCH];
+  uint32_t turns = 0;
+  ops->quiesce(backend);
+  while (turns < TURNS_MAX && ops->receive(backend, 0, packets, BATCH, 0, &error) > 0) {
+    usleep(1000); /* a session has more to do with them */
+    turns++;
+  }
+  CHECK(turns < TURNS_MAX);
+  close_mad(backend);
+}
+
+static void *reopen_it(void *backend) {
+  return ops->reopen(backend, &error) ? backend : NULL;
+}
+
+/* Statistics are asked for on threads that must not wait for a process to come up. */
+static void check_statistics(void) {
+  struct sonde_backend *backend = start_mad("dies");
+  struct sonde_backend_stats stats;
+  struct timespec begin;
+  pthread_t thread;
+  CHECK_EQ(collect(backend, 2000), SONDE_SYSTEM);
+  live_need(pthread_create(&thread, NULL, reopen_it, backend) == 0, "thread");
+  clock_gettime(CLOCK_MONOTONIC, &begin);
+  for (int i = 0; i < 20; i++) {
+    ops->stats(backend, &stats);
+    usleep(10000);
+  }
+  CHECK(elapsed_ms(&begin) < SLOW_MS);
+  pthread_join(thread, NULL);
+  close_mad(backend);
+}
+
+/* The plugin and, beside it under the name that it looks for, this program. */
+static bool set_up(const char *self) {
+  char path[512];
+  char engine[256] = "";
+  DIR *plugins = opendir(SONDE_PLUGIN_DIR);
+  for (struct dirent *one; plugins && (one = readdir(plugins));) {
+    if (strncmp(one->d_name, "dpdk-engine-abi", 15) == 0) {
+      snprintf(engine, sizeof engine, "%s", one->d_name);
+    }
+  }
+  closedir(plugins);
+  if (!*engine) {
+    fprintf(stderr, "built without libdpdk: there is no process\n");
+    CHECK(access(SONDE_PLUGIN_DIR "/dpdk.so", F_OK) != 0);
+    return false;
+  }
+  live_need(mkdtemp(place) != NULL, place);
+  live_run("cp %s/dpdk.so %s", SONDE_PLUGIN_DIR, place);
+  snprintf(path, sizeof path, "%s/%s", place, engine);
+  live_need(symlink(self, path) == 0, path);
+  CHECK_EQ(sonde_registry_load(place, "dpdk", &ops, &error), 0);
+  return check_failures == 0;
+}
+
+int main(void) {
+  const char *madness = getenv("NETSONDE_TEST_MADNESS");
+  char self[256] = "";
+  if (madness) {
+    return play_process(madness);
+  }
+  live_need(readlink("/proc/self/exe", self, sizeof self - 1) > 0, "/proc/self/exe");
+  if (set_up(self)) {
+    live_begin();
+    live_pair();
+    check_numbers();
+    check_successor();
+    check_end();
+    check_statistics();
+    CHECK_EQ(left_behind(), 0);
+  }
+  live_run("rm -rf %s", place);
+  return check_report();
+}
