@@ -200,6 +200,31 @@ static void check_link(void) {
   close(sender);
 }
 
+/* Renamed it is the same interface, and opened again too, if libpcap has lost it meanwhile. */
+static void check_renamed(void) {
+  struct sonde_backend *backend = capture("v0", "udp", 262144, 1 << 20);
+  struct sonde_packet packets[BATCH];
+  struct sonde_backend_info before, after;
+  struct sonde_error error = {0};
+  struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 100, 0);
+  int sender = live_sender("v1");
+  ops->info(backend, &before);
+  live_run("ip link set v0 down && ip link set v0 name w0 && ip link set w0 up");
+  live_wait_up("w0");
+  int status = ops->receive(backend, 0, packets, BATCH, 50, &error);
+  CHECK(status == 0 || ops->reopen(backend, &error) == 0);
+  live_send(sender, frame.bytes, frame.length);
+  seen_count = 0;
+  collect(backend, 100); /* and a silence after it */
+  CHECK_EQ(seen_count, 1);
+  ops->info(backend, &after);
+  CHECK_EQ(after.ifindex, before.ifindex);
+  CHECK_EQ(finish(backend), 0);
+  live_run("ip link set w0 down && ip link set w0 name v0 && ip link set v0 up");
+  live_wait_up("v0");
+  close(sender);
+}
+
 static void check_refusals(void) {
   struct sonde_backend_config config = {
       .interface = "nosuch0", .file_fd = -1, .snaplen = 262144, .ring_bytes = 1 << 20};
@@ -229,6 +254,7 @@ int main(void) {
   check_overload();
   check_loopback_and_any();
   check_link();
+  check_renamed();
   check_refusals();
   free(seen);
   return check_report();

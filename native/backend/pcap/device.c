@@ -48,6 +48,11 @@ static int interface_flags(const char *name, short *flags) {
   return failed ? -1 : 0;
 }
 
+/* A capture stays with its interface when that is renamed. NULL: it is gone, or there is none. */
+static const char *present_name(const struct device *device, char name[static IF_NAMESIZE]) {
+  return device->ifindex ? if_indextoname((unsigned)device->ifindex, name) : NULL;
+}
+
 int device_set(struct device *device, const char *name, uint32_t snaplen, uint32_t buffer_bytes,
                bool promiscuous, struct sonde_error *error) {
   short flags = 0;
@@ -100,7 +105,10 @@ static int activation_failure(const struct device *device, int problem, struct s
 
 int device_open(struct device *device, const char *expression, struct sonde_error *error) {
   char words[PCAP_ERRBUF_SIZE] = "";
-  device->pcap = pcap_create(device->name, words);
+  char present[IF_NAMESIZE];
+  const char *name = present_name(device, present);
+  name = name ? name : device->name;
+  device->pcap = pcap_create(name, words);
   if (!device->pcap) {
     return sonde_fail(error, SONDE_SYSTEM, 0, "%s: %.200s", device->name, words);
   }
@@ -116,6 +124,7 @@ int device_open(struct device *device, const char *expression, struct sonde_erro
     status = activation_failure(device, status, error);
     goto out;
   }
+  device->ifindex = (int)if_nametoindex(name);
   if (strcmp(device->name, "any") == 0) {
     pcap_set_datalink(device->pcap, DLT_LINUX_SLL2);
   }
@@ -162,10 +171,12 @@ void device_refuse_all(const struct device *device) {
 
 int device_trouble(const struct device *device, struct sonde_error *error) {
   short flags = 0;
+  char present[IF_NAMESIZE];
   if (strcmp(device->name, "any") == 0) {
     return 0;
   }
-  if (interface_flags(device->name, &flags)) {
+  const char *name = present_name(device, present);
+  if (!name || interface_flags(name, &flags)) {
     return sonde_fail(error, SONDE_SYSTEM, errno, "%s: %s", device->name, strerror(errno));
   }
   if (!(flags & IFF_UP)) {

@@ -12,7 +12,8 @@
 enum { DEVICE_TIMEOUT_MS = 10 };
 
 struct device {
-  char name[IF_NAMESIZE];
+  char name[IF_NAMESIZE]; /* as given */
+  int ifindex;            /* of what was opened last; 0: nothing yet, or "any" */
   uint32_t snaplen;
   uint32_t buffer_bytes;
   bool promiscuous;
@@ -30,7 +31,8 @@ const char *device_version(void); /* "1.10.3" */
 /* Checks the name; touches nothing. */
 int device_set(struct device *device, const char *name, uint32_t snaplen, uint32_t buffer_bytes,
                bool promiscuous, struct sonde_error *error);
-/* Captures from its return on. */
+/* Captures from its return on: on the interface that it was open on, whatever that is called
+ * now, or else on one of the name. */
 int device_open(struct device *device, const char *expression, struct sonde_error *error);
 int device_filter(struct device *device, const char *expression, struct sonde_error *error);
 /* Lets nothing new in, and what was let in stays. Any thread may be dispatching. */

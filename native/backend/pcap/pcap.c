@@ -95,8 +95,7 @@ static int live_open(const struct sonde_backend_config *config, struct sonde_bac
 }
 
 static void info(const struct sonde_backend *backend, struct sonde_backend_info *out) {
-  *out = (struct sonde_backend_info){
-      .queues = 1, .live = 1, .ifindex = (int)if_nametoindex(backend->device.name)};
+  *out = (struct sonde_backend_info){.queues = 1, .live = 1, .ifindex = backend->device.ifindex};
   snprintf(out->attach, sizeof out->attach, "libpcap %s, buffer %u MiB", device_version(),
            backend->device.buffer_bytes >> 20);
 }
