@@ -325,6 +325,7 @@ static bool receive_batch(struct sonde_worker *worker) {
   if (atomic_load_explicit(&worker->ended, memory_order_relaxed) ||
       atomic_load_explicit(&worker->broken, memory_order_relaxed)) {
     rest_until_asked(worker);
+    sonde_clock_tick(&worker->clock); /* flows end without a source, too */
     return false;
   }
   if (!ring_has_room(worker)) {

@@ -8,6 +8,7 @@
 
 #include "backend/dpdk/engine.h"
 #include "dpdk_capture.h"
+#include "live.h"
 
 enum { SLOW_MS = 1500, FRAME_BYTES = 100, TURNS_MAX = 2 * SMALL_LANE_BYTES / FRAME_BYTES / BATCH };
 

@@ -1,0 +1,80 @@
+/* session_live_test.c - whole sessions on a veth pair in a network of its own, through what may
+ * happen to an interface.
+ */
+#include "check.h"
+#include "live.h"
+#include "netsonde.h"
+
+enum { PATIENCE_MS = 20000, LOOK_MS = 20 };
+static const uint64_t SECOND = 1000000000;
+
+static struct sonde_session *begin(const char *backend, uint64_t idle_ns) {
+  struct sonde_session_config config = {
+      .plugin_dir = SONDE_PLUGIN_DIR,
+      .backend = backend,
+      .interface = "v0",
+      .file_fd = -1,
+      .workers = 1,
+      .snaplen = 262144,
+      .ring_bytes = 1 << 20,
+      .flow_table_size = 1024,
+      .record_ring_size = 1024,
+      .metering = 1,
+      .idle_timeout_ns = idle_ns,
+      .active_timeout_ns = 60 * SECOND,
+  };
+  struct sonde_session *session = NULL;
+  struct sonde_error error;
+  if (sonde_session_open(&config, &session, &error) || sonde_session_start(session, &error)) {
+    fprintf(stderr, "%s: %s\n", backend, error.detail);
+    exit(1);
+  }
+  return session;
+}
+
+static void send_one(void) {
+  struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 100, 0);
+  int sender = live_sender("v1");
+  live_send(sender, frame.bytes, frame.length);
+  close(sender);
+}
+
+/* Returns whether so many flows are active, before patience ends. */
+static bool await_active(struct sonde_session *session, uint64_t wanted) {
+  struct sonde_stats stats;
+  for (int waited_ms = 0; waited_ms < PATIENCE_MS; waited_ms += LOOK_MS) {
+    sonde_session_stats(session, &stats);
+    if (stats.flows_active == wanted) {
+      return true;
+    }
+    usleep(LOOK_MS * 1000);
+  }
+  return false;
+}
+
+/* The source is broken as long as its interface is gone. What it had seen grows old. */
+static void flows_end_without_a_source(void) {
+  struct sonde_session *session = begin("pcap", SECOND);
+  struct sonde_stats stats;
+  send_one();
+  CHECK(await_active(session, 1));
+  live_run("ip link del v0");
+  CHECK(await_active(session, 0));
+  sonde_session_stats(session, &stats);
+  CHECK_EQ(stats.records_by_reason[SONDE_END_IDLE], 1);
+  live_pair();
+  for (int i = 0; i < PATIENCE_MS / LOOK_MS && !stats.flows_active; i++) {
+    send_one();
+    usleep(LOOK_MS * 1000);
+    sonde_session_stats(session, &stats);
+  }
+  CHECK_EQ(stats.flows_active, 1);
+  sonde_session_close(session);
+}
+
+int main(void) {
+  live_begin();
+  live_pair();
+  flows_end_without_a_source();
+  return check_report();
+}
