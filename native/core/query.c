@@ -77,7 +77,7 @@ struct list_request {
 
 static void list_flows(struct sonde_worker *worker, void *argument) {
   struct list_request *request = argument;
-  sonde_flow_table_expire(worker->table, worker->clock.now_ns);
+  sonde_worker_expire(worker);
   request->count =
       sonde_flow_table_list(worker->table, request->query, request->records, &request->matching);
   request->active += sonde_flow_table_counters(worker->table)->flows_active;

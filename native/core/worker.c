@@ -195,6 +195,12 @@ void sonde_worker_metering_set(struct sonde_worker *worker, bool on, uint64_t id
   sonde_flow_table_metering_set(worker->table, on, idle_ns, active_ns);
 }
 
+/* What has not been handed over yet may be a packet that keeps its flow alive. */
+void sonde_worker_expire(struct sonde_worker *worker) {
+  uint64_t complete_ns = worker->complete_ns ? worker->complete_ns : worker->clock.now_ns;
+  sonde_flow_table_expire(worker->table, complete_ns);
+}
+
 void sonde_worker_flush_begin(struct sonde_worker *worker, enum sonde_worker_flush flush) {
   worker->flush = flush;
   worker->flush_cursor = 0;
@@ -368,11 +374,6 @@ static bool drained(struct sonde_worker *worker) {
   return worker->clock.now_ns - worker->draining_since_ns >= (uint64_t)DRAIN_MIN_MS * 1000000;
 }
 
-/* What has not been handed over yet may be a packet that keeps its flow alive. */
-static uint64_t expiry_clock(const struct sonde_worker *worker) {
-  return worker->complete_ns ? worker->complete_ns : worker->clock.now_ns;
-}
-
 static void *run(void *argument) {
   struct sonde_worker *worker = argument;
   char name[16];
@@ -382,7 +383,7 @@ static void *run(void *argument) {
     struct sonde_flow_counters before = *sonde_flow_table_counters(worker->table);
     bool more = receive_batch(worker);
     note_clock_step(worker);
-    sonde_flow_table_expire(worker->table, expiry_clock(worker));
+    sonde_worker_expire(worker);
     if (worker->flush != SONDE_FLUSH_NONE)
       flush_some(worker);
     if (worker->appender)

@@ -120,6 +120,8 @@ void sonde_worker_unpark(struct sonde_worker *worker);
 void sonde_worker_metering_set(struct sonde_worker *worker, bool on, uint64_t idle_ns,
                                uint64_t active_ns);
 void sonde_worker_flush_begin(struct sonde_worker *worker, enum sonde_worker_flush flush);
+/* Ends the flows whose time is up, as far as is known of them. */
+void sonde_worker_expire(struct sonde_worker *worker);
 
 /* After the thread has been joined: ends flows from *cursor on while the ring has room. True
  * when all have ended. Any thread; one at a time is let in. */
