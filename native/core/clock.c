@@ -6,7 +6,7 @@
 static const int64_t STEP_MIN_NS = 50000000;         /* below it is slew and jitter */
 static const int64_t STAMP_AGE_MAX_NS = 60000000000; /* a ring never holds packets longer */
 static const uint64_t LEAP_NS = 3600000000000;
-enum { LEAP_PACKETS = 16 };
+enum { LEAP_PACKETS = 16, START_TRIES = 5 };
 
 static int64_t read_clock(clockid_t id) {
   struct timespec time;
@@ -14,12 +14,21 @@ static int64_t read_clock(clockid_t id) {
   return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
+/* True if the thread was stopped since then: what it read meanwhile is of another moment. */
+static bool was_stopped(int64_t monotonic) {
+  return read_clock(CLOCK_MONOTONIC) - monotonic > STEP_MIN_NS / 2;
+}
+
 void sonde_clock_start(struct sonde_clock *clock, bool live) {
   *clock = (struct sonde_clock){.live = live};
   if (!live)
     return;
-  int64_t monotonic = read_clock(CLOCK_MONOTONIC);
-  clock->start_offset = clock->wall_offset = read_clock(CLOCK_REALTIME) - monotonic;
+  int64_t monotonic;
+  int tries = 0;
+  do {
+    monotonic = read_clock(CLOCK_MONOTONIC);
+    clock->start_offset = clock->wall_offset = read_clock(CLOCK_REALTIME) - monotonic;
+  } while (was_stopped(monotonic) && ++tries < START_TRIES);
   clock->now_ns = (uint64_t)(monotonic + clock->start_offset);
 }
 
@@ -29,7 +38,7 @@ void sonde_clock_tick(struct sonde_clock *clock) {
   int64_t monotonic = read_clock(CLOCK_MONOTONIC);
   int64_t offset = read_clock(CLOCK_REALTIME) - monotonic;
   int64_t step = offset - clock->wall_offset;
-  if (step > STEP_MIN_NS || step < -STEP_MIN_NS) {
+  if ((step > STEP_MIN_NS || step < -STEP_MIN_NS) && !was_stopped(monotonic)) {
     clock->stepped_ns += step;
     clock->wall_offset = offset;
     clock->epoch_offset = offset - clock->start_offset;
