@@ -6,6 +6,8 @@
 static const int64_t STEP_MIN_NS = 50000000;         /* below it is slew and jitter */
 static const int64_t STAMP_AGE_MAX_NS = 60000000000; /* a ring never holds packets longer */
 static const uint64_t LEAP_NS = 3600000000000;
+/* The year 2116: past what a pcap file can say, and any timeout can be added to it. */
+static const uint64_t STAMP_MAX_NS = UINT64_C(1) << 62;
 enum { LEAP_PACKETS = 16, START_TRIES = 5 };
 
 static int64_t read_clock(clockid_t id) {
@@ -58,6 +60,10 @@ static bool stamp_live(const struct sonde_clock *clock, uint64_t packet_ns, uint
 }
 
 bool sonde_clock_stamp(struct sonde_clock *clock, uint64_t packet_ns, uint64_t *time_ns) {
+  if (packet_ns > STAMP_MAX_NS) {
+    *time_ns = clock->now_ns;
+    return false;
+  }
   if (clock->live)
     return stamp_live(clock, packet_ns, time_ns);
   *time_ns = packet_ns;

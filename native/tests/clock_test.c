@@ -65,7 +65,25 @@ static void a_step_is_found(void) {
   }
 }
 
+/* Deadlines are made of times by adding, so there is a last one. */
+static void a_time_past_all_is_not_believed(void) {
+  const uint64_t now_ns = UINT64_C(1700000000) * 1000000000;
+  for (int live = 0; live < 2; live++) {
+    static const uint64_t far[] = {UINT64_C(1) << 63, (UINT64_C(1) << 63) - 1, UINT64_MAX};
+    struct sonde_clock clock;
+    uint64_t time_ns;
+    sonde_clock_start(&clock, live);
+    CHECK(live || sonde_clock_stamp(&clock, now_ns, &time_ns));
+    for (int i = 0; i < 100; i++) {
+      CHECK(!sonde_clock_stamp(&clock, far[i % 3], &time_ns));
+      CHECK_EQ(time_ns, clock.now_ns);
+      CHECK(live || clock.now_ns == now_ns);
+    }
+  }
+}
+
 int main(void) {
+  a_time_past_all_is_not_believed();
   a_stopped_thread_finds_no_step();
   a_step_is_found();
   return check_report();
