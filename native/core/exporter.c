@@ -150,8 +150,11 @@ static int add_under_control(struct sonde_exporter *exporter,
                              struct sonde_error *error) {
   struct sonde_session *session = exporter->session;
   struct change change = {0};
+  pthread_mutex_lock(&session->describing);
+  int ifindex = session->info.ifindex;
+  pthread_mutex_unlock(&session->describing);
   struct sonde_encoder_config encoder = {
-      .ifindex = session->info.ifindex > 0 ? (uint32_t)session->info.ifindex : 0,
+      .ifindex = ifindex > 0 ? (uint32_t)ifindex : 0,
       .interface = session->interface,
       .packet_time = !session->info.live,
       .start_ns = exporter->start_ns,

@@ -33,6 +33,15 @@ static bool any_broken(const struct sonde_session *session) {
   return false;
 }
 
+static void describe_anew(struct sonde_session *session) {
+  struct sonde_backend_info info;
+  session->ops->info(session->backend, &info);
+  pthread_mutex_lock(&session->describing);
+  session->info.ifindex = info.ifindex;
+  memcpy(session->info.attach, info.attach, sizeof session->info.attach);
+  pthread_mutex_unlock(&session->describing);
+}
+
 static void reopen(struct watch *watch) {
   struct sonde_session *session = watch->session;
   struct sonde_error error = {0};
@@ -41,7 +50,7 @@ static void reopen(struct watch *watch) {
     sonde_worker_park(&session->workers[i]);
   int status = session->ops->reopen(session->backend, &error);
   if (status == SONDE_OK)
-    session->ops->info(session->backend, &session->info);
+    describe_anew(session);
   for (uint32_t i = 0; i < session->worker_count; i++) {
     if (status == SONDE_OK)
       atomic_store(&session->workers[i].broken, false);

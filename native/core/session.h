@@ -20,6 +20,7 @@ struct sonde_session {
   const struct sonde_backend_ops *ops;
   struct sonde_backend *backend;
   struct sonde_backend_info info;
+  pthread_mutex_t describing; /* guards what reopening changes of it: ifindex and attach */
   char interface[256];
   struct sonde_worker *workers;
   uint32_t worker_count;

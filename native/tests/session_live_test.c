@@ -1,12 +1,16 @@
 /* session_live_test.c - whole sessions on a veth pair in a network of its own, through what may
  * happen to an interface.
  */
+#include <pthread.h>
+#include <stdatomic.h>
+
 #include "check.h"
 #include "live.h"
 #include "netsonde.h"
 
 enum { PATIENCE_MS = 20000, LOOK_MS = 20 };
 static const uint64_t SECOND = 1000000000;
+static _Atomic bool enough;
 
 static struct sonde_session *begin(const char *backend, uint64_t idle_ns) {
   struct sonde_session_config config = {
@@ -72,9 +76,46 @@ static void flows_end_without_a_source(void) {
   sonde_session_close(session);
 }
 
+/* Returns NULL if it always found a capture. */
+static void *look_on(void *argument) {
+  struct sonde_session *session = argument;
+  struct sonde_stats stats;
+  bool found = true;
+  do {
+    sonde_session_stats(session, &stats);
+    found = found && strncmp(stats.attach, "tpacket_v3", 10) == 0;
+  } while (!atomic_load(&enough));
+  return found ? NULL : session;
+}
+
+/* Who looks while the interface comes and goes sees one or the other. */
+static void statistics_at_any_time(void) {
+  struct sonde_session *session = begin("af_packet", SECOND);
+  struct sonde_event event;
+  pthread_t thread;
+  live_need(pthread_create(&thread, NULL, look_on, session) == 0, "thread");
+  for (int i = 0; i < 3; i++) {
+    live_run("ip link del v0");
+    live_pair();
+    event.kind = 0;
+    for (int tries = 0; tries < PATIENCE_MS && event.kind != SONDE_EVENT_LINK_RETURNED; tries++) {
+      if (!sonde_session_events(session, &event, 1)) {
+        usleep(1000);
+      }
+    }
+    CHECK_EQ(event.kind, SONDE_EVENT_LINK_RETURNED);
+  }
+  atomic_store(&enough, true);
+  void *missed;
+  pthread_join(thread, &missed);
+  CHECK(!missed);
+  sonde_session_close(session);
+}
+
 int main(void) {
   live_begin();
   live_pair();
   flows_end_without_a_source();
+  statistics_at_any_time();
   return check_report();
 }

@@ -57,18 +57,21 @@ static int probe(struct sonde_error *error) {
   return status;
 }
 
-/* Ends a group's life; what it accepted and nobody took is lost. */
-static void retire(struct sonde_backend *backend, struct group *group) {
+/* Ends the group's life; what it accepted and nobody took is lost. Who looks finds the one or
+ * the other. */
+static void replace(struct sonde_backend *backend, const struct group *next) {
   pthread_mutex_lock(&backend->count_lock);
-  for (uint32_t i = 0; i < group->count; i++) {
-    struct ring *ring = &group->rings[i];
+  struct group before = backend->group;
+  for (uint32_t i = 0; i < before.count; i++) {
+    struct ring *ring = &before.rings[i];
     ring_attach(ring, &program_refuse_all, NULL);
     ring_count(ring);
     backend->past.dropped += ring->dropped + (ring->accepted - ring->taken);
     backend->past.freezes += ring->freezes;
   }
-  group_close(group);
+  backend->group = *next;
   pthread_mutex_unlock(&backend->count_lock);
+  group_close(&before);
 }
 
 static void packet_close(struct sonde_backend *backend) {
@@ -286,16 +289,15 @@ static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
     program_free(&program);
     return status;
   }
-  retire(backend, &backend->group);
+  replace(backend, &group);
   program_free(&backend->program);
   backend->interface = interface;
   backend->program = program;
-  backend->group = group;
   return 0;
 }
 
 static void stop(struct sonde_backend *backend) {
-  retire(backend, &backend->group);
+  replace(backend, &(struct group){0});
   backend->started = false;
 }
 
