@@ -164,14 +164,21 @@ static int add_under_control(struct sonde_exporter *exporter,
   int status = sonde_collector_create(config, &encoder, &change.collector, error);
   if (status < 0)
     return status;
-  if (!exporter->running)
+  if (!exporter->running) {
+    /* The thread first: what nobody reads would fill the rings. */
+    status = start_thread(exporter, error);
+    if (status < 0) {
+      sonde_collector_destroy(change.collector);
+      return status;
+    }
     sonde_session_reader_set(session, SONDE_RING_EXPORT, true);
+  }
   ask(exporter, add, &change);
   sonde_collector_destroy(change.collector);
   if (change.status < 0)
     return sonde_fail(error, change.status, 0, "there are %d collectors already",
                       SONDE_COLLECTORS_MAX);
-  return exporter->running ? SONDE_OK : start_thread(exporter, error);
+  return SONDE_OK;
 }
 
 int sonde_session_collector_add(struct sonde_session *session,

@@ -3,8 +3,12 @@
  * The record ring is as small as it may be, so replay has to wait for the drain; what is
  * asked meanwhile must neither lose a packet nor a record. Also run under TSan.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -184,6 +188,41 @@ static void filter_counts_only_what_passes(void) {
   sonde_session_close(session);
 }
 
+static _Atomic bool threads_fail;
+
+/* The linker hands this file the core's pthread_create (see CMakeLists.txt). */
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                          void *argument);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                          void *argument);
+
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                          void *argument) {
+  return atomic_load(&threads_fail) ? EAGAIN
+                                    : __real_pthread_create(thread, attributes, run, argument);
+}
+
+/* Of a collector that could not be had nothing is left that waits for records. */
+static void a_refused_collector_holds_nothing_up(void) {
+  struct sonde_session_config c = config(make_capture());
+  struct sonde_collector_config collector = {.address = "127.0.0.1", .port = 9, .version = 9};
+  struct sonde_collector_stats collectors[1];
+  struct sonde_session *session = NULL;
+  struct sonde_error error;
+  uint64_t packets = 0, records = 0;
+  CHECK_EQ(sonde_session_open(&c, &session, &error), 0);
+  atomic_store(&threads_fail, true);
+  CHECK_EQ(sonde_session_collector_add(session, &collector, &error), SONDE_SYSTEM);
+  atomic_store(&threads_fail, false);
+  CHECK_EQ(sonde_session_collectors(session, collectors, 1), 0);
+  CHECK_EQ(sonde_session_start(session, &error), 0);
+  await_end(session, &packets, &records);
+  CHECK_EQ(sonde_session_stop(session, &error), 0);
+  packets += drain_all(session, &records);
+  CHECK_EQ(packets, PACKETS);
+  sonde_session_close(session);
+}
+
 static void bad_configurations_are_refused(void) {
   struct sonde_session *session = NULL;
   struct sonde_error error;
@@ -206,6 +245,7 @@ int main(void) {
   requests_meanwhile_lose_nothing();
   metering_off_and_on();
   filter_counts_only_what_passes();
+  a_refused_collector_holds_nothing_up();
   bad_configurations_are_refused();
   return check_report();
 }
