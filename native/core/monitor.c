@@ -144,6 +144,7 @@ int sonde_monitor_start(struct sonde_session *session, struct sonde_error *error
 }
 
 void sonde_monitor_stop(struct sonde_session *session) {
+  pthread_mutex_lock(&session->monitor_ending);
   if (session->monitor_running) {
     uint64_t one = 1;
     ssize_t written = write(session->monitor_wake_fd, &one, sizeof one);
@@ -153,4 +154,5 @@ void sonde_monitor_stop(struct sonde_session *session) {
   session->monitor_running = false;
   sonde_link_close(session->link);
   session->link = NULL;
+  pthread_mutex_unlock(&session->monitor_ending);
 }

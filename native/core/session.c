@@ -173,6 +173,7 @@ int sonde_session_open(const struct sonde_session_config *config, struct sonde_s
   pthread_mutex_init(&made->draining, NULL);
   pthread_mutex_init(&made->looking, NULL);
   pthread_mutex_init(&made->describing, NULL);
+  pthread_mutex_init(&made->monitor_ending, NULL);
   strncpy(made->interface, config->interface, sizeof made->interface - 1);
   made->metering = config->metering;
   atomic_store(&made->link_up, true);
@@ -281,6 +282,7 @@ void sonde_session_close(struct sonde_session *session) {
   if (session->export_wake.fd >= 0)
     close(session->export_wake.fd);
   sonde_events_release(&session->events);
+  pthread_mutex_destroy(&session->monitor_ending);
   pthread_mutex_destroy(&session->describing);
   pthread_mutex_destroy(&session->looking);
   pthread_mutex_destroy(&session->draining);

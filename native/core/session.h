@@ -37,7 +37,8 @@ struct sonde_session {
   _Atomic int state;       /* enum sonde_session_state */
   bool metering;           /* as last asked for */
 
-  pthread_t monitor; /* live sources only */
+  pthread_t monitor;              /* live sources only */
+  pthread_mutex_t monitor_ending; /* one at a time ends it */
   bool monitor_running;
   int monitor_wake_fd;
   struct sonde_link *link; /* NULL for sources that are no interface of the kernel */

@@ -112,10 +112,30 @@ static void statistics_at_any_time(void) {
   sonde_session_close(session);
 }
 
+static void *stop_it(void *session) {
+  struct sonde_error error;
+  return sonde_session_stop(session, &error) ? NULL : session;
+}
+
+/* Of two who stop it one does. */
+static void one_stop_of_two(void) {
+  for (int i = 0; i < 5; i++) {
+    struct sonde_session *session = begin("af_packet", SECOND);
+    void *first, *second;
+    pthread_t thread;
+    live_need(pthread_create(&thread, NULL, stop_it, session) == 0, "thread");
+    second = stop_it(session);
+    pthread_join(thread, &first);
+    CHECK(!first != !second);
+    sonde_session_close(session);
+  }
+}
+
 int main(void) {
   live_begin();
   live_pair();
   flows_end_without_a_source();
   statistics_at_any_time();
+  one_stop_of_two();
   return check_report();
 }
