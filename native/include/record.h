@@ -43,8 +43,6 @@ enum { SONDE_VLAN_DEPTH_MAX = 4 };
 
 #define SONDE_FLOW_LABEL_MASK UINT32_C(0xfffff)
 
-#define SONDE_FLOW_LABEL_MASK UINT32_C(0xfffff)
-
 /* IPv6 extension headers, in sonde_record.ipv6 above the flow label: bits 0…6 of
  * ipv6ExtensionHeaders as they are, and its bits 12…15 right behind them. */
 enum sonde_extension {

@@ -2,6 +2,7 @@
 #include "spill.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -385,7 +386,7 @@ int sonde_spill_view(struct sonde_spill *spill, struct sonde_shelf_view *view) {
   int status = SONDE_NO_MEMORY;
   pthread_mutex_lock(&spill->lock);
   view->files = malloc((spill->shelf.count + 1) * sizeof *view->files);
-  view->dir_fd = dup(spill->shelf.dir_fd);
+  view->dir_fd = fcntl(spill->shelf.dir_fd, F_DUPFD_CLOEXEC, 0);
   if (view->files && view->dir_fd >= 0) {
     for (uint32_t i = 0; i < spill->shelf.count; i++)
       add_file(view, &spill->shelf.files[i]);

@@ -179,6 +179,27 @@ static void check_expressions(struct sonde_session *session, uint32_t from) {
   }
 }
 
+static int count_inherited(void) {
+  int count = 0;
+  for (int fd = 3; fd < 256; fd++) {
+    int flags = fcntl(fd, F_GETFD);
+    count += flags >= 0 && !(flags & FD_CLOEXEC);
+  }
+  return count;
+}
+
+/* A program that the agent starts meanwhile gets no descriptor of an answer's. */
+static void check_inherited(struct sonde_session *session) {
+  static uint8_t buffer[READ_BYTES];
+  struct sonde_packets *packets;
+  struct sonde_error error;
+  int before = count_inherited();
+  CHECK_EQ(sonde_session_packets_open(session, NULL, 0, 0, 0, 0, &packets, &error), SONDE_OK);
+  CHECK(sonde_session_packets_read(packets, buffer, sizeof buffer) >= 0);
+  CHECK_EQ(count_inherited(), before);
+  sonde_session_packets_close(packets);
+}
+
 static void test_answers(int sealed, const char *dir, uint64_t buffer_bytes) {
   struct sonde_session *session = open_session(buffer_bytes, dir, 0);
   struct sonde_error error;
@@ -193,6 +214,7 @@ static void test_answers(int sealed, const char *dir, uint64_t buffer_bytes) {
   CHECK_EQ(sonde_session_encryption_set(session, 1, "AES-256-GCM", key, &error), SONDE_OK);
   CHECK_EQ(sonde_session_stop(session, &error), SONDE_OK);
   check_expressions(session, 7777);
+  check_inherited(session);
   sonde_session_stats(session, &stats);
   CHECK_EQ(stats.packets_captured, PACKETS);
   CHECK_EQ(stats.encrypted, 1);
