@@ -81,16 +81,21 @@ void sonde_worker_counters(struct sonde_worker *worker, struct sonde_worker_coun
   }
 }
 
+/* Never told, it is due even if the file's time began at 0. */
+static bool alarm_due(const struct sonde_worker *worker, uint64_t told_ns) {
+  return told_ns == 0 || worker->clock.now_ns - told_ns >= ALARM_INTERVAL_NS;
+}
+
 static void raise_alarms(struct sonde_worker *worker, const struct sonde_flow_counters *before) {
   const struct sonde_flow_counters *now = sonde_flow_table_counters(worker->table);
   uint64_t full =
       now->records_by_reason[SONDE_END_RESOURCES] - before->records_by_reason[SONDE_END_RESOURCES];
   uint64_t dropped = now->records_dropped - before->records_dropped;
-  if (full && worker->clock.now_ns - worker->full_told_ns >= ALARM_INTERVAL_NS) {
+  if (full && alarm_due(worker, worker->full_told_ns)) {
     worker->full_told_ns = worker->clock.now_ns;
     sonde_events_push(worker->events, SONDE_EVENT_TABLE_FULL, (int64_t)full, "");
   }
-  if (dropped && worker->clock.now_ns - worker->dropped_told_ns >= ALARM_INTERVAL_NS) {
+  if (dropped && alarm_due(worker, worker->dropped_told_ns)) {
     worker->dropped_told_ns = worker->clock.now_ns;
     sonde_events_push(worker->events, SONDE_EVENT_RECORDS_DROPPED, (int64_t)dropped, "");
   }
@@ -331,6 +336,7 @@ static bool receive_batch(struct sonde_worker *worker) {
   if (atomic_load_explicit(&worker->ended, memory_order_relaxed) ||
       atomic_load_explicit(&worker->broken, memory_order_relaxed)) {
     rest_until_asked(worker);
+    worker->complete_ns = 0;          /* nothing is still to be handed over: */
     sonde_clock_tick(&worker->clock); /* flows end without a source, too */
     return false;
   }
