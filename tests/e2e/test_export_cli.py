@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agents import Agent
+from agents import Agent, Fleet
 from collectors import HOST, Inbox
 from deadlines import PATIENCE_SEC, eventually_now
 from packets import SECOND_NS, UDP, at, ethernet, ipv4, udp, write_pcap
@@ -116,6 +116,22 @@ def test_start_export_and_decode(
     assert run("decode", str(tmp_path / "raw.ipfix")).stdout == decoded.stdout
     assert run("decode", "-", given=raw).stdout == decoded.stdout
     assert run("start", "-i", str(trace), "-b", "file", "--export", "nowhere").returncode == 2
+
+
+def test_stop_waits_while_a_collector_is_sent_the_rest(
+    run: Run, fleet: Fleet, inbox: Inbox, tmp_path: Path
+) -> None:
+    """Some 50 bytes a record at 125,000 bytes a second take longer than any other answer."""
+    count = 9000
+    fleet.start("alpha", export={"pace_mbps": 1})
+    frames = [
+        ethernet(ipv4(udp(b"", 5000 + n, 53), UDP, "10.0.0.1", "10.0.0.2")) for n in range(count)
+    ]
+    trace = write_pcap(tmp_path / "many.pcap", [at(START_NS, frame) for frame in frames])
+    run("start", "-i", str(trace), "-b", "file", "--export", f"{HOST}:{inbox.port}")
+    eventually_now(lambda: one_object(run("status", "--json"))["finished"], "the file to be read")
+    (told,) = one_object(run("stop", "--json"))["export"]["collectors"]
+    assert (told["records_sent"], told["records_lost"]["no_room"]) == (count, 0)
 
 
 @pytest.mark.parametrize(

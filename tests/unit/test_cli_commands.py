@@ -261,6 +261,15 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         assert summary in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["status"], ["stop"], ["firmware", "f", "s"], ["packets"]])
+def test_help_tells_how_long_this_command_waits(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([words[0], "--help"])
+    assert f"wait for answers ({parse(*words).timeout:g} s)" in capsys.readouterr().out
+
+
 RECORD = {
     "source_ip": "fd00::1",
     "source_port": 40000,

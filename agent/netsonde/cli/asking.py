@@ -54,7 +54,11 @@ def add_target_arguments(parser: ArgumentParser) -> None:
     group.add_argument("--group", metavar="K=V", help="every host with this label")
     group.add_argument("--nodes", metavar="FILE", help="the hosts named in FILE, one a line")
     parser.add_argument(
-        "--timeout", type=positive_seconds, default=2.0, metavar="S", help="wait for answers (2 s)"
+        "--timeout",
+        type=positive_seconds,
+        default=2.0,
+        metavar="S",
+        help="wait for answers (%(default)g s)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the objects from the wire, one a line"

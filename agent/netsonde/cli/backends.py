@@ -20,6 +20,7 @@ class BackendsCommand:
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_client_arguments(parser)
+        parser.set_defaults(timeout=10.0)  # DPDK is looked for in a process of its own
 
     def run(self, args: Namespace) -> int:
         columns = ["HOST", "BACKEND", "STATE", "FEATURES OR REASON"]

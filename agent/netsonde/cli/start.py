@@ -57,6 +57,7 @@ class StartCommand:
         )
         add_export_arguments(parser, "--export-")
         add_client_arguments(parser)
+        parser.set_defaults(timeout=30.0)  # DPDK may have much memory to prepare
 
     def run(self, args: Namespace) -> int:
         columns = ["HOST", "RESULT", "SESSION", "INTERFACE", "BACKEND", "BUFFER MB"]

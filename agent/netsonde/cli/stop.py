@@ -26,6 +26,7 @@ class StopCommand:
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--reason", help="kept in the agent's log and events (manual)")
         add_client_arguments(parser)
+        parser.set_defaults(timeout=30.0)  # for the bus and the collectors to take every record
 
     def run(self, args: Namespace) -> int:
         body = {"reason": args.reason} if args.reason is not None else {}
