@@ -229,7 +229,11 @@ def test_config_show_prints_toml_that_means_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "netsonde.toml"
-    file.write_text('[agent]\nhost = "a"\n[agent.labels]\nsite = "ams"\nrack = "r-1"\n')
+    file.write_text(
+        '[agent]\nhost = "a"\n[agent.labels]\nsite = "ams"\nrack = "r-1"\n'
+        '[[export.collectors]]\nip = "10.0.0.1"\nport = 2055\n'
+        '[policy.allow]\n"*" = ["status"]\n"on call" = ["read"]\n'
+    )
     assert cli.main(["config", "show", "--config", str(file)]) == EXIT_OK
     shown = tomllib.loads(capsys.readouterr().out)
     assert msgspec.convert(shown, config.Config) == config.load(file, environ={})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -43,8 +44,7 @@ class ConfigCommand:
 
 
 def render_toml(loaded: config.Config) -> str:
-    """The configuration as TOML. JSON's strings, numbers, booleans and lists are TOML's too;
-    only tables need a word of their own."""
+    """The configuration as TOML. JSON's strings, numbers and booleans are TOML's too."""
     lines = []
     for section, keys in msgspec.to_builtins(loaded).items():
         lines.append(f"[{section}]")
@@ -55,6 +55,12 @@ def render_toml(loaded: config.Config) -> str:
 
 def render_value(value: object) -> str:
     if isinstance(value, dict):
-        pairs = (f"{key} = {render_value(item)}" for key, item in value.items())
+        pairs = (f"{render_key(key)} = {render_value(item)}" for key, item in value.items())
         return "{ " + ", ".join(pairs) + " }" if value else "{}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(render_value, value)) + "]"
     return msgspec.json.encode(value).decode()
+
+
+def render_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else render_value(key)
