@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -365,7 +366,7 @@ def _check(config: Config) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", token):
             refuse("nats.root", f"{config.nats.root!r} is not a NATS subject of plain tokens")
     for server in config.nats.servers:
-        if not re.fullmatch(r"(nats|tls)://[^\s/]+/?|[^\s/:]+(:\d+)?", server):
+        if not _names_server(server):
             refuse("nats.servers", "each must be nats://host:port or tls://host:port")
     if bool(config.nats.tls_cert) != bool(config.nats.tls_key):
         refuse("nats.tls_cert", "tls_cert and tls_key go together")
@@ -404,6 +405,16 @@ def _check(config: Config) -> None:
     listen = re.fullmatch(r".+:(\d{1,5})", config.http.listen)
     if config.http.listen and (listen is None or int(listen[1]) > 65535):
         refuse("http.listen", "must be host:port, or empty for none")
+
+
+def _names_server(text: str) -> bool:
+    if not re.fullmatch(r"(nats|tls)://[^\s/]+/?|[^\s/:]+(:\d+)?", text):
+        return False
+    try:
+        parts = urlsplit(text if "://" in text else f"nats://{text}")
+        return bool(parts.hostname) and (parts.port is None or parts.port >= 0)
+    except ValueError:  # an unclosed bracket, or what is no port
+        return False
 
 
 # ---- change, and the schema ----------------------------------------------------------------------
