@@ -269,9 +269,41 @@ def test_metering_and_following(
     assert watcher.stderr.read() == ""
 
 
+def test_a_group_and_a_limit_choose_whose_records_come(
+    run: Run,
+    nats_server: NatsServer,
+    pair: list[Agent],
+    capture_file: Callable[[list[Packet]], Path],
+) -> None:
+    follower = follow(nats_server, "--limit", "1", "--json")
+    eventually_now(lambda: is_followed(nats_server, "alpha"), "the follower to subscribe")
+    assert not is_followed(nats_server, "beta")
+    collector = spawn(nats_server, "collect", "--live", "--group", "site=lon")
+    eventually_now(lambda: is_followed(nats_server, "beta"), "the collector to subscribe")
+    path = capture_file(conversation(3))
+    assert run("start", "-i", str(path), "-b", "file", "--meter").returncode == 0
+    assert run("stop").returncode == 0
+    for process, host in ((follower, "alpha"), (collector, "beta")):
+        assert process.stdout is not None
+        records = [json.loads(process.stdout.readline()) for _ in range(3)]
+        assert {record["host"] for record in records} == {host}
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=PATIENCE_SEC)
+        assert (process.returncode, out) == (0, ""), errors
+
+    for words in (["collect", "--live"], ["flows", "--follow"]):
+        nobody = run(*words, "--group", "site=fra")
+        assert (nobody.returncode, nobody.stdout) == (1, "")
+        assert nobody.stderr == "netsonde: no agent answered (group site=fra)\n"
+
+
 def follow(server: NatsServer, *flags: str) -> subprocess.Popen[str]:
+    return spawn(server, "flows", "--follow", *flags)
+
+
+def spawn(server: NatsServer, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [COMMAND, "flows", "--follow", *flags, "--nats", server.url],
+        [COMMAND, *words, "--nats", server.url],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from netsonde import cli, config
-from netsonde.cli.asking import read_nats_section
+from netsonde.cli.asking import read_nats_section, read_pace, read_target
 from netsonde.cli.collect import flow_subjects
 from netsonde.cli.flows import describe_record, flows_body, matches
 from netsonde.cli.meter import meter_body
@@ -20,9 +20,9 @@ from netsonde.cli.run import make_overrides
 from netsonde.cli.start import start_body
 from netsonde.cli.top import rank_flows, rank_hosts
 from netsonde.errors import EXIT_CONFIG, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE
-from netsonde.fleet.client import Outcome
+from netsonde.fleet.client import Outcome, Pace
 from netsonde.fleet.scatter import Reply
-from netsonde.fleet.targeting import parse_target
+from netsonde.fleet.targeting import Limit, Target, parse_target
 from netsonde.messages import FlowsRequest, MeterRequest, StartRequest
 from netsonde.messages_buffer import EncryptionRequest, PacketsRequest
 from servers import free_port
@@ -183,17 +183,35 @@ def test_targets_that_cannot_be_meant_are_usage_errors_too(
     assert capsys.readouterr().err.startswith("netsonde: ")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["ps"], ["backends"], ["start", "-i", "eth0", "-b", "pcap"], ["stop"], ["status"]),
+        *(["metrics"], ["meter", "on"], ["flows"], ["flows", "--follow"], ["encrypt", "off"]),
+        ["export", "on", "--collector-ip", "198.18.0.9", "--collector-port", "2055"],
+        *(["firmware", "f", "s"], ["packets"], ["collect"], ["collect", "--live"], ["top"]),
+        ["schema"],
+    ],
+)
+def test_targets_and_pace_are_given_alike_on_every_command(words: list[str]) -> None:
+    flags = ["--timeout", "3", "--limit", "10%", "--batch", "2", "--max-failures", "1"]
+    pace = Pace(timeout_sec=3, limit=Limit(10, percent=True), batch=2, failures_max=1)
+    args = parse(*words, "--group", "site=ams", *flags)
+    assert (read_target(args), read_pace(args)) == (Target(group=("site", "ams")), pace)
+    assert read_target(parse(*words, "--host", "b", "--host", "a")).hosts == ("b", "a")
+
+
 def test_a_collector_takes_hosts_as_every_command_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nodes = tmp_path / "nodes"
     nodes.write_text("db1\nWeb1.example  # twice\n")
     target = parse_target(["Web1.example"], None, str(nodes))
-    assert flow_subjects("acme.capture", target) == [
+    assert flow_subjects("acme.capture", target.hosts) == [
         "acme.capture.stream.flows.web1_example",
         "acme.capture.stream.flows.db1",
     ]
-    assert flow_subjects("capture", parse_target([], None, None)) == ["capture.stream.flows.*"]
+    assert flow_subjects("capture", None) == ["capture.stream.flows.*"]
     assert cli.main(["collect", "--nodes", str(tmp_path / "none")]) == EXIT_USAGE
     assert capsys.readouterr().err.startswith("netsonde: The nodes file ")
 

@@ -46,7 +46,9 @@ def add_connection_arguments(parser: ArgumentParser) -> None:
     group.add_argument("--tls-key", metavar="FILE", help="key of the client certificate")
 
 
-def add_target_arguments(parser: ArgumentParser) -> None:
+def add_target_arguments(
+    parser: ArgumentParser, *, json_help: str = "print the objects from the wire, one a line"
+) -> None:
     group = parser.add_argument_group("targets (default: all hosts)")
     group.add_argument(
         "--host", action="append", default=[], metavar="H", help="this host; can be repeated"
@@ -60,9 +62,7 @@ def add_target_arguments(parser: ArgumentParser) -> None:
         metavar="S",
         help="wait for answers (%(default)g s)",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print the objects from the wire, one a line"
-    )
+    parser.add_argument("--json", action="store_true", help=json_help)
 
 
 def add_pace_arguments(parser: ArgumentParser) -> None:

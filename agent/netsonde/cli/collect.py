@@ -14,20 +14,36 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..config import NatsSection
-from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, UnreachableError
-from ..fleet.targeting import Target, parse_target
-from .asking import add_connection_arguments, positive_seconds, read_nats_section, whole
+from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError, UnreachableError
+from .asking import (
+    add_connection_arguments,
+    add_pace_arguments,
+    add_target_arguments,
+    positive_seconds,
+    read_nats_section,
+    read_pace,
+    read_target,
+    whole,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nats.aio.client import Client
 
     from ..collect.collector import Collector
     from ..collect.files import Files
     from ..collect.source import Source
     from ..collect.state import State, StateFile
+    from ..fleet.client import Pace
+    from ..fleet.targeting import Target
 
 RETRY_SEC, RETRY_SEC_MAX = 0.5, 10.0
 GAPS_SHOWN = 20
+
+
+class NobodyError(NetsondeError):
+    """No host of the group is there."""
 
 
 class CollectCommand:
@@ -40,6 +56,9 @@ class CollectCommand:
 
     With --live the records are taken as they are published, without JetStream: what is
     published while the collector is away is missing, and told of as a gap.
+
+    Of --group and --limit those hosts are meant that answer at the beginning: who comes later
+    is not collected from. Hosts that are named, and all hosts, may come at any time.
     """
 
     name = "collect"
@@ -52,10 +71,6 @@ class CollectCommand:
             "--format", choices=["jsonl", "parquet"], default="jsonl", help="of the files (jsonl)"
         )
         parser.add_argument("--live", action="store_true", help="the stream as it passes")
-        parser.add_argument(
-            "--host", action="append", default=[], metavar="H", help="this host; can be repeated"
-        )
-        parser.add_argument("--nodes", metavar="FILE", help="the hosts named in FILE, one a line")
         parser.add_argument(
             "--durable", default="netsonde-collect", type=consumer_name, metavar="NAME",
             help="of the consumer (netsonde-collect); one for each output",
@@ -77,9 +92,8 @@ class CollectCommand:
         parser.add_argument(
             "--until-idle", type=positive_seconds, metavar="S", help="end when nothing came for S s"
         )
-        parser.add_argument(
-            "--json", action="store_true", help="the summary at the end as one JSON object"
-        )
+        add_target_arguments(parser, json_help="the summary at the end as one JSON object")
+        add_pace_arguments(parser)
         add_connection_arguments(parser)
 
     def run(self, args: Namespace) -> int:
@@ -103,15 +117,14 @@ def notify(text: str) -> None:
 
 
 async def collect(args: Namespace) -> int:
-    # No --group: who is in one is known while they answer, and records outlast that.
-    address, target = read_nats_section(args), parse_target(args.host, None, args.nodes)
+    address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
     stream = "" if args.live else args.stream or stream_of(address.root)
     collector, state_file = make_collector(args, stream)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, collector.stopping.set)
     try:
-        await keep_collecting(args, address, target, stream, collector)
+        await keep_collecting(args, address, target, pace, stream, collector)
         await collector.finish()
     finally:
         if state_file is not None:
@@ -153,7 +166,12 @@ def make_collector(args: Namespace, stream: str) -> tuple[Collector, StateFile |
 
 
 async def keep_collecting(
-    args: Namespace, address: NatsSection, target: Target, stream: str, collector: Collector
+    args: Namespace,
+    address: NatsSection,
+    target: Target,
+    pace: Pace,
+    stream: str,
+    collector: Collector,
 ) -> None:
     """Connects, and again with patience whenever the connection ends for good."""
     from ..collect.files import ReaderGoneError
@@ -161,11 +179,16 @@ async def keep_collecting(
     from ..fleet.client import connect
 
     wait_sec, connected = RETRY_SEC, False
+    subjects: list[str] = []
     while not collector.stopping.is_set():
         try:
             async with connect(address, lasting=True, notify=notify) as client:
                 connected = True
-                subjects = flow_subjects(address.root, target)
+                if not subjects:
+                    hosts = await client.stream_hosts(target, pace)
+                    subjects = flow_subjects(address.root, hosts)
+                if not subjects:
+                    raise NobodyError(f"no agent answered ({target.describe()})")
                 source = make_source(args, subjects, stream, client.connection)
                 await collector.run(source, idle_sec=args.until_idle)
                 return
@@ -193,8 +216,9 @@ async def pause(collector: Collector, wait_sec: float) -> None:
         pass
 
 
-def flow_subjects(root: str, target: Target) -> list[str]:
-    return [f"{root}.stream.flows.{host}" for host in target.hosts or ("*",)]
+def flow_subjects(root: str, hosts: Sequence[str] | None) -> list[str]:
+    """hosts: None for all."""
+    return [f"{root}.stream.flows.{host}" for host in (("*",) if hosts is None else hosts)]
 
 
 def make_source(args: Namespace, subjects: list[str], stream: str, client: Client) -> Source:

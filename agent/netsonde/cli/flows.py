@@ -18,15 +18,14 @@ from .asking import (
     add_client_arguments,
     ask_fleet,
     read_nats_section,
+    read_pace,
     read_target,
     whole,
 )
 from .tables import Cell, endpoint
 
 if TYPE_CHECKING:
-    from ..fleet.client import FleetClient
     from ..fleet.scatter import Reply
-    from ..fleet.targeting import Target
 
 COLUMNS = ("HOST", "PROTOCOL", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAST SEEN")
 
@@ -117,9 +116,9 @@ async def follow_flows(args: Namespace) -> int:
     def notify(text: str) -> None:
         print(f"netsonde: {text}", file=sys.stderr)
 
-    address, target = read_nats_section(args), read_target(args)
+    address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
     async with connect(address, lasting=True, notify=notify) as client:
-        hosts = await find_hosts(client, target, args.timeout)
+        hosts = await client.stream_hosts(target, pace)
         if hosts == ():
             notify(f"no agent answered ({target.describe()})")
             return EXIT_REFUSED
@@ -147,15 +146,6 @@ async def follow_flows(args: Namespace) -> int:
                     return EXIT_OK
             sys.stdout.flush()
     return EXIT_OK
-
-
-async def find_hosts(
-    client: FleetClient, target: Target, timeout_sec: float
-) -> tuple[str, ...] | None:
-    """Whose streams to follow; None for all. Named hosts may well come later."""
-    if target.group is None:
-        return target.hosts or None
-    return tuple(await client.discover("PING", target, timeout_sec) or {})
 
 
 def matches(record: dict[str, Any], args: Namespace) -> bool:

@@ -225,6 +225,12 @@ class FleetClient:
         hosts = tuple(found)
         return pace.limit.apply(hosts) if pace.limit else hosts
 
+    async def stream_hosts(self, target: Target, pace: Pace) -> tuple[str, ...] | None:
+        """Whose streams to follow; None for all. Named hosts may well come later."""
+        if target.group is None and pace.limit is None:
+            return target.hosts or None
+        return await self.expect_hosts(target, pace) or ()
+
     async def follow(self, stream: str, hosts: Sequence[str] | None) -> AsyncGenerator[Msg, None]:
         """The messages of a stream, of the named hosts or of all, as they come. Bounded: what
         the reader cannot keep up with is dropped, and shows as gaps in `seq`."""
