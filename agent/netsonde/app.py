@@ -40,7 +40,7 @@ from .preflight import Preflight
 from .recorder.retrieval import Retrievals
 from .service import Service
 from .session import Sessions
-from .sinks.jetstream import JetStreamSink
+from .sinks.jetstream import JetStreamSink, spool_directory
 from .sinks.stream import FlowStream
 from .supervisor import Supervisor
 
@@ -84,7 +84,7 @@ async def run(
     core.check_abi()
     async with contextlib.AsyncExitStack() as stack:
         if embedded_nats:
-            server = EmbeddedServer(port=_port(settings.nats.servers[0]))
+            server = embedded_server(settings)
             await stack.enter_async_context(server)
             settings = with_server(settings, server.url)
             reload = _reload_with(reload, server.url)
@@ -268,6 +268,16 @@ class Agent:
         fields = msgspec.structs.asdict(reply) | {"host": self._publisher.host}
         message = MetricsMessage(**fields, boot=self._publisher.boot, seq=self._metrics_seq)
         await self._publisher.metrics(msgspec.json.encode(message))
+
+
+def embedded_server(settings: Config) -> EmbeddedServer:
+    """With JetStream, for packets that are asked for. Records that go there must not be gone
+    with the agent: the spool forgets what the stream has acknowledged."""
+    flows = settings.flows
+    streams_dir = spool_directory(flows) / "nats" if flows.jetstream else None
+    return EmbeddedServer(
+        port=_port(settings.nats.servers[0]), jetstream=True, streams_dir=streams_dir
+    )
 
 
 def with_server(settings: Config, url: str) -> Config:

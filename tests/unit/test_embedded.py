@@ -60,6 +60,19 @@ async def test_jetstream_only_when_asked_for() -> None:
         assert not (await asyncio.to_thread(config, with_it)).get("disabled")
 
 
+async def test_nobody_else_has_the_streams_that_outlast_it(tmp_path: Path) -> None:
+    streams = tmp_path / "spool" / "nats"
+    async with EmbeddedServer(jetstream=True, streams_dir=streams):
+        assert (streams / "jetstream").is_dir()
+        with pytest.raises(EmbeddedServerError, match="another nats-server uses it"):
+            await EmbeddedServer(jetstream=True, streams_dir=streams).start()
+    async with EmbeddedServer(jetstream=True, streams_dir=streams):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EmbeddedServerError, match="not a directory"):
+        await EmbeddedServer(jetstream=True, streams_dir=tmp_path / "file" / "nats").start()
+
+
 async def test_a_port_that_is_taken_is_told_in_the_server_s_words() -> None:
     port = free_port()
     async with EmbeddedServer(port=port):

