@@ -145,7 +145,8 @@ async def test_followers_and_a_collector_see_the_same(
 
     out, errors = await asyncio.to_thread(person.communicate, timeout=60)
     assert (person.returncode, errors) == (0, "")
-    said = [line.split("  ", 1)[1] for line in out.splitlines()]  # without the time
+    hosts, _, said = zip(*(line.split("  ", 2) for line in out.splitlines()), strict=True)
+    assert {hosts.count(host) for host in ENCODINGS} == {FLOWS}
     for line in (
         "ICMP    198.18.0.1 → 198.18.0.2 type 8  1 packets  28 bytes  forced",
         "UDP     198.18.0.1:1000 → 198.18.0.2:53  2 packets  74 bytes  forced",

@@ -125,6 +125,7 @@ async def follow_flows(args: Namespace) -> int:
         if sys.stderr.isatty():
             notify(f"following the flows of {target.describe()}; Ctrl-C ends")
         ledger, printed, missed = Ledger(), 0, 0
+        with_host = hosts is None or len(hosts) > 1
         async for message in client.follow("flows", hosts):
             try:
                 batch = read_batch(message.data, message.headers)
@@ -140,7 +141,7 @@ async def follow_flows(args: Namespace) -> int:
             for record in records:
                 if not matches(record, args):
                     continue
-                print_record(batch.host, record, as_json=args.json, with_host=hosts is None)
+                print_record(batch.host, record, as_json=args.json, with_host=with_host)
                 printed += 1
                 if printed == args.count:
                     return EXIT_OK
