@@ -120,12 +120,13 @@ class Service:
     # ---- from NATS -------------------------------------------------------------------------
 
     async def _on_discovery(self, message: Msg) -> None:
-        if not message.reply:
+        reply_to = self._reply_to(message)
+        if not reply_to:
             return
         session = self._sessions.current
         counters = session.counters(session.capture.stats()) if session is not None else {}
         document = self._discovery.document(self._documents[message.subject], counters)
-        await self._send(message.reply, msgspec.json.encode(document), {})
+        await self._send(reply_to, msgspec.json.encode(document), {})
 
     async def _on_request(self, message: Msg) -> None:
         """Starts a task, so that a slow request holds up no other."""

@@ -333,6 +333,18 @@ async def test_without_a_reply_subject(rig: Rig, handle: Any) -> None:
     assert rig.connection.sent == []
 
 
+@pytest.mark.parametrize("subject", ["capture.status", "$SRV.PING", "$SRV.STATS.netsonde.alpha"])
+async def test_no_answer_goes_where_it_would_mean_something(
+    rig: Rig, handle: Any, subject: str
+) -> None:
+    handle("status", nothing_runs)
+    for reply in ("capture.stream.events.alpha.alarm", "capture.stop", "$JS.API.STREAM.LIST"):
+        message = Msg(cast(Any, None), subject=subject, reply=reply, data=b"")
+        await rig.listener(subject)(message)
+    await rig.ask(subject)
+    assert [sent.subject for sent in rig.connection.sent] == ["inbox.1"]
+
+
 async def test_the_audit_trail(rig: Rig, handle: Any) -> None:
     handle("stop", no_session)
     handle("status", nothing_runs)
