@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,10 +23,10 @@ from netsonde.collect import collector as collector_module
 from netsonde.collect import parquet as parquet_module
 from netsonde.collect.batches import UnreadableError, read_batch
 from netsonde.collect.collector import Collector, Rotation
-from netsonde.collect.files import Files, JsonlFiles
+from netsonde.collect.files import Files, JsonlFiles, Lines
 from netsonde.collect.ledger import BOOTS_MAX, Gap, Ledger
 from netsonde.collect.parquet import ParquetFiles
-from netsonde.collect.state import StateError, StateFile, write_all
+from netsonde.collect.state import State, StateError, StateFile, write_all
 
 BATCHES = 12
 PER_BATCH = 3
@@ -278,6 +279,67 @@ async def test_a_full_disk_is_waited_out(tmp_path: Path, monkeypatch: pytest.Mon
             await collector.run(stream, idle_sec=0)
     await finish(collector, stream)
     assert read(tmp_path, "jsonl") == EXPECTED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_room_for_another_file_is_waited_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    stream, collector = Stream(), collector_on(tmp_path, kind)
+
+    def full(path: Path, flags: int, mode: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        with pytest.raises(OSError, match="No space left"):
+            await collector.run(stream, idle_sec=0)
+    await finish(collector, stream)
+    assert read(tmp_path, kind) == EXPECTED
+
+
+async def test_standard_output_that_is_full_is_waited_out(tmp_path: Path) -> None:
+    stream, path = Stream(), tmp_path / "out"
+    fd = os.open("/dev/full", os.O_WRONLY)
+    state, rotation = State(format="stdout", stream=""), Rotation(1 << 20, 3600)
+    collector = Collector(Lines(fd), None, state, rotation=rotation, notify=print)
+    with pytest.raises(OSError, match="No space left"):
+        await collector.run(stream, idle_sec=0)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, fd)
+    await collector.run(stream, idle_sec=0)
+    await collector.finish()
+    os.close(file)
+    os.close(fd)
+    assert [json.loads(line)["flow_id"] for line in path.read_text().splitlines()] == EXPECTED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_end_while_the_server_is_away_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What came last was taken, and neither written nor acknowledged."""
+
+    class Leaving(Stream):
+        async def fetch(self) -> list[Msg]:
+            if len(self.delivered) == 4:
+                raise ConnectionResetError
+            if self.delivered:
+                monkeypatch.setattr(collector_module, "COMMIT_SEC", 3600.0)
+            return await super().fetch()
+
+    stream = Leaving()
+    collector = collector_on(tmp_path, kind, bytes_max=1 << 20)
+    with pytest.raises(ConnectionResetError):
+        await collector.run(stream, idle_sec=0)
+    await collector.finish()
+    assert collector._state_file is not None
+    collector._state_file.close()
+    again = Stream()
+    again.waiting = stream.waiting
+    assert len(again.waiting) == BATCHES - 2
+    await finish(collector_on(tmp_path, kind), again)
+    assert read(tmp_path, kind) == EXPECTED
 
 
 def test_a_directory_belongs_to_one_collector(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ class Collector:
         self._notify = notify
         self._held: list[Msg] = []
         self._held_bytes = 0
+        self._unwritten = False  # the ledger knows of batches that are not on disk
         self._committed_sec = time.monotonic()
         self.stopping = asyncio.Event()
 
@@ -82,6 +83,7 @@ class Collector:
             await asyncio.gather(fetching, return_exceptions=True)
 
     def take(self, message: Msg) -> None:
+        self._unwritten = True
         self._held.append(message)
         self._held_bytes += len(message.data)
         totals = self.state.totals
@@ -104,18 +106,19 @@ class Collector:
         held, self._held = self._held, []
         self._held_bytes = 0
         self._committed_sec = time.monotonic()
+        await self._write()
         if held:
-            await asyncio.to_thread(self._write)
             await source.acknowledge(held)
         if self.state.closing:
             await asyncio.to_thread(self.files.tend, self.state)
         if self._is_due():
             await self.rotate()
 
-    def _write(self) -> None:
-        self.files.commit(self.state)
-        if self._state_file is not None:
-            self._state_file.save(self.state)
+    async def _write(self) -> None:
+        if self._unwritten:
+            await asyncio.to_thread(self.files.commit, self.state)
+            await self._save()
+            self._unwritten = False
 
     def _is_due(self) -> bool:
         file = self.state.file
@@ -133,7 +136,9 @@ class Collector:
             await self._save()
 
     async def finish(self) -> None:
-        """The last file is complete, and each has its name."""
+        """The last file is complete, and each has its name. A run that failed may have left
+        what was taken and not written."""
+        await self._write()
         await self.rotate()
         if self.state.closing:
             await asyncio.to_thread(self.files.settle, self.state)

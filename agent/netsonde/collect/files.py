@@ -118,9 +118,10 @@ class JsonlFiles:
         if not self._lines:
             return
         if state.file is None:
-            state.file = begin_file(state, ".jsonl")
+            file = begin_file(state, ".jsonl")
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._fd = os.open(self._directory / (state.file.name + PART), flags, 0o644)
+            self._fd = os.open(self._directory / (file.name + PART), flags, 0o644)
+            state.file = file
         data = b"\n".join([*self._lines, b""])
         append_durably(self._fd, state.file.bytes, data)
         self._lines.clear()
@@ -151,6 +152,7 @@ class Lines:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._lines: list[bytes] = []
+        self._rest = b""  # of a write that was not taken whole
 
     def resume(self, state: State) -> None: ...
 
@@ -160,12 +162,13 @@ class Lines:
         return counts
 
     def commit(self, state: State) -> None:
-        if self._lines:
-            lines, self._lines = self._lines, []
-            try:
-                write_all(self._fd, b"\n".join([*lines, b""]))
-            except BrokenPipeError:
-                raise ReaderGoneError from None
+        lines, self._lines = self._lines, []
+        self._rest += b"\n".join([*lines, b""])
+        try:
+            while self._rest:
+                self._rest = self._rest[os.write(self._fd, self._rest) :]
+        except BrokenPipeError:
+            raise ReaderGoneError from None
 
     def rotate(self, state: State) -> Path | None:
         return None

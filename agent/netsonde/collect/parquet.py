@@ -101,9 +101,10 @@ class ParquetFiles:
         if not self._frames:
             return
         if state.file is None:
-            state.file = begin_file(state, ".parquet")
+            file = begin_file(state, ".parquet")
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._fd = os.open(self._directory / (state.file.name + PART), flags, 0o644)
+            self._fd = os.open(self._directory / (file.name + PART), flags, 0o644)
+            state.file = file
         data = b"".join(self._frames)
         append_durably(self._fd, state.file.bytes, data)
         self._frames.clear()
