@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -257,6 +259,16 @@ def test_config_show_prints_toml_that_means_the_same(
     assert msgspec.convert(shown, config.Config) == config.load(file, environ={})
     assert cli.main(["config", "show", "--json", "--config", str(file)]) == EXIT_OK
     assert json.loads(capsys.readouterr().out) == shown
+
+
+def test_output_that_does_not_fit_is_one_sentence() -> None:
+    command = [str(Path(sys.executable).with_name("netsonde")), "config", "schema"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "netsonde: not all of the output could be written: no space left on device\n"
+    )
 
 
 def test_config_schema_is_the_configurations(capsys: pytest.CaptureFixture[str]) -> None:

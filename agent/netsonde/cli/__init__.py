@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import inspect
 import io
 import os
@@ -69,6 +70,7 @@ Exit codes: 0 every targeted host answered and agreed; 1 some did not; 2 usage;
 """
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141  # as a shell reports a program ended by SIGPIPE
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def build_parser(commands: Sequence[Command] = COMMANDS) -> argparse.ArgumentParser:
@@ -111,12 +113,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return max(report(error) for error in leaves(group))
     except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone.
+        close_output()
         return EXIT_PIPE_CLOSED
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        close_output()
+        words = os.strerror(error.errno).lower()
+        return report(NetsondeError(f"not all of the output could be written: {words}"))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return code
+
+
+def close_output() -> None:
+    """Python would complain once more when it closes standard output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(error: NetsondeError) -> int:
