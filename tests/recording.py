@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import subprocess
@@ -131,6 +132,21 @@ def markers_in_buffer(pid: int, capacity: int) -> int:
             found += content.count(MARKER)
             seen += 1
     assert seen, "the capture buffer's mapping was not found"
+    return found
+
+
+def markers_in_memory(pid: int) -> int:
+    """In all anonymous memory of the agent: wherever a copy may lie. A kernel's ring is not
+    anonymous; the buffer that a file is read into is."""
+    found = 0
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            bounds, access, _, _, inode, *name = line.split()
+            if access.startswith("rw") and inode == "0" and name in ([], ["[heap]"]):
+                start, end = (int(part, 16) for part in bounds.split("-"))
+                memory.seek(start)
+                with contextlib.suppress(OSError):  # unmapped between two looks
+                    found += memory.read(end - start).count(MARKER)
     return found
 
 

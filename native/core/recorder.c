@@ -106,8 +106,10 @@ void sonde_recorder_stats(struct sonde_session *session, struct sonde_stats *sta
 /* ---- encryption ----------------------------------------------------------------------- */
 
 static void cut_extent(struct sonde_worker *worker, void *argument) {
-  (void)argument;
+  const int *seals = argument;
   sonde_appender_cut(worker->appender, 0);
+  if (*seals)
+    sonde_appender_wipe(worker->appender);
 }
 
 int sonde_session_encryption_set(struct sonde_session *session, int on, const char *cipher,
@@ -124,7 +126,7 @@ int sonde_session_encryption_set(struct sonde_session *session, int on, const ch
   if (status == SONDE_OK) {
     atomic_store(&session->encrypted, on != 0);
     for (uint32_t i = 0; i < session->worker_count; i++)
-      sonde_worker_ask(&session->workers[i], cut_extent, NULL);
+      sonde_worker_ask(&session->workers[i], cut_extent, &on);
   }
   pthread_mutex_unlock(&session->control);
   if (status == SONDE_OK && on)

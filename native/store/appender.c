@@ -96,6 +96,11 @@ void sonde_appender_cut(struct sonde_appender *appender, uint64_t age_ns) {
   begin_extent(appender);
 }
 
+void sonde_appender_wipe(struct sonde_appender *appender) {
+  if (appender->chunk)
+    memset(appender->data + appender->offset, 0, appender->end - appender->offset);
+}
+
 void sonde_appender_turn(struct sonde_appender *appender) {
   sonde_appender_publish(appender);
   if (atomic_load_explicit(&appender->store->cuts_extents, memory_order_relaxed))

@@ -45,6 +45,8 @@ bool sonde_appender_roll(struct sonde_appender *appender, uint64_t time_ns);
 void sonde_appender_publish(struct sonde_appender *appender);
 /* Ends the open extent if it is `age_ns` old: 0 ends it now. Between batches. */
 void sonde_appender_cut(struct sonde_appender *appender, uint64_t age_ns);
+/* Zeroes what overwritten packets have left in the open chunk: no seal would cover it. */
+void sonde_appender_wipe(struct sonde_appender *appender);
 /* Once a turn of the worker's loop: publishes, and cuts what is old enough, if anyone wants. */
 void sonde_appender_turn(struct sonde_appender *appender);
 

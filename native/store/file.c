@@ -214,6 +214,7 @@ void sonde_file_reset(struct sonde_file *file) {
   file->state = SONDE_SPILL_IDLE;
   file->bytes = file->frames = 0;
   OPENSSL_cleanse(file->key, SONDE_KEY_BYTES);
+  OPENSSL_cleanse(file->sealed, SONDE_FRAME_BYTES_MAX); /* in clear, if the file was */
 }
 
 bool sonde_file_sealed_with(const struct sonde_file *file, const struct sonde_sealkey *key) {

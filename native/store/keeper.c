@@ -94,6 +94,8 @@ uint32_t sonde_store_seal_chunk(struct sonde_store *store, struct sonde_chunk *c
   pthread_mutex_lock(&chunk->data_lock);
   pthread_mutex_lock(&store->lock);
   uint32_t count = chunk->extent_count;
+  uint32_t end = sonde_chunk_open_start(chunk);
+  bool full = !chunk->open;
   struct sonde_sealkey *key = sonde_sealkey_hold(store->key);
   pthread_mutex_unlock(&store->lock);
   for (uint32_t i = 0; key && i < count; i++) {
@@ -101,6 +103,8 @@ uint32_t sonde_store_seal_chunk(struct sonde_store *store, struct sonde_chunk *c
     if (extent->state == SONDE_EXTENT_CLEAR && seal_extent(chunk, extent, key) < 0)
       count_seal_failure(store, extent);
   }
+  if (key && full) /* behind its last packet lies what was there before */
+    OPENSSL_cleanse(sonde_chunk_data(chunk) + end, sonde_store_data_bytes(store) - end);
   sonde_sealkey_release(key);
   pthread_mutex_unlock(&chunk->data_lock);
   return count;

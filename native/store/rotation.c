@@ -63,10 +63,19 @@ static struct sonde_chunk *pick(struct sonde_store *store) {
   return chunk;
 }
 
+static bool holds_clear(const struct sonde_chunk *chunk) {
+  for (uint32_t i = 0; i < chunk->extent_count; i++)
+    if (chunk->extents[i].state == SONDE_EXTENT_CLEAR)
+      return true;
+  return false;
+}
+
 struct sonde_chunk *sonde_store_take(struct sonde_store *store, uint32_t worker) {
   struct sonde_lane *lane = &store->lanes[worker];
   pthread_mutex_lock(&store->lock);
   struct sonde_chunk *chunk = pick(store);
+  /* Sealing has just begun, and has not come to this one: no one will seal it any more. */
+  bool wipe = chunk && store->key && holds_clear(chunk);
   if (chunk) {
     chunk->worker = worker;
     chunk->serial = ++lane->serial;
@@ -83,6 +92,8 @@ struct sonde_chunk *sonde_store_take(struct sonde_store *store, uint32_t worker)
       pthread_cond_signal(&store->keeper_work);
   }
   pthread_mutex_unlock(&store->lock);
+  if (wipe)
+    memset(sonde_chunk_data(chunk), 0, sonde_store_data_bytes(store));
   return chunk;
 }
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -220,6 +221,7 @@ static void spill_extent(struct sonde_spill *spill, struct sonde_chunk *chunk, u
     fail_file(spill, system_errno, failed);
   else if (!waits)
     succeed(spill);
+  OPENSSL_cleanse(spill->clear, frame.payload_bytes);
   sonde_sealkey_release(key);
 }
 

@@ -26,13 +26,15 @@ static void append(struct sonde_store *store, uint64_t from, uint64_t to) {
   sonde_appender_publish(appender);
 }
 
-/* What enabling means: key, cut, seal. */
+/* What enabling means: key, cut, wipe, seal. */
 static void set_key(struct sonde_store *store, const uint8_t *key) {
   struct sonde_error error = {0};
   CHECK_EQ(sonde_store_key_set(store, key, &error), SONDE_OK);
   sonde_appender_cut(sonde_store_appender(store, 0), 0);
-  if (key)
+  if (key) {
+    sonde_appender_wipe(sonde_store_appender(store, 0));
     CHECK_EQ(sonde_store_seal_all(store, &error), SONDE_OK);
+  }
 }
 
 /* Over all packets' bytes, whoever may be at work on them. */
@@ -117,6 +119,27 @@ static void test_wrap(void) {
   CHECK(stats.chunks_overwritten > 20);
   if (stats.packets_unrecorded == 0)
     check_all(store, 70000 - stats.packets, 70000, false);
+  sonde_store_close(store);
+}
+
+/* Chunks that have been used before hold old packets behind the new ones, in the open chunk
+ * and behind the last packet of each full one. */
+static void test_wrapped_in_clear(void) {
+  struct sonde_store *store = open_store();
+  struct sonde_error error = {0};
+  append(store, 0, 70000);
+  CHECK(count_markers(store) > 10000);
+  set_key(store, key_one);
+  CHECK_EQ(count_markers(store), 0);
+
+  /* The worker comes to a chunk in clear before the sealing does. */
+  set_key(store, NULL);
+  append(store, 70000, 140000);
+  CHECK_EQ(sonde_store_key_set(store, key_two, &error), SONDE_OK);
+  append(store, 140000, 142000);
+  sonde_appender_cut(sonde_store_appender(store, 0), 0);
+  CHECK_EQ(sonde_store_seal_all(store, &error), SONDE_OK);
+  CHECK_EQ(count_markers(store), 0);
   sonde_store_close(store);
 }
 
@@ -209,6 +232,7 @@ int main(void) {
   decoder = sonde_decoder_create(1);
   test_enable_midway();
   test_wrap();
+  test_wrapped_in_clear();
   test_tampering();
   struct sonde_libcrypto broken[4] = {sonde_libcrypto_real, sonde_libcrypto_real,
                                       sonde_libcrypto_real, sonde_libcrypto_real};

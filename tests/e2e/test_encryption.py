@@ -143,6 +143,19 @@ async def test_turned_on_in_the_middle_it_seals_what_was_there(
     assert found == made
 
 
+async def test_turned_on_after_it_wrapped_it_leaves_nothing_behind(
+    recorder: Agent, bus: Bus, key: Path, tmp_path: Path
+) -> None:
+    """Old packets lie behind the new ones in chunks that have been used before."""
+    path, made = numbered_file(tmp_path / "made.pcap", 20_000)
+    status = await record(bus, path)
+    assert status["buffer_usage_percent"] == 100
+    await bus.ok("encryption.enable", sealing(key))
+    assert recording.markers_in_buffer(recorder.pid, BUFFER_BYTES) == 0
+    _, found = await retrieve(bus, tmp_path)
+    assert found[-100:] == made[-100:]
+
+
 async def test_with_another_key_a_new_period_begins(
     recorder: Agent, bus: Bus, key: Path, disk: Path, tmp_path: Path
 ) -> None:

@@ -154,6 +154,29 @@ async def test_what_was_on_the_wire_is_given_back(
     await bus.ok("stop")
 
 
+async def test_sealing_leaves_no_copy_in_clear(
+    fleet: Fleet, bus: Bus, sender: Sender, tmp_path: Path, key: Path
+) -> None:
+    """Nor in what the way to the disk works with, before and after the key is there."""
+    disk = tmp_path / "segments"
+    buffer = {"dir": disk, "disk_mb": 64}
+    agent = fleet.start("alpha", encryption={"key_dirs": [key.parent]}, buffer=buffer)
+    frames = [packet.data for packet in recording.numbered(500)]
+    await capturing.start(bus, buffer_size_mb=16)
+    sender.send(frames)
+    await capturing.settled(bus, len(frames))
+    await eventually(lambda: recording.markers_on_disk(disk) > 0, "clear segments")
+    assert recording.markers_in_memory(agent.pid) > len(frames)
+    await bus.ok("encryption.enable", sealing(key))
+    assert recording.markers_in_memory(agent.pid) == 0
+
+    sender.send(frames)
+    await capturing.settled(bus, 2 * len(frames))
+    await eventually(lambda: recording.markers_in_memory(agent.pid) == 0, "the rest to be sealed")
+    await bus.ok("stop")
+    assert recording.markers_on_disk(disk) == 0
+
+
 async def test_several_workers_answer_as_one(
     recorder: Agent, bus: Bus, sender: Sender, tmp_path: Path
 ) -> None:
