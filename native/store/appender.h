@@ -50,11 +50,19 @@ void sonde_appender_wipe(struct sonde_appender *appender);
 /* Once a turn of the worker's loop: publishes, and cuts what is old enough, if anyone wants. */
 void sonde_appender_turn(struct sonde_appender *appender);
 
-/* index.c: packets without a flow, and the outside of tunnels. */
+/* index.c: packets without a flow, the outside of tunnels, and what lies where ports would. */
 void sonde_appender_note_non_flow(struct sonde_appender *appender,
                                   const struct sonde_packet *packet);
 void sonde_appender_note_tunnel(struct sonde_appender *appender, const struct sonde_packet *packet,
                                 const struct sonde_decoded *decoded);
+void sonde_appender_note_portless(struct sonde_appender *appender,
+                                  const struct sonde_packet *packet,
+                                  const struct sonde_decoded *decoded);
+
+static inline bool sonde_decoded_is_plain(const struct sonde_decoded *decoded) {
+  return decoded && decoded->tunnel_type == SONDE_TUNNEL_NONE &&
+         (decoded->key.lo_port | decoded->key.hi_port) != 0;
+}
 
 static inline void sonde_appender_note_flow(struct sonde_appender *appender,
                                             const struct sonde_key *key) {
@@ -142,11 +150,13 @@ static inline void sonde_appender_add(struct sonde_appender *appender,
     appender->extent.last_ns = time_ns;
   if (decoded)
     sonde_appender_note_flow(appender, &decoded->key);
-  if (__builtin_expect(!decoded || decoded->tunnel_type != SONDE_TUNNEL_NONE, 0)) {
-    if (decoded)
+  if (__builtin_expect(!sonde_decoded_is_plain(decoded), 0)) {
+    if (!decoded)
+      sonde_appender_note_non_flow(appender, packet);
+    else if (decoded->tunnel_type != SONDE_TUNNEL_NONE)
       sonde_appender_note_tunnel(appender, packet, decoded);
     else
-      sonde_appender_note_non_flow(appender, packet);
+      sonde_appender_note_portless(appender, packet, decoded);
   }
 }
 

@@ -28,9 +28,13 @@ static void add_address(struct sonde_appender *appender, const uint8_t *bytes, u
   sonde_bloom_add(appender->bloom, sonde_bloom_address(appender->seed, address));
 }
 
+static bool has_ports(uint8_t protocol) {
+  return protocol == IP_TCP || protocol == IP_UDP || protocol == IP_SCTP;
+}
+
 static void add_ports(struct sonde_appender *appender, const struct sonde_packet *packet,
                       uint32_t at, uint8_t protocol) {
-  if (protocol != IP_TCP && protocol != IP_UDP && protocol != IP_SCTP)
+  if (!has_ports(protocol))
     return;
   if (at + 4 > packet->caplen) {
     appender->bloom->anything = true;
@@ -55,13 +59,9 @@ void sonde_appender_note_non_flow(struct sonde_appender *appender,
   }
 }
 
-/* The key is the inner packet's; this is the header around it, whichever tunnels lie between. */
-void sonde_appender_note_tunnel(struct sonde_appender *appender, const struct sonde_packet *packet,
-                                const struct sonde_decoded *decoded) {
+/* What BPF reads, which does not ask where the IP packet ends. */
+static void add_outermost(struct sonde_appender *appender, const struct sonde_packet *packet) {
   const uint8_t *data = packet->data + ETHERNET_BYTES;
-  uint32_t address_bytes = decoded->tunnel_ip_version == 4 ? 4 : 16;
-  add_address(appender, decoded->tunnel_source_ip, address_bytes);
-  add_address(appender, decoded->tunnel_dest_ip, address_bytes);
   if (packet->linktype != SONDE_LINKTYPE_ETHERNET || packet->caplen < ETHERNET_BYTES) {
     appender->bloom->anything = true;
     return;
@@ -78,4 +78,20 @@ void sonde_appender_note_tunnel(struct sonde_appender *appender, const struct so
   } else if (ethertype == ETHERTYPE_IPV4 || ethertype == ETHERTYPE_IPV6) {
     appender->bloom->anything = true;
   }
+}
+
+/* The key is the inner packet's; this is the header around it, whichever tunnels lie between. */
+void sonde_appender_note_tunnel(struct sonde_appender *appender, const struct sonde_packet *packet,
+                                const struct sonde_decoded *decoded) {
+  uint32_t address_bytes = decoded->tunnel_ip_version == 4 ? 4 : 16;
+  add_address(appender, decoded->tunnel_source_ip, address_bytes);
+  add_address(appender, decoded->tunnel_dest_ip, address_bytes);
+  add_outermost(appender, packet);
+}
+
+void sonde_appender_note_portless(struct sonde_appender *appender,
+                                  const struct sonde_packet *packet,
+                                  const struct sonde_decoded *decoded) {
+  if (has_ports(decoded->key.protocol))
+    add_outermost(appender, packet);
 }

@@ -21,8 +21,22 @@ import recording
 from agents import Agent, Fleet
 from bus import Bus
 from deadlines import eventually
-from packets import SECOND_NS, Packet, at, read_capture, write_pcap
-from recording import make_key, numbered_file, retrieve, sealing, spelled
+from packets import (
+    IPV6,
+    SECOND_NS,
+    TCP,
+    UDP,
+    Packet,
+    at,
+    ethernet,
+    ipv4,
+    ipv6,
+    read_capture,
+    tcp,
+    udp,
+    write_pcap,
+)
+from recording import make_key, numbered, numbered_file, retrieve, sealing, spelled
 from replay import finished
 from servers import NatsServer
 
@@ -30,6 +44,7 @@ from servers import NatsServer
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 PLAIN_SERVER = "plain_server"
+CUT_PORTS = range(7001, 7007)
 
 
 @pytest.fixture
@@ -111,6 +126,35 @@ async def test_times_and_limits(recorder: Agent, bus: Bus, tmp_path: Path) -> No
     assert reply["complete"]
     reply, _ = await retrieve(bus, tmp_path, filter="host 10.0.3.1 and port 1003")
     assert reply["packets"] == sum(n % 7 == 3 and n % 50 == 3 for n in range(2000))
+
+
+async def test_ports_behind_the_end_of_their_packet_are_found(
+    recorder: Agent, bus: Bus, tmp_path: Path
+) -> None:
+    """BPF reads them whatever the IP header says of its length; a flow has no such ports."""
+    made = numbered(3000)
+    for number, port in enumerate(CUT_PORTS):
+        made[100 + number] = at(made[100 + number].time_ns, cut_short(number, port))
+    path = write_pcap(tmp_path / "made.pcap", made)
+    await record(bus, path)
+    for port in CUT_PORTS:
+        expression = f"port {port}"
+        reply, found = await retrieve(bus, tmp_path, filter=expression)
+        assert recording.frames_of(found) == recording.tcpdump(path, expression)
+        assert len(found) == 1
+        assert reply["chunks_skipped"] > 0
+
+
+def cut_short(number: int, port: int) -> bytes:
+    """TCP or UDP in an IP packet that is said to end before, or within, the ports."""
+    segment, protocol = (tcp(b"", port, 1), TCP) if number % 2 else (udp(b"", port, 1), UDP)
+    if number < 4:
+        return ethernet(resized(ipv4(segment, protocol, "10.0.0.1", "10.0.0.2"), 2, 20 + number))
+    return ethernet(resized(ipv6(segment, protocol, "fd00::1", "fd00::2"), 4, number - 3), IPV6)
+
+
+def resized(packet: bytes, place: int, octets: int) -> bytes:
+    return packet[:place] + octets.to_bytes(2, "big") + packet[place + 2 :]
 
 
 async def test_nothing_recorded_is_an_answer(recorder: Agent, bus: Bus, tmp_path: Path) -> None:
