@@ -141,7 +141,8 @@ struct sonde_export_totals {
 int sonde_encoder_create(const struct sonde_encoder_config *config, struct sonde_encoder **encoder,
                          struct sonde_error *error);
 void sonde_encoder_destroy(struct sonde_encoder *encoder); /* NULL is allowed */
-/* Goes on with the other's sequence numbers, if version and domain are the same. */
+/* Goes on where the other stands: in the record that it broke off in, and with the sequence
+ * numbers of the domain, each version's own. */
 void sonde_encoder_continue(struct sonde_encoder *encoder, const struct sonde_encoder *before);
 /* Appends whole messages. Stops when another message might not fit; returns how many records
  * are done with. Call again with the rest: a record may be half done. Room for two messages

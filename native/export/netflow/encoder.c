@@ -187,14 +187,16 @@ void sonde_encoder_destroy(struct sonde_encoder *encoder) {
   free(encoder);
 }
 
+static bool makes_biflows(const struct sonde_encoder *encoder) {
+  return encoder->config.biflow && encoder->config.version == 10;
+}
+
 void sonde_encoder_continue(struct sonde_encoder *encoder, const struct sonde_encoder *before) {
   assert(encoder->messages == 0);
-  if (encoder->config.version != before->config.version)
-    return;
   encoder->statistics_sequence = before->statistics_sequence;
   if (encoder->config.observation_domain == before->config.observation_domain)
-    encoder->sequence = before->sequence;
-  if (encoder->config.biflow == before->config.biflow)
+    memcpy(encoder->sequences, before->sequences, sizeof encoder->sequences);
+  if (makes_biflows(encoder) == makes_biflows(before))
     encoder->pieces_done = before->pieces_done;
   encoder->uptime = before->uptime;
   encoder->now_ms = before->now_ms;

@@ -34,7 +34,7 @@ struct sonde_encoder {
   const struct sonde_protocol_ops *ops;
   char name[SONDE_EXPORT_NAME_MAX];
   uint8_t name_bytes;
-  uint32_t sequence; /* as the version counts: v5 flows, v9 messages, IPFIX data records */
+  uint32_t sequences[11];       /* by version, as it counts: flows, messages, data records */
   uint32_t statistics_sequence; /* IPFIX: of the statistics' domain */
   uint32_t messages;            /* with flows, as template_refresh_messages counts them */
   uint32_t sampling_interval;   /* the last record's */

@@ -132,7 +132,7 @@ void sonde_encoder_statistics(struct sonde_encoder *encoder,
   }
   if (encoder->config.version == 9) {
     sonde_v9_put_header(encoder, &draft);
-    encoder->sequence++;
+    encoder->sequences[9]++;
   } else {
     sonde_ipfix_put_header(encoder, &draft, encoder->statistics_sequence, SONDE_STATISTICS_DOMAIN);
     encoder->statistics_sequence += data;

@@ -148,7 +148,7 @@ void sonde_v9_put_header(const struct sonde_encoder *encoder, const struct sonde
   p = put_u16(p, draft->items);
   p = put_u32(p, (uint32_t)(draft->window.header_ms - draft->window.base_ms));
   p = put_u32(p, (uint32_t)(draft->window.header_ms / 1000));
-  p = put_u32(p, encoder->sequence);
+  p = put_u32(p, encoder->sequences[9]);
   put_u32(p, encoder->config.observation_domain);
 }
 
@@ -164,14 +164,14 @@ void sonde_ipfix_put_header(const struct sonde_encoder *encoder, const struct so
 static void close_v9(struct sonde_encoder *encoder) {
   close_set(&encoder->draft);
   sonde_v9_put_header(encoder, &encoder->draft);
-  encoder->sequence++;
+  encoder->sequences[9]++;
 }
 
 static void close_ipfix(struct sonde_encoder *encoder) {
   close_set(&encoder->draft);
-  sonde_ipfix_put_header(encoder, &encoder->draft, encoder->sequence,
+  sonde_ipfix_put_header(encoder, &encoder->draft, encoder->sequences[10],
                          encoder->config.observation_domain);
-  encoder->sequence += encoder->draft.note.records;
+  encoder->sequences[10] += encoder->draft.note.records;
 }
 
 const struct sonde_protocol_ops sonde_protocol_v9 = {9, V9_HEADER_BYTES, count_pieces, put,

@@ -97,11 +97,11 @@ static void close(struct sonde_encoder *encoder) {
   p = put_u32(p, (uint32_t)(time_ms - draft->window.base_ms));
   p = put_u32(p, (uint32_t)(time_ms / 1000));
   p = put_u32(p, (uint32_t)(time_ms % 1000 * 1000000));
-  p = put_u32(p, encoder->sequence);
+  p = put_u32(p, encoder->sequences[5]);
   p = put_u8(p, 0);
   p = put_u8(p, (uint8_t)encoder->config.observation_domain);
   p = put_u16(p, sampling);
-  encoder->sequence += draft->items;
+  encoder->sequences[5] += draft->items;
 }
 
 const struct sonde_protocol_ops sonde_protocol_v5 = {5, HEADER_BYTES, count_pieces, put, close};
