@@ -150,11 +150,15 @@ static void make_room(struct sonde_spill *spill, uint64_t more) {
 }
 
 static void remember_key(struct sonde_spill *spill, struct sonde_sealkey *key) {
+  uint32_t place = 0;
   if (!key || spill->keys[0] == key)
     return;
   pthread_mutex_lock(&spill->lock);
-  sonde_sealkey_release(spill->keys[SONDE_SHELF_KEYS_MAX - 1]);
-  memmove(spill->keys + 1, spill->keys, sizeof spill->keys - sizeof spill->keys[0]);
+  while (place < SONDE_SHELF_KEYS_MAX - 1 && spill->keys[place] &&
+         memcmp(spill->keys[place]->id, key->id, sizeof key->id) != 0)
+    place++;
+  sonde_sealkey_release(spill->keys[place]);
+  memmove(spill->keys + 1, spill->keys, place * sizeof spill->keys[0]);
   spill->keys[0] = sonde_sealkey_hold(key);
   pthread_mutex_unlock(&spill->lock);
 }

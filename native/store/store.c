@@ -2,6 +2,7 @@
 #include "state.h"
 
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -120,6 +121,10 @@ int sonde_store_key_set(struct sonde_store *store, const uint8_t *key, struct so
     return status;
   pthread_mutex_lock(&store->lock);
   struct sonde_sealkey *before = store->key;
+  if (made && before && CRYPTO_memcmp(made->master, before->master, sizeof made->master) == 0) {
+    before = made; /* each one is a locked page for as long as anything is sealed with it */
+    made = store->key;
+  }
   store->key = made;
   atomic_store(&store->cuts_extents, made || store->spill);
   pthread_mutex_unlock(&store->lock);
