@@ -110,6 +110,8 @@ async def test_times_and_limits(recorder: Agent, bus: Bus, tmp_path: Path) -> No
         # The same instant, spelled with an offset.
         ({"start": spelled(middle + 7200 * SECOND_NS).replace("Z", "+02:00")}, made[1000:]),
         ({"start": "2000-01-01T00:00:00Z", "end": "2030-01-01t00:00:00.5z"}, made),
+        ({"end": "9999-12-31T23:59:59Z"}, made),
+        ({"start": "9999-12-31T23:59:59Z"}, []),
     ):
         reply, found = await retrieve(bus, tmp_path, **body)
         assert contents(found) == contents(expected), body
