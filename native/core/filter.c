@@ -14,7 +14,6 @@
 
 #include "failure.h"
 #include "netsonde.h"
-#include "packet.h"
 
 /* libpcap's optimizer takes cubic time: two seconds for this much, minutes for 16 KiB. */
 enum { EXPRESSION_BYTES_MAX = 4096, SNAPLEN_MAX = 262144 };
@@ -67,6 +66,14 @@ int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expres
 bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, uint32_t caplen,
                         uint32_t wirelen) {
   return bpf_filter(filter->program.bf_insns, data, wirelen, caplen) != 0;
+}
+
+/* Families are small numbers: with zeros in front they are in network order, and libpcap's
+ * program for NULL asks for this host's. */
+uint16_t sonde_filter_linktype(const struct sonde_packet *packet) {
+  bool network_order = packet->linktype == SONDE_LINKTYPE_NULL && packet->caplen >= 4 &&
+                       packet->data[0] == 0 && packet->data[1] == 0;
+  return network_order ? SONDE_LINKTYPE_LOOP : packet->linktype;
 }
 
 void sonde_filter_destroy(struct sonde_filter *filter) {

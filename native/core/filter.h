@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "packet.h"
 #include "status.h"
 
 struct sonde_filter;
@@ -18,6 +19,8 @@ int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expres
                          struct sonde_filter **filter, struct sonde_error *error);
 bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, uint32_t caplen,
                         uint32_t wirelen);
+/* The link type to compile for: the packet's own, unless its header is that of another. */
+uint16_t sonde_filter_linktype(const struct sonde_packet *packet);
 void sonde_filter_destroy(struct sonde_filter *filter); /* NULL is allowed */
 
 #endif

@@ -152,7 +152,7 @@ static const struct sonde_filter *filter_for(struct sonde_packets *packets, uint
 }
 
 static bool matches(void *context, const struct sonde_packet *packet) {
-  const struct sonde_filter *filter = filter_for(context, packet->linktype);
+  const struct sonde_filter *filter = filter_for(context, sonde_filter_linktype(packet));
   return filter && sonde_filter_match(filter, packet->data, packet->caplen, packet->wirelen);
 }
 

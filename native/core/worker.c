@@ -103,24 +103,30 @@ static void raise_alarms(struct sonde_worker *worker, const struct sonde_flow_co
 
 /* ---- packets -------------------------------------------------------------------------- */
 
-/* One program for each link type that a file turns out to hold; a live source has one. */
+/* One program for each link type that a file turns out to hold; a live source has one. NULL for
+ * a link type in which the expression makes no sense: it matches nothing there. */
+static const struct sonde_filter *filter_for(struct sonde_worker *worker, uint16_t linktype) {
+  for (uint32_t i = 0; i < worker->filter_count; i++) {
+    if (worker->filters[i].linktype == linktype)
+      return worker->filters[i].filter;
+  }
+  if (worker->filter_count == SONDE_WORKER_LINKTYPES)
+    return NULL;
+  struct sonde_error error;
+  struct sonde_filter *filter = NULL;
+  if (sonde_filter_compile(linktype, worker->snaplen, worker->filter_expression, &filter, &error) <
+      0)
+    filter = NULL;
+  worker->filters[worker->filter_count].linktype = linktype;
+  worker->filters[worker->filter_count++].filter = filter;
+  return filter;
+}
+
 static bool passes_filter(struct sonde_worker *worker, const struct sonde_packet *packet) {
   if (packet->linktype == SONDE_LINKTYPE_DELTA) /* filtered by the source, which added it up */
     return true;
-  for (uint32_t i = 0; i < worker->filter_count; i++) {
-    if (worker->filters[i].linktype == packet->linktype)
-      return sonde_filter_match(worker->filters[i].filter, packet->data, packet->caplen,
-                                packet->wirelen);
-  }
-  struct sonde_error error;
-  struct sonde_filter *filter = NULL;
-  if (worker->filter_count == SONDE_WORKER_LINKTYPES ||
-      sonde_filter_compile(packet->linktype, worker->snaplen, worker->filter_expression, &filter,
-                           &error) < 0)
-    return false; /* an expression that makes no sense for a link type matches nothing in it */
-  worker->filters[worker->filter_count].linktype = packet->linktype;
-  worker->filters[worker->filter_count++].filter = filter;
-  return sonde_filter_match(filter, packet->data, packet->caplen, packet->wirelen);
+  const struct sonde_filter *filter = filter_for(worker, sonde_filter_linktype(packet));
+  return filter && sonde_filter_match(filter, packet->data, packet->caplen, packet->wirelen);
 }
 
 void sonde_worker_filters_drop(struct sonde_worker *worker) {

@@ -21,7 +21,7 @@
 #include "parse/decode.h"
 #include "store/appender.h"
 
-enum { SONDE_WORKER_BATCH = SONDE_FLOW_BATCH_MAX, SONDE_WORKER_LINKTYPES = 8 };
+enum { SONDE_WORKER_BATCH = SONDE_FLOW_BATCH_MAX, SONDE_WORKER_LINKTYPES = 16 };
 
 /* What a worker counts, published as a whole after each batch. */
 struct sonde_worker_counters {

@@ -62,6 +62,19 @@ static void check_linktypes(void) {
   CHECK(matches(SONDE_LINKTYPE_LOOP, "udp port 53", cooked, 4 + length));
 }
 
+/* Nobody wrote down which byte order the family of a NULL header is in. */
+static void check_null(void) {
+  uint8_t packet[4 + sizeof ethernet] = {0, 0, 0, 2};
+  struct sonde_packet big = {
+      .data = packet, .caplen = sizeof ethernet - 10, .linktype = SONDE_LINKTYPE_NULL};
+  memcpy(packet + 4, ethernet + 14, sizeof ethernet - 14);
+  CHECK(matches(sonde_filter_linktype(&big), "udp port 53", packet, big.caplen));
+  memcpy(packet, "\2\0\0", 4);
+  CHECK(matches(sonde_filter_linktype(&big), "udp port 53", packet, big.caplen));
+  big.caplen = 0;
+  CHECK_EQ(sonde_filter_linktype(&big), SONDE_LINKTYPE_NULL);
+}
+
 static void check_refused(void) {
   static char text[40000];
   struct sonde_error error = {0};
@@ -94,6 +107,7 @@ static void check_refused(void) {
 int main(void) {
   check_ethernet();
   check_linktypes();
+  check_null();
   check_refused();
   return check_report();
 }

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -21,10 +22,10 @@ enum { PACKETS = 60000, FLOWS = 9000, FRAME = 60 };
 static const uint64_t SECOND = 1000000000;
 
 /* UDP packets of FLOWS flows in turn, one a millisecond. */
-static int make_capture(void) {
+static int make_capture_of(uint32_t linktype) {
   int fd = memfd_create("capture", MFD_CLOEXEC);
   FILE *file = fdopen(dup(fd), "w");
-  const uint32_t head[6] = {0xa1b2c3d4, 2 | 4 << 16, 0, 0, 65535, 1};
+  const uint32_t head[6] = {0xa1b2c3d4, 2 | 4 << 16, 0, 0, 65535, linktype};
   fwrite(head, sizeof head, 1, file);
   for (uint32_t i = 0; i < PACKETS; i++) {
     const uint32_t record[4] = {1700000000 + i / 1000, i % 1000 * 1000, FRAME, FRAME};
@@ -45,6 +46,10 @@ static int make_capture(void) {
   fclose(file);
   lseek(fd, 0, SEEK_SET);
   return fd;
+}
+
+static int make_capture(void) {
+  return make_capture_of(1);
 }
 
 static struct sonde_session_config config(int fd) {
@@ -223,6 +228,99 @@ static void a_refused_collector_holds_nothing_up(void) {
   sonde_session_close(session);
 }
 
+static const uint8_t datagram[] = {0x45, 0, 0, 32, 0, 1,   0, 0,  64, 17, 0, 0, 10, 0, 0, 1,
+                                   10,   0, 0, 2,  4, 210, 0, 53, 0,  12, 0, 0, 1,  2, 3, 4};
+
+/* A pcapng section of one interface and one packet a link type: `head` and the datagram. */
+static const struct {
+  uint16_t linktype;
+  uint8_t head_bytes;
+  uint8_t head[20];
+} link_heads[] = {
+    {1, 14, {2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0}},
+    {101, 0, {0}},
+    {0, 4, {2}},
+    {0, 4, {0, 0, 0, 2}},
+    {108, 4, {0, 0, 0, 2}},
+    {113, 16, {[3] = 1, [5] = 6, [14] = 8}},
+    {276, 20, {[0] = 8, [7] = 1, [9] = 1, [11] = 6}},
+    {9, 4, {0xff, 3, 0, 0x21}},
+    {50, 4, {0xff, 3, 0, 0x21}},
+    {228, 0, {0}},
+    {147, 2, {0}}, /* for private use: in no flow, and the expression fits nothing in it */
+    {229, 0, {0}}, /* IPv6, which the datagram is not */
+};
+enum { LINK_HEADS = sizeof link_heads / sizeof link_heads[0], LINKS_MATCHING = LINK_HEADS - 2 };
+
+static void write_block(FILE *file, uint32_t type, const void *head, size_t head_bytes,
+                        const void *data, uint32_t bytes) {
+  uint32_t padding = -(uint32_t)(head_bytes + bytes) & 3;
+  uint32_t length = (uint32_t)head_bytes + bytes + padding + 12;
+  fwrite(&type, 4, 1, file);
+  fwrite(&length, 4, 1, file);
+  fwrite(head, head_bytes, 1, file);
+  fwrite(data, bytes, 1, file);
+  fwrite("\0\0", padding, 1, file);
+  fwrite(&length, 4, 1, file);
+}
+
+static int make_capture_of_links(void) {
+  int fd = memfd_create("links", MFD_CLOEXEC);
+  FILE *file = fdopen(dup(fd), "w");
+  const uint32_t section[] = {0x1a2b3c4d, 1, UINT32_MAX, UINT32_MAX};
+  write_block(file, 0x0a0d0d0a, section, sizeof section, "", 0);
+  for (uint32_t i = 0; i < LINK_HEADS; i++)
+    write_block(file, 1, (uint32_t[]){link_heads[i].linktype, 0}, 8, "", 0);
+  for (uint32_t i = 0; i < LINK_HEADS; i++) {
+    uint8_t frame[20 + sizeof datagram];
+    uint32_t bytes = link_heads[i].head_bytes + (uint32_t)sizeof datagram;
+    memcpy(frame, link_heads[i].head, sizeof link_heads[i].head);
+    memcpy(frame + link_heads[i].head_bytes, datagram, sizeof datagram);
+    write_block(file, 6, (uint32_t[]){i, 0, i, bytes, bytes}, 20, frame, bytes);
+  }
+  fclose(file);
+  lseek(fd, 0, SEEK_SET);
+  return fd;
+}
+
+/* Captured and replay time of a file behind a filter. */
+static uint64_t filtered(int fd, const char *expression, double *seconds) {
+  struct sonde_session_config c = config(fd);
+  c.filter = expression;
+  struct sonde_session *session = NULL;
+  struct sonde_error error;
+  struct sonde_stats stats;
+  struct timespec begun, ended;
+  uint64_t packets = 0, records = 0;
+  CHECK_EQ(sonde_session_open(&c, &session, &error), 0);
+  clock_gettime(CLOCK_MONOTONIC, &begun);
+  CHECK_EQ(sonde_session_start(session, &error), 0);
+  await_end(session, &packets, &records);
+  clock_gettime(CLOCK_MONOTONIC, &ended);
+  check_conservation(session, &stats);
+  sonde_session_close(session);
+  *seconds = (double)(ended.tv_sec - begun.tv_sec) + (double)(ended.tv_nsec - begun.tv_nsec) / 1e9;
+  return stats.packets_captured;
+}
+
+static void filter_fits_each_link_type(void) {
+  double seconds;
+  CHECK_EQ(filtered(make_capture_of_links(), "udp port 53", &seconds), LINKS_MATCHING);
+}
+
+/* The compiler is asked once, not for each packet that the expression cannot fit. */
+static void filter_that_fits_nothing_costs_little(void) {
+  char expression[4000];
+  size_t length = 0;
+  for (int i = 0; i < 200; i++)
+    length += (size_t)sprintf(expression + length, "host 10.1.%d.1 or ", i);
+  strcpy(expression + length, "ether host 2:0:0:0:0:1");
+  double fits, fits_nothing;
+  CHECK_EQ(filtered(make_capture(), expression, &fits), PACKETS);
+  CHECK_EQ(filtered(make_capture_of(101), expression, &fits_nothing), 0);
+  CHECK(fits_nothing < 10 * fits);
+}
+
 static void bad_configurations_are_refused(void) {
   struct sonde_session *session = NULL;
   struct sonde_error error;
@@ -246,6 +344,8 @@ int main(void) {
   metering_off_and_on();
   filter_counts_only_what_passes();
   a_refused_collector_holds_nothing_up();
+  filter_fits_each_link_type();
+  filter_that_fits_nothing_costs_little();
   bad_configurations_are_refused();
   return check_report();
 }
