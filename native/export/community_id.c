@@ -73,10 +73,11 @@ static uint16_t answering_icmpv6_type(uint16_t type) {
   }
 }
 
-/* Ports 0 and 0: of fragments whose type nobody saw, which make one flow of both directions. */
+/* Ports 0 and 0 are those of fragments whose type nobody saw, which make one flow of both
+ * directions; but in ICMPv6 they are type 0 and code 0 as well, which nothing answers. */
 static int is_one_way(const struct sonde_record *record) {
   if (record->source_port == 0 && record->dest_port == 0)
-    return 0;
+    return record->protocol == SONDE_IP_PROTOCOL_ICMPV6 && record->fragment_offset == 0;
   switch (record->protocol) {
   case SONDE_IP_PROTOCOL_ICMP:
     return answering_icmp_type(record->source_port) != record->dest_port;

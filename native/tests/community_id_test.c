@@ -41,6 +41,7 @@ static const struct vector vectors[] = {
     {"3ffe:501:410:0:2c0:dfff:fe47:33e", "3ffe:507:0:1:200:86ff:fe05:80da", 1, 4, 58, 1,
      "1:hLZd0XGWojozrvxqE0dWB1iM6R0="},
     {"fe80::c801:eff:fe88:8", "ff02::16", 143, 0, 58, 1, "1:cLKbhjqePfJroWMAbA1lYRfgIp0="},
+    {"fe80::2", "fe80::1", 0, 0, 58, 1, "1:n8O65GKyDjmkoNVQmIjZ21inJu8="},
     /* fragments whose type nobody saw are one flow in both directions */
     {"10.0.0.2", "10.0.0.1", 0, 0, 1, 0, "1:z8UMHdES8RY5PfOROKWOo/y9vQg="},
     /* no ports in the hash */
