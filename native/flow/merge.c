@@ -37,13 +37,30 @@ static void turn_round(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold)
   cold->handshake_us = 0;
 }
 
+/* What a packet in a sum never has, or cannot tell: see schemas/backends.md. */
+static void forget_headers(struct sonde_flow_table *table, uint32_t entry) {
+  struct sonde_flow_cold *cold = &table->cold[entry];
+  cold->mpls_label = UINT32_MAX;
+  cold->fragment_flags = 0;
+  cold->vlan_priority = 0;
+  if (cold->has_headers) {
+    table->headers[entry].ipv6 &= ~SONDE_FLOW_LABEL_MASK;
+    table->headers[entry].fragment_offset = 0;
+  }
+  if (table->tunnels)
+    table->tunnels[entry] = (struct sonde_flow_tunnel){0};
+}
+
 /* The delta holds the flow's first packet, and no record has told otherwise yet. */
-static void begin_earlier(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold,
+static void begin_earlier(struct sonde_flow_table *table, uint32_t entry,
                           const struct sonde_delta *delta, const struct sonde_decoded *first) {
+  struct sonde_flow_hot *hot = &table->hot[entry];
+  struct sonde_flow_cold *cold = &table->cold[entry];
   bool hi = first->flags & SONDE_DECODED_REVERSED;
   if (hi != !!(hot->state & SONDE_STATE_SOURCE_HI))
     turn_round(hot, cold);
   sonde_flow_move_start(hot, cold, first->time_ns);
+  forget_headers(table, entry);
   cold->direction = first->direction & 3u;
   hot->tos = first->tos;
   if (delta->has_mac) {
@@ -99,7 +116,7 @@ static void merge_one(struct sonde_flow_table *table, uint32_t candidate, uint64
     hot->first_ns = first.time_ns;
   if (late > 0 && late <= sonde_flow_reorder_ns && cold->segment == 0 &&
       first.time_ns < cold->start_ns)
-    begin_earlier(hot, cold, delta, &first);
+    begin_earlier(table, entry, delta, &first);
   hot->ttl_min = delta->ttl_min < hot->ttl_min ? delta->ttl_min : hot->ttl_min;
   hot->ttl_max = delta->ttl_max > hot->ttl_max ? delta->ttl_max : hot->ttl_max;
   /* In the order of their first packets: the handshake's last ACK is one side's first. */

@@ -42,6 +42,7 @@ static uint32_t room(void *context) {
 static struct sonde_flow_table *create(unsigned which) {
   struct sonde_flow_table *table = sonde_flow_table_create(&(struct sonde_flow_config){
       .flows_max = 1024,
+      .tunnels = true,
       .sink = {(void *)(uintptr_t)which, reserve, commit, room},
   });
   sonde_flow_table_metering_set(table, true, 30000000000, 3600000000000);
@@ -176,6 +177,11 @@ static void check_late_sum(void) {
   record_count[0] = 0;
   struct sonde_decoded late = make(1, 2000000000), early = make(1, 1500000000);
   late.flags |= SONDE_DECODED_REVERSED;
+  late.mpls_label = 18;
+  late.tunnel_type = SONDE_TUNNEL_VXLAN;
+  late.tunnel_id = 7;
+  late.tunnel_ip_version = 4;
+  late.tunnel_source_ip = late.tunnel_dest_ip = mac[0];
   early.flags &= (uint16_t)~SONDE_DECODED_REVERSED;
   sums[1] = (struct sonde_delta){0};
   add_up(&sums[1], &early);
@@ -188,6 +194,9 @@ static void check_late_sum(void) {
   CHECK_EQ(records[0][0].flow_start_ns, 1500000000);
   CHECK_EQ(records[0][0].packets[0], early.packets);
   CHECK_EQ(records[0][0].packets[1], late.packets);
+  CHECK_EQ(records[0][0].mpls_label, UINT32_MAX); /* as the first packet came, not the late one */
+  CHECK_EQ(records[0][0].tunnel_type, SONDE_TUNNEL_NONE);
+  CHECK_EQ(records[0][0].tunnel_id, 0);
   sonde_flow_table_destroy(table);
 }
 
