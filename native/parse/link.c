@@ -40,23 +40,29 @@ static int step_ethernet(const struct sonde_frame *frame, struct sonde_place *pl
 static bool looks_like_ethernet(const struct sonde_frame *frame, uint32_t offset) {
   if (!frame_has(frame, offset, ETHERNET_BYTES + 1))
     return false;
-  uint8_t version = frame->data[offset + ETHERNET_BYTES] >> 4;
-  switch (load_u16(frame->data + offset + 12)) {
+  const uint8_t *payload = frame->data + offset + ETHERNET_BYTES;
+  uint16_t ethertype = load_u16(payload - 2);
+  switch (ethertype) {
   case SONDE_ETHERTYPE_IPV4:
-    return version == 4;
+    return payload[0] >> 4 == 4;
   case SONDE_ETHERTYPE_IPV6:
-    return version == 6;
+    return payload[0] >> 4 == 6;
   case SONDE_ETHERTYPE_ARP:
   case SONDE_ETHERTYPE_VLAN:
   case SONDE_ETHERTYPE_PROVIDER_VLAN:
   case SONDE_ETHERTYPE_QINQ:
+  case SONDE_ETHERTYPE_QINQ_OLD:
   case SONDE_ETHERTYPE_MPLS:
+  case SONDE_ETHERTYPE_MPLS_MULTICAST:
   case SONDE_ETHERTYPE_PPPOE_DISCOVERY:
   case SONDE_ETHERTYPE_PPPOE_SESSION:
+  case SONDE_ETHERTYPE_VNTAG:
   case SONDE_ETHERTYPE_LLDP:
     return true;
-  default:
-    return false;
+  default: /* LLC as SNAP and spanning tree have it: both addresses alike */
+    return ethertype <= SONDE_LLC_LENGTH_MAX && (payload[0] == 0xaa || payload[0] == 0x42) &&
+           frame_has(frame, offset + ETHERNET_BYTES, 3) && payload[1] == payload[0] &&
+           payload[2] == 0x03;
   }
 }
 
