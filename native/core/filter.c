@@ -34,8 +34,8 @@ static int linktype_dlt(uint16_t linktype) {
   }
 }
 
-int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expression,
-                         struct sonde_filter **filter, struct sonde_error *error) {
+static int compile(uint16_t linktype, uint32_t snaplen, const char *expression,
+                   struct sonde_filter **filter, struct sonde_error *error) {
   const char *text = expression ? expression : "";
   if (strnlen(text, EXPRESSION_BYTES_MAX + 1) > EXPRESSION_BYTES_MAX) {
     return sonde_fail(error, SONDE_FILTER_INVALID, 0, "the expression is longer than %d bytes",
@@ -63,6 +63,31 @@ int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expres
   return status;
 }
 
+/* `inbound` and its like load from beyond the packet, where only a kernel has something: in user
+ * space such a load ends the program with no match. */
+static bool asks_kernel(const struct bpf_program *program) {
+  for (uint32_t i = 0; i < program->bf_len; i++) {
+    const struct bpf_insn *insn = &program->bf_insns[i];
+    if (BPF_CLASS(insn->code) == BPF_LD && BPF_MODE(insn->code) == BPF_ABS &&
+        insn->k >= (uint32_t)SKF_AD_OFF)
+      return true;
+  }
+  return false;
+}
+
+int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expression,
+                         struct sonde_filter **filter, struct sonde_error *error) {
+  struct sonde_filter *made = NULL;
+  int status = compile(linktype, snaplen, expression, &made, error);
+  if (status == 0 && asks_kernel(&made->program)) {
+    sonde_filter_destroy(made);
+    return sonde_fail(error, SONDE_FILTER_INVALID, 0,
+                      "only a kernel can tell inbound from outbound; it filters for af_packet");
+  }
+  *filter = made;
+  return status;
+}
+
 bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, uint32_t caplen,
                         uint32_t wirelen) {
   return bpf_filter(filter->program.bf_insns, data, wirelen, caplen) != 0;
@@ -84,6 +109,13 @@ void sonde_filter_destroy(struct sonde_filter *filter) {
 }
 
 int sonde_filter_check(const char *expression, struct sonde_error *error) {
+  struct sonde_filter *filter = NULL;
+  int status = compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression, &filter, error);
+  sonde_filter_destroy(filter);
+  return status;
+}
+
+int sonde_filter_check_here(const char *expression, struct sonde_error *error) {
   struct sonde_filter *filter = NULL;
   int status =
       sonde_filter_compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression, &filter, error);

@@ -14,9 +14,11 @@
 
 struct sonde_filter;
 
-/* NULL or "" matches everything. Errors: FILTER_INVALID in libpcap's words, NO_MEMORY. */
+/* NULL or "" matches everything. Errors: FILTER_INVALID, NO_MEMORY. */
 int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expression,
                          struct sonde_filter **filter, struct sonde_error *error);
+/* Would it compile for Ethernet? sonde_filter_check lets more pass: what a kernel can run. */
+int sonde_filter_check_here(const char *expression, struct sonde_error *error);
 bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, uint32_t caplen,
                         uint32_t wirelen);
 /* The link type to compile for: the packet's own, unless its header is that of another. */

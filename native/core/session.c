@@ -135,7 +135,7 @@ static int open_backend(struct sonde_session *session, const struct sonde_sessio
   if (status == SONDE_OK)
     status = sonde_registry_load(config->plugin_dir, config->backend, &session->ops, error);
   if (status == SONDE_OK && config->filter && config->filter[0] && !session->ops->filter_set)
-    status = sonde_filter_check(config->filter, error);
+    status = sonde_filter_check_here(config->filter, error);
   if (status < 0) {
     if (file_fd >= 0)
       close(file_fd);
@@ -362,7 +362,7 @@ int sonde_session_filter_set(struct sonde_session *session, const char *expressi
   } else if (session->info.aggregated) { /* a sum cannot be filtered any more */
     status = fail(error, SONDE_STATE, 0, "flows are added up: a filter can only be set at start");
   } else {
-    status = expression && expression[0] ? sonde_filter_check(expression, error) : SONDE_OK;
+    status = expression && expression[0] ? sonde_filter_check_here(expression, error) : SONDE_OK;
     if (status == SONDE_OK)
       status = ask_all(session, apply_filter, (void *)(uintptr_t)expression, error);
   }

@@ -38,7 +38,7 @@ int sonde_backend_probe(const char *plugin_dir, struct sonde_backend_report *rep
 int sonde_backend_probe_one(const char *plugin_dir, const char *name,
                             struct sonde_backend_report *report);
 
-/* Does the BPF expression compile for this link type? Needs no privilege. */
+/* Is it a BPF expression? A backend may refuse it all the same. Needs no privilege. */
 int sonde_filter_check(const char *expression, struct sonde_error *error);
 
 /* ---- session ----------------------------------------------------------------------- */

@@ -173,6 +173,9 @@ static void check_filters(void) {
   CHECK(counts[0] > 0 && counts[3] > 0 && counts[4] > 0 && counts[8] == 0);
   CHECK_EQ(ops->filter_set(backend, "port eighty eighty", &error), SONDE_FILTER_INVALID);
   CHECK(error.detail[0] != 0);
+  /* The kernel runs no loops. */
+  CHECK_EQ(ops->filter_set(backend, "ip6 protochain 6", &error), SONDE_FILTER_INVALID);
+  CHECK(strstr(error.detail, "kernel") != NULL);
   CHECK_EQ(finish(backend, 2), 0);
   close(sender);
 }

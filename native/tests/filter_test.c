@@ -102,6 +102,12 @@ static void check_refused(void) {
            SONDE_FILTER_INVALID);
   CHECK(filter == NULL);
   sonde_filter_destroy(NULL);
+  /* A kernel knows the direction. Here it would match nothing, in silence. */
+  CHECK_EQ(sonde_filter_check("inbound and udp", &error), 0);
+  CHECK_EQ(sonde_filter_check_here("inbound and udp", &error), SONDE_FILTER_INVALID);
+  CHECK_EQ(sonde_filter_check_here("not outbound", &error), SONDE_FILTER_INVALID);
+  CHECK(strstr(error.detail, "af_packet") != NULL);
+  CHECK_EQ(sonde_filter_check_here("vlan and ip6 and not tcp port 80", &error), 0);
 }
 
 int main(void) {

@@ -174,6 +174,25 @@ async def test_filter_takes_what_it_says(rig: Rig, backend: str) -> None:
         assert status["packets_dropped"] == 0
 
 
+@pytest.mark.parametrize(
+    ("backend", "expression"),
+    [
+        ("af_packet", "ip6 protochain 6"),  # a loop
+        ("af_packet", "vlan and pppoes"),  # reads what it did not write
+        *((one, "inbound") for one in ("xdp", "dpdk", "pf_ring", "file")),  # user space sees none
+    ],
+)
+async def test_filter_that_cannot_run_is_refused(rig: Rig, backend: str, expression: str) -> None:
+    """libpcap compiles it all the same; to match nothing would look like a silent wire."""
+    interface = netns.HOST_DEVICE
+    if backend == "file":
+        interface = str(write_pcap(rig.directory / "frames.pcap", []))
+    body = {"interface": interface, "backend": backend, "filter": expression}
+    reply = await rig.bus.request("start", body, host="alpha")
+    assert (reply.code, reply.body["error"]) == (400, "invalid_filter")
+    assert "kernel" in reply.body["detail"]
+
+
 @each_backend
 async def test_snaplen_cuts_no_count(rig: Rig, backend: str) -> None:
     whole = await capture(rig, backend, several())

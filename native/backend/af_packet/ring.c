@@ -93,9 +93,15 @@ int ring_promiscuous(const struct ring *ring, int ifindex, struct sonde_error *e
 int ring_attach(const struct ring *ring, const struct program *program, struct sonde_error *error) {
   struct sock_fprog code = {.len = program->length,
                             .filter = (struct sock_filter *)program->instructions};
-  return setsockopt(ring->fd, SOL_SOCKET, SO_ATTACH_FILTER, &code, sizeof code)
-             ? fail(error, "attaching the filter")
-             : 0;
+  if (setsockopt(ring->fd, SOL_SOCKET, SO_ATTACH_FILTER, &code, sizeof code) == 0) {
+    return 0;
+  }
+  if (errno == EINVAL) { /* it loops (protochain), or reads what it did not write */
+    return sonde_fail(error, SONDE_FILTER_INVALID, errno,
+                      "the kernel does not run what libpcap makes of the expression; xdp and pcap "
+                      "need no kernel for it");
+  }
+  return fail(error, "attaching the filter");
 }
 
 void ring_close(struct ring *ring) {
