@@ -45,6 +45,26 @@ static void check_linktypes_and_fcs(void) {
   }
 }
 
+/* The seconds are what the packet's bytes count up from: 4 in the header is a packet sent. */
+static void check_cooked_directions(void) {
+  static const struct {
+    uint32_t link, second, direction;
+  } cases[] = {
+      {113, 3, SONDE_DIRECTION_EGRESS},   {113, 255, SONDE_DIRECTION_INGRESS},
+      {276, 250, SONDE_DIRECTION_EGRESS}, {276, 246, SONDE_DIRECTION_INGRESS},
+      {1, 3, SONDE_DIRECTION_UNKNOWN},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    image_begin(false);
+    put_pcap_head(0xa1b2c3d4, cases[i].link);
+    put_pcap_packet(cases[i].second, 0, 60, 60);
+    put_pcap_packet(cases[i].second, 0, 1, 60); /* cut before the header says so */
+    struct outcome got = read_all();
+    CHECK_EQ(got.packets[0].direction, cases[i].direction);
+    CHECK_EQ(got.packets[1].direction, SONDE_DIRECTION_UNKNOWN);
+  }
+}
+
 static void check_pcapng_blocks(void) {
   for (int swapped = 0; swapped < 2; swapped++) {
     image_begin(swapped);
@@ -95,6 +115,7 @@ static void check_pcapng_blocks(void) {
     CHECK_EQ(got.packets[3].direction, SONDE_DIRECTION_EGRESS);
     CHECK_EQ(got.packets[3].time_ns, UINT64_C(1700000001000000000));
     CHECK_EQ(got.packets[4].linktype, SONDE_LINKTYPE_SLL2);
+    CHECK_EQ(got.packets[4].direction, SONDE_DIRECTION_INGRESS);
     CHECK_EQ(got.packets[4].time_ns, 5000);
     CHECK(got.packets[5].linktype != SONDE_LINKTYPE_DELTA);
   }
@@ -342,6 +363,7 @@ int main(void) {
     return 1;
   check_pcap_orders();
   check_linktypes_and_fcs();
+  check_cooked_directions();
   check_pcapng_blocks();
   check_resolutions();
   check_truncations();

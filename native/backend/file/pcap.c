@@ -57,6 +57,7 @@ uint32_t pcap_next(struct reader *reader, struct sonde_packet *packets, uint32_t
     packet_set(packet, cursor + RECORD_HEAD_BYTES, caplen, load32(reader, cursor + 12),
                reader->fcs_bytes, reader->snaplen);
     packet->linktype = reader->linktype;
+    packet_direct(packet);
     packet->time_ns = load32(reader, cursor) * UINT64_C(1000000000) +
                       (uint64_t)load32(reader, cursor + 4) * reader->tick_ns;
     cursor += RECORD_HEAD_BYTES + caplen;

@@ -180,7 +180,10 @@ static bool read_packet(struct reader *reader, const uint8_t *block, uint32_t le
   }
   packet_set(packet, block + 28, caplen, load32(reader, block + 24), fcs_bytes, reader->snaplen);
   packet->linktype = interface->linktype;
-  packet->direction = flagged.direction;
+  packet_direct(packet);
+  if (flagged.direction != SONDE_DIRECTION_UNKNOWN) {
+    packet->direction = flagged.direction;
+  }
   packet->time_ns =
       tick_time(interface, (uint64_t)load32(reader, block + 12) << 32 | load32(reader, block + 16));
   return true;
@@ -204,6 +207,7 @@ static bool read_simple(struct reader *reader, const uint8_t *block, uint32_t le
   }
   packet_set(packet, block + 12, caplen, wirelen, interface->fcs_bytes, reader->snaplen);
   packet->linktype = interface->linktype;
+  packet_direct(packet);
   packet->time_ns = time_ns;
   return true;
 }

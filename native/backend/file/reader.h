@@ -7,6 +7,7 @@
 #ifndef SONDE_FILE_READER_H
 #define SONDE_FILE_READER_H
 
+#include <linux/if_packet.h>
 #include <string.h>
 
 #include "packet.h"
@@ -97,6 +98,17 @@ static inline void packet_set(struct sonde_packet *packet, const uint8_t *data, 
   caplen = caplen > wirelen ? wirelen : caplen;
   *packet = (struct sonde_packet){
       .data = data, .caplen = caplen > snaplen ? snaplen : caplen, .wirelen = wirelen};
+}
+
+/* A "cooked" header says which way the packet went, as sll_pkttype of packet(7). */
+static inline void packet_direct(struct sonde_packet *packet) {
+  uint32_t at = packet->linktype == SONDE_LINKTYPE_SLL    ? 1
+                : packet->linktype == SONDE_LINKTYPE_SLL2 ? 10
+                                                          : UINT32_MAX;
+  if (at < packet->caplen) {
+    packet->direction =
+        packet->data[at] == PACKET_OUTGOING ? SONDE_DIRECTION_EGRESS : SONDE_DIRECTION_INGRESS;
+  }
 }
 
 #endif
