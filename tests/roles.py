@@ -20,8 +20,8 @@ from agents import COMMAND
 from bus import Reply, settled
 from deadlines import eventually
 from netsonde.bus import nkey
-from netsonde.bus.connection import GuardedClient
 from netsonde.bus.credentials import Login
+from netsonde.bus.guarded import GuardedClient
 from netsonde.config import NatsSection
 from servers import NatsServer
 

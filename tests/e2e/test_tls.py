@@ -21,8 +21,8 @@ from bus import Bus
 from deadlines import eventually, eventually_now
 from identities import USER, Identity, Operation, creds
 from netsonde.bus import nkey
-from netsonde.bus.connection import GuardedClient
 from netsonde.bus.credentials import Login
+from netsonde.bus.guarded import GuardedClient
 from netsonde.config import NatsSection
 from netsonde.errors import UnreachableError
 from netsonde.fleet.client import connect

@@ -3,10 +3,9 @@
 `run` keeps a nats-py client alive: it never blocks the agent's start, outlives servers that
 are late, killed, frozen or out of patience (a closed client is replaced by a new one), and
 subscribes again each time. The rules that nats-py needs, each learnt on a real machine:
-error_cb must not raise (it would kill the read loop), a PONG that meets a cancelled future
-would do the same, PING overtakes pending publishes (so `barrier` flushes first), and a
-frozen server is noticed only by a watchdog that aborts the transport. A cancellation that
-nats-py swallowed is raised again.
+error_cb must not raise (it would kill the read loop; guarded.py has what else would), PING
+overtakes pending publishes (so `barrier` flushes first), and a frozen server is noticed only by
+a watchdog that aborts the transport. A cancellation that nats-py swallowed is raised again.
 It knows nothing of verbs or records.
 """
 
@@ -28,6 +27,7 @@ from netsonde.config import NatsSection
 from netsonde.errors import ConfigError, NetsondeError
 
 from .credentials import Login
+from .guarded import GuardedClient
 
 PING_INTERVAL_SEC = 10
 RECONNECT_WAIT_SEC = 0.5
@@ -63,45 +63,6 @@ class Requester(Protocol):
 
 class PayloadTooLargeError(NetsondeError):
     """Payload and headers exceed the server's max_payload; sent, they would end the client."""
-
-
-class GuardedClient(Client):
-    """Refuses to send CONNECT, and with it credentials, in clear when TLS is configured. Logs
-    in with the secrets as they are at that moment; one that cannot be read is an error that
-    nats-py's reconnecting survives."""
-
-    tls_expected = False
-    login: Login | None = None
-
-    def _connect_command(self) -> bytes:
-        if self.tls_expected and not _is_encrypted(self):
-            raise nats.errors.Error("nats: the server does not offer TLS")
-        try:
-            if self.login is not None:
-                self.options.update(self.login.fields)
-                self._public_nkey = self.login.public_nkey
-            return bytes(super()._connect_command())
-        except ConfigError as error:
-            raise nats.errors.Error(error.detail) from None
-
-    async def _process_pong(self) -> None:
-        """As nats-py's, which a PONG for a flush that was cancelled ends the reading of."""
-        if self._pongs and self._pongs[0].done():
-            self._pongs.pop(0)
-            self._pings_outstanding = 0
-            return
-        await super()._process_pong()
-
-    async def flush(self, timeout: int = 10) -> None:
-        """As nats-py's, but its PING does not overtake what waits for the flusher."""
-        async with asyncio.timeout(timeout):
-            await self._flush_pending(force_flush=True)
-            await super().flush(timeout)
-
-
-def _is_encrypted(client: Client) -> bool:
-    writer = getattr(client._transport, "_io_writer", None)
-    return writer is not None and writer.get_extra_info("ssl_object") is not None
 
 
 class Connection:
@@ -401,7 +362,7 @@ def tls_context(settings: NatsSection) -> ssl.SSLContext:
 
 async def _finishes(work: Awaitable[None], timeout_sec: float) -> bool:
     """Did it end well within the time? It is cancelled only after the answer is known to be
-    no, when the transport's end is near: see the file head on PONGs and cancelled futures."""
+    no, when the transport's end is near: see guarded.py on PONGs and cancelled futures."""
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=timeout_sec)
     if not done:

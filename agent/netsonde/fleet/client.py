@@ -23,8 +23,9 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
 
-from ..bus.connection import GuardedClient, abort_transport, tls_context
+from ..bus.connection import abort_transport, tls_context
 from ..bus.credentials import Login
+from ..bus.guarded import GuardedClient
 from ..config import NatsSection
 from ..errors import UnreachableError
 from .scatter import Absence, Ask, Gathering, Reply, scatter
