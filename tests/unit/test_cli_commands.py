@@ -7,19 +7,37 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from netsonde import cli, config
-from netsonde.cli.asking import read_nats_section, read_pace, read_target
+from netsonde.cli.asking import (
+    Rows,
+    print_failures,
+    read_nats_section,
+    read_pace,
+    read_target,
+    readable_rows,
+)
+from netsonde.cli.backends import list_backends
 from netsonde.cli.collect import flow_subjects
-from netsonde.cli.flows import describe_record, flows_body, matches
-from netsonde.cli.meter import meter_body
-from netsonde.cli.packets import packets_body
+from netsonde.cli.encrypt import describe_sealing
+from netsonde.cli.export import describe_export
+from netsonde.cli.firmware import describe_verification
+from netsonde.cli.flows import describe_record, flows_body, list_flows, matches
+from netsonde.cli.meter import describe_meter, meter_body
+from netsonde.cli.metrics import describe_rates
+from netsonde.cli.packets import describe_answer, packets_body
 from netsonde.cli.run import make_overrides
-from netsonde.cli.start import start_body
+from netsonde.cli.start import describe_session, start_body
+from netsonde.cli.status import describe_status
+from netsonde.cli.stop import describe_end
+from netsonde.cli.tables import align_table
 from netsonde.cli.top import rank_flows, rank_hosts
 from netsonde.errors import EXIT_CONFIG, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE
 from netsonde.fleet.client import Outcome, Pace
@@ -352,6 +370,34 @@ def test_top_ranks_hosts_by_rate_and_flows_of_all_hosts_together() -> None:
     by_packets = rank_flows(flows, order="packets", limit=3)
     assert [(row[0], row[4]) for row in by_packets] == [("a", 9), ("b", 5), ("a", 2)]
     assert rank_flows(flows, order="bytes", limit=1)[0][4:6] == (1, 99)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        *(describe_status, describe_rates, list_backends, list_flows, describe_end, describe_meter),
+        *(describe_export, describe_answer, describe_verification, describe_sealing),
+        describe_session,
+    ],
+)
+def test_an_answer_that_is_none_is_its_hosts_failure(rows: Rows) -> None:
+    """One of another version, or of somebody else's making."""
+    wrong: tuple[Any, ...] = (None, [{}], {"a": 1})
+    bodies = [{}, *(defaultdict[str, Any](repeat(one).__next__) for one in wrong)]
+    for body in bodies:
+        outcome = Outcome(replies=[Reply("web1", 200, body), Reply("web2", 400, {})])
+        assert readable_rows(outcome, rows) == []
+        first, second = outcome.replies
+        assert (first.host, first.code, first.body["error"]) == ("web1", 500, "unreadable")
+        assert second.code == 400
+
+
+def test_what_hosts_say_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    body = {"error": "x\x1b]0;y\x07", "detail": "two\nlines", "code": 400}
+    print_failures(Outcome(replies=[Reply("a", 400, body)]), parse_target([], None, None),
+                   with_refusals=True)  # fmt: skip
+    assert capsys.readouterr().err == "a: 400 x\ufffd]0;y\ufffd: two\ufffdlines\n"
+    assert align_table(("A",), [("\x1b[2J\r",)]) == "A\n\ufffd[2J\ufffd\n"
 
 
 def test_icmp_shows_its_type_and_no_ports() -> None:

@@ -423,6 +423,7 @@ def test_a_message_that_is_no_batch() -> None:
         (b"", {"Content-Type": "text/plain"}),
         (b"", {"Content-Type": "application/ipfix"}),
         (b"\xc1", {"Content-Type": "application/msgpack"}),
+        (msgspec.json.encode({**payload(1), "records": [msgspec.Raw(b"[" * 10**5)]}), None),
     ):
         with pytest.raises(UnreadableError):
             read_batch(data, headers)

@@ -158,6 +158,7 @@ def test_agents_of_another_root_are_not_expected() -> None:
     assert belongs(body, "acme.capture", ("site", "ams"))
     assert not belongs(body, "acme.capture", ("site", "lon"))
     assert not belongs(body, "capture", None)
+    assert not belongs({"metadata": ["site"]}, "capture", ("site", "ams"))
     assert belongs({"metadata": None}, "capture", None)
 
 
@@ -220,6 +221,26 @@ async def test_two_agents_of_one_name_are_pointed_out(
         outcome = await fleet.ask("status", {}, Target(), Pace())
     assert [reply.host for reply in outcome.replies] == ["twin", "web1"]
     assert outcome.warnings == ["twin: two agents answer to this name"]
+
+
+async def test_who_is_no_agent_is_not_expected(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    await Responder(agents_client, "web1").start()
+
+    async def introduce(message: Msg) -> None:
+        for body in (b"[]", b'{"a":' + b"[" * 100_000, b'{"id":"a b"}', b'{"id":7}'):
+            await message.respond(body)
+
+    await agents_client.subscribe("$SRV.PING.netsonde", cb=introduce)
+    await settled(agents_client)
+    async with fleet_at(nats_server) as fleet:
+        began = time.monotonic()
+        outcome = await fleet.ask("status", {}, Target(), Pace(timeout_sec=PATIENCE_SEC))
+        assert time.monotonic() - began < SOON_SEC
+    assert [reply.host for reply in outcome.replies] == ["web1"]
+    assert not outcome.absences
+    assert any("no agent" in warning for warning in outcome.warnings)
 
 
 async def test_without_discovery_the_whole_time_is_waited_and_pacing_refused(

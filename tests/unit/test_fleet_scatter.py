@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -20,6 +22,10 @@ from netsonde.fleet.scatter import Ask, Gathering, Reply, decode_reply, take
         (b"", {"Status-Code": "200", "Host": "a"}, 500),
         (b"[1]", {"Status-Code": "200", "Host": "a"}, 500),
         (b"\xff", {"Host": "a"}, 500),
+        (b'{"a":"\xff"}', {"Host": "a"}, 500),
+        (b'{"a":' + b"[" * 100_000, {"Host": "a"}, 500),
+        (b'{"host":"a"}', {"Status-Code": "9" * 5000}, 500),
+        (b'{"host":"a"}', {"Status-Code": "\u0662\u0660\u0660"}, 500),
     ],
 )
 def test_status_comes_from_the_header_then_the_body(
@@ -28,6 +34,13 @@ def test_status_comes_from_the_header_then_the_body(
     reply = decode_reply(data, headers, 0.1)
     assert (reply.host, reply.code) == ("a", code)
     assert reply.accepted == (code < 400)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a\x1b[31m", "a b", "A", ""])
+def test_a_name_that_is_no_token_is_nobodys(name: str) -> None:
+    for data, headers in ((b"{}", {"Host": name}), (json.dumps({"host": name}).encode(), None)):
+        reply = decode_reply(data, headers, 0.1)
+        assert (reply.host, reply.code) == ("?", 500)
 
 
 def test_a_wave_is_complete_when_each_expected_host_is_accounted_for() -> None:
@@ -63,6 +76,10 @@ def test_who_is_asked_alone_answers_in_no_other_name() -> None:
     for index, name in ((0, "b"), (0, "a"), (1, "b")):
         reply = Msg(Client(), f"_INBOX.x.{index}", data=b"{}", headers={"Host": name})
         take(reply, asks, gathering, decode_reply, 0.1)
+    for made_up in ("2", "-1", "x", "\u00b2"):
+        reply = Msg(Client(), f"_INBOX.x.{made_up}", data=b"{}", headers={"Host": "c"})
+        take(reply, asks, gathering, decode_reply, 0.1)
+    assert gathering.replies.keys() == {"a", "b"}
     assert gathering.misnamed == {("a", "b")}
     assert gathering.repeated == set()
     assert gathering.complete

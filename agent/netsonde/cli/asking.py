@@ -22,7 +22,7 @@ import msgspec
 from .. import config
 from ..errors import EXIT_OK, EXIT_REFUSED
 from ..fleet.targeting import Target, parse_limit, parse_target
-from .tables import Cell, print_table
+from .tables import Cell, print_table, visible
 
 if TYPE_CHECKING:
     from ..fleet.client import Outcome, Pace, Progress
@@ -163,10 +163,32 @@ def print_outcome(args: Namespace, outcome: Outcome, columns: Sequence[str], row
     if args.json:
         print_json(outcome)
     else:
-        accepted = [reply for reply in outcome.replies if reply.accepted]
-        if accepted:
-            print_table(columns, [row for reply in accepted for row in rows(reply)])
+        found = readable_rows(outcome, rows)
+        if any(reply.accepted for reply in outcome.replies):
+            print_table(columns, found)
     print_failures(outcome, read_target(args), with_refusals=not args.json)
+
+
+def readable_rows(outcome: Outcome, rows: Rows) -> list[Sequence[Cell]]:
+    """Of who agreed. An answer that is none becomes a failure of who gave it, and is no reason
+    to keep the others' back."""
+    found: list[Sequence[Cell]] = []
+    for index, reply in enumerate(outcome.replies):
+        if reply.accepted:
+            try:
+                found += checked(rows(reply))
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                why = f"the answer is none: {type(error).__name__}: {error}"
+                outcome.replies[index] = reply.unreadable(reply.host, why, reply.elapsed_sec)
+    return found
+
+
+def checked(rows: Sequence[Sequence[Cell]]) -> Sequence[Sequence[Cell]]:
+    for row in rows:
+        for cell in row:
+            if not isinstance(cell, str | int | float):
+                raise TypeError(f"{cell!r} where a word or a number belongs")
+    return rows
 
 
 def gather_outcome(args: Namespace, verb: str, body: dict[str, Any]) -> Outcome:
@@ -195,11 +217,12 @@ def print_failures(outcome: Outcome, target: Target, *, with_refusals: bool) -> 
         if with_refusals and not reply.accepted:
             name, detail = reply.body.get("error", "error"), reply.body.get("detail", "")
             field = f" ({reply.body['field']})" if "field" in reply.body else ""
-            print(f"{reply.host}: {reply.code} {name}{field}: {detail}", file=sys.stderr)
+            words = visible(f"{reply.host}: {reply.code} {name}{field}: {detail}")
+            print(words, file=sys.stderr)
     for absence in outcome.absences:
         print(f"{absence.host}: {absence.reason}", file=sys.stderr)
     for warning in outcome.warnings:
-        print(f"netsonde: {warning}", file=sys.stderr)
+        print(f"netsonde: {visible(warning)}", file=sys.stderr)
     if not outcome.replies and not outcome.absences:
         print(f"netsonde: no agent answered ({target.describe()})", file=sys.stderr)
 

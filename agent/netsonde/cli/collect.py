@@ -25,6 +25,7 @@ from .asking import (
     read_target,
     whole,
 )
+from .tables import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +111,7 @@ def consumer_name(text: str) -> str:
 
 
 def notify(text: str) -> None:
-    print(f"netsonde: {text}", file=sys.stderr, flush=True)
+    print(f"netsonde: {visible(text)}", file=sys.stderr, flush=True)
 
 
 # ---- the run -------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from .asking import (
     read_target,
     whole,
 )
-from .tables import Cell, endpoint
+from .tables import Cell, endpoint, visible
 
 if TYPE_CHECKING:
     from ..fleet.scatter import Reply
@@ -98,8 +98,8 @@ def list_flows(reply: Reply) -> Sequence[Sequence[Cell]]:
             reply.host,
             flow["protocol"],
             *endpoints(flow),
-            flow["packets"],
-            flow["bytes"],
+            int(flow["packets"]),
+            int(flow["bytes"]),
             clock_time(flow.get("last_seen")),
         )
         for flow in reply.body["flows"]
@@ -114,7 +114,7 @@ async def follow_flows(args: Namespace) -> int:
     from ..fleet.client import connect
 
     def notify(text: str) -> None:
-        print(f"netsonde: {text}", file=sys.stderr)
+        print(f"netsonde: {visible(text)}", file=sys.stderr)
 
     address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
     async with connect(address, lasting=True, notify=notify) as client:
@@ -139,9 +139,13 @@ async def follow_flows(args: Namespace) -> int:
                 notify(f"{batch.host}: {ledger.missed - missed} batches did not arrive")
             missed = ledger.missed
             for record in records:
-                if not matches(record, args):
+                try:
+                    if not matches(record, args):
+                        continue
+                    print_record(batch.host, record, as_json=args.json, with_host=with_host)
+                except (TypeError, ValueError, AttributeError, OverflowError) as error:
+                    notify(f"{message.subject}: not a flow record: {error}")
                     continue
-                print_record(batch.host, record, as_json=args.json, with_host=with_host)
                 printed += 1
                 if printed == args.count:
                     return EXIT_OK
@@ -168,7 +172,8 @@ def print_record(host: str, record: dict[str, Any], *, as_json: bool, with_host:
     if as_json:
         print(msgspec.json.encode({"host": host, **record}).decode())
     else:
-        print(f"{host}  {describe_record(record)}" if with_host else describe_record(record))
+        text = visible(describe_record(record))
+        print(f"{visible(host)}  {text}" if with_host else text)
 
 
 def describe_record(record: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from .asking import (
     read_nats_section,
     read_pace,
     read_target,
+    readable_rows,
     show_progress,
     whole,
 )
@@ -95,6 +96,7 @@ async def retrieve(args: Namespace, viewer: Sequence[str] | None) -> Outcome:
                 progress=progress,
             )
         if viewer is not None or args.write == STANDARD_OUTPUT:
+            readable_rows(outcome, describe_answer)
             print_incomplete(outcome)
             print_failures(outcome, target, with_refusals=True)
         else:

@@ -75,14 +75,14 @@ def list_agents(outcome: Outcome) -> Sequence[Sequence[Cell]]:
             reply.host,
             str(reply.body.get("description", "")),
             str(reply.body.get("version", "")),
-            describe_labels(reply.body.get("metadata") or {}),
+            describe_labels(reply.body.get("metadata")),
             round(reply.elapsed_sec * 1000, 2),
         )
         for reply in outcome.replies
     ]
 
 
-def describe_labels(metadata: dict[str, str]) -> str:
+def describe_labels(metadata: object) -> str:
     from ..fleet.client import read_labels
 
     return " ".join(f"{key}={value}" for key, value in read_labels(metadata).items()) or "-"

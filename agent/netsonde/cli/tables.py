@@ -58,14 +58,19 @@ def drawn_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table
     return table
 
 
+def visible(text: str) -> str:
+    """What a host says, without what would move the cursor or end the line."""
+    return "".join(one if one.isprintable() else "\ufffd" for one in text)
+
+
 def plain(cell: Cell) -> str:
-    return f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.2f}" if isinstance(cell, float) else visible(str(cell))
 
 
 def grouped(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:,.2f}"
-    return f"{cell:,}" if isinstance(cell, int) else cell
+    return f"{cell:,}" if isinstance(cell, int) else visible(cell)
 
 
 def duration(seconds: float) -> str:

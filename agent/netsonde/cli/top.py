@@ -21,6 +21,7 @@ from .asking import (
     read_nats_section,
     read_pace,
     read_target,
+    readable_rows,
     whole,
 )
 from .flows import COLUMNS as FLOW_COLUMNS
@@ -114,14 +115,14 @@ async def look(
 
 
 def rank_hosts(metrics: Outcome) -> list[Sequence[Cell]]:
-    rows = [row for reply in metrics.replies if reply.accepted for row in describe_rates(reply)]
+    rows = readable_rows(metrics, describe_rates)
     return sorted(rows, key=lambda row: row[RATE], reverse=True)
 
 
 def rank_flows(flows: Outcome, *, order: str, limit: int) -> list[Sequence[Cell]]:
     """order: "bytes" or "packets". Of all hosts together."""
     column = FLOW_COLUMNS.index(order.upper())
-    rows = [row for reply in flows.replies if reply.accepted for row in list_flows(reply)]
+    rows = readable_rows(flows, list_flows)
     return sorted(rows, key=lambda row: row[column], reverse=True)[:limit]
 
 

@@ -72,7 +72,7 @@ class Batch:
         records = self._texts()
         try:
             sums = _decode_sums(b"[" + b",".join(records) + b"]")
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise UnreadableError(str(error)) from None
         if b"{}" in records:
             raise UnreadableError("a record without fields")
@@ -98,7 +98,9 @@ class Batch:
                 return [_decode_json_record(record) for record in self.records]
             if self.encoding == MSGPACK:
                 return [_with_times(_decode_msgpack_record(record)) for record in self.records]
-        except (msgspec.DecodeError, OverflowError, TypeError, ValueError) as error:
+        except (
+            msgspec.DecodeError, OverflowError, RecursionError, TypeError, ValueError
+        ) as error:  # fmt: skip
             raise UnreadableError(str(error)) from None
         return list(_ipfix(self.data))
 
@@ -123,7 +125,7 @@ def read_batch(data: bytes, headers: dict[str, str] | None) -> Batch:
         found = {JSON: _decode_json, MSGPACK: _decode_msgpack}[kind](data)
     except KeyError as error:
         raise UnreadableError(f"{kind}: no {error}") from None
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise UnreadableError(str(error)) from None
     return Batch(
         found.host, found.boot, found.seq, found.session_id, kind, found.records, b""

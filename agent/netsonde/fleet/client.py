@@ -28,7 +28,7 @@ from ..bus.credentials import Login
 from ..bus.guarded import GuardedClient
 from ..config import NatsSection
 from ..errors import UnreachableError
-from .scatter import Absence, Ask, Gathering, Reply, scatter
+from .scatter import Absence, Ask, Gathering, Reply, decode_object, scatter, token
 from .targeting import Limit, Target, TargetError, host_subject
 
 SERVICE = "netsonde"
@@ -98,6 +98,7 @@ class FleetClient:
         self.errors = errors
         self.twins: set[str] = set()
         self.misnamed: set[tuple[str, str]] = set()
+        self.strangers: set[str] = set()
 
     @property
     def max_payload(self) -> int:
@@ -143,10 +144,12 @@ class FleetClient:
         self.notice_names(gathering)
         if not gathering.replies and not gathering.nobody and not target.hosts:
             return None
+        replies = sorted(gathering.replies.items())
+        self.strangers |= {r.body["detail"] for _, r in replies if not r.accepted}
         return {
             host: reply
-            for host, reply in sorted(gathering.replies.items())
-            if belongs(reply.body, self.address.root, target.group)
+            for host, reply in replies
+            if reply.accepted and belongs(reply.body, self.address.root, target.group)
         }
 
     async def ask(
@@ -206,9 +209,14 @@ class FleetClient:
             f"{asked}: answered in the name of {named}, which is not believed"
             for asked, named in sorted(self.misnamed)
         ]
+        warnings += [
+            f"somebody answers for {SERVICE} who is no agent: {why}"
+            for why in sorted(self.strangers)
+        ]
         self.errors.clear()
         self.twins.clear()
         self.misnamed.clear()
+        self.strangers.clear()
         return warnings
 
     async def expect_hosts(self, target: Target, pace: Pace) -> tuple[str, ...] | None:
@@ -259,24 +267,26 @@ def _report(
 def decode_discovery(data: bytes, headers: dict[str, str] | None, elapsed_sec: float) -> Reply:
     """A $SRV reply: the host is the service's id."""
     try:
-        body = msgspec.json.decode(data, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        return Reply("?", 500, {"detail": f"Unreadable: {error}"}, elapsed_sec)
-    return Reply(str(body.get("id", "?")), 200, body, elapsed_sec)
+        body = decode_object(data)
+        return Reply(token(body.get("id")), 200, body, elapsed_sec)
+    except ValueError as error:
+        return Reply.unreadable("?", str(error), elapsed_sec)
 
 
 def belongs(body: dict[str, Any], root: str, group: tuple[str, str] | None) -> bool:
     """Is this agent under the root, and in the group? Its metadata tells."""
-    metadata = body.get("metadata") or {}
-    if metadata.get("subject.root", root) != root:
+    metadata = body.get("metadata")
+    if isinstance(metadata, dict) and metadata.get("subject.root", root) != root:
         return False
     return group is None or read_labels(metadata).get(group[0]) == group[1]
 
 
-def read_labels(metadata: dict[str, str]) -> dict[str, str]:
+def read_labels(metadata: object) -> dict[str, str]:
     """An agent's labels out of its discovery metadata: label names have no dots, every other
     name has one. `label.` may stand before them."""
-    plain = {key.removeprefix("label."): value for key, value in metadata.items()}
+    if not isinstance(metadata, dict):
+        return {}
+    plain = {key.removeprefix("label."): str(value) for key, value in metadata.items()}
     return {key: value for key, value in sorted(plain.items()) if "." not in key}
 
 

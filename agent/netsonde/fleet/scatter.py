@@ -8,6 +8,7 @@ it lasts the whole time. Nothing here knows verbs, targets or terminals.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError
 
+from ..config import TOKEN
 from ..errors import UnreachableError
 
 INBOX_MESSAGES_MAX = 65_536
@@ -47,6 +49,11 @@ class Reply:
     @property
     def accepted(self) -> bool:
         return self.code < 400
+
+    @classmethod
+    def unreadable(cls, host: str, why: str, elapsed_sec: float) -> Reply:
+        body = {"host": host, "code": 500, "error": "unreadable", "detail": why}
+        return cls(host, 500, body, elapsed_sec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +110,35 @@ class Gathering:
 
 
 def decode_reply(data: bytes, headers: dict[str, str] | None, elapsed_sec: float) -> Reply:
-    """Reads a reply. A body or a status that makes no sense counts as a failure of that host
-    (code 500), never as an answer."""
+    """Reads a reply. A body, a status or a name that makes no sense counts as a failure of that
+    host (code 500), never as an answer."""
     headers = headers or {}
     host = headers.get("Host", "")
     try:
-        body = msgspec.json.decode(data, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        body = {"host": host, "code": 500, "error": "unreadable", "detail": str(error)}
-        return Reply(host or "?", 500, body, elapsed_sec)
+        body = decode_object(data)
+        host = token(host or body.get("host"))
+    except ValueError as error:
+        return Reply.unreadable(host if TOKEN.fullmatch(host) else "?", str(error), elapsed_sec)
     status = headers.get("Status-Code") or headers.get("Nats-Service-Error-Code")
     if status is None:
         status = str(body.get("code", 200)) if "error" in body else "200"
-    code = int(status) if status.isdecimal() else 500
-    return Reply(host or str(body.get("host", "?")), code, body, elapsed_sec)
+    code = int(status) if re.fullmatch(r"[1-5][0-9]{2}", status) else 500
+    return Reply(host, code, body, elapsed_sec)
+
+
+def decode_object(data: bytes) -> dict[str, Any]:
+    """Raises ValueError."""
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def token(name: object) -> str:
+    """A host's name, which may stand in file names and on terminals. Raises ValueError."""
+    if not isinstance(name, str) or not TOKEN.fullmatch(name):
+        raise ValueError("it comes from no host by that name")
+    return name
 
 
 async def scatter(
@@ -180,7 +202,10 @@ def take(
 ) -> None:
     """What was asked of one host may be answered in no other's name: each ask has an inbox of
     its own, which only those who heard it know."""
-    asked = asks[int(message.subject.rpartition(".")[2])].host
+    index = message.subject.rpartition(".")[2]
+    if not index.isdecimal() or int(index) >= len(asks):
+        return  # somebody made it up
+    asked = asks[int(index)].host
     if not message.data and (message.headers or {}).get("Status") == NO_RESPONDERS:
         gathering.note_no_responders(asked)
         return
