@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import random
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -263,6 +266,52 @@ async def test_a_crash_anywhere_loses_and_doubles_nothing(
     assert names(next_directory, "*.part") == []
 
 
+ERRORS_AT = ("files.commit", "write_all", "open", "fdatasync", "fsync", "rename", "state.save")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", ERRORS_AT)
+@pytest.mark.parametrize("turn", [1, 2, 5])
+@pytest.mark.parametrize("then", ["goes on", "ends", "ends with another error"])
+async def test_an_error_anywhere_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, step: str, turn: int, then: str
+) -> None:
+    """Of the disk, at any step: it is tried again, or the collector is told to end before that."""
+    stream, collector = Stream(), collector_on(tmp_path, kind)
+    files_module = sys.modules["netsonde.collect.files"]
+    target, name = {
+        "files.commit": (collector.files, "commit"),
+        "write_all": (files_module, "write_all"),
+        "state.save": (collector._state_file, "save"),
+    }.get(step, (os, step))
+    original, turns = getattr(target, name), 0
+
+    def fail(*arguments: Any, **named: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        if turns == turn:
+            raise OSError(28, "No space left on device")
+        return original(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(target, name, fail)
+        with contextlib.suppress(OSError):
+            await collector.run(stream, idle_sec=0)
+            await collector.finish()
+        if then == "goes on":
+            await collector.run(stream, idle_sec=0)
+            await collector.finish()
+        else:
+            turns = turn - 1 if then.endswith("error") else turns
+            with contextlib.suppress(OSError):
+                await collector.finish()
+    assert collector._state_file is not None
+    collector._state_file.close()
+    await finish(collector_on(tmp_path, kind), stream)
+    assert sorted(read(tmp_path, kind)) == EXPECTED
+    assert names(tmp_path, "*.part") == []
+
+
 async def test_a_full_disk_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from netsonde.collect import files as files_module
 
@@ -340,6 +389,31 @@ async def test_an_end_while_the_server_is_away_loses_nothing(
     assert len(again.waiting) == BATCHES - 2
     await finish(collector_on(tmp_path, kind), again)
     assert read(tmp_path, kind) == EXPECTED
+
+
+async def test_what_is_printed_is_whole_and_printed_once() -> None:
+    """Whatever the other end takes at a time, and though the disk below it be full for a while."""
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    lines, state = Lines(writer), State(format="stdout", stream="")
+    long = payload(2)
+    long["records"][0]["pad"] = "x" * 200_000  # more than a pipe holds
+    lines.add(read_batch(msgspec.json.encode(payload(1)), None))
+    lines._fd = full = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(OSError, match="No space left"):
+        lines.commit(state)
+    lines._fd = writer
+    lines.add(read_batch(msgspec.json.encode(long), None))
+    committing = asyncio.create_task(asyncio.to_thread(lines.commit, state))
+    printed = b""
+    while not committing.done() or printed.count(b"\n") < 2 * PER_BATCH:
+        await asyncio.sleep(0.001)
+        with contextlib.suppress(BlockingIOError):
+            printed += os.read(reader, 1 << 16)
+    await committing
+    for fd in (reader, writer, full):
+        os.close(fd)
+    found = [json.loads(line)["flow_id"] for line in printed.splitlines()]
+    assert found == EXPECTED[: 2 * PER_BATCH]
 
 
 def test_a_directory_belongs_to_one_collector(tmp_path: Path) -> None:

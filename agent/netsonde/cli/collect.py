@@ -127,6 +127,11 @@ async def collect(args: Namespace) -> int:
     try:
         await keep_collecting(args, address, target, pace, stream, collector)
         await collector.finish()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # It was not acknowledged either, so it comes again.
+        raise NetsondeError(f"{args.output or 'standard output'}: {error.strerror}") from None
     finally:
         if state_file is not None:
             state_file.close()

@@ -50,7 +50,7 @@ class Collector:
         self._notify = notify
         self._held: list[Msg] = []
         self._held_bytes = 0
-        self._unwritten = False  # the ledger knows of batches that are not on disk
+        self._unwritten = False  # the state speaks of what is not on disk yet
         self._committed_sec = time.monotonic()
         self.stopping = asyncio.Event()
 
@@ -106,7 +106,7 @@ class Collector:
         held, self._held = self._held, []
         self._held_bytes = 0
         self._committed_sec = time.monotonic()
-        await self._write()
+        await self._settle()
         if held:
             await source.acknowledge(held)
         if self.state.closing:
@@ -114,11 +114,17 @@ class Collector:
         if self._is_due():
             await self.rotate()
 
-    async def _write(self) -> None:
+    async def _settle(self) -> None:
+        """What failed before is tried again, too: that no message waits for it is no reason to
+        let the state say more than the files hold."""
         if self._unwritten:
-            await asyncio.to_thread(self.files.commit, self.state)
-            await self._save()
+            await asyncio.to_thread(self._write)
             self._unwritten = False
+
+    def _write(self) -> None:
+        self.files.commit(self.state)
+        if self._state_file is not None:
+            self._state_file.save(self.state)
 
     def _is_due(self) -> bool:
         file = self.state.file
@@ -131,19 +137,16 @@ class Collector:
 
     async def rotate(self) -> None:
         """Completes the file, if there is one; nothing may be uncommitted."""
-        path = await asyncio.to_thread(self.files.rotate, self.state)
-        if path is not None:
-            await self._save()
+        if self.state.file is not None:
+            self._unwritten = True
+            await asyncio.to_thread(self.files.rotate, self.state)
+            await self._settle()
 
     async def finish(self) -> None:
-        """The last file is complete, and each has its name. A run that failed may have left
-        what was taken and not written."""
-        await self._write()
+        """The last file is complete, and each has its name."""
+        await self._settle()
         await self.rotate()
         if self.state.closing:
+            self._unwritten = True
             await asyncio.to_thread(self.files.settle, self.state)
-            await self._save()
-
-    async def _save(self) -> None:
-        if self._state_file is not None:
-            await asyncio.to_thread(self._state_file.save, self.state)
+            await self._settle()

@@ -11,6 +11,7 @@ state recorded: what lies beyond belongs to batches that were never acknowledged
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -37,7 +38,8 @@ class Files(Protocol):
 
     def commit(self, state: State) -> None: ...
 
-    def rotate(self, state: State) -> Path | None: ...
+    def rotate(self, state: State) -> None:
+        """After a commit: completes the file, if there is one. The caller saves the state."""
 
     def tend(self, state: State) -> None:
         """Now and then: enters in the state which files got their names meanwhile."""
@@ -51,6 +53,10 @@ def begin_file(state: State, suffix: str) -> OpenFile:
     state.files += 1
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return OpenFile(f"flows-{stamp}-{state.files:06d}{suffix}", 0, 0, time.time())
+
+
+def create(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
 
 def reopen(path: Path, length: int) -> int:
@@ -118,10 +124,9 @@ class JsonlFiles:
         if not self._lines:
             return
         if state.file is None:
-            file = begin_file(state, ".jsonl")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._fd = os.open(self._directory / (file.name + PART), flags, 0o644)
-            state.file = file
+            begun = begin_file(state, ".jsonl")
+            self._fd = create(self._directory / (begun.name + PART))
+            state.file = begun
         data = b"\n".join([*self._lines, b""])
         append_durably(self._fd, state.file.bytes, data)
         self._lines.clear()
@@ -129,15 +134,13 @@ class JsonlFiles:
         state.file.records += self._records
         self._records = 0
 
-    def rotate(self, state: State) -> Path | None:
-        """After a commit: gives the file its name. The state is the caller's to save."""
+    def rotate(self, state: State) -> None:
         if state.file is None:
-            return None
-        os.close(self._fd)
+            return
         path = self._directory / state.file.name
         os.rename(path.with_name(path.name + PART), path)
+        os.close(self._fd)
         state.file = None
-        return path
 
     def tend(self, state: State) -> None: ...
 
@@ -152,7 +155,7 @@ class Lines:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._lines: list[bytes] = []
-        self._rest = b""  # of a write that was not taken whole
+        self._left = memoryview(b"")  # what a full disk or a slow reader did not take yet
 
     def resume(self, state: State) -> None: ...
 
@@ -162,16 +165,17 @@ class Lines:
         return counts
 
     def commit(self, state: State) -> None:
-        lines, self._lines = self._lines, []
-        self._rest += b"\n".join([*lines, b""])
-        try:
-            while self._rest:
-                self._rest = self._rest[os.write(self._fd, self._rest) :]
-        except BrokenPipeError:
-            raise ReaderGoneError from None
+        self._left = memoryview(b"".join([self._left, *(line + b"\n" for line in self._lines)]))
+        self._lines.clear()
+        while self._left:
+            try:
+                self._left = self._left[os.write(self._fd, self._left) :]
+            except BrokenPipeError:
+                raise ReaderGoneError from None
+            except BlockingIOError:  # somebody else's end of it was made so
+                select.select([], [self._fd], [])
 
-    def rotate(self, state: State) -> Path | None:
-        return None
+    def rotate(self, state: State) -> None: ...
 
     def tend(self, state: State) -> None: ...
 

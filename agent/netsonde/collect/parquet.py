@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from ..errors import NetsondeError
 from .batches import IPFIX, Batch, Counts
-from .files import PART, append_durably, begin_file, reopen, sweep
+from .files import PART, append_durably, begin_file, create, reopen, sweep
 from .state import State, StateError
 from .templates import count_records
 
@@ -101,10 +101,9 @@ class ParquetFiles:
         if not self._frames:
             return
         if state.file is None:
-            file = begin_file(state, ".parquet")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._fd = os.open(self._directory / (file.name + PART), flags, 0o644)
-            state.file = file
+            begun = begin_file(state, ".parquet")
+            self._fd = create(self._directory / (begun.name + PART))
+            state.file = begun
         data = b"".join(self._frames)
         append_durably(self._fd, state.file.bytes, data)
         self._frames.clear()
@@ -112,17 +111,16 @@ class ParquetFiles:
         state.file.records += self._records
         self._records = 0
 
-    def rotate(self, state: State) -> Path | None:
+    def rotate(self, state: State) -> None:
         """The file appears under its name soon; `settle` waits for it."""
         if state.file is None:
-            return None
+            return
         os.close(self._fd)
         name, state.file = state.file.name, None
         state.closing.append(name)
         self._close(name)
         while len(state.closing) > CLOSING_MAX:
             self._finish(state, state.closing[0])
-        return self._directory / name
 
     def tend(self, state: State) -> None:
         for name in list(state.closing):
