@@ -162,7 +162,7 @@ class Health:
             server = await asyncio.start_server(
                 self._serve, name.strip("[]"), int(port), limit=REQUEST_BYTES_MAX
             )
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, ValueError) as error:  # no such name, no name at all
             self._log.warning("http is off", listen=self._listen, error=str(error))
             return
         host, port_number = server.sockets[0].getsockname()[:2]

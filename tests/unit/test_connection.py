@@ -20,6 +20,8 @@ from netsonde.bus import connection as connection_module
 from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
 from netsonde.bus.embedded import EmbeddedServer
 from netsonde.config import NatsSection
+from netsonde.errors import UnreachableError
+from netsonde.fleet.client import connect
 from servers import free_port
 
 
@@ -241,6 +243,34 @@ async def test_nothing_is_said_in_clear_when_tls_is_wanted() -> None:
     ):
         await asyncio.sleep(1.0)
         assert not connection.connected
+
+
+NO_SERVERS = [b"x" * 200_000, b"INFO []\r\n", b"INFO " + b"[" * 100_000 + b"\r\n",
+              b"INFO {}\r\n-ERR\r\n", b"INFO {}\r\n-ERR '\xff'\r\n"]  # fmt: skip
+
+
+@pytest.mark.parametrize("greeting", NO_SERVERS, ids=lambda greeting: str(greeting[:20]))
+async def test_something_else_answers_at_that_port_for_a_while(greeting: bytes) -> None:
+    port, greeted = free_port(), asyncio.Event()
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        await reader.read(1)
+        greeted.set()
+        writer.close()
+
+    stranger = await asyncio.start_server(greet, "127.0.0.1", port)
+    address = NatsSection(servers=[f"nats://127.0.0.1:{port}"])
+    with pytest.raises(UnreachableError):
+        async with connect(address):
+            pass
+    greeted.clear()
+    async with running(f"nats://127.0.0.1:{port}") as connection:
+        await asyncio.wait_for(greeted.wait(), PATIENCE_SEC)
+        stranger.close()
+        await stranger.wait_closed()
+        async with EmbeddedServer(port=port):
+            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
 
 
 def test_header_bytes_are_those_on_the_wire() -> None:

@@ -191,7 +191,8 @@ class Connection:
             try:
                 await self._serve_one_client()
                 wait_sec = RECONNECT_WAIT_SEC
-            except (*PUBLISH_ERRORS, ssl.SSLError, TimeoutError, NetsondeError) as error:
+            except Exception as error:
+                # Nothing that answers at that port, a NATS server or not, may end a capture.
                 self._log.warning("connection failed", error=str(error) or repr(error))
                 wait_sec = min(wait_sec * 2, 10.0)
             self._report(up=False)

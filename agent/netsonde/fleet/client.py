@@ -337,7 +337,7 @@ async def connect(
                 reconnected_cb=note_back,
                 **options,
             )
-    except (OSError, TimeoutError, NatsError, ValueError) as error:
+    except Exception as error:  # whatever answers at that port, nats-py stumbles over some of it
         cause = errors[-1] if errors else error
         await close(connection)
         raise UnreachableError(explain(address, cause)) from error
