@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from netsonde.bus import spool as spool_module
 from netsonde.bus.frames import Message, Recovery, Taken
 from netsonde.bus.spool import Spool, SpoolError, SpoolFullError
 from netsonde.errors import ConfigError
@@ -215,6 +216,52 @@ def test_damage_in_the_middle_costs_what_it_hit_and_is_counted(tmp_path: Path, w
     assert 1 not in came
     assert came[-1] == 8
     assert again.records_lost + 3 * len(came) == 27
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_bad_sector_is_damage_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, reopened: bool
+) -> None:
+    pread = os.pread
+
+    def read(fd: int, size: int, offset: int) -> bytes:
+        data = pread(fd, size, offset)
+        if b"00000002xxx" in data:
+            raise OSError(5, "Input/output error")
+        return data
+
+    monkeypatch.setattr(os, "pread", read)
+    monkeypatch.setattr(spool_module, "CACHED_BYTES_MAX", 0)
+    spool, _ = opened(tmp_path / "s", mib=2)
+    for number in range(9):
+        spool.append(message(number, size=150_000))
+    if reopened:
+        spool, _ = opened(crash(spool, tmp_path / "s"), mib=2)
+    came = [number_of(one) for one in take_all(spool)]
+    assert came[:2] == [0, 1]
+    assert 2 not in came
+    assert came[-1] == 8
+    assert spool.records_lost + 3 * len(came) == 27
+
+
+@pytest.mark.parametrize("gone", ["segments", "all"])
+def test_files_that_somebody_removed(tmp_path: Path, gone: str) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+    spool, _ = opened(tmp_path / "s", mib=2)
+    for number in range(9):
+        spool.append(message(number, size=150_000))
+    taken = take_all(spool)[:6]
+    for path in (tmp_path / "s").glob("*.spool" if gone == "segments" else "*"):
+        path.unlink()
+    for one in taken:
+        spool.finish(one)
+    for number in range(9, 40):
+        spool.append(message(number, size=150_000), force=True)
+    came = [number_of(one) for one in take_all(spool)]
+    assert came == list(range(40 - len(came), 40))
+    assert len(came) > 6
+    spool.close()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 def test_a_message_that_can_never_go_is_counted(tmp_path: Path) -> None:

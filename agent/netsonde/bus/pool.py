@@ -7,12 +7,18 @@ gives the rest away to be removed elsewhere. It knows no message.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .segment import Segment, erase_segment, make_segment, remove_segment, reuse_segment
+from .segment import (
+    Segment,
+    erase_segment,
+    is_removed,
+    make_segment,
+    remove_segment,
+    reuse_segment,
+)
 
 SPARES_SHARE = 4  # this part of all segments may wait
 
@@ -37,8 +43,11 @@ class SegmentPool:
     def begin(self, *, first: int) -> Segment:
         """For frames from number `first` on. Raises OSError."""
         self.number += 1
-        if self._spares:
-            return reuse_segment(self._spares.pop(), self.number, first=first)
+        while self._spares:
+            spare = self._spares.pop()
+            if not is_removed(spare):
+                return reuse_segment(spare, self.number, first=first)
+            remove_segment(spare)
         return make_segment(self._directory, self.number, first=first, size=self._segment_bytes)
 
     def release(self, segment: Segment) -> None:
@@ -57,8 +66,7 @@ class SegmentPool:
 
         def remove() -> None:
             for segment in many:
-                with contextlib.suppress(OSError):  # it is empty: whoever finds it removes it
-                    remove_segment(segment)
+                remove_segment(segment)
 
         return remove
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -34,6 +35,14 @@ class Segment:
     unsynced: bool = False
 
 
+def pread(fd: int, size: int, offset: int) -> bytes:
+    """Nothing where the disk gives nothing: a bad sector is damage like any other."""
+    try:
+        return os.pread(fd, size, offset)
+    except OSError:
+        return b""
+
+
 def make_segment(directory: Path, number: int, *, first: int, size: int) -> Segment:
     """New and preallocated. It keeps its name when it is used again under another number."""
     path = directory / f"{number:016x}.spool"
@@ -64,8 +73,15 @@ def erase_segment(segment: Segment) -> None:
 
 
 def remove_segment(segment: Segment) -> None:
+    """One that cannot be removed is found, and passed over, by the next run."""
     os.close(segment.fd)
-    segment.path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        segment.path.unlink()
+
+
+def is_removed(segment: Segment) -> bool:
+    """By somebody else: what is written to it would end with this process."""
+    return os.fstat(segment.fd).st_nlink == 0
 
 
 def write_all(fd: int, parts: list[bytes], offset: int) -> None:
@@ -82,10 +98,10 @@ def write_all(fd: int, parts: list[bytes], offset: int) -> None:
 
 
 def read_frame(segment: Segment, offset: int, *, check: bool) -> tuple[FrameHead, Message] | None:
-    head = unpack_frame_head(os.pread(segment.fd, FRAME_HEAD_BYTES, offset))
+    head = unpack_frame_head(pread(segment.fd, FRAME_HEAD_BYTES, offset))
     if head is None:
         return None
-    data = os.pread(segment.fd, head.bytes, offset)
+    data = pread(segment.fd, head.bytes, offset)
     if check and not frame_is_whole(head, data, segment=segment.number, offset=offset):
         return None
     at = FRAME_HEAD_BYTES
@@ -94,6 +110,8 @@ def read_frame(segment: Segment, offset: int, *, check: bool) -> tuple[FrameHead
     block = data[at : at + head.head_bytes]
     at += head.head_bytes
     payload = data[at : at + head.payload_bytes]
+    if len(payload) < head.payload_bytes:  # what this run wrote itself may be gone, too
+        return None
     return head, Message(subject, block, payload, head.records, head.packets)
 
 
@@ -101,10 +119,10 @@ def whole_frames(segment: Segment) -> Iterator[tuple[int, FrameHead]]:
     """The whole frames of a segment, in order, each with its offset."""
     offset, expected = SEGMENT_HEAD_BYTES, segment.first
     while True:
-        head = unpack_frame_head(os.pread(segment.fd, FRAME_HEAD_BYTES, offset))
+        head = unpack_frame_head(pread(segment.fd, FRAME_HEAD_BYTES, offset))
         if head is None or head.number != expected:
             return
-        data = os.pread(segment.fd, head.bytes, offset)
+        data = pread(segment.fd, head.bytes, offset)
         if not frame_is_whole(head, data, segment=segment.number, offset=offset):
             return
         yield offset, head
@@ -116,7 +134,7 @@ def load_segment(path: Path) -> tuple[Segment | None, bool]:
     """The segment as far as it is whole, and whether a frame begins behind that is not.
     None: it holds nothing."""
     fd = os.open(path, os.O_RDWR)
-    found = unpack_segment_head(os.pread(fd, SEGMENT_HEAD_BYTES, 0))
+    found = unpack_segment_head(pread(fd, SEGMENT_HEAD_BYTES, 0))
     if found is None:
         os.close(fd)
         return None, False
@@ -125,7 +143,7 @@ def load_segment(path: Path) -> tuple[Segment | None, bool]:
         segment.end, segment.last = offset + head.bytes, head.number
         segment.records_total, segment.packets_total = head.records_total, head.packets_total
     expected = segment.last + 1 if segment.last else segment.first
-    behind = unpack_frame_head(os.pread(fd, FRAME_HEAD_BYTES, segment.end))
+    behind = unpack_frame_head(pread(fd, FRAME_HEAD_BYTES, segment.end))
     torn = behind is not None and behind.number == expected
     if segment.last == 0:
         os.close(fd)

@@ -35,7 +35,15 @@ from .frames import (
 )
 from .place import PlaceFile
 from .pool import SegmentPool
-from .segment import Segment, load_segment, read_frame, remove_segment, whole_frames, write_all
+from .segment import (
+    Segment,
+    load_segment,
+    pread,
+    read_frame,
+    remove_segment,
+    whole_frames,
+    write_all,
+)
 
 SEGMENTS_WANTED = 16
 SEGMENT_BYTES_MIN = 1 << 19  # above any batch
@@ -317,7 +325,7 @@ class Spool:
 
     def _pass_hole(self, segment: Segment) -> None:
         """Messages between two segments are gone: an earlier run's segment was damaged."""
-        head = unpack_frame_head(os.pread(segment.fd, FRAME_HEAD_BYTES, SEGMENT_HEAD_BYTES))
+        head = unpack_frame_head(pread(segment.fd, FRAME_HEAD_BYTES, SEGMENT_HEAD_BYTES))
         if head is None:
             self._pass_damage(segment)
             return
