@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from .bus.connection import PayloadTooLargeError
 from .bus.publisher import Publisher
 from .messages import Event, EventKind
 from .records import rfc3339
@@ -78,8 +79,7 @@ class Events:
             await self._publisher.wait_connected()
             while self._queue:
                 event = self._queue[0]
-                payload = msgspec.json.encode(event)
-                if not await self._publisher.event(event.kind, payload, seq=event.seq):
+                if not await self._publish(event):
                     await asyncio.sleep(0.1)
                     break
                 if self._queue and self._queue[0] is event:  # emit may have dropped it meanwhile
@@ -87,6 +87,16 @@ class Events:
             else:
                 self._waiting.clear()
                 self._idle.set()
+
+    async def _publish(self, event: Event) -> bool:
+        """False: not now."""
+        payload = msgspec.json.encode(event)
+        try:
+            return await self._publisher.event(event.kind, payload, seq=event.seq)
+        except PayloadTooLargeError as error:  # never, and it must not hold up the others
+            self.dropped += 1
+            self._log.warning("an event was not sent", of=event.event, error=error.detail)
+            return True
 
     async def flushed(self, timeout_sec: float) -> bool:
         """Waits until the queue is empty."""

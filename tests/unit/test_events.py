@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from deadlines import PATIENCE_SEC, eventually
 from netsonde import events as events_module
+from netsonde.bus.connection import PayloadTooLargeError
 from netsonde.bus.publisher import Publisher
 from netsonde.events import Events
 from netsonde.messages import Event
@@ -32,6 +33,8 @@ class FakePublisher:
     async def event(self, kind: str, payload: bytes, *, seq: int) -> bool:
         if not self.up.is_set():
             return False
+        if len(payload) > 4096:
+            raise PayloadTooLargeError("too large")
         self.published.append(msgspec.json.decode(payload, type=Event))
         return True
 
@@ -78,6 +81,16 @@ async def test_what_happened_while_the_bus_was_away(
     assert await events.flushed(PATIENCE_SEC)
     names = [event.event for event in publisher.published]
     assert names == [str(n) for n in range(10, events_module.QUEUE_EVENTS_MAX + 10)]
+
+
+async def test_one_that_is_too_large_holds_up_no_other(
+    events: Events, publisher: FakePublisher
+) -> None:
+    events.emit("audit", "stop", data={"request": "\0" * 4096})
+    events.emit("capture", "finished")
+    assert await events.flushed(PATIENCE_SEC)
+    assert [event.event for event in publisher.published] == ["finished"]
+    assert events.dropped == 1
 
 
 async def test_an_alarm_at_most_once_a_minute(

@@ -51,19 +51,19 @@ class Publisher:
             return False
 
     async def metrics(self, payload: bytes) -> bool:
-        return await self._publish(f"{self.root}.stream.metrics.{self.host}", payload, None)
+        try:
+            return await self._connection.publish(
+                f"{self.root}.stream.metrics.{self.host}", payload
+            )
+        except PayloadTooLargeError:
+            return False
 
     async def event(self, kind: EventKind, payload: bytes, *, seq: int) -> bool:
+        """Raises PayloadTooLargeError."""
         headers = {"Nats-Msg-Id": f"{self.host}:{self.boot}:{kind}:{seq}"}
         subject = f"{self.root}.stream.events.{self.host}.{kind}"
-        return await self._publish(subject, payload, headers)
+        return await self._connection.publish(subject, payload, headers)
 
     async def barrier(self, timeout_sec: float = 5.0) -> bool:
         """True when the server has taken all that was published before."""
         return await self._connection.barrier(timeout_sec)
-
-    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> bool:
-        try:
-            return await self._connection.publish(subject, payload, headers)
-        except PayloadTooLargeError:
-            return False
