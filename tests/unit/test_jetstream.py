@@ -221,7 +221,16 @@ def test_a_stream_that_breaks_the_promise_is_told_of() -> None:
         ({"duplicate_window": 120 * 10**9}, "duplicates"),
         ({"storage": "memory"}, "memory"),
         ({"subjects": ["other"]}, "does not bind"),
+        ({"subjects": ["capture.stream.flows.web1"]}, "does not bind"),
+        ({"subjects": ["capture.stream.flows.*.*"]}, "does not bind"),
+        ({"retention": "interest"}, "keeps nothing"),
+        ({"max_msgs_per_subject": 1}, "only 1 messages"),
         ({"no_ack": True}, "acknowledge"),
     ):
         assert words in complaints(good | change, subject)[0]
+    for wider in ("capture.stream.flows.*", "capture.stream.>", "*.stream.flows.>", ">"):
+        assert complaints(good | {"subjects": ["other", wider]}, subject) == []
+    for pattern, bound in (("*.*", True), (">", True), ("*", False), ("*.audit", False)):
+        found = good | {"subjects": [f"capture.stream.events.{pattern}"]}
+        assert (complaints(found, "capture.stream.events.>") == []) == bound
     assert flows_stream("acme.capture") == "ACME_CAPTURE_FLOWS"

@@ -55,8 +55,12 @@ def stream_config(name: str, subject: str, settings: StreamSettings) -> dict[str
 def complaints(found: dict[str, Any], subject: str) -> list[str]:
     """What in an existing stream's configuration breaks the promise of no loss and no double."""
     name, wrong = found.get("name"), []
-    if subject not in found.get("subjects", []):
+    if not any(covers(pattern, subject) for pattern in found.get("subjects") or []):
         wrong.append(f"{name} does not bind {subject}")
+    if found.get("retention") == "interest":
+        wrong.append(f"{name} keeps nothing while it has no consumer")
+    if found.get("max_msgs_per_subject", 0) > 0:
+        wrong.append(f"{name} keeps only {found['max_msgs_per_subject']} messages of a host")
     if found.get("duplicate_window", 0) < DUPLICATE_WINDOW_SEC * NS_PER_SEC:
         wrong.append(f"{name} forgets duplicates before {DUPLICATE_WINDOW_SEC} s")
     if found.get("storage") != "file":
@@ -64,6 +68,18 @@ def complaints(found: dict[str, Any], subject: str) -> list[str]:
     if found.get("no_ack"):
         wrong.append(f"{name} does not acknowledge")
     return wrong
+
+
+def covers(pattern: str, subject: str) -> bool:
+    """Of a subject that ends in `>`, which stands for a host, and for events its kind besides."""
+    fixed = subject.split(".")[:-1]
+    tokens = [*fixed, "host", "kind"] if fixed[-1] == "events" else [*fixed, "host"]
+    wanted = pattern.split(".")
+    if wanted[-1] == ">" and len(wanted) <= len(tokens):
+        wanted[-1:] = tokens[len(wanted) - 1 :]
+    return len(wanted) == len(tokens) and all(
+        one in ("*", token) for one, token in zip(wanted, tokens, strict=True)
+    )
 
 
 async def ensure_streams(
