@@ -97,8 +97,12 @@ def write_all(fd: int, parts: list[bytes], offset: int) -> None:
             rest, written = rest[count:], written + count
 
 
+def read_head(segment: Segment, offset: int = SEGMENT_HEAD_BYTES) -> FrameHead | None:
+    return unpack_frame_head(pread(segment.fd, FRAME_HEAD_BYTES, offset))
+
+
 def read_frame(segment: Segment, offset: int, *, check: bool) -> tuple[FrameHead, Message] | None:
-    head = unpack_frame_head(pread(segment.fd, FRAME_HEAD_BYTES, offset))
+    head = read_head(segment, offset)
     if head is None:
         return None
     data = pread(segment.fd, head.bytes, offset)
@@ -119,7 +123,7 @@ def whole_frames(segment: Segment) -> Iterator[tuple[int, FrameHead]]:
     """The whole frames of a segment, in order, each with its offset."""
     offset, expected = SEGMENT_HEAD_BYTES, segment.first
     while True:
-        head = unpack_frame_head(pread(segment.fd, FRAME_HEAD_BYTES, offset))
+        head = read_head(segment, offset)
         if head is None or head.number != expected:
             return
         data = pread(segment.fd, head.bytes, offset)
@@ -143,7 +147,7 @@ def load_segment(path: Path) -> tuple[Segment | None, bool]:
         segment.end, segment.last = offset + head.bytes, head.number
         segment.records_total, segment.packets_total = head.records_total, head.packets_total
     expected = segment.last + 1 if segment.last else segment.first
-    behind = unpack_frame_head(pread(fd, FRAME_HEAD_BYTES, segment.end))
+    behind = read_head(segment, segment.end)
     torn = behind is not None and behind.number == expected
     if segment.last == 0:
         os.close(fd)

@@ -23,23 +23,14 @@ from pathlib import Path
 
 from netsonde.errors import ConfigError, NetsondeError
 
-from .frames import (
-    FRAME_HEAD_BYTES,
-    SEGMENT_HEAD_BYTES,
-    Message,
-    Position,
-    Recovery,
-    Taken,
-    pack_frame_head,
-    unpack_frame_head,
-)
+from .frames import SEGMENT_HEAD_BYTES, Message, Position, Recovery, Taken, pack_frame_head
 from .place import PlaceFile
 from .pool import SegmentPool
 from .segment import (
     Segment,
     load_segment,
-    pread,
     read_frame,
+    read_head,
     remove_segment,
     whole_frames,
     write_all,
@@ -325,7 +316,7 @@ class Spool:
 
     def _pass_hole(self, segment: Segment) -> None:
         """Messages between two segments are gone: an earlier run's segment was damaged."""
-        head = unpack_frame_head(pread(segment.fd, FRAME_HEAD_BYTES, SEGMENT_HEAD_BYTES))
+        head = read_head(segment)
         if head is None:
             self._pass_damage(segment)
             return
