@@ -24,6 +24,9 @@ from netsonde.errors import EXIT_UNREACHABLE, NetsondeError
 
 START_TIMEOUT_SEC = 10.0
 STOP_TIMEOUT_SEC = 5.0
+# Threads that the server runs Go code on, at least. With one, a request waits 10 ms for each
+# block of a stream that is being compressed; with more, the kernel shares the core out.
+THREADS_MIN = 4
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _libc = ctypes.CDLL(None)
@@ -105,6 +108,7 @@ class EmbeddedServer:
                 stderr=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the agent, which stops it last
                 preexec_fn=die_with_parent,
+                env={"GOMAXPROCS": str(max(THREADS_MIN, os.cpu_count() or 1)), **os.environ},
             )
             await self._wait_ready(self.process, self._directory)
         except BaseException:
