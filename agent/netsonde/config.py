@@ -365,9 +365,9 @@ def _check(config: Config) -> None:
     for token in config.nats.root.split("."):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", token):
             refuse("nats.root", f"{config.nats.root!r} is not a NATS subject of plain tokens")
-    for server in config.nats.servers:
-        if not _names_server(server):
-            refuse("nats.servers", "each must be nats://host:port or tls://host:port")
+    for key, servers in (("nats", config.nats.servers), ("flows", config.flows.servers)):
+        if not all(map(_names_server, servers)):
+            refuse(f"{key}.servers", "each must be nats://host:port or tls://host:port")
     if bool(config.nats.tls_cert) != bool(config.nats.tls_key):
         refuse("nats.tls_cert", "tls_cert and tls_key go together")
     if bool(config.nats.user) != bool(config.nats.password_file):

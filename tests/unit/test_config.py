@@ -104,6 +104,7 @@ def test_every_key_of_the_contract_is_accepted(tmp_path: Path) -> None:
         ("[nats]\nservers = ['x:65536']", "nats.servers"),
         ("[nats]\nservers = ['tls://:4222']", "nats.servers"),
         ("[nats]\nservers = ['nats://[::1']", "nats.servers"),
+        ("[flows]\nservers = ['http://x']", "flows.servers"),
         ("[nats]\ntls_cert = '/c.pem'", "nats.tls_cert"),
         ("[capture]\nreplay_dirs = ['captures']", "capture.replay_dirs"),
         ("[http]\nlisten = '9461'", "http.listen"),
