@@ -1,6 +1,6 @@
 """segment_reader.py SEGMENT OUT.pcap [KEYFILE]: one netsonde segment as pcap.
 
-An independent check, written from segment.md; needs `cryptography` alone. Exit code 0: whole;
+An independent check, written from docs/segment.md; needs `cryptography` alone. Exit code 0: whole;
 3: cut, every whole frame is written; 1: damaged, or sealed with another key.
 """
 

@@ -1,4 +1,4 @@
-/* json.c - a flow record as a JSON object, names and order as schemas/flow-record.md.
+/* json.c - a flow record as a JSON object, names and order as docs/flow-record.md.
  *
  * Keys are literals with the punctuation around them, copied by constant sizes; values are
  * written by text.h. The only string that is not this project's own is the interface, and

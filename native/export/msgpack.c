@@ -1,4 +1,4 @@
-/* msgpack.c - a flow record as a MessagePack map, names and order as schemas/flow-record.md.
+/* msgpack.c - a flow record as a MessagePack map, names and order as docs/flow-record.md.
  *
  * Integers take their shortest form, strings of this project's own are fixstr or str 8,
  * times are unsigned nanoseconds. A key is a literal with its length in front.

@@ -1,4 +1,4 @@
-/* protocol.c - the table of protocol names; schemas/flow-record.md shows it.
+/* protocol.c - the table of protocol names; docs/flow-record.md shows it.
  *
  * A name is IANA's keyword where that is what people say, else what people say. Numbers
  * that nobody meets any more have no row and are shown as numbers.

@@ -37,7 +37,7 @@ static void turn_round(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold)
   cold->handshake_us = 0;
 }
 
-/* What a packet in a sum never has, or cannot tell: see schemas/backends.md. */
+/* What a packet in a sum never has, or cannot tell: see docs/backends.md. */
 static void forget_headers(struct sonde_flow_table *table, uint32_t entry) {
   struct sonde_flow_cold *cold = &table->cold[entry];
   cold->mpls_label = UINT32_MAX;

@@ -2,7 +2,7 @@
  *
  * Fixed capacity, allocated at create, touched as flows come. Packets go in by batches,
  * records come out through a sink as flows time out, end or are flushed. Semantics:
- * schemas/flow-record.md. Time is an argument everywhere and only its differences count:
+ * docs/flow-record.md. Time is an argument everywhere and only its differences count:
  * the caller says what clock it is, and how far that clock is from the epoch.
  *
  * Conservation: packets given to update = recorded + active + unmetered.

@@ -213,7 +213,7 @@ enum { SONDE_ENCRYPTION_KEY_BYTES = 32, SONDE_ENCRYPTION_KEY_ID_BYTES = 8 };
  * Errors: CIPHER_UNKNOWN, STATE (no capture buffer), SYSTEM. */
 int sonde_session_encryption_set(struct sonde_session *session, int on, const char *cipher,
                                  const uint8_t *key, struct sonde_error *error);
-/* Which key opens a segment: see schemas/segment.md. Errors: SYSTEM. */
+/* Which key opens a segment: see docs/segment.md. Errors: SYSTEM. */
 int sonde_encryption_key_id(const uint8_t *key, uint8_t *id);
 
 enum sonde_gap_reason {

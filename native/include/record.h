@@ -4,7 +4,7 @@
  * queued and handed to Python as bytes. Two-element arrays are [0] forward (from source)
  * and [1] reverse (from destination). Counters are deltas since the flow's previous
  * record unless their name says total. The JSON names and the IPFIX elements are in
- * schemas/flow-record.md.
+ * docs/flow-record.md.
  */
 #ifndef SONDE_RECORD_H
 #define SONDE_RECORD_H

@@ -2,7 +2,7 @@
  *
  * One decoder a capture thread; it owns the fragment table and nothing else. It reads only
  * packet->data[0…caplen), whatever the bytes say, and never allocates after create.
- * Semantics: schemas/flow-record.md; which layers are known is listed there too.
+ * Semantics: docs/flow-record.md; which layers are known is listed there too.
  */
 #ifndef SONDE_PARSE_DECODE_H
 #define SONDE_PARSE_DECODE_H

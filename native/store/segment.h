@@ -1,4 +1,4 @@
-/* segment.h - the segment file: a header, frames, a final frame. schemas/segment.md says it
+/* segment.h - the segment file: a header, frames, a final frame. docs/segment.md says it
  * in words; the structs here are its layout, little endian.
  *
  * Each file has a key of its own. A frame's nonce is its number and whether it is the last,

@@ -7,7 +7,7 @@
 
 The checksum of a frame covers its segment's number and its own offset too, so that what a
 recycled file still holds of an earlier life is never taken for a frame. All numbers are
-little-endian; checksums are CRC-32. The whole is described in schemas/stream.md.
+little-endian; checksums are CRC-32. The whole is described in docs/stream.md.
 """
 
 from __future__ import annotations

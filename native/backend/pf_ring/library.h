@@ -1,7 +1,7 @@
 /* library.h - the few functions of the user's libpfring that are called, found at run time.
  *
  * netsonde neither ships nor links libpfring. The declarations are this project's own; where
- * each name, number and offset comes from is written down in schemas/dpdk-and-pf_ring.md.
+ * each name, number and offset comes from is written down in docs/dpdk-and-pf_ring.md.
  * Only what has kept its place over the library's versions is touched: both structures are
  * longer than any version's, and zeroed before each call.
  */

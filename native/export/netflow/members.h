@@ -1,6 +1,6 @@
 /* members.h - decoded fields as members of a JSON object, one line a record.
  *
- * Known elements have the names of flow records (schemas/flow-record.md) where there is one;
+ * Known elements have the names of flow records (docs/flow-record.md) where there is one;
  * unlike there, `packets` and `bytes` are what was exported, one direction's. The rest are
  * "element_N" or "enterprise_E_element_N", in hex.
  */
