@@ -21,8 +21,8 @@ from bus import Reply, settled
 from deadlines import eventually
 from netsonde.bus import nkey
 from netsonde.bus.credentials import Login
-from netsonde.bus.guarded import GuardedClient
-from netsonde.config import NatsSection
+from netsonde.bus.nats_client import GuardedClient
+from netsonde.config.file import NatsSection
 from servers import NatsServer
 
 HOSTS = "alpha site=ams\nbeta site=fra\n"

@@ -23,9 +23,9 @@ from engine import ConservationError
 from pinned import METER_CORE, keep_off_the_meter_core
 from table import Row, lack, reach
 
-from netsonde.core import Capture
-from netsonde.core_backends import backends
-from netsonde.seam import CaptureSettings, Stats
+from netsonde.core.backends import backends
+from netsonde.core.capture import Capture
+from netsonde.core.values import CaptureSettings, Stats
 
 GOAL_PER_SEC = 10e6
 WARM_UP_SEC = 1.0

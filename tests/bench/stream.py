@@ -34,18 +34,18 @@ import pyarrow.parquet
 import uvloop
 from table import KEPT, MISSED, Row, render
 
-from netsonde import logs
 from netsonde.bus.connection import Connection
 from netsonde.bus.embedded import EmbeddedServer
-from netsonde.bus.pipeline import Pipeline
 from netsonde.bus.publisher import Publisher
-from netsonde.bus.spool import Spool
-from netsonde.bus.streams import StreamSettings
 from netsonde.collect.source import PULL_WAIT_SEC
-from netsonde.config import LogSection, NatsSection
-from netsonde.core import DRAIN_RECORDS_MAX, IPFIX, JSON, MSGPACK, ffi, field_bits, lib
-from netsonde.seam import Batch
-from netsonde.sinks.stream import Composer, Encoding
+from netsonde.config.file import LogSection, NatsSection
+from netsonde.core.capture import DRAIN_RECORDS_MAX, IPFIX, JSON, MSGPACK, ffi, field_bits, lib
+from netsonde.core.values import Batch
+from netsonde.daemon import logs
+from netsonde.sinks.core_nats import Composer, Encoding
+from netsonde.spool.pipeline import Pipeline
+from netsonde.spool.spool import Spool
+from netsonde.spool.streams import StreamSettings
 
 BATCH_BYTES = (256 << 10) - 1024
 OUT = Path(__file__).parent / "out" / "stream"

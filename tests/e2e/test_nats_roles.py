@@ -18,8 +18,8 @@ from agents import COMMAND, Agent, Fleet
 from deadlines import eventually, eventually_now
 from netsonde.bus import nkey
 from netsonde.bus.credentials import Login
-from netsonde.bus.guarded import GuardedClient
-from netsonde.config import NatsSection
+from netsonde.bus.nats_client import GuardedClient
+from netsonde.config.file import NatsSection
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
 from roles import (
     ask,

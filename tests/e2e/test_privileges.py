@@ -16,7 +16,7 @@ import unprivileged
 from agents import COMMAND, Fleet, toml
 from bus import Bus
 from deadlines import eventually
-from netsonde.privileges import NEEDED
+from netsonde.daemon.privileges import NEEDED
 from packets import UDP, ethernet, ipv4, udp
 from servers import NatsServer
 

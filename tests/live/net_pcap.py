@@ -13,8 +13,8 @@ from typing import Any
 
 import oracle
 from deadlines import eventually
-from netsonde.core import JSON, Capture
-from netsonde.seam import CaptureSettings, FlowQuery
+from netsonde.core.capture import JSON, Capture
+from netsonde.core.values import CaptureSettings, FlowQuery
 from packets import SECOND_NS, at, write_pcap
 
 LISTED_BYTES_MAX = 16 << 20

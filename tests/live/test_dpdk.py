@@ -19,7 +19,7 @@ from agents import Agent, Fleet
 from bus import Bus, Events
 from deadlines import eventually, eventually_now
 from netns import Sender, Wire
-from netsonde.core import Capture
+from netsonde.core.capture import Capture
 from packets import UDP, ethernet, ipv4, udp
 
 FRAME = ethernet(ipv4(udp(bytes(50), 1000, 53), UDP, "10.0.0.1", "10.1.0.1"))

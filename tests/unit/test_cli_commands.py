@@ -15,15 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from netsonde import cli, config
-from netsonde.cli.asking import (
-    Rows,
-    print_failures,
-    read_nats_section,
-    read_pace,
-    read_target,
-    readable_rows,
-)
+from netsonde import cli
 from netsonde.cli.backends import list_backends
 from netsonde.cli.collect import flow_subjects
 from netsonde.cli.encrypt import describe_sealing
@@ -33,18 +25,27 @@ from netsonde.cli.flows import describe_record, flows_body, list_flows, matches
 from netsonde.cli.meter import describe_meter, meter_body
 from netsonde.cli.metrics import describe_rates
 from netsonde.cli.packets import describe_answer, packets_body
+from netsonde.cli.requests import (
+    Rows,
+    print_failures,
+    read_nats_section,
+    read_pace,
+    read_target,
+    readable_rows,
+)
 from netsonde.cli.run import make_overrides
 from netsonde.cli.start import describe_session, start_body
 from netsonde.cli.status import describe_status
 from netsonde.cli.stop import describe_end
 from netsonde.cli.tables import align_table
 from netsonde.cli.top import rank_flows, rank_hosts
+from netsonde.config import file as config
 from netsonde.errors import EXIT_CONFIG, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE
 from netsonde.fleet.client import Outcome, Pace
 from netsonde.fleet.scatter import Reply
 from netsonde.fleet.targeting import Limit, Target, parse_target
-from netsonde.messages import FlowsRequest, MeterRequest, StartRequest
-from netsonde.messages_buffer import EncryptionRequest, PacketsRequest
+from netsonde.wire.buffer import EncryptionRequest, PacketsRequest
+from netsonde.wire.replies import FlowsRequest, MeterRequest, StartRequest
 from servers import free_port
 
 

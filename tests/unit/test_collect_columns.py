@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from netsonde.collect.batches import IPFIX, Batch
 from netsonde.collect.columns import IpfixRows
 from netsonde.collect.templates import count_records
-from netsonde.core import FIELD_NAMES, ffi, field_bits, lib
-from netsonde.core import IPFIX as CODE
+from netsonde.core.capture import FIELD_NAMES, ffi, field_bits, lib
+from netsonde.core.capture import IPFIX as CODE
 
 RECORDS = 200
 COMPARED = (

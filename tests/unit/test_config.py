@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from netsonde import config
-from netsonde.config import Config, host_token
+from netsonde.config import file as config
+from netsonde.config.file import Config, host_token
 from netsonde.errors import ConfigError
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"

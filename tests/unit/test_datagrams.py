@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netsonde.addresses import collector_address
-from netsonde.datagrams import is_capture, read_datagrams
+from netsonde.cli.datagrams import is_capture, read_datagrams
+from netsonde.config.addresses import collector_address
 from packets import IPV4, IPV6, SLL2, TCP, UDP, at, ethernet, ipv4, ipv6, tcp, udp, write_pcap
 
 MESSAGE = b"\0\x0a" + b"a message of some length" * 3

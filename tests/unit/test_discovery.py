@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from netsonde.discovery import Discovery
 from netsonde.errors import NoSession
-from netsonde.messages import VERBS
+from netsonde.service.discovery import Discovery
+from netsonde.wire.replies import VERBS
 
 SEMVER = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:[-+][0-9A-Za-z.+-]+)?$"
 TOKEN = r"^[a-zA-Z0-9_-]+$"

@@ -10,14 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netsonde import envelope
-from netsonde.envelope import Headers
-from netsonde.errors import (
-    InvalidRequest,
-    MalformedRequest,
-    NoSession,
-)
-from netsonde.messages import FlowsRequest, StartRequest, StatusReply, StatusRequest
+from netsonde.errors import InvalidRequest, MalformedRequest, NoSession
+from netsonde.wire import envelope
+from netsonde.wire.envelope import Headers
+from netsonde.wire.replies import FlowsRequest, StartRequest, StatusReply, StatusRequest
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MSGPACK = {"Content-Type": "application/msgpack"}

@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 
 from deadlines import PATIENCE_SEC, eventually
-from netsonde import events as events_module
 from netsonde.bus.connection import PayloadTooLargeError
 from netsonde.bus.publisher import Publisher
-from netsonde.events import Events
-from netsonde.messages import Event
+from netsonde.service import events as events_module
+from netsonde.service.events import Events
+from netsonde.wire.replies import Event
 
 
 class FakePublisher:

@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 
 from deadlines import PATIENCE_SEC
 from netsonde.bus.embedded import EmbeddedServer
-from netsonde.bus.guarded import GuardedClient
+from netsonde.bus.nats_client import GuardedClient
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 
 from deadlines import PATIENCE_SEC, eventually
-from netsonde.health import HEARTBEAT_STALLED_SEC, Health, Heartbeat
-from netsonde.records import SpoolState
-from netsonde.seam import CollectorStats, Stats
-from netsonde.session import Session
+from netsonde.capture.sessions import Session
+from netsonde.core.values import CollectorStats, Stats
+from netsonde.daemon.health import HEARTBEAT_STALLED_SEC, Health, Heartbeat
+from netsonde.wire.records import SpoolState
 
 COLLECTOR = CollectorStats(
     address="fd00::9",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from netsonde.capture.interfaces import check_interface
 from netsonde.errors import InvalidInterface
-from netsonde.interfaces import check_interface
 
 ALLOWED = [
     ("af_packet", "lo"),

@@ -13,14 +13,14 @@ import nats
 import pytest
 
 from deadlines import PATIENCE_SEC, eventually
-from netsonde.bus import pipeline as pipeline_module
 from netsonde.bus.connection import Connection
 from netsonde.bus.embedded import EmbeddedServer
-from netsonde.bus.frames import Message
-from netsonde.bus.pipeline import WINDOW_MESSAGES, Pipeline
-from netsonde.bus.spool import Spool
-from netsonde.bus.streams import StreamSettings, complaints, flows_stream, stream_config
-from netsonde.config import NatsSection
+from netsonde.config.file import NatsSection
+from netsonde.spool import pipeline as pipeline_module
+from netsonde.spool.format import Message
+from netsonde.spool.pipeline import WINDOW_MESSAGES, Pipeline
+from netsonde.spool.spool import Spool
+from netsonde.spool.streams import StreamSettings, complaints, flows_stream, stream_config
 from servers import free_port
 
 SUBJECT = "capture.stream.flows.alpha"

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from netsonde import messages, records
-from netsonde.messages import VERBS
+from netsonde.wire import records
+from netsonde.wire import replies as messages
+from netsonde.wire.replies import VERBS
 
 START = {"interface": "eth0", "backend": "af_packet"}
 METER = {"enable": True}
@@ -131,7 +132,7 @@ def test_status_without_a_session_has_the_contract_s_zeros_and_nothing_else() ->
 
 
 def test_what_the_agent_sends_has_the_fields_that_readers_expect() -> None:
-    from netsonde.sinks.stream import RenderedBatch
+    from netsonde.sinks.core_nats import RenderedBatch
 
     def names(kind: type[msgspec.Struct]) -> set[str]:
         return {field.encode_name for field in msgspec.structs.fields(kind)}

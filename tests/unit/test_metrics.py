@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from netsonde.metrics import Window, between, drop_rate
-from netsonde.seam import NS_PER_SEC, Stats
+from netsonde.capture.rates import Window, between, drop_rate
+from netsonde.core.values import NS_PER_SEC, Stats
 
 
 def test_rates_over_a_time() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from deadlines import PATIENCE_SEC
+from netsonde.config.paths import NotAFileError, is_link_below, open_below
 from netsonde.errors import PathNotAllowed
-from netsonde.paths import NotAFileError, is_link_below, open_below
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from netsonde.protocols import NAMES, protocol_name, protocol_number
+from netsonde.wire.protocols import NAMES, protocol_name, protocol_number
 
 TABLE = Path(__file__).parents[2] / "native" / "export" / "protocol.c"
 

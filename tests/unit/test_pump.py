@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 
 from deadlines import PATIENCE_SEC, eventually
-from netsonde.core import DRAIN_RECORDS_MAX, Capture
-from netsonde.pump import Pump
-from netsonde.seam import Batch, CoreEvent, Stats
+from netsonde.capture.pump import Pump
+from netsonde.core.capture import DRAIN_RECORDS_MAX, Capture
+from netsonde.core.values import Batch, CoreEvent, Stats
 
 
 class FakeCapture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netsonde.errors import InvalidRequest
-from netsonde.recorder.moments import instant_ns
+from netsonde.wire.instant import instant_ns
 
 NOW_NS = 1_767_225_600_000_000_007
 

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from deadlines import PATIENCE_SEC
-from netsonde import replays
 from netsonde.errors import RequestIdReused
-from netsonde.replays import Replays, StoredReply
+from netsonde.service import replays
+from netsonde.service.replays import Replays, StoredReply
 
 REPLY = StoredReply(b"{}", {"Status-Code": "200"})
 

@@ -13,13 +13,13 @@ from typing import Any, cast
 import pytest
 
 from deadlines import PATIENCE_SEC, eventually
-from netsonde.config import BufferSection
-from netsonde.core import Capture
+from netsonde.config.file import BufferSection
+from netsonde.core.capture import Capture
+from netsonde.core.values import PacketQuery, PacketSummary
 from netsonde.errors import Draining, NoSession, RequestError, RequestExpired, TooManyRequests
 from netsonde.recorder import retrieval
 from netsonde.recorder.export_file import ExportFile
 from netsonde.recorder.retrieval import RUNNING_MAX, Retrievals
-from netsonde.seam import PacketQuery, PacketSummary
 
 QUERY = PacketQuery("", 0, 0, 0, 0)
 

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 from jsonschema import Draft7Validator
 
-from netsonde import messages, records, schema
-from netsonde.messages import VERBS
+from netsonde.wire import records, schema
+from netsonde.wire import replies as messages
+from netsonde.wire.replies import VERBS
 
 PUBLISHED = Path(__file__).parents[2] / "schemas" / "asyncapi.json"
 DOCUMENT = schema.document()

@@ -14,17 +14,17 @@ from nats.aio.msg import Msg
 
 from deadlines import PATIENCE_SEC, eventually
 from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
-from netsonde.config import FirmwareSection, PolicySection
-from netsonde.discovery import Discovery
+from netsonde.capture.sessions import Sessions
+from netsonde.config.file import FirmwareSection, PolicySection
 from netsonde.errors import NoSession
-from netsonde.events import Events
 from netsonde.firmware.verify import Firmware
-from netsonde.handlers import HANDLERS, Call, Done
-from netsonde.messages import VERBS, StatusReply, StopReply
-from netsonde.policy import Policy
 from netsonde.recorder.retrieval import Retrievals
-from netsonde.service import COSTLY_MAX, Service
-from netsonde.session import Sessions
+from netsonde.service.discovery import Discovery
+from netsonde.service.events import Events
+from netsonde.service.handlers import HANDLERS, Call, Done
+from netsonde.service.policy import Policy
+from netsonde.service.responder import COSTLY_MAX, Service
+from netsonde.wire.replies import VERBS, StatusReply, StopReply
 
 
 @dataclass

@@ -9,14 +9,14 @@ from typing import Any, cast
 import pytest
 
 from deadlines import PATIENCE_SEC
-from netsonde.config import CaptureSection, Config
-from netsonde.core import Capture
+from netsonde.capture.plan import Preflight
+from netsonde.capture.pump import Sink
+from netsonde.capture.sessions import Sessions
+from netsonde.config.file import CaptureSection, Config
+from netsonde.core.capture import Capture
 from netsonde.errors import Draining
-from netsonde.events import Events
-from netsonde.messages import StartRequest
-from netsonde.preflight import Preflight
-from netsonde.pump import Sink
-from netsonde.session import Sessions
+from netsonde.service.events import Events
+from netsonde.wire.replies import StartRequest
 from packets import write_pcap
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from netsonde.bus import spool as spool_module
-from netsonde.bus.frames import Message, Recovery, Taken
-from netsonde.bus.spool import Spool, SpoolError, SpoolFullError
 from netsonde.errors import ConfigError
+from netsonde.spool import spool as spool_module
+from netsonde.spool.format import Message, Recovery, Taken
+from netsonde.spool.spool import Spool, SpoolError, SpoolFullError
 
 MIB = 1 << 20
 

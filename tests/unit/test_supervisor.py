@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deadlines import PATIENCE_SEC, eventually
-from netsonde.supervisor import Supervisor
+from netsonde.daemon.supervisor import Supervisor
 
 
 class Listener:

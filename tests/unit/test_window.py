@@ -6,7 +6,7 @@ from collections import deque
 
 import pytest
 
-from netsonde.bus.window import LEAST_AGE_SEC, QUEUE_SEC, WINDOW_BYTES_MIN, Window
+from netsonde.spool.send_window import LEAST_AGE_SEC, QUEUE_SEC, WINDOW_BYTES_MIN, Window
 
 BATCH_BYTES = 250_000
 

@@ -23,11 +23,10 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from netsonde.config import NatsSection
-from netsonde.errors import ConfigError, NetsondeError
-
+from ..config.file import NatsSection
+from ..errors import ConfigError, NetsondeError
 from .credentials import Login
-from .guarded import GuardedClient
+from .nats_client import GuardedClient
 
 PING_INTERVAL_SEC = 10
 RECONNECT_WAIT_SEC = 0.5

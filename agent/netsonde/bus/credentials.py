@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from netsonde.config import NatsSection
-from netsonde.errors import ConfigError
-
+from ..config.file import NatsSection
+from ..errors import ConfigError
 from . import nkey
 
 SECRET_BYTES_MAX = 1 << 16

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from netsonde.errors import EXIT_UNREACHABLE, NetsondeError
+from ..errors import EXIT_UNREACHABLE, NetsondeError
 
 START_TIMEOUT_SEC = 10.0
 STOP_TIMEOUT_SEC = 5.0

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import time
 
-from netsonde.messages import EventKind
-
+from ..spool.format import Message
+from ..wire.replies import EventKind
 from .connection import Connection, PayloadTooLargeError
-from .frames import Message
 
 ENVELOPE_BYTES_MAX = 2048  # of a batch or its headers, around the records
 

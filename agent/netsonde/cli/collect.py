@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..config import NatsSection
+from ..config.file import NatsSection
 from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError, UnreachableError
-from .asking import (
+from .requests import (
     add_connection_arguments,
     add_pace_arguments,
     add_target_arguments,
@@ -140,7 +140,7 @@ async def collect(args: Namespace) -> int:
 
 
 def stream_of(root: str) -> str:
-    from ..bus.streams import flows_stream
+    from ..spool.streams import flows_stream
 
     return flows_stream(root)
 

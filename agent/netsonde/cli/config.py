@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from .. import config
+from ..config import file as config
 from ..errors import EXIT_OK
 
 

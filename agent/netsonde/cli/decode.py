@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError
 
 if TYPE_CHECKING:
-    from ..core_export import ExportDecoder
-    from ..seam import DecodedMessage
+    from ..core.collectors import ExportDecoder
+    from ..core.values import DecodedMessage
 
 FILE_BYTES_MAX = 4 << 30
 
@@ -33,7 +33,7 @@ class DecodeCommand:
         )
 
     def run(self, args: Namespace) -> int:
-        from ..core_export import ExportDecoder
+        from ..core.collectors import ExportDecoder
 
         data = memoryview(read_file(args.file))
         decoding = Decoding(ExportDecoder(), sys.stdout.buffer)
@@ -69,7 +69,7 @@ class Decoding:
         self.counts: Counter[str] = Counter()
 
     def read(self, data: memoryview) -> None:
-        from ..datagrams import is_capture, read_datagrams
+        from .datagrams import is_capture, read_datagrams
 
         if not is_capture(data):
             self._read_raw(data)

@@ -80,7 +80,7 @@ def opened_output(path: str | None) -> Iterator[BinaryIO]:
 
 def decrypt_file(path: str, key: bytearray | None, out: BinaryIO) -> bool:
     """False, after a word on standard error: not all of it could be given."""
-    from ..core_buffer import SegmentError, read_segment
+    from ..core.packets import SegmentError, read_segment
 
     try:
         with open(path, "rb", buffering=0) as file:

@@ -15,7 +15,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from ..environment import ENVIRONMENT_PREFIX
+from ..config.environment import ENVIRONMENT_PREFIX
 from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError
 
 DURATION_SEC_MAX = 25.0

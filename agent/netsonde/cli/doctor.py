@@ -12,8 +12,10 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from .. import config, privileges
-from ..config import Config
+from ..config import file as config
+from ..config.file import Config
+from ..daemon import privileges
+from ..daemon.privileges import Standing
 from ..errors import (
     EXIT_CONFIG,
     EXIT_OK,
@@ -23,7 +25,6 @@ from ..errors import (
     PrivilegeError,
     UnreachableError,
 )
-from ..privileges import Standing
 from .tables import print_table
 
 State: TypeAlias = Literal["ok", "note", "missing", "bad"]
@@ -99,7 +100,7 @@ def examine_process(has: Standing, settings: Config) -> Iterator[Finding]:
 
 
 def examine_backends(has: Standing) -> Iterator[Finding]:
-    from ..core_backends import backends  # loads the C core
+    from ..core.backends import backends  # loads the C core
 
     for report in asyncio.run(backends()):
         needed = privileges.NEEDED.get(report.name, ())

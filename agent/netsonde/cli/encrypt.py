@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EXIT_USAGE, NetsondeError
-from .asking import add_client_arguments, ask_fleet
+from .requests import add_client_arguments, ask_fleet
 from .tables import Cell
 
 if TYPE_CHECKING:

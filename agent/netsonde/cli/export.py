@@ -6,8 +6,8 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..addresses import collector_address, endpoint
-from .asking import add_client_arguments, ask_fleet, whole
+from ..config.addresses import collector_address, endpoint
+from .requests import add_client_arguments, ask_fleet, whole
 from .tables import Cell
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import EXIT_OK, EXIT_REFUSED
-from .asking import add_client_arguments, gather_outcome, print_outcome
+from .requests import add_client_arguments, gather_outcome, print_outcome
 from .tables import Cell
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import msgspec
 
 from ..errors import EXIT_OK, EXIT_REFUSED
 from ..fleet.stream import Ledger
-from ..records import rfc3339
-from .asking import (
+from ..wire.records import rfc3339
+from .requests import (
     add_client_arguments,
     ask_fleet,
     read_nats_section,

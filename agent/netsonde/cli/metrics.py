@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .asking import add_client_arguments, ask_fleet
+from .requests import add_client_arguments, ask_fleet
 from .tables import Cell
 
 if TYPE_CHECKING:

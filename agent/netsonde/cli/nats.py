@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..bus import nkey
-from ..config import BufferSection, FlowsSection
+from ..config.file import BufferSection, FlowsSection
 from ..errors import EXIT_OK, EXIT_REFUSED, ConfigError
 from ..fleet.roles import (
     LISTEN,
@@ -24,7 +24,7 @@ from ..fleet.roles import (
     parse_hosts,
     server_config,
 )
-from .asking import add_connection_arguments, read_nats_section, whole
+from .requests import add_connection_arguments, read_nats_section, whole
 
 SECRET_MODE = 0o600
 
@@ -208,9 +208,9 @@ def run_streams(args: Namespace) -> int:
 
 
 async def make_streams(args: Namespace, hosts: Sequence[Host]) -> int:
-    from ..bus.streams import StreamSettings
     from ..fleet.client import connect
     from ..fleet.stores import Stores, make_stores
+    from ..spool.streams import StreamSettings
 
     check_clients([Client(name, "collector") for name in args.collector])
     stores = Stores(

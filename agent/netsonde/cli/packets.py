@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError
-from .asking import (
+from .downloads import STANDARD_OUTPUT, find_viewer, opened_viewer, pipe_all, write_files
+from .flows import clock_time
+from .requests import (
     add_client_arguments,
     print_failures,
     print_outcome,
@@ -21,8 +23,6 @@ from .asking import (
     show_progress,
     whole,
 )
-from .fetching import STANDARD_OUTPUT, find_viewer, opened_viewer, pipe_all, write_files
-from .flows import clock_time
 from .tables import Cell
 
 if TYPE_CHECKING:

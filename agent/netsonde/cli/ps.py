@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import EXIT_OK, EXIT_REFUSED
-from .asking import (
+from .requests import (
     add_connection_arguments,
     add_pace_arguments,
     add_target_arguments,

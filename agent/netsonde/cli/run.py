@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
-from .. import config
+from ..config import file as config
 
 
 class RunCommand:
@@ -39,7 +39,7 @@ class RunCommand:
         )
 
     def run(self, args: Namespace) -> int:
-        from ..app import serve  # loads the C core
+        from ..daemon.app import serve  # loads the C core
 
         path = Path(args.config) if args.config else None
         return serve(

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ..errors import EXIT_OK, EXIT_REFUSED
-from .asking import add_client_arguments, gather_outcome, print_failures, print_json, read_target
+from .requests import add_client_arguments, gather_outcome, print_failures, print_json, read_target
 
 
 class SchemaCommand:

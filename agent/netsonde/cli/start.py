@@ -6,10 +6,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .asking import add_client_arguments, ask_fleet, whole
 from .encrypt import encryption_body
 from .export import add_export_arguments, collector, export_body
 from .meter import add_timeout_arguments, meter_body
+from .requests import add_client_arguments, ask_fleet, whole
 from .tables import Cell
 
 if TYPE_CHECKING:

@@ -11,7 +11,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import EXIT_OK, EXIT_REFUSED
-from .asking import (
+from .flows import COLUMNS as FLOW_COLUMNS
+from .flows import list_flows
+from .metrics import COLUMNS as HOST_COLUMNS
+from .metrics import describe_rates
+from .requests import (
     add_connection_arguments,
     add_pace_arguments,
     add_target_arguments,
@@ -24,10 +28,6 @@ from .asking import (
     readable_rows,
     whole,
 )
-from .flows import COLUMNS as FLOW_COLUMNS
-from .flows import list_flows
-from .metrics import COLUMNS as HOST_COLUMNS
-from .metrics import describe_rates
 from .tables import Cell, align_table, drawn_table
 
 if TYPE_CHECKING:

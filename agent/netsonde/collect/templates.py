@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from ..core_export import (
+from ..core.collectors import (
     HEX,
     IPV4,
     IPV6,

@@ -16,10 +16,10 @@ import threading
 
 import structlog
 
-from ..config import FirmwareSection
+from ..config.file import FirmwareSection
+from ..config.paths import NotAFileError, open_below
 from ..errors import Draining, NotFound, PathNotAllowed, TooManyRequests
-from ..messages import FirmwareReply, FirmwareRequest
-from ..paths import NotAFileError, open_below
+from ..wire.replies import FirmwareReply, FirmwareRequest
 from . import blob, cms, minisign
 from .cms_form import is_cms, is_signed_part
 from .keys import TrustedKeys, load

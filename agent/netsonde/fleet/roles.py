@@ -28,10 +28,10 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from ..bus.objects import bucket_name
-from ..bus.streams import events_stream, flows_stream
-from ..config import TOKEN, host_token
+from ..config.file import TOKEN, host_token
 from ..errors import ConfigError
-from ..messages import EVENT_KINDS, VERBS
+from ..spool.streams import events_stream, flows_stream
+from ..wire.replies import EVENT_KINDS, VERBS
 
 AGENTS = "AGENTS"
 STREAMS = "streams"  # who makes JetStream's streams and buckets

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..bus.objects import Bucket, bucket_name
-from ..bus.streams import StreamSettings, ensure_streams, flows_stream
 from ..collect.source import ConsumerError, DurableSource
 from ..errors import NetsondeError
+from ..spool.streams import StreamSettings, ensure_streams, flows_stream
 from .client import FleetClient
 
 

@@ -13,8 +13,8 @@ import errno
 import os
 from types import TracebackType
 
+from ..core.threads import on_thread
 from ..errors import ExportFileUnavailable, PathNotAllowed
-from .threads import on_thread
 
 
 class ExportFile:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import structlog
 
+from ..config.paths import NotAFileError, is_link_below, open_below
 from ..errors import InvalidKey, PathNotAllowed
-from ..paths import NotAFileError, is_link_below, open_below
 
 KEY_BYTES = 32
 FILE_BYTES_MAX = 2 * KEY_BYTES + 2  # hexadecimal, and the line's end that an editor leaves

@@ -15,9 +15,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..bus.objects import Bucket, Upload
-from ..config import BufferSection
-from ..core import Capture
-from ..core_buffer import Answer
+from ..config.file import BufferSection
+from ..core.capture import Capture
+from ..core.packets import Answer
+from ..core.threads import on_thread
+from ..core.values import PacketQuery, PacketSummary
 from ..errors import (
     Draining,
     InvalidFilter,
@@ -27,12 +29,10 @@ from ..errors import (
     RequestExpired,
     TooManyRequests,
 )
-from ..messages_buffer import PacketsGap, PacketsReply, PacketsRequest, Place
-from ..records import rfc3339
-from ..seam import PacketQuery, PacketSummary
+from ..wire.buffer import PacketsGap, PacketsReply, PacketsRequest, Place
+from ..wire.instant import instant_ns
+from ..wire.records import rfc3339
 from .export_file import ExportFile
-from .moments import instant_ns
-from .threads import on_thread
 
 RUNNING_MAX = 2
 SUFFIX = ".pcapng"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..core_buffer import key_id, seal_with
+from ..core.packets import key_id, seal_with
 from ..errors import RequestError, UnsupportedCipher
-from ..messages_buffer import EncryptionRequest, EncryptionState
+from ..wire.buffer import EncryptionRequest, EncryptionState
 from .key_file import read_key, zeroise
 
 CIPHER_SUITES = ("AES-256-GCM",)

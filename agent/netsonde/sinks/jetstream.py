@@ -16,19 +16,18 @@ from typing import Any
 import msgspec
 import structlog
 
-from netsonde.bus.connection import Connection
-from netsonde.bus.frames import Recovery
-from netsonde.bus.pipeline import Pipeline
-from netsonde.bus.publisher import Publisher
-from netsonde.bus.spool import Spool
-from netsonde.bus.streams import StreamSettings
-from netsonde.config import FlowsSection
-from netsonde.errors import ConfigError
-from netsonde.events import Events
-from netsonde.records import SpoolState
-from netsonde.seam import Batch, Stats
-
-from .stream import Composer, Encoding
+from ..bus.connection import Connection
+from ..bus.publisher import Publisher
+from ..config.file import FlowsSection
+from ..core.values import Batch, Stats
+from ..errors import ConfigError
+from ..service.events import Events
+from ..spool.format import Recovery
+from ..spool.pipeline import Pipeline
+from ..spool.spool import Spool
+from ..spool.streams import StreamSettings
+from ..wire.records import SpoolState
+from .core_nats import Composer, Encoding
 
 MARK_BYTES = 512
 BARRIER_SEC = 5.0

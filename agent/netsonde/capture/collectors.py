@@ -1,0 +1,251 @@
+"""Whom a session exports its records to: from the configuration, from start, and from
+netflow.export.enable.
+
+Each collector is known by its address and port. The session's active timeout, while it
+exports, is the least of the intervals that were asked for. What was lost on the way to a
+collector is told as an alarm once an interval of the metrics. Knows nothing of metering
+but that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from ..config.addresses import collector_address, endpoint
+from ..config.file import ExportSection
+from ..core.capture import Capture
+from ..core.collectors import add_collector, flush_export, read_collectors, remove_collector
+from ..core.values import CollectorSettings, CollectorStats
+from ..errors import InvalidCollector
+from ..service.events import Events
+from ..wire.export import CollectorState, ExportRequest, ExportState, LostRecords, Version
+
+MBPS_BYTES_PER_SEC = 125_000
+PARTING_SEC = 1.0  # for what has been made for a collector that is to go
+LOSS_CAUSES = ("refused", "no_room", "error")
+
+
+def read_address(request: ExportRequest, *, field: str = "$.collector_ip") -> str:
+    """The collector's address in its one spelling, or InvalidCollector."""
+    try:
+        return collector_address(request.collector_ip)
+    except ValueError as error:
+        raise InvalidCollector(f"{error}.", field=field) from None
+
+
+def asked_collector(request: ExportRequest, section: ExportSection) -> CollectorSettings:
+    return _settings(
+        read_address(request),
+        request.collector_port,
+        request.version,
+        request.export_interval_sec,
+        section,
+        standing=False,
+    )
+
+
+def first_collectors(
+    request: ExportRequest | None, section: ExportSection
+) -> tuple[CollectorSettings, ...]:
+    """What a session starts with: the standing ones, and the one that start asks for. Asked
+    for with `enable: false`, a standing one is left out."""
+    chosen = {}
+    for one in section.collectors:
+        address = collector_address(one.ip)  # the configuration has been checked
+        standing = _settings(
+            address, one.port, one.version, one.interval_sec, section, standing=True
+        )
+        chosen[standing.key] = standing
+    if request is not None:
+        asked = asked_collector(request, section)
+        chosen.pop(asked.key, None)
+        if request.enable:
+            chosen[asked.key] = asked
+    return tuple(chosen.values())
+
+
+def _settings(
+    address: str,
+    port: int,
+    version: int,
+    interval_sec: int,
+    section: ExportSection,
+    *,
+    standing: bool,
+) -> CollectorSettings:
+    return CollectorSettings(
+        address=address,
+        port=port,
+        version=version,
+        interval_sec=interval_sec,
+        standing=standing,
+        full=section.profile == "full",
+        biflow=section.biflow,
+        message_bytes_max=section.max_message_bytes,
+        pace_bytes_per_sec=section.pace_mbps * MBPS_BYTES_PER_SEC,
+    )
+
+
+def least_interval_sec(collectors: Sequence[CollectorSettings]) -> int | None:
+    return min((one.interval_sec for one in collectors), default=None)
+
+
+def adding(collectors: Sequence[CollectorSettings]) -> Callable[[Any], None]:
+    """Puts them in place before the session's first packet."""
+
+    def add(handle: Any) -> None:
+        for one in collectors:
+            add_collector(handle, one)
+
+    return add
+
+
+class Exporting:
+    """The collectors of one session. Changes take turns: the caller sees to that."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        collectors: Sequence[CollectorSettings],
+        events: Events,
+        *,
+        session_id: str,
+    ) -> None:
+        self._capture = capture
+        self._events = events
+        self._session_id = session_id
+        self._settings = {one.key: one for one in collectors}
+        self._stats: list[CollectorStats] = []
+        self._told: dict[tuple[str, int], CollectorStats] = {}  # when losses were last looked at
+        self._gone_sent = 0  # by collectors that were removed
+        self._gone_lost = 0
+
+    @property
+    def interval_sec(self) -> int | None:
+        """The active timeout that export asks for; None without a collector."""
+        return least_interval_sec(tuple(self._settings.values()))
+
+    def has(self, key: tuple[str, int]) -> bool:
+        return key in self._settings
+
+    async def add(self, collector: CollectorSettings) -> None:
+        """Or changes the one with that address and port."""
+        await self._capture.lend(lambda handle: add_collector(handle, collector))
+        self._settings[collector.key] = collector
+
+    async def remove(self, address: str, port: int) -> None:
+        if not self.has((address, port)):
+            raise InvalidCollector(f"The session does not export to {endpoint(address, port)}.")
+        await self.flush(PARTING_SEC)
+        self.tell_losses()
+        for one in self.stats():
+            if (one.address, one.port) == (address, port):
+                self._gone_sent += one.records_sent
+                self._gone_lost += one.records_lost
+        await self._capture.lend(lambda handle: remove_collector(handle, address, port))
+        del self._settings[address, port]
+        self._told.pop((address, port), None)
+
+    async def flush(self, timeout_sec: float) -> bool:
+        """Waits until every record made so far was sent or counted as lost."""
+        return await self._capture.lend(lambda handle: flush_export(handle, timeout_sec))
+
+    def stats(self) -> list[CollectorStats]:
+        """In the order of adding; those of the end once the capture is closed."""
+        if self._settings:
+            self._stats = self._capture.look(read_collectors, self._stats)
+        else:
+            self._stats = []
+        return self._stats
+
+    def sums(self, stats: Sequence[CollectorStats]) -> dict[str, int]:
+        """Over the session's life, collectors that have gone included."""
+        return {
+            "export_records_sent": self._gone_sent + sum(one.records_sent for one in stats),
+            "export_records_lost": self._gone_lost + sum(one.records_lost for one in stats),
+        }
+
+    def state(self) -> ExportState | None:
+        interval_sec = self.interval_sec
+        if interval_sec is None:
+            return None
+        newest = list(self._settings.values())[-1]
+        return ExportState(
+            enabled=True,
+            export_interval_sec=interval_sec,
+            profile="full" if newest.full else "compat",
+            biflow=newest.biflow,
+            max_message_bytes=newest.message_bytes_max,
+            collectors=[
+                _collector_state(self._settings[one.address, one.port], one) for one in self.stats()
+            ],
+        )
+
+    def tell_losses(self) -> None:
+        """An alarm if records were lost since the last look."""
+        lost: list[CollectorStats] = []
+        for one in self.stats():
+            key = one.address, one.port
+            before = self._told.get(key)
+            if one.records_lost > (before.records_lost if before else 0):
+                lost.append(one)
+            self._told[key] = one
+        if lost:
+            self._events.emit(
+                "alarm",
+                "export_records_lost",
+                "; ".join(map(_loss_words, lost)),
+                session_id=self._session_id,
+                data={"collectors": [_loss_data(one) for one in lost]},
+            )
+
+    def tell_unfinished(self, waited_sec: float) -> None:
+        self._events.emit(
+            "alarm",
+            "export_unfinished",
+            f"the session ended with records that could not be sent within {waited_sec:.0f} s",
+            session_id=self._session_id,
+        )
+
+
+def _loss_words(one: CollectorStats) -> str:
+    reason = f": {one.last_error}" if one.last_error else ""
+    return f"{endpoint(one.address, one.port)} missed {one.records_lost} records so far{reason}"
+
+
+def _loss_data(one: CollectorStats) -> dict[str, Any]:
+    return {
+        "collector_ip": one.address,
+        "collector_port": one.port,
+        "records_lost": {cause: getattr(one, f"records_lost_{cause}") for cause in LOSS_CAUSES},
+        "last_error": one.last_error,
+    }
+
+
+def _collector_state(settings: CollectorSettings, stats: CollectorStats) -> CollectorState:
+    return CollectorState(
+        collector_ip=stats.address,
+        collector_port=stats.port,
+        version=cast(Version, stats.version),
+        export_interval_sec=settings.interval_sec,
+        standing=settings.standing,
+        connected=stats.connected,
+        messages_sent=stats.messages_sent,
+        bytes_sent=stats.bytes_sent,
+        templates_sent=stats.templates_sent,
+        records_sent=stats.records_sent,
+        packets_sent=stats.packets_sent,
+        octets_sent=stats.octets_sent,
+        records_skipped_ipv6=stats.records_skipped_ipv6,
+        records_lost=LostRecords(
+            refused=stats.records_lost_refused,
+            no_room=stats.records_lost_no_room,
+            error=stats.records_lost_error,
+        ),
+        packets_lost=stats.packets_lost,
+        octets_lost=stats.octets_lost,
+        refusals=stats.refusals,
+        times_clamped=stats.times_clamped,
+        last_error=stats.last_error,
+    )

@@ -1,0 +1,82 @@
+"""Configuration keys out of environment variables: NETSONDE__SECTION__KEY.
+
+A value is typed by the field that the name leads to. Lists are split at commas, tables are
+`k=v,k=v`, and either may be in TOML notation. A leaf: imports errors.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from ..errors import ConfigError
+
+ENVIRONMENT_PREFIX = "NETSONDE__"
+
+
+def read_environment(
+    environ: Mapping[str, str], kind: type[Struct]
+) -> list[tuple[tuple[str, ...], object]]:
+    """Keys and values, in order of the variables' names."""
+    found: list[tuple[tuple[str, ...], object]] = []
+    for name in sorted(environ):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            key = tuple(name[len(ENVIRONMENT_PREFIX) :].lower().split("__"))
+            found.append((key, _typed(name, key, environ[name], kind)))
+    return found
+
+
+def _typed(name: str, key: tuple[str, ...], text: str, config: type[Struct]) -> object:
+    if len(key) == 3 and key[:2] == ("agent", "labels"):
+        return text
+    kind = _field_type(key, config)
+    if kind is None:
+        raise ConfigError(f"{name}: unknown key {'.'.join(key)}")
+    try:
+        if isinstance(kind, msgspec.inspect.ListType):
+            return _toml_value(text) if text.startswith("[") else _split(text)
+        if isinstance(kind, msgspec.inspect.DictType):
+            if text.startswith("{"):
+                return _toml_value(text)
+            return dict(_pair(part) for part in _split(text))
+        if isinstance(kind, msgspec.inspect.IntType):
+            return int(text)
+        if isinstance(kind, msgspec.inspect.FloatType):
+            return float(text)
+        if isinstance(kind, msgspec.inspect.BoolType):
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    except (ValueError, KeyError):
+        raise ConfigError(f"{name}: cannot read {text!r} as a value of {'.'.join(key)}") from None
+    return text
+
+
+def _field_type(key: tuple[str, ...], config: type[Struct]) -> msgspec.inspect.Type | None:
+    kind: msgspec.inspect.Type = msgspec.inspect.type_info(config)
+    for part in key:
+        if not isinstance(kind, msgspec.inspect.StructType):
+            return None
+        fields = {field.encode_name: field.type for field in kind.fields}
+        if part not in fields:
+            return None
+        kind = fields[part]
+        if isinstance(kind, msgspec.inspect.Metadata):
+            kind = kind.type
+    return None if isinstance(kind, msgspec.inspect.StructType) else kind
+
+
+def _toml_value(text: str) -> object:
+    return tomllib.loads(f"value = {text}")["value"]
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(text)
+    return key.strip(), value.strip()

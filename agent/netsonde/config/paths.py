@@ -1,0 +1,122 @@
+"""Opening files that a request names, only below directories that the host allows.
+
+The kernel resolves the path (openat2 with RESOLVE_BENEATH, no symlinks, no magic links), so
+there is no window between check and open. What lies outside, or would be reached through a
+link, is one and the same refusal: a requester cannot learn what exists there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import struct
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from ..errors import PathNotAllowed
+
+_SYS_OPENAT2 = 437  # the same number on every architecture
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+_RESOLVE = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+_TRIES = 16  # EAGAIN: somebody renamed a directory on the way while `..` was resolved
+_OUTSIDE = frozenset({errno.EXDEV, errno.ELOOP})
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class NotAFileError(Exception):
+    """Below an allowed directory, but not a regular file that can be read."""
+
+
+def open_below(directories: Sequence[str], path: str) -> int:
+    """A descriptor of the regular file `path`: relative to one of the directories, or absolute
+    and below one. Raises PathNotAllowed or NotAFileError; the caller owns the descriptor."""
+    if "\0" in path:
+        raise NotAFileError("a NUL character is not allowed in a path")
+    candidates = [
+        (directory, relative)
+        for directory in directories
+        if (relative := _below(directory, path)) is not None
+    ]
+    if not candidates:
+        raise PathNotAllowed
+    missing = "no such file"
+    for directory, relative in candidates:
+        try:
+            return _open_regular(directory, relative)
+        except OSError as error:
+            if error.errno in _OUTSIDE:
+                raise PathNotAllowed from None
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                missing = os.strerror(error.errno or errno.EIO).lower()
+    raise NotAFileError(missing)
+
+
+def is_link_below(directories: Sequence[str], path: str) -> bool:
+    """Whether `path` itself, but nothing on the way to it, is a symbolic link below one of the
+    directories; where it leads to is not looked at."""
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    for directory in directories:
+        relative = None if "\0" in path else _below(directory, path)
+        if relative is None:
+            continue
+        try:
+            file = _open_in(directory, relative, flags)
+        except (OSError, NotAFileError):
+            continue
+        try:
+            if stat.S_ISLNK(os.fstat(file).st_mode):
+                return True
+        finally:
+            os.close(file)
+    return False
+
+
+def _below(directory: str, path: str) -> str | None:
+    """`path` as seen from the directory, or None if it cannot be below it."""
+    if not path.startswith("/"):
+        return path
+    for base in (directory, os.path.realpath(directory)):
+        try:
+            return str(PurePosixPath(path).relative_to(base))
+        except ValueError:
+            continue
+    return None
+
+
+def _open_regular(directory: str, relative: str) -> int:
+    file = _open_in(directory, relative, _FLAGS)
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        return file
+    os.close(file)
+    raise NotAFileError("not a regular file")
+
+
+def _open_in(directory: str, relative: str, flags: int) -> int:
+    base = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _openat2(base, relative, flags)
+    finally:
+        os.close(base)
+
+
+def _openat2(base: int, relative: str, flags: int) -> int:
+    how = ctypes.create_string_buffer(struct.pack("=QQQ", flags, 0, _RESOLVE), 24)
+    try:
+        name = ctypes.c_char_p(os.fsencode(relative))
+    except UnicodeEncodeError:
+        raise NotAFileError("no such file") from None
+    number = errno.EAGAIN
+    for _ in range(_TRIES):
+        file = int(_libc.syscall(_SYS_OPENAT2, base, name, how, ctypes.c_size_t(24)))
+        if file >= 0:
+            return file
+        number = ctypes.get_errno()
+        if number != errno.EAGAIN:
+            break
+    raise OSError(number, os.strerror(number))

@@ -1,0 +1,50 @@
+"""The half of core.py that asks which backends this host has, and why one cannot be used."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from .capture import PLUGIN_DIR, ffi, lib, text_of
+from .values import BackendReport
+
+BACKENDS_MAX = 32
+
+FEATURES: dict[int, str] = {  # enum sonde_feature of backend.h, which cffi does not read
+    1 << 0: "basic_capture",
+    1 << 1: "flow_tracking",
+    1 << 2: "flow_metering",
+    1 << 3: "netflow_export",
+    1 << 4: "buffer_encryption",
+}
+
+
+async def backends() -> list[BackendReport]:
+    return await asyncio.to_thread(_probe)
+
+
+async def backend(name: str) -> BackendReport | None:
+    """That one alone, so that no library of another is loaded. None: it is not known."""
+    return await asyncio.to_thread(_probe_one, name)
+
+
+def _probe() -> list[BackendReport]:
+    reports = ffi.new("struct sonde_backend_report[]", BACKENDS_MAX)
+    count = lib.sonde_backend_probe(str(PLUGIN_DIR).encode(), reports, BACKENDS_MAX)
+    return [_report(reports[index]) for index in range(max(count, 0))]
+
+
+def _probe_one(name: str) -> BackendReport | None:
+    report = ffi.new("struct sonde_backend_report *")
+    status = lib.sonde_backend_probe_one(str(PLUGIN_DIR).encode(), name.encode(), report)
+    return _report(report) if status == 0 else None
+
+
+def _report(report: Any) -> BackendReport:
+    return BackendReport(
+        name=text_of(report.name),
+        description=text_of(report.description),
+        features=tuple(name for bit, name in FEATURES.items() if report.features & bit),
+        usable=bool(report.usable),
+        reason=text_of(report.reason),
+    )

@@ -1,0 +1,425 @@
+"""The one module that calls the C core.
+
+Wraps native/include/netsonde.h in typed functions: structs become the values of seam.py,
+negative statuses become errors of the tree in errors.py, and calls that may block run on a
+worker thread. A `Capture` counts the calls inside the core, so that closing waits for them
+and a closed handle is never touched. It knows nothing of NATS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import netsonde._core as _core
+
+from ..errors import (
+    BackendUnavailable,
+    InterfaceShared,
+    InvalidBackend,
+    InvalidFilter,
+    InvalidInterface,
+    NetsondeError,
+    NoSession,
+    RequestError,
+    UnsupportedCipher,
+)
+from .values import NS_PER_SEC, Batch, CaptureSettings, CoreEvent, FlowQuery, Stats
+
+ffi: Any = _core.ffi
+lib: Any = _core.lib
+
+PLUGIN_DIR = Path(_core.__file__).parent / "backends"
+DRAIN_BYTES_MAX = (256 << 10) - 1024  # the rest of the 256 KiB is the batch's envelope
+DRAIN_BYTES_MIN = 2 * lib.SONDE_RENDERED_RECORD_MAX  # below, one record might never fit
+DRAIN_RECORDS_MAX = 1000
+EVENTS_MAX = 64
+
+JSON: int = lib.SONDE_ENCODING_JSON
+MSGPACK: int = lib.SONDE_ENCODING_MSGPACK
+IPFIX: int = lib.SONDE_ENCODING_IPFIX
+
+END_REASONS = ("", "idle", "active", "end", "forced", "resources")
+SORTS: dict[str, int] = {
+    "bytes": lib.SONDE_FLOW_SORT_BYTES,
+    "packets": lib.SONDE_FLOW_SORT_PACKETS,
+    "recent": lib.SONDE_FLOW_SORT_RECENT,
+}
+
+_T = TypeVar("_T")
+Prepare = Callable[[Any], None]
+
+
+class CoreError(NetsondeError):
+    """A status that no request can cause: a fault of the agent or of the system."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(f"{text_of(lib.sonde_status_name(status))}: {detail}")
+        self.status = status
+
+
+_NUMBERS = tuple(name for name, field in Stats.__dataclass_fields__.items() if field.type == "int")
+
+
+# ---- strings ------------------------------------------------------------------------------
+
+
+def string_of(text: str, blamed: type[RequestError]) -> bytes:
+    """A C string cannot hold a NUL; cut short there, it would mean something else."""
+    if "\0" in text:
+        raise blamed("A NUL character is not allowed here.")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise blamed("The text is not valid Unicode.") from None
+
+
+def text_of(chars: Any) -> str:
+    return str(ffi.string(chars).decode(errors="replace"))
+
+
+# ---- without a session -----------------------------------------------------------------------
+
+
+def check_abi() -> None:
+    """The library that was loaded must be the one this module was written for."""
+    found = lib.sonde_abi()
+    if found != lib.SONDE_ABI:
+        raise NetsondeError(f"the C core has ABI {found}, this agent needs {lib.SONDE_ABI}")
+
+
+async def check_filter(expression: str) -> None:
+    """Raises InvalidFilter. Compiles it, which for a long one takes a while."""
+
+    def compile_filter() -> None:
+        error = ffi.new("struct sonde_error *")
+        check(lib.sonde_filter_check(string_of(expression, InvalidFilter), error), error)
+
+    await asyncio.to_thread(compile_filter)
+
+
+def _non_flow_names() -> tuple[str, ...]:
+    names: list[str] = []
+    while len(names) < lib.SONDE_NON_FLOW_MAX:
+        name = lib.sonde_non_flow_name(len(names))
+        if name == ffi.NULL:
+            break
+        names.append(text_of(name))
+    return tuple(names)
+
+
+NON_FLOW_NAMES = _non_flow_names()
+
+
+def _field_names() -> tuple[str, ...]:
+    names: list[str] = []
+    while (name := lib.sonde_record_field_name(len(names))) != ffi.NULL:
+        names.append(text_of(name))
+    return tuple(names)
+
+
+FIELD_NAMES = _field_names()  # of a record, in its order
+
+
+def field_bits(names: Iterable[str]) -> int:
+    """The selection for the core; 0, all fields, for no name. Names must be FIELD_NAMES."""
+    return sum(1 << FIELD_NAMES.index(name) for name in set(names))
+
+
+# ---- a session -------------------------------------------------------------------------------
+
+
+class Capture:
+    """One struct sonde_session: open → start → … → stop → drain → close."""
+
+    def __init__(self, handle: Any, interface: str) -> None:
+        self._handle = handle
+        self._interface = interface.encode()
+        self._inside = 0  # calls on worker threads that hold the handle
+        self._outside = asyncio.Event()
+        self._outside.set()
+        self._closed = False
+        self.closing = asyncio.Event()  # who holds the handle longer must let go soon
+        self._last = Stats()
+        self._buffer = ffi.new("uint8_t[]", DRAIN_BYTES_MAX)
+        self._batch = ffi.new("struct sonde_batch *")
+        self._events = ffi.new("struct sonde_event[]", EVENTS_MAX)
+        self._stats = ffi.new("struct sonde_stats *")
+        self.event_fd: int = lib.sonde_session_event_fd(handle)
+
+    @classmethod
+    async def open(cls, settings: CaptureSettings, prepare: Prepare | None = None) -> Capture:
+        """Opens and starts: from here on packets count. Owns settings.file_fd from now on.
+        `prepare` is called between the two with the handle, on a worker thread; if it
+        raises, nothing has started."""
+        opening = asyncio.ensure_future(asyncio.to_thread(_open, settings, prepare))
+        try:
+            handle = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait({opening})
+            if opening.exception() is None:
+                await asyncio.to_thread(lib.sonde_session_close, opening.result())
+            raise
+        return cls(handle, settings.interface)
+
+    async def _call(self, function: Callable[[], _T]) -> _T:
+        """Runs it on a thread; a cancelled caller leaves it running, `close` waits for it."""
+        self._enter()
+        call = asyncio.ensure_future(asyncio.to_thread(function))
+        call.add_done_callback(self._leave)
+        return await asyncio.shield(call)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Any]:
+        """The handle, for more than one call. `close` waits until it is let go."""
+        self._enter()
+        try:
+            yield self._handle
+        finally:
+            self._exit()
+
+    async def lend(self, function: Callable[[Any], _T]) -> _T:
+        """Runs it on a thread, with the handle, which stays open until it returns."""
+        return await self._call(lambda: function(self._handle))
+
+    def look(self, function: Callable[[Any], _T], otherwise: _T) -> _T:
+        """Runs it here, for what returns at once; `otherwise` when the session is closed."""
+        return otherwise if self._closed else function(self._handle)
+
+    def _enter(self) -> None:
+        if self._closed:
+            raise NoSession
+        self._inside += 1
+        self._outside.clear()
+
+    def _exit(self) -> None:
+        self._inside -= 1
+        if self._inside == 0:
+            self._outside.set()
+
+    def _leave(self, call: asyncio.Future[Any]) -> None:
+        self._exit()
+        if not call.cancelled():
+            call.exception()  # seen here too, for a caller that has gone
+
+    async def stop(self) -> None:
+        """Blocks up to a second; the records stay to be drained."""
+
+        def stop() -> None:
+            error = ffi.new("struct sonde_error *")
+            check(lib.sonde_session_stop(self._handle, error), error)
+
+        await self._call(stop)
+
+    async def end_stream(self) -> None:
+        """No record is kept for `drain` any more."""
+
+        def end() -> None:
+            error = ffi.new("struct sonde_error *")
+            check(lib.sonde_session_stream_set(self._handle, 0, error), error)
+
+        await self._call(end)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._last = self.stats()
+        self._closed = True
+        self.closing.set()
+        await self._outside.wait()
+        handle, self._handle = self._handle, ffi.NULL
+        await asyncio.shield(asyncio.to_thread(lib.sonde_session_close, handle))
+
+    async def meter(self, *, on: bool, idle_timeout_sec: int, active_timeout_sec: int) -> None:
+        def meter() -> None:
+            error = ffi.new("struct sonde_error *")
+            status = lib.sonde_session_metering_set(
+                self._handle,
+                int(on),
+                idle_timeout_sec * NS_PER_SEC,
+                active_timeout_sec * NS_PER_SEC,
+                error,
+            )
+            check(status, error)
+
+        await self._call(meter)
+
+    async def flows(
+        self, query: FlowQuery, *, encoding: int, bytes_max: int
+    ) -> tuple[Batch, int, int]:
+        """The rendered flows, how many matched, and how many are active. What does not fit
+        in bytes_max is left out."""
+        return await self._call(lambda: self._flows(query, encoding, bytes_max))
+
+    def _flows(self, query: FlowQuery, encoding: int, bytes_max: int) -> tuple[Batch, int, int]:
+        records = ffi.new("struct sonde_record[]", query.limit)
+        matching, active = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        error = ffi.new("struct sonde_error *")
+        count = check(
+            lib.sonde_session_list(self._handle, _query(query), records, matching, active, error),
+            error,
+        )
+        capacity = min(bytes_max, (count + 1) * lib.SONDE_RENDERED_RECORD_MAX)
+        buffer = ffi.new("uint8_t[]", capacity)
+        batch = ffi.new("struct sonde_batch *")
+        check_status(
+            lib.sonde_records_render(
+                records, count, encoding, self._interface, buffer, capacity, batch
+            )
+        )
+        return _batch(bytes(ffi.buffer(buffer, batch.bytes)), batch), matching[0], active[0]
+
+    # ---- these return at once and may be called on the event loop ---------------------------
+
+    def stats(self) -> Stats:
+        if self._closed:
+            return self._last
+        lib.sonde_session_stats(self._handle, self._stats)
+        return _snapshot(self._stats)
+
+    def events(self) -> list[CoreEvent]:
+        """Those that wait, in order."""
+        if self._closed:
+            return []
+        count = lib.sonde_session_events(self._handle, self._events, EVENTS_MAX)
+        taken = [self._events[index] for index in range(count)]
+        return [CoreEvent(e.kind, e.time_ns, e.value, text_of(e.detail)) for e in taken]
+
+    def select(self, names: Iterable[str]) -> None:
+        """Which fields `drain` renders from now on; none named: all."""
+        if not self._closed:
+            lib.sonde_session_stream_fields_set(self._handle, field_bits(names))
+
+    def drain(self, *, encoding: int, bytes_max: int) -> Batch | None:
+        """The next batch of records, rendered, its data good until the next call; None when there
+        are none."""
+        if self._closed:
+            return None
+        capacity = max(min(bytes_max, DRAIN_BYTES_MAX), DRAIN_BYTES_MIN)
+        status = lib.sonde_session_drain(
+            self._handle, encoding, DRAIN_RECORDS_MAX, self._buffer, capacity, self._batch
+        )
+        check_status(status)
+        if self._batch.records == 0:
+            return None
+        return _batch(memoryview(ffi.buffer(self._buffer, self._batch.bytes)), self._batch)
+
+
+def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
+    """Opens and starts, or leaves nothing behind."""
+    config = ffi.new("struct sonde_session_config *")
+    strings = [
+        ffi.new("char[]", str(PLUGIN_DIR).encode()),
+        ffi.new("char[]", string_of(settings.backend, InvalidBackend)),
+        ffi.new("char[]", string_of(settings.interface, InvalidInterface)),
+        ffi.new("char[]", string_of(settings.filter, InvalidFilter)),
+        ffi.new("char[]", settings.buffer_dir.encode()),
+    ]
+    config.plugin_dir, config.backend, config.interface = strings[:3]
+    config.filter = strings[3] if settings.filter else ffi.NULL
+    config.file_fd = settings.file_fd
+    config.workers = settings.workers
+    config.snaplen = settings.snaplen
+    config.ring_bytes = settings.ring_bytes
+    config.flow_table_size = settings.flow_table_size
+    config.record_ring_size = settings.record_ring_size
+    config.promiscuous = int(settings.promiscuous)
+    config.dedicated = int(settings.dedicated)
+    config.tunnel_mode = (
+        lib.SONDE_TUNNEL_MODE_INNER if settings.tunnel_inner else lib.SONDE_TUNNEL_MODE_OUTER
+    )
+    config.replay_speed = settings.replay_speed
+    config.metering = int(settings.metering)
+    config.idle_timeout_ns = settings.idle_timeout_sec * NS_PER_SEC
+    config.active_timeout_ns = settings.active_timeout_sec * NS_PER_SEC
+    config.buffer_bytes = settings.buffer_bytes
+    config.buffer_dir = strings[4] if settings.buffer_dir else ffi.NULL
+    config.buffer_disk_bytes = settings.buffer_disk_bytes
+
+    session = ffi.new("struct sonde_session **")
+    error = ffi.new("struct sonde_error *")
+    status = lib.sonde_session_open(config, session, error)
+    if status >= 0:
+        try:
+            if prepare is not None:
+                prepare(session[0])
+        except BaseException:
+            lib.sonde_session_close(session[0])
+            raise
+        status = lib.sonde_session_start(session[0], error)
+        if status < 0:
+            lib.sonde_session_close(session[0])
+    if status == lib.SONDE_SYSTEM:  # here it is the source that cannot be had
+        raise BackendUnavailable(text_of(error.detail))
+    check(status, error)
+    return session[0]
+
+
+def _query(query: FlowQuery) -> Any:
+    made = ffi.new("struct sonde_flow_query *")
+    made.limit = query.limit
+    made.sort = SORTS[query.sort]
+    made.min_packets = query.min_packets
+    made.port = -1 if query.port is None else query.port
+    made.protocol = -1 if query.protocol is None else query.protocol
+    if query.ip is not None:
+        made.ip_version = 4 if len(query.ip) == 4 else 6
+        ffi.memmove(made.ip, query.ip, len(query.ip))
+    return made
+
+
+def _snapshot(stats: Any) -> Stats:
+    numbers = {name: getattr(stats, name) for name in _NUMBERS}
+    return Stats(
+        **numbers,
+        finished=bool(stats.finished),
+        link_up=bool(stats.link_up),
+        metering=bool(stats.metering),
+        encrypted=bool(stats.encrypted),
+        attach=text_of(stats.attach),
+        non_flow=tuple(zip(NON_FLOW_NAMES, stats.non_flow, strict=False)),
+        records_by_reason=tuple(zip(END_REASONS, stats.records_by_reason, strict=True))[1:],
+    )
+
+
+def _batch(data: bytes | memoryview, batch: Any) -> Batch:
+    return Batch(data, batch.records, batch.packets, batch.first_ns, batch.last_ns)
+
+
+# ---- statuses → errors -------------------------------------------------------------------------
+
+_REQUEST_ERRORS: dict[int, type[RequestError]] = {
+    lib.SONDE_BACKEND_UNKNOWN: InvalidBackend,
+    lib.SONDE_BACKEND_UNAVAILABLE: BackendUnavailable,
+    lib.SONDE_INTERFACE_INVALID: InvalidInterface,
+    lib.SONDE_INTERFACE_SHARED: InterfaceShared,
+    lib.SONDE_FILTER_INVALID: InvalidFilter,
+    lib.SONDE_PERMISSION: BackendUnavailable,
+    lib.SONDE_NO_MEMORY: BackendUnavailable,
+    lib.SONDE_FORMAT: InvalidInterface,
+    lib.SONDE_LINK_DOWN: BackendUnavailable,
+    lib.SONDE_STATE: NoSession,
+    lib.SONDE_CIPHER_UNKNOWN: UnsupportedCipher,
+}
+
+
+def check(status: int, error: Any) -> int:
+    """The status if it is none, else the error it stands for, in the core's words."""
+    if status >= 0:
+        return status
+    return _fail(status, text_of(error.detail))
+
+
+def check_status(status: int) -> int:
+    return status if status >= 0 else _fail(status, "")
+
+
+def _fail(status: int, detail: str) -> int:
+    words = detail or text_of(lib.sonde_status_text(status))
+    kind = _REQUEST_ERRORS.get(status)
+    if kind is not None:
+        raise kind(words)
+    raise CoreError(status, words)

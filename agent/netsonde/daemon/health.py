@@ -1,0 +1,228 @@
+"""Prometheus /metrics, /healthz and /readyz, for a scraper on loopback.
+
+A tiny HTTP/1.1 server: one GET a connection, bounded in bytes and time. /healthz is good
+while the capture threads turn their loop (and while there is no session); /readyz while NATS
+is connected and the agent is not draining. If the port cannot be had the agent runs on
+without it: a probe is no reason to lose packets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from .. import __version__
+from ..capture.collectors import LOSS_CAUSES
+from ..capture.sessions import Session
+from ..config.addresses import endpoint
+from ..core.values import CollectorStats
+
+REQUEST_BYTES_MAX = 8192
+REQUEST_TIMEOUT_SEC = 5.0
+CONNECTIONS_MAX = 16
+HEARTBEAT_STALLED_SEC = 5.0
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_GAUGES = frozenset({"packets_active", "records_waiting"})
+
+
+class Heartbeat:
+    """Does the core's counter move? Asked now and then, with time as an argument."""
+
+    def __init__(self) -> None:
+        self._session_id = ""
+        self._beats = -1
+        self._moved_sec = 0.0
+
+    def alive(self, session: Session | None, now_sec: float) -> bool:
+        if session is None:
+            self._session_id = ""
+            return True
+        stats = session.capture.stats()
+        if session.id != self._session_id or stats.heartbeat != self._beats:
+            self._session_id, self._beats, self._moved_sec = session.id, stats.heartbeat, now_sec
+        return stats.finished or now_sec - self._moved_sec < HEARTBEAT_STALLED_SEC
+
+
+class _Exposed(Collector):
+    """What a scrape sees, read at that moment."""
+
+    def __init__(self, host: str, session: Callable[[], Session | None]) -> None:
+        self._host = host
+        self._session = session
+
+    def collect(self) -> Iterable[Metric]:
+        session = self._session()
+        build = GaugeMetricFamily(
+            "netsonde_build_info", "The agent that runs", labels=["host", "version"]
+        )
+        build.add_metric([self._host, __version__], 1)
+        yield build
+        running = GaugeMetricFamily("netsonde_session_running", "1 while a session is active")
+        running.add_metric([], int(session is not None))
+        yield running
+        if session is None:
+            return
+        stats = session.capture.stats()
+        labels = [session.request.interface, session.request.backend]
+        for name, value in session.counters(stats).items():
+            kind = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
+            family = kind(
+                f"netsonde_{name}",
+                f"{name.replace('_', ' ')} of the session",
+                labels=["interface", "backend"],
+            )
+            family.add_metric(labels, value)
+            yield family
+        yield from _spool(session)
+        flows = GaugeMetricFamily(
+            "netsonde_flows_active", "flows in the table", labels=["interface", "backend"]
+        )
+        flows.add_metric(labels, stats.flows_active)
+        yield flows
+        yield from _export_families(session.exporting.stats())
+
+
+def _export_families(collectors: Sequence[CollectorStats]) -> Iterable[Metric]:
+    """One label for whom, so that a fleet's collectors can be summed and compared."""
+    labels = ["collector", "version"]
+    connected = GaugeMetricFamily(
+        "netsonde_export_connected", "0 while there is no way to the collector", labels=labels
+    )
+    sent = {
+        name: CounterMetricFamily(
+            f"netsonde_export_{name}", f"{name.replace('_', ' ')} to the collector", labels=labels
+        )
+        for name in ("messages_sent", "bytes_sent", "collector_records_sent", "packets_lost")
+    }
+    lost = CounterMetricFamily(
+        "netsonde_export_collector_records_lost",
+        "records that the collector was not sent, by cause",
+        labels=[*labels, "cause"],
+    )
+    for one in collectors:
+        who = [endpoint(one.address, one.port), str(one.version)]
+        connected.add_metric(who, int(one.connected))
+        for name, family in sent.items():
+            family.add_metric(who, getattr(one, name.removeprefix("collector_")))
+        for cause in LOSS_CAUSES:
+            lost.add_metric([*who, cause], getattr(one, f"records_lost_{cause}"))
+    if collectors:
+        yield from (connected, *sent.values(), lost)
+
+
+def _spool(session: Session) -> Iterable[Metric]:
+    state = session.pump.spool
+    if state is None:
+        return
+    for name in ("bytes_used", "bytes_max", "records_waiting", "messages_in_flight"):
+        gauge = GaugeMetricFamily(
+            f"netsonde_spool_{name}", f"{name.replace('_', ' ')} of the spool"
+        )
+        gauge.add_metric([], getattr(state, name))
+        yield gauge
+    for name in ("records_lost", "packets_lost", "messages_acknowledged", "messages_resent"):
+        counter = CounterMetricFamily(f"netsonde_spool_{name}", f"{name.replace('_', ' ')}, spool")
+        counter.add_metric([], getattr(state, name))
+        yield counter
+
+
+class Health:
+    def __init__(
+        self,
+        listen: str,
+        *,
+        host: str,
+        session: Callable[[], Session | None],
+        ready: Callable[[], bool],
+    ) -> None:
+        self._listen = listen
+        self._session = session
+        self._ready = ready
+        self._heartbeat = Heartbeat()
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Exposed(host, session))
+        self._connections = 0
+        self._log = structlog.get_logger()
+        self.address = ""
+
+    async def run(self) -> None:
+        """Serves until cancelled; returns at once if it may or can not."""
+        if not self._listen:
+            return
+        name, _, port = self._listen.rpartition(":")
+        try:
+            server = await asyncio.start_server(
+                self._serve, name.strip("[]"), int(port), limit=REQUEST_BYTES_MAX
+            )
+        except (OSError, OverflowError, ValueError) as error:  # no such name, no name at all
+            self._log.warning("http is off", listen=self._listen, error=str(error))
+            return
+        host, port_number = server.sockets[0].getsockname()[:2]
+        self.address = f"{host}:{port_number}"
+        self._log.info("http", listen=self.address)
+        async with server:
+            watcher = asyncio.create_task(self._watch())
+            try:
+                await server.serve_forever()
+            finally:
+                watcher.cancel()
+
+    async def _watch(self) -> None:
+        # A probe may come rarely; "it has not moved" needs to know since when.
+        while True:
+            self._heartbeat.alive(self._session(), time.monotonic())
+            await asyncio.sleep(1.0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        try:
+            if self._connections <= CONNECTIONS_MAX:
+                async with asyncio.timeout(REQUEST_TIMEOUT_SEC):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    writer.write(self.answer(head))
+                    await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass
+        finally:
+            self._connections -= 1
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def answer(self, head: bytes) -> bytes:
+        """The whole response to a request's head."""
+        words = head.split(b"\r\n", 1)[0].split()
+        if len(words) != 3 or words[0] not in (b"GET", b"HEAD"):
+            return _response("405 Method Not Allowed", b"GET only\n")
+        path = words[1].split(b"?", 1)[0]
+        if path == b"/metrics":
+            body = generate_latest(self._registry)
+            response = _response("200 OK", body, CONTENT_TYPE)
+        elif path == b"/healthz":
+            alive = self._heartbeat.alive(self._session(), time.monotonic())
+            response = _verdict(alive, b"ok\n", b"capture threads do not move\n")
+        elif path == b"/readyz":
+            response = _verdict(self._ready(), b"ready\n", b"not ready\n")
+        else:
+            response = _response("404 Not Found", b"/metrics, /healthz or /readyz\n")
+        return response if words[0] == b"GET" else response.split(b"\r\n\r\n", 1)[0] + b"\r\n\r\n"
+
+
+def _verdict(good: bool, yes: bytes, no: bytes) -> bytes:
+    return _response("200 OK", yes) if good else _response("503 Service Unavailable", no)
+
+
+def _response(status: str, body: bytes, content_type: str = "text/plain; charset=utf-8") -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body

@@ -1,0 +1,35 @@
+"""Structured logs on standard error: JSON for machines, coloured lines for a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+from ..config.file import LogSection
+
+
+def configure(settings: LogSection) -> None:
+    """May be called again to change the level."""
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+    renderers: list[Any] = (
+        [structlog.dev.ConsoleRenderer()]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *renderers,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,  # a logger must follow a change of the level
+    )
+    # nats-py and asyncio speak through the standard library.
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, force=True)

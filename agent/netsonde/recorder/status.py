@@ -1,0 +1,36 @@
+"""How full the capture buffer is, as status and metrics show it. Pure arithmetic."""
+
+from __future__ import annotations
+
+from ..core.values import NS_PER_SEC, Stats
+from ..wire.buffer import BufferState
+from ..wire.records import rfc3339
+
+
+def usage_percent(stats: Stats) -> float:
+    """100 once it has wrapped: that is its normal state."""
+    if not stats.buffer_bytes_capacity:
+        return 0.0
+    return min(100 * stats.buffer_bytes_used / stats.buffer_bytes_capacity, 100.0)
+
+
+def retention_sec(stats: Stats, *, live: bool) -> float:
+    """How far back the packets in memory reach: from now, or in a replayed file from its
+    newest packet, whose time is the recording's."""
+    if not stats.buffer_oldest_ns:
+        return 0.0
+    until_ns = stats.time_ns if live else stats.buffer_newest_ns
+    return max(until_ns - stats.buffer_oldest_ns, 0) / NS_PER_SEC
+
+
+def buffer_state(stats: Stats) -> BufferState:
+    oldest_ns, newest_ns = stats.buffer_oldest_ns, stats.buffer_newest_ns
+    return BufferState(
+        bytes_used=stats.buffer_bytes_used,
+        bytes_capacity=stats.buffer_bytes_capacity,
+        packets=stats.buffer_packets,
+        oldest_time=rfc3339(oldest_ns) if oldest_ns else None,
+        newest_time=rfc3339(newest_ns) if newest_ns else None,
+        segments=stats.segments,
+        segment_bytes=stats.segment_bytes,
+    )

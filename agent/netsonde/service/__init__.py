@@ -1,0 +1,1 @@
+"""Requests in, replies and events out."""

@@ -1,0 +1,107 @@
+"""The documents of NATS service discovery (ADR-32): PING, INFO and STATS.
+
+Sans I/O. The service is named `netsonde`, its id is the host token, and each verb is an
+endpoint under the name that `Verb.endpoint` gives. No endpoint has a queue group: every
+host answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ..errors import RequestError
+from ..wire.replies import VERBS, Verb
+
+SERVICE = "netsonde"
+_TYPE = "io.nats.micro.v1.{}_response"
+
+
+@dataclass(slots=True)
+class EndpointStats:
+    requests: int = 0
+    errors: int = 0
+    last_error: str = ""
+    processing_ns: int = 0
+
+    def count(self, elapsed_ns: int, error: RequestError | None) -> None:
+        self.requests += 1
+        self.processing_ns += elapsed_ns
+        if error is not None:
+            self.errors += 1
+            self.last_error = f"{error.code}:{error.error}"
+
+
+class Discovery:
+    def __init__(
+        self,
+        *,
+        host: str,
+        root: str,
+        version: str,
+        fqdn: str,
+        labels: Mapping[str, str],
+        versions: Mapping[str, str],
+    ) -> None:
+        self._host = host
+        self._root = root
+        self._version = version
+        self._fqdn = fqdn
+        # What is not a label has a dot in its name, which labels cannot have.
+        self._metadata = {"subject.root": root, **versions, **labels}
+        self._started = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        self.endpoints: dict[str, EndpointStats] = {name: EndpointStats() for name in VERBS}
+
+    def subjects(self) -> dict[str, str]:
+        """What to listen on, and which document to answer with."""
+        return {
+            subject: kind
+            for kind in ("PING", "INFO", "STATS")
+            for subject in (
+                f"$SRV.{kind}",
+                f"$SRV.{kind}.{SERVICE}",
+                f"$SRV.{kind}.{SERVICE}.{self._host}",
+            )
+        }
+
+    def document(self, kind: str, counters: Mapping[str, Any]) -> dict[str, Any]:
+        """counters: of the session, for the endpoints' `data` in STATS."""
+        document: dict[str, Any] = {
+            "type": _TYPE.format(kind.lower()),
+            "name": SERVICE,
+            "id": self._host,
+            "version": self._version,
+            "metadata": self._metadata,
+        }
+        if kind == "INFO":
+            document["description"] = f"packet capture and flow metering on {self._fqdn}"
+            document["endpoints"] = [
+                self._endpoint(verb) | {"metadata": {"description": verb.summary}}
+                for verb in VERBS.values()
+            ]
+        if kind == "STATS":
+            document["started"] = self._started
+            document["endpoints"] = [
+                self._endpoint(verb) | self._numbers(verb) | {"data": dict(counters)}
+                for verb in VERBS.values()
+            ]
+        return document
+
+    def _endpoint(self, verb: Verb) -> dict[str, Any]:
+        return {
+            "name": verb.endpoint,
+            "subject": f"{self._root}.{verb.name}",
+            "queue_group": "",
+        }
+
+    def _numbers(self, verb: Verb) -> dict[str, Any]:
+        stats = self.endpoints[verb.name]
+        return {
+            "num_requests": stats.requests,
+            "num_errors": stats.errors,
+            "last_error": stats.last_error,
+            "processing_time": stats.processing_ns,
+            "average_processing_time": stats.processing_ns // max(stats.requests, 1),
+        }

@@ -1,0 +1,115 @@
+"""The event streams: lifecycle, capture, alarm, audit.
+
+Events are queued and published in order when there is a connection; the queue is bounded
+and what does not fit is counted, so a bus that is away costs no memory. An alarm of one
+name goes out at most once a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Any
+
+import msgspec
+import structlog
+
+from ..bus.connection import PayloadTooLargeError
+from ..bus.publisher import Publisher
+from ..wire.records import rfc3339
+from ..wire.replies import Event, EventKind
+
+QUEUE_EVENTS_MAX = 1024
+ALARM_INTERVAL_SEC = 60.0
+
+
+class Events:
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._queue: deque[Event] = deque()
+        self._waiting = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._seq = 0
+        self._alarmed: dict[str, float] = {}
+        self._log = structlog.get_logger()
+        self.dropped = 0
+
+    def emit(
+        self,
+        kind: EventKind,
+        event: str,
+        detail: str = "",
+        *,
+        session_id: str | None = None,
+        time_ns: int | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        """Never blocks and never fails."""
+        if kind == "alarm" and not self._may_alarm(event):
+            return
+        self._seq += 1
+        made = Event(
+            host=self._publisher.host,
+            boot=self._publisher.boot,
+            seq=self._seq,
+            kind=kind,
+            event=event,
+            time=rfc3339(time_ns or time.time_ns()),
+            detail=detail,
+            session_id=session_id,
+            data=data or {},
+        )
+        note = self._log.warning if kind == "alarm" else self._log.info
+        # Who did what must be found on the host itself, too.
+        told = {"data": data} if kind == "audit" else {}
+        note(f"{kind}: {event}", detail=detail, session_id=session_id, **told)
+        if len(self._queue) >= QUEUE_EVENTS_MAX:
+            self._queue.popleft()
+            self.dropped += 1
+        self._queue.append(made)
+        self._idle.clear()
+        self._waiting.set()
+
+    async def run(self) -> None:
+        """Publishes until cancelled."""
+        while True:
+            await self._waiting.wait()
+            await self._publisher.wait_connected()
+            while self._queue:
+                event = self._queue[0]
+                if not await self._publish(event):
+                    await asyncio.sleep(0.1)
+                    break
+                if self._queue and self._queue[0] is event:  # emit may have dropped it meanwhile
+                    self._queue.popleft()
+            else:
+                self._waiting.clear()
+                self._idle.set()
+
+    async def _publish(self, event: Event) -> bool:
+        """False: not now."""
+        payload = msgspec.json.encode(event)
+        try:
+            return await self._publisher.event(event.kind, payload, seq=event.seq)
+        except PayloadTooLargeError as error:  # never, and it must not hold up the others
+            self.dropped += 1
+            self._log.warning("an event was not sent", of=event.event, error=error.detail)
+            return True
+
+    async def flushed(self, timeout_sec: float) -> bool:
+        """Waits until the queue is empty."""
+        try:
+            async with asyncio.timeout(timeout_sec):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _may_alarm(self, event: str) -> bool:
+        now = time.monotonic()
+        if now - self._alarmed.get(event, -ALARM_INTERVAL_SEC) < ALARM_INTERVAL_SEC:
+            return False
+        self._alarmed[event] = now
+        return True

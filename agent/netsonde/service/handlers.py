@@ -1,0 +1,194 @@
+"""What each verb does: one function a verb, from a checked request to a reply.
+
+A handler raises an error of errors.py or returns `Done`. It knows sessions and this host's
+configuration, and nothing of subjects, headers or NATS.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+import msgspec
+from msgspec import Raw
+
+from ..capture.sessions import Sessions
+from ..core import backends as core_backends
+from ..core.capture import JSON, MSGPACK
+from ..core.values import FlowQuery
+from ..errors import InvalidRequest
+from ..firmware.verify import Firmware
+from ..recorder.retrieval import Retrievals, packet_query
+from ..wire import schema
+from ..wire.buffer import EncryptionRequest, PacketsRequest
+from ..wire.export import ExportRequest
+from ..wire.protocols import protocol_number
+from ..wire.replies import (
+    AvailableBackend,
+    BackendName,
+    BackendsReply,
+    BackendsRequest,
+    FirmwareRequest,
+    FlowsFilter,
+    FlowsRequest,
+    MeterRequest,
+    MetricsRequest,
+    RenderedFlowsReply,
+    Reply,
+    SchemaReply,
+    SchemaRequest,
+    StartRequest,
+    StatusRequest,
+    StopRequest,
+    UnavailableBackend,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`binary`: the reply is MessagePack. reply_bytes_max: what the body may take.
+    expires_at: when nobody waits for the reply any more."""
+
+    sessions: Sessions
+    retrievals: Retrievals
+    firmware: Firmware
+    expires_at: datetime | None
+    root: str
+    binary: bool
+    reply_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    body: Reply
+    code: int = 200
+
+
+async def backends(call: Call, request: BackendsRequest) -> Done:
+    available: list[AvailableBackend] = []
+    unavailable: list[UnavailableBackend] = []
+    for report in await core_backends.backends():
+        name = cast(BackendName, report.name)
+        if report.usable:
+            available.append(
+                AvailableBackend(
+                    name=name,
+                    description=report.description,
+                    supported_features=list(report.features),
+                )
+            )
+        else:
+            unavailable.append(
+                UnavailableBackend(name=name, description=report.description, reason=report.reason)
+            )
+    return Done(BackendsReply(available=available, unavailable=unavailable))
+
+
+async def start(call: Call, request: StartRequest) -> Done:
+    return Done(await call.sessions.start(request))
+
+
+async def stop(call: Call, request: StopRequest) -> Done:
+    return Done(await call.sessions.stop(request))
+
+
+async def status(call: Call, request: StatusRequest) -> Done:
+    reply = call.sessions.status()
+    return Done(reply, 200 if reply.running else 204)
+
+
+async def metrics(call: Call, request: MetricsRequest) -> Done:
+    return Done(call.sessions.require().metrics())
+
+
+async def flow_meter_enable(call: Call, request: MeterRequest) -> Done:
+    return Done(await call.sessions.meter(request))
+
+
+async def netflow_export_enable(call: Call, request: ExportRequest) -> Done:
+    return Done(await call.sessions.export(request))
+
+
+async def flows(call: Call, request: FlowsRequest) -> Done:
+    query = flow_query(request)
+    session = call.sessions.require()
+    listed, matching, active = await session.capture.flows(
+        query, encoding=MSGPACK if call.binary else JSON, bytes_max=call.reply_bytes_max
+    )
+    reply = RenderedFlowsReply(
+        flows=Raw(listed.data), active_flows=active, truncated=listed.records < matching
+    )
+    return Done(reply)
+
+
+async def encryption_enable(call: Call, request: EncryptionRequest) -> Done:
+    return Done(await call.sessions.encrypt(request))
+
+
+async def packets(call: Call, request: PacketsRequest) -> Done:
+    query = packet_query(request, time.time_ns())
+    capture = call.sessions.require().capture
+    return Done(await call.retrievals.retrieve(capture, query, request.to, call.expires_at))
+
+
+async def firmware_verify(call: Call, request: FirmwareRequest) -> Done:
+    return Done(await call.firmware.verify(request))
+
+
+async def schema_(call: Call, request: SchemaRequest) -> Done:
+    return Done(msgspec.convert(schema.document(call.root), SchemaReply))
+
+
+def flow_query(request: FlowsRequest) -> FlowQuery:
+    wanted = request.filter or FlowsFilter()
+    return FlowQuery(
+        limit=request.limit,
+        sort=request.sort,
+        min_packets=request.min_packets,
+        ip=_address(wanted.ip),
+        port=wanted.port,
+        protocol=_protocol(wanted.protocol),
+    )
+
+
+def _address(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        return ipaddress.ip_address(text).packed
+    except ValueError:
+        raise InvalidRequest(f"{text!r} is not an IP address", field="$.filter.ip") from None
+
+
+def _protocol(wanted: str | int | None) -> int | None:
+    if wanted is None or isinstance(wanted, int):
+        return wanted
+    number = protocol_number(wanted)
+    if number is None:
+        raise InvalidRequest(
+            f"{wanted!r} is no protocol known by name; give its number",
+            field="$.filter.protocol",
+        )
+    return number
+
+
+Handler = Callable[[Call, Any], Awaitable[Done]]
+
+HANDLERS: dict[str, Handler] = {
+    "backends": backends,
+    "start": start,
+    "stop": stop,
+    "status": status,
+    "metrics": metrics,
+    "flow.meter.enable": flow_meter_enable,
+    "netflow.export.enable": netflow_export_enable,
+    "flows": flows,
+    "encryption.enable": encryption_enable,
+    "packets": packets,
+    "firmware.verify": firmware_verify,
+    "schema": schema_,
+}

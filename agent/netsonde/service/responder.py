@@ -1,0 +1,298 @@
+"""The responder: requests in from NATS, replies out, one task each.
+
+Owns the subjects (bare verbs, this host's, its groups', and $SRV), the limits on requests in
+flight, Request-Id replay, the audit trail and the translation of errors to the wire. There
+are no queue groups: every host that hears a request answers it. A request without a reply
+subject is carried out and audited if it changes something, and ignored otherwise.
+What a verb does is in handlers.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+
+from ..bus.connection import Connection, PayloadTooLargeError
+from ..capture.sessions import Sessions
+from ..errors import (
+    Draining,
+    InternalError,
+    InvalidRequest,
+    MalformedRequest,
+    PathNotAllowed,
+    PolicyDenied,
+    ReplyTooLarge,
+    RequestError,
+    RequestExpired,
+    TooManyRequests,
+    UnknownVerb,
+)
+from ..firmware.verify import Firmware
+from ..recorder.retrieval import Retrievals
+from ..wire import envelope
+from ..wire.envelope import Headers
+from ..wire.replies import VERBS, Verb
+from .discovery import Discovery
+from .events import Events
+from .handlers import HANDLERS, Call
+from .policy import Caller, Policy
+from .replays import Replays, StoredReply
+
+HANDLED_MAX = 256  # inside handlers at once, of any kind
+COSTLY_MAX = 8
+AUDIT_REQUEST_BYTES_MAX = 4096
+REPLY_HEADROOM_BYTES = 4096  # of headers and of what stands around a large array
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a request came to: a reply to send, and what to tell of it."""
+
+    reply: StoredReply
+    error: RequestError | None
+    replayed: bool = False
+
+
+class Service:
+    def __init__(
+        self,
+        connection: Connection,
+        sessions: Sessions,
+        retrievals: Retrievals,
+        firmware: Firmware,
+        events: Events,
+        discovery: Discovery,
+        policy: Policy,
+        tasks: asyncio.TaskGroup,
+        *,
+        root: str,
+        host: str,
+        labels: Mapping[str, str],
+    ) -> None:
+        self._connection = connection
+        self._sessions = sessions
+        self._retrievals = retrievals
+        self._firmware = firmware
+        self._events = events
+        self._discovery = discovery
+        self._policy = policy
+        self._tasks = tasks
+        self._root = root
+        self._host = host
+        self._replays = Replays()
+        self._running: set[asyncio.Task[None]] = set()
+        self._handled = 0
+        self._costly = 0
+        self._log = structlog.get_logger()
+        self.draining = False
+        self._listen(labels)
+
+    def _listen(self, labels: Mapping[str, str]) -> None:
+        for verb in VERBS:
+            self._connection.listen(f"{self._root}.{verb}", self._on_request)
+        own = [f"{self._root}.host.{self._host}"]
+        own += [f"{self._root}.group.{key}.{value}" for key, value in labels.items()]
+        self._prefixes = tuple(f"{prefix}." for prefix in own)
+        for prefix in own:
+            self._connection.listen(f"{prefix}.>", self._on_request)
+        self._documents = self._discovery.subjects()
+        for subject in self._documents:
+            self._connection.listen(subject, self._on_discovery)
+
+    async def drain(self, timeout_sec: float) -> None:
+        """New requests are refused from now on; waits for those in flight."""
+        self.draining = True
+        self._retrievals.close()
+        self._firmware.close()
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=timeout_sec)
+
+    # ---- from NATS -------------------------------------------------------------------------
+
+    async def _on_discovery(self, message: Msg) -> None:
+        reply_to = self._reply_to(message)
+        if not reply_to:
+            return
+        session = self._sessions.current
+        counters = session.counters(session.capture.stats()) if session is not None else {}
+        document = self._discovery.document(self._documents[message.subject], counters)
+        await self._send(reply_to, msgspec.json.encode(document), {})
+
+    async def _on_request(self, message: Msg) -> None:
+        """Starts a task, so that a slow request holds up no other."""
+        task = self._tasks.create_task(self._serve(message))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _serve(self, message: Msg) -> None:
+        started_ns = time.monotonic_ns()
+        name = self._verb_name(message.subject)
+        verb = VERBS.get(name)
+        reply_to = self._reply_to(message)
+        if not reply_to and (verb is None or not verb.changes):
+            return
+        headers = Headers.of(message.headers)
+        caller = self._policy.identify(message.headers)
+        session_id = self._session_id()
+        outcome = await self._settle(name, verb, message.data, headers, caller)
+        if verb is not None:
+            elapsed_ns = time.monotonic_ns() - started_ns
+            self._discovery.endpoints[name].count(elapsed_ns, outcome.error)
+            if verb.changes or isinstance(outcome.error, PolicyDenied | PathNotAllowed):
+                session_id = session_id or self._session_id()
+                self._audit(message, name, headers, caller, outcome, session_id)
+        if reply_to:
+            await self._respond(reply_to, headers, outcome)
+
+    def _reply_to(self, message: Msg) -> str:
+        """Never a subject that means something by itself: a requester could have this host say
+        there what it may not say itself."""
+        reply: str = message.reply
+        return "" if reply.startswith((f"{self._root}.", "$")) else reply
+
+    def _verb_name(self, subject: str) -> str:
+        for prefix in self._prefixes:
+            if subject.startswith(prefix):
+                return subject[len(prefix) :]
+        return subject[len(self._root) + 1 :]
+
+    # ---- from a request to its outcome ---------------------------------------------------------
+
+    async def _settle(
+        self, name: str, verb: Verb | None, body: bytes, headers: Headers, caller: Caller | None
+    ) -> _Outcome:
+        """Never raises, but for cancellation: every fault becomes a reply."""
+        replay_id = ""
+        try:
+            if verb is None:
+                raise UnknownVerb(f"There is no verb {name!r}; `schema` lists them.")
+            self._policy.check(caller, verb)
+            late = headers.late(datetime.now(UTC))
+            if headers.request_id and not late:
+                fingerprint = _fingerprint(name, body, headers)
+                earlier = self._replays.find(headers.request_id, fingerprint, time.monotonic())
+                if earlier is not None:
+                    return _Outcome(await asyncio.shield(earlier), None, replayed=True)
+                replay_id = headers.request_id
+                self._replays.begin(replay_id, fingerprint, time.monotonic(), changes=verb.changes)
+            outcome = await self._carry_out(verb, body, headers, late=late)
+        except RequestError as error:
+            outcome = self._refused(error, headers)
+        except Exception:
+            outcome = self._refused(self._incident(name), headers)
+        if replay_id:
+            self._replays.end(replay_id, outcome.reply)
+        return outcome
+
+    async def _carry_out(
+        self, verb: Verb, body: bytes, headers: Headers, *, late: bool
+    ) -> _Outcome:
+        request = envelope.decode(body, verb.request, binary=headers.binary_body)
+        if late:
+            raise RequestExpired
+        if self.draining:
+            raise Draining
+        if self._handled >= HANDLED_MAX or (verb.costly and self._costly >= COSTLY_MAX):
+            raise TooManyRequests
+        call = Call(
+            sessions=self._sessions,
+            retrievals=self._retrievals,
+            firmware=self._firmware,
+            expires_at=headers.deadline,
+            root=self._root,
+            binary=headers.binary_reply,
+            reply_bytes_max=self._connection.max_payload - REPLY_HEADROOM_BYTES,
+        )
+        self._handled += 1
+        self._costly += verb.costly
+        try:
+            done = await HANDLERS[verb.name](call, request)
+        finally:
+            self._handled -= 1
+            self._costly -= verb.costly
+        done.body.host = self._host
+        payload = envelope.encode(done.body, binary=headers.binary_reply)
+        sent = envelope.reply_headers(
+            self._host, done.code, headers.request_id, binary=headers.binary_reply
+        )
+        return _Outcome(StoredReply(payload, sent), None)
+
+    def _refused(self, error: RequestError, headers: Headers) -> _Outcome:
+        body = envelope.error_reply(error)
+        body.host = self._host
+        sent = envelope.reply_headers(
+            self._host, error.code, headers.request_id, binary=headers.binary_reply
+        )
+        sent |= envelope.error_headers(error)
+        payload = envelope.encode(body, binary=headers.binary_reply)
+        turned_away = isinstance(error, TooManyRequests | Draining)
+        unread = isinstance(error, InvalidRequest | MalformedRequest)
+        return _Outcome(StoredReply(payload, sent, keep=not turned_away, light=unread), error)
+
+    def _incident(self, name: str) -> InternalError:
+        incident = secrets.token_hex(6)
+        self._log.exception("request failed", verb=name, incident=incident)
+        return InternalError(f"An internal fault; the agent's log has it as incident {incident}.")
+
+    # ---- to NATS ---------------------------------------------------------------------------------
+
+    async def _respond(self, subject: str, headers: Headers, outcome: _Outcome) -> None:
+        sent = dict(outcome.reply.headers)
+        if outcome.replayed:
+            sent["Replayed"] = "true"
+        try:
+            await self._send(subject, outcome.reply.payload, sent)
+        except PayloadTooLargeError as error:
+            refused = self._refused(ReplyTooLarge(error.detail), headers).reply
+            await self._send(subject, refused.payload, refused.headers)
+
+    async def _send(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        if not await self._connection.publish(subject, payload, headers or None):
+            self._log.warning("a reply could not be sent", subject=subject)
+
+    def _session_id(self) -> str | None:
+        session = self._sessions.current
+        return session.id if session is not None else None
+
+    def _audit(
+        self,
+        message: Msg,
+        verb: str,
+        headers: Headers,
+        caller: Caller | None,
+        outcome: _Outcome,
+        session_id: str | None,
+    ) -> None:
+        code = outcome.reply.headers["Status-Code"]
+        data: dict[str, Any] = {
+            "verb": verb,
+            "subject": message.subject,
+            "reply_to": message.reply,
+            "code": int(code),
+            "replayed": outcome.replayed,
+        }
+        if caller is not None:
+            data["caller"] = caller.described()
+        if headers.request_id:
+            data["request_id"] = headers.request_id[: envelope.REQUEST_ID_MAX]
+        if outcome.error is not None:
+            data["error"] = outcome.error.error
+        if len(message.data) <= AUDIT_REQUEST_BYTES_MAX and not headers.binary_body:
+            data["request"] = message.data.decode(errors="replace")
+        self._events.emit("audit", verb, f"answered with {code}", session_id=session_id, data=data)
+
+
+def _fingerprint(name: str, body: bytes, headers: Headers) -> bytes:
+    """Of what is asked. An empty body is the empty object."""
+    kind, empty = (b"msgpack", b"\x80") if headers.binary_body else (b"json", b"{}")
+    return hashlib.sha256(b"\0".join((name.encode(), kind, body or empty))).digest()

@@ -1,0 +1,1 @@
+"""The bounded queue on disk between the flow records and JetStream."""
