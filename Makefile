@@ -7,6 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.netsonde-stamp
 NATIVE := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.bpf.c')
+PACKAGES := $(shell find agent -name __init__.py)
 
 # What building needs, and what the tests need besides (peers and observers).
 APT_BUILD := gcc clang cmake ninja-build pkg-config libbpf-dev libdpdk-dev libpcap-dev libssl-dev python3-venv python3-dev \
@@ -73,7 +74,7 @@ system-bench:
 $(VENV)/bin/pip:
 	python3 -m venv $(VENV)
 
-# Reinstalled when the native sources or the project's metadata change; Python is in place.
-$(STAMP): $(VENV)/bin/pip pyproject.toml $(NATIVE)
+# Reinstalled when the native sources or the project's metadata change, or a Python package is added; Python is in place.
+$(STAMP): $(VENV)/bin/pip pyproject.toml $(NATIVE) $(PACKAGES)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,dev]'
 	@touch $@

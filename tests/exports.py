@@ -7,7 +7,7 @@ from typing import Any
 
 from bus import Bus
 from collectors import HOST
-from netsonde.core.collectors import ExportDecoder
+from netsonde.core.ipfix import ExportDecoder
 from packets import SECOND_NS, UDP, Packet, at, ethernet, ipv4, udp
 
 START_NS = 1_767_225_600 * SECOND_NS

@@ -15,7 +15,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from netsonde.wire import schema
-from netsonde.wire.replies import VERBS
+from netsonde.wire.verbs import VERBS
 
 # Numbers that the agent would honestly act upon, at a cost that is not what is tested here.
 HONEST_MAX = {"buffer_size_mb": 32, "workers": 2, "max_bytes": 1 << 20, "snaplen": 4096}

@@ -22,7 +22,7 @@ from deadlines import eventually
 from netsonde.bus import nkey
 from netsonde.bus.credentials import Login
 from netsonde.bus.nats_client import GuardedClient
-from netsonde.config.file import NatsSection
+from netsonde.config.sections import NatsSection
 from servers import NatsServer
 
 HOSTS = "alpha site=ams\nbeta site=fra\n"

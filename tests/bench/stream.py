@@ -38,11 +38,12 @@ from netsonde.bus.connection import Connection
 from netsonde.bus.embedded import EmbeddedServer
 from netsonde.bus.publisher import Publisher
 from netsonde.collect.source import PULL_WAIT_SEC
-from netsonde.config.file import LogSection, NatsSection
-from netsonde.core.capture import DRAIN_RECORDS_MAX, IPFIX, JSON, MSGPACK, ffi, field_bits, lib
+from netsonde.config.sections import LogSection, NatsSection
+from netsonde.core.capture import DRAIN_RECORDS_MAX, IPFIX, JSON, MSGPACK, field_bits
+from netsonde.core.library import ffi, lib
 from netsonde.core.values import Batch
 from netsonde.daemon import logs
-from netsonde.sinks.core_nats import Composer, Encoding
+from netsonde.sinks.composer import Composer, Encoding
 from netsonde.spool.pipeline import Pipeline
 from netsonde.spool.spool import Spool
 from netsonde.spool.streams import StreamSettings
@@ -154,7 +155,7 @@ async def ours_core(url: str, encoding: Encoding, fields: int, seconds: float) -
         begin = time.perf_counter()
         while time.perf_counter() - begin < seconds:
             message = composer.compose("s", encoding, ring.drain())
-            await publisher.flows(message)
+            await publisher.flows(message.subject, message.head, message.payload)
             await asyncio.sleep(0)
             sent, records = sent + len(message.payload), records + message.records
             messages += 1
@@ -253,7 +254,7 @@ async def fill_stream(url: str, encoding: Encoding, fields: int, messages: int) 
     await connection.wait_connected()
     for number in range(messages):
         message = composer.compose("s", encoding, batches[number % RINGS])
-        await publisher.flows(message)
+        await publisher.flows(message.subject, message.head, message.payload)
         records += message.records
         if number % 50 == 0:
             await connection.barrier(30)

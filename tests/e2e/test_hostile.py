@@ -16,7 +16,7 @@ import netns
 from agents import Agent, Fleet
 from bus import Bus, Reply
 from hostile import Request, requests
-from netsonde.wire.replies import VERBS
+from netsonde.wire.verbs import VERBS
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
 from servers import NatsServer
 

@@ -19,7 +19,7 @@ from deadlines import eventually, eventually_now
 from netsonde.bus import nkey
 from netsonde.bus.credentials import Login
 from netsonde.bus.nats_client import GuardedClient
-from netsonde.config.file import NatsSection
+from netsonde.config.sections import NatsSection
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
 from roles import (
     ask,

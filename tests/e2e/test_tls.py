@@ -23,7 +23,7 @@ from identities import USER, Identity, Operation, creds
 from netsonde.bus import nkey
 from netsonde.bus.credentials import Login
 from netsonde.bus.nats_client import GuardedClient
-from netsonde.config.file import NatsSection
+from netsonde.config.sections import NatsSection
 from netsonde.errors import UnreachableError
 from netsonde.fleet.client import connect
 from packets import SECOND_NS, UDP, Packet, at, ethernet, ipv4, udp, write_pcap

@@ -27,7 +27,7 @@ from agents import COMMAND, Agent, Fleet
 from bus import Bus
 from deadlines import PATIENCE_SEC, eventually_now
 from netsonde.bus.credentials import Login
-from netsonde.config.file import NatsSection
+from netsonde.config.sections import NatsSection
 from packets import SECOND_NS, UDP, ethernet, ipv4, udp
 from servers import NatsServer
 

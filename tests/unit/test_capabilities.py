@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from netsonde.daemon.privileges import NEEDED, standing
-from netsonde.wire.replies import BACKEND_NAMES
+from netsonde.wire.requests import BACKEND_NAMES
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 EXPOSURE_MAX = 2.5

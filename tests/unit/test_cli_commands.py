@@ -40,12 +40,20 @@ from netsonde.cli.stop import describe_end
 from netsonde.cli.tables import align_table
 from netsonde.cli.top import rank_flows, rank_hosts
 from netsonde.config import file as config
+from netsonde.config.file import load
+from netsonde.config.schema import json_schema
+from netsonde.config.sections import AgentSection, Config
 from netsonde.errors import EXIT_CONFIG, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE
 from netsonde.fleet.client import Outcome, Pace
 from netsonde.fleet.scatter import Reply
 from netsonde.fleet.targeting import Limit, Target, parse_target
-from netsonde.wire.buffer import EncryptionRequest, PacketsRequest
-from netsonde.wire.replies import FlowsRequest, MeterRequest, StartRequest
+from netsonde.wire.requests import (
+    EncryptionRequest,
+    FlowsRequest,
+    MeterRequest,
+    PacketsRequest,
+    StartRequest,
+)
 from servers import free_port
 
 
@@ -136,9 +144,9 @@ def test_run_flags_overlay_the_configuration() -> None:
         *("run", "--nats", "nats://a:1,nats://b:2", "--host", "web1"),
         *("--label", "site=ams", "--label", "rack=r1", "--log-level", "debug"),
     )
-    loaded = config.load(environ={}, overrides=make_overrides(args))
+    loaded = load(environ={}, overrides=make_overrides(args))
     assert loaded.nats.servers == ["nats://a:1", "nats://b:2"]
-    assert loaded.agent == config.AgentSection(host="web1", labels={"site": "ams", "rack": "r1"})
+    assert loaded.agent == AgentSection(host="web1", labels={"site": "ams", "rack": "r1"})
     assert loaded.log.level == "debug"
 
 
@@ -275,7 +283,7 @@ def test_config_show_prints_toml_that_means_the_same(
     )
     assert cli.main(["config", "show", "--config", str(file)]) == EXIT_OK
     shown = tomllib.loads(capsys.readouterr().out)
-    assert msgspec.convert(shown, config.Config) == config.load(file, environ={})
+    assert msgspec.convert(shown, Config) == load(file, environ={})
     assert cli.main(["config", "show", "--json", "--config", str(file)]) == EXIT_OK
     assert json.loads(capsys.readouterr().out) == shown
 
@@ -292,7 +300,7 @@ def test_output_that_does_not_fit_is_one_sentence() -> None:
 
 def test_config_schema_is_the_configurations(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "schema"]) == EXIT_OK
-    assert json.loads(capsys.readouterr().out) == config.json_schema()
+    assert json.loads(capsys.readouterr().out) == json_schema()
 
 
 def test_completion_knows_every_command(capsys: pytest.CaptureFixture[str]) -> None:

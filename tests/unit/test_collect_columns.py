@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from netsonde.collect.batches import IPFIX, Batch
 from netsonde.collect.columns import IpfixRows
 from netsonde.collect.templates import count_records
-from netsonde.core.capture import FIELD_NAMES, ffi, field_bits, lib
+from netsonde.core.capture import FIELD_NAMES, field_bits
 from netsonde.core.capture import IPFIX as CODE
+from netsonde.core.library import ffi, lib
 
 RECORDS = 200
 COMPARED = (

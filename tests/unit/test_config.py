@@ -9,25 +9,27 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from netsonde.config import file as config
-from netsonde.config.file import Config, host_token
+from netsonde.config.changes import LIVE_KEYS, changed_keys, flatten
+from netsonde.config.file import load
+from netsonde.config.schema import json_schema
+from netsonde.config.sections import TOKEN, Config, host_token
 from netsonde.errors import ConfigError
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 
 
-def load(tmp_path: Path, text: str, **overlays: object) -> Config:
+def load_text(tmp_path: Path, text: str, **overlays: object) -> Config:
     path = tmp_path / "netsonde.toml"
     path.write_text(text)
     overlays.setdefault("environ", {})
-    return config.load(path, **overlays)  # type: ignore[arg-type]
+    return load(path, **overlays)  # type: ignore[arg-type]
 
 
 # ---- the file ------------------------------------------------------------------------------
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
-    settings = load(tmp_path, "")
+    settings = load_text(tmp_path, "")
     assert settings.nats.root == "capture"
     assert settings.metrics.interval_sec == 5
     assert settings.http.listen.startswith("127.0.0.1:")
@@ -35,7 +37,7 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 
 def test_every_key_of_the_contract_is_accepted(tmp_path: Path) -> None:
-    settings = load(
+    settings = load_text(
         tmp_path,
         """
         [agent]
@@ -114,7 +116,7 @@ def test_every_key_of_the_contract_is_accepted(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, text)
+        load_text(tmp_path, text)
     assert named in caught.value.detail
     assert "netsonde.toml" in caught.value.detail
     assert caught.value.exit_code == 78
@@ -122,7 +124,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
 
 def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
-        config.load(tmp_path / "absent.toml", environ={})
+        load(tmp_path / "absent.toml", environ={})
 
 
 # ---- overlays --------------------------------------------------------------------------------
@@ -148,8 +150,8 @@ def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
 def test_the_environment_is_typed(
     tmp_path: Path, name: str, value: str, key: str, expected: object
 ) -> None:
-    settings = load(tmp_path, "", environ={f"NETSONDE__{name}": value, "PATH": "/bin"})
-    assert config.flatten(settings)[key] == expected
+    settings = load_text(tmp_path, "", environ={f"NETSONDE__{name}": value, "PATH": "/bin"})
+    assert flatten(settings)[key] == expected
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_the_environment_is_typed(
 )
 def test_the_environment_is_refused_by_name(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"NETSONDE__{name}"):
-        load(tmp_path, "", environ={f"NETSONDE__{name}": value})
+        load_text(tmp_path, "", environ={f"NETSONDE__{name}": value})
 
 
 @pytest.mark.parametrize(
@@ -183,12 +185,12 @@ def test_a_value_that_is_refused_is_looked_for_where_it_was_given(
     tmp_path: Path, environ: dict[str, str], overrides: dict[str, object], where: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, "[log]\nlevel = 'info'", environ=environ, overrides=overrides)
+        load_text(tmp_path, "[log]\nlevel = 'info'", environ=environ, overrides=overrides)
     assert caught.value.detail.startswith(f"{where}: ")
 
 
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
-    settings = load(
+    settings = load_text(
         tmp_path,
         "[nats]\nroot = 'file'\n[agent.labels]\nsite = 'ams'\nrole = 'edge'",
         environ={"NETSONDE__NATS__ROOT": "environment", "NETSONDE__AGENT__LABELS__SITE": "fra"},
@@ -219,7 +221,7 @@ def test_a_name_that_loses_something_stays_distinct(name: str) -> None:
     token = host_token(name)
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     assert token.endswith(f"-{digest}")
-    assert config.TOKEN.fullmatch(token)
+    assert TOKEN.fullmatch(token)
 
 
 def test_a_name_that_is_no_text_has_a_token_too() -> None:
@@ -235,20 +237,20 @@ def test_two_names_that_would_look_alike_do_not() -> None:
 
 
 def test_changes_are_named_and_only_some_may_be_live(tmp_path: Path) -> None:
-    old = load(tmp_path, "[log]\nlevel = 'info'")
-    new = load(tmp_path, "[log]\nlevel = 'debug'\n[nats]\nroot = 'other'")
-    assert config.changed_keys(old, new) == ["log.level", "nats.root"]
-    assert "log.level" in config.LIVE_KEYS
-    assert "nats.root" not in config.LIVE_KEYS
+    old = load_text(tmp_path, "[log]\nlevel = 'info'")
+    new = load_text(tmp_path, "[log]\nlevel = 'debug'\n[nats]\nroot = 'other'")
+    assert changed_keys(old, new) == ["log.level", "nats.root"]
+    assert "log.level" in LIVE_KEYS
+    assert "nats.root" not in LIVE_KEYS
 
 
 def test_live_keys_exist() -> None:
-    assert config.flatten(Config()).keys() >= config.LIVE_KEYS
+    assert flatten(Config()).keys() >= LIVE_KEYS
 
 
 def test_the_published_schema_is_fresh() -> None:
-    assert json.loads((SCHEMAS / "config.json").read_text()) == config.json_schema(), (
-        "run: python -m netsonde.schema schemas"
+    assert json.loads((SCHEMAS / "config.json").read_text()) == json_schema(), (
+        "run: python -m netsonde.config.schema schemas"
     )
 
 

@@ -19,7 +19,7 @@ from deadlines import PATIENCE_SEC, eventually
 from netsonde.bus import connection as connection_module
 from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
 from netsonde.bus.embedded import EmbeddedServer
-from netsonde.config.file import NatsSection
+from netsonde.config.sections import NatsSection
 from netsonde.errors import UnreachableError
 from netsonde.fleet.client import connect
 from servers import free_port

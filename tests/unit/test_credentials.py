@@ -16,7 +16,7 @@ from netsonde.bus import nkey
 from netsonde.bus.connection import Connection
 from netsonde.bus.credentials import Credentials, Login
 from netsonde.bus.embedded import EmbeddedServer
-from netsonde.config.file import NatsSection
+from netsonde.config.sections import NatsSection
 from netsonde.errors import ConfigError
 
 

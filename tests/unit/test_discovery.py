@@ -11,7 +11,7 @@ import pytest
 
 from netsonde.errors import NoSession
 from netsonde.service.discovery import Discovery
-from netsonde.wire.replies import VERBS
+from netsonde.wire.verbs import VERBS
 
 SEMVER = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:[-+][0-9A-Za-z.+-]+)?$"
 TOKEN = r"^[a-zA-Z0-9_-]+$"

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from netsonde.errors import InvalidRequest, MalformedRequest, NoSession
 from netsonde.wire import envelope
 from netsonde.wire.envelope import Headers
-from netsonde.wire.replies import FlowsRequest, StartRequest, StatusReply, StatusRequest
+from netsonde.wire.replies import StatusReply
+from netsonde.wire.requests import FlowsRequest, StartRequest, StatusRequest
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MSGPACK = {"Content-Type": "application/msgpack"}

@@ -15,7 +15,7 @@ from netsonde.bus.connection import PayloadTooLargeError
 from netsonde.bus.publisher import Publisher
 from netsonde.service import events as events_module
 from netsonde.service.events import Events
-from netsonde.wire.replies import Event
+from netsonde.wire.events import Event
 
 
 class FakePublisher:

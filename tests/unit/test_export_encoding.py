@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netsonde.core.capture import ffi, lib
+from netsonde.core.library import ffi, lib
 
 NOW_NS = 1_767_225_600_123_456_789
 SECOND_NS = 1_000_000_000

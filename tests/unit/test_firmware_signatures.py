@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from netsonde.config.file import FirmwareSection
+from netsonde.config.sections import FirmwareSection
 from netsonde.errors import NotFound, PathNotAllowed
 from netsonde.firmware import keys, verify
 from netsonde.firmware.cms_form import take_apart
-from netsonde.wire.replies import FirmwareReply, FirmwareRequest
+from netsonde.wire.replies import FirmwareReply
+from netsonde.wire.requests import FirmwareRequest
 from signing import PSS, TAKEN, Signers
 
 

@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 
 from bus import settled
 from deadlines import PATIENCE_SEC, eventually
-from netsonde.config.file import NatsSection
+from netsonde.config.sections import NatsSection
 from netsonde.errors import UnreachableError
 from netsonde.fleet import client as client_module
 from netsonde.fleet.client import FleetClient, Pace, belongs, connect, explain, read_labels

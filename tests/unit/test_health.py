@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from deadlines import PATIENCE_SEC, eventually
-from netsonde.capture.sessions import Session
+from netsonde.capture.session import Session
 from netsonde.core.values import CollectorStats, Stats
 from netsonde.daemon.health import HEARTBEAT_STALLED_SEC, Health, Heartbeat
 from netsonde.wire.records import SpoolState

@@ -15,7 +15,7 @@ import pytest
 from deadlines import PATIENCE_SEC, eventually
 from netsonde.bus.connection import Connection
 from netsonde.bus.embedded import EmbeddedServer
-from netsonde.config.file import NatsSection
+from netsonde.config.sections import NatsSection
 from netsonde.spool import pipeline as pipeline_module
 from netsonde.spool.format import Message
 from netsonde.spool.pipeline import WINDOW_MESSAGES, Pipeline

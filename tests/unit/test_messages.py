@@ -7,9 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from netsonde.wire import records
-from netsonde.wire import replies as messages
-from netsonde.wire.replies import VERBS
+from netsonde.wire import events, instant, records, replies, requests
+from netsonde.wire.verbs import VERBS
 
 START = {"interface": "eth0", "backend": "af_packet"}
 METER = {"enable": True}
@@ -119,7 +118,7 @@ def test_every_reply_carries_the_host_first() -> None:
 
 
 def test_status_without_a_session_has_the_contract_s_zeros_and_nothing_else() -> None:
-    assert msgspec.to_builtins(messages.StatusReply(host="a")) == {
+    assert msgspec.to_builtins(replies.StatusReply(host="a")) == {
         "host": "a",
         "running": False,
         "interface": "",
@@ -132,20 +131,20 @@ def test_status_without_a_session_has_the_contract_s_zeros_and_nothing_else() ->
 
 
 def test_what_the_agent_sends_has_the_fields_that_readers_expect() -> None:
-    from netsonde.sinks.core_nats import RenderedBatch
+    from netsonde.sinks.composer import RenderedBatch
 
     def names(kind: type[msgspec.Struct]) -> set[str]:
         return {field.encode_name for field in msgspec.structs.fields(kind)}
 
-    assert names(messages.RenderedFlowsReply) == names(messages.FlowsReply)
+    assert names(replies.RenderedFlowsReply) == names(replies.FlowsReply)
     assert names(RenderedBatch) == names(records.FlowBatch)
 
 
 def test_the_lists_agree_with_their_types() -> None:
     from typing import get_args
 
-    assert get_args(messages.BackendName) == messages.BACKEND_NAMES
-    assert get_args(messages.EventKind) == messages.EVENT_KINDS
+    assert get_args(requests.BackendName) == requests.BACKEND_NAMES
+    assert get_args(events.EventKind) == events.EVENT_KINDS
 
 
 @pytest.mark.parametrize(
@@ -157,4 +156,4 @@ def test_the_lists_agree_with_their_types() -> None:
     ],
 )
 def test_rfc3339(time_ns: int, text: str) -> None:
-    assert records.rfc3339(time_ns) == text
+    assert instant.rfc3339(time_ns) == text

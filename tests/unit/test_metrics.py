@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from netsonde.capture.rates import Window, between, drop_rate
-from netsonde.core.values import NS_PER_SEC, Stats
+from netsonde.core.values import Stats
+from netsonde.wire.instant import NS_PER_SEC
 
 
 def test_rates_over_a_time() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from netsonde.config.file import PolicySection
+from netsonde.config.sections import PolicySection
 from netsonde.errors import PolicyDenied
 from netsonde.service.policy import Caller, Policy
-from netsonde.wire.replies import VERBS
+from netsonde.wire.verbs import VERBS
 
 INFO = '{"acc":"ops","user":"UABC","host":"10.0.0.9","rtt":1,"lang":"python3"}'
 OPS = Caller("ops", "UABC", "10.0.0.9")

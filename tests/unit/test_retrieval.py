@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from deadlines import PATIENCE_SEC, eventually
-from netsonde.config.file import BufferSection
+from netsonde.config.sections import BufferSection
 from netsonde.core.capture import Capture
 from netsonde.core.values import PacketQuery, PacketSummary
 from netsonde.errors import Draining, NoSession, RequestError, RequestExpired, TooManyRequests

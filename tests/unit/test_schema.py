@@ -1,4 +1,4 @@
-"""The AsyncAPI document: fresh, whole, and true of real messages."""
+"""The AsyncAPI document: fresh, whole, and true of real replies."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import msgspec
 import pytest
 from jsonschema import Draft7Validator
 
-from netsonde.wire import records, schema
-from netsonde.wire import replies as messages
-from netsonde.wire.replies import VERBS
+from netsonde.wire import events, instant, replies, requests, schema, verbs
+from netsonde.wire.verbs import VERBS
 
 PUBLISHED = Path(__file__).parents[2] / "schemas" / "asyncapi.json"
 DOCUMENT = schema.document()
@@ -43,7 +42,9 @@ def validator(name: str) -> Draft7Validator:
 
 
 def test_the_published_document_is_fresh() -> None:
-    assert PUBLISHED.read_text() == schema.text(DOCUMENT), "run: python -m netsonde.schema schemas"
+    assert PUBLISHED.read_text() == schema.text(DOCUMENT), (
+        "run: python -m netsonde.config.schema schemas"
+    )
 
 
 def test_every_reference_leads_somewhere() -> None:
@@ -77,7 +78,7 @@ def test_its_top_is_that_of_asyncapi_3() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
-def test_each_verb_has_its_three_subjects_and_a_reply(verb: messages.Verb) -> None:
+def test_each_verb_has_its_three_subjects_and_a_reply(verb: verbs.Verb) -> None:
     channels = DOCUMENT["channels"]
     assert channels[f"{verb.endpoint}-all"]["address"] == f"capture.{verb.name}"
     assert channels[f"{verb.endpoint}-host"]["address"] == f"capture.host.{{host}}.{verb.name}"
@@ -114,7 +115,7 @@ def test_each_payload_schema_is_a_schema() -> None:
 )
 def test_it_says_of_a_body_what_the_agent_says(name: str, body: dict[str, Any], good: bool) -> None:
     assert validator(name).is_valid(body) is good
-    kind = getattr(messages, name)
+    kind = getattr(requests, name)
     if good:
         msgspec.convert(body, kind)
     else:
@@ -123,15 +124,15 @@ def test_it_says_of_a_body_what_the_agent_says(name: str, body: dict[str, Any], 
 
 
 def test_real_replies_are_valid() -> None:
-    stopped = messages.StatusReply(host="alpha")
+    stopped = replies.StatusReply(host="alpha")
     jsonschema.Draft7Validator.check_schema({})
     for name, message in (
         ("StatusReply", stopped),
-        ("ErrorReply", messages.ErrorReply(host="a", code=400, error="e", detail="d")),
+        ("ErrorReply", replies.ErrorReply(host="a", code=400, error="e", detail="d")),
         (
             "Event",
-            messages.Event(
-                host="a", boot="b", seq=1, kind="alarm", event="e", time=records.rfc3339(0)
+            events.Event(
+                host="a", boot="b", seq=1, kind="alarm", event="e", time=instant.rfc3339(0)
             ),
         ),
     ):
@@ -139,7 +140,7 @@ def test_real_replies_are_valid() -> None:
 
 
 def test_the_reply_of_the_verb_is_the_document() -> None:
-    reply = msgspec.convert(DOCUMENT, messages.SchemaReply)
+    reply = msgspec.convert(DOCUMENT, replies.SchemaReply)
     sent = msgspec.json.decode(msgspec.json.encode(reply))
     assert sent.pop("host", "") == ""
     assert sent == json.loads(json.dumps(DOCUMENT))

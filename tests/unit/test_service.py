@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from deadlines import PATIENCE_SEC, eventually
 from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
 from netsonde.capture.sessions import Sessions
-from netsonde.config.file import FirmwareSection, PolicySection
+from netsonde.config.sections import FirmwareSection, PolicySection
 from netsonde.errors import NoSession
 from netsonde.firmware.verify import Firmware
 from netsonde.recorder.retrieval import Retrievals
@@ -24,7 +24,8 @@ from netsonde.service.events import Events
 from netsonde.service.handlers import HANDLERS, Call, Done
 from netsonde.service.policy import Policy
 from netsonde.service.responder import COSTLY_MAX, Service
-from netsonde.wire.replies import VERBS, StatusReply, StopReply
+from netsonde.wire.replies import StatusReply, StopReply
+from netsonde.wire.verbs import VERBS
 
 
 @dataclass

@@ -12,11 +12,11 @@ from deadlines import PATIENCE_SEC
 from netsonde.capture.plan import Preflight
 from netsonde.capture.pump import Sink
 from netsonde.capture.sessions import Sessions
-from netsonde.config.file import CaptureSection, Config
+from netsonde.config.sections import CaptureSection, Config
 from netsonde.core.capture import Capture
 from netsonde.errors import Draining
 from netsonde.service.events import Events
-from netsonde.wire.replies import StartRequest
+from netsonde.wire.requests import StartRequest
 from packets import write_pcap
 
 

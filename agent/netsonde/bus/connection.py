@@ -23,7 +23,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from ..config.file import NatsSection
+from ..config.sections import NatsSection
 from ..errors import ConfigError, NetsondeError
 from .credentials import Login
 from .nats_client import GuardedClient

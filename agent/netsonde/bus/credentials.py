@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..config.file import NatsSection
+from ..config.sections import NatsSection
 from ..errors import ConfigError
 from . import nkey
 

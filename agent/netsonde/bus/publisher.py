@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 
-from ..spool.format import Message
-from ..wire.replies import EventKind
+from ..wire.events import EventKind
 from .connection import Connection, PayloadTooLargeError
 
 ENVELOPE_BYTES_MAX = 2048  # of a batch or its headers, around the records
@@ -41,11 +40,10 @@ class Publisher:
     async def wait_connected(self) -> None:
         await self._connection.wait_connected()
 
-    async def flows(self, message: Message) -> bool:
+    async def flows(self, subject: bytes, head: bytes, payload: bytes) -> bool:
+        """head: a whole NATS header block."""
         try:
-            return await self._connection.publish_ready(
-                message.subject, message.head, message.payload
-            )
+            return await self._connection.publish_ready(subject, head, payload)
         except PayloadTooLargeError:
             return False
 

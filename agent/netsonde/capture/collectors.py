@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from ..config.addresses import collector_address, endpoint
-from ..config.file import ExportSection
+from ..config.sections import ExportSection
 from ..core.capture import Capture
 from ..core.collectors import add_collector, flush_export, read_collectors, remove_collector
 from ..core.values import CollectorSettings, CollectorStats
 from ..errors import InvalidCollector
-from ..service.events import Events
-from ..wire.export import CollectorState, ExportRequest, ExportState, LostRecords, Version
+from ..wire.events import EventLog
+from ..wire.replies import CollectorState, ExportState, LostRecords
+from ..wire.requests import ExportRequest, Version
 
 MBPS_BYTES_PER_SEC = 125_000
 PARTING_SEC = 1.0  # for what has been made for a collector that is to go
@@ -108,7 +109,7 @@ class Exporting:
         self,
         capture: Capture,
         collectors: Sequence[CollectorSettings],
-        events: Events,
+        events: EventLog,
         *,
         session_id: str,
     ) -> None:

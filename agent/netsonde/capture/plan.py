@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from ..config.file import Config
 from ..config.paths import NotAFileError, open_below
+from ..config.sections import Config
 from ..core.backends import backend
 from ..core.capture import check_filter
 from ..core.values import BackendReport, CaptureSettings, CollectorSettings
@@ -31,8 +31,7 @@ from ..errors import (
     RequestError,
 )
 from ..recorder.sealing import Sealing, read_sealing
-from ..wire.buffer import EncryptionRequest
-from ..wire.replies import BACKEND_NAMES, MeterRequest, StartRequest
+from ..wire.requests import BACKEND_NAMES, EncryptionRequest, MeterRequest, StartRequest
 from .collectors import adding, first_collectors, read_address
 from .interfaces import check_interface
 

@@ -17,7 +17,7 @@ import structlog
 
 from ..core.capture import DRAIN_RECORDS_MAX, IPFIX, JSON, MSGPACK, Capture
 from ..core.values import Batch, CoreEvent, Stats
-from ..sinks.core_nats import Encoding
+from ..sinks.composer import Encoding
 from ..wire.records import SpoolState
 
 LINGER_SEC = 0.25

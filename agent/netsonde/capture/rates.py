@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..core.values import NS_PER_SEC, Stats
+from ..core.values import Stats
+from ..wire.instant import NS_PER_SEC
 
 # Fields of Stats that status, metrics and stop show under the same name.
 COUNTERS = (

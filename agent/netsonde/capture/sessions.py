@@ -1,27 +1,24 @@
-"""The one capture session that a host may have, from start to stop.
+"""The one session that a host may have, from start to stop.
 
-`Sessions` owns it: state changes take turns under one lock, in the order in which they came.
-A start is all or nothing; a stop answers only when every record has been handed over. What
-the wire calls a field is filled in here; nothing here knows subjects, headers or codes
-other than through the errors it raises.
+State changes run one at a time under a lock, in order of arrival. A start takes effect whole or
+not at all. A stop replies when every record has been delivered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import cast
 
 import msgspec
 import structlog
 from msgspec import UNSET
 
-from ..core.capture import Capture, lib
+from ..core.capture import Capture
 from ..core.packets import leave_clear
-from ..core.values import NS_PER_SEC, BackendReport, CollectorSettings, CoreEvent, Stats
+from ..core.values import Stats
 from ..errors import (
     Draining,
     EncryptionUnavailable,
@@ -32,186 +29,33 @@ from ..errors import (
     NoSession,
     SessionActive,
 )
-from ..recorder.status import buffer_state, retention_sec, usage_percent
-from ..service.events import Events
-from ..sinks.core_nats import Encoding
-from ..wire.buffer import EncryptionReply, EncryptionRequest, EncryptionState
-from ..wire.export import ExportReply, ExportRequest
-from ..wire.records import rfc3339
+from ..wire.events import EventLog
 from ..wire.replies import (
-    BackendName,
-    EventKind,
+    EncryptionReply,
+    ExportReply,
     MeteringState,
     MeterReply,
-    MeterRequest,
     MetricsReply,
     StartReply,
-    StartRequest,
     StatusReply,
     StopReply,
+)
+from ..wire.requests import (
+    BackendName,
+    EncryptionRequest,
+    ExportRequest,
+    MeterRequest,
+    StartRequest,
     StopRequest,
 )
-from .collectors import Exporting, asked_collector, least_interval_sec
+from .collectors import asked_collector, least_interval_sec
 from .plan import Preflight, blaming
-from .pump import Pump, Sink
-from .rates import COUNTERS, Rates, Window, drop_rate
+from .pump import Sink
+from .rates import drop_rate
+from .session import Session
 
 STOP_FLUSH_SEC = 10.0
 EXPORT_FLUSH_MIN_SEC = 3.0  # also when the bus is not worth waiting for
-
-# What the core tells, as (stream, event).
-_EVENTS: dict[int, tuple[EventKind, str]] = {
-    lib.SONDE_EVENT_FINISHED: ("capture", "finished"),
-    lib.SONDE_EVENT_LINK_DOWN: ("capture", "interface_down"),
-    lib.SONDE_EVENT_LINK_UP: ("capture", "interface_up"),
-    lib.SONDE_EVENT_LINK_DELETED: ("capture", "interface_deleted"),
-    lib.SONDE_EVENT_LINK_RETURNED: ("capture", "interface_returned"),
-    lib.SONDE_EVENT_BACKEND_ERROR: ("capture", "backend_error"),
-    lib.SONDE_EVENT_CLOCK_STEP: ("alarm", "clock_step"),
-    lib.SONDE_EVENT_TABLE_FULL: ("alarm", "flow_table_full"),
-    lib.SONDE_EVENT_RECORDS_DROPPED: ("alarm", "records_dropped"),
-    lib.SONDE_EVENT_FILE_TRUNCATED: ("capture", "file_truncated"),
-    lib.SONDE_EVENT_SEAL_FAILED: ("alarm", "seal_failed"),
-    lib.SONDE_EVENT_SPILL_FAILED: ("alarm", "spill_failed"),
-    lib.SONDE_EVENT_SPILL_RESUMED: ("capture", "spill_resumed"),
-}
-
-
-class Session:
-    """A capture that runs, with its pump."""
-
-    def __init__(
-        self,
-        request: StartRequest,
-        capture: Capture,
-        report: BackendReport,
-        *,
-        collectors: Sequence[CollectorSettings],
-        sink: Sink,
-        encoding: Encoding,
-        events: Events,
-    ) -> None:
-        self.id = secrets.token_hex(8)
-        self.request = request
-        self.capture = capture
-        self.meters = "flow_metering" in report.features
-        recorded = request.record or request.encryption is not None
-        self.seals = recorded and "buffer_encryption" in report.features
-        self.encryption: EncryptionState | None = None
-        self.exports = "netflow_export" in report.features
-        self._events = events
-        self._started_ns = time.monotonic_ns()
-        self._window = Window(Stats(), self._started_ns)
-        wanted = request.metering or MeterRequest(enable=False)
-        self.metering = MeteringState(
-            enabled=wanted.enable or bool(collectors),
-            flow_timeout_sec=wanted.flow_timeout_sec,
-            active_timeout_sec=wanted.active_timeout_sec,
-        )
-        self.exporting = Exporting(capture, collectors, events, session_id=self.id)
-        self.ticking: asyncio.Task[None]
-        self.pump = Pump(
-            capture, sink, session_id=self.id, encoding=encoding, on_event=self._on_event
-        )
-
-    @property
-    def uptime_sec(self) -> float:
-        return (time.monotonic_ns() - self._started_ns) / NS_PER_SEC
-
-    def counters(self, stats: Stats) -> dict[str, Any]:
-        """What every view of the session shows."""
-        found: dict[str, Any] = {name: getattr(stats, name) for name in COUNTERS}
-        found["records_sent"] = self.pump.records_sent
-        found["records_unsent"] = self.pump.records_unsent
-        found["packets_records_unsent"] = self.pump.packets_unsent
-        found |= self.exporting.sums(self.exporting.stats())
-        return found
-
-    async def meter(self, metering: MeteringState) -> None:
-        """While the session exports, the export interval is its active timeout."""
-        await self.capture.meter(
-            on=metering.enabled,
-            idle_timeout_sec=metering.flow_timeout_sec,
-            active_timeout_sec=self.exporting.interval_sec or metering.active_timeout_sec,
-        )
-        self.metering = metering
-
-    def status(self) -> StatusReply:
-        stats = self.capture.stats()
-        return StatusReply(
-            running=True,
-            interface=self.request.interface,
-            backend=self.request.backend,
-            uptime_sec=self.uptime_sec,
-            session_id=self.id,
-            finished=stats.finished,
-            link_up=stats.link_up,
-            filter=self.request.filter,
-            attach=stats.attach,
-            active_flows=stats.flows_active,
-            flow_table_size=stats.flow_table_size,
-            buffer_usage_percent=usage_percent(stats),
-            retention_sec=retention_sec(stats, live=self.request.backend != "file"),
-            ring_used_percent=stats.ring_used_permille / 10,
-            buffer_size_mb=self.request.buffer_size_mb,
-            non_flow=dict(stats.non_flow),
-            ip_bytes=stats.ip_bytes,
-            ip_length_clamped=stats.ip_length_clamped,
-            fragments=stats.fragments,
-            records_by_reason=dict(stats.records_by_reason),
-            metering=self.metering,
-            export=self.exporting.state(),
-            encryption=self.encryption,
-            buffer=buffer_state(stats),
-            spool=self.pump.spool,
-            **self.counters(stats),
-        )
-
-    def metrics(self) -> MetricsReply:
-        """Over the last full interval."""
-        stats = self.capture.stats()
-        return self._metrics(stats, self._window.rates(stats, time.monotonic_ns()))
-
-    def end_interval(self) -> MetricsReply:
-        """Over the interval that ends now; alarms when packets or records were lost in it."""
-        self.exporting.tell_losses()
-        stats = self.capture.stats()
-        rates = self._window.advance(stats, time.monotonic_ns())
-        if rates.packets_dropped:
-            self._events.emit(
-                "alarm",
-                "packets_dropped",
-                f"{rates.packets_dropped} packets in {rates.interval_sec:.1f} s",
-                session_id=self.id,
-                data={"packets_dropped": rates.packets_dropped},
-            )
-        return self._metrics(stats, rates)
-
-    def _metrics(self, stats: Stats, rates: Rates) -> MetricsReply:
-        return MetricsReply(
-            session_id=self.id,
-            time=rfc3339(time.time_ns()),
-            interval_sec=rates.interval_sec,
-            throughput_mbps=rates.throughput_mbps,
-            packets_per_sec=rates.packets_per_sec,
-            avg_packet_size=rates.avg_packet_size,
-            drop_rate_percent=rates.drop_rate_percent,
-            buffer_usage_percent=usage_percent(stats),
-            active_flows=stats.flows_active,
-            spool=self.pump.spool,
-            **self.counters(stats),
-        )
-
-    def _on_event(self, event: CoreEvent) -> None:
-        kind, name = _EVENTS.get(event.kind, ("capture", f"event_{event.kind}"))
-        self._events.emit(
-            kind,
-            name,
-            event.detail,
-            session_id=self.id,
-            time_ns=event.time_ns,
-            data={"value": event.value, "interface": self.request.interface},
-        )
 
 
 class Sessions:
@@ -219,7 +63,7 @@ class Sessions:
         self,
         preflight: Preflight,
         sink: Sink,
-        events: Events,
+        events: EventLog,
         tasks: asyncio.TaskGroup,
         *,
         publish_metrics: Callable[[MetricsReply], Awaitable[None]],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..config.file import NatsSection
+from ..config.sections import NatsSection
 from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError, UnreachableError
 from .requests import (
     add_connection_arguments,

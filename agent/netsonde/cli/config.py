@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from ..config import file as config
+from ..config.file import DEFAULT_PATH, load
+from ..config.schema import json_schema
+from ..config.sections import Config
 from ..errors import EXIT_OK
 
 
@@ -24,17 +26,17 @@ class ConfigCommand:
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("action", choices=["check", "show", "schema"])
-        parser.add_argument("--config", metavar="FILE", help=f"default: {config.DEFAULT_PATH}")
+        parser.add_argument("--config", metavar="FILE", help=f"default: {DEFAULT_PATH}")
         parser.add_argument("--json", action="store_true", help="show: one JSON object")
 
     def run(self, args: Namespace) -> int:
         if args.action == "schema":
-            print(msgspec.json.format(msgspec.json.encode(config.json_schema())).decode())
+            print(msgspec.json.format(msgspec.json.encode(json_schema())).decode())
             return EXIT_OK
         path = Path(args.config) if args.config else None
-        loaded = config.load(path)
+        loaded = load(path)
         if args.action == "check":
-            source = path or config.DEFAULT_PATH
+            source = path or DEFAULT_PATH
             print(f"{source}: good" if source.exists() else f"{source}: absent, defaults apply")
         elif args.json:
             print(msgspec.json.encode(loaded).decode())
@@ -43,7 +45,7 @@ class ConfigCommand:
         return EXIT_OK
 
 
-def render_toml(loaded: config.Config) -> str:
+def render_toml(loaded: Config) -> str:
     """The configuration as TOML. JSON's strings, numbers and booleans are TOML's too."""
     lines = []
     for section, keys in msgspec.to_builtins(loaded).items():

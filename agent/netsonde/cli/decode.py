@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError
 
 if TYPE_CHECKING:
-    from ..core.collectors import ExportDecoder
+    from ..core.ipfix import ExportDecoder
     from ..core.values import DecodedMessage
 
 FILE_BYTES_MAX = 4 << 30
@@ -33,7 +33,7 @@ class DecodeCommand:
         )
 
     def run(self, args: Namespace) -> int:
-        from ..core.collectors import ExportDecoder
+        from ..core.ipfix import ExportDecoder
 
         data = memoryview(read_file(args.file))
         decoding = Decoding(ExportDecoder(), sys.stdout.buffer)

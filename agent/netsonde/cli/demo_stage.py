@@ -17,7 +17,7 @@ import msgspec
 
 from ..bus.embedded import EmbeddedServer, die_with_parent
 from ..collect.batches import read_batch
-from ..config.file import NatsSection
+from ..config.sections import NatsSection
 from ..errors import NetsondeError
 from ..fleet.client import FleetClient, Pace, connect
 from ..fleet.scatter import Reply

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from ..config import file as config
-from ..config.file import Config
+from ..config.sections import Config
 from ..daemon import privileges
 from ..daemon.privileges import Standing
 from ..errors import (

@@ -13,7 +13,7 @@ import msgspec
 
 from ..errors import EXIT_OK, EXIT_REFUSED
 from ..fleet.stream import Ledger
-from ..wire.records import rfc3339
+from ..wire.instant import rfc3339
 from .requests import (
     add_client_arguments,
     ask_fleet,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..bus import nkey
-from ..config.file import BufferSection, FlowsSection
+from ..config.sections import BufferSection, FlowsSection
 from ..errors import EXIT_OK, EXIT_REFUSED, ConfigError
 from ..fleet.roles import (
     LISTEN,

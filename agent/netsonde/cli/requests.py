@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..config import file as config
+from ..config.file import DEFAULT_PATH, load
+from ..config.sections import NatsSection
 from ..errors import EXIT_OK, EXIT_REFUSED
 from ..fleet.targeting import Target, parse_limit, parse_target
 from .tables import Cell, print_table, visible
@@ -37,7 +38,7 @@ Rows = Callable[["Reply"], Sequence[Sequence[Cell]]]
 def add_connection_arguments(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("connection")
     group.add_argument("--nats", metavar="URL", help="NATS server (default: config, NATS_URL)")
-    group.add_argument("--config", metavar="FILE", help=f"default: {config.DEFAULT_PATH}")
+    group.add_argument("--config", metavar="FILE", help=f"default: {DEFAULT_PATH}")
     group.add_argument("--root", help="root of all subjects (default: capture)")
     group.add_argument("--creds", metavar="FILE", help="NATS credentials file")
     group.add_argument("--nkey", metavar="FILE", help="file with a NATS user's nkey seed")
@@ -113,10 +114,10 @@ def positive_seconds(text: str) -> float:
     return seconds
 
 
-def read_nats_section(args: Namespace) -> config.NatsSection:
+def read_nats_section(args: Namespace) -> NatsSection:
     """Where NATS is: flags, then the configuration, then NATS_URL, then the default."""
     path = Path(args.config) if args.config else None
-    own = config.DEFAULT_PATH
+    own = DEFAULT_PATH
     if path is None and own.exists() and not os.access(own, os.R_OK):
         path = Path(os.devnull)  # the agent's own file need not be for every user to read
     overrides = {
@@ -128,11 +129,11 @@ def read_nats_section(args: Namespace) -> config.NatsSection:
         "nats.tls_cert": args.tls_cert,
         "nats.tls_key": args.tls_key,
     }
-    section = config.load(path, overrides=overrides).nats
+    section = load(path, overrides=overrides).nats
     url = os.environ.get("NATS_URL")
-    if url and not args.nats and section.servers == config.NatsSection().servers:
+    if url and not args.nats and section.servers == NatsSection().servers:
         overrides["nats.servers"] = [part.strip() for part in url.split(",")]
-        section = config.load(path, overrides=overrides).nats
+        section = load(path, overrides=overrides).nats
     return section
 
 

@@ -6,7 +6,8 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
-from ..config import file as config
+from ..config.file import DEFAULT_PATH
+from ..config.sections import TOKEN
 
 
 class RunCommand:
@@ -20,7 +21,7 @@ class RunCommand:
     name = "run"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--config", metavar="FILE", help=f"default: {config.DEFAULT_PATH}")
+        parser.add_argument("--config", metavar="FILE", help=f"default: {DEFAULT_PATH}")
         parser.add_argument(
             "--embedded-nats", action="store_true", help="start a nats-server for this host"
         )
@@ -68,6 +69,6 @@ def make_overrides(args: Namespace) -> dict[str, object]:
 
 def label(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
-    if not separator or not config.TOKEN.fullmatch(key) or not config.TOKEN.fullmatch(value):
+    if not separator or not TOKEN.fullmatch(key) or not TOKEN.fullmatch(value):
         raise ArgumentTypeError(f"{text!r} is not key=value of a-z, 0-9, '_' and '-'")
     return key, value

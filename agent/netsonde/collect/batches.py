@@ -16,8 +16,8 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from ..errors import NetsondeError
+from ..wire.instant import rfc3339
 from ..wire.protocols import protocol_name
-from ..wire.records import rfc3339
 
 JSON, MSGPACK, IPFIX = "application/json", "application/msgpack", "application/ipfix"
 TIMES = ("first_seen", "last_seen", "flow_start")
@@ -136,7 +136,7 @@ def read_batch(data: bytes, headers: dict[str, str] | None) -> Batch:
 
 
 def _ipfix(data: bytes) -> Iterator[dict[str, Any]]:
-    from ..core.collectors import decode_export
+    from ..core.ipfix import decode_export
 
     for line in decode_export(data):
         yield _whole(msgspec.json.decode(line))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..core.collectors import TEXT_MAX, Column, Field, RecordReader
+from ..core.ipfix import TEXT_MAX, Column, Field, RecordReader
 from .templates import Records, read_records
 
 NULLS = 1 << 18

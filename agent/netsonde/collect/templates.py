@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from ..core.collectors import (
+from ..core.ipfix import (
     HEX,
     IPV4,
     IPV6,

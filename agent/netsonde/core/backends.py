@@ -1,11 +1,11 @@
-"""The half of core.py that asks which backends this host has, and why one cannot be used."""
+"""The capture backends of this host: usable or not, and why."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from .capture import PLUGIN_DIR, ffi, lib, text_of
+from .library import PLUGIN_DIR, ffi, lib, text_of
 from .values import BackendReport
 
 BACKENDS_MAX = 32

@@ -1,7 +1,7 @@
-"""The half of core.py that calls about the capture buffer: sealing, questions, segment files.
+"""The capture buffer of a session: sealing, packet queries, segment files.
 
-It has no handle of its own: a Capture lends its own. A key crosses as a buffer of the
-caller's, which is left as it is; overwriting it afterwards is the caller's duty.
+The functions take a session's handle, which `Capture.lend` passes. A key crosses as a buffer
+of the caller's, which also overwrites it afterwards.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import InvalidFilter, NetsondeError
-from .capture import check, check_status, ffi, lib, string_of, text_of
+from .library import check, check_status, ffi, lib, string_of, text_of
 from .values import PacketGap, PacketQuery, PacketSummary
 
 KEY_BYTES: int = lib.SONDE_ENCRYPTION_KEY_BYTES

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NS_PER_SEC = 1_000_000_000
-
 
 @dataclass(frozen=True, slots=True)
 class BackendReport:

@@ -30,9 +30,10 @@ from ..bus.objects import Bucket, bucket_name
 from ..bus.publisher import Publisher
 from ..capture.plan import Preflight
 from ..capture.sessions import Sessions
-from ..config import file as config
-from ..config.file import LIVE_KEYS, BufferSection, Config, changed_keys
-from ..core import capture as core
+from ..config import file
+from ..config.changes import LIVE_KEYS, changed_keys
+from ..config.sections import BufferSection, Config
+from ..core import library as core
 from ..errors import EXIT_OK, ConfigError, NetsondeError
 from ..firmware.verify import Firmware
 from ..recorder.retrieval import Retrievals
@@ -66,14 +67,14 @@ def serve(
     """Runs the agent until it is told to end; the exit code. ready: called once with the URL
     of the first NATS server, when signals and tasks are in place."""
 
-    def load() -> Config:
-        return config.load(path, overrides=overrides)
+    def read() -> Config:
+        return file.load(path, overrides=overrides)
 
-    settings = load()
+    settings = read()
     privileges.require_capture(settings.capture)
     privileges.give_up_new()  # before there are threads: it is inherited, not shared
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run(settings, embedded_nats=embedded_nats, ready=ready, reload=load))
+        return runner.run(run(settings, embedded_nats=embedded_nats, ready=ready, reload=read))
 
 
 async def run(

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from .. import __version__
 from ..capture.collectors import LOSS_CAUSES
-from ..capture.sessions import Session
+from ..capture.session import Session
 from ..config.addresses import endpoint
 from ..core.values import CollectorStats
 

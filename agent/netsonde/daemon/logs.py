@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from ..config.file import LogSection
+from ..config.sections import LogSection
 
 
 def configure(settings: LogSection) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config.file import CaptureSection
+from ..config.sections import CaptureSection
 from ..errors import PrivilegeError
 
 NET_ADMIN, NET_RAW, IPC_LOCK = "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK"

@@ -16,10 +16,11 @@ import threading
 
 import structlog
 
-from ..config.file import FirmwareSection
 from ..config.paths import NotAFileError, open_below
+from ..config.sections import FirmwareSection
 from ..errors import Draining, NotFound, PathNotAllowed, TooManyRequests
-from ..wire.replies import FirmwareReply, FirmwareRequest
+from ..wire.replies import FirmwareReply
+from ..wire.requests import FirmwareRequest
 from . import blob, cms, minisign
 from .cms_form import is_cms, is_signed_part
 from .keys import TrustedKeys, load

@@ -26,7 +26,7 @@ from nats.errors import SlowConsumerError
 from ..bus.connection import abort_transport, tls_context
 from ..bus.credentials import Login
 from ..bus.nats_client import GuardedClient
-from ..config.file import NatsSection
+from ..config.sections import NatsSection
 from ..errors import UnreachableError
 from .scatter import Absence, Ask, Gathering, Reply, decode_object, scatter, token
 from .targeting import Limit, Target, TargetError, host_subject

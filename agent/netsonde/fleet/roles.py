@@ -28,10 +28,11 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from ..bus.objects import bucket_name
-from ..config.file import TOKEN, host_token
+from ..config.sections import TOKEN, host_token
 from ..errors import ConfigError
 from ..spool.streams import events_stream, flows_stream
-from ..wire.replies import EVENT_KINDS, VERBS
+from ..wire.events import EVENT_KINDS
+from ..wire.verbs import VERBS
 
 AGENTS = "AGENTS"
 STREAMS = "streams"  # who makes JetStream's streams and buckets

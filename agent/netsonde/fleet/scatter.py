@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError
 
-from ..config.file import TOKEN
+from ..config.sections import TOKEN
 from ..errors import UnreachableError
 
 INBOX_MESSAGES_MAX = 65_536

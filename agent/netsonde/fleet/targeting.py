@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..config.file import host_token
+from ..config.sections import host_token
 from ..errors import EXIT_USAGE, NetsondeError
 
 NODES_BYTES_MAX = 8 << 20

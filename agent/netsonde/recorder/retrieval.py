@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..bus.objects import Bucket, Upload
-from ..config.file import BufferSection
+from ..config.sections import BufferSection
 from ..core.capture import Capture
 from ..core.packets import Answer
 from ..core.threads import on_thread
@@ -29,9 +29,9 @@ from ..errors import (
     RequestExpired,
     TooManyRequests,
 )
-from ..wire.buffer import PacketsGap, PacketsReply, PacketsRequest, Place
-from ..wire.instant import instant_ns
-from ..wire.records import rfc3339
+from ..wire.instant import instant_ns, rfc3339
+from ..wire.replies import PacketsGap, PacketsReply
+from ..wire.requests import PacketsRequest, Place
 from .export_file import ExportFile
 
 RUNNING_MAX = 2

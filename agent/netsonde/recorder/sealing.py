@@ -11,7 +11,8 @@ from typing import Any
 
 from ..core.packets import key_id, seal_with
 from ..errors import RequestError, UnsupportedCipher
-from ..wire.buffer import EncryptionRequest, EncryptionState
+from ..wire.replies import EncryptionState
+from ..wire.requests import EncryptionRequest
 from .key_file import read_key, zeroise
 
 CIPHER_SUITES = ("AES-256-GCM",)

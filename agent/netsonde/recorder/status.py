@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..core.values import NS_PER_SEC, Stats
-from ..wire.buffer import BufferState
-from ..wire.records import rfc3339
+from ..core.values import Stats
+from ..wire.instant import NS_PER_SEC, rfc3339
+from ..wire.replies import BufferState
 
 
 def usage_percent(stats: Stats) -> float:

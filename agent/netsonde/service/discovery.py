@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import RequestError
-from ..wire.replies import VERBS, Verb
+from ..wire.verbs import VERBS, Verb
 
 SERVICE = "netsonde"
 _TYPE = "io.nats.micro.v1.{}_response"

@@ -17,8 +17,8 @@ import structlog
 
 from ..bus.connection import PayloadTooLargeError
 from ..bus.publisher import Publisher
-from ..wire.records import rfc3339
-from ..wire.replies import Event, EventKind
+from ..wire.events import Event, EventKind
+from ..wire.instant import rfc3339
 
 QUEUE_EVENTS_MAX = 1024
 ALARM_INTERVAL_SEC = 60.0

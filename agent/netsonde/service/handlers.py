@@ -24,27 +24,30 @@ from ..errors import InvalidRequest
 from ..firmware.verify import Firmware
 from ..recorder.retrieval import Retrievals, packet_query
 from ..wire import schema
-from ..wire.buffer import EncryptionRequest, PacketsRequest
-from ..wire.export import ExportRequest
 from ..wire.protocols import protocol_number
 from ..wire.replies import (
     AvailableBackend,
-    BackendName,
     BackendsReply,
+    RenderedFlowsReply,
+    Reply,
+    SchemaReply,
+    UnavailableBackend,
+)
+from ..wire.requests import (
+    BackendName,
     BackendsRequest,
+    EncryptionRequest,
+    ExportRequest,
     FirmwareRequest,
     FlowsFilter,
     FlowsRequest,
     MeterRequest,
     MetricsRequest,
-    RenderedFlowsReply,
-    Reply,
-    SchemaReply,
+    PacketsRequest,
     SchemaRequest,
     StartRequest,
     StatusRequest,
     StopRequest,
-    UnavailableBackend,
 )
 
 

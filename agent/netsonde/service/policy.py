@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..config.file import POLICY_ALL, POLICY_ANYONE, POLICY_READ, PolicySection
+from ..config.sections import POLICY_ALL, POLICY_ANYONE, POLICY_READ, PolicySection
 from ..errors import PolicyDenied
-from ..wire.replies import Verb
+from ..wire.verbs import Verb
 
 IDENTITY_HEADER = "Nats-Request-Info"
 NAME_MAX = 256

@@ -1,10 +1,9 @@
 """The responder: requests in from NATS, replies out, one task each.
 
-Owns the subjects (bare verbs, this host's, its groups', and $SRV), the limits on requests in
-flight, Request-Id replay, the audit trail and the translation of errors to the wire. There
-are no queue groups: every host that hears a request answers it. A request without a reply
-subject is carried out and audited if it changes something, and ignored otherwise.
-What a verb does is in handlers.py.
+Owns the subjects, the limits on requests in flight, Request-Id replay, the audit trail and the
+translation of errors to the wire. Without queue groups, every host that hears a request answers.
+A request without a reply subject is executed and audited if it changes something, and ignored
+otherwise. service/handlers.py executes the verbs.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from ..firmware.verify import Firmware
 from ..recorder.retrieval import Retrievals
 from ..wire import envelope
 from ..wire.envelope import Headers
-from ..wire.replies import VERBS, Verb
+from ..wire.verbs import VERBS, Verb
 from .discovery import Discovery
 from .events import Events
 from .handlers import HANDLERS, Call

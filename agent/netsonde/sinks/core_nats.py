@@ -1,87 +1,13 @@
-"""The flow stream: rendered records, wrapped into batches and numbered.
+"""The flow stream over core NATS: at most once.
 
-What the C core rendered goes into the batch as it is, unparsed. `seq` runs without a gap
-over the life of the agent, so that a collector sees what it missed. Over core NATS, here, a
-batch waits for the bus as long as its caller lets it; one that was given up is counted,
-never resent. Over JetStream (jetstream.py) it goes through the spool.
+A batch waits for the bus as long as its caller allows; a dropped one is counted, never resent.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
-import msgspec
-from msgspec import Raw, Struct
-
 from ..bus.publisher import Publisher
 from ..core.values import Batch, Stats
-from ..spool.format import Message
-from ..wire.records import rfc3339
-
-Encoding = Literal["json", "msgpack", "ipfix"]
-CONTENT_TYPES: dict[Encoding, str] = {
-    "json": "application/json",
-    "msgpack": "application/msgpack",
-    "ipfix": "application/ipfix",
-}
-
-
-_NOTHING = Raw(b"")
-
-
-class RenderedBatch(Struct, kw_only=True):
-    """records.FlowBatch with the records, which are rendered already, left to follow."""
-
-    host: str
-    boot: str
-    seq: int
-    session_id: str
-    first_time: str | int
-    last_time: str | int
-    records: Raw
-
-
-class Composer:
-    """Makes numbered messages of rendered records."""
-
-    def __init__(self, publisher: Publisher) -> None:
-        self._host = publisher.host
-        self._boot = publisher.boot
-        self._subject = f"{publisher.root}.stream.flows.{publisher.host}".encode()
-        self._seq = 0
-
-    def compose(self, session_id: str, encoding: Encoding, batch: Batch) -> Message:
-        self._seq += 1
-        head = (
-            f"NATS/1.0\r\nNats-Msg-Id: {self._host}:{self._boot}:{self._seq}\r\n"
-            f"Content-Type: {CONTENT_TYPES[encoding]}\r\n"
-        )
-        if encoding == "ipfix":  # which has no envelope of its own
-            head += (
-                f"Host: {self._host}\r\nBoot: {self._boot}\r\nSeq: {self._seq}\r\n"
-                f"Session-Id: {session_id}\r\nRecords: {batch.records}\r\n"
-                f"First-Time: {batch.first_ns}\r\nLast-Time: {batch.last_ns}\r\n"
-            )
-            payload = bytes(batch.data)
-        else:
-            payload = self._wrap(session_id, encoding, batch)
-        return Message(self._subject, f"{head}\r\n".encode(), payload, batch.records, batch.packets)
-
-    def _wrap(self, session_id: str, encoding: Encoding, batch: Batch) -> bytes:
-        """The envelope with the records at its end, in one copy: they are most of it."""
-        binary = encoding == "msgpack"
-        envelope = RenderedBatch(
-            host=self._host,
-            boot=self._boot,
-            seq=self._seq,
-            session_id=session_id,
-            first_time=batch.first_ns if binary else rfc3339(batch.first_ns),
-            last_time=batch.last_ns if binary else rfc3339(batch.last_ns),
-            records=_NOTHING,
-        )
-        if binary:
-            return b"".join((msgspec.msgpack.encode(envelope), batch.data))
-        return b"".join((msgspec.json.encode(envelope)[:-1], batch.data, b"}"))
+from .composer import Composer, Encoding
 
 
 class FlowStream:
@@ -103,7 +29,7 @@ class FlowStream:
         message = self._composer.compose(session_id, encoding, batch)
         while True:
             await self._publisher.wait_connected()
-            if await self._publisher.flows(message):
+            if await self._publisher.flows(message.subject, message.head, message.payload):
                 return True
             if self._publisher.connected:
                 return False

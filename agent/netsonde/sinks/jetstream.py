@@ -18,16 +18,16 @@ import structlog
 
 from ..bus.connection import Connection
 from ..bus.publisher import Publisher
-from ..config.file import FlowsSection
+from ..config.sections import FlowsSection
 from ..core.values import Batch, Stats
 from ..errors import ConfigError
-from ..service.events import Events
 from ..spool.format import Recovery
 from ..spool.pipeline import Pipeline
 from ..spool.spool import Spool
 from ..spool.streams import StreamSettings
+from ..wire.events import EventLog
 from ..wire.records import SpoolState
-from .core_nats import Composer, Encoding
+from .composer import Composer, Encoding
 
 MARK_BYTES = 512
 BARRIER_SEC = 5.0
@@ -50,7 +50,7 @@ class JetStreamSink:
         self,
         connection: Connection,
         publisher: Publisher,
-        events: Events,
+        events: EventLog,
         settings: FlowsSection,
     ) -> None:
         self._connection = connection

@@ -16,8 +16,9 @@ from typing import TypeVar
 import msgspec
 
 from ..errors import InvalidRequest, MalformedRequest, RequestError
-from .records import parse_rfc3339
-from .replies import ErrorReply, Reply, Request
+from .instant import parse_rfc3339
+from .replies import ErrorReply, Reply
+from .requests import Request
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"

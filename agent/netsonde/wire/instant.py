@@ -6,10 +6,10 @@ To the nanosecond, which datetime does not keep. Time is an argument.
 from __future__ import annotations
 
 import re
+import time
+from datetime import UTC, datetime, timedelta
 
-from ..core.values import NS_PER_SEC
 from ..errors import InvalidRequest
-from .records import parse_rfc3339
 
 _AGO = re.compile(r"-(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _NS_MAX = (1 << 64) - 1  # in the year 2554; people write 9999 for "whenever"
@@ -31,3 +31,34 @@ def instant_ns(text: str, now_ns: int, *, field: str) -> int:
             f"{field}: {text[:64]!r} is neither RFC 3339 with an offset nor a time ago like -5m",
             field=field,
         ) from None
+
+
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(time_ns: int) -> str:
+    """`2026-01-02T03:04:05.000000006Z`"""
+    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
+
+
+def parse_rfc3339(text: str) -> int:
+    """Nanoseconds since the epoch; what is finer is cut off. In any spelling of RFC 3339 §5.6,
+    with a leap second as the second after it. Raises ValueError."""
+    spelled = _RFC3339.fullmatch(text)
+    if spelled is None:
+        raise ValueError(f"{text[:64]!r} is not RFC 3339 with an offset")
+    date, minute, second, fraction, offset = spelled.groups()
+    leap = second == "60"
+    zone = "+00:00" if offset in "Zz" else offset
+    moment = datetime.fromisoformat(f"{date}T{minute}:{'59' if leap else second}{zone}")
+    seconds = (moment - _EPOCH) // timedelta(seconds=1) + leap
+    return seconds * 1_000_000_000 + int((fraction or "")[:9].ljust(9, "0"))
+
+
+NS_PER_SEC = 1_000_000_000

@@ -7,40 +7,12 @@ integers, nanoseconds since the epoch, in MessagePack. A leaf.
 
 from __future__ import annotations
 
-import re
-import time
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 Count = Annotated[int, Meta(ge=0)]
 Time = Annotated[str, Meta(description="RFC 3339, UTC, with nanoseconds")]
-
-_RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
-)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def rfc3339(time_ns: int) -> str:
-    """`2026-01-02T03:04:05.000000006Z`"""
-    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
-
-
-def parse_rfc3339(text: str) -> int:
-    """Nanoseconds since the epoch; what is finer is cut off. In any spelling of RFC 3339 §5.6,
-    with a leap second as the second after it. Raises ValueError."""
-    spelled = _RFC3339.fullmatch(text)
-    if spelled is None:
-        raise ValueError(f"{text[:64]!r} is not RFC 3339 with an offset")
-    date, minute, second, fraction, offset = spelled.groups()
-    leap = second == "60"
-    zone = "+00:00" if offset in "Zz" else offset
-    moment = datetime.fromisoformat(f"{date}T{minute}:{'59' if leap else second}{zone}")
-    seconds = (moment - _EPOCH) // timedelta(seconds=1) + leap
-    return seconds * 1_000_000_000 + int((fraction or "")[:9].ljust(9, "0"))
 
 
 class Tunnel(Struct, kw_only=True):

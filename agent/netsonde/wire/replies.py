@@ -1,44 +1,104 @@
-"""What travels over NATS: the request and reply of each verb, and what the streams carry.
+"""The bodies of replies, and what `status`, `metrics` and their stream show.
 
-The one definition of the wire, with flow records in records.py and what concerns the capture
-buffer in messages_buffer.py. Requests refuse unknown
-fields and out-of-range values by themselves, which makes 422; replies carry `host` first.
-schemas/asyncapi.json is generated from here. A leaf. Units are in the names.
+Replies carry `host` first. Numbers without a unit in their name are counts.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
-from .buffer import (
-    BufferState,
-    EncryptionReply,
-    EncryptionRequest,
-    EncryptionState,
-    PacketsReply,
-    PacketsRequest,
-)
-from .export import ExportReply, ExportRequest, ExportState
 from .records import Count, FlowRecord, SpoolState, Time
-from .verb import ErrorReply as ErrorReply
-from .verb import Fraction, Percent, TimeoutSec
-from .verb import Reply as Reply
-from .verb import Request as Request
-from .verb import Verb as Verb
+from .requests import (
+    BackendName,
+    IntervalSec,
+    Port,
+    TimeoutSec,
+    Version,
+)
 
-BackendName: TypeAlias = Literal["af_packet", "pcap", "xdp", "dpdk", "pf_ring", "file"]
-BACKEND_NAMES: tuple[str, ...] = ("af_packet", "pcap", "xdp", "dpdk", "pf_ring", "file")
-EventKind: TypeAlias = Literal["lifecycle", "capture", "alarm", "audit"]
-EVENT_KINDS: tuple[EventKind, ...] = ("lifecycle", "capture", "alarm", "audit")
-
-
-# ---- backends ------------------------------------------------------------------------------
+Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
-class BackendsRequest(Request):
-    """What this host can capture with."""
+Percent = Annotated[float, Meta(ge=0, le=100)]
+
+
+class Reply(Struct, kw_only=True):
+    """Root of all reply bodies; the service fills in `host`."""
+
+    host: str = ""
+
+
+class ErrorReply(Reply, kw_only=True):
+    """The body of every reply with a code of 400 or more."""
+
+    code: int
+    error: Annotated[str, Meta(description="stable identifier, such as session_active")]
+    detail: Annotated[str, Meta(description="a sentence that says what to do; not stable")]
+    field: Annotated[str, Meta(description="JSON path of the field to blame")] | UnsetType = UNSET
+
+
+class LostRecords(Struct, kw_only=True):
+    """Made, but not sent: by what was in the way."""
+
+    refused: Annotated[Count, Meta(description="an ICMP error came back")] = 0
+    no_room: Annotated[Count, Meta(description="more came than could be sent")] = 0
+    error: Annotated[Count, Meta(description="no route, no interface, not permitted")] = 0
+
+
+class CollectorState(Struct, kw_only=True):
+    """Counters are since the collector was added; records as a collector counts them, one a
+    direction."""
+
+    collector_ip: str
+    collector_port: Port
+    version: Version
+    export_interval_sec: IntervalSec
+    standing: Annotated[bool, Meta(description="named in the agent's configuration")]
+    connected: Annotated[bool, Meta(description="false: no way there; tried every second")]
+    messages_sent: Count
+    bytes_sent: Annotated[Count, Meta(description="of messages")]
+    templates_sent: Count
+    records_sent: Count
+    packets_sent: Annotated[Count, Meta(description="told of in those records")]
+    octets_sent: Annotated[Count, Meta(description="told of in those records")]
+    records_skipped_ipv6: Annotated[Count, Meta(description="NetFlow 5 cannot say them")]
+    records_lost: LostRecords
+    packets_lost: Annotated[Count, Meta(description="told of in lost records")]
+    octets_lost: Annotated[Count, Meta(description="told of in lost records")]
+    refusals: Annotated[Count, Meta(description="ICMP errors")]
+    times_clamped: Annotated[Count, Meta(description="records with times versions 5, 9 lack")]
+    last_error: Annotated[str, Meta(description="in the kernel's words, empty if none")]
+
+
+class ExportState(Struct, kw_only=True):
+    """`export` of status and stop."""
+
+    enabled: bool
+    export_interval_sec: Annotated[IntervalSec, Meta(description="in force: the least of all")]
+    profile: Literal["compat", "full"]
+    biflow: bool
+    max_message_bytes: int
+    collectors: list[CollectorState]
+
+
+class BufferState(Struct, kw_only=True):
+    """The capture buffer, in memory and in segment files. A super-packet is one packet here."""
+
+    bytes_used: Count
+    bytes_capacity: Count
+    packets: Count
+    oldest_time: Time | None
+    newest_time: Time | None
+    segments: Count
+    segment_bytes: Count
+
+
+class EncryptionState(Struct, kw_only=True):
+    cipher_suite: str
+    key_file: str
+    key_id: Annotated[str, Meta(description="names the key in segment files")]
 
 
 class AvailableBackend(Struct, kw_only=True):
@@ -58,49 +118,11 @@ class BackendsReply(Reply, kw_only=True):
     unavailable: list[UnavailableBackend]
 
 
-# ---- flow.meter.enable ----------------------------------------------------------------------
-
-
-class MeterRequest(Request, kw_only=True):
-    """Turn flow records on or off."""
-
-    enable: bool
-    flow_timeout_sec: TimeoutSec = 300
-    active_timeout_sec: TimeoutSec = 60
-
-
 class MeterReply(Reply, kw_only=True):
     status: Literal["enabled", "disabled"]
     flow_timeout_sec: TimeoutSec
     active_timeout_sec: TimeoutSec
     message: str
-
-
-# ---- start, stop ---------------------------------------------------------------------------
-
-
-class StartRequest(Request, kw_only=True):
-    """Start the host's one capture session."""
-
-    interface: Annotated[
-        str, Meta(max_length=4096, description="an interface; for `file` a path in replay_dirs")
-    ]
-    backend: Annotated[str, Meta(max_length=64, description="a name from `backends`")]
-    buffer_size_mb: Annotated[int, Meta(ge=1, le=65536)] = 256
-    record: Annotated[
-        bool, Meta(description="keep packets in the capture buffer; encryption implies it")
-    ] = True
-    filter: Annotated[str, Meta(max_length=16384, description="a BPF expression")] = ""
-    snaplen: Annotated[int, Meta(ge=64, le=262144)] = 262144
-    promiscuous: bool = True
-    workers: Annotated[int, Meta(ge=1, le=64)] = 1
-    dedicated: bool = False
-    replay_speed: Annotated[
-        float, Meta(ge=0, le=1e6, description="`file`: 0 as fast as possible, 1.0 real time")
-    ] = 0.0
-    metering: MeterRequest | None = None
-    export: ExportRequest | None = None
-    encryption: EncryptionRequest | None = None
 
 
 class StartReply(Reply, kw_only=True):
@@ -109,12 +131,6 @@ class StartReply(Reply, kw_only=True):
     interface: str
     backend: BackendName
     buffer_size_mb: int
-
-
-class StopRequest(Request, kw_only=True):
-    """End the session; the reply comes after the last record was published."""
-
-    reason: Annotated[str, Meta(max_length=256)] = "manual"
 
 
 class StopReply(Reply, kw_only=True):
@@ -134,9 +150,6 @@ class StopReply(Reply, kw_only=True):
     records_unsent: Count
     records_dropped: Count
     export: ExportState | None = None
-
-
-# ---- status, metrics -----------------------------------------------------------------------
 
 
 class MeteringState(Struct, kw_only=True):
@@ -180,10 +193,6 @@ class Counters(Reply, kw_only=True):
     spill_failures: Count = 0
     export_records_sent: Count = 0
     export_records_lost: Count = 0
-
-
-class StatusRequest(Request):
-    """The session, if there is one (200), or that there is none (204)."""
 
 
 class StatusReply(Reply, kw_only=True):
@@ -243,10 +252,6 @@ class StatusReply(Reply, kw_only=True):
     spool: SpoolState | UnsetType | None = UNSET
 
 
-class MetricsRequest(Request):
-    """Rates over the last full metrics interval, and the counters."""
-
-
 class MetricsReply(Counters, kw_only=True):
     """Rates over `interval_sec` up to `time`; the counters beside them are cumulative."""
 
@@ -269,26 +274,6 @@ class MetricsMessage(MetricsReply, kw_only=True):
     seq: Count
 
 
-# ---- flows ---------------------------------------------------------------------------------
-
-
-class FlowsFilter(Request, kw_only=True):
-    """Either side matches `ip` and `port`; protocol is a name or a number."""
-
-    ip: Annotated[str, Meta(max_length=64)] | None = None
-    port: Annotated[int, Meta(ge=0, le=65535)] | None = None
-    protocol: Annotated[str, Meta(max_length=16)] | Annotated[int, Meta(ge=0, le=255)] | None = None
-
-
-class FlowsRequest(Request, kw_only=True):
-    """Cumulative totals of the active flows."""
-
-    limit: Annotated[int, Meta(ge=1, le=10000)] = 100
-    min_packets: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
-    sort: Literal["bytes", "packets", "recent"] = "bytes"
-    filter: FlowsFilter | None = None
-
-
 class FlowsReply(Reply, kw_only=True):
     flows: list[FlowRecord]
     active_flows: Count
@@ -303,16 +288,6 @@ class RenderedFlowsReply(Reply, kw_only=True):
     truncated: bool
 
 
-# ---- firmware.verify -----------------------------------------------------------------------
-
-
-class FirmwareRequest(Request, kw_only=True):
-    """Is the file signed by a key that this host trusts? Both lie in [firmware] dirs."""
-
-    firmware_path: Annotated[str, Meta(min_length=1, max_length=4096)]
-    signature_path: Annotated[str, Meta(min_length=1, max_length=4096)]
-
-
 class FirmwareReply(Reply, kw_only=True):
     """A signature that does not hold is an answer (200), not an error."""
 
@@ -322,13 +297,6 @@ class FirmwareReply(Reply, kw_only=True):
     message: str
     key_id: Annotated[str, Meta(description="of the trusted key that signed")] | UnsetType = UNSET
     algorithm: str | UnsetType = UNSET
-
-
-# ---- schema, events ------------------------------------------------------------------------
-
-
-class SchemaRequest(Request):
-    """The AsyncAPI document of this agent."""
 
 
 class SchemaReply(Reply, kw_only=True, omit_defaults=True):
@@ -342,107 +310,48 @@ class SchemaReply(Reply, kw_only=True, omit_defaults=True):
     components: dict[str, Any]
 
 
-class Event(Struct, kw_only=True, omit_defaults=True):
-    """What `stream.events.<host>.<kind>` carries."""
-
-    host: str
-    boot: str
-    seq: Count
-    kind: EventKind
-    event: Annotated[str, Meta(description="stable identifier, such as interface_down")]
-    time: Time
-    detail: str = ""
-    session_id: str | None = None
-    data: dict[str, Any] = {}
+class EncryptionReply(Reply, kw_only=True):
+    status: Literal["enabled", "disabled"]
+    cipher_suite: str
+    key_file: str
+    key_id: Annotated[str, Meta(description="as in segment files")] | UnsetType = UNSET
 
 
-# ---- the verbs -----------------------------------------------------------------------------
+class PacketsGap(Struct, kw_only=True):
+    """A time in which packets are missing from the answer."""
+
+    from_: Time = field(name="from")
+    to: Time
+    reason: Annotated[
+        str,
+        Meta(
+            description=(
+                "overwritten, unrecorded, unsealed, unopenable, spill_lost, dropped (on the way "
+                "to the agent), or limit: left out because of max_bytes or max_packets"
+            )
+        ),
+    ]
 
 
-VERBS: dict[str, Verb] = {
-    verb.name: verb
-    for verb in (
-        Verb(
-            name="backends",
-            request=BackendsRequest,
-            reply=BackendsReply,
-            summary="List the capture backends and why one cannot be used",
-            costly=True,
-        ),
-        Verb(
-            name="start",
-            request=StartRequest,
-            reply=StartReply,
-            summary="Start the capture session",
-            changes=True,
-        ),
-        Verb(
-            name="stop",
-            request=StopRequest,
-            reply=StopReply,
-            summary="Stop the capture session",
-            changes=True,
-        ),
-        Verb(
-            name="status",
-            request=StatusRequest,
-            reply=StatusReply,
-            summary="State and counters of the session",
-        ),
-        Verb(
-            name="metrics",
-            request=MetricsRequest,
-            reply=MetricsReply,
-            summary="Rates over the last interval",
-        ),
-        Verb(
-            name="flow.meter.enable",
-            request=MeterRequest,
-            reply=MeterReply,
-            summary="Turn flow records on or off",
-            changes=True,
-        ),
-        Verb(
-            name="netflow.export.enable",
-            request=ExportRequest,
-            reply=ExportReply,
-            summary="Add, change or remove a collector of NetFlow or IPFIX",
-            changes=True,
-        ),
-        Verb(
-            name="flows",
-            request=FlowsRequest,
-            reply=FlowsReply,
-            summary="List the active flows",
-            costly=True,
-        ),
-        Verb(
-            name="encryption.enable",
-            request=EncryptionRequest,
-            reply=EncryptionReply,
-            summary="Seal the capture buffer",
-            changes=True,
-        ),
-        Verb(
-            name="packets",
-            request=PacketsRequest,
-            reply=PacketsReply,
-            summary="Retrieve packets from the capture buffer",
-            changes=True,
-            costly=True,
-        ),
-        Verb(
-            name="firmware.verify",
-            request=FirmwareRequest,
-            reply=FirmwareReply,
-            summary="Check a firmware file's signature against the trusted keys",
-            costly=True,
-        ),
-        Verb(
-            name="schema",
-            request=SchemaRequest,
-            reply=SchemaReply,
-            summary="The AsyncAPI document of this agent",
-        ),
-    )
-}
+class PacketsReply(Reply, kw_only=True):
+    """`bucket` and `object`, or `path`, tell where the pcapng file is."""
+
+    packets: Count
+    bytes: Count
+    first_time: Time | None
+    last_time: Time | None
+    complete: Annotated[bool, Meta(description="nothing that was captured is missing")]
+    gaps: list[PacketsGap]
+    bucket: str | UnsetType = UNSET
+    object: str | UnsetType = UNSET
+    path: str | UnsetType = UNSET
+    sha256: str
+    chunks_read: Count
+    chunks_skipped: Annotated[int, Meta(ge=0, description="by their index")]
+
+
+class ExportReply(Reply, kw_only=True):
+    status: Literal["enabled", "disabled"]
+    collector_ip: str
+    collector_port: Port
+    export_interval_sec: IntervalSec

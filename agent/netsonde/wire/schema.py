@@ -1,25 +1,23 @@
 """The AsyncAPI 3.0 document, made from messages.py.
 
-`document(root)` is what the verb `schema` answers with; `python -m netsonde.schema DIR`
-writes schemas/asyncapi.json and schemas/config.json, which a test keeps fresh. Each verb has
-one channel per subject form, and all replies come on one channel without an address: the
-requester's inbox.
+`document(root)` is the reply of the verb `schema`, and schemas/asyncapi.json. Each verb has one
+channel per subject form. All replies share one channel without an address: the requester's
+inbox.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from .. import __version__
-from ..config import file as config
+from .events import EVENT_KINDS, Event
 from .records import FlowBatch
-from .replies import EVENT_KINDS, VERBS, ErrorReply, Event, MetricsMessage, Verb
+from .replies import ErrorReply, MetricsMessage
+from .verbs import VERBS, Verb
 
 DEFAULT_ROOT = "capture"
 _REF = "#/components/schemas/{name}"
@@ -203,12 +201,3 @@ def _schemas() -> dict[str, Any]:
 def text(schema: dict[str, Any]) -> str:
     """As it lies in schemas/."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
-
-
-def write(directory: Path) -> None:
-    (directory / "asyncapi.json").write_text(text(document()))
-    (directory / "config.json").write_text(text(config.json_schema()))
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[1]))

@@ -1,0 +1,53 @@
+"""What SIGHUP may change in a running agent."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .sections import Config
+
+# What SIGHUP may change in a running agent; a change of any other key is refused.
+LIVE_KEYS = frozenset(
+    {
+        *(f"buffer.{key}" for key in ("bucket_hours", "bucket_mb", "export_dir", "export_mb")),
+        "buffer.dir",
+        "buffer.disk_mb",
+        "capture.replay_dirs",
+        "encryption.key_dirs",
+        "export.biflow",
+        "export.collectors",
+        "export.max_message_bytes",
+        "export.pace_mbps",
+        "export.profile",
+        "firmware.dirs",
+        "firmware.max_mb",
+        "firmware.rsa_pkcs1v15",
+        "firmware.trusted_keys",
+        "flows.encoding",
+        "flows.fields",
+        "flows.flow_table_size",
+        "flows.record_ring_size",
+        "flows.tunnel",
+        "capture.ring_mb",
+        "log.level",
+        "policy.allow",
+        "policy.identity",
+        "metrics.interval_sec",
+    }
+)
+
+
+def changed_keys(old: Config, new: Config) -> list[str]:
+    """Dotted keys whose values differ, in order."""
+    before, after = flatten(old), flatten(new)
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """Every key with its value: `{"nats.root": "capture", …}`."""
+    sections: dict[str, dict[str, object]] = msgspec.to_builtins(config)
+    return {
+        f"{section}.{key}": value
+        for section, keys in sections.items()
+        for key, value in keys.items()
+    }

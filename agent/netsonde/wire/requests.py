@@ -1,0 +1,150 @@
+"""The bodies of requests.
+
+msgspec rejects unknown fields and values out of range, which the service answers with 422.
+schemas/asyncapi.json is generated from the types of this package.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+TimeoutSec = Annotated[int, Meta(ge=1, le=86400)]
+
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+
+
+IntervalSec = Annotated[int, Meta(ge=1, le=3600)]
+
+
+Version: TypeAlias = Literal[5, 9, 10]
+
+
+Moment = Annotated[str, Meta(max_length=64, description="RFC 3339 with an offset, or like -5m")]
+
+
+Place: TypeAlias = Literal["object_store", "file"]
+
+
+BackendName: TypeAlias = Literal["af_packet", "pcap", "xdp", "dpdk", "pf_ring", "file"]
+
+
+BACKEND_NAMES: tuple[str, ...] = ("af_packet", "pcap", "xdp", "dpdk", "pf_ring", "file")
+
+
+class Request(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Root of all request bodies."""
+
+
+class BackendsRequest(Request):
+    """What this host can capture with."""
+
+
+class MeterRequest(Request, kw_only=True):
+    """Turn flow records on or off."""
+
+    enable: bool
+    flow_timeout_sec: TimeoutSec = 300
+    active_timeout_sec: TimeoutSec = 60
+
+
+class ExportRequest(Request, kw_only=True):
+    """Add a collector of flow records, change it (same address and port), or remove it."""
+
+    collector_ip: Annotated[
+        str, Meta(max_length=256, description="IPv4 or IPv6 address of one host, no name")
+    ]
+    collector_port: Port
+    export_interval_sec: Annotated[
+        IntervalSec,
+        Meta(description="the session's active timeout while it exports; of several the least"),
+    ] = 60
+    version: Annotated[Version, Meta(description="NetFlow 5 or 9, or 10 for IPFIX")] = 9
+    enable: bool = True
+
+
+class EncryptionRequest(Request, kw_only=True):
+    """Seal the capture buffer, or leave what comes from now on in clear."""
+
+    cipher_suite: Annotated[str, Meta(max_length=64, description="AES-256-GCM")]
+    key_file: Annotated[str, Meta(max_length=4096, description="on the host, in key_dirs")]
+    enable: bool = True
+
+
+class StartRequest(Request, kw_only=True):
+    """Start the host's one capture session."""
+
+    interface: Annotated[
+        str, Meta(max_length=4096, description="an interface; for `file` a path in replay_dirs")
+    ]
+    backend: Annotated[str, Meta(max_length=64, description="a name from `backends`")]
+    buffer_size_mb: Annotated[int, Meta(ge=1, le=65536)] = 256
+    record: Annotated[
+        bool, Meta(description="keep packets in the capture buffer; encryption implies it")
+    ] = True
+    filter: Annotated[str, Meta(max_length=16384, description="a BPF expression")] = ""
+    snaplen: Annotated[int, Meta(ge=64, le=262144)] = 262144
+    promiscuous: bool = True
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    dedicated: bool = False
+    replay_speed: Annotated[
+        float, Meta(ge=0, le=1e6, description="`file`: 0 as fast as possible, 1.0 real time")
+    ] = 0.0
+    metering: MeterRequest | None = None
+    export: ExportRequest | None = None
+    encryption: EncryptionRequest | None = None
+
+
+class StopRequest(Request, kw_only=True):
+    """End the session; the reply comes after the last record was published."""
+
+    reason: Annotated[str, Meta(max_length=256)] = "manual"
+
+
+class StatusRequest(Request):
+    """The session, if there is one (200), or that there is none (204)."""
+
+
+class MetricsRequest(Request):
+    """Rates over the last full metrics interval, and the counters."""
+
+
+class FlowsFilter(Request, kw_only=True):
+    """Either side matches `ip` and `port`; protocol is a name or a number."""
+
+    ip: Annotated[str, Meta(max_length=64)] | None = None
+    port: Annotated[int, Meta(ge=0, le=65535)] | None = None
+    protocol: Annotated[str, Meta(max_length=16)] | Annotated[int, Meta(ge=0, le=255)] | None = None
+
+
+class FlowsRequest(Request, kw_only=True):
+    """Cumulative totals of the active flows."""
+
+    limit: Annotated[int, Meta(ge=1, le=10000)] = 100
+    min_packets: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
+    sort: Literal["bytes", "packets", "recent"] = "bytes"
+    filter: FlowsFilter | None = None
+
+
+class FirmwareRequest(Request, kw_only=True):
+    """Is the file signed by a key that this host trusts? Both lie in [firmware] dirs."""
+
+    firmware_path: Annotated[str, Meta(min_length=1, max_length=4096)]
+    signature_path: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class SchemaRequest(Request):
+    """The AsyncAPI document of this agent."""
+
+
+class PacketsRequest(Request, kw_only=True):
+    """Packets out of the capture buffer, as pcapng."""
+
+    filter: Annotated[str, Meta(max_length=16384, description="a BPF expression")] = ""
+    start: Annotated[Moment, Meta(min_length=1)] | None = None
+    end: Annotated[Moment, Meta(min_length=1)] | None = None
+    max_bytes: Annotated[int, Meta(ge=1, le=2**40, description="of pcapng")] = 64 << 20
+    max_packets: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
+    to: Place
