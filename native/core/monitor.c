@@ -12,9 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "core/link.h"
-#include "core/recorder.h"
 #include "core/session.h"
+#include "core/session_buffer.h"
+#include "host/link_watch.h"
 
 enum { LOOK_MS = 250, BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 5000 };
 

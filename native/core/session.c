@@ -1,7 +1,7 @@
 /* session.c - a capture session: the one place that knows every stage.
  *
  * It builds the pipeline at open, starts and stops its threads, and hands requests to
- * them. It counts nothing itself. Reading (stats, listing, draining) is in query.c.
+ * them. It counts nothing itself. Reading (stats, listing, draining) is in session_read.c.
  */
 #include "core/session.h"
 
@@ -13,9 +13,9 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "core/exporter.h"
-#include "core/recorder.h"
 #include "core/registry.h"
+#include "core/session_buffer.h"
+#include "exporter/exporter.h"
 
 static int fail(struct sonde_error *error, int status, int system_errno, const char *detail) {
   error->status = status;

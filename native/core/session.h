@@ -1,4 +1,4 @@
-/* session.h - what a session is made of; shared by session.c, monitor.c, query.c and
+/* session.h - what a session is made of; shared by session.c, monitor.c, session_read.c and
  * exporter.c. */
 #ifndef SONDE_CORE_SESSION_H
 #define SONDE_CORE_SESSION_H
@@ -57,7 +57,7 @@ struct sonde_session {
 int sonde_monitor_start(struct sonde_session *session, struct sonde_error *error);
 void sonde_monitor_stop(struct sonde_session *session);
 
-/* query.c: after stop, on any thread. True when every flow has had its last record. */
+/* session_read.c: after stop, on any thread. True when every flow has had its last record. */
 bool sonde_session_empty_table(struct sonde_session *session, uint32_t number);
 
 /* session.c: switches one consumer of every ring. */

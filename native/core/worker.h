@@ -12,9 +12,9 @@
 #include <stdbool.h>
 
 #include "backend.h"
-#include "core/clock.h"
 #include "core/events.h"
 #include "core/filter.h"
+#include "core/packet_clock.h"
 #include "core/ring.h"
 #include "core/wake.h"
 #include "flow/table.h"

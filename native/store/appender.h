@@ -12,7 +12,7 @@
 #endif
 
 #include "bloom.h"
-#include "stored.h"
+#include "packet_layout.h"
 
 struct sonde_store;
 struct sonde_chunk;

@@ -17,7 +17,7 @@
 #include <stdatomic.h>
 
 #include "bloom.h"
-#include "stored.h"
+#include "packet_layout.h"
 
 enum {
   SONDE_CHUNK_BYTES = 1 << 20,

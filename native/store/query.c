@@ -4,8 +4,8 @@
 #include <stdlib.h>
 
 #include "failure.h"
+#include "packet_source.h"
 #include "pcapng.h"
-#include "source.h"
 
 enum { CHUNKS_PER_READ = 32 };
 

@@ -4,10 +4,10 @@
 
 #include "appender.h"
 #include "chunk.h"
-#include "losses.h"
+#include "disk_writer.h"
+#include "gap_log.h"
 #include "netsonde.h"
 #include "sealkey.h"
-#include "spill.h"
 #include "store.h"
 
 enum { SONDE_STORE_WORKERS_MAX = 64 };
@@ -69,7 +69,7 @@ static inline uint32_t sonde_store_data_bytes(const struct sonde_store *store) {
   return store->chunk_bytes - SONDE_CHUNK_INDEX_BYTES;
 }
 
-/* rotation.c: the worker's thread. take: NULL if every chunk is pinned or open. close: the chunk
+/* chunk_alloc.c: the worker's thread. take: NULL if every chunk is pinned or open. close: the chunk
  * is full, its last extent is closed. */
 struct sonde_chunk *sonde_store_take(struct sonde_store *store, uint32_t worker);
 void sonde_store_close_chunk(struct sonde_store *store, struct sonde_chunk *chunk);
@@ -81,7 +81,7 @@ void sonde_store_unpin(struct sonde_store *store, struct sonde_chunk *chunk);
 /* Adds what was lost to the log and the counters; who drops packets counts them. */
 void sonde_store_lose(struct sonde_store *store, const struct sonde_loss *loss);
 
-/* keeper.c */
+/* sealer.c */
 int sonde_keeper_start(struct sonde_store *store);
 void sonde_keeper_stop(struct sonde_store *store); /* after all queued work */
 /* Seals, with the current key if there is one, the closed extents that lie in clear. `chunk`

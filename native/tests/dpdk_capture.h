@@ -5,7 +5,7 @@
 #include <dirent.h>
 #include <time.h>
 
-#include "backend/dpdk/lane.h"
+#include "backend/dpdk/shm_ring.h"
 #include "check.h"
 #include "core/registry.h"
 #include "live.h"

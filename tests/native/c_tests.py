@@ -19,7 +19,7 @@ SANITIZERS = {
 }
 
 C_TESTS = sorted(path.stem for path in SOURCES.glob("*_test.c"))
-WATCHING_THE_CLOCK = {"netflow_export_test", "recorder_test", "seal_test", "session_test"}
+WATCHING_THE_CLOCK = {"netflow_export_test", "session_buffer_test", "seal_test", "session_test"}
 ON_INTERFACES = {
     name for name in C_TESTS if '#include "live.h"' in (SOURCES / f"{name}.c").read_text()
 }

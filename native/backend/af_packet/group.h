@@ -7,7 +7,7 @@
 #define SONDE_AF_PACKET_GROUP_H
 
 #include "interface.h"
-#include "ring.h"
+#include "packet_ring.h"
 
 enum { QUEUES_MAX = 64 };
 

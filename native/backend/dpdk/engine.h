@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#include "lane.h"
+#include "shm_ring.h"
 
 enum engine_kind {
   ENGINE_DEVICE = 0, /* PCI address */

@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "dedicated.h"
+#include "dedicated_check.h"
 #include "failure.h"
 
 enum {

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "backend.h"
-#include "dedicated.h"
+#include "dedicated_check.h"
 #include "failure.h"
 #include "source.h"
 

@@ -23,7 +23,7 @@ function(xdp_embed target name)
   add_custom_command(OUTPUT ${object}
     COMMAND ${BPF_CLANG} -O2 -g -target bpf -mcpu=v3 -ffreestanding -Wall -Wextra -Werror
             ${headers} -c ${source} -o ${object}
-    DEPENDS ${source} ${CMAKE_CURRENT_SOURCE_DIR}/backend/xdp/layout.h
+    DEPENDS ${source} ${CMAKE_CURRENT_SOURCE_DIR}/backend/xdp/map_layout.h
             ${CMAKE_CURRENT_SOURCE_DIR}/backend/xdp/slots.bpf.h
             ${CMAKE_CURRENT_SOURCE_DIR}/backend/xdp/view.bpf.h
             ${CMAKE_CURRENT_SOURCE_DIR}/include/packet.h

@@ -4,7 +4,7 @@
 
 #include <bpf/libbpf.h>
 
-#include "layout.h"
+#include "map_layout.h"
 #include "status.h"
 
 struct object {

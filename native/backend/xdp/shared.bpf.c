@@ -12,7 +12,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "layout.h"
+#include "map_layout.h"
 #include "slots.bpf.h"
 #include "view.bpf.h"
 

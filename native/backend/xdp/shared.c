@@ -1,4 +1,4 @@
-/* shared.c - the life of a shared capture; receiving is in receive.c. See shared.h. */
+/* shared.c - the life of a shared capture; receiving is in shared_receive.c. See shared.h. */
 #include "shared.h"
 
 #include <bpf/bpf.h>

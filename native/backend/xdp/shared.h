@@ -10,9 +10,9 @@
 #include <stdatomic.h>
 
 #include "backend.h"
+#include "bpf_ring.h"
 #include "interface.h"
 #include "object.h"
-#include "ring.h"
 #include "slots.h"
 
 enum { SHARED_BATCH_MAX = 256 };

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "layout.h"
+#include "map_layout.h"
 #include "status.h"
 
 struct slots { /* of one queue */

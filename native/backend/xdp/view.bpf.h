@@ -13,7 +13,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "layout.h"
+#include "map_layout.h"
 
 enum {
   TAGS_IN_LINE_MAX = 2,

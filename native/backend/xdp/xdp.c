@@ -10,8 +10,8 @@
 
 #include "backend.h"
 #include "dedicated.h"
+#include "dedicated_check.h"
 #include "failure.h"
-#include "ports.h"
 #include "shared.h"
 
 struct sonde_backend { /* one of the two is there */

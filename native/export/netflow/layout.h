@@ -7,7 +7,7 @@
 #ifndef SONDE_NETFLOW_LAYOUT_H
 #define SONDE_NETFLOW_LAYOUT_H
 
-#include "side.h"
+#include "uniflow.h"
 
 enum sonde_layout_trait {
   SONDE_LAYOUT_IPV6 = 1 << 0,

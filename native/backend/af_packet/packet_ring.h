@@ -1,0 +1,59 @@
+/* packet_ring.h - one packet socket with its TPACKET_V3 ring: the memory that the kernel fills and
+ * one queue's thread empties.
+ *
+ *   map:   block 0 | block 1 | … each RING_BLOCK_BYTES, filled in turn
+ *   block: descriptor | packet | packet | …, ours while its status has TP_STATUS_USER
+ *
+ * Blocks are large because a packet never spans two: a GRO super-packet must fit whole.
+ * ring_take belongs to the queue's thread; all else to the control thread, except that
+ * both may call ring_count, under the owner's lock.
+ */
+#ifndef SONDE_AF_PACKET_PACKET_RING_H
+#define SONDE_AF_PACKET_PACKET_RING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "packet.h"
+#include "program.h"
+#include "status.h"
+
+enum {
+  RING_BLOCK_BYTES = 1 << 20,
+  RING_BLOCKS_MIN = 2, /* one to fill while the other is read */
+  RING_RETIRE_MS = 10, /* the kernel hands over a block that is not full after this */
+};
+
+struct ring {
+  int fd; /* -1: closed */
+  uint8_t *map;
+  uint32_t block_count;
+  uint32_t snaplen;
+  uint16_t linktype;
+  bool spent;        /* every packet of the block at head was handed over */
+  uint32_t head;     /* block being read */
+  uint32_t left;     /* packets of it not handed over yet */
+  uint8_t *packet;   /* the next of them */
+  uint64_t taken;    /* frames handed over */
+  uint64_t accepted; /* frames the kernel put into the ring, as of ring_count */
+  uint64_t dropped;
+  uint64_t freezes;
+};
+
+/* Makes socket and ring. It takes no packet before ring_bind, and refuses all before a
+ * program is attached. */
+int ring_open(struct ring *ring, uint32_t block_count, uint32_t snaplen, uint16_t linktype,
+              struct sonde_error *error);
+int ring_bind(const struct ring *ring, int ifindex, struct sonde_error *error);
+int ring_promiscuous(const struct ring *ring, int ifindex, struct sonde_error *error);
+int ring_attach(const struct ring *ring, const struct program *program, struct sonde_error *error);
+void ring_close(struct ring *ring);
+
+/* Gives the last spent block back and hands over packets of the next. 0: none is ready. */
+uint32_t ring_take(struct ring *ring, struct sonde_packet *packets, uint32_t max);
+
+/* Adds the kernel's counters, which reading resets, to accepted, dropped and freezes. */
+void ring_count(struct ring *ring);
+uint32_t ring_blocks_used(const struct ring *ring);
+
+#endif

@@ -1,0 +1,85 @@
+/* packet_clock.c - see packet_clock.h. */
+#include "core/packet_clock.h"
+
+#include <time.h>
+
+static const int64_t STEP_MIN_NS = 50000000;         /* below it is slew and jitter */
+static const int64_t STAMP_AGE_MAX_NS = 60000000000; /* a ring never holds packets longer */
+static const uint64_t LEAP_NS = 3600000000000;
+/* The year 2116: past what a pcap file can say, and any timeout can be added to it. */
+static const uint64_t STAMP_MAX_NS = UINT64_C(1) << 62;
+enum { LEAP_PACKETS = 16, START_TRIES = 5 };
+
+static int64_t read_clock(clockid_t id) {
+  struct timespec time;
+  clock_gettime(id, &time);
+  return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+/* True if the thread was stopped since then: what it read meanwhile is of another moment. */
+static bool was_stopped(int64_t monotonic) {
+  return read_clock(CLOCK_MONOTONIC) - monotonic > STEP_MIN_NS / 2;
+}
+
+void sonde_clock_start(struct sonde_clock *clock, bool live) {
+  *clock = (struct sonde_clock){.live = live};
+  if (!live)
+    return;
+  int64_t monotonic;
+  int tries = 0;
+  do {
+    monotonic = read_clock(CLOCK_MONOTONIC);
+    clock->start_offset = clock->wall_offset = read_clock(CLOCK_REALTIME) - monotonic;
+  } while (was_stopped(monotonic) && ++tries < START_TRIES);
+  clock->now_ns = (uint64_t)(monotonic + clock->start_offset);
+}
+
+void sonde_clock_tick(struct sonde_clock *clock) {
+  if (!clock->live)
+    return;
+  int64_t monotonic = read_clock(CLOCK_MONOTONIC);
+  int64_t offset = read_clock(CLOCK_REALTIME) - monotonic;
+  int64_t step = offset - clock->wall_offset;
+  if ((step > STEP_MIN_NS || step < -STEP_MIN_NS) && !was_stopped(monotonic)) {
+    clock->stepped_ns += step;
+    clock->wall_offset = offset;
+    clock->epoch_offset = offset - clock->start_offset;
+  }
+  clock->now_ns = (uint64_t)(monotonic + clock->start_offset);
+}
+
+static bool stamp_live(const struct sonde_clock *clock, uint64_t packet_ns, uint64_t *time_ns) {
+  int64_t time = (int64_t)packet_ns - clock->epoch_offset;
+  int64_t now = (int64_t)clock->now_ns;
+  *time_ns = (uint64_t)(time < now ? time : now);
+  /* A stamp a little ahead is the moment between the two looks at the clock. */
+  if (time <= now + STEP_MIN_NS && time >= now - STAMP_AGE_MAX_NS)
+    return true;
+  *time_ns = clock->now_ns;
+  return false;
+}
+
+bool sonde_clock_stamp(struct sonde_clock *clock, uint64_t packet_ns, uint64_t *time_ns) {
+  if (packet_ns > STAMP_MAX_NS) {
+    *time_ns = clock->now_ns;
+    return false;
+  }
+  if (clock->live)
+    return stamp_live(clock, packet_ns, time_ns);
+  *time_ns = packet_ns;
+  clock->leap_ns = packet_ns;
+  if (packet_ns <= clock->now_ns) {
+    clock->leap_packets = 0;
+  } else if (packet_ns - clock->now_ns <= LEAP_NS || clock->now_ns == 0 ||
+             ++clock->leap_packets >= LEAP_PACKETS) {
+    clock->now_ns = packet_ns;
+    clock->leap_packets = 0;
+  }
+  return true;
+}
+
+void sonde_clock_finish(struct sonde_clock *clock) {
+  if (clock->leap_packets > 0)
+    clock->now_ns = clock->leap_ns;
+  clock->leap_packets = 0;
+}

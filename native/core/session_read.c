@@ -1,0 +1,194 @@
+/* session_read.c - reading a session: statistics, listings, records. Changes nothing but the
+ * position in the record rings.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/session.h"
+#include "core/session_buffer.h"
+
+/* ---- statistics ----------------------------------------------------------------------- */
+
+static void add_worker(struct sonde_stats *stats, const struct sonde_worker_counters *counters) {
+  const struct sonde_flow_counters *flow = &counters->flow;
+  if (counters->turns < stats->heartbeat)
+    stats->heartbeat = counters->turns;
+  stats->packets_captured += counters->packets;
+  stats->bytes_captured += counters->bytes;
+  stats->frames_captured += counters->frames;
+  stats->packets_non_flow += counters->packets_non_flow;
+  for (uint32_t cause = 0; cause < SONDE_NON_FLOW_COUNT; cause++)
+    stats->non_flow[cause] += counters->non_flow[cause];
+  stats->fragments += counters->fragments;
+  stats->ip_length_clamped += counters->ip_length_clamped;
+  stats->timestamps_corrected += counters->timestamps_corrected;
+  stats->packets_recorded += flow->packets_recorded;
+  stats->packets_active += flow->packets_active;
+  stats->packets_unmetered += flow->packets_unmetered;
+  stats->ip_bytes += flow->ip_bytes;
+  stats->records += flow->records;
+  for (uint32_t reason = 0; reason < 6; reason++)
+    stats->records_by_reason[reason] += flow->records_by_reason[reason];
+  stats->records_dropped += flow->records_dropped;
+  stats->packets_records_dropped += flow->packets_records_dropped;
+  stats->flows_active += flow->flows_active;
+  stats->flows_created += flow->flows_created;
+}
+
+_Static_assert((int)SONDE_NON_FLOW_COUNT <= (int)SONDE_NON_FLOW_MAX, "the causes fit");
+
+void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stats) {
+  *stats = (struct sonde_stats){.heartbeat = UINT64_MAX};
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  stats->time_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+  stats->finished = !session->info.live;
+  for (uint32_t i = 0; i < session->worker_count; i++) {
+    struct sonde_worker *worker = &session->workers[i];
+    struct sonde_worker_counters counters;
+    /* Finished first: once it is seen, the counters that follow are the last. */
+    stats->finished &= atomic_load(&worker->ended);
+    sonde_worker_counters(worker, &counters);
+    add_worker(stats, &counters);
+    stats->records_waiting += sonde_ring_waiting(&worker->ring);
+  }
+  struct sonde_backend_stats backend = {0};
+  session->ops->stats(session->backend, &backend);
+  stats->packets_dropped = backend.dropped;
+  stats->ring_freezes = backend.freezes;
+  stats->ring_used_permille = backend.ring_used_permille;
+  stats->flow_table_size = session->flow_table_size;
+  stats->link_up = atomic_load(&session->link_up);
+  stats->metering = session->metering;
+  sonde_recorder_stats(session, stats);
+  pthread_mutex_lock(&session->describing);
+  memcpy(stats->attach, session->info.attach, sizeof stats->attach);
+  pthread_mutex_unlock(&session->describing);
+}
+
+/* ---- listing -------------------------------------------------------------------------- */
+
+struct list_request {
+  const struct sonde_flow_query *query;
+  struct sonde_record *records;
+  uint32_t count;
+  uint64_t matching;
+  uint64_t active;
+};
+
+static void list_flows(struct sonde_worker *worker, void *argument) {
+  struct list_request *request = argument;
+  sonde_worker_expire(worker);
+  request->count =
+      sonde_flow_table_list(worker->table, request->query, request->records, &request->matching);
+  request->active += sonde_flow_table_counters(worker->table)->flows_active;
+}
+
+/* Merges `more`, in order, into `records`, in order, keeping the best `limit`. */
+static uint32_t merge(struct sonde_record *records, uint32_t count, struct sonde_record *more,
+                      uint32_t more_count, uint32_t limit, uint32_t sort,
+                      struct sonde_record *scratch) {
+  uint32_t left = 0, right = 0, merged = 0;
+  while (merged < limit && (left < count || right < more_count)) {
+    bool take_left =
+        right == more_count ||
+        (left < count && sonde_flow_record_compare(&records[left], &more[right], sort) <= 0);
+    scratch[merged++] = take_left ? records[left++] : more[right++];
+  }
+  memcpy(records, scratch, merged * sizeof *records);
+  return merged;
+}
+
+int sonde_session_list(struct sonde_session *session, const struct sonde_flow_query *query,
+                       struct sonde_record *records, uint64_t *matching, uint64_t *active,
+                       struct sonde_error *error) {
+  *error = (struct sonde_error){0};
+  if (query->limit < 1 || query->limit > 10000) {
+    error->status = SONDE_INVALID;
+    strcpy(error->detail, "limit: 1 to 10000");
+    return SONDE_INVALID;
+  }
+  struct sonde_record *scratch = calloc(2 * (size_t)query->limit, sizeof *scratch);
+  if (!scratch) {
+    error->status = SONDE_NO_MEMORY;
+    return SONDE_NO_MEMORY;
+  }
+  struct list_request request = {.query = query, .records = scratch};
+  uint32_t count = 0;
+  pthread_mutex_lock(&session->control);
+  if (atomic_load(&session->state) != SONDE_SESSION_OPEN) {
+    for (uint32_t i = 0; i < session->worker_count; i++) {
+      sonde_worker_ask(&session->workers[i], list_flows, &request);
+      count = merge(records, count, scratch, request.count, query->limit, query->sort,
+                    scratch + query->limit);
+    }
+  }
+  pthread_mutex_unlock(&session->control);
+  free(scratch);
+  *matching = request.matching;
+  *active = request.active;
+  return (int)count;
+}
+
+/* ---- records -------------------------------------------------------------------------- */
+
+/* After stop, what is left in the tables follows through the rings, as far as these have
+ * room, until every flow has had its last record; whichever consumer finds room does it. */
+bool sonde_session_empty_table(struct sonde_session *session, uint32_t number) {
+  return sonde_worker_final_flush(&session->workers[number], &session->flush_cursors[number]);
+}
+
+/* One ring's turn: a batch holds records of one worker, in their order. */
+static int drain_ring(struct sonde_session *session, uint32_t number, int encoding,
+                      uint32_t records_max, uint8_t *buffer, uint32_t capacity,
+                      struct sonde_batch *batch) {
+  struct sonde_ring *ring = &session->workers[number].ring;
+  const struct sonde_record *first;
+  uint32_t waiting = sonde_ring_peek(ring, SONDE_RING_STREAM, records_max, &first);
+  int status = sonde_records_render_fields(first, waiting, encoding, session->stream_fields,
+                                           session->interface, buffer, capacity, batch);
+  if (status == SONDE_OK)
+    sonde_ring_release(ring, SONDE_RING_STREAM, batch->records);
+  return status;
+}
+
+static int drain_rings(struct sonde_session *session, int encoding, uint32_t records_max,
+                       uint8_t *buffer, uint32_t capacity, struct sonde_batch *batch) {
+  bool stopped = atomic_load(&session->state) == SONDE_SESSION_STOPPED;
+  int status = SONDE_OK;
+  for (uint32_t turn = 0; turn < session->worker_count; turn++) {
+    uint32_t number = session->drain_next;
+    if (stopped) {
+      sonde_session_empty_table(session, number);
+      sonde_wake_signal(&session->export_wake);
+    }
+    status = drain_ring(session, number, encoding, records_max, buffer, capacity, batch);
+    session->drain_next = (number + 1) % session->worker_count;
+    if (status < 0 || batch->records > 0)
+      break;
+  }
+  return status;
+}
+
+void sonde_session_stream_fields_set(struct sonde_session *session, uint64_t fields) {
+  pthread_mutex_lock(&session->draining);
+  session->stream_fields = fields;
+  pthread_mutex_unlock(&session->draining);
+}
+
+int sonde_session_drain(struct sonde_session *session, int encoding, uint32_t records_max,
+                        uint8_t *buffer, uint32_t capacity, struct sonde_batch *batch) {
+  pthread_mutex_lock(&session->draining);
+  int status = drain_rings(session, encoding, records_max, buffer, capacity, batch);
+  if (status == SONDE_OK && batch->records == 0) {
+    sonde_events_arm(&session->events);
+    status = drain_rings(session, encoding, records_max, buffer, capacity, batch);
+  }
+  pthread_mutex_unlock(&session->draining);
+  return status;
+}
+
+int sonde_session_events(struct sonde_session *session, struct sonde_event *events, uint32_t max) {
+  return (int)sonde_events_take(&session->events, events, max);
+}

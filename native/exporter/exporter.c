@@ -1,0 +1,260 @@
+/* exporter.c - adding, removing and asking after collectors; flushing. See exporter.h. */
+#include "exporter/exporter.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "exporter/state.h"
+#include "failure.h"
+
+/* ---- calls to the thread -------------------------------------------------------------- */
+
+static void call(struct sonde_exporter *exporter) {
+  atomic_store(&exporter->called, true);
+  sonde_wake_write(&exporter->session->export_wake);
+}
+
+/* Runs `command` on the thread between two turns, or here if there is none. Under control. */
+static void ask(struct sonde_exporter *exporter,
+                void (*command)(struct sonde_exporter *exporter, void *argument), void *argument) {
+  if (!exporter->running) {
+    command(exporter, argument);
+    return;
+  }
+  pthread_mutex_lock(&exporter->lock);
+  exporter->argument = argument;
+  exporter->command = command;
+  call(exporter);
+  while (exporter->command)
+    pthread_cond_wait(&exporter->changed, &exporter->lock);
+  pthread_mutex_unlock(&exporter->lock);
+}
+
+/* ---- the thread's life ---------------------------------------------------------------- */
+
+static int start_thread(struct sonde_exporter *exporter, struct sonde_error *error) {
+  sigset_t all, previous;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &previous);
+  pthread_mutex_lock(&exporter->lock);
+  int failed = pthread_create(&exporter->thread, NULL, sonde_exporter_run, exporter);
+  exporter->running = failed == 0;
+  exporter->ending = false;
+  exporter->ended = failed != 0;
+  pthread_mutex_unlock(&exporter->lock);
+  pthread_sigmask(SIG_SETMASK, &previous, NULL);
+  if (failed)
+    return sonde_fail(error, SONDE_SYSTEM, failed, "the export thread could not be started");
+  pthread_setname_np(exporter->thread, "sonde-export");
+  return SONDE_OK;
+}
+
+static void end_thread(struct sonde_exporter *exporter) {
+  if (!exporter->running)
+    return;
+  pthread_mutex_lock(&exporter->lock);
+  exporter->ending = true;
+  call(exporter);
+  pthread_mutex_unlock(&exporter->lock);
+  pthread_join(exporter->thread, NULL);
+  exporter->running = false;
+}
+
+int sonde_exporter_create(struct sonde_session *session, struct sonde_exporter **exporter,
+                          struct sonde_error *error) {
+  struct sonde_exporter *made = calloc(1, sizeof *made);
+  struct timespec now;
+  pthread_condattr_t attributes;
+  if (!made)
+    return sonde_fail(error, SONDE_NO_MEMORY, 0, "exporter");
+  made->session = session;
+  made->ended = true;
+  clock_gettime(CLOCK_REALTIME, &now);
+  made->start_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+  pthread_condattr_init(&attributes);
+  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+  pthread_cond_init(&made->changed, &attributes);
+  pthread_condattr_destroy(&attributes);
+  pthread_mutex_init(&made->control, NULL);
+  pthread_mutex_init(&made->lock, NULL);
+  *exporter = made;
+  return SONDE_OK;
+}
+
+void sonde_exporter_destroy(struct sonde_exporter *exporter) {
+  if (!exporter)
+    return;
+  end_thread(exporter);
+  for (uint32_t i = 0; i < exporter->collector_count; i++)
+    sonde_collector_destroy(exporter->collectors[i]);
+  pthread_cond_destroy(&exporter->changed);
+  pthread_mutex_destroy(&exporter->lock);
+  pthread_mutex_destroy(&exporter->control);
+  free(exporter);
+}
+
+/* ---- collectors ----------------------------------------------------------------------- */
+
+struct change {
+  struct sonde_collector *collector; /* to add; out: the one that left, or NULL */
+  const char *address;
+  uint16_t port;
+  int status;
+};
+
+static uint32_t find(const struct sonde_exporter *exporter, const char *address, uint16_t port) {
+  uint32_t i = 0;
+  while (i < exporter->collector_count &&
+         !sonde_collector_is(exporter->collectors[i], address, port))
+    i++;
+  return i;
+}
+
+static void add(struct sonde_exporter *exporter, void *argument) {
+  struct change *change = argument;
+  struct sonde_collector *collector = change->collector;
+  uint32_t place = find(exporter, collector->stats.address, collector->stats.port);
+  change->collector = NULL;
+  if (place == SONDE_COLLECTORS_MAX) {
+    change->collector = collector;
+    change->status = SONDE_INVALID;
+    return;
+  }
+  if (place < exporter->collector_count) {
+    change->collector = exporter->collectors[place];
+    sonde_collector_supersede(collector, change->collector);
+  } else {
+    sonde_exporter_place(exporter, collector);
+    exporter->collector_count++;
+  }
+  exporter->collectors[place] = collector;
+}
+
+static void take_out(struct sonde_exporter *exporter, void *argument) {
+  struct change *change = argument;
+  uint32_t place = find(exporter, change->address, change->port);
+  if (place == exporter->collector_count) {
+    change->status = SONDE_INVALID;
+    return;
+  }
+  change->collector = exporter->collectors[place];
+  exporter->collector_count--;
+  for (uint32_t i = place; i < exporter->collector_count; i++)
+    exporter->collectors[i] = exporter->collectors[i + 1];
+}
+
+static int add_under_control(struct sonde_exporter *exporter,
+                             const struct sonde_collector_config *config,
+                             struct sonde_error *error) {
+  struct sonde_session *session = exporter->session;
+  struct change change = {0};
+  pthread_mutex_lock(&session->describing);
+  int ifindex = session->info.ifindex;
+  pthread_mutex_unlock(&session->describing);
+  struct sonde_encoder_config encoder = {
+      .ifindex = ifindex > 0 ? (uint32_t)ifindex : 0,
+      .interface = session->interface,
+      .packet_time = !session->info.live,
+      .start_ns = exporter->start_ns,
+  };
+  if (atomic_load(&session->state) == SONDE_SESSION_STOPPED)
+    return sonde_fail(error, SONDE_STATE, 0, "the session has been stopped");
+  int status = sonde_collector_create(config, &encoder, &change.collector, error);
+  if (status < 0)
+    return status;
+  if (!exporter->running) {
+    /* The thread first: what nobody reads would fill the rings. */
+    status = start_thread(exporter, error);
+    if (status < 0) {
+      sonde_collector_destroy(change.collector);
+      return status;
+    }
+    sonde_session_reader_set(session, SONDE_RING_EXPORT, true);
+  }
+  ask(exporter, add, &change);
+  sonde_collector_destroy(change.collector);
+  if (change.status < 0)
+    return sonde_fail(error, change.status, 0, "there are %d collectors already",
+                      SONDE_COLLECTORS_MAX);
+  return SONDE_OK;
+}
+
+int sonde_session_collector_add(struct sonde_session *session,
+                                const struct sonde_collector_config *config,
+                                struct sonde_error *error) {
+  struct sonde_exporter *exporter = session->exporter;
+  *error = (struct sonde_error){0};
+  pthread_mutex_lock(&exporter->control);
+  int status = add_under_control(exporter, config, error);
+  pthread_mutex_unlock(&exporter->control);
+  return status;
+}
+
+int sonde_session_collector_remove(struct sonde_session *session, const char *address,
+                                   uint16_t port, struct sonde_error *error) {
+  struct sonde_exporter *exporter = session->exporter;
+  struct change change = {.address = address, .port = port};
+  *error = (struct sonde_error){0};
+  pthread_mutex_lock(&exporter->control);
+  ask(exporter, take_out, &change);
+  sonde_collector_destroy(change.collector);
+  if (change.status == SONDE_OK && exporter->collector_count == 0) {
+    end_thread(exporter);
+    sonde_session_reader_set(session, SONDE_RING_EXPORT, false);
+  }
+  pthread_mutex_unlock(&exporter->control);
+  if (change.status < 0)
+    return sonde_fail(error, change.status, 0, "there is no collector %.64s port %u",
+                      address ? address : "", port);
+  return SONDE_OK;
+}
+
+struct look {
+  struct sonde_collector_stats *stats;
+  uint32_t max;
+  uint32_t count;
+};
+
+static void copy_stats(struct sonde_exporter *exporter, void *argument) {
+  struct look *look = argument;
+  while (look->count < look->max && look->count < exporter->collector_count) {
+    sonde_collector_stats(exporter->collectors[look->count], &look->stats[look->count]);
+    look->count++;
+  }
+}
+
+int sonde_session_collectors(struct sonde_session *session, struct sonde_collector_stats *stats,
+                             uint32_t max) {
+  struct look look = {stats, max, 0};
+  pthread_mutex_lock(&session->exporter->control);
+  ask(session->exporter, copy_stats, &look);
+  pthread_mutex_unlock(&session->exporter->control);
+  return (int)look.count;
+}
+
+/* ---- flush ---------------------------------------------------------------------------- */
+
+int sonde_session_export_flush(struct sonde_session *session, uint32_t timeout_ms,
+                               struct sonde_error *error) {
+  struct sonde_exporter *exporter = session->exporter;
+  struct timespec until;
+  *error = (struct sonde_error){0};
+  clock_gettime(CLOCK_MONOTONIC, &until);
+  until.tv_sec += timeout_ms / 1000;
+  until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+  until.tv_sec += until.tv_nsec / 1000000000;
+  until.tv_nsec %= 1000000000;
+  int waited = 0;
+  pthread_mutex_lock(&exporter->lock);
+  uint64_t wanted = ++exporter->flush_wanted;
+  atomic_store(&exporter->urgent, true);
+  sonde_wake_write(&session->export_wake);
+  while (!exporter->ended && exporter->flush_done < wanted && waited != ETIMEDOUT)
+    waited = pthread_cond_timedwait(&exporter->changed, &exporter->lock, &until);
+  bool done = exporter->ended || exporter->flush_done >= wanted;
+  pthread_mutex_unlock(&exporter->lock);
+  return done ? SONDE_OK
+              : sonde_fail(error, SONDE_STATE, 0, "records still wait after %u ms", timeout_ms);
+}

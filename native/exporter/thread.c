@@ -1,0 +1,284 @@
+/* thread.c - the export thread's loop: encode, send, give room back, sleep.
+ *
+ * A live capture is never held up: a collector that falls behind loses the oldest records,
+ * counted, before the ring is full. A replayed file waits, because its records can.
+ */
+#include <poll.h>
+#include <time.h>
+
+#include "exporter/state.h"
+
+enum {
+  PIECE_RECORDS = 512,
+  LINGER_RECORDS = 256, /* fewer wait for company, … */
+  POLL_MAX_MS = 1000,
+};
+static const uint64_t LINGER_NS = 20000000; /* … for no longer than this */
+static const uint64_t BEHIND_NS = 1000000000;
+
+static uint64_t read_clock(clockid_t id) {
+  struct timespec now;
+  clock_gettime(id, &now);
+  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static bool session_is(const struct sonde_exporter *exporter, enum sonde_session_state state) {
+  return atomic_load(&exporter->session->state) == (int)state;
+}
+
+/* ---- places in the rings -------------------------------------------------------------- */
+
+static struct sonde_ring *ring_of(struct sonde_exporter *exporter, uint32_t number) {
+  return &exporter->session->workers[number].ring;
+}
+
+void sonde_exporter_place(struct sonde_exporter *exporter, struct sonde_collector *collector) {
+  for (uint32_t i = 0; i < exporter->session->worker_count; i++)
+    collector->positions[i] = sonde_ring_head(ring_of(exporter, i));
+}
+
+static uint32_t lag_of(struct sonde_exporter *exporter, const struct sonde_collector *collector,
+                       uint32_t number) {
+  return sonde_ring_head(ring_of(exporter, number)) - collector->positions[number];
+}
+
+static uint64_t total_lag(struct sonde_exporter *exporter,
+                          const struct sonde_collector *collector) {
+  uint64_t lag = 0;
+  for (uint32_t i = 0; i < exporter->session->worker_count; i++)
+    lag += lag_of(exporter, collector, i);
+  return lag;
+}
+
+/* What every collector has passed is given back to the capture threads. */
+static void release_rings(struct sonde_exporter *exporter) {
+  for (uint32_t i = 0; i < exporter->session->worker_count; i++) {
+    struct sonde_ring *ring = ring_of(exporter, i);
+    uint32_t tail =
+        atomic_load_explicit(&ring->consumers[SONDE_RING_EXPORT].tail, memory_order_relaxed);
+    uint32_t passed = UINT32_MAX;
+    for (uint32_t c = 0; c < exporter->collector_count; c++) {
+      uint32_t ahead = exporter->collectors[c]->positions[i] - tail;
+      passed = ahead < passed ? ahead : passed;
+    }
+    if (exporter->collector_count > 0 && passed > 0)
+      sonde_ring_release(ring, SONDE_RING_EXPORT, passed);
+  }
+}
+
+static void skip_to(struct sonde_exporter *exporter, struct sonde_collector *collector,
+                    uint32_t number, uint32_t keep) {
+  struct sonde_ring *ring = ring_of(exporter, number);
+  uint32_t target = sonde_ring_head(ring) - keep;
+  while (collector->positions[number] != target) {
+    const struct sonde_record *first;
+    uint32_t count =
+        sonde_ring_piece(ring, collector->positions[number], target, ring->mask + 1, &first);
+    sonde_collector_skip(collector, first, count);
+    collector->positions[number] += count;
+  }
+}
+
+/* Behind for long, or so far that packets would soon find no room for what they end. */
+static void shed(struct sonde_exporter *exporter, struct sonde_collector *collector,
+                 uint64_t now_ns) {
+  bool behind = false, long_behind;
+  if (!exporter->session->info.live || !session_is(exporter, SONDE_SESSION_RUNNING))
+    return;
+  for (uint32_t i = 0; i < exporter->session->worker_count; i++)
+    behind |= lag_of(exporter, collector, i) > ring_of(exporter, i)->mask / 2;
+  if (!behind)
+    collector->behind_ns = 0;
+  else if (collector->behind_ns == 0)
+    collector->behind_ns = now_ns;
+  long_behind = behind && now_ns - collector->behind_ns >= BEHIND_NS;
+  for (uint32_t i = 0; i < exporter->session->worker_count; i++) {
+    uint32_t size = ring_of(exporter, i)->mask + 1, lag = lag_of(exporter, collector, i);
+    if (lag > size - size / 16 || (long_behind && lag > size / 2))
+      skip_to(exporter, collector, i, size / 4);
+  }
+}
+
+/* ---- one collector's turn ------------------------------------------------------------- */
+
+static void fill_totals(struct sonde_exporter *exporter, struct sonde_export_totals *totals) {
+  struct sonde_stats stats;
+  sonde_session_stats(exporter->session, &stats);
+  uint64_t metered = stats.packets_captured - stats.packets_non_flow;
+  *totals = (struct sonde_export_totals){
+      .packets_ignored = stats.packets_dropped,
+      /* Nobody saw them: they count as the mean of those that were seen. */
+      .octets_ignored = metered ? (uint64_t)((double)stats.packets_dropped *
+                                             (double)stats.ip_bytes / (double)metered)
+                                : 0,
+      .records_lost = stats.records_dropped,
+      .packets_lost = stats.packets_records_dropped,
+  };
+}
+
+/* A few records wait a little: one message for each would cost everybody more. */
+static bool lingers(struct sonde_exporter *exporter, struct sonde_collector *collector,
+                    uint64_t lag, uint64_t now_ns) {
+  if (lag >= LINGER_RECORDS || atomic_load(&exporter->urgent) ||
+      session_is(exporter, SONDE_SESSION_STOPPED))
+    return false;
+  if (collector->linger_ns == 0)
+    collector->linger_ns = now_ns;
+  return now_ns - collector->linger_ns < LINGER_NS;
+}
+
+static void encode_batch(struct sonde_exporter *exporter, struct sonde_collector *collector,
+                         uint64_t wall_ns) {
+  uint32_t rings = exporter->session->worker_count;
+  for (uint32_t turn = 0; turn < rings; turn++) {
+    uint32_t number = collector->ring_next;
+    struct sonde_ring *ring = ring_of(exporter, number);
+    const struct sonde_record *first;
+    for (;;) {
+      uint32_t count = sonde_ring_piece(ring, collector->positions[number], sonde_ring_head(ring),
+                                        PIECE_RECORDS, &first);
+      uint32_t taken = sonde_collector_encode(collector, first, count, wall_ns);
+      collector->positions[number] += taken;
+      if (taken < count)
+        return; /* the batch is full; this ring goes on next time */
+      if (count < PIECE_RECORDS)
+        break;
+    }
+    collector->ring_next = (number + 1) % rings;
+  }
+}
+
+/* Returns when to come again; 0: nothing to do until something comes. */
+static uint64_t serve(struct sonde_exporter *exporter, struct sonde_collector *collector,
+                      uint64_t now_ns) {
+  shed(exporter, collector, now_ns);
+  if (!sonde_collector_idle(collector)) {
+    uint64_t due_ns = sonde_collector_send(collector, now_ns);
+    return due_ns ? due_ns : now_ns;
+  }
+  uint64_t lag = total_lag(exporter, collector);
+  if (lag == 0 && now_ns < collector->statistics_ns) {
+    sonde_collector_settle(collector);
+    collector->linger_ns = 0;
+    return 0;
+  }
+  if (lag > 0 && lingers(exporter, collector, lag, now_ns))
+    return collector->linger_ns + LINGER_NS;
+  uint64_t wall_ns = read_clock(CLOCK_REALTIME);
+  collector->linger_ns = 0;
+  sonde_collector_begin(collector);
+  if (now_ns >= collector->statistics_ns) {
+    struct sonde_export_totals totals;
+    fill_totals(exporter, &totals);
+    sonde_collector_report(collector, &totals, wall_ns, now_ns);
+  }
+  encode_batch(exporter, collector, wall_ns);
+  if (sonde_collector_idle(collector))
+    return now_ns; /* empty segments only, but behind them others may have waited for room */
+  uint64_t due_ns = sonde_collector_send(collector, now_ns);
+  return due_ns ? due_ns : now_ns;
+}
+
+static uint64_t serve_all(struct sonde_exporter *exporter, uint64_t now_ns) {
+  uint64_t soonest_ns = 0;
+  for (uint32_t i = 0; i < exporter->collector_count; i++) {
+    uint64_t due_ns = serve(exporter, exporter->collectors[i], now_ns);
+    if (due_ns && (soonest_ns == 0 || due_ns < soonest_ns))
+      soonest_ns = due_ns;
+  }
+  release_rings(exporter);
+  return soonest_ns;
+}
+
+/* ---- the loop ------------------------------------------------------------------------- */
+
+/* After stop: true when the tables have given their last record to the rings. */
+static bool empty_tables(struct sonde_exporter *exporter) {
+  bool done = true;
+  if (!session_is(exporter, SONDE_SESSION_STOPPED))
+    return true;
+  for (uint32_t i = 0; i < exporter->session->worker_count; i++) {
+    uint32_t before = sonde_ring_head(ring_of(exporter, i));
+    done &= sonde_session_empty_table(exporter->session, i);
+    if (sonde_ring_head(ring_of(exporter, i)) != before)
+      sonde_events_signal(&exporter->session->events);
+  }
+  return done;
+}
+
+static bool anything_waits(struct sonde_exporter *exporter) {
+  for (uint32_t i = 0; i < exporter->collector_count; i++) {
+    if (!sonde_collector_idle(exporter->collectors[i]) ||
+        total_lag(exporter, exporter->collectors[i]) > 0)
+      return true;
+  }
+  return false;
+}
+
+/* False: end. */
+static bool answer_calls(struct sonde_exporter *exporter) {
+  if (!atomic_load(&exporter->called))
+    return true;
+  pthread_mutex_lock(&exporter->lock);
+  atomic_store(&exporter->called, false);
+  if (exporter->command) {
+    exporter->command(exporter, exporter->argument);
+    exporter->command = NULL;
+  }
+  exporter->ended = exporter->ending;
+  bool goes_on = !exporter->ended;
+  pthread_cond_broadcast(&exporter->changed);
+  pthread_mutex_unlock(&exporter->lock);
+  return goes_on;
+}
+
+static uint64_t flush_wanted(struct sonde_exporter *exporter) {
+  pthread_mutex_lock(&exporter->lock);
+  uint64_t wanted = exporter->flush_wanted;
+  pthread_mutex_unlock(&exporter->lock);
+  return wanted;
+}
+
+static void finish_flush(struct sonde_exporter *exporter, uint64_t wanted) {
+  pthread_mutex_lock(&exporter->lock);
+  exporter->flush_done = wanted;
+  atomic_store(&exporter->urgent, exporter->flush_wanted != wanted);
+  pthread_cond_broadcast(&exporter->changed);
+  pthread_mutex_unlock(&exporter->lock);
+}
+
+static void sleep_until(struct sonde_exporter *exporter, uint64_t due_ns, uint64_t now_ns) {
+  uint64_t wait_ns = (uint64_t)POLL_MAX_MS * 1000000;
+  if (due_ns)
+    wait_ns = due_ns - now_ns < wait_ns ? due_ns - now_ns : wait_ns;
+  struct timespec timeout = {(time_t)(wait_ns / 1000000000), (long)(wait_ns % 1000000000)};
+  struct pollfd wake = {.fd = exporter->session->export_wake.fd, .events = POLLIN};
+  uint64_t edges;
+  if (ppoll(&wake, 1, &timeout, NULL) > 0) {
+    ssize_t got = read(wake.fd, &edges, sizeof edges);
+    (void)got;
+  }
+}
+
+void *sonde_exporter_run(void *argument) {
+  struct sonde_exporter *exporter = argument;
+  struct sonde_wake *wake = &exporter->session->export_wake;
+  while (answer_calls(exporter)) {
+    uint64_t wanted = flush_wanted(exporter), now_ns = read_clock(CLOCK_MONOTONIC);
+    bool emptied = empty_tables(exporter);
+    uint64_t due_ns = serve_all(exporter, now_ns);
+    if (due_ns) { /* those who make records need not wake a thread that comes anyway */
+      if (due_ns > now_ns)
+        sleep_until(exporter, due_ns, now_ns);
+      continue;
+    }
+    if (emptied && atomic_load(&exporter->urgent) && !anything_waits(exporter))
+      finish_flush(exporter, wanted);
+    sonde_wake_arm(wake);
+    if (!anything_waits(exporter) && !atomic_load(&exporter->called) &&
+        flush_wanted(exporter) == wanted)
+      sleep_until(exporter, 0, now_ns);
+    sonde_wake_disarm(wake);
+  }
+  return NULL;
+}

@@ -1,0 +1,281 @@
+/* link_watch.c - see link_watch.h.
+ *
+ * Messages only say how things are now, so each is compared with what was last told, and the
+ * differences are queued as changes. A message may therefore be seen twice or be older than
+ * the state without harm. When the kernel had to drop messages (ENOBUFS), those still queued
+ * are thrown away and the interface is asked for anew.
+ */
+#include "link_watch.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <linux/if_link.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "failure.h"
+
+enum {
+  CHANGES_MAX = 8,           /* one message makes at most RENAMED, DOWN or RETURNED, UP */
+  MESSAGE_BYTES_MAX = 65536, /* several messages; the kernel splits at a page or 32 KiB */
+  ANSWER_TIMEOUT_MS = 1000,
+};
+
+struct sonde_link {
+  char wanted[IF_NAMESIZE]; /* the name that a new interface must have */
+  char name[IF_NAMESIZE];   /* the one it has */
+  int fd;
+  int ifindex; /* 0: it does not exist */
+  bool up;
+  bool overrun;  /* messages were lost */
+  uint32_t port; /* our netlink address: answers carry it, other messages another or 0 */
+  uint32_t sequence;
+  size_t pending; /* bytes of `buffer` not looked at yet, at `at` */
+  size_t at;
+  uint32_t change_first;
+  uint32_t change_count;
+  struct sonde_link_change changes[CHANGES_MAX];
+  _Alignas(struct nlmsghdr) uint8_t buffer[MESSAGE_BYTES_MAX];
+};
+
+static void tell(struct sonde_link *link, int kind) {
+  assert(link->change_count < CHANGES_MAX);
+  uint32_t slot = (link->change_first + link->change_count++) % CHANGES_MAX;
+  struct sonde_link_change *change = &link->changes[slot];
+  *change = (struct sonde_link_change){.kind = kind, .ifindex = link->ifindex};
+  memcpy(change->name, link->name, sizeof change->name);
+}
+
+static void set_gone(struct sonde_link *link) {
+  tell(link, SONDE_LINK_CHANGE_DELETED);
+  link->ifindex = 0;
+  link->up = false;
+}
+
+static void set_present(struct sonde_link *link, int ifindex, const char *name, unsigned flags) {
+  bool up = (flags & IFF_UP) && (flags & IFF_RUNNING);
+  bool is_new = link->ifindex == 0;
+  bool renamed = strncmp(link->name, name, sizeof link->name - 1) != 0;
+  link->ifindex = ifindex;
+  snprintf(link->name, sizeof link->name, "%s", name);
+  if (is_new) {
+    tell(link, SONDE_LINK_CHANGE_RETURNED);
+  } else if (renamed) {
+    tell(link, SONDE_LINK_CHANGE_RENAMED);
+  }
+  if (is_new || up != link->up) {
+    link->up = up;
+    tell(link, up ? SONDE_LINK_CHANGE_UP : SONDE_LINK_CHANGE_DOWN);
+  }
+}
+
+/* The interface's name, or NULL; the message is the kernel's, its lengths are checked still. */
+static const char *message_name(const struct nlmsghdr *message) {
+  const struct ifinfomsg *info = NLMSG_DATA(message);
+  int left = (int)IFLA_PAYLOAD(message);
+  for (const struct rtattr *at = IFLA_RTA(info); RTA_OK(at, left); at = RTA_NEXT(at, left)) {
+    if (at->rta_type == IFLA_IFNAME && RTA_PAYLOAD(at) > 0 &&
+        memchr(RTA_DATA(at), 0, RTA_PAYLOAD(at))) {
+      return RTA_DATA(at);
+    }
+  }
+  return NULL;
+}
+
+static void apply(struct sonde_link *link, const struct nlmsghdr *message) {
+  if (message->nlmsg_len < NLMSG_LENGTH(sizeof(struct ifinfomsg))) {
+    return;
+  }
+  const struct ifinfomsg *info = NLMSG_DATA(message);
+  const char *name = message_name(message);
+  if (info->ifi_family != AF_UNSPEC) {
+    return; /* a bridge telling of its ports: "deleted" there means "left the bridge" */
+  }
+  if (message->nlmsg_type == RTM_DELLINK && info->ifi_index == link->ifindex && link->ifindex) {
+    set_gone(link);
+  } else if (message->nlmsg_type == RTM_NEWLINK && name &&
+             (link->ifindex ? info->ifi_index == link->ifindex : strcmp(name, link->wanted) == 0)) {
+    set_present(link, info->ifi_index, name, info->ifi_flags);
+  }
+}
+
+/* 1: bytes are in the buffer, 0: none wait, -1: errno */
+static int fetch(struct sonde_link *link) {
+  struct sockaddr_nl from = {0};
+  struct iovec part = {link->buffer, sizeof link->buffer};
+  struct msghdr head = {
+      .msg_name = &from, .msg_namelen = sizeof from, .msg_iov = &part, .msg_iovlen = 1};
+  ssize_t length;
+  do {
+    length = recvmsg(link->fd, &head, MSG_DONTWAIT);
+  } while (length < 0 && errno == EINTR);
+  if (length < 0) {
+    return errno == EAGAIN ? 0 : -1;
+  }
+  link->at = 0;
+  link->pending = from.nl_pid == 0 && !(head.msg_flags & MSG_TRUNC) ? (size_t)length : 0;
+  link->overrun |= (head.msg_flags & MSG_TRUNC) != 0;
+  return 1;
+}
+
+static const struct nlmsghdr *next_message(struct sonde_link *link) {
+  const struct nlmsghdr *message = (const void *)(link->buffer + link->at);
+  if (!NLMSG_OK(message, link->pending)) {
+    link->pending = 0;
+    return NULL;
+  }
+  size_t length = NLMSG_ALIGN(message->nlmsg_len);
+  length = length > link->pending ? link->pending : length;
+  link->at += length;
+  link->pending -= length;
+  return message;
+}
+
+/* Asks for the interface by index if it is known, else by name. What still waits is older than
+ * the answer will be, and might leave no room for it. */
+static int ask(struct sonde_link *link) {
+  int fetched;
+  while ((fetched = fetch(link)) != 0) {
+    if (fetched < 0 && errno != ENOBUFS) {
+      return -1;
+    }
+  }
+  link->pending = 0;
+  struct {
+    struct nlmsghdr head;
+    struct ifinfomsg info;
+    struct rtattr attribute;
+    char name[IF_NAMESIZE];
+  } request = {
+      .head = {.nlmsg_len = sizeof request,
+               .nlmsg_type = RTM_GETLINK,
+               .nlmsg_flags = NLM_F_REQUEST,
+               .nlmsg_seq = ++link->sequence},
+      .info = {.ifi_index = link->ifindex},
+      .attribute = {.rta_len = RTA_LENGTH(IF_NAMESIZE), .rta_type = IFLA_IFNAME},
+  };
+  if (link->ifindex) {
+    request.head.nlmsg_len = NLMSG_LENGTH(sizeof request.info);
+  }
+  memcpy(request.name, link->wanted, sizeof request.name);
+  return send(link->fd, &request, request.head.nlmsg_len, 0) < 0 ? -1 : 0;
+}
+
+/* Reads up to the answer of the last question, applying it only. What comes before it is older,
+ * and what comes after it stays. Returns 1, 0 if there is no such interface, -1 with errno. */
+static int await_answer(struct sonde_link *link) {
+  struct pollfd readable = {.fd = link->fd, .events = POLLIN};
+  for (;;) {
+    const struct nlmsghdr *message;
+    while ((message = next_message(link))) {
+      if (message->nlmsg_seq != link->sequence || message->nlmsg_pid != link->port) {
+        continue;
+      }
+      if (message->nlmsg_type == NLMSG_ERROR) {
+        const struct nlmsgerr *answer = NLMSG_DATA(message);
+        errno = -answer->error;
+        return errno == ENODEV ? 0 : -1;
+      }
+      apply(link, message);
+      return 1;
+    }
+    int fetched = fetch(link);
+    if (fetched < 0 && (errno != ENOBUFS || ask(link))) {
+      return -1; /* with ENOBUFS the answer may be among what was lost */
+    }
+    if (fetched == 0 && poll(&readable, 1, ANSWER_TIMEOUT_MS) == 0) {
+      errno = ETIMEDOUT;
+      return -1;
+    }
+  }
+}
+
+/* Makes the state true again: the interface that was known, then one of the wanted name. */
+static int resync(struct sonde_link *link) {
+  link->overrun = true;
+  int found = 0;
+  if (link->ifindex) {
+    found = ask(link) ? -1 : await_answer(link);
+    if (found == 0) {
+      set_gone(link);
+    }
+  }
+  if (found == 0) {
+    found = ask(link) ? -1 : await_answer(link);
+  }
+  link->overrun = found < 0;
+  return found < 0 ? -1 : 0;
+}
+
+int sonde_link_open(const char *interface, struct sonde_link **out, struct sonde_error *error) {
+  struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK};
+  if (!interface || !*interface || strlen(interface) >= IF_NAMESIZE) {
+    return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.64s: %s",
+                      interface ? interface : "", strerror(ENODEV));
+  }
+  struct sonde_link *link = calloc(1, sizeof *link);
+  if (!link) {
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  }
+  snprintf(link->wanted, sizeof link->wanted, "%s", interface);
+  link->fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+  /* Subscribed first and asked then: no change falls between. */
+  socklen_t length = sizeof address;
+  if (link->fd < 0 || bind(link->fd, (const struct sockaddr *)&address, sizeof address) ||
+      getsockname(link->fd, (struct sockaddr *)&address, &length) ||
+      (link->port = address.nl_pid, resync(link))) {
+    int status = sonde_fail(error, SONDE_SYSTEM, errno, "rtnetlink: %s", strerror(errno));
+    sonde_link_close(link);
+    return status;
+  }
+  link->change_count = 0;
+  *out = link;
+  return 0;
+}
+
+int sonde_link_fd(const struct sonde_link *link) {
+  return link->fd;
+}
+
+int sonde_link_is_up(const struct sonde_link *link) {
+  return link->up;
+}
+
+int sonde_link_read(struct sonde_link *link, struct sonde_link_change *change,
+                    struct sonde_error *error) {
+  while (link->change_count == 0) {
+    const struct nlmsghdr *message = next_message(link);
+    if (message) {
+      apply(link, message);
+      continue;
+    }
+    int fetched = link->overrun ? -1 : fetch(link);
+    if (fetched == 0) {
+      return 0;
+    }
+    bool lost = link->overrun || (fetched < 0 && errno == ENOBUFS);
+    if (fetched < 0 && (!lost || resync(link))) {
+      return sonde_fail(error, SONDE_SYSTEM, errno, "rtnetlink: %s", strerror(errno));
+    }
+  }
+  *change = link->changes[link->change_first];
+  link->change_first = (link->change_first + 1) % CHANGES_MAX;
+  link->change_count--;
+  return 1;
+}
+
+void sonde_link_close(struct sonde_link *link) {
+  if (link) {
+    if (link->fd >= 0) {
+      close(link->fd);
+    }
+    free(link);
+  }
+}

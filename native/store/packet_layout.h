@@ -1,0 +1,60 @@
+/* packet_layout.h - a packet as it lies in a chunk and in a segment file: a head, the bytes, zeros.
+ *
+ *    0  u64 time_ns     8  u32 caplen    12  u32 wirelen
+ *   16  u16 linktype   18  u16 gso_size  20  u8 direction  21  zero ×3
+ *   24  caplen bytes of the frame, then zeros up to the next multiple of 64
+ *
+ * Little endian. Whole cache lines, because they are written past the cache: a line that two
+ * packets share would be written twice, and memory bandwidth is what recording costs.
+ */
+#ifndef SONDE_STORE_PACKET_LAYOUT_H
+#define SONDE_STORE_PACKET_LAYOUT_H
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "packet.h"
+
+struct sonde_stored {
+  uint64_t time_ns;
+  uint32_t caplen;
+  uint32_t wirelen;
+  uint16_t linktype;
+  uint16_t gso_size;
+  uint8_t direction;
+  uint8_t reserved[3];
+};
+_Static_assert(sizeof(struct sonde_stored) == 24, "part of the segment format");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the segment format is little endian");
+
+enum { SONDE_STORED_ALIGN = 64, SONDE_STORED_CAPLEN_MAX = 262144 };
+
+static inline uint32_t sonde_stored_bytes(uint32_t caplen) {
+  uint32_t bytes = (uint32_t)sizeof(struct sonde_stored) + caplen;
+  return (bytes + SONDE_STORED_ALIGN - 1) & ~(uint32_t)(SONDE_STORED_ALIGN - 1);
+}
+
+/* Reads the packet at *offset and moves *offset behind it. False at the end, or where the
+ * bytes cannot be a packet; then *offset stays, and equals `bytes` only at a true end. */
+static inline bool sonde_stored_next(const uint8_t *data, uint32_t bytes, uint32_t *offset,
+                                     struct sonde_packet *packet) {
+  struct sonde_stored head;
+  if (*offset > bytes || bytes - *offset < sizeof head)
+    return false;
+  memcpy(&head, data + *offset, sizeof head);
+  if (head.caplen > SONDE_STORED_CAPLEN_MAX || sonde_stored_bytes(head.caplen) > bytes - *offset)
+    return false;
+  *packet = (struct sonde_packet){
+      .data = data + *offset + sizeof head,
+      .time_ns = head.time_ns,
+      .caplen = head.caplen,
+      .wirelen = head.wirelen,
+      .linktype = head.linktype,
+      .gso_size = head.gso_size,
+      .direction = head.direction,
+  };
+  *offset += sonde_stored_bytes(head.caplen);
+  return true;
+}
+
+#endif

@@ -1,0 +1,171 @@
+/* packet_source.c - see packet_source.h. */
+#include "packet_source.h"
+
+#include "failure.h"
+
+void sonde_search_gap(struct sonde_search *search, uint64_t from_ns, uint64_t to_ns,
+                      uint32_t reason) {
+  struct sonde_loss gap = {.from_ns = from_ns, .to_ns = to_ns, .reason = reason};
+  if (gap.from_ns < search->start_ns)
+    gap.from_ns = search->start_ns;
+  if (gap.to_ns > search->end_ns)
+    gap.to_ns = search->end_ns;
+  if (gap.from_ns <= gap.to_ns)
+    sonde_losses_add(&search->gaps, &gap);
+}
+
+int sonde_source_open(struct sonde_source *source, struct sonde_search *search, uint32_t worker) {
+  struct sonde_store *store = search->store;
+  *source = (struct sonde_source){.worker = worker};
+  source->scratch = sonde_secret_map(SONDE_CHUNK_BYTES, 0);
+  if (!source->scratch)
+    return SONDE_NO_MEMORY;
+  if (worker >= store->config.workers) { /* of an earlier session: segments alone */
+    source->chunk_seen = true;
+    return SONDE_OK;
+  }
+  struct sonde_lane *lane = &store->lanes[worker];
+  pthread_mutex_lock(&store->lock);
+  source->chunk = lane->oldest;
+  source->memory_packet = lane->oldest ? lane->oldest->first_packet : lane->next_packet;
+  source->stop_serial = lane->newest ? lane->newest->serial : 0;
+  source->stop_offset = lane->newest ? atomic_load(&lane->newest->committed) : 0;
+  source->stop_ns = lane->newest ? atomic_load(&lane->newest->last_ns) : 0;
+  source->behind_ns = lane->forgotten_first_ns;
+  source->forgotten_ns = lane->forgotten_last_ns;
+  if (source->chunk)
+    source->chunk->pins++;
+  pthread_mutex_unlock(&store->lock);
+  return SONDE_OK;
+}
+
+void sonde_source_close(struct sonde_source *source, struct sonde_search *search) {
+  if (source->chunk)
+    sonde_store_unpin(search->store, source->chunk);
+  source->chunk = NULL;
+  sonde_shelf_cursor_close(&source->cursor);
+  sonde_secret_unmap(source->scratch, SONDE_CHUNK_BYTES);
+  source->scratch = NULL;
+}
+
+/* ---- chunks in memory ----------------------------------------------------------------- */
+
+/* The next chunk, pinned, or NULL: none is left of what was there at open. */
+static struct sonde_chunk *step(struct sonde_source *source, struct sonde_search *search) {
+  if (!source->chunk_seen) {
+    source->chunk_seen = true;
+    return source->chunk;
+  }
+  if (source->chunk)
+    source->chunk = sonde_lane_step(search->store, source->worker, source->chunk);
+  return source->chunk;
+}
+
+/* Brings the chunk's clear bytes into the scratch, extent by extent; data_lock is held. */
+static void copy_chunk(struct sonde_source *source, struct sonde_search *search,
+                       struct sonde_chunk *chunk, uint32_t extents, uint32_t limit) {
+  uint32_t start = 0;
+  for (uint32_t i = 0; i < extents && start < limit; i++) {
+    const struct sonde_extent *extent = &chunk->extents[i];
+    uint32_t end = extent->end < limit ? extent->end : limit;
+    start = extent->end;
+    if (extent->last_ns < search->start_ns || extent->first_ns > search->end_ns)
+      continue;
+    int status = sonde_extent_open(chunk, i, source->scratch + source->bytes);
+    if (status == SONDE_OK)
+      source->bytes += end - extent->start;
+    else if (status != SONDE_END) /* END: it was lost when it was sealed, which is on record */
+      sonde_search_gap(search, extent->first_ns, extent->last_ns, SONDE_GAP_UNOPENABLE);
+  }
+  if (start < limit) {
+    memcpy(source->scratch + source->bytes, sonde_chunk_data(chunk) + start, limit - start);
+    source->bytes += limit - start;
+  }
+}
+
+static void note_overwritten(struct sonde_source *source, struct sonde_search *search,
+                             uint64_t first_packet, uint64_t first_ns) {
+  if (first_packet <= source->next_packet)
+    return;
+  uint64_t to_ns = first_ns;
+  if (source->forgotten_ns && source->forgotten_ns < to_ns)
+    to_ns = source->forgotten_ns;
+  sonde_search_gap(search, source->behind_ns, to_ns, SONDE_GAP_OVERWRITTEN);
+}
+
+static void load_chunk(struct sonde_source *source, struct sonde_search *search,
+                       struct sonde_chunk *chunk) {
+  struct sonde_store *store = search->store;
+  pthread_mutex_lock(&chunk->data_lock);
+  pthread_mutex_lock(&store->lock);
+  uint32_t limit = atomic_load_explicit(&chunk->committed, memory_order_acquire);
+  uint32_t extents = chunk->extent_count;
+  bool open = chunk->open;
+  pthread_mutex_unlock(&store->lock);
+  uint64_t first_ns = chunk->first_ns, last_ns = chunk->last_ns;
+  if (chunk->serial == source->stop_serial && limit > source->stop_offset)
+    limit = source->stop_offset;
+  source->loaded_serial = chunk->serial;
+  if (limit) {
+    note_overwritten(source, search, chunk->first_packet, first_ns);
+    source->next_packet = chunk->first_packet + chunk->packets;
+    source->behind_ns = last_ns;
+    source->forgotten_ns = 0; /* from here on a gap ends where the next chunk begins */
+  }
+  if (limit == 0 || last_ns < search->start_ns || first_ns > search->end_ns ||
+      (!open && !sonde_selection_may_match(&search->selection, &chunk->bloom))) {
+    search->chunks_skipped++;
+  } else {
+    search->chunks_read++;
+    copy_chunk(source, search, chunk, extents, limit);
+  }
+  pthread_mutex_unlock(&chunk->data_lock);
+}
+
+/* ---- the next match ------------------------------------------------------------------- */
+
+static bool find_in_scratch(struct sonde_source *source, struct sonde_search *search) {
+  while (sonde_stored_next(source->scratch, source->bytes, &source->offset, &source->head)) {
+    uint64_t time_ns = source->head.time_ns;
+    if (time_ns >= search->start_ns && time_ns <= search->end_ns &&
+        (!search->match || search->match(search->context, &source->head)))
+      return true;
+  }
+  return false;
+}
+
+/* False: nothing is left. */
+static bool load_next(struct sonde_source *source, struct sonde_search *search) {
+  source->bytes = source->offset = 0;
+  if (!source->in_memory) {
+    if (sonde_shelf_load(source, search))
+      return true;
+    source->in_memory = true;
+  }
+  struct sonde_chunk *chunk = step(source, search);
+  if (chunk && chunk->serial <= source->stop_serial) {
+    load_chunk(source, search, chunk);
+    return true;
+  }
+  if (source->loaded_serial + (source->stop_offset == 0) < source->stop_serial &&
+      !source->forgotten_ns)
+    sonde_search_gap(search, source->behind_ns, source->stop_ns, SONDE_GAP_OVERWRITTEN);
+  if (source->forgotten_ns) /* all that the worker ever wrote had been overwritten */
+    note_overwritten(source, search, source->memory_packet, UINT64_MAX);
+  return false;
+}
+
+void sonde_source_advance(struct sonde_source *source, struct sonde_search *search,
+                          uint32_t *budget) {
+  source->has_head = false;
+  while (!source->done) {
+    if (find_in_scratch(source, search)) {
+      source->has_head = true;
+      return;
+    }
+    if (*budget == 0)
+      return;
+    --*budget;
+    source->done = !load_next(source, search);
+  }
+}

@@ -1,0 +1,176 @@
+/* sealer.c - the store's own thread: what must happen to chunks, but not on a packet's time.
+ *
+ * It gives fresh chunks their pages before a worker comes to them (a page fault costs more
+ * than the packets that go there), seals extents in place, and offers them to the spill.
+ */
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+#include "seal.h"
+#include "state.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14; before, the worker meets the faults itself */
+#endif
+
+enum { POPULATED_AHEAD = 4 };
+static const uint64_t TELL_INTERVAL_NS = 1000000000;
+
+/* Binds sealed bytes to their place: one extent cannot stand in for another. */
+struct place {
+  uint64_t serial;
+  uint32_t worker;
+  uint32_t start;
+  uint32_t end;
+  uint32_t reserved;
+};
+
+static struct place place_of(const struct sonde_chunk *chunk, const struct sonde_extent *extent) {
+  return (struct place){chunk->serial, chunk->worker, extent->start, extent->end, 0};
+}
+
+/* data_lock is held. What cannot be sealed is zeroised: it must not stay in clear. */
+static int seal_extent(struct sonde_chunk *chunk, struct sonde_extent *extent,
+                       struct sonde_sealkey *key) {
+  uint8_t *data = sonde_chunk_data(chunk) + extent->start;
+  struct place place = place_of(chunk, extent);
+  uint8_t nonce[SONDE_NONCE_BYTES];
+  struct sonde_seal_text text = {&place, sizeof place, extent->end - extent->start, data, data};
+  extent->nonce = atomic_fetch_add(&key->next_nonce, 1);
+  sonde_nonce(extent->nonce, 0, nonce);
+  if (sonde_seal(key->chunk, nonce, &text, extent->tag) < 0) {
+    OPENSSL_cleanse(data, text.bytes);
+    extent->state = SONDE_EXTENT_LOST;
+    return SONDE_SYSTEM;
+  }
+  extent->key = sonde_sealkey_hold(key);
+  extent->state = SONDE_EXTENT_SEALED;
+  return SONDE_OK;
+}
+
+int sonde_extent_open(struct sonde_chunk *chunk, uint32_t number, uint8_t *into) {
+  const struct sonde_extent *extent = &chunk->extents[number];
+  const uint8_t *data = sonde_chunk_data(chunk) + extent->start;
+  uint32_t bytes = extent->end - extent->start;
+  if (extent->state == SONDE_EXTENT_LOST)
+    return SONDE_END;
+  if (extent->state == SONDE_EXTENT_CLEAR) {
+    memcpy(into, data, bytes);
+    return SONDE_OK;
+  }
+  struct place place = place_of(chunk, extent);
+  struct sonde_seal_text text = {&place, sizeof place, bytes, data, into};
+  uint8_t nonce[SONDE_NONCE_BYTES];
+  sonde_nonce(extent->nonce, 0, nonce);
+  return sonde_unseal(extent->key->chunk, nonce, &text, extent->tag);
+}
+
+static void tell_seal_failure(struct sonde_store *store, uint32_t packets) {
+  uint64_t now = sonde_store_monotonic_ns();
+  pthread_mutex_lock(&store->lock);
+  bool tell = store->seal_told_ns == 0 || now - store->seal_told_ns >= TELL_INTERVAL_NS;
+  if (tell)
+    store->seal_told_ns = now;
+  pthread_mutex_unlock(&store->lock);
+  if (tell)
+    store->config.raise(store->config.context, SONDE_STORE_SEAL_FAILED, packets,
+                        "libcrypto failed; the packets are lost to the capture buffer");
+}
+
+static void count_seal_failure(struct sonde_store *store, const struct sonde_extent *extent) {
+  sonde_store_lose(store, &(struct sonde_loss){.from_ns = extent->first_ns,
+                                               .to_ns = extent->last_ns,
+                                               .reason = SONDE_GAP_UNSEALED,
+                                               .packets = extent->packets});
+  pthread_mutex_lock(&store->lock);
+  store->totals.seal_failures++;
+  pthread_mutex_unlock(&store->lock);
+  tell_seal_failure(store, extent->packets);
+}
+
+uint32_t sonde_store_seal_chunk(struct sonde_store *store, struct sonde_chunk *chunk) {
+  pthread_mutex_lock(&chunk->data_lock);
+  pthread_mutex_lock(&store->lock);
+  uint32_t count = chunk->extent_count;
+  uint32_t end = sonde_chunk_open_start(chunk);
+  bool full = !chunk->open;
+  struct sonde_sealkey *key = sonde_sealkey_hold(store->key);
+  pthread_mutex_unlock(&store->lock);
+  for (uint32_t i = 0; key && i < count; i++) {
+    struct sonde_extent *extent = &chunk->extents[i];
+    if (extent->state == SONDE_EXTENT_CLEAR && seal_extent(chunk, extent, key) < 0)
+      count_seal_failure(store, extent);
+  }
+  if (key && full) /* behind its last packet lies what was there before */
+    OPENSSL_cleanse(sonde_chunk_data(chunk) + end, sonde_store_data_bytes(store) - end);
+  sonde_sealkey_release(key);
+  pthread_mutex_unlock(&chunk->data_lock);
+  return count;
+}
+
+/* Both, under the lock: is there something to do? */
+static bool wants_pages(const struct sonde_store *store) {
+  return store->populated < store->chunk_count && store->populated < store->fresh + POPULATED_AHEAD;
+}
+
+static struct sonde_chunk *pop(struct sonde_chunk_queue *queue) {
+  struct sonde_chunk *chunk = queue->first;
+  if (!chunk)
+    return NULL;
+  queue->first = chunk->queue_next;
+  if (!queue->first)
+    queue->last = NULL;
+  queue->count--;
+  chunk->queued = false;
+  return chunk;
+}
+
+static void *run(void *argument) {
+  struct sonde_store *store = argument;
+  pthread_setname_np(pthread_self(), "sonde-keeper");
+  pthread_mutex_lock(&store->lock);
+  for (;;) {
+    struct sonde_chunk *chunk = pop(&store->to_keep);
+    if (chunk) {
+      pthread_mutex_unlock(&store->lock);
+      uint32_t extents = sonde_store_seal_chunk(store, chunk);
+      if (store->spill)
+        sonde_spill_offer(store->spill, chunk, extents);
+      pthread_mutex_lock(&store->lock);
+      chunk->pins--;
+    } else if (wants_pages(store) && !store->keeper_ends) {
+      void *pages = sonde_store_chunk(store, store->populated++);
+      pthread_mutex_unlock(&store->lock);
+      madvise(pages, store->chunk_bytes, MADV_POPULATE_WRITE);
+      pthread_mutex_lock(&store->lock);
+    } else if (store->keeper_ends) {
+      break;
+    } else {
+      pthread_cond_wait(&store->keeper_work, &store->lock);
+    }
+  }
+  pthread_mutex_unlock(&store->lock);
+  return NULL;
+}
+
+int sonde_keeper_start(struct sonde_store *store) {
+  sigset_t all, previous;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &previous);
+  store->keeper_runs = pthread_create(&store->keeper, NULL, run, store) == 0;
+  pthread_sigmask(SIG_SETMASK, &previous, NULL);
+  return store->keeper_runs ? SONDE_OK : SONDE_SYSTEM;
+}
+
+void sonde_keeper_stop(struct sonde_store *store) {
+  if (!store->keeper_runs)
+    return;
+  pthread_mutex_lock(&store->lock);
+  store->keeper_ends = true;
+  pthread_cond_signal(&store->keeper_work);
+  pthread_mutex_unlock(&store->lock);
+  pthread_join(store->keeper, NULL);
+  store->keeper_runs = false;
+}

@@ -1,0 +1,91 @@
+/* segment_export.c - a segment file as pcapng: what `netsonde decrypt` does. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "failure.h"
+#include "netsonde.h"
+#include "pcapng.h"
+#include "segment.h"
+
+struct sonde_segment {
+  struct sonde_segment_reader reader;
+  struct sonde_pcapng pcapng;
+  uint8_t *clear; /* one frame's packets, secret */
+  uint32_t bytes;
+  uint32_t offset;
+};
+
+int sonde_encryption_key_id(const uint8_t *key, uint8_t *id) {
+  return sonde_sealkey_id(key, id);
+}
+
+int sonde_segment_open(int fd, const uint8_t *key, const char *interface,
+                       struct sonde_segment **segment, struct sonde_error *error) {
+  struct sonde_segment *made = calloc(1, sizeof *made);
+  if (!made)
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "segment");
+  sonde_pcapng_init(&made->pcapng, interface);
+  made->clear = sonde_secret_map(SONDE_FRAME_PAYLOAD_MAX, 0);
+  int status = made->clear ? sonde_segment_reader_open(&made->reader, fd, key) : SONDE_NO_MEMORY;
+  if (status < 0) {
+    int system_errno = status == SONDE_SYSTEM ? errno : 0;
+    sonde_segment_close(made);
+    return sonde_fail(error, status, system_errno, "%s", sonde_status_text(status));
+  }
+  *segment = made;
+  return SONDE_OK;
+}
+
+void sonde_segment_close(struct sonde_segment *segment) {
+  if (!segment)
+    return;
+  sonde_segment_reader_close(&segment->reader);
+  sonde_secret_unmap(segment->clear, SONDE_FRAME_PAYLOAD_MAX);
+  free(segment);
+}
+
+static int load(struct sonde_segment *segment) {
+  struct sonde_segment_frame frame;
+  segment->bytes = segment->offset = 0;
+  int status = sonde_segment_reader_next(&segment->reader, &frame);
+  if (status == SONDE_OK)
+    status = sonde_segment_reader_load(&segment->reader, &frame, segment->clear);
+  if (status == SONDE_OK)
+    segment->bytes = frame.payload_bytes;
+  return status;
+}
+
+/* Packets of the frame at hand, as many as there is room for. */
+static uint32_t write_packets(struct sonde_segment *segment, uint8_t *buffer, uint32_t capacity) {
+  uint32_t written = 0;
+  uint32_t offset = segment->offset;
+  struct sonde_packet packet;
+  while (sonde_stored_next(segment->clear, segment->bytes, &offset, &packet)) {
+    uint32_t bytes =
+        sonde_pcapng_packet(&segment->pcapng, &packet, buffer + written, capacity - written);
+    if (bytes == 0)
+      break;
+    written += bytes;
+    segment->offset = offset;
+  }
+  return written;
+}
+
+int sonde_segment_read(struct sonde_segment *segment, uint8_t *buffer, uint32_t capacity,
+                       struct sonde_error *error) {
+  if (capacity < SONDE_PACKETS_READ_MIN)
+    return sonde_fail(error, SONDE_TOO_SMALL, 0, "at least %d bytes", SONDE_PACKETS_READ_MIN);
+  uint32_t written = sonde_pcapng_begin(&segment->pcapng, buffer, capacity);
+  int status = segment->offset < segment->bytes ? SONDE_OK : load(segment);
+  if (status == SONDE_OK) {
+    uint32_t more = write_packets(segment, buffer + written, capacity - written);
+    /* A good seal around what are no packets: whoever has the key made it wrong. */
+    status = more || segment->bytes == 0 ? SONDE_OK : SONDE_DAMAGED;
+    written += more;
+  }
+  if (status < 0 && written == 0)
+    return sonde_fail(error, status, status == SONDE_SYSTEM ? errno : 0, "frame %llu: %s",
+                      (unsigned long long)segment->reader.counter, sonde_status_text(status));
+  return (int)written;
+}

@@ -1,0 +1,235 @@
+/* segment_file.c - see segment_file.h. */
+#include "segment_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+static void reach_nothing(enum sonde_spill_state state) {
+  (void)state;
+}
+
+const struct sonde_spill_system sonde_spill_system_real = {
+    .write = pwrite,
+    .sync = fdatasync,
+    .reached = reach_nothing,
+};
+_Atomic(const struct sonde_spill_system *) sonde_spill_system = &sonde_spill_system_real;
+
+static void reach(struct sonde_file *file, enum sonde_spill_state state) {
+  file->state = state;
+  sonde_spill_system->reached(state);
+}
+
+static int fail(const char **failed, int system_errno, const char *what) {
+  *failed = what;
+  return system_errno;
+}
+
+int sonde_file_init(struct sonde_file *file, const struct sonde_file_config *config) {
+  file->dir_fd = config->dir_fd;
+  file->workers = config->workers;
+  file->bytes_max = config->bytes_max;
+  file->disk_bytes = config->disk_bytes;
+  file->fd = -1;
+  file->sealed = malloc(SONDE_FRAME_BYTES_MAX);
+  file->key = sonde_secret_map(SONDE_KEY_BYTES, 1);
+  bool random = getrandom(file->session, sizeof file->session, 0) == sizeof file->session;
+  return file->sealed && file->key && random ? SONDE_OK : SONDE_SYSTEM;
+}
+
+void sonde_file_release(struct sonde_file *file) {
+  if (file->state != SONDE_SPILL_IDLE && file->fd >= 0)
+    close(file->fd);
+  free(file->sealed);
+  sonde_secret_unmap(file->key, SONDE_KEY_BYTES);
+}
+
+/* Everything or an errno. */
+static int write_fully(struct sonde_file *file, const uint8_t *bytes, size_t count, uint64_t at) {
+  size_t done = 0;
+  while (done < count) {
+    ssize_t wrote =
+        sonde_spill_system->write(file->fd, bytes + done, count - done, (off_t)(at + done));
+    if (wrote < 0 && errno != EINTR)
+      return errno;
+    if (wrote == 0)
+      return EIO;
+    done += wrote > 0 ? (size_t)wrote : 0;
+  }
+  return 0;
+}
+
+static int make_header(struct sonde_file *file, uint64_t number, const struct sonde_sealkey *key) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  file->is_sealed = key != NULL;
+  file->header = (struct sonde_segment_header){
+      .magic = "SONDESE",
+      .version = SONDE_SEGMENT_VERSION,
+      .suite = key ? SONDE_SUITE_AES_256_GCM : SONDE_SUITE_CLEAR,
+      .workers = file->workers,
+      .created_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec,
+      .number = number,
+  };
+  memcpy(file->header.magic, "SONDESEG", 8);
+  memcpy(file->header.session, file->session, sizeof file->session);
+  if (!key)
+    return SONDE_OK;
+  memcpy(file->header.key_id, key->id, sizeof key->id);
+  if (getrandom(file->header.salt, SONDE_SALT_BYTES, 0) != SONDE_SALT_BYTES)
+    return SONDE_SYSTEM;
+  return sonde_segment_key(&file->header, key->master, file->key);
+}
+
+int sonde_file_begin(struct sonde_file *file, uint64_t number, const struct sonde_sealkey *key,
+                     const char **failed) {
+  char name[SONDE_SHELF_NAME_BYTES];
+  if (make_header(file, number, key) < 0)
+    return fail(failed, 0, "key of a segment");
+  sonde_shelf_name(number, true, name);
+  file->fd = openat(file->dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+  if (file->fd < 0)
+    return fail(failed, errno, "create a segment");
+  file->state = SONDE_SPILL_OPENED;
+  file->given_up = false;
+  file->bytes = sizeof file->header;
+  file->first_ns = UINT64_MAX;
+  file->last_ns = 0;
+  int system_errno = write_fully(file, (const uint8_t *)&file->header, sizeof file->header, 0);
+  if (system_errno)
+    return fail(failed, system_errno, "write a segment");
+  reach(file, SONDE_SPILL_OPENED);
+  return 0;
+}
+
+/* What the disk says it holds must open again, with the key from the header as it lies there. */
+static int prove(struct sonde_file *file, const char **failed) {
+  struct sonde_segment_header header;
+  struct sonde_segment_frame frame;
+  ssize_t head = pread(file->fd, &header, sizeof header, 0);
+  ssize_t next = pread(file->fd, &frame, sizeof frame, sizeof header);
+  if (head != sizeof header || next != sizeof frame)
+    return fail(failed, head < 0 || next < 0 ? errno : EIO, "read a segment back");
+  if (memcmp(&header, &file->header, sizeof header) != 0 ||
+      frame.payload_bytes > SONDE_FRAME_PAYLOAD_MAX)
+    return fail(failed, EIO, "read a segment back");
+  uint32_t bytes = frame.payload_bytes + SONDE_TAG_BYTES;
+  ssize_t sealed = pread(file->fd, file->sealed, bytes, sizeof header + sizeof frame);
+  if (sealed != (ssize_t)bytes)
+    return fail(failed, sealed < 0 ? errno : EIO, "read a segment back");
+  uint8_t *clear = sonde_secret_map(SONDE_FRAME_PAYLOAD_MAX, 0);
+  int status = clear ? sonde_frame_open(&header, file->is_sealed ? file->key : NULL, &frame,
+                                        file->sealed, clear)
+                     : SONDE_NO_MEMORY;
+  sonde_secret_unmap(clear, SONDE_FRAME_PAYLOAD_MAX);
+  return status < 0 ? fail(failed, status == SONDE_DAMAGED ? EIO : 0, "open the first frame") : 0;
+}
+
+static int append(struct sonde_file *file, struct sonde_segment_frame *frame,
+                  const uint8_t *payload, const char **failed) {
+  uint32_t bytes = sonde_frame_bytes(frame->payload_bytes);
+  frame->magic = SONDE_FRAME_MAGIC;
+  frame->counter = file->frames;
+  if (sonde_frame_seal(&file->header, file->is_sealed ? file->key : NULL, frame, payload,
+                       file->sealed) < 0) {
+    OPENSSL_cleanse(file->sealed, bytes);
+    return fail(failed, 0, "seal a frame");
+  }
+  int system_errno = write_fully(file, file->sealed, bytes, file->bytes);
+  return system_errno ? fail(failed, system_errno, "write a segment") : 0;
+}
+
+int sonde_file_write(struct sonde_file *file, const struct sonde_segment_frame *given,
+                     const uint8_t *payload, const char **failed) {
+  struct sonde_segment_frame frame = *given;
+  int system_errno = append(file, &frame, payload, failed);
+  if (!*failed && file->frames == 0)
+    system_errno = prove(file, failed);
+  if (*failed)
+    return system_errno;
+  if (frame.first_ns < file->first_ns)
+    file->first_ns = frame.first_ns;
+  if (frame.last_ns > file->last_ns)
+    file->last_ns = frame.last_ns;
+  file->bytes += sonde_frame_bytes(frame.payload_bytes);
+  file->frames++;
+  reach(file, file->frames == 1 ? SONDE_SPILL_PROVED : SONDE_SPILL_FILLING);
+  return 0;
+}
+
+void sonde_file_give_up(struct sonde_file *file) {
+  /* If even this fails, readers find a frame that is cut or damaged behind the whole ones. */
+  file->given_up = file->state != SONDE_SPILL_IDLE && ftruncate(file->fd, (off_t)file->bytes) < 0;
+}
+
+/* The final frame cannot clash with one that failed: its nonce says that it is the last. */
+static int end(struct sonde_file *file, const char **failed) {
+  struct sonde_segment_frame frame = {.flags = SONDE_FRAME_FINAL};
+  if (file->given_up)
+    return 0;
+  int system_errno = append(file, &frame, NULL, failed);
+  if (!*failed)
+    file->bytes += sonde_frame_bytes(0);
+  else
+    sonde_file_give_up(file);
+  return system_errno;
+}
+
+static int drop(struct sonde_file *file, const char *hidden, const char **failed) {
+  close(file->fd);
+  file->fd = -1;
+  return unlinkat(file->dir_fd, hidden, 0) < 0 ? fail(failed, errno, "remove a segment") : 0;
+}
+
+int sonde_file_finish(struct sonde_file *file, const char **failed) {
+  char hidden[SONDE_SHELF_NAME_BYTES], final[SONDE_SHELF_NAME_BYTES];
+  int system_errno = 0;
+  sonde_shelf_name(file->header.number, true, hidden);
+  sonde_shelf_name(file->header.number, false, final);
+  if (file->frames == 0)
+    return drop(file, hidden, failed);
+  system_errno = end(file, failed);
+  reach(file, SONDE_SPILL_ENDED);
+  if (sonde_spill_system->sync(file->fd) < 0 && !*failed)
+    system_errno = fail(failed, errno, "sync a segment");
+  reach(file, SONDE_SPILL_SYNCED);
+  if (renameat(file->dir_fd, hidden, file->dir_fd, final) < 0 && !*failed)
+    system_errno = fail(failed, errno, "rename a segment");
+  reach(file, SONDE_SPILL_NAMED);
+  if (sonde_spill_system->sync(file->dir_fd) < 0 && !*failed)
+    system_errno = fail(failed, errno, "sync the segments' directory");
+  reach(file, SONDE_SPILL_SHELVED);
+  close(file->fd);
+  file->fd = -1;
+  return system_errno;
+}
+
+void sonde_file_reset(struct sonde_file *file) {
+  file->state = SONDE_SPILL_IDLE;
+  file->bytes = file->frames = 0;
+  OPENSSL_cleanse(file->key, SONDE_KEY_BYTES);
+  OPENSSL_cleanse(file->sealed, SONDE_FRAME_BYTES_MAX); /* in clear, if the file was */
+}
+
+bool sonde_file_sealed_with(const struct sonde_file *file, const struct sonde_sealkey *key) {
+  if (!key)
+    return !file->is_sealed;
+  return file->is_sealed && memcmp(file->header.key_id, key->id, sizeof key->id) == 0;
+}
+
+struct sonde_shelf_file sonde_file_entry(const struct sonde_file *file) {
+  return (struct sonde_shelf_file){
+      .number = file->header.number,
+      .clear = !file->is_sealed,
+      .bytes = file->bytes,
+      .first_ns = file->first_ns,
+      .last_ns = file->last_ns,
+      .workers = file->workers,
+  };
+}

@@ -1,0 +1,90 @@
+/* packet_clock_test.c - a live capture's clock, with the system's clocks played here.
+ *
+ * The core's calls of clock_gettime come to this file's: each look takes a moment, and the
+ * thread may be stopped before any of them.
+ */
+#include <time.h>
+
+#include "check.h"
+#include "core/packet_clock.h"
+
+static const int64_t SECOND = 1000000000, LOOK_NS = 30;
+static int64_t monotonic_ns = 1000000000000, wall_offset_ns = 1700000000000000000;
+static int64_t stopped_ns; /* before look number … */
+static int stopped_at;     /* … from now on, 0: not at all */
+
+int clock_gettime(clockid_t id, struct timespec *time) {
+  if (stopped_at > 0 && --stopped_at == 0)
+    monotonic_ns += stopped_ns;
+  monotonic_ns += LOOK_NS;
+  int64_t now = id == CLOCK_REALTIME ? monotonic_ns + wall_offset_ns : monotonic_ns;
+  *time = (struct timespec){.tv_sec = now / SECOND, .tv_nsec = now % SECOND};
+  return 0;
+}
+
+static void expect_no_step(struct sonde_clock *clock) {
+  sonde_clock_tick(clock);
+  CHECK_EQ(clock->stepped_ns, 0);
+  CHECK_EQ(clock->epoch_offset, 0);
+}
+
+static void a_stopped_thread_finds_no_step(void) {
+  stopped_ns = SECOND / 5;
+  for (int look = 1; look <= 3; look++) {
+    struct sonde_clock clock;
+    stopped_at = look;
+    sonde_clock_start(&clock, true);
+    stopped_at = 0;
+    expect_no_step(&clock);
+    for (int turn = 0; turn < 3; turn++) {
+      stopped_at = look;
+      expect_no_step(&clock);
+      stopped_at = 0;
+      expect_no_step(&clock);
+    }
+  }
+}
+
+static void a_step_is_found(void) {
+  static const int64_t steps[] = {3600, -3600, 1};
+  struct sonde_clock clock;
+  uint64_t time_ns;
+  sonde_clock_start(&clock, true);
+  for (int i = 0; i < 3; i++) {
+    uint64_t before_ns = clock.now_ns;
+    int64_t offset = clock.epoch_offset;
+    wall_offset_ns += steps[i] * SECOND;
+    sonde_clock_tick(&clock);
+    CHECK(clock.stepped_ns / 1000 == steps[i] * SECOND / 1000);
+    CHECK((clock.epoch_offset - offset) / 1000 == steps[i] * SECOND / 1000);
+    CHECK(clock.now_ns - before_ns < 1000); /* flows do not step */
+    uint64_t packet_ns = (uint64_t)(monotonic_ns + wall_offset_ns);
+    CHECK(sonde_clock_stamp(&clock, packet_ns, &time_ns));
+    CHECK(time_ns <= clock.now_ns && clock.now_ns - time_ns < 1000);
+    clock.stepped_ns = 0;
+  }
+}
+
+/* Deadlines are made of times by adding, so there is a last one. */
+static void a_time_past_all_is_not_believed(void) {
+  const uint64_t now_ns = UINT64_C(1700000000) * 1000000000;
+  for (int live = 0; live < 2; live++) {
+    static const uint64_t far[] = {UINT64_C(1) << 63, (UINT64_C(1) << 63) - 1, UINT64_MAX};
+    struct sonde_clock clock;
+    uint64_t time_ns;
+    sonde_clock_start(&clock, live);
+    CHECK(live || sonde_clock_stamp(&clock, now_ns, &time_ns));
+    for (int i = 0; i < 100; i++) {
+      CHECK(!sonde_clock_stamp(&clock, far[i % 3], &time_ns));
+      CHECK_EQ(time_ns, clock.now_ns);
+      CHECK(live || clock.now_ns == now_ns);
+    }
+  }
+}
+
+int main(void) {
+  a_time_past_all_is_not_believed();
+  a_stopped_thread_finds_no_step();
+  a_step_is_found();
+  return check_report();
+}
