@@ -11,6 +11,7 @@ import pytest
 
 from netsonde.errors import NoSession
 from netsonde.service.discovery import Discovery
+from netsonde.service.identity import Identity
 from netsonde.wire.verbs import VERBS
 
 SEMVER = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:[-+][0-9A-Za-z.+-]+)?$"
@@ -77,12 +78,14 @@ SCHEMAS = {
 @pytest.fixture
 def discovery() -> Discovery:
     return Discovery(
-        host="alpha",
-        root="acme.capture",
-        version="0.1.0",
-        fqdn="alpha.example.com",
-        labels={"site": "ams"},
-        versions={"version.agent": "0.1.0"},
+        Identity(
+            host="alpha",
+            root="acme.capture",
+            version="0.1.0",
+            fqdn="alpha.example.com",
+            labels={"site": "ams"},
+            versions={"version.agent": "0.1.0"},
+        )
     )
 
 

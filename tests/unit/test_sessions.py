@@ -9,7 +9,6 @@ from typing import Any, cast
 import pytest
 
 from deadlines import PATIENCE_SEC
-from netsonde.capture.plan import Preflight
 from netsonde.capture.pump import Sink
 from netsonde.capture.sessions import Sessions
 from netsonde.config.sections import CaptureSection, Config
@@ -39,10 +38,10 @@ async def test_a_start_that_comes_too_late_leaves_no_session(
 
     monkeypatch.setattr(Capture, "open", open_slowly)
     write_pcap(tmp_path / "empty.pcap", [])
-    preflight = Preflight(Config(capture=CaptureSection(replay_dirs=[str(tmp_path)])))
+    config = Config(capture=CaptureSection(replay_dirs=[str(tmp_path)]))
     async with asyncio.timeout(PATIENCE_SEC), asyncio.TaskGroup() as tasks:
         sessions = Sessions(
-            preflight, cast(Sink, None), cast(Events, None), tasks, publish_metrics=no_metrics
+            config, cast(Sink, None), cast(Events, None), tasks, publish_metrics=no_metrics
         )
         request = StartRequest(interface=str(tmp_path / "empty.pcap"), backend="file")
         starting = asyncio.create_task(sessions.start(request))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from ..core.capture import Capture
 from ..core.library import lib
-from ..core.values import BackendReport, CollectorSettings, CoreEvent, Stats
+from ..core.values import CoreEvent, Stats
 from ..recorder.status import buffer_state, retention_sec, usage_percent
-from ..sinks.composer import Encoding
 from ..wire.events import EventKind, EventLog
 from ..wire.instant import NS_PER_SEC, rfc3339
 from ..wire.replies import (
@@ -21,11 +19,8 @@ from ..wire.replies import (
     MetricsReply,
     StatusReply,
 )
-from ..wire.requests import (
-    MeterRequest,
-    StartRequest,
-)
 from .collectors import Exporting
+from .plan import CapturePlan
 from .pump import Pump, Sink
 from .rates import COUNTERS, Rates, Window
 
@@ -51,37 +46,21 @@ class Session:
     """A capture that runs, with its pump."""
 
     def __init__(
-        self,
-        request: StartRequest,
-        capture: Capture,
-        report: BackendReport,
-        *,
-        collectors: Sequence[CollectorSettings],
-        sink: Sink,
-        encoding: Encoding,
-        events: EventLog,
+        self, plan: CapturePlan, capture: Capture, *, sink: Sink, events: EventLog
     ) -> None:
         self.id = secrets.token_hex(8)
-        self.request = request
+        self.plan = plan
+        self.request = plan.request
         self.capture = capture
-        self.meters = "flow_metering" in report.features
-        recorded = request.record or request.encryption is not None
-        self.seals = recorded and "buffer_encryption" in report.features
+        self.metering = plan.metering
         self.encryption: EncryptionState | None = None
-        self.exports = "netflow_export" in report.features
         self._events = events
         self._started_ns = time.monotonic_ns()
         self._window = Window(Stats(), self._started_ns)
-        wanted = request.metering or MeterRequest(enable=False)
-        self.metering = MeteringState(
-            enabled=wanted.enable or bool(collectors),
-            flow_timeout_sec=wanted.flow_timeout_sec,
-            active_timeout_sec=wanted.active_timeout_sec,
-        )
-        self.exporting = Exporting(capture, collectors, events, session_id=self.id)
+        self.exporting = Exporting(capture, plan.collectors, events, session_id=self.id)
         self.ticking: asyncio.Task[None]
         self.pump = Pump(
-            capture, sink, session_id=self.id, encoding=encoding, on_event=self._on_event
+            capture, sink, session_id=self.id, encoding=plan.encoding, on_event=self._on_event
         )
 
     @property

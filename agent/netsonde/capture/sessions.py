@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
+from ..config.sections import Config
 from ..core.capture import Capture
 from ..core.packets import leave_clear
 from ..core.values import Stats
@@ -29,6 +30,7 @@ from ..errors import (
     NoSession,
     SessionActive,
 )
+from ..recorder.sealing import read_sealing
 from ..wire.events import EventLog
 from ..wire.replies import (
     EncryptionReply,
@@ -48,8 +50,9 @@ from ..wire.requests import (
     StartRequest,
     StopRequest,
 )
-from .collectors import asked_collector, least_interval_sec
-from .plan import Preflight, blaming
+from .checks import Resources, blaming, check_request, make_buffer_directory, require_backend
+from .collectors import asked_collector
+from .plan import CapturePlan, plan
 from .pump import Sink
 from .rates import drop_rate
 from .session import Session
@@ -61,14 +64,14 @@ EXPORT_FLUSH_MIN_SEC = 3.0  # also when the bus is not worth waiting for
 class Sessions:
     def __init__(
         self,
-        preflight: Preflight,
+        config: Config,
         sink: Sink,
         events: EventLog,
         tasks: asyncio.TaskGroup,
         *,
         publish_metrics: Callable[[MetricsReply], Awaitable[None]],
     ) -> None:
-        self._preflight = preflight
+        self.config = config  # replaced when the configuration is read again
         self._sink = sink
         self._events = events
         self._tasks = tasks
@@ -91,29 +94,11 @@ class Sessions:
 
     async def start(self, request: StartRequest) -> StartReply:
         async with self._turn:
-            checked = await self._preflight.check_values(request)
-            with checked:
+            with await check_request(request, self.config) as resources:
                 if self.current is not None:
                     raise SessionActive
-                report = await self._preflight.check_available(request)
-                collectors = checked.collectors(report)
-                settings = checked.settings(least_interval_sec(collectors))
-                with blaming("$.interface", InvalidInterface, InterfaceShared):
-                    capture = await Capture.open(settings, checked.preparing(collectors))
-                if self._closing:  # nobody would stop it any more
-                    await capture.close()
-                    raise Draining
-                capture.select(self._preflight.config.flows.fields)
-            session = Session(
-                request,
-                capture,
-                report,
-                collectors=collectors,
-                sink=self._sink,
-                encoding=self._preflight.config.flows.encoding,
-                events=self._events,
-            )
-            session.encryption = checked.sealing.state if checked.sealing else None
+                report = await require_backend(request.backend)
+                session = await self._open(plan(request, self.config, report), resources)
             session.pump.start(self._tasks)
             session.ticking = self._tasks.create_task(self._tick(session))
             self.current = session
@@ -127,9 +112,22 @@ class Sessions:
         return StartReply(
             session_id=session.id,
             interface=request.interface,
-            backend=cast(BackendName, request.backend),  # check_values knows it
+            backend=cast(BackendName, request.backend),  # checked by check_request
             buffer_size_mb=request.buffer_size_mb,
         )
+
+    async def _open(self, planned: CapturePlan, resources: Resources) -> Session:
+        make_buffer_directory(planned.settings.buffer_dir)
+        settings = resources.settings(planned)
+        with blaming("$.interface", InvalidInterface, InterfaceShared):
+            capture = await Capture.open(settings, resources.preparing(planned))
+        if self._closing:  # `close` has run already and would not stop this session
+            await capture.close()
+            raise Draining
+        capture.select(planned.record_fields)
+        session = Session(planned, capture, sink=self._sink, events=self._events)
+        session.encryption = resources.encryption
+        return session
 
     async def close(self, flush_sec: float) -> None:
         """Ends the session, one that is being started too, and lets no other begin."""
@@ -175,7 +173,7 @@ class Sessions:
         """Ends a metrics interval of the session every so often."""
         due_sec = time.monotonic()
         while True:
-            due_sec += self._preflight.config.metrics.interval_sec
+            due_sec += self.config.metrics.interval_sec
             try:
                 async with asyncio.timeout(due_sec - time.monotonic()):
                     await self._retimed.wait()
@@ -188,7 +186,7 @@ class Sessions:
     async def meter(self, request: MeterRequest) -> MeterReply:
         async with self._turn:
             session = self.require()
-            if not session.meters:
+            if not session.plan.can_meter:
                 raise FlowMeteringUnavailable
             metering = MeteringState(
                 enabled=request.enable,
@@ -210,8 +208,8 @@ class Sessions:
     async def encrypt(self, request: EncryptionRequest) -> EncryptionReply:
         async with self._turn:
             session = self.require()
-            sealing = self._preflight.sealing(request, "$")
-            if not session.seals:
+            sealing = read_sealing(self.config.encryption.key_dirs, request, "$")
+            if not session.plan.can_seal:
                 if sealing is not None:
                     sealing.forget()
                 raise EncryptionUnavailable
@@ -229,8 +227,8 @@ class Sessions:
         stays on when the last one has gone."""
         async with self._turn:
             session = self.require()
-            collector = asked_collector(request, self._preflight.config.export)
-            if not session.exports:
+            collector = asked_collector(request, self.config.export)
+            if not session.plan.can_export:
                 raise NetflowExportUnavailable
             if request.enable:
                 await session.exporting.add(collector)

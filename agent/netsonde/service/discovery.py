@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import RequestError
 from ..wire.verbs import VERBS, Verb
+from .identity import Identity
 
 SERVICE = "netsonde"
 _TYPE = "io.nats.micro.v1.{}_response"
@@ -35,22 +36,10 @@ class EndpointStats:
 
 
 class Discovery:
-    def __init__(
-        self,
-        *,
-        host: str,
-        root: str,
-        version: str,
-        fqdn: str,
-        labels: Mapping[str, str],
-        versions: Mapping[str, str],
-    ) -> None:
-        self._host = host
-        self._root = root
-        self._version = version
-        self._fqdn = fqdn
-        # What is not a label has a dot in its name, which labels cannot have.
-        self._metadata = {"subject.root": root, **versions, **labels}
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        # Names other than labels contain a dot, which labels cannot.
+        self._metadata = {"subject.root": identity.root, **identity.versions, **identity.labels}
         self._started = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         self.endpoints: dict[str, EndpointStats] = {name: EndpointStats() for name in VERBS}
 
@@ -62,7 +51,7 @@ class Discovery:
             for subject in (
                 f"$SRV.{kind}",
                 f"$SRV.{kind}.{SERVICE}",
-                f"$SRV.{kind}.{SERVICE}.{self._host}",
+                f"$SRV.{kind}.{SERVICE}.{self.identity.host}",
             )
         }
 
@@ -71,12 +60,12 @@ class Discovery:
         document: dict[str, Any] = {
             "type": _TYPE.format(kind.lower()),
             "name": SERVICE,
-            "id": self._host,
-            "version": self._version,
+            "id": self.identity.host,
+            "version": self.identity.version,
             "metadata": self._metadata,
         }
         if kind == "INFO":
-            document["description"] = f"packet capture and flow metering on {self._fqdn}"
+            document["description"] = f"packet capture and flow metering on {self.identity.fqdn}"
             document["endpoints"] = [
                 self._endpoint(verb) | {"metadata": {"description": verb.summary}}
                 for verb in VERBS.values()
@@ -92,7 +81,7 @@ class Discovery:
     def _endpoint(self, verb: Verb) -> dict[str, Any]:
         return {
             "name": verb.endpoint,
-            "subject": f"{self._root}.{verb.name}",
+            "subject": f"{self.identity.root}.{verb.name}",
             "queue_group": "",
         }
 

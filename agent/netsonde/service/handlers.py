@@ -52,13 +52,20 @@ from ..wire.requests import (
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """`binary`: the reply is MessagePack. reply_bytes_max: what the body may take.
-    expires_at: when nobody waits for the reply any more."""
+class Features:
+    """What the verbs act on."""
 
     sessions: Sessions
     retrievals: Retrievals
     firmware: Firmware
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`binary`: the reply is MessagePack. reply_bytes_max: what the body may take.
+    expires_at: when nobody waits for the reply any more."""
+
+    features: Features
     expires_at: datetime | None
     root: str
     binary: bool
@@ -92,33 +99,33 @@ async def backends(call: Call, request: BackendsRequest) -> Done:
 
 
 async def start(call: Call, request: StartRequest) -> Done:
-    return Done(await call.sessions.start(request))
+    return Done(await call.features.sessions.start(request))
 
 
 async def stop(call: Call, request: StopRequest) -> Done:
-    return Done(await call.sessions.stop(request))
+    return Done(await call.features.sessions.stop(request))
 
 
 async def status(call: Call, request: StatusRequest) -> Done:
-    reply = call.sessions.status()
+    reply = call.features.sessions.status()
     return Done(reply, 200 if reply.running else 204)
 
 
 async def metrics(call: Call, request: MetricsRequest) -> Done:
-    return Done(call.sessions.require().metrics())
+    return Done(call.features.sessions.require().metrics())
 
 
 async def flow_meter_enable(call: Call, request: MeterRequest) -> Done:
-    return Done(await call.sessions.meter(request))
+    return Done(await call.features.sessions.meter(request))
 
 
 async def netflow_export_enable(call: Call, request: ExportRequest) -> Done:
-    return Done(await call.sessions.export(request))
+    return Done(await call.features.sessions.export(request))
 
 
 async def flows(call: Call, request: FlowsRequest) -> Done:
     query = flow_query(request)
-    session = call.sessions.require()
+    session = call.features.sessions.require()
     listed, matching, active = await session.capture.flows(
         query, encoding=MSGPACK if call.binary else JSON, bytes_max=call.reply_bytes_max
     )
@@ -129,17 +136,19 @@ async def flows(call: Call, request: FlowsRequest) -> Done:
 
 
 async def encryption_enable(call: Call, request: EncryptionRequest) -> Done:
-    return Done(await call.sessions.encrypt(request))
+    return Done(await call.features.sessions.encrypt(request))
 
 
 async def packets(call: Call, request: PacketsRequest) -> Done:
     query = packet_query(request, time.time_ns())
-    capture = call.sessions.require().capture
-    return Done(await call.retrievals.retrieve(capture, query, request.to, call.expires_at))
+    capture = call.features.sessions.require().capture
+    return Done(
+        await call.features.retrievals.retrieve(capture, query, request.to, call.expires_at)
+    )
 
 
 async def firmware_verify(call: Call, request: FirmwareRequest) -> Done:
-    return Done(await call.firmware.verify(request))
+    return Done(await call.features.firmware.verify(request))
 
 
 async def schema_(call: Call, request: SchemaRequest) -> Done:

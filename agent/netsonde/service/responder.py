@@ -22,7 +22,6 @@ import structlog
 from nats.aio.msg import Msg
 
 from ..bus.connection import Connection, PayloadTooLargeError
-from ..capture.sessions import Sessions
 from ..errors import (
     Draining,
     InternalError,
@@ -36,14 +35,12 @@ from ..errors import (
     TooManyRequests,
     UnknownVerb,
 )
-from ..firmware.verify import Firmware
-from ..recorder.retrieval import Retrievals
 from ..wire import envelope
 from ..wire.envelope import Headers
+from ..wire.events import EventLog
 from ..wire.verbs import VERBS, Verb
 from .discovery import Discovery
-from .events import Events
-from .handlers import HANDLERS, Call
+from .handlers import HANDLERS, Call, Features
 from .policy import Caller, Policy
 from .replays import Replays, StoredReply
 
@@ -62,39 +59,31 @@ class _Outcome:
     replayed: bool = False
 
 
-class Service:
+class Responder:
     def __init__(
         self,
         connection: Connection,
-        sessions: Sessions,
-        retrievals: Retrievals,
-        firmware: Firmware,
-        events: Events,
+        features: Features,
+        events: EventLog,
         discovery: Discovery,
         policy: Policy,
         tasks: asyncio.TaskGroup,
-        *,
-        root: str,
-        host: str,
-        labels: Mapping[str, str],
     ) -> None:
         self._connection = connection
-        self._sessions = sessions
-        self._retrievals = retrievals
-        self._firmware = firmware
+        self._features = features
         self._events = events
         self._discovery = discovery
         self._policy = policy
         self._tasks = tasks
-        self._root = root
-        self._host = host
+        self._root = discovery.identity.root
+        self._host = discovery.identity.host
         self._replays = Replays()
         self._running: set[asyncio.Task[None]] = set()
         self._handled = 0
         self._costly = 0
         self._log = structlog.get_logger()
         self.draining = False
-        self._listen(labels)
+        self._listen(discovery.identity.labels)
 
     def _listen(self, labels: Mapping[str, str]) -> None:
         for verb in VERBS:
@@ -111,8 +100,8 @@ class Service:
     async def drain(self, timeout_sec: float) -> None:
         """New requests are refused from now on; waits for those in flight."""
         self.draining = True
-        self._retrievals.close()
-        self._firmware.close()
+        self._features.retrievals.close()
+        self._features.firmware.close()
         if self._running:
             await asyncio.wait(set(self._running), timeout=timeout_sec)
 
@@ -122,7 +111,7 @@ class Service:
         reply_to = self._reply_to(message)
         if not reply_to:
             return
-        session = self._sessions.current
+        session = self._features.sessions.current
         counters = session.counters(session.capture.stats()) if session is not None else {}
         document = self._discovery.document(self._documents[message.subject], counters)
         await self._send(reply_to, msgspec.json.encode(document), {})
@@ -204,9 +193,7 @@ class Service:
         if self._handled >= HANDLED_MAX or (verb.costly and self._costly >= COSTLY_MAX):
             raise TooManyRequests
         call = Call(
-            sessions=self._sessions,
-            retrievals=self._retrievals,
-            firmware=self._firmware,
+            features=self._features,
             expires_at=headers.deadline,
             root=self._root,
             binary=headers.binary_reply,
@@ -260,7 +247,7 @@ class Service:
             self._log.warning("a reply could not be sent", subject=subject)
 
     def _session_id(self) -> str | None:
-        session = self._sessions.current
+        session = self._features.sessions.current
         return session.id if session is not None else None
 
     def _audit(

@@ -21,9 +21,10 @@ from netsonde.firmware.verify import Firmware
 from netsonde.recorder.retrieval import Retrievals
 from netsonde.service.discovery import Discovery
 from netsonde.service.events import Events
-from netsonde.service.handlers import HANDLERS, Call, Done
+from netsonde.service.handlers import HANDLERS, Call, Done, Features
+from netsonde.service.identity import Identity
 from netsonde.service.policy import Policy
-from netsonde.service.responder import COSTLY_MAX, Service
+from netsonde.service.responder import COSTLY_MAX, Responder
 from netsonde.wire.replies import StatusReply, StopReply
 from netsonde.wire.verbs import VERBS
 
@@ -77,7 +78,7 @@ class FakeEvents:
 
 @dataclass
 class Rig:
-    service: Service
+    responder: Responder
     connection: FakeConnection
     events: FakeEvents
     discovery: Discovery
@@ -118,23 +119,25 @@ async def rig() -> AsyncIterator[Rig]:
     async with asyncio.TaskGroup() as tasks:
         connection, events = FakeConnection(), FakeEvents()
         discovery = Discovery(
-            host="alpha", root="capture", version="0.1.0", fqdn="alpha", labels={}, versions={}
+            Identity(
+                host="alpha",
+                root="capture",
+                version="0.1.0",
+                fqdn="alpha",
+                labels={"site": "ams"},
+                versions={},
+            )
         )
         policy = Policy(PolicySection())
-        service = Service(
-            cast(Connection, connection),
+        features = Features(
             cast(Sessions, FakeSessions()),
             cast(Retrievals, FakeRetrievals()),
             Firmware(FirmwareSection()),
-            cast(Events, events),
-            discovery,
-            policy,
-            tasks,
-            root="capture",
-            host="alpha",
-            labels={"site": "ams"},
         )
-        yield Rig(service, connection, events, discovery, policy)
+        responder = Responder(
+            cast(Connection, connection), features, cast(Events, events), discovery, policy, tasks
+        )
+        yield Rig(responder, connection, events, discovery, policy)
 
 
 @pytest.fixture
@@ -275,7 +278,7 @@ async def test_expired(rig: Rig) -> None:
 
 async def test_422_comes_before_400_and_that_before_503(rig: Rig, handle: Any) -> None:
     handle("stop", no_session)
-    await rig.service.drain(0.1)
+    await rig.responder.drain(0.1)
     expired = {"Expires-At": "2020-01-01T00:00:00Z"}
     assert (await rig.ask("capture.stop", {"x": 1}, expired)).code == 422
     assert (await rig.ask("capture.stop", {}, expired)).code == 400
@@ -285,9 +288,9 @@ async def test_422_comes_before_400_and_that_before_503(rig: Rig, handle: Any) -
 
 async def test_a_request_turned_away_may_be_tried_again(rig: Rig, handle: Any) -> None:
     handle("stop", no_session)
-    rig.service.draining = True
+    rig.responder.draining = True
     assert (await rig.ask("capture.stop", {}, {"Request-Id": "r"})).code == 503
-    rig.service.draining = False
+    rig.responder.draining = False
     reply = await rig.ask("capture.stop", {}, {"Request-Id": "r"})
     assert reply.code == 400
     assert "Replayed" not in reply.headers
@@ -389,7 +392,7 @@ async def test_draining_waits_for_what_is_in_flight(rig: Rig, handle: Any) -> No
     handle("stop", slow)
     asking = asyncio.create_task(rig.ask("capture.stop"))
     await eventually(begun.is_set, "the request to be in flight")
-    await rig.service.drain(PATIENCE_SEC)
+    await rig.responder.drain(PATIENCE_SEC)
     assert any(sent.subject == "inbox.1" for sent in rig.connection.sent)
     assert (await asking).code == 200
 

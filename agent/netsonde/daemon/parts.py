@@ -1,0 +1,127 @@
+"""What a running agent is composed of, built once from the configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from dataclasses import dataclass
+
+import msgspec
+
+from .. import __version__
+from ..bus.connection import Connection
+from ..bus.objects import Bucket, bucket_name
+from ..bus.publisher import Publisher
+from ..capture.sessions import Sessions
+from ..config.sections import BufferSection, Config
+from ..core import library
+from ..firmware.verify import Firmware
+from ..recorder.retrieval import Retrievals
+from ..service.discovery import Discovery
+from ..service.events import Events
+from ..service.handlers import Features
+from ..service.identity import Identity
+from ..service.policy import Policy
+from ..service.responder import Responder
+from ..sinks.core_nats import FlowStream
+from ..sinks.jetstream import JetStreamSink
+from ..wire.replies import MetricsMessage, MetricsReply
+from .health import Health
+
+
+class Bus:
+    """The connections to NATS and the publishers on them.
+
+    Requests and streams have separate connections. With `[flows] servers` flow records have a
+    third one, so that requests do not queue behind stored records.
+    """
+
+    def __init__(self, settings: Config) -> None:
+        self.control = Connection(settings.nats, host=settings.host, purpose="control")
+        self.data = Connection(settings.nats, host=settings.host, purpose="data")
+        self.records = self.data
+        if settings.flows.servers:
+            nats = msgspec.structs.replace(settings.nats, servers=settings.flows.servers)
+            self.records = Connection(nats, host=settings.host, purpose="records")
+        self.publisher = Publisher(self.data, root=settings.nats.root, host=settings.host)
+        self.record_publisher = self.publisher.over(self.records)
+        self._metrics_seq = 0
+
+    @property
+    def connections(self) -> set[Connection]:
+        return {self.control, self.data, self.records}
+
+    async def publish_metrics(self, reply: MetricsReply) -> None:
+        self._metrics_seq += 1
+        fields = msgspec.structs.asdict(reply) | {"host": self.publisher.host}
+        message = MetricsMessage(**fields, boot=self.publisher.boot, seq=self._metrics_seq)
+        await self.publisher.metrics(msgspec.json.encode(message))
+
+    def packets_bucket(self, settings: BufferSection) -> Bucket:
+        return Bucket(
+            self.data,
+            bucket_name(self.publisher.root, self.publisher.host),
+            bytes_max=settings.bucket_mb << 20,
+            age_max_sec=settings.bucket_hours * 3600,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """spooled: None without `[flows] jetstream`."""
+
+    bus: Bus
+    events: Events
+    features: Features
+    policy: Policy
+    spooled: JetStreamSink | None
+    responder: Responder
+    health: Health
+
+    def apply(self, settings: Config) -> None:
+        """Hands the parts a configuration whose changed keys can all change live."""
+        self.features.sessions.config = settings
+        self.features.firmware.settings = settings.firmware
+        self.features.retrievals.settings = settings.buffer
+        self.policy.settings = settings.policy
+
+
+def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
+    bus = Bus(settings)
+    events = Events(bus.publisher)
+    spooled = None
+    if settings.flows.jetstream:
+        spooled = JetStreamSink(bus.records, bus.record_publisher, events, settings.flows)
+    sink = spooled or FlowStream(bus.record_publisher)
+    sessions = Sessions(settings, sink, events, tasks, publish_metrics=bus.publish_metrics)
+    features = Features(
+        sessions,
+        Retrievals(settings.buffer, settings.host, bus.packets_bucket),
+        Firmware(settings.firmware),
+    )
+    policy = Policy(settings.policy)
+    discovery = Discovery(identity(settings, fqdn))
+    responder = Responder(bus.control, features, events, discovery, policy, tasks)
+    health = Health(
+        settings.http.listen,
+        host=settings.host,
+        session=lambda: sessions.current,
+        ready=lambda: bus.control.connected and not responder.draining,
+    )
+    return Parts(bus, events, features, policy, spooled, responder, health)
+
+
+def identity(settings: Config, fqdn: str) -> Identity:
+    return Identity(
+        host=settings.host,
+        root=settings.nats.root,
+        version=__version__,
+        fqdn=fqdn,
+        labels=settings.agent.labels,
+        versions={
+            "version.agent": __version__,
+            "version.core_abi": str(library.lib.SONDE_ABI),
+            "version.python": platform.python_version(),
+            "version.kernel": platform.release(),
+        },
+    )
