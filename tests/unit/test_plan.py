@@ -18,8 +18,13 @@ from netsonde.wire.requests import EncryptionRequest, ExportRequest, MeterReques
 FULL = BackendReport(
     name="af_packet",
     description="",
-    features=("basic_capture", "flow_tracking", "flow_metering", "netflow_export")
-    + ("buffer_encryption",),
+    features=(
+        "basic_capture",
+        "flow_tracking",
+        "flow_metering",
+        "netflow_export",
+        "buffer_encryption",
+    ),
     usable=True,
     reason="",
 )
