@@ -1,9 +1,9 @@
-/* columns.c - data records of IPFIX messages, as columns.
+/* columns.c - reads the data records of IPFIX messages into columns, one per field.
  *
- * A collector has records by the million and wants them by field. Which field lies where is the
- * caller's to know; here are only the loops that a scripting language is too slow for: over
- * sets, of which there is a new one wherever IPv4 and IPv6 alternate, and over records. A set
- * is read once for all its fields, while it is in the processor's cache.
+ * A collector reads millions of records. The caller knows the place of each field in a record.
+ * Only the loops over sets and records are here, because Python is too slow for them. A message
+ * has a new set wherever IPv4 and IPv6 alternate. All fields of a set are read in one pass,
+ * while the set is in the processor's cache.
  */
 #include <assert.h>
 #include <stdbool.h>
@@ -19,8 +19,8 @@ enum { LINE = 64, AHEAD = 2048 };
 struct walk {
   const uint8_t *data;
   uint32_t end;         /* of the data */
-  uint32_t message_end; /* of the message that it is in */
-  uint32_t at;          /* where the next set, or message, begins */
+  uint32_t message_end; /* of the current message */
+  uint32_t at;          /* start of the next set or message */
 };
 
 static uint32_t read_16(const uint8_t *p) {
@@ -39,14 +39,14 @@ static bool enter_message(struct walk *walk) {
   return true;
 }
 
-/* From set to set the way leads through their lengths, so that each would have to come from
- * memory before the next could be asked for. */
+/* A set's length gives the place of the next set. Without prefetching, each set would have to
+ * arrive from memory before the next could be requested. */
 static void fetch_ahead(const struct walk *walk, uint32_t bytes) {
   for (uint32_t i = AHEAD; i < AHEAD + bytes && i < walk->end - walk->at; i += LINE)
     __builtin_prefetch(walk->data + walk->at + i);
 }
 
-/* The next set with a sound length; what follows an unsound one in its message is left out. */
+/* Finds the next set with a valid length. Skips the rest of a message after an invalid length. */
 static bool next_set(struct walk *walk, struct sonde_set *set) {
   for (;;) {
     if (walk->message_end - walk->at >= SET_HEAD) {
@@ -98,7 +98,7 @@ static inline uint64_t read_number(const uint8_t *field, uint32_t width) {
   return number;
 }
 
-/* Constant widths let the compiler make one load of each. */
+/* With a constant width, the compiler emits a single load. */
 static inline uint64_t read_any(const uint8_t *field, uint32_t width) {
   switch (width) {
   case 1:
@@ -114,11 +114,11 @@ static inline uint64_t read_any(const uint8_t *field, uint32_t width) {
   }
 }
 
-struct span { /* of data records, one after the other */
+struct span { /* consecutive data records */
   const uint8_t *first;
   uint32_t record_bytes;
   uint32_t rows;
-  uint32_t row; /* of the columns, where the first goes */
+  uint32_t row; /* of the columns, for the first record */
 };
 
 static void put_numbers(const struct sonde_column *column, const struct span *span) {
@@ -194,7 +194,7 @@ uint32_t sonde_ipfix_columns(const uint8_t *data, uint32_t bytes, uint16_t id,
     if (set.id != id)
       continue;
     span.first = data + set.offset;
-    uint32_t whole = set.bytes / record_bytes; /* less the padding */
+    uint32_t whole = set.bytes / record_bytes; /* without padding */
     uint32_t left = rows_max - (span.row - row);
     span.rows = whole < left ? whole : left;
     for (uint32_t i = 0; i < count; i++)

@@ -1,65 +1,80 @@
-/* fields.h - the fields of a record that an encoding can leave out, in the record's order.
+/* fields.h - the table of a record's fields: one line per field, in the record's order.
  *
- * A selection is a set of bits. The writers are inlined once for all fields, where the
- * questions cost nothing, and once for a selection that is known only when they run.
+ * The table gives the field numbers and names, the JSON and MessagePack encoders, and the
+ * fields that the compat profile of IPFIX holds. A new field is a line here and a member of
+ * struct sonde_record.
  */
 #ifndef SONDE_EXPORT_FIELDS_H
 #define SONDE_EXPORT_FIELDS_H
 
 #include <stdint.h>
 
-/* X(enumerator, name on the wire) */
+/* X(name, kind, smallest IPFIX profile with the field, arguments...)
+ * An encoder writes the value with put_<kind>(p, arguments). */
 #define SONDE_FIELD_LIST(X)                                                                        \
-  X(FLOW_ID, "flow_id")                                                                            \
-  X(COMMUNITY_ID, "community_id")                                                                  \
-  X(SOURCE_IP, "source_ip")                                                                        \
-  X(DEST_IP, "dest_ip")                                                                            \
-  X(SOURCE_PORT, "source_port")                                                                    \
-  X(DEST_PORT, "dest_port")                                                                        \
-  X(PROTOCOL, "protocol")                                                                          \
-  X(PROTOCOL_NUMBER, "protocol_number")                                                            \
-  X(IP_VERSION, "ip_version")                                                                      \
-  X(VLAN, "vlan")                                                                                  \
-  X(MPLS_LABEL, "mpls_label")                                                                      \
-  X(SOURCE_MAC, "source_mac")                                                                      \
-  X(DEST_MAC, "dest_mac")                                                                          \
-  X(ICMP_TYPE, "icmp_type")                                                                        \
-  X(ICMP_CODE, "icmp_code")                                                                        \
-  X(PACKETS, "packets")                                                                            \
-  X(BYTES, "bytes")                                                                                \
-  X(L2_BYTES, "l2_bytes")                                                                          \
-  X(REVERSE_PACKETS, "reverse_packets")                                                            \
-  X(REVERSE_BYTES, "reverse_bytes")                                                                \
-  X(REVERSE_L2_BYTES, "reverse_l2_bytes")                                                          \
-  X(TCP_FLAGS, "tcp_flags")                                                                        \
-  X(REVERSE_TCP_FLAGS, "reverse_tcp_flags")                                                        \
-  X(TOS, "tos")                                                                                    \
-  X(TTL_MIN, "ttl_min")                                                                            \
-  X(TTL_MAX, "ttl_max")                                                                            \
-  X(FRAGMENTS, "fragments")                                                                        \
-  X(RETRANSMISSIONS, "retransmissions")                                                            \
-  X(OUT_OF_ORDER, "out_of_order")                                                                  \
-  X(HANDSHAKE_RTT_US, "handshake_rtt_us")                                                          \
-  X(FIRST_SEEN, "first_seen")                                                                      \
-  X(LAST_SEEN, "last_seen")                                                                        \
-  X(FLOW_START, "flow_start")                                                                      \
-  X(SEGMENT, "segment")                                                                            \
-  X(FINAL, "final")                                                                                \
-  X(TOTAL_PACKETS, "total_packets")                                                                \
-  X(TOTAL_BYTES, "total_bytes")                                                                    \
-  X(END_REASON, "end_reason")                                                                      \
-  X(INTERFACE, "interface")                                                                        \
-  X(DIRECTION, "direction")                                                                        \
-  X(TUNNEL, "tunnel")                                                                              \
-  X(SAMPLING_INTERVAL, "sampling_interval")
+  X(flow_id, hex64, FULL, record->flow_id)                                                         \
+  X(community_id, community_id, FULL, record, rendering)                                           \
+  X(source_ip, address, COMPAT, record->ip_version, record->source_ip)                             \
+  X(dest_ip, address, COMPAT, record->ip_version, record->dest_ip)                                 \
+  X(source_port, number, COMPAT, record->source_port)                                              \
+  X(dest_port, number, COMPAT, record->dest_port)                                                  \
+  X(protocol, protocol, COMPAT, record->protocol)                                                  \
+  X(protocol_number, number, COMPAT, record->protocol)                                             \
+  X(ip_version, number, COMPAT, record->ip_version)                                                \
+  X(vlan, vlan, FULL, record)                                                                      \
+  X(mpls_label, number_or_null, FULL, record->mpls_label)                                          \
+  X(source_mac, mac_or_null, FULL, record->has_mac, record->source_mac)                            \
+  X(dest_mac, mac_or_null, FULL, record->has_mac, record->dest_mac)                                \
+  X(icmp_type, icmp, COMPAT, record->protocol, record->icmp_type)                                  \
+  X(icmp_code, icmp, COMPAT, record->protocol, record->icmp_code)                                  \
+  X(packets, number, COMPAT, record->packets[0] + record->packets[1])                              \
+  X(bytes, number, COMPAT, record->bytes[0] + record->bytes[1])                                    \
+  X(l2_bytes, number, FULL, record->l2_bytes[0] + record->l2_bytes[1])                             \
+  X(reverse_packets, number, COMPAT, record->packets[1])                                           \
+  X(reverse_bytes, number, COMPAT, record->bytes[1])                                               \
+  X(reverse_l2_bytes, number, FULL, record->l2_bytes[1])                                           \
+  X(tcp_flags, number, COMPAT, record->tcp_flags[0])                                               \
+  X(reverse_tcp_flags, number, COMPAT, record->tcp_flags[1])                                       \
+  X(tos, number, COMPAT, record->tos)                                                              \
+  X(ttl_min, number, FULL, record->ttl_min)                                                        \
+  X(ttl_max, number, FULL, record->ttl_max)                                                        \
+  X(fragments, number, FULL, record->fragments)                                                    \
+  X(retransmissions, number, FULL, record->retransmissions)                                        \
+  X(out_of_order, number, FULL, record->out_of_order)                                              \
+  X(handshake_rtt_us, number_or_null, FULL, record->handshake_rtt_us)                              \
+  X(first_seen, time, COMPAT, record->first_ns, rendering)                                         \
+  X(last_seen, time, COMPAT, record->last_ns, rendering)                                           \
+  X(flow_start, time, FULL, record->flow_start_ns, rendering)                                      \
+  X(segment, number, FULL, record->segment)                                                        \
+  X(final, boolean, FULL, record->final)                                                           \
+  X(total_packets, number, FULL, record->total_packets[0] + record->total_packets[1])              \
+  X(total_bytes, number, FULL, record->total_bytes[0] + record->total_bytes[1])                    \
+  X(end_reason, label, COMPAT, sonde_end_reason_label(record->end_reason))                         \
+  X(interface, interface, FULL, rendering)                                                         \
+  X(direction, label, COMPAT, sonde_direction_label(record->direction))                            \
+  X(tunnel, tunnel, FULL, record)                                                                  \
+  X(sampling_interval, number, FULL, record->sampling_interval)
 
-#define SONDE_FIELD_ENUMERATOR(enumerator, name) SONDE_FIELD_##enumerator,
-enum sonde_field { SONDE_FIELD_LIST(SONDE_FIELD_ENUMERATOR) SONDE_FIELDS };
-#undef SONDE_FIELD_ENUMERATOR
+/* X(name, kind, arguments...): the members of the field "tunnel". */
+#define SONDE_TUNNEL_MEMBER_LIST(X)                                                                \
+  X(type, label, sonde_tunnel_label(record->tunnel_type))                                          \
+  X(id, number, record->tunnel_id)                                                                 \
+  X(outer_source_ip, address, record->tunnel_ip_version, record->tunnel_source_ip)                 \
+  X(outer_dest_ip, address, record->tunnel_ip_version, record->tunnel_dest_ip)
 
+#define SONDE_FIELD_NUMBER(name, ...) SONDE_FIELD_##name,
+enum sonde_field { SONDE_FIELD_LIST(SONDE_FIELD_NUMBER) SONDE_FIELDS };
+#undef SONDE_FIELD_NUMBER
+
+/* A selection of fields is a set of bits, one per field number. */
+#define SONDE_FIELD_BIT(name) (UINT64_C(1) << SONDE_FIELD_##name)
 #define SONDE_FIELDS_ALL ((UINT64_C(1) << SONDE_FIELDS) - 1)
 
-/* Is the field in the selection `fields`? */
-#define SONDE_FIELDS_HAVE(fields, enumerator) ((fields) >> SONDE_FIELD_##enumerator & 1)
+/* Each encoder expands the list twice. For all fields, the compiler removes the tests. The other
+ * expansion is for a selection known at run time. */
+#define SONDE_FIELD_PUT(name, kind, profile, ...)                                                  \
+  if (fields & SONDE_FIELD_BIT(name))                                                              \
+    p = put_##kind(PUT_KEY(p, #name), __VA_ARGS__);
+#define SONDE_TUNNEL_MEMBER_PUT(name, kind, ...) p = put_##kind(PUT_KEY(p, #name), __VA_ARGS__);
 
 #endif

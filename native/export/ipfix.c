@@ -17,14 +17,9 @@ enum {
   TEMPLATES_ONCE = UINT32_MAX,
 };
 
-#define BIT(field) (UINT64_C(1) << SONDE_FIELD_##field)
-
-static const uint64_t compat_fields =
-    BIT(SOURCE_IP) | BIT(DEST_IP) | BIT(SOURCE_PORT) | BIT(DEST_PORT) | BIT(PROTOCOL) |
-    BIT(PROTOCOL_NUMBER) | BIT(IP_VERSION) | BIT(ICMP_TYPE) | BIT(ICMP_CODE) | BIT(PACKETS) |
-    BIT(BYTES) | BIT(REVERSE_PACKETS) | BIT(REVERSE_BYTES) | BIT(TCP_FLAGS) |
-    BIT(REVERSE_TCP_FLAGS) | BIT(TOS) | BIT(FIRST_SEEN) | BIT(LAST_SEEN) | BIT(END_REASON) |
-    BIT(DIRECTION);
+#define COMPAT_BIT(name, kind, profile, ...)                                                       \
+  | (SONDE_PROFILE_##profile == SONDE_PROFILE_COMPAT ? SONDE_FIELD_BIT(name) : 0)
+static const uint64_t compat_fields = 0 SONDE_FIELD_LIST(COMPAT_BIT);
 
 static uint64_t find_latest(const struct sonde_record *records, uint32_t count) {
   uint64_t latest_ns = 0;

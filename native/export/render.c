@@ -16,7 +16,7 @@ static const struct sonde_encoding_ops *const encodings[] = {
     [SONDE_ENCODING_MSGPACK] = &sonde_encoding_msgpack,
 };
 
-#define FIELD_NAME(enumerator, name) name,
+#define FIELD_NAME(name, ...) #name,
 static const char *const field_names[SONDE_FIELDS] = {SONDE_FIELD_LIST(FIELD_NAME)};
 
 const char *sonde_record_field_name(uint32_t field) {

@@ -1,54 +1,62 @@
-/* rendering.h - what JSON and MessagePack share while one batch of records is rendered.
+/* rendering.h - the interface between render.c and the encoders.
  *
- * An encoding turns one record into bytes; render.c owns the batch around it and the
- * bounds. A struct sonde_rendering lives on the stack of one call: rendering may run on any
- * thread and keeps nothing between calls.
+ * An encoder turns one record into bytes. render.c owns the batch and checks the bounds. A
+ * struct sonde_rendering lives on the stack of one call, so rendering may run on any thread
+ * and keeps no state between calls.
  */
 #ifndef SONDE_EXPORT_RENDERING_H
 #define SONDE_EXPORT_RENDERING_H
+
+#include <string.h>
 
 #include "community_id.h"
 #include "fields.h"
 #include "netsonde.h"
 
-/* The interface's name is shortened so that its finished token fits, and with it every
- * record into SONDE_RENDERED_RECORD_MAX; 255 plain characters still fit. */
+/* Limits of an interface name. A longer name is truncated, so that every record fits into
+ * SONDE_RENDERED_RECORD_MAX. 255 plain characters fit. */
 enum { SONDE_INTERFACE_TOKEN_MAX = 384, SONDE_INTERFACE_BYTES_MAX = 255 };
 
 struct sonde_rendering {
   struct sonde_community_hash community;
   uint64_t fields; /* the selection; see fields.h */
-  uint64_t day;    /* since the epoch, of `date`; UINT64_MAX: none yet */
+  uint64_t day;    /* of `date`, since the epoch; UINT64_MAX: `date` is not set */
   char date[11];   /* "2026-11-22T" */
   uint32_t interface_token_bytes;
-  char interface_token[SONDE_INTERFACE_TOKEN_MAX]; /* in the encoding, quotes or header included */
+  char interface_token[SONDE_INTERFACE_TOKEN_MAX]; /* encoded, with quotes or header */
 };
 
 struct sonde_encoding_ops {
-  uint32_t open_bytes;  /* of the array's opening, left free before the first record */
-  uint32_t empty_bytes; /* of an array of no records */
+  uint32_t open_bytes;  /* reserved for the array's opening, before the first record */
+  uint32_t empty_bytes; /* of an array without records */
   void (*prepare)(struct sonde_rendering *rendering, const char *interface);
-  /* A record and what separates it from the next take at most SONDE_RENDERED_RECORD_MAX
-   * bytes, scribbling included. Returns the end. */
+  /* Writes a record and its separator: at most SONDE_RENDERED_RECORD_MAX bytes, including
+   * bytes written behind the end. Returns the end. */
   char *(*put_record)(char *p, const struct sonde_record *record,
                       struct sonde_rendering *rendering);
-  /* The same with only the fields that are in rendering->fields, at least one. */
+  /* Writes only the fields in rendering->fields, which is not empty. */
   char *(*put_selection)(char *p, const struct sonde_record *record,
                          struct sonde_rendering *rendering);
-  /* Opens and closes the array around the records in start + open_bytes … p; needs no room
-   * beyond theirs, or empty_bytes. Returns the end. */
+  /* Opens and closes the array around the records from start + open_bytes to p. The array
+   * needs no more room than the records, or empty_bytes. Returns the end. */
   char *(*put_array)(char *start, char *p, uint32_t records);
 };
+
+/* The field "interface", which both encoders prepare once per batch. */
+static inline char *put_interface(char *p, const struct sonde_rendering *rendering) {
+  memcpy(p, rendering->interface_token, rendering->interface_token_bytes);
+  return p + rendering->interface_token_bytes;
+}
 
 extern const struct sonde_encoding_ops sonde_encoding_json;
 extern const struct sonde_encoding_ops sonde_encoding_msgpack;
 
-/* ipfix.c: the records as whole IPFIX messages, with their templates. batch->records may be
- * fewer than count, as in render.c. */
+/* ipfix.c: renders whole IPFIX messages with their templates. batch->records may be less than
+ * count, as in render.c. */
 int sonde_ipfix_render(const struct sonde_record *records, uint32_t count, uint64_t fields,
                        const char *interface, uint8_t *buffer, uint32_t capacity,
                        struct sonde_batch *batch);
-/* Counts a record in. */
+/* Adds a record to the batch's counters. */
 void sonde_batch_count(struct sonde_batch *batch, const struct sonde_record *record);
 
 #endif

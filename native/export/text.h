@@ -1,9 +1,9 @@
-/* text.h - numbers, addresses and times as text, written in place.
+/* text.h - writes numbers and octets as text in place.
  *
- * Every writer takes the position and returns the position behind what it wrote; it writes
- * nothing terminating and checks no bound: the caller has reserved room for a whole record
- * (SONDE_RENDERED_RECORD_MAX). A writer may scribble up to three bytes past its result.
- * Nothing here calls into libc but memcpy of constant sizes.
+ * Every writer takes a position and returns the end of what it wrote. It writes no NUL and
+ * checks no bound: the caller has reserved room for a whole record
+ * (SONDE_RENDERED_RECORD_MAX). A writer may overwrite up to three bytes behind its end.
+ * The only libc function called is memcpy, with constant sizes.
  */
 #ifndef SONDE_EXPORT_TEXT_H
 #define SONDE_EXPORT_TEXT_H
@@ -107,14 +107,14 @@ static inline char *put_decimal(char *p, uint64_t value) {
   uint32_t low = (uint32_t)(value % 100000000);
   if (high < 100000000) {
     p = put_small(p, (uint32_t)high);
-  } else { /* at most 20 digits: four, eight, eight */
+  } else { /* at most 20 digits: 4 + 8 + 8 */
     p = put_small(p, (uint32_t)(high / 100000000));
     p = put_eight(p, (uint32_t)(high % 100000000));
   }
   return put_eight(p, low);
 }
 
-/* Two hex digits an octet, `count` octets. */
+/* Writes `count` octets, two hex digits each. */
 static inline char *put_hex(char *p, const uint8_t *octets, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) {
     p[2 * i] = sonde_text_hex[octets[i] >> 4];
