@@ -4,9 +4,9 @@
 #include "core/worker.h"
 
 /* Brings one side's times onto the flows' time line. False: one could not be believed. */
-static bool stamp_side(struct sonde_clock *clock, struct sonde_delta *delta, unsigned side) {
-  bool first = sonde_clock_stamp(clock, delta->first_ns[side], &delta->first_ns[side]);
-  bool last = sonde_clock_stamp(clock, delta->last_ns[side], &delta->last_ns[side]);
+static bool stamp_side(struct sonde_packet_clock *clock, struct sonde_delta *delta, unsigned side) {
+  bool first = sonde_packet_clock_stamp(clock, delta->first_ns[side], &delta->first_ns[side]);
+  bool last = sonde_packet_clock_stamp(clock, delta->last_ns[side], &delta->last_ns[side]);
   return first && last;
 }
 
@@ -28,7 +28,7 @@ void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *
   uint64_t complete_ns = worker->complete_ns;
   for (uint32_t i = 0; i < count; i++) {
     if (packets[i].caplen == 0) {
-      sonde_clock_stamp(&worker->clock, packets[i].time_ns, &complete_ns);
+      sonde_packet_clock_stamp(&worker->clock, packets[i].time_ns, &complete_ns);
       continue;
     }
     memcpy(&deltas[added], packets[i].data, sizeof deltas[added]);

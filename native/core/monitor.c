@@ -100,7 +100,7 @@ static void *run(void *argument) {
   pthread_setname_np(pthread_self(), "sonde-monitor");
   struct pollfd fds[2] = {
       {.fd = session->monitor_wake_fd, .events = POLLIN},
-      {.fd = session->link ? sonde_link_fd(session->link) : -1, .events = POLLIN},
+      {.fd = session->link ? sonde_link_watch_fd(session->link) : -1, .events = POLLIN},
   };
   for (;;) {
     int ready = poll(fds, 2, watch.reopen ? watch.backoff_ms : LOOK_MS);
@@ -108,10 +108,10 @@ static void *run(void *argument) {
       return NULL;
     struct sonde_link_change change;
     struct sonde_error error;
-    while (session->link && sonde_link_read(session->link, &change, &error) == 1)
+    while (session->link && sonde_link_watch_read(session->link, &change, &error) == 1)
       follow(&watch, &change);
     if (atomic_load(&session->state) == SONDE_SESSION_RUNNING)
-      sonde_recorder_note_drops(session);
+      sonde_session_buffer_note_drops(session);
     if (!watch.gone && !watch.reopen && session->ops->reopen && any_broken(session))
       watch.reopen = true;
     if (watch.reopen)
@@ -123,10 +123,10 @@ int sonde_monitor_start(struct sonde_session *session, struct sonde_error *error
   if (session->info.ifindex > 0) {
     char name[IF_NAMESIZE]; /* a backend may know it by more than that: "zc:eth0" */
     const char *known = if_indextoname((unsigned)session->info.ifindex, name);
-    int status = sonde_link_open(known ? known : session->interface, &session->link, error);
+    int status = sonde_link_watch_open(known ? known : session->interface, &session->link, error);
     if (status < 0)
       return status;
-    atomic_store(&session->link_up, sonde_link_is_up(session->link) != 0);
+    atomic_store(&session->link_up, sonde_link_watch_is_up(session->link) != 0);
   }
   sigset_t all, previous;
   sigfillset(&all);
@@ -152,7 +152,7 @@ void sonde_monitor_stop(struct sonde_session *session) {
     pthread_join(session->monitor, NULL);
   }
   session->monitor_running = false;
-  sonde_link_close(session->link);
+  sonde_link_watch_close(session->link);
   session->link = NULL;
   pthread_mutex_unlock(&session->monitor_ending);
 }

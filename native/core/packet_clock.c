@@ -21,8 +21,8 @@ static bool was_stopped(int64_t monotonic) {
   return read_clock(CLOCK_MONOTONIC) - monotonic > STEP_MIN_NS / 2;
 }
 
-void sonde_clock_start(struct sonde_clock *clock, bool live) {
-  *clock = (struct sonde_clock){.live = live};
+void sonde_packet_clock_start(struct sonde_packet_clock *clock, bool live) {
+  *clock = (struct sonde_packet_clock){.live = live};
   if (!live)
     return;
   int64_t monotonic;
@@ -34,7 +34,7 @@ void sonde_clock_start(struct sonde_clock *clock, bool live) {
   clock->now_ns = (uint64_t)(monotonic + clock->start_offset);
 }
 
-void sonde_clock_tick(struct sonde_clock *clock) {
+void sonde_packet_clock_tick(struct sonde_packet_clock *clock) {
   if (!clock->live)
     return;
   int64_t monotonic = read_clock(CLOCK_MONOTONIC);
@@ -48,7 +48,8 @@ void sonde_clock_tick(struct sonde_clock *clock) {
   clock->now_ns = (uint64_t)(monotonic + clock->start_offset);
 }
 
-static bool stamp_live(const struct sonde_clock *clock, uint64_t packet_ns, uint64_t *time_ns) {
+static bool stamp_live(const struct sonde_packet_clock *clock, uint64_t packet_ns,
+                       uint64_t *time_ns) {
   int64_t time = (int64_t)packet_ns - clock->epoch_offset;
   int64_t now = (int64_t)clock->now_ns;
   *time_ns = (uint64_t)(time < now ? time : now);
@@ -59,7 +60,8 @@ static bool stamp_live(const struct sonde_clock *clock, uint64_t packet_ns, uint
   return false;
 }
 
-bool sonde_clock_stamp(struct sonde_clock *clock, uint64_t packet_ns, uint64_t *time_ns) {
+bool sonde_packet_clock_stamp(struct sonde_packet_clock *clock, uint64_t packet_ns,
+                              uint64_t *time_ns) {
   if (packet_ns > STAMP_MAX_NS) {
     *time_ns = clock->now_ns;
     return false;
@@ -78,7 +80,7 @@ bool sonde_clock_stamp(struct sonde_clock *clock, uint64_t packet_ns, uint64_t *
   return true;
 }
 
-void sonde_clock_finish(struct sonde_clock *clock) {
+void sonde_packet_clock_finish(struct sonde_packet_clock *clock) {
   if (clock->leap_packets > 0)
     clock->now_ns = clock->leap_ns;
   clock->leap_packets = 0;

@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct sonde_clock {
+struct sonde_packet_clock {
   bool live;
   uint64_t now_ns;       /* on the flows' time line */
   int64_t epoch_offset;  /* add to get the epoch's time */
@@ -24,14 +24,15 @@ struct sonde_clock {
   int64_t stepped_ns;    /* live: a step since the last look, else 0 */
 };
 
-void sonde_clock_start(struct sonde_clock *clock, bool live);
+void sonde_packet_clock_start(struct sonde_packet_clock *clock, bool live);
 /* Live: reads the system's clocks; once a batch. Replay: nothing. */
-void sonde_clock_tick(struct sonde_clock *clock);
+void sonde_packet_clock_tick(struct sonde_packet_clock *clock);
 /* The packet's stamp on the flows' time line. False: it could not be believed and was
  * replaced by now. */
-bool sonde_clock_stamp(struct sonde_clock *clock, uint64_t packet_ns, uint64_t *time_ns);
+bool sonde_packet_clock_stamp(struct sonde_packet_clock *clock, uint64_t packet_ns,
+                              uint64_t *time_ns);
 
 /* Replay: the file has ended, so nothing will contradict a leap any more. */
-void sonde_clock_finish(struct sonde_clock *clock);
+void sonde_packet_clock_finish(struct sonde_packet_clock *clock);
 
 #endif

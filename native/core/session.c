@@ -186,7 +186,7 @@ int sonde_session_open(const struct sonde_session_config *config, struct sonde_s
   if (status == SONDE_OK)
     status = build_workers(made, config, error);
   if (status == SONDE_OK)
-    status = sonde_recorder_open(made, config, error);
+    status = sonde_session_buffer_open(made, config, error);
   if (status == SONDE_OK)
     status = sonde_exporter_create(made, &made->exporter, error);
   if (status < 0) {
@@ -248,7 +248,7 @@ int sonde_session_stop(struct sonde_session *session, struct sonde_error *error)
     status = fail(error, SONDE_STATE, 0, "the session is not running");
   } else {
     end_threads(session);
-    sonde_recorder_note_drops(session);
+    sonde_session_buffer_note_drops(session);
     atomic_store(&session->state, SONDE_SESSION_STOPPED);
     sonde_events_signal(&session->events);
     sonde_wake_write(&session->export_wake);
@@ -272,7 +272,7 @@ void sonde_session_close(struct sonde_session *session) {
   }
   for (uint32_t i = 0; session->workers && i < session->worker_count; i++)
     sonde_worker_release(&session->workers[i]);
-  sonde_recorder_close(session);
+  sonde_session_buffer_close(session);
   free(session->workers);
   free(session->flush_cursors);
   if (session->records)

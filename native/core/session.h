@@ -41,7 +41,7 @@ struct sonde_session {
   pthread_mutex_t monitor_ending; /* one at a time ends it */
   bool monitor_running;
   int monitor_wake_fd;
-  struct sonde_link *link; /* NULL for sources that are no interface of the kernel */
+  struct sonde_link_watch *link; /* NULL for sources that are no interface of the kernel */
   _Atomic bool link_up;
 
   struct sonde_exporter *exporter;

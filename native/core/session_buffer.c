@@ -42,8 +42,9 @@ static uint64_t epoch_ns(void) {
   return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-int sonde_recorder_open(struct sonde_session *session, const struct sonde_session_config *config,
-                        struct sonde_error *error) {
+int sonde_session_buffer_open(struct sonde_session *session,
+                              const struct sonde_session_config *config,
+                              struct sonde_error *error) {
   if (config->buffer_bytes == 0)
     return SONDE_OK;
   struct sonde_store_config store = {
@@ -62,7 +63,7 @@ int sonde_recorder_open(struct sonde_session *session, const struct sonde_sessio
 }
 
 /* A backend counts drops and does not time them, so a gap reaches from look to look. */
-void sonde_recorder_note_drops(struct sonde_session *session) {
+void sonde_session_buffer_note_drops(struct sonde_session *session) {
   struct sonde_backend_stats source = {0};
   if (!session->store)
     return;
@@ -76,12 +77,12 @@ void sonde_recorder_note_drops(struct sonde_session *session) {
   pthread_mutex_unlock(&session->looking);
 }
 
-void sonde_recorder_close(struct sonde_session *session) {
+void sonde_session_buffer_close(struct sonde_session *session) {
   sonde_store_close(session->store);
   session->store = NULL;
 }
 
-void sonde_recorder_stats(struct sonde_session *session, struct sonde_stats *stats) {
+void sonde_session_buffer_stats(struct sonde_session *session, struct sonde_stats *stats) {
   struct sonde_store_stats store;
   if (!session->store)
     return;
@@ -174,7 +175,7 @@ int sonde_session_packets_open(struct sonde_session *session, const char *filter
     return sonde_fail(error, SONDE_NO_MEMORY, 0, "query");
   }
   if (atomic_load(&session->state) != SONDE_SESSION_OPEN)
-    sonde_recorder_note_drops(session);
+    sonde_session_buffer_note_drops(session);
   struct sonde_query_config config = {
       .start_ns = start_ns,
       .end_ns = end_ns ? end_ns : UINT64_MAX,

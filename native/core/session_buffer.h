@@ -12,12 +12,12 @@
 struct sonde_session;
 
 /* At open: makes the store, gives every worker its appender. Nothing for buffer_bytes 0. */
-int sonde_recorder_open(struct sonde_session *session, const struct sonde_session_config *config,
-                        struct sonde_error *error);
-void sonde_recorder_close(struct sonde_session *session);
-void sonde_recorder_stats(struct sonde_session *session, struct sonde_stats *stats);
+int sonde_session_buffer_open(struct sonde_session *session,
+                              const struct sonde_session_config *config, struct sonde_error *error);
+void sonde_session_buffer_close(struct sonde_session *session);
+void sonde_session_buffer_stats(struct sonde_session *session, struct sonde_stats *stats);
 /* Puts down when packets were dropped on their way here: since the last look. Any thread, once
  * the session has been started. */
-void sonde_recorder_note_drops(struct sonde_session *session);
+void sonde_session_buffer_note_drops(struct sonde_session *session);
 
 #endif

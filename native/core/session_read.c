@@ -61,7 +61,7 @@ void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stat
   stats->flow_table_size = session->flow_table_size;
   stats->link_up = atomic_load(&session->link_up);
   stats->metering = session->metering;
-  sonde_recorder_stats(session, stats);
+  sonde_session_buffer_stats(session, stats);
   pthread_mutex_lock(&session->describing);
   memcpy(stats->attach, session->info.attach, sizeof stats->attach);
   pthread_mutex_unlock(&session->describing);

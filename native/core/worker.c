@@ -164,7 +164,7 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
     int cause = sonde_decode(worker->decoder, packet, decoded);
     counters->packets += decoded->packets;
     counters->bytes += decoded->l2_bytes;
-    bool believed = sonde_clock_stamp(&worker->clock, packet->time_ns, &decoded->time_ns);
+    bool believed = sonde_packet_clock_stamp(&worker->clock, packet->time_ns, &decoded->time_ns);
     counters->timestamps_corrected += !believed;
     if (worker->appender)
       record(worker, packet, cause < 0 ? decoded : NULL, believed);
@@ -327,7 +327,7 @@ static void handle_failure(struct sonde_worker *worker, int status,
       return;
     if (error->detail[0])
       sonde_events_push(worker->events, SONDE_EVENT_FILE_TRUNCATED, 0, error->detail);
-    sonde_clock_finish(&worker->clock);
+    sonde_packet_clock_finish(&worker->clock);
     sonde_flow_table_expire(worker->table, worker->clock.now_ns);
     publish(worker);
     atomic_store(&worker->ended, true);
@@ -342,8 +342,8 @@ static bool receive_batch(struct sonde_worker *worker) {
   if (atomic_load_explicit(&worker->ended, memory_order_relaxed) ||
       atomic_load_explicit(&worker->broken, memory_order_relaxed)) {
     rest_until_asked(worker);
-    worker->complete_ns = 0;          /* nothing is still to be handed over: */
-    sonde_clock_tick(&worker->clock); /* flows end without a source, too */
+    worker->complete_ns = 0;                 /* nothing is still to be handed over: */
+    sonde_packet_clock_tick(&worker->clock); /* flows end without a source, too */
     return false;
   }
   if (!ring_has_room(worker)) {
@@ -354,7 +354,7 @@ static bool receive_batch(struct sonde_worker *worker) {
   struct sonde_error error = {0};
   int received = worker->ops->receive(worker->backend, worker->number, worker->packets,
                                       SONDE_WORKER_BATCH, RECEIVE_TIMEOUT_MS, &error);
-  sonde_clock_tick(&worker->clock);
+  sonde_packet_clock_tick(&worker->clock);
   if (received > 0) {
     meter_batch(worker, (uint32_t)received);
     return true;
@@ -434,7 +434,7 @@ void sonde_worker_release(struct sonde_worker *worker) {
 }
 
 int sonde_worker_start(struct sonde_worker *worker) {
-  sonde_clock_start(&worker->clock, worker->live);
+  sonde_packet_clock_start(&worker->clock, worker->live);
   sigset_t all, previous;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &previous);

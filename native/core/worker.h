@@ -70,7 +70,7 @@ struct sonde_worker {
   bool parked;
 
   /* The thread's own. */
-  struct sonde_clock clock;
+  struct sonde_packet_clock clock;
   struct sonde_worker_counters counters;
   char *filter_expression; /* user-space filter, NULL if none */
   struct {

@@ -16,7 +16,7 @@ static void walk(const uint8_t *data, uint32_t bytes) {
   uint32_t offset = 0;
   struct sonde_packet packet;
   volatile uint8_t last;
-  while (sonde_stored_next(data, bytes, &offset, &packet))
+  while (sonde_packet_layout_next(data, bytes, &offset, &packet))
     if (packet.caplen)
       last = packet.data[packet.caplen - 1];
   (void)last;

@@ -28,7 +28,7 @@ enum {
   ANSWER_TIMEOUT_MS = 1000,
 };
 
-struct sonde_link {
+struct sonde_link_watch {
   char wanted[IF_NAMESIZE]; /* the name that a new interface must have */
   char name[IF_NAMESIZE];   /* the one it has */
   int fd;
@@ -45,7 +45,7 @@ struct sonde_link {
   _Alignas(struct nlmsghdr) uint8_t buffer[MESSAGE_BYTES_MAX];
 };
 
-static void tell(struct sonde_link *link, int kind) {
+static void tell(struct sonde_link_watch *link, int kind) {
   assert(link->change_count < CHANGES_MAX);
   uint32_t slot = (link->change_first + link->change_count++) % CHANGES_MAX;
   struct sonde_link_change *change = &link->changes[slot];
@@ -53,13 +53,14 @@ static void tell(struct sonde_link *link, int kind) {
   memcpy(change->name, link->name, sizeof change->name);
 }
 
-static void set_gone(struct sonde_link *link) {
+static void set_gone(struct sonde_link_watch *link) {
   tell(link, SONDE_LINK_CHANGE_DELETED);
   link->ifindex = 0;
   link->up = false;
 }
 
-static void set_present(struct sonde_link *link, int ifindex, const char *name, unsigned flags) {
+static void set_present(struct sonde_link_watch *link, int ifindex, const char *name,
+                        unsigned flags) {
   bool up = (flags & IFF_UP) && (flags & IFF_RUNNING);
   bool is_new = link->ifindex == 0;
   bool renamed = strncmp(link->name, name, sizeof link->name - 1) != 0;
@@ -89,7 +90,7 @@ static const char *message_name(const struct nlmsghdr *message) {
   return NULL;
 }
 
-static void apply(struct sonde_link *link, const struct nlmsghdr *message) {
+static void apply(struct sonde_link_watch *link, const struct nlmsghdr *message) {
   if (message->nlmsg_len < NLMSG_LENGTH(sizeof(struct ifinfomsg))) {
     return;
   }
@@ -107,7 +108,7 @@ static void apply(struct sonde_link *link, const struct nlmsghdr *message) {
 }
 
 /* 1: bytes are in the buffer, 0: none wait, -1: errno */
-static int fetch(struct sonde_link *link) {
+static int fetch(struct sonde_link_watch *link) {
   struct sockaddr_nl from = {0};
   struct iovec part = {link->buffer, sizeof link->buffer};
   struct msghdr head = {
@@ -125,7 +126,7 @@ static int fetch(struct sonde_link *link) {
   return 1;
 }
 
-static const struct nlmsghdr *next_message(struct sonde_link *link) {
+static const struct nlmsghdr *next_message(struct sonde_link_watch *link) {
   const struct nlmsghdr *message = (const void *)(link->buffer + link->at);
   if (!NLMSG_OK(message, link->pending)) {
     link->pending = 0;
@@ -140,7 +141,7 @@ static const struct nlmsghdr *next_message(struct sonde_link *link) {
 
 /* Asks for the interface by index if it is known, else by name. What still waits is older than
  * the answer will be, and might leave no room for it. */
-static int ask(struct sonde_link *link) {
+static int ask(struct sonde_link_watch *link) {
   int fetched;
   while ((fetched = fetch(link)) != 0) {
     if (fetched < 0 && errno != ENOBUFS) {
@@ -170,7 +171,7 @@ static int ask(struct sonde_link *link) {
 
 /* Reads up to the answer of the last question, applying it only. What comes before it is older,
  * and what comes after it stays. Returns 1, 0 if there is no such interface, -1 with errno. */
-static int await_answer(struct sonde_link *link) {
+static int await_answer(struct sonde_link_watch *link) {
   struct pollfd readable = {.fd = link->fd, .events = POLLIN};
   for (;;) {
     const struct nlmsghdr *message;
@@ -198,7 +199,7 @@ static int await_answer(struct sonde_link *link) {
 }
 
 /* Makes the state true again: the interface that was known, then one of the wanted name. */
-static int resync(struct sonde_link *link) {
+static int resync(struct sonde_link_watch *link) {
   link->overrun = true;
   int found = 0;
   if (link->ifindex) {
@@ -214,13 +215,14 @@ static int resync(struct sonde_link *link) {
   return found < 0 ? -1 : 0;
 }
 
-int sonde_link_open(const char *interface, struct sonde_link **out, struct sonde_error *error) {
+int sonde_link_watch_open(const char *interface, struct sonde_link_watch **out,
+                          struct sonde_error *error) {
   struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK};
   if (!interface || !*interface || strlen(interface) >= IF_NAMESIZE) {
     return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.64s: %s",
                       interface ? interface : "", strerror(ENODEV));
   }
-  struct sonde_link *link = calloc(1, sizeof *link);
+  struct sonde_link_watch *link = calloc(1, sizeof *link);
   if (!link) {
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
   }
@@ -232,7 +234,7 @@ int sonde_link_open(const char *interface, struct sonde_link **out, struct sonde
       getsockname(link->fd, (struct sockaddr *)&address, &length) ||
       (link->port = address.nl_pid, resync(link))) {
     int status = sonde_fail(error, SONDE_SYSTEM, errno, "rtnetlink: %s", strerror(errno));
-    sonde_link_close(link);
+    sonde_link_watch_close(link);
     return status;
   }
   link->change_count = 0;
@@ -240,16 +242,16 @@ int sonde_link_open(const char *interface, struct sonde_link **out, struct sonde
   return 0;
 }
 
-int sonde_link_fd(const struct sonde_link *link) {
+int sonde_link_watch_fd(const struct sonde_link_watch *link) {
   return link->fd;
 }
 
-int sonde_link_is_up(const struct sonde_link *link) {
+int sonde_link_watch_is_up(const struct sonde_link_watch *link) {
   return link->up;
 }
 
-int sonde_link_read(struct sonde_link *link, struct sonde_link_change *change,
-                    struct sonde_error *error) {
+int sonde_link_watch_read(struct sonde_link_watch *link, struct sonde_link_change *change,
+                          struct sonde_error *error) {
   while (link->change_count == 0) {
     const struct nlmsghdr *message = next_message(link);
     if (message) {
@@ -271,7 +273,7 @@ int sonde_link_read(struct sonde_link *link, struct sonde_link_change *change,
   return 1;
 }
 
-void sonde_link_close(struct sonde_link *link) {
+void sonde_link_watch_close(struct sonde_link_watch *link) {
   if (link) {
     if (link->fd >= 0) {
       close(link->fd);

@@ -25,19 +25,20 @@ struct sonde_link_change {
   char name[IF_NAMESIZE];
 };
 
-struct sonde_link;
+struct sonde_link_watch;
 
 /* The state at open is where changes count from: an interface that is absent or down then is
  * not told of until it changes. Errors: INTERFACE_INVALID (no possible name), NO_MEMORY,
  * SYSTEM. */
-int sonde_link_open(const char *interface, struct sonde_link **link, struct sonde_error *error);
-int sonde_link_fd(const struct sonde_link *link);
-int sonde_link_is_up(const struct sonde_link *link); /* as of the last read */
+int sonde_link_watch_open(const char *interface, struct sonde_link_watch **link,
+                          struct sonde_error *error);
+int sonde_link_watch_fd(const struct sonde_link_watch *link);
+int sonde_link_watch_is_up(const struct sonde_link_watch *link); /* as of the last read */
 
 /* The next change. Returns 1, 0 if nothing waits, or SYSTEM. Does not block, except that after
  * lost messages it waits for the kernel's answer, a second at most. */
-int sonde_link_read(struct sonde_link *link, struct sonde_link_change *change,
-                    struct sonde_error *error);
-void sonde_link_close(struct sonde_link *link); /* NULL is allowed */
+int sonde_link_watch_read(struct sonde_link_watch *link, struct sonde_link_change *change,
+                          struct sonde_error *error);
+void sonde_link_watch_close(struct sonde_link_watch *link); /* NULL is allowed */
 
 #endif

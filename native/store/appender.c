@@ -59,10 +59,10 @@ bool sonde_appender_roll(struct sonde_appender *appender, uint64_t time_ns) {
     close_chunk(appender);
   struct sonde_chunk *chunk = sonde_store_take(appender->store, appender->worker);
   if (!chunk) {
-    sonde_store_lose(appender->store, &(struct sonde_loss){.from_ns = time_ns,
-                                                           .to_ns = time_ns,
-                                                           .reason = SONDE_GAP_UNRECORDED,
-                                                           .packets = 1});
+    sonde_store_lose(appender->store, &(struct sonde_gap){.from_ns = time_ns,
+                                                          .to_ns = time_ns,
+                                                          .reason = SONDE_GAP_UNRECORDED,
+                                                          .packets = 1});
     return false;
   }
   memset(&chunk->bloom, 0, sizeof chunk->bloom);

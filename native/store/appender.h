@@ -86,7 +86,7 @@ static inline void sonde_appender_write(uint8_t *into, const struct sonde_packet
   const uint8_t *data = packet->data;
   uint32_t left = packet->caplen;
   __m128i *line = (__m128i *)into;
-  uint8_t tail[SONDE_STORED_ALIGN] __attribute__((aligned(16))) = {0};
+  uint8_t tail[SONDE_PACKET_ALIGN] __attribute__((aligned(16))) = {0};
   uint64_t rest = (uint64_t)packet->linktype | (uint64_t)packet->gso_size << 16 |
                   (uint64_t)packet->direction << 32;
   uint64_t word = 0;
@@ -104,7 +104,7 @@ static inline void sonde_appender_write(uint8_t *into, const struct sonde_packet
   for (; left >= 16; left -= 16, data += 16)
     _mm_stream_si128(line++, _mm_loadu_si128((const __m128i *)data));
   memcpy(tail, data, left);
-  for (const __m128i *end = (const __m128i *)(into + sonde_stored_bytes(packet->caplen)),
+  for (const __m128i *end = (const __m128i *)(into + sonde_packet_layout_bytes(packet->caplen)),
                      *from = (const __m128i *)tail;
        line < end; line++, from++)
     _mm_stream_si128(line, _mm_load_si128(from));
@@ -116,17 +116,17 @@ static inline void sonde_appender_fence(void) {
 #else
 static inline void sonde_appender_write(uint8_t *into, const struct sonde_packet *packet,
                                         uint64_t time_ns) {
-  struct sonde_stored head = {time_ns,
-                              packet->caplen,
-                              packet->wirelen,
-                              packet->linktype,
-                              packet->gso_size,
-                              packet->direction,
-                              {0}};
+  struct sonde_packet_layout head = {time_ns,
+                                     packet->caplen,
+                                     packet->wirelen,
+                                     packet->linktype,
+                                     packet->gso_size,
+                                     packet->direction,
+                                     {0}};
   uint32_t used = (uint32_t)sizeof head + packet->caplen;
   memcpy(into, &head, sizeof head);
   memcpy(into + sizeof head, packet->data, packet->caplen);
-  memset(into + used, 0, sonde_stored_bytes(packet->caplen) - used);
+  memset(into + used, 0, sonde_packet_layout_bytes(packet->caplen) - used);
 }
 
 static inline void sonde_appender_fence(void) {
@@ -137,7 +137,7 @@ static inline void sonde_appender_fence(void) {
 static inline void sonde_appender_add(struct sonde_appender *appender,
                                       const struct sonde_packet *packet,
                                       const struct sonde_decoded *decoded, uint64_t time_ns) {
-  uint32_t bytes = sonde_stored_bytes(packet->caplen);
+  uint32_t bytes = sonde_packet_layout_bytes(packet->caplen);
   if (__builtin_expect(bytes > appender->end - appender->offset, 0) &&
       !sonde_appender_roll(appender, time_ns))
     return;

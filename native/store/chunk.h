@@ -54,14 +54,14 @@ struct sonde_chunk {
   uint64_t serial;       /* 1, 2, … of its worker */
   uint64_t first_packet; /* number of its first packet among its worker's, from 0 */
   uint32_t worker;
-  uint32_t pins; /* readers, sealer and spiller; none: may be overwritten */
+  uint32_t pins; /* readers, sealer and writer; none: may be overwritten */
   bool open;
-  bool queued; /* waits for the keeper, pinned */
-  bool spill_queued;
+  bool queued; /* waits for the sealer, pinned */
+  bool write_queued;
   struct sonde_chunk *queue_next;
-  struct sonde_chunk *spill_next;
-  uint32_t extents_kept;    /* the keeper is through with them; under the spill's lock … */
-  uint32_t extents_spilled; /* … as is this: they are on disk, or given up */
+  struct sonde_chunk *write_next;
+  uint32_t extents_ready;   /* the sealer is through with them; under the writer's lock … */
+  uint32_t extents_written; /* … as is this: they are on disk, or given up */
   pthread_mutex_t data_lock;
 
   /* The worker's, for all to read: of the packets below `committed`. */

@@ -24,10 +24,10 @@ static void unlink_full(struct sonde_store *store, struct sonde_chunk *chunk) {
   store->full_count--;
 }
 
-static void unlink_lane(struct sonde_store *store, struct sonde_chunk *chunk) {
-  struct sonde_lane *lane = &store->lanes[chunk->worker];
-  *(chunk->older ? &chunk->older->newer : &lane->oldest) = chunk->newer;
-  *(chunk->newer ? &chunk->newer->older : &lane->newest) = chunk->older;
+static void unlink_listed(struct sonde_store *store, struct sonde_chunk *chunk) {
+  struct sonde_chunk_list *list = &store->lists[chunk->worker];
+  *(chunk->older ? &chunk->older->newer : &list->oldest) = chunk->newer;
+  *(chunk->newer ? &chunk->newer->older : &list->newest) = chunk->older;
 }
 
 /* What an overwritten chunk takes with it. */
@@ -37,15 +37,15 @@ static void forget(struct sonde_store *store, struct sonde_chunk *chunk) {
   totals->packets_overwritten += chunk->packets;
   totals->bytes_overwritten += chunk->committed;
   store->full_packets -= chunk->packets;
-  struct sonde_lane *lane = &store->lanes[chunk->worker];
-  if (lane->forgotten_last_ns == 0 || chunk->first_ns < lane->forgotten_first_ns)
-    lane->forgotten_first_ns = chunk->first_ns;
-  if (chunk->last_ns > lane->forgotten_last_ns)
-    lane->forgotten_last_ns = chunk->last_ns;
+  struct sonde_chunk_list *list = &store->lists[chunk->worker];
+  if (list->forgotten_last_ns == 0 || chunk->first_ns < list->forgotten_first_ns)
+    list->forgotten_first_ns = chunk->first_ns;
+  if (chunk->last_ns > list->forgotten_last_ns)
+    list->forgotten_last_ns = chunk->last_ns;
   for (uint32_t i = 0; i < chunk->extent_count; i++)
     sonde_sealkey_release(chunk->extents[i].key);
   unlink_full(store, chunk);
-  unlink_lane(store, chunk);
+  unlink_listed(store, chunk);
 }
 
 static struct sonde_chunk *pick(struct sonde_store *store) {
@@ -54,7 +54,7 @@ static struct sonde_chunk *pick(struct sonde_store *store) {
     pthread_mutex_init(&chunk->data_lock, NULL);
     return chunk;
   }
-  /* Pinned are those that are read just now, and the newest, if they wait for the keeper. */
+  /* Pinned are those that are read just now, and the newest, if they wait for the sealer. */
   struct sonde_chunk *chunk = store->first_full;
   while (chunk && chunk->pins)
     chunk = chunk->next;
@@ -71,25 +71,25 @@ static bool holds_clear(const struct sonde_chunk *chunk) {
 }
 
 struct sonde_chunk *sonde_store_take(struct sonde_store *store, uint32_t worker) {
-  struct sonde_lane *lane = &store->lanes[worker];
+  struct sonde_chunk_list *list = &store->lists[worker];
   pthread_mutex_lock(&store->lock);
   struct sonde_chunk *chunk = pick(store);
   /* Sealing has just begun, and has not come to this one: no one will seal it any more. */
   bool wipe = chunk && store->key && holds_clear(chunk);
   if (chunk) {
     chunk->worker = worker;
-    chunk->serial = ++lane->serial;
-    chunk->first_packet = lane->next_packet;
+    chunk->serial = ++list->serial;
+    chunk->first_packet = list->next_packet;
     chunk->open = true;
-    chunk->extent_count = chunk->extents_kept = chunk->extents_spilled = 0;
+    chunk->extent_count = chunk->extents_ready = chunk->extents_written = 0;
     atomic_store_explicit(&chunk->committed, 0, memory_order_relaxed);
     atomic_store_explicit(&chunk->packets, 0, memory_order_relaxed);
     chunk->next = chunk->previous = chunk->newer = NULL;
-    chunk->older = lane->newest;
-    *(lane->newest ? &lane->newest->newer : &lane->oldest) = chunk;
-    lane->newest = chunk;
+    chunk->older = list->newest;
+    *(list->newest ? &list->newest->newer : &list->oldest) = chunk;
+    list->newest = chunk;
     if (store->populated < store->chunk_count)
-      pthread_cond_signal(&store->keeper_work);
+      pthread_cond_signal(&store->sealer_work);
   }
   pthread_mutex_unlock(&store->lock);
   if (wipe)
@@ -97,12 +97,12 @@ struct sonde_chunk *sonde_store_take(struct sonde_store *store, uint32_t worker)
   return chunk;
 }
 
-static void ask_keeper(struct sonde_store *store, struct sonde_chunk *chunk) {
+static void ask_sealer(struct sonde_store *store, struct sonde_chunk *chunk) {
   if (chunk->queued || !atomic_load(&store->cuts_extents))
     return;
   chunk->pins++;
-  queue_push(&store->to_keep, chunk);
-  pthread_cond_signal(&store->keeper_work);
+  queue_push(&store->to_seal, chunk);
+  pthread_cond_signal(&store->sealer_work);
 }
 
 void sonde_store_close_extent(struct sonde_store *store, struct sonde_chunk *chunk,
@@ -113,7 +113,7 @@ void sonde_store_close_extent(struct sonde_store *store, struct sonde_chunk *chu
   struct sonde_extent *closed = &chunk->extents[chunk->extent_count++];
   *closed = *extent;
   closed->start = start;
-  ask_keeper(store, chunk);
+  ask_sealer(store, chunk);
   pthread_mutex_unlock(&store->lock);
 }
 
@@ -126,7 +126,7 @@ void sonde_store_close_chunk(struct sonde_store *store, struct sonde_chunk *chun
   store->last_full = chunk;
   store->full_count++;
   store->full_packets += chunk->packets;
-  store->lanes[chunk->worker].next_packet += chunk->packets;
+  store->lists[chunk->worker].next_packet += chunk->packets;
   pthread_mutex_unlock(&store->lock);
 }
 
@@ -136,14 +136,14 @@ void sonde_store_unpin(struct sonde_store *store, struct sonde_chunk *chunk) {
   pthread_mutex_unlock(&store->lock);
 }
 
-void sonde_store_lose(struct sonde_store *store, const struct sonde_loss *loss) {
+void sonde_store_lose(struct sonde_store *store, const struct sonde_gap *gap) {
   pthread_mutex_lock(&store->lock);
-  sonde_losses_add(&store->losses, loss);
-  if (loss->reason == SONDE_GAP_UNRECORDED)
-    store->totals.packets_unrecorded += loss->packets;
-  else if (loss->reason == SONDE_GAP_UNSEALED)
-    store->totals.packets_seal_lost += loss->packets;
-  else if (loss->reason == SONDE_GAP_SPILL_LOST)
-    store->totals.packets_spill_lost += loss->packets;
+  sonde_gap_log_add(&store->gaps, gap);
+  if (gap->reason == SONDE_GAP_UNRECORDED)
+    store->totals.packets_unrecorded += gap->packets;
+  else if (gap->reason == SONDE_GAP_UNSEALED)
+    store->totals.packets_seal_lost += gap->packets;
+  else if (gap->reason == SONDE_GAP_SPILL_LOST)
+    store->totals.packets_spill_lost += gap->packets;
   pthread_mutex_unlock(&store->lock);
 }

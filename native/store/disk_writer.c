@@ -18,7 +18,7 @@
 enum { QUEUE_MAX = 64, DISK_BYTES_MIN = 4 << 20, FILE_BYTES_MAX = 64 << 20, FILES_MIN = 4 };
 static const uint64_t RETRY_NS = 1000000000;
 
-struct sonde_spill {
+struct sonde_disk_writer {
   struct sonde_store *store;
   uint32_t queue_max;
   pthread_t thread;
@@ -31,9 +31,9 @@ struct sonde_spill {
   bool drops_clear; /* asked of the thread, which then sets: */
   int drop_errno;
   pthread_cond_t dropped;
-  struct sonde_shelf shelf; /* under the lock */
-  struct sonde_file file;   /* the thread's; figures for others under the lock */
-  struct sonde_sealkey *keys[SONDE_SHELF_KEYS_MAX]; /* under the lock; the newest first */
+  struct sonde_segment_dir segments; /* under the lock */
+  struct sonde_segment_file file;    /* the thread's; figures for others under the lock */
+  struct sonde_sealkey *keys[SONDE_SEGMENT_DIR_KEYS_MAX]; /* under the lock; the newest first */
   uint64_t failures;
   bool failing; /* under the lock, as is: */
   uint64_t failing_packets;
@@ -45,77 +45,78 @@ struct sonde_spill {
 /* ---- failures ------------------------------------------------------------------------- */
 
 /* The lock is held. */
-static void lose(struct sonde_spill *spill, const struct sonde_extent *extent) {
-  spill->failing_packets += extent->packets;
-  sonde_store_lose(spill->store, &(struct sonde_loss){.from_ns = extent->first_ns,
+static void lose(struct sonde_disk_writer *writer, const struct sonde_extent *extent) {
+  writer->failing_packets += extent->packets;
+  sonde_store_lose(writer->store, &(struct sonde_gap){.from_ns = extent->first_ns,
                                                       .to_ns = extent->last_ns,
                                                       .reason = SONDE_GAP_SPILL_LOST,
                                                       .packets = extent->packets});
 }
 
 /* Counts a failure; the first of a row is told. */
-static void fail_spill(struct sonde_spill *spill, int system_errno, const char *detail) {
-  pthread_mutex_lock(&spill->lock);
-  bool first = !spill->failing;
-  spill->failures++;
-  spill->failing = true;
-  spill->resume_ns = sonde_store_monotonic_ns() + RETRY_NS;
-  pthread_mutex_unlock(&spill->lock);
+static void fail_writing(struct sonde_disk_writer *writer, int system_errno, const char *detail) {
+  pthread_mutex_lock(&writer->lock);
+  bool first = !writer->failing;
+  writer->failures++;
+  writer->failing = true;
+  writer->resume_ns = sonde_store_monotonic_ns() + RETRY_NS;
+  pthread_mutex_unlock(&writer->lock);
   if (first)
-    spill->store->config.raise(spill->store->config.context, SONDE_STORE_SPILL_FAILED, system_errno,
-                               detail);
+    writer->store->config.raise(writer->store->config.context, SONDE_STORE_SPILL_FAILED,
+                                system_errno, detail);
 }
 
-static void fail_file(struct sonde_spill *spill, int system_errno, const char *what) {
+static void fail_file(struct sonde_disk_writer *writer, int system_errno, const char *what) {
   char detail[96];
-  spill->retry_ns = sonde_store_monotonic_ns() + RETRY_NS;
+  writer->retry_ns = sonde_store_monotonic_ns() + RETRY_NS;
   snprintf(detail, sizeof detail, "%s: %s", what,
            system_errno ? strerror(system_errno) : "libcrypto failed");
-  fail_spill(spill, system_errno, detail);
+  fail_writing(writer, system_errno, detail);
 }
 
-static void succeed(struct sonde_spill *spill) {
-  pthread_mutex_lock(&spill->lock);
-  bool over = spill->failing && sonde_store_monotonic_ns() >= spill->resume_ns;
-  int64_t packets = (int64_t)spill->failing_packets;
+static void succeed(struct sonde_disk_writer *writer) {
+  pthread_mutex_lock(&writer->lock);
+  bool over = writer->failing && sonde_store_monotonic_ns() >= writer->resume_ns;
+  int64_t packets = (int64_t)writer->failing_packets;
   if (over) {
-    spill->failing = false;
-    spill->failing_packets = 0;
+    writer->failing = false;
+    writer->failing_packets = 0;
   }
-  pthread_mutex_unlock(&spill->lock);
+  pthread_mutex_unlock(&writer->lock);
   if (over)
-    spill->store->config.raise(spill->store->config.context, SONDE_STORE_SPILL_RESUMED, packets,
-                               "");
+    writer->store->config.raise(writer->store->config.context, SONDE_STORE_SPILL_RESUMED, packets,
+                                "");
 }
 
 /* ---- queue ---------------------------------------------------------------------------- */
 
-static void enqueue(struct sonde_spill *spill, struct sonde_chunk *chunk) {
-  chunk->spill_queued = true;
-  chunk->spill_next = NULL;
-  *(spill->last ? &spill->last->spill_next : &spill->first) = chunk;
-  spill->last = chunk;
-  spill->count++;
-  pthread_cond_signal(&spill->work);
+static void enqueue(struct sonde_disk_writer *writer, struct sonde_chunk *chunk) {
+  chunk->write_queued = true;
+  chunk->write_next = NULL;
+  *(writer->last ? &writer->last->write_next : &writer->first) = chunk;
+  writer->last = chunk;
+  writer->count++;
+  pthread_cond_signal(&writer->work);
 }
 
-void sonde_spill_offer(struct sonde_spill *spill, struct sonde_chunk *chunk, uint32_t extents) {
-  struct sonde_store *store = spill->store;
+void sonde_disk_writer_offer(struct sonde_disk_writer *writer, struct sonde_chunk *chunk,
+                             uint32_t extents) {
+  struct sonde_store *store = writer->store;
   bool pin = false, slow = false;
-  pthread_mutex_lock(&spill->lock);
-  chunk->extents_kept = extents;
-  if (!chunk->spill_queued && spill->count < spill->queue_max) {
-    enqueue(spill, chunk);
+  pthread_mutex_lock(&writer->lock);
+  chunk->extents_ready = extents;
+  if (!chunk->write_queued && writer->count < writer->queue_max) {
+    enqueue(writer, chunk);
     pin = true;
-  } else if (!chunk->spill_queued) {
+  } else if (!chunk->write_queued) {
     slow = true; /* the memory buffer does not wait for the disk */
-    for (; chunk->extents_spilled < extents; chunk->extents_spilled++)
-      lose(spill, &chunk->extents[chunk->extents_spilled]);
+    for (; chunk->extents_written < extents; chunk->extents_written++)
+      lose(writer, &chunk->extents[chunk->extents_written]);
   }
-  pthread_mutex_unlock(&spill->lock);
+  pthread_mutex_unlock(&writer->lock);
   if (slow)
-    fail_spill(spill, 0, "the disk is slower than the capture");
-  if (pin) { /* the keeper's own pin holds until here */
+    fail_writing(writer, 0, "the disk is slower than the capture");
+  if (pin) { /* the sealer's own pin holds until here */
     pthread_mutex_lock(&store->lock);
     chunk->pins++;
     pthread_mutex_unlock(&store->lock);
@@ -124,79 +125,79 @@ void sonde_spill_offer(struct sonde_spill *spill, struct sonde_chunk *chunk, uin
 
 /* ---- the thread ----------------------------------------------------------------------- */
 
-static void finish_file(struct sonde_spill *spill) {
-  if (spill->file.state == SONDE_SPILL_IDLE)
+static void finish_file(struct sonde_disk_writer *writer) {
+  if (writer->file.state == SONDE_SEGMENT_FILE_IDLE)
     return;
-  struct sonde_shelf_file entry = sonde_file_entry(&spill->file);
+  struct sonde_segment_entry entry = sonde_segment_file_entry(&writer->file);
   const char *failed = NULL;
-  int system_errno = sonde_file_finish(&spill->file, &failed);
+  int system_errno = sonde_segment_file_finish(&writer->file, &failed);
   if (failed)
-    fail_file(spill, system_errno, failed);
-  entry.bytes = spill->file.bytes;
-  pthread_mutex_lock(&spill->lock);
-  if (spill->file.frames && sonde_shelf_add(&spill->shelf, &entry) < 0)
-    spill->failures++;
-  sonde_file_reset(&spill->file);
-  pthread_mutex_unlock(&spill->lock);
+    fail_file(writer, system_errno, failed);
+  entry.bytes = writer->file.bytes;
+  pthread_mutex_lock(&writer->lock);
+  if (writer->file.frames && sonde_segment_dir_add(&writer->segments, &entry) < 0)
+    writer->failures++;
+  sonde_segment_file_reset(&writer->file);
+  pthread_mutex_unlock(&writer->lock);
 }
 
 /* So that the files stay within their bound, this one with `more` bytes included. */
-static void make_room(struct sonde_spill *spill, uint64_t more) {
-  pthread_mutex_lock(&spill->lock);
-  while (spill->shelf.bytes + spill->file.bytes + more > spill->file.disk_bytes &&
-         sonde_shelf_drop_oldest(&spill->shelf)) {
+static void make_room(struct sonde_disk_writer *writer, uint64_t more) {
+  pthread_mutex_lock(&writer->lock);
+  while (writer->segments.bytes + writer->file.bytes + more > writer->file.disk_bytes &&
+         sonde_segment_dir_drop_oldest(&writer->segments)) {
   }
-  pthread_mutex_unlock(&spill->lock);
+  pthread_mutex_unlock(&writer->lock);
 }
 
-static void remember_key(struct sonde_spill *spill, struct sonde_sealkey *key) {
+static void remember_key(struct sonde_disk_writer *writer, struct sonde_sealkey *key) {
   uint32_t place = 0;
-  if (!key || spill->keys[0] == key)
+  if (!key || writer->keys[0] == key)
     return;
-  pthread_mutex_lock(&spill->lock);
-  while (place < SONDE_SHELF_KEYS_MAX - 1 && spill->keys[place] &&
-         memcmp(spill->keys[place]->id, key->id, sizeof key->id) != 0)
+  pthread_mutex_lock(&writer->lock);
+  while (place < SONDE_SEGMENT_DIR_KEYS_MAX - 1 && writer->keys[place] &&
+         memcmp(writer->keys[place]->id, key->id, sizeof key->id) != 0)
     place++;
-  sonde_sealkey_release(spill->keys[place]);
-  memmove(spill->keys + 1, spill->keys, place * sizeof spill->keys[0]);
-  spill->keys[0] = sonde_sealkey_hold(key);
-  pthread_mutex_unlock(&spill->lock);
+  sonde_sealkey_release(writer->keys[place]);
+  memmove(writer->keys + 1, writer->keys, place * sizeof writer->keys[0]);
+  writer->keys[0] = sonde_sealkey_hold(key);
+  pthread_mutex_unlock(&writer->lock);
 }
 
 /* One extent becomes one frame. 0, or the errno (0 for libcrypto) with *failed. */
-static int write_extent(struct sonde_spill *spill, const struct sonde_segment_frame *frame,
+static int write_extent(struct sonde_disk_writer *writer, const struct sonde_segment_frame *frame,
                         struct sonde_sealkey *key, const char **failed) {
-  struct sonde_file *file = &spill->file;
+  struct sonde_segment_file *file = &writer->file;
   uint32_t bytes = sonde_frame_bytes(frame->payload_bytes);
   int system_errno = 0;
-  if (file->state != SONDE_SPILL_IDLE &&
-      (!sonde_file_sealed_with(file, key) || file->bytes + bytes > file->bytes_max))
-    finish_file(spill);
-  make_room(spill, bytes + 2 * sizeof(struct sonde_segment_header));
-  if (file->state == SONDE_SPILL_IDLE) {
-    remember_key(spill, key);
-    pthread_mutex_lock(&spill->lock);
-    uint64_t number = spill->shelf.next_number++;
-    pthread_mutex_unlock(&spill->lock);
-    system_errno = sonde_file_begin(file, number, key, failed);
+  if (file->state != SONDE_SEGMENT_FILE_IDLE &&
+      (!sonde_segment_file_sealed_with(file, key) || file->bytes + bytes > file->bytes_max))
+    finish_file(writer);
+  make_room(writer, bytes + 2 * sizeof(struct sonde_segment_header));
+  if (file->state == SONDE_SEGMENT_FILE_IDLE) {
+    remember_key(writer, key);
+    pthread_mutex_lock(&writer->lock);
+    uint64_t number = writer->segments.next_number++;
+    pthread_mutex_unlock(&writer->lock);
+    system_errno = sonde_segment_file_begin(file, number, key, failed);
   }
   if (!*failed)
-    system_errno = sonde_file_write(file, frame, spill->clear, failed);
+    system_errno = sonde_segment_file_write(file, frame, writer->clear, failed);
   if (*failed) {
     /* Its number is used up with other bytes: no frame may ever follow under this key. */
-    sonde_file_give_up(file);
-    finish_file(spill);
+    sonde_segment_file_abandon(file);
+    finish_file(writer);
   }
   return system_errno;
 }
 
-static void spill_extent(struct sonde_spill *spill, struct sonde_chunk *chunk, uint32_t number,
-                         uint64_t first_packet) {
+static void save_extent(struct sonde_disk_writer *writer, struct sonde_chunk *chunk,
+                        uint32_t number, uint64_t first_packet) {
   const struct sonde_extent *extent = &chunk->extents[number];
   struct sonde_sealkey *key = NULL;
   const char *failed = NULL;
   pthread_mutex_lock(&chunk->data_lock);
-  int opened = sonde_extent_open(chunk, number, spill->clear);
+  int opened = sonde_extent_open(chunk, number, writer->clear);
   if (opened == SONDE_OK && extent->state == SONDE_EXTENT_SEALED)
     key = sonde_sealkey_hold(extent->key);
   pthread_mutex_unlock(&chunk->data_lock);
@@ -211,110 +212,111 @@ static void spill_extent(struct sonde_spill *spill, struct sonde_chunk *chunk, u
       .worker = chunk->worker,
   };
   int system_errno = 0;
-  bool waits = sonde_store_monotonic_ns() < spill->retry_ns;
+  bool waits = sonde_store_monotonic_ns() < writer->retry_ns;
   if (opened < 0)
     failed = "a sealed extent could not be opened";
   else if (!waits)
-    system_errno = write_extent(spill, &frame, key, &failed);
+    system_errno = write_extent(writer, &frame, key, &failed);
   if (failed || waits) {
-    pthread_mutex_lock(&spill->lock);
-    lose(spill, extent);
-    pthread_mutex_unlock(&spill->lock);
+    pthread_mutex_lock(&writer->lock);
+    lose(writer, extent);
+    pthread_mutex_unlock(&writer->lock);
   }
   if (failed)
-    fail_file(spill, system_errno, failed);
+    fail_file(writer, system_errno, failed);
   else if (!waits)
-    succeed(spill);
-  OPENSSL_cleanse(spill->clear, frame.payload_bytes);
+    succeed(writer);
+  OPENSSL_cleanse(writer->clear, frame.payload_bytes);
   sonde_sealkey_release(key);
 }
 
-static void spill_chunk(struct sonde_spill *spill, struct sonde_chunk *chunk) {
+static void write_chunk(struct sonde_disk_writer *writer, struct sonde_chunk *chunk) {
   for (;;) {
-    pthread_mutex_lock(&spill->lock);
-    uint32_t number = chunk->extents_spilled;
-    bool more = number < chunk->extents_kept;
+    pthread_mutex_lock(&writer->lock);
+    uint32_t number = chunk->extents_written;
+    bool more = number < chunk->extents_ready;
     if (!more)
-      chunk->spill_queued = false; /* from here on the keeper may queue it again */
-    pthread_mutex_unlock(&spill->lock);
+      chunk->write_queued = false; /* from here on the sealer may queue it again */
+    pthread_mutex_unlock(&writer->lock);
     if (!more)
       return;
     uint64_t first_packet = chunk->first_packet;
     for (uint32_t i = 0; i < number; i++)
       first_packet += chunk->extents[i].packets;
-    spill_extent(spill, chunk, number, first_packet);
-    pthread_mutex_lock(&spill->lock);
-    chunk->extents_spilled++;
-    pthread_mutex_unlock(&spill->lock);
+    save_extent(writer, chunk, number, first_packet);
+    pthread_mutex_lock(&writer->lock);
+    chunk->extents_written++;
+    pthread_mutex_unlock(&writer->lock);
   }
 }
 
 /* The lock is held. */
-static void drop_clear(struct sonde_spill *spill) {
-  if (!spill->file.is_sealed) {
-    pthread_mutex_unlock(&spill->lock);
-    finish_file(spill);
-    pthread_mutex_lock(&spill->lock);
+static void drop_clear(struct sonde_disk_writer *writer) {
+  if (!writer->file.is_sealed) {
+    pthread_mutex_unlock(&writer->lock);
+    finish_file(writer);
+    pthread_mutex_lock(&writer->lock);
   }
-  spill->drop_errno = sonde_shelf_drop_clear(&spill->shelf) ? 0 : errno;
-  spill->drops_clear = false;
-  pthread_cond_broadcast(&spill->dropped);
+  writer->drop_errno = sonde_segment_dir_drop_clear(&writer->segments) ? 0 : errno;
+  writer->drops_clear = false;
+  pthread_cond_broadcast(&writer->dropped);
 }
 
 static void *run(void *argument) {
-  struct sonde_spill *spill = argument;
-  pthread_setname_np(pthread_self(), "sonde-spill");
-  pthread_mutex_lock(&spill->lock);
-  while (spill->first || !spill->ends) {
-    struct sonde_chunk *chunk = spill->first;
-    if (spill->drops_clear) {
-      drop_clear(spill);
+  struct sonde_disk_writer *writer = argument;
+  pthread_setname_np(pthread_self(), "sonde-writer");
+  pthread_mutex_lock(&writer->lock);
+  while (writer->first || !writer->ends) {
+    struct sonde_chunk *chunk = writer->first;
+    if (writer->drops_clear) {
+      drop_clear(writer);
       continue;
     }
     if (!chunk) {
-      pthread_cond_wait(&spill->work, &spill->lock);
+      pthread_cond_wait(&writer->work, &writer->lock);
       continue;
     }
-    spill->first = chunk->spill_next;
-    if (!spill->first)
-      spill->last = NULL;
-    spill->count--;
-    pthread_mutex_unlock(&spill->lock);
-    spill_chunk(spill, chunk);
-    sonde_store_unpin(spill->store, chunk);
-    pthread_mutex_lock(&spill->lock);
+    writer->first = chunk->write_next;
+    if (!writer->first)
+      writer->last = NULL;
+    writer->count--;
+    pthread_mutex_unlock(&writer->lock);
+    write_chunk(writer, chunk);
+    sonde_store_unpin(writer->store, chunk);
+    pthread_mutex_lock(&writer->lock);
   }
-  pthread_mutex_unlock(&spill->lock);
-  finish_file(spill);
+  pthread_mutex_unlock(&writer->lock);
+  finish_file(writer);
   return NULL;
 }
 
 /* ---- open and close ------------------------------------------------------------------- */
 
-static int prepare(struct sonde_spill *spill, const char *dir, uint64_t disk_bytes,
+static int prepare(struct sonde_disk_writer *writer, const char *dir, uint64_t disk_bytes,
                    struct sonde_error *error) {
-  struct sonde_file_config config = {.workers = spill->store->config.workers,
-                                     .disk_bytes = disk_bytes};
+  struct sonde_segment_file_config config = {.workers = writer->store->config.workers,
+                                             .disk_bytes = disk_bytes};
   config.bytes_max =
       disk_bytes / FILES_MIN < FILE_BYTES_MAX ? disk_bytes / FILES_MIN : FILE_BYTES_MAX;
   if (disk_bytes < DISK_BYTES_MIN)
     return sonde_fail(error, SONDE_INVALID, 0, "buffer_disk_bytes: at least %d", DISK_BYTES_MIN);
-  if (sonde_shelf_open(&spill->shelf, dir) < 0)
+  if (sonde_segment_dir_open(&writer->segments, dir) < 0)
     return sonde_fail(error, SONDE_SYSTEM, errno, "%s: %s", dir, strerror(errno));
-  spill->clear = sonde_secret_map(SONDE_CHUNK_BYTES, 1);
-  config.dir_fd = spill->shelf.dir_fd;
-  if (!spill->clear || sonde_file_init(&spill->file, &config) < 0)
-    return sonde_fail(error, SONDE_SYSTEM, errno, "memory to spill from: %s", strerror(errno));
+  writer->clear = sonde_secret_map(SONDE_CHUNK_BYTES, 1);
+  config.dir_fd = writer->segments.dir_fd;
+  if (!writer->clear || sonde_segment_file_init(&writer->file, &config) < 0)
+    return sonde_fail(error, SONDE_SYSTEM, errno, "memory to write segments from: %s",
+                      strerror(errno));
   return SONDE_OK;
 }
 
-int sonde_spill_open(struct sonde_store *store, const char *dir, uint64_t disk_bytes,
-                     struct sonde_spill **spill, struct sonde_error *error) {
-  struct sonde_spill *made = calloc(1, sizeof *made);
+int sonde_disk_writer_open(struct sonde_store *store, const char *dir, uint64_t disk_bytes,
+                           struct sonde_disk_writer **writer, struct sonde_error *error) {
+  struct sonde_disk_writer *made = calloc(1, sizeof *made);
   if (!made)
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "spill");
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "disk writer");
   made->store = store;
-  made->shelf.dir_fd = -1;
+  made->segments.dir_fd = -1;
   made->queue_max = store->chunk_count / 4 < QUEUE_MAX ? store->chunk_count / 4 : QUEUE_MAX;
   if (made->queue_max == 0)
     made->queue_max = 1;
@@ -329,43 +331,43 @@ int sonde_spill_open(struct sonde_store *store, const char *dir, uint64_t disk_b
     made->runs = pthread_create(&made->thread, NULL, run, made) == 0;
     pthread_sigmask(SIG_SETMASK, &previous, NULL);
     if (!made->runs)
-      status = sonde_fail(error, SONDE_SYSTEM, EAGAIN, "the spill's thread");
+      status = sonde_fail(error, SONDE_SYSTEM, EAGAIN, "the writer's thread");
   }
   if (status < 0)
-    sonde_spill_close(made);
+    sonde_disk_writer_close(made);
   else
-    *spill = made;
+    *writer = made;
   return status;
 }
 
-void sonde_spill_close(struct sonde_spill *spill) {
-  if (!spill)
+void sonde_disk_writer_close(struct sonde_disk_writer *writer) {
+  if (!writer)
     return;
-  pthread_mutex_lock(&spill->lock);
-  spill->ends = true;
-  pthread_cond_signal(&spill->work);
-  pthread_mutex_unlock(&spill->lock);
-  if (spill->runs)
-    pthread_join(spill->thread, NULL);
-  sonde_file_release(&spill->file);
-  sonde_shelf_close(&spill->shelf);
-  for (uint32_t i = 0; i < SONDE_SHELF_KEYS_MAX; i++)
-    sonde_sealkey_release(spill->keys[i]);
-  sonde_secret_unmap(spill->clear, SONDE_CHUNK_BYTES);
-  pthread_cond_destroy(&spill->work);
-  pthread_cond_destroy(&spill->dropped);
-  pthread_mutex_destroy(&spill->lock);
-  free(spill);
+  pthread_mutex_lock(&writer->lock);
+  writer->ends = true;
+  pthread_cond_signal(&writer->work);
+  pthread_mutex_unlock(&writer->lock);
+  if (writer->runs)
+    pthread_join(writer->thread, NULL);
+  sonde_segment_file_release(&writer->file);
+  sonde_segment_dir_close(&writer->segments);
+  for (uint32_t i = 0; i < SONDE_SEGMENT_DIR_KEYS_MAX; i++)
+    sonde_sealkey_release(writer->keys[i]);
+  sonde_secret_unmap(writer->clear, SONDE_CHUNK_BYTES);
+  pthread_cond_destroy(&writer->work);
+  pthread_cond_destroy(&writer->dropped);
+  pthread_mutex_destroy(&writer->lock);
+  free(writer);
 }
 
-int sonde_spill_drop_clear(struct sonde_spill *spill, struct sonde_error *error) {
-  pthread_mutex_lock(&spill->lock);
-  spill->drops_clear = true;
-  pthread_cond_signal(&spill->work);
-  while (spill->drops_clear)
-    pthread_cond_wait(&spill->dropped, &spill->lock);
-  int failed = spill->drop_errno;
-  pthread_mutex_unlock(&spill->lock);
+int sonde_disk_writer_drop_clear(struct sonde_disk_writer *writer, struct sonde_error *error) {
+  pthread_mutex_lock(&writer->lock);
+  writer->drops_clear = true;
+  pthread_cond_signal(&writer->work);
+  while (writer->drops_clear)
+    pthread_cond_wait(&writer->dropped, &writer->lock);
+  int failed = writer->drop_errno;
+  pthread_mutex_unlock(&writer->lock);
   if (failed)
     return sonde_fail(error, SONDE_SYSTEM, failed, "a segment in clear cannot be removed: %s",
                       strerror(failed));
@@ -374,38 +376,38 @@ int sonde_spill_drop_clear(struct sonde_spill *spill, struct sonde_error *error)
 
 /* ---- looking at it -------------------------------------------------------------------- */
 
-void sonde_spill_stats(struct sonde_spill *spill, struct sonde_store_stats *stats) {
-  pthread_mutex_lock(&spill->lock);
-  stats->segments = spill->shelf.count + (spill->file.frames > 0);
-  stats->segment_bytes = spill->shelf.bytes + spill->file.bytes;
-  stats->spill_failures = spill->failures;
-  pthread_mutex_unlock(&spill->lock);
+void sonde_disk_writer_stats(struct sonde_disk_writer *writer, struct sonde_store_stats *stats) {
+  pthread_mutex_lock(&writer->lock);
+  stats->segments = writer->segments.count + (writer->file.frames > 0);
+  stats->segment_bytes = writer->segments.bytes + writer->file.bytes;
+  stats->spill_failures = writer->failures;
+  pthread_mutex_unlock(&writer->lock);
 }
 
-static void add_file(struct sonde_shelf_view *view, const struct sonde_shelf_file *file) {
-  view->files[view->count++] = *file;
-  if (file->workers > view->workers)
-    view->workers = file->workers;
+static void add_file(struct sonde_segment_scan *scan, const struct sonde_segment_entry *file) {
+  scan->files[scan->count++] = *file;
+  if (file->workers > scan->workers)
+    scan->workers = file->workers;
 }
 
-int sonde_spill_view(struct sonde_spill *spill, struct sonde_shelf_view *view) {
+int sonde_disk_writer_scan(struct sonde_disk_writer *writer, struct sonde_segment_scan *scan) {
   int status = SONDE_NO_MEMORY;
-  pthread_mutex_lock(&spill->lock);
-  view->files = malloc((spill->shelf.count + 1) * sizeof *view->files);
-  view->dir_fd = fcntl(spill->shelf.dir_fd, F_DUPFD_CLOEXEC, 0);
-  if (view->files && view->dir_fd >= 0) {
-    for (uint32_t i = 0; i < spill->shelf.count; i++)
-      add_file(view, &spill->shelf.files[i]);
-    if (spill->file.frames) {
-      struct sonde_shelf_file entry = sonde_file_entry(&spill->file);
-      view->hidden = entry.number;
-      add_file(view, &entry);
+  pthread_mutex_lock(&writer->lock);
+  scan->files = malloc((writer->segments.count + 1) * sizeof *scan->files);
+  scan->dir_fd = fcntl(writer->segments.dir_fd, F_DUPFD_CLOEXEC, 0);
+  if (scan->files && scan->dir_fd >= 0) {
+    for (uint32_t i = 0; i < writer->segments.count; i++)
+      add_file(scan, &writer->segments.files[i]);
+    if (writer->file.frames) {
+      struct sonde_segment_entry entry = sonde_segment_file_entry(&writer->file);
+      scan->hidden = entry.number;
+      add_file(scan, &entry);
     }
-    memcpy(view->session, spill->file.session, sizeof view->session);
-    for (uint32_t i = 0; i < SONDE_SHELF_KEYS_MAX && spill->keys[i]; i++)
-      view->keys[view->key_count++] = sonde_sealkey_hold(spill->keys[i]);
+    memcpy(scan->session, writer->file.session, sizeof scan->session);
+    for (uint32_t i = 0; i < SONDE_SEGMENT_DIR_KEYS_MAX && writer->keys[i]; i++)
+      scan->keys[scan->key_count++] = sonde_sealkey_hold(writer->keys[i]);
     status = SONDE_OK;
   }
-  pthread_mutex_unlock(&spill->lock);
+  pthread_mutex_unlock(&writer->lock);
   return status;
 }

@@ -9,21 +9,21 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { SONDE_LOSSES_MAX = 64 };
+enum { SONDE_GAP_LOG_MAX = 64 };
 
-struct sonde_loss {
+struct sonde_gap {
   uint64_t from_ns;
   uint64_t to_ns;
   uint32_t reason; /* enum sonde_gap_reason */
   uint32_t packets;
 };
 
-struct sonde_losses {
+struct sonde_gap_log {
   uint32_t count;
-  struct sonde_loss ranges[SONDE_LOSSES_MAX];
+  struct sonde_gap ranges[SONDE_GAP_LOG_MAX];
 };
 
-static inline void sonde_loss_join(struct sonde_loss *range, const struct sonde_loss *more) {
+static inline void sonde_gap_join(struct sonde_gap *range, const struct sonde_gap *more) {
   if (more->from_ns < range->from_ns)
     range->from_ns = more->from_ns;
   if (more->to_ns > range->to_ns)
@@ -31,22 +31,22 @@ static inline void sonde_loss_join(struct sonde_loss *range, const struct sonde_
   range->packets += more->packets;
 }
 
-static inline void sonde_losses_add(struct sonde_losses *losses, const struct sonde_loss *loss) {
+static inline void sonde_gap_log_add(struct sonde_gap_log *gaps, const struct sonde_gap *gap) {
   const uint64_t close_ns = 1000000000;
-  for (uint32_t i = losses->count; i-- > 0 && i + 4 >= losses->count;) {
-    struct sonde_loss *range = &losses->ranges[i];
-    if (range->reason == loss->reason && loss->from_ns <= range->to_ns + close_ns &&
-        range->from_ns <= loss->to_ns + close_ns) {
-      sonde_loss_join(range, loss);
+  for (uint32_t i = gaps->count; i-- > 0 && i + 4 >= gaps->count;) {
+    struct sonde_gap *range = &gaps->ranges[i];
+    if (range->reason == gap->reason && gap->from_ns <= range->to_ns + close_ns &&
+        range->from_ns <= gap->to_ns + close_ns) {
+      sonde_gap_join(range, gap);
       return;
     }
   }
-  if (losses->count == SONDE_LOSSES_MAX) {
-    sonde_loss_join(&losses->ranges[0], &losses->ranges[1]);
-    losses->count--;
-    memmove(&losses->ranges[1], &losses->ranges[2], (losses->count - 1) * sizeof losses->ranges[0]);
+  if (gaps->count == SONDE_GAP_LOG_MAX) {
+    sonde_gap_join(&gaps->ranges[0], &gaps->ranges[1]);
+    gaps->count--;
+    memmove(&gaps->ranges[1], &gaps->ranges[2], (gaps->count - 1) * sizeof gaps->ranges[0]);
   }
-  losses->ranges[losses->count++] = *loss;
+  gaps->ranges[gaps->count++] = *gap;
 }
 
 #endif

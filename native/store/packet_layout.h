@@ -15,7 +15,7 @@
 
 #include "packet.h"
 
-struct sonde_stored {
+struct sonde_packet_layout {
   uint64_t time_ns;
   uint32_t caplen;
   uint32_t wirelen;
@@ -24,25 +24,26 @@ struct sonde_stored {
   uint8_t direction;
   uint8_t reserved[3];
 };
-_Static_assert(sizeof(struct sonde_stored) == 24, "part of the segment format");
+_Static_assert(sizeof(struct sonde_packet_layout) == 24, "part of the segment format");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the segment format is little endian");
 
-enum { SONDE_STORED_ALIGN = 64, SONDE_STORED_CAPLEN_MAX = 262144 };
+enum { SONDE_PACKET_ALIGN = 64, SONDE_PACKET_CAPLEN_MAX = 262144 };
 
-static inline uint32_t sonde_stored_bytes(uint32_t caplen) {
-  uint32_t bytes = (uint32_t)sizeof(struct sonde_stored) + caplen;
-  return (bytes + SONDE_STORED_ALIGN - 1) & ~(uint32_t)(SONDE_STORED_ALIGN - 1);
+static inline uint32_t sonde_packet_layout_bytes(uint32_t caplen) {
+  uint32_t bytes = (uint32_t)sizeof(struct sonde_packet_layout) + caplen;
+  return (bytes + SONDE_PACKET_ALIGN - 1) & ~(uint32_t)(SONDE_PACKET_ALIGN - 1);
 }
 
 /* Reads the packet at *offset and moves *offset behind it. False at the end, or where the
  * bytes cannot be a packet; then *offset stays, and equals `bytes` only at a true end. */
-static inline bool sonde_stored_next(const uint8_t *data, uint32_t bytes, uint32_t *offset,
-                                     struct sonde_packet *packet) {
-  struct sonde_stored head;
+static inline bool sonde_packet_layout_next(const uint8_t *data, uint32_t bytes, uint32_t *offset,
+                                            struct sonde_packet *packet) {
+  struct sonde_packet_layout head;
   if (*offset > bytes || bytes - *offset < sizeof head)
     return false;
   memcpy(&head, data + *offset, sizeof head);
-  if (head.caplen > SONDE_STORED_CAPLEN_MAX || sonde_stored_bytes(head.caplen) > bytes - *offset)
+  if (head.caplen > SONDE_PACKET_CAPLEN_MAX ||
+      sonde_packet_layout_bytes(head.caplen) > bytes - *offset)
     return false;
   *packet = (struct sonde_packet){
       .data = data + *offset + sizeof head,
@@ -53,7 +54,7 @@ static inline bool sonde_stored_next(const uint8_t *data, uint32_t bytes, uint32
       .gso_size = head.gso_size,
       .direction = head.direction,
   };
-  *offset += sonde_stored_bytes(head.caplen);
+  *offset += sonde_packet_layout_bytes(head.caplen);
   return true;
 }
 

@@ -5,18 +5,19 @@
 
 void sonde_search_gap(struct sonde_search *search, uint64_t from_ns, uint64_t to_ns,
                       uint32_t reason) {
-  struct sonde_loss gap = {.from_ns = from_ns, .to_ns = to_ns, .reason = reason};
+  struct sonde_gap gap = {.from_ns = from_ns, .to_ns = to_ns, .reason = reason};
   if (gap.from_ns < search->start_ns)
     gap.from_ns = search->start_ns;
   if (gap.to_ns > search->end_ns)
     gap.to_ns = search->end_ns;
   if (gap.from_ns <= gap.to_ns)
-    sonde_losses_add(&search->gaps, &gap);
+    sonde_gap_log_add(&search->gaps, &gap);
 }
 
-int sonde_source_open(struct sonde_source *source, struct sonde_search *search, uint32_t worker) {
+int sonde_packet_source_open(struct sonde_packet_source *source, struct sonde_search *search,
+                             uint32_t worker) {
   struct sonde_store *store = search->store;
-  *source = (struct sonde_source){.worker = worker};
+  *source = (struct sonde_packet_source){.worker = worker};
   source->scratch = sonde_secret_map(SONDE_CHUNK_BYTES, 0);
   if (!source->scratch)
     return SONDE_NO_MEMORY;
@@ -24,26 +25,26 @@ int sonde_source_open(struct sonde_source *source, struct sonde_search *search, 
     source->chunk_seen = true;
     return SONDE_OK;
   }
-  struct sonde_lane *lane = &store->lanes[worker];
+  struct sonde_chunk_list *list = &store->lists[worker];
   pthread_mutex_lock(&store->lock);
-  source->chunk = lane->oldest;
-  source->memory_packet = lane->oldest ? lane->oldest->first_packet : lane->next_packet;
-  source->stop_serial = lane->newest ? lane->newest->serial : 0;
-  source->stop_offset = lane->newest ? atomic_load(&lane->newest->committed) : 0;
-  source->stop_ns = lane->newest ? atomic_load(&lane->newest->last_ns) : 0;
-  source->behind_ns = lane->forgotten_first_ns;
-  source->forgotten_ns = lane->forgotten_last_ns;
+  source->chunk = list->oldest;
+  source->memory_packet = list->oldest ? list->oldest->first_packet : list->next_packet;
+  source->stop_serial = list->newest ? list->newest->serial : 0;
+  source->stop_offset = list->newest ? atomic_load(&list->newest->committed) : 0;
+  source->stop_ns = list->newest ? atomic_load(&list->newest->last_ns) : 0;
+  source->behind_ns = list->forgotten_first_ns;
+  source->forgotten_ns = list->forgotten_last_ns;
   if (source->chunk)
     source->chunk->pins++;
   pthread_mutex_unlock(&store->lock);
   return SONDE_OK;
 }
 
-void sonde_source_close(struct sonde_source *source, struct sonde_search *search) {
+void sonde_packet_source_close(struct sonde_packet_source *source, struct sonde_search *search) {
   if (source->chunk)
     sonde_store_unpin(search->store, source->chunk);
   source->chunk = NULL;
-  sonde_shelf_cursor_close(&source->cursor);
+  sonde_segment_cursor_close(&source->cursor);
   sonde_secret_unmap(source->scratch, SONDE_CHUNK_BYTES);
   source->scratch = NULL;
 }
@@ -51,18 +52,18 @@ void sonde_source_close(struct sonde_source *source, struct sonde_search *search
 /* ---- chunks in memory ----------------------------------------------------------------- */
 
 /* The next chunk, pinned, or NULL: none is left of what was there at open. */
-static struct sonde_chunk *step(struct sonde_source *source, struct sonde_search *search) {
+static struct sonde_chunk *step(struct sonde_packet_source *source, struct sonde_search *search) {
   if (!source->chunk_seen) {
     source->chunk_seen = true;
     return source->chunk;
   }
   if (source->chunk)
-    source->chunk = sonde_lane_step(search->store, source->worker, source->chunk);
+    source->chunk = sonde_chunk_list_step(search->store, source->worker, source->chunk);
   return source->chunk;
 }
 
 /* Brings the chunk's clear bytes into the scratch, extent by extent; data_lock is held. */
-static void copy_chunk(struct sonde_source *source, struct sonde_search *search,
+static void copy_chunk(struct sonde_packet_source *source, struct sonde_search *search,
                        struct sonde_chunk *chunk, uint32_t extents, uint32_t limit) {
   uint32_t start = 0;
   for (uint32_t i = 0; i < extents && start < limit; i++) {
@@ -83,7 +84,7 @@ static void copy_chunk(struct sonde_source *source, struct sonde_search *search,
   }
 }
 
-static void note_overwritten(struct sonde_source *source, struct sonde_search *search,
+static void note_overwritten(struct sonde_packet_source *source, struct sonde_search *search,
                              uint64_t first_packet, uint64_t first_ns) {
   if (first_packet <= source->next_packet)
     return;
@@ -93,7 +94,7 @@ static void note_overwritten(struct sonde_source *source, struct sonde_search *s
   sonde_search_gap(search, source->behind_ns, to_ns, SONDE_GAP_OVERWRITTEN);
 }
 
-static void load_chunk(struct sonde_source *source, struct sonde_search *search,
+static void load_chunk(struct sonde_packet_source *source, struct sonde_search *search,
                        struct sonde_chunk *chunk) {
   struct sonde_store *store = search->store;
   pthread_mutex_lock(&chunk->data_lock);
@@ -124,8 +125,8 @@ static void load_chunk(struct sonde_source *source, struct sonde_search *search,
 
 /* ---- the next match ------------------------------------------------------------------- */
 
-static bool find_in_scratch(struct sonde_source *source, struct sonde_search *search) {
-  while (sonde_stored_next(source->scratch, source->bytes, &source->offset, &source->head)) {
+static bool find_in_scratch(struct sonde_packet_source *source, struct sonde_search *search) {
+  while (sonde_packet_layout_next(source->scratch, source->bytes, &source->offset, &source->head)) {
     uint64_t time_ns = source->head.time_ns;
     if (time_ns >= search->start_ns && time_ns <= search->end_ns &&
         (!search->match || search->match(search->context, &source->head)))
@@ -135,10 +136,10 @@ static bool find_in_scratch(struct sonde_source *source, struct sonde_search *se
 }
 
 /* False: nothing is left. */
-static bool load_next(struct sonde_source *source, struct sonde_search *search) {
+static bool load_next(struct sonde_packet_source *source, struct sonde_search *search) {
   source->bytes = source->offset = 0;
   if (!source->in_memory) {
-    if (sonde_shelf_load(source, search))
+    if (sonde_segment_scan_load(source, search))
       return true;
     source->in_memory = true;
   }
@@ -155,8 +156,8 @@ static bool load_next(struct sonde_source *source, struct sonde_search *search) 
   return false;
 }
 
-void sonde_source_advance(struct sonde_source *source, struct sonde_search *search,
-                          uint32_t *budget) {
+void sonde_packet_source_advance(struct sonde_packet_source *source, struct sonde_search *search,
+                                 uint32_t *budget) {
   source->has_head = false;
   while (!source->done) {
     if (find_in_scratch(source, search)) {

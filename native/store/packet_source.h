@@ -19,17 +19,17 @@ struct sonde_search {
   bool (*match)(void *context, const struct sonde_packet *packet);
   void *context;
   struct sonde_selection selection;
-  struct sonde_losses gaps;
-  struct sonde_shelf_view shelf; /* the segments there were when the query was opened */
+  struct sonde_gap_log gaps;
+  struct sonde_segment_scan scan; /* the segments there were when the query was opened */
   uint64_t chunks_read;
   uint64_t chunks_skipped;
 };
 
-struct sonde_source {
+struct sonde_packet_source {
   uint32_t worker;
   bool in_memory; /* the segments have been read */
   bool done;
-  struct sonde_shelf_cursor cursor;
+  struct sonde_segment_cursor cursor;
   struct sonde_chunk *chunk; /* pinned; the one last read, or the first to be */
   bool chunk_seen;
   uint64_t memory_packet; /* number of the first packet in memory at open */
@@ -48,12 +48,13 @@ struct sonde_source {
 };
 
 /* Errors: NO_MEMORY. */
-int sonde_source_open(struct sonde_source *source, struct sonde_search *search, uint32_t worker);
+int sonde_packet_source_open(struct sonde_packet_source *source, struct sonde_search *search,
+                             uint32_t worker);
 /* Looks for the next match, over at most *budget chunks. Then has_head, or done, or neither:
  * the budget is used up. */
-void sonde_source_advance(struct sonde_source *source, struct sonde_search *search,
-                          uint32_t *budget);
-void sonde_source_close(struct sonde_source *source, struct sonde_search *search);
+void sonde_packet_source_advance(struct sonde_packet_source *source, struct sonde_search *search,
+                                 uint32_t *budget);
+void sonde_packet_source_close(struct sonde_packet_source *source, struct sonde_search *search);
 
 /* Adds a gap, as far as it lies within the search's range. */
 void sonde_search_gap(struct sonde_search *search, uint64_t from_ns, uint64_t to_ns,

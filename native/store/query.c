@@ -17,7 +17,7 @@ struct sonde_query {
   struct sonde_packets_summary summary; /* its figures; the gaps are the search's */
   bool finished;
   uint32_t source_count;
-  struct sonde_source sources[SONDE_STORE_WORKERS_MAX];
+  struct sonde_packet_source sources[SONDE_STORE_WORKERS_MAX];
 };
 
 int sonde_query_open(struct sonde_store *store, const struct sonde_query_config *config,
@@ -36,12 +36,12 @@ int sonde_query_open(struct sonde_store *store, const struct sonde_query_config 
       .context = config->context,
   };
   sonde_selection_compile(&made->search.selection, config->expression, store->bloom_seed);
-  int status = sonde_shelf_view(store, &made->search.shelf);
+  int status = sonde_segment_scan_open(store, &made->search.scan);
   uint32_t sources = store->config.workers;
-  if (made->search.shelf.workers > sources)
-    sources = made->search.shelf.workers;
+  if (made->search.scan.workers > sources)
+    sources = made->search.scan.workers;
   for (uint32_t i = 0; status == SONDE_OK && i < sources; i++) {
-    status = sonde_source_open(&made->sources[i], &made->search, i);
+    status = sonde_packet_source_open(&made->sources[i], &made->search, i);
     made->source_count = i + 1;
   }
   if (status < 0) {
@@ -56,20 +56,20 @@ void sonde_query_close(struct sonde_query *query) {
   if (!query)
     return;
   for (uint32_t i = 0; i < query->source_count; i++)
-    sonde_source_close(&query->sources[i], &query->search);
-  sonde_shelf_view_close(&query->search.shelf);
+    sonde_packet_source_close(&query->sources[i], &query->search);
+  sonde_segment_scan_close(&query->search.scan);
   free(query);
 }
 
 /* ---- merging -------------------------------------------------------------------------- */
 
 /* NULL with *budget > 0: nothing is left. */
-static struct sonde_source *earliest(struct sonde_query *query, uint32_t *budget) {
-  struct sonde_source *found = NULL;
+static struct sonde_packet_source *earliest(struct sonde_query *query, uint32_t *budget) {
+  struct sonde_packet_source *found = NULL;
   for (uint32_t i = 0; i < query->source_count; i++) {
-    struct sonde_source *source = &query->sources[i];
+    struct sonde_packet_source *source = &query->sources[i];
     if (!source->has_head && !source->done) {
-      sonde_source_advance(source, &query->search, budget);
+      sonde_packet_source_advance(source, &query->search, budget);
       if (!source->has_head && !source->done)
         return NULL;
     }
@@ -80,25 +80,25 @@ static struct sonde_source *earliest(struct sonde_query *query, uint32_t *budget
 }
 
 /* What the store lost meanwhile or before, and the query could not meet. */
-static void add_losses(struct sonde_query *query) {
+static void add_gaps(struct sonde_query *query) {
   struct sonde_search *search = &query->search;
-  struct sonde_losses losses;
+  struct sonde_gap_log gaps;
   struct sonde_store_stats stats;
   sonde_store_stats(search->store, &stats);
   pthread_mutex_lock(&search->store->lock);
-  losses = search->store->losses;
+  gaps = search->store->gaps;
   pthread_mutex_unlock(&search->store->lock);
-  for (uint32_t i = 0; i < losses.count; i++) {
-    const struct sonde_loss *loss = &losses.ranges[i];
-    bool in_memory = stats.oldest_ns && loss->from_ns >= stats.oldest_ns;
-    if (loss->reason != SONDE_GAP_SPILL_LOST || !in_memory)
-      sonde_search_gap(search, loss->from_ns, loss->to_ns, loss->reason);
+  for (uint32_t i = 0; i < gaps.count; i++) {
+    const struct sonde_gap *gap = &gaps.ranges[i];
+    bool in_memory = stats.oldest_ns && gap->from_ns >= stats.oldest_ns;
+    if (gap->reason != SONDE_GAP_SPILL_LOST || !in_memory)
+      sonde_search_gap(search, gap->from_ns, gap->to_ns, gap->reason);
   }
 }
 
 static void finish(struct sonde_query *query) {
   query->finished = true;
-  add_losses(query);
+  add_gaps(query);
 }
 
 /* The rest is left out: up to the end of the range, or of what there is. */
@@ -131,7 +131,7 @@ int sonde_query_read(struct sonde_query *query, uint8_t *buffer, uint32_t capaci
   uint32_t written = sonde_pcapng_begin(&query->pcapng, buffer, capacity);
   query->summary.bytes += written;
   for (;;) {
-    struct sonde_source *source = earliest(query, &budget);
+    struct sonde_packet_source *source = earliest(query, &budget);
     if (!source) {
       if (budget > 0)
         finish(query);
@@ -167,7 +167,7 @@ static int compare_gaps(const void *left, const void *right) {
 }
 
 void sonde_query_summary(const struct sonde_query *query, struct sonde_packets_summary *summary) {
-  const struct sonde_losses *gaps = &query->search.gaps;
+  const struct sonde_gap_log *gaps = &query->search.gaps;
   *summary = query->summary;
   summary->chunks_read = query->search.chunks_read;
   summary->chunks_skipped = query->search.chunks_skipped;

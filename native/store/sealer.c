@@ -1,7 +1,7 @@
 /* sealer.c - the store's own thread: what must happen to chunks, but not on a packet's time.
  *
  * It gives fresh chunks their pages before a worker comes to them (a page fault costs more
- * than the packets that go there), seals extents in place, and offers them to the spill.
+ * than the packets that go there), seals extents in place, and offers them to the writer.
  */
 #include <errno.h>
 #include <openssl/crypto.h>
@@ -80,10 +80,10 @@ static void tell_seal_failure(struct sonde_store *store, uint32_t packets) {
 }
 
 static void count_seal_failure(struct sonde_store *store, const struct sonde_extent *extent) {
-  sonde_store_lose(store, &(struct sonde_loss){.from_ns = extent->first_ns,
-                                               .to_ns = extent->last_ns,
-                                               .reason = SONDE_GAP_UNSEALED,
-                                               .packets = extent->packets});
+  sonde_store_lose(store, &(struct sonde_gap){.from_ns = extent->first_ns,
+                                              .to_ns = extent->last_ns,
+                                              .reason = SONDE_GAP_UNSEALED,
+                                              .packets = extent->packets});
   pthread_mutex_lock(&store->lock);
   store->totals.seal_failures++;
   pthread_mutex_unlock(&store->lock);
@@ -129,48 +129,48 @@ static struct sonde_chunk *pop(struct sonde_chunk_queue *queue) {
 
 static void *run(void *argument) {
   struct sonde_store *store = argument;
-  pthread_setname_np(pthread_self(), "sonde-keeper");
+  pthread_setname_np(pthread_self(), "sonde-sealer");
   pthread_mutex_lock(&store->lock);
   for (;;) {
-    struct sonde_chunk *chunk = pop(&store->to_keep);
+    struct sonde_chunk *chunk = pop(&store->to_seal);
     if (chunk) {
       pthread_mutex_unlock(&store->lock);
       uint32_t extents = sonde_store_seal_chunk(store, chunk);
-      if (store->spill)
-        sonde_spill_offer(store->spill, chunk, extents);
+      if (store->writer)
+        sonde_disk_writer_offer(store->writer, chunk, extents);
       pthread_mutex_lock(&store->lock);
       chunk->pins--;
-    } else if (wants_pages(store) && !store->keeper_ends) {
+    } else if (wants_pages(store) && !store->sealer_ends) {
       void *pages = sonde_store_chunk(store, store->populated++);
       pthread_mutex_unlock(&store->lock);
       madvise(pages, store->chunk_bytes, MADV_POPULATE_WRITE);
       pthread_mutex_lock(&store->lock);
-    } else if (store->keeper_ends) {
+    } else if (store->sealer_ends) {
       break;
     } else {
-      pthread_cond_wait(&store->keeper_work, &store->lock);
+      pthread_cond_wait(&store->sealer_work, &store->lock);
     }
   }
   pthread_mutex_unlock(&store->lock);
   return NULL;
 }
 
-int sonde_keeper_start(struct sonde_store *store) {
+int sonde_sealer_start(struct sonde_store *store) {
   sigset_t all, previous;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &previous);
-  store->keeper_runs = pthread_create(&store->keeper, NULL, run, store) == 0;
+  store->sealer_runs = pthread_create(&store->sealer, NULL, run, store) == 0;
   pthread_sigmask(SIG_SETMASK, &previous, NULL);
-  return store->keeper_runs ? SONDE_OK : SONDE_SYSTEM;
+  return store->sealer_runs ? SONDE_OK : SONDE_SYSTEM;
 }
 
-void sonde_keeper_stop(struct sonde_store *store) {
-  if (!store->keeper_runs)
+void sonde_sealer_stop(struct sonde_store *store) {
+  if (!store->sealer_runs)
     return;
   pthread_mutex_lock(&store->lock);
-  store->keeper_ends = true;
-  pthread_cond_signal(&store->keeper_work);
+  store->sealer_ends = true;
+  pthread_cond_signal(&store->sealer_work);
   pthread_mutex_unlock(&store->lock);
-  pthread_join(store->keeper, NULL);
-  store->keeper_runs = false;
+  pthread_join(store->sealer, NULL);
+  store->sealer_runs = false;
 }

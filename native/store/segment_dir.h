@@ -8,13 +8,13 @@
 
 #include "segment.h"
 
-enum { SONDE_SHELF_NAME_BYTES = 48, SONDE_SHELF_KEYS_MAX = 8 };
+enum { SONDE_SEGMENT_DIR_NAME_BYTES = 48, SONDE_SEGMENT_DIR_KEYS_MAX = 8 };
 
 struct sonde_store;
-struct sonde_source;
+struct sonde_packet_source;
 struct sonde_search;
 
-struct sonde_shelf_file {
+struct sonde_segment_entry {
   uint64_t number;
   uint64_t bytes;
   uint64_t first_ns; /* 0 and UINT64_MAX: not known, written by an earlier session */
@@ -23,46 +23,47 @@ struct sonde_shelf_file {
   bool clear; /* its frames are not sealed */
 };
 
-struct sonde_shelf {
+struct sonde_segment_dir {
   int dir_fd;
   uint32_t count;
   uint32_t room;
-  struct sonde_shelf_file *files;
+  struct sonde_segment_entry *files;
   uint64_t bytes;
   uint64_t next_number;
 };
 
-void sonde_shelf_name(uint64_t number, bool hidden, char name[SONDE_SHELF_NAME_BYTES]);
+void sonde_segment_dir_name(uint64_t number, bool hidden, char name[SONDE_SEGMENT_DIR_NAME_BYTES]);
 
 /* Opens the directory and takes stock: what a killed session left hidden gets its name, or
  * is removed if it holds no frame. Errors: SYSTEM, NO_MEMORY; errno is set. */
-int sonde_shelf_open(struct sonde_shelf *shelf, const char *dir);
-void sonde_shelf_close(struct sonde_shelf *shelf);
-int sonde_shelf_add(struct sonde_shelf *shelf, const struct sonde_shelf_file *file);
+int sonde_segment_dir_open(struct sonde_segment_dir *segments, const char *dir);
+void sonde_segment_dir_close(struct sonde_segment_dir *segments);
+int sonde_segment_dir_add(struct sonde_segment_dir *segments,
+                          const struct sonde_segment_entry *file);
 /* Removes the oldest file. False: there is none, or it cannot be removed. */
-bool sonde_shelf_drop_oldest(struct sonde_shelf *shelf);
+bool sonde_segment_dir_drop_oldest(struct sonde_segment_dir *segments);
 /* Removes every file in clear. False: one cannot be removed; errno is set. */
-bool sonde_shelf_drop_clear(struct sonde_shelf *shelf);
+bool sonde_segment_dir_drop_clear(struct sonde_segment_dir *segments);
 
 /* ---- for queries ------------------------------------------------------------------------- */
 
 /* The files there were, the one being written last; and the keys that may open them. */
-struct sonde_shelf_view {
+struct sonde_segment_scan {
   int dir_fd; /* a duplicate */
   uint32_t count;
-  struct sonde_shelf_file *files;
+  struct sonde_segment_entry *files;
   uint64_t hidden; /* number of the one being written; its `bytes` are whole frames */
   uint32_t workers;
   uint8_t session[16];
   uint32_t key_count;
-  struct sonde_sealkey *keys[SONDE_SHELF_KEYS_MAX];
+  struct sonde_sealkey *keys[SONDE_SEGMENT_DIR_KEYS_MAX];
 };
 
 /* Errors: NO_MEMORY, SYSTEM. Without a directory the view is empty. */
-int sonde_shelf_view(struct sonde_store *store, struct sonde_shelf_view *view);
-void sonde_shelf_view_close(struct sonde_shelf_view *view);
+int sonde_segment_scan_open(struct sonde_store *store, struct sonde_segment_scan *scan);
+void sonde_segment_scan_close(struct sonde_segment_scan *scan);
 
-struct sonde_shelf_cursor {
+struct sonde_segment_cursor {
   uint32_t next_file;
   int fd; /* with `open` */
   bool open;
@@ -72,7 +73,7 @@ struct sonde_shelf_cursor {
 
 /* Loads the next frame of the source's worker that lies in range and not in memory. False:
  * there is none. */
-bool sonde_shelf_load(struct sonde_source *source, struct sonde_search *search);
-void sonde_shelf_cursor_close(struct sonde_shelf_cursor *cursor);
+bool sonde_segment_scan_load(struct sonde_packet_source *source, struct sonde_search *search);
+void sonde_segment_cursor_close(struct sonde_segment_cursor *cursor);
 
 #endif

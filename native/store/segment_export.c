@@ -61,7 +61,7 @@ static uint32_t write_packets(struct sonde_segment *segment, uint8_t *buffer, ui
   uint32_t written = 0;
   uint32_t offset = segment->offset;
   struct sonde_packet packet;
-  while (sonde_stored_next(segment->clear, segment->bytes, &offset, &packet)) {
+  while (sonde_packet_layout_next(segment->clear, segment->bytes, &offset, &packet)) {
     uint32_t bytes =
         sonde_pcapng_packet(&segment->pcapng, &packet, buffer + written, capacity - written);
     if (bytes == 0)

@@ -10,20 +10,21 @@
 #include <time.h>
 #include <unistd.h>
 
-static void reach_nothing(enum sonde_spill_state state) {
+static void reach_nothing(enum sonde_segment_file_state state) {
   (void)state;
 }
 
-const struct sonde_spill_system sonde_spill_system_real = {
+const struct sonde_segment_file_system sonde_segment_file_system_real = {
     .write = pwrite,
     .sync = fdatasync,
     .reached = reach_nothing,
 };
-_Atomic(const struct sonde_spill_system *) sonde_spill_system = &sonde_spill_system_real;
+_Atomic(const struct sonde_segment_file_system *) sonde_segment_file_system =
+    &sonde_segment_file_system_real;
 
-static void reach(struct sonde_file *file, enum sonde_spill_state state) {
+static void reach(struct sonde_segment_file *file, enum sonde_segment_file_state state) {
   file->state = state;
-  sonde_spill_system->reached(state);
+  sonde_segment_file_system->reached(state);
 }
 
 static int fail(const char **failed, int system_errno, const char *what) {
@@ -31,7 +32,8 @@ static int fail(const char **failed, int system_errno, const char *what) {
   return system_errno;
 }
 
-int sonde_file_init(struct sonde_file *file, const struct sonde_file_config *config) {
+int sonde_segment_file_init(struct sonde_segment_file *file,
+                            const struct sonde_segment_file_config *config) {
   file->dir_fd = config->dir_fd;
   file->workers = config->workers;
   file->bytes_max = config->bytes_max;
@@ -43,19 +45,20 @@ int sonde_file_init(struct sonde_file *file, const struct sonde_file_config *con
   return file->sealed && file->key && random ? SONDE_OK : SONDE_SYSTEM;
 }
 
-void sonde_file_release(struct sonde_file *file) {
-  if (file->state != SONDE_SPILL_IDLE && file->fd >= 0)
+void sonde_segment_file_release(struct sonde_segment_file *file) {
+  if (file->state != SONDE_SEGMENT_FILE_IDLE && file->fd >= 0)
     close(file->fd);
   free(file->sealed);
   sonde_secret_unmap(file->key, SONDE_KEY_BYTES);
 }
 
 /* Everything or an errno. */
-static int write_fully(struct sonde_file *file, const uint8_t *bytes, size_t count, uint64_t at) {
+static int write_fully(struct sonde_segment_file *file, const uint8_t *bytes, size_t count,
+                       uint64_t at) {
   size_t done = 0;
   while (done < count) {
     ssize_t wrote =
-        sonde_spill_system->write(file->fd, bytes + done, count - done, (off_t)(at + done));
+        sonde_segment_file_system->write(file->fd, bytes + done, count - done, (off_t)(at + done));
     if (wrote < 0 && errno != EINTR)
       return errno;
     if (wrote == 0)
@@ -65,7 +68,8 @@ static int write_fully(struct sonde_file *file, const uint8_t *bytes, size_t cou
   return 0;
 }
 
-static int make_header(struct sonde_file *file, uint64_t number, const struct sonde_sealkey *key) {
+static int make_header(struct sonde_segment_file *file, uint64_t number,
+                       const struct sonde_sealkey *key) {
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   file->is_sealed = key != NULL;
@@ -87,16 +91,16 @@ static int make_header(struct sonde_file *file, uint64_t number, const struct so
   return sonde_segment_key(&file->header, key->master, file->key);
 }
 
-int sonde_file_begin(struct sonde_file *file, uint64_t number, const struct sonde_sealkey *key,
-                     const char **failed) {
-  char name[SONDE_SHELF_NAME_BYTES];
+int sonde_segment_file_begin(struct sonde_segment_file *file, uint64_t number,
+                             const struct sonde_sealkey *key, const char **failed) {
+  char name[SONDE_SEGMENT_DIR_NAME_BYTES];
   if (make_header(file, number, key) < 0)
     return fail(failed, 0, "key of a segment");
-  sonde_shelf_name(number, true, name);
+  sonde_segment_dir_name(number, true, name);
   file->fd = openat(file->dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (file->fd < 0)
     return fail(failed, errno, "create a segment");
-  file->state = SONDE_SPILL_OPENED;
+  file->state = SONDE_SEGMENT_FILE_OPENED;
   file->given_up = false;
   file->bytes = sizeof file->header;
   file->first_ns = UINT64_MAX;
@@ -104,12 +108,12 @@ int sonde_file_begin(struct sonde_file *file, uint64_t number, const struct sond
   int system_errno = write_fully(file, (const uint8_t *)&file->header, sizeof file->header, 0);
   if (system_errno)
     return fail(failed, system_errno, "write a segment");
-  reach(file, SONDE_SPILL_OPENED);
+  reach(file, SONDE_SEGMENT_FILE_OPENED);
   return 0;
 }
 
 /* What the disk says it holds must open again, with the key from the header as it lies there. */
-static int prove(struct sonde_file *file, const char **failed) {
+static int prove(struct sonde_segment_file *file, const char **failed) {
   struct sonde_segment_header header;
   struct sonde_segment_frame frame;
   ssize_t head = pread(file->fd, &header, sizeof header, 0);
@@ -131,7 +135,7 @@ static int prove(struct sonde_file *file, const char **failed) {
   return status < 0 ? fail(failed, status == SONDE_DAMAGED ? EIO : 0, "open the first frame") : 0;
 }
 
-static int append(struct sonde_file *file, struct sonde_segment_frame *frame,
+static int append(struct sonde_segment_file *file, struct sonde_segment_frame *frame,
                   const uint8_t *payload, const char **failed) {
   uint32_t bytes = sonde_frame_bytes(frame->payload_bytes);
   frame->magic = SONDE_FRAME_MAGIC;
@@ -145,8 +149,9 @@ static int append(struct sonde_file *file, struct sonde_segment_frame *frame,
   return system_errno ? fail(failed, system_errno, "write a segment") : 0;
 }
 
-int sonde_file_write(struct sonde_file *file, const struct sonde_segment_frame *given,
-                     const uint8_t *payload, const char **failed) {
+int sonde_segment_file_write(struct sonde_segment_file *file,
+                             const struct sonde_segment_frame *given, const uint8_t *payload,
+                             const char **failed) {
   struct sonde_segment_frame frame = *given;
   int system_errno = append(file, &frame, payload, failed);
   if (!*failed && file->frames == 0)
@@ -159,17 +164,18 @@ int sonde_file_write(struct sonde_file *file, const struct sonde_segment_frame *
     file->last_ns = frame.last_ns;
   file->bytes += sonde_frame_bytes(frame.payload_bytes);
   file->frames++;
-  reach(file, file->frames == 1 ? SONDE_SPILL_PROVED : SONDE_SPILL_FILLING);
+  reach(file, file->frames == 1 ? SONDE_SEGMENT_FILE_PROVED : SONDE_SEGMENT_FILE_FILLING);
   return 0;
 }
 
-void sonde_file_give_up(struct sonde_file *file) {
+void sonde_segment_file_abandon(struct sonde_segment_file *file) {
   /* If even this fails, readers find a frame that is cut or damaged behind the whole ones. */
-  file->given_up = file->state != SONDE_SPILL_IDLE && ftruncate(file->fd, (off_t)file->bytes) < 0;
+  file->given_up =
+      file->state != SONDE_SEGMENT_FILE_IDLE && ftruncate(file->fd, (off_t)file->bytes) < 0;
 }
 
 /* The final frame cannot clash with one that failed: its nonce says that it is the last. */
-static int end(struct sonde_file *file, const char **failed) {
+static int end(struct sonde_segment_file *file, const char **failed) {
   struct sonde_segment_frame frame = {.flags = SONDE_FRAME_FINAL};
   if (file->given_up)
     return 0;
@@ -177,54 +183,55 @@ static int end(struct sonde_file *file, const char **failed) {
   if (!*failed)
     file->bytes += sonde_frame_bytes(0);
   else
-    sonde_file_give_up(file);
+    sonde_segment_file_abandon(file);
   return system_errno;
 }
 
-static int drop(struct sonde_file *file, const char *hidden, const char **failed) {
+static int drop(struct sonde_segment_file *file, const char *hidden, const char **failed) {
   close(file->fd);
   file->fd = -1;
   return unlinkat(file->dir_fd, hidden, 0) < 0 ? fail(failed, errno, "remove a segment") : 0;
 }
 
-int sonde_file_finish(struct sonde_file *file, const char **failed) {
-  char hidden[SONDE_SHELF_NAME_BYTES], final[SONDE_SHELF_NAME_BYTES];
+int sonde_segment_file_finish(struct sonde_segment_file *file, const char **failed) {
+  char hidden[SONDE_SEGMENT_DIR_NAME_BYTES], final[SONDE_SEGMENT_DIR_NAME_BYTES];
   int system_errno = 0;
-  sonde_shelf_name(file->header.number, true, hidden);
-  sonde_shelf_name(file->header.number, false, final);
+  sonde_segment_dir_name(file->header.number, true, hidden);
+  sonde_segment_dir_name(file->header.number, false, final);
   if (file->frames == 0)
     return drop(file, hidden, failed);
   system_errno = end(file, failed);
-  reach(file, SONDE_SPILL_ENDED);
-  if (sonde_spill_system->sync(file->fd) < 0 && !*failed)
+  reach(file, SONDE_SEGMENT_FILE_ENDED);
+  if (sonde_segment_file_system->sync(file->fd) < 0 && !*failed)
     system_errno = fail(failed, errno, "sync a segment");
-  reach(file, SONDE_SPILL_SYNCED);
+  reach(file, SONDE_SEGMENT_FILE_SYNCED);
   if (renameat(file->dir_fd, hidden, file->dir_fd, final) < 0 && !*failed)
     system_errno = fail(failed, errno, "rename a segment");
-  reach(file, SONDE_SPILL_NAMED);
-  if (sonde_spill_system->sync(file->dir_fd) < 0 && !*failed)
+  reach(file, SONDE_SEGMENT_FILE_NAMED);
+  if (sonde_segment_file_system->sync(file->dir_fd) < 0 && !*failed)
     system_errno = fail(failed, errno, "sync the segments' directory");
-  reach(file, SONDE_SPILL_SHELVED);
+  reach(file, SONDE_SEGMENT_FILE_DONE);
   close(file->fd);
   file->fd = -1;
   return system_errno;
 }
 
-void sonde_file_reset(struct sonde_file *file) {
-  file->state = SONDE_SPILL_IDLE;
+void sonde_segment_file_reset(struct sonde_segment_file *file) {
+  file->state = SONDE_SEGMENT_FILE_IDLE;
   file->bytes = file->frames = 0;
   OPENSSL_cleanse(file->key, SONDE_KEY_BYTES);
   OPENSSL_cleanse(file->sealed, SONDE_FRAME_BYTES_MAX); /* in clear, if the file was */
 }
 
-bool sonde_file_sealed_with(const struct sonde_file *file, const struct sonde_sealkey *key) {
+bool sonde_segment_file_sealed_with(const struct sonde_segment_file *file,
+                                    const struct sonde_sealkey *key) {
   if (!key)
     return !file->is_sealed;
   return file->is_sealed && memcmp(file->header.key_id, key->id, sizeof key->id) == 0;
 }
 
-struct sonde_shelf_file sonde_file_entry(const struct sonde_file *file) {
-  return (struct sonde_shelf_file){
+struct sonde_segment_entry sonde_segment_file_entry(const struct sonde_segment_file *file) {
+  return (struct sonde_segment_entry){
       .number = file->header.number,
       .clear = !file->is_sealed,
       .bytes = file->bytes,

@@ -7,29 +7,29 @@
 
 #include "packet_source.h"
 
-int sonde_shelf_view(struct sonde_store *store, struct sonde_shelf_view *view) {
-  *view = (struct sonde_shelf_view){.dir_fd = -1};
-  if (!store->spill)
+int sonde_segment_scan_open(struct sonde_store *store, struct sonde_segment_scan *scan) {
+  *scan = (struct sonde_segment_scan){.dir_fd = -1};
+  if (!store->writer)
     return SONDE_OK;
-  int status = sonde_spill_view(store->spill, view);
+  int status = sonde_disk_writer_scan(store->writer, scan);
   pthread_mutex_lock(&store->lock);
   /* Files of earlier sessions may have been sealed with the key of now. */
-  if (store->key && view->key_count < SONDE_SHELF_KEYS_MAX)
-    view->keys[view->key_count++] = sonde_sealkey_hold(store->key);
+  if (store->key && scan->key_count < SONDE_SEGMENT_DIR_KEYS_MAX)
+    scan->keys[scan->key_count++] = sonde_sealkey_hold(store->key);
   pthread_mutex_unlock(&store->lock);
   return status;
 }
 
-void sonde_shelf_view_close(struct sonde_shelf_view *view) {
-  for (uint32_t i = 0; i < view->key_count; i++)
-    sonde_sealkey_release(view->keys[i]);
-  if (view->files && view->dir_fd >= 0)
-    close(view->dir_fd);
-  free(view->files);
-  *view = (struct sonde_shelf_view){.dir_fd = -1};
+void sonde_segment_scan_close(struct sonde_segment_scan *scan) {
+  for (uint32_t i = 0; i < scan->key_count; i++)
+    sonde_sealkey_release(scan->keys[i]);
+  if (scan->files && scan->dir_fd >= 0)
+    close(scan->dir_fd);
+  free(scan->files);
+  *scan = (struct sonde_segment_scan){.dir_fd = -1};
 }
 
-void sonde_shelf_cursor_close(struct sonde_shelf_cursor *cursor) {
+void sonde_segment_cursor_close(struct sonde_segment_cursor *cursor) {
   if (!cursor->open)
     return;
   sonde_segment_reader_close(&cursor->reader);
@@ -37,59 +37,60 @@ void sonde_shelf_cursor_close(struct sonde_shelf_cursor *cursor) {
   cursor->open = false;
 }
 
-static int open_file(const struct sonde_shelf_view *view, const struct sonde_shelf_file *file) {
-  char name[SONDE_SHELF_NAME_BYTES];
+static int open_file(const struct sonde_segment_scan *scan,
+                     const struct sonde_segment_entry *file) {
+  char name[SONDE_SEGMENT_DIR_NAME_BYTES];
   const int flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
-  sonde_shelf_name(file->number, false, name);
-  int fd = openat(view->dir_fd, name, flags);
-  if (fd < 0 && errno == ENOENT && file->number == view->hidden) {
-    sonde_shelf_name(file->number, true, name);
-    fd = openat(view->dir_fd, name, flags);
+  sonde_segment_dir_name(file->number, false, name);
+  int fd = openat(scan->dir_fd, name, flags);
+  if (fd < 0 && errno == ENOENT && file->number == scan->hidden) {
+    sonde_segment_dir_name(file->number, true, name);
+    fd = openat(scan->dir_fd, name, flags);
     if (fd < 0 && errno == ENOENT) { /* finished between the two looks */
-      sonde_shelf_name(file->number, false, name);
-      fd = openat(view->dir_fd, name, flags);
+      sonde_segment_dir_name(file->number, false, name);
+      fd = openat(scan->dir_fd, name, flags);
     }
   }
   return fd;
 }
 
-static const uint8_t *find_master(const struct sonde_shelf_view *view, int fd) {
+static const uint8_t *find_master(const struct sonde_segment_scan *scan, int fd) {
   struct sonde_segment_header header;
   if (pread(fd, &header, sizeof header, 0) != sizeof header)
     return NULL;
-  for (uint32_t i = 0; i < view->key_count; i++)
-    if (memcmp(view->keys[i]->id, header.key_id, sizeof header.key_id) == 0)
-      return view->keys[i]->master;
+  for (uint32_t i = 0; i < scan->key_count; i++)
+    if (memcmp(scan->keys[i]->id, header.key_id, sizeof header.key_id) == 0)
+      return scan->keys[i]->master;
   return NULL;
 }
 
 /* Opens the next file that may hold something in range. False: there is none. */
-static bool next_file(struct sonde_source *source, struct sonde_search *search) {
-  struct sonde_shelf_cursor *cursor = &source->cursor;
-  const struct sonde_shelf_view *view = &search->shelf;
-  sonde_shelf_cursor_close(cursor);
-  while (cursor->next_file < view->count) {
-    const struct sonde_shelf_file *file = &view->files[cursor->next_file++];
+static bool next_file(struct sonde_packet_source *source, struct sonde_search *search) {
+  struct sonde_segment_cursor *cursor = &source->cursor;
+  const struct sonde_segment_scan *scan = &search->scan;
+  sonde_segment_cursor_close(cursor);
+  while (cursor->next_file < scan->count) {
+    const struct sonde_segment_entry *file = &scan->files[cursor->next_file++];
     if (file->last_ns < search->start_ns || file->first_ns > search->end_ns ||
         source->worker >= file->workers)
       continue;
-    cursor->fd = open_file(view, file);
+    cursor->fd = open_file(scan, file);
     if (cursor->fd < 0)
       continue; /* removed as the oldest; what followed of its session shows the gap */
     int status =
-        sonde_segment_reader_open(&cursor->reader, cursor->fd, find_master(view, cursor->fd));
+        sonde_segment_reader_open(&cursor->reader, cursor->fd, find_master(scan, cursor->fd));
     cursor->open = true;
     cursor->end = file->bytes;
     if (status == SONDE_OK)
       return true;
     uint64_t from = file->first_ns ? file->first_ns : cursor->reader.header.created_ns;
     sonde_search_gap(search, from, file->first_ns ? file->last_ns : from, SONDE_GAP_UNOPENABLE);
-    sonde_shelf_cursor_close(cursor);
+    sonde_segment_cursor_close(cursor);
   }
   return false;
 }
 
-static bool wanted(const struct sonde_source *source, const struct sonde_search *search,
+static bool wanted(const struct sonde_packet_source *source, const struct sonde_search *search,
                    const struct sonde_segment_frame *frame, bool same_session) {
   return frame->worker == source->worker && frame->last_ns >= search->start_ns &&
          frame->first_ns <= search->end_ns &&
@@ -97,8 +98,8 @@ static bool wanted(const struct sonde_source *source, const struct sonde_search 
 }
 
 /* A session numbers its packets: what the files do not hold has been overwritten, or never
- * reached the disk; the store's losses tell of that. */
-static void note_frame(struct sonde_source *source, struct sonde_search *search,
+ * reached the disk; the store's gap log holds that. */
+static void note_frame(struct sonde_packet_source *source, struct sonde_search *search,
                        const struct sonde_segment_frame *frame) {
   if (frame->worker != source->worker || frame->first_packet >= source->memory_packet)
     return;
@@ -109,11 +110,12 @@ static void note_frame(struct sonde_source *source, struct sonde_search *search,
 }
 
 /* Takes one frame of the open file. True: it is in the scratch. False: the file is through. */
-static bool take_frame(struct sonde_source *source, struct sonde_search *search, bool *through) {
+static bool take_frame(struct sonde_packet_source *source, struct sonde_search *search,
+                       bool *through) {
   struct sonde_segment_reader *reader = &source->cursor.reader;
   struct sonde_segment_frame frame;
   bool same_session =
-      memcmp(reader->header.session, search->shelf.session, sizeof reader->header.session) == 0;
+      memcmp(reader->header.session, search->scan.session, sizeof reader->header.session) == 0;
   *through = same_session && reader->offset >= source->cursor.end;
   if (*through)
     return false;
@@ -142,8 +144,8 @@ static bool take_frame(struct sonde_source *source, struct sonde_search *search,
   return true;
 }
 
-bool sonde_shelf_load(struct sonde_source *source, struct sonde_search *search) {
-  if (search->shelf.count == 0)
+bool sonde_segment_scan_load(struct sonde_packet_source *source, struct sonde_search *search) {
+  if (search->scan.count == 0)
     return false;
   for (;;) {
     bool through = true;

@@ -13,7 +13,7 @@
 enum { SONDE_STORE_WORKERS_MAX = 64 };
 
 /* One worker's chunks. */
-struct sonde_lane {
+struct sonde_chunk_list {
   struct sonde_chunk *oldest;
   struct sonde_chunk *newest;  /* the open one, if there is one */
   uint64_t serial;             /* the newest's */
@@ -35,29 +35,29 @@ struct sonde_store {
   uint32_t chunk_bytes;
   uint32_t chunk_count;
   uint64_t bloom_seed[3];
-  struct sonde_lane *lanes;
+  struct sonde_chunk_list *lists;
 
   pthread_mutex_t lock; /* see chunk.h */
   uint32_t fresh;       /* chunks from here on have never been used */
-  uint32_t populated;   /* chunks below have pages; the keeper's */
+  uint32_t populated;   /* chunks below have pages; the sealer's */
   struct sonde_chunk *first_full, *last_full;
   uint32_t full_count;
   uint64_t full_packets;
-  struct sonde_losses losses;
+  struct sonde_gap_log gaps;
   struct sonde_store_stats totals; /* the counters of it */
   struct sonde_sealkey *key;       /* NULL: extents stay clear */
 
   _Atomic bool cuts_extents; /* sealing or spilling is on */
 
-  /* The keeper: gives fresh chunks pages, seals, hands over to the spill. */
-  pthread_t keeper;
-  pthread_cond_t keeper_work;
-  struct sonde_chunk_queue to_keep;
-  bool keeper_ends;
-  bool keeper_runs;
+  /* The sealer: gives fresh chunks pages, seals, hands over to the writer. */
+  pthread_t sealer;
+  pthread_cond_t sealer_work;
+  struct sonde_chunk_queue to_seal;
+  bool sealer_ends;
+  bool sealer_runs;
   uint64_t seal_told_ns;
 
-  struct sonde_spill *spill; /* NULL: no directory */
+  struct sonde_disk_writer *writer; /* NULL: no directory */
 };
 
 static inline struct sonde_chunk *sonde_store_chunk(const struct sonde_store *store,
@@ -79,11 +79,11 @@ void sonde_store_close_extent(struct sonde_store *store, struct sonde_chunk *chu
 /* Any thread; `chunk` is pinned or the caller holds the lock. */
 void sonde_store_unpin(struct sonde_store *store, struct sonde_chunk *chunk);
 /* Adds what was lost to the log and the counters; who drops packets counts them. */
-void sonde_store_lose(struct sonde_store *store, const struct sonde_loss *loss);
+void sonde_store_lose(struct sonde_store *store, const struct sonde_gap *gap);
 
 /* sealer.c */
-int sonde_keeper_start(struct sonde_store *store);
-void sonde_keeper_stop(struct sonde_store *store); /* after all queued work */
+int sonde_sealer_start(struct sonde_store *store);
+void sonde_sealer_stop(struct sonde_store *store); /* after all queued work */
 /* Seals, with the current key if there is one, the closed extents that lie in clear. `chunk`
  * is pinned. Returns how many extents were closed. */
 uint32_t sonde_store_seal_chunk(struct sonde_store *store, struct sonde_chunk *chunk);
@@ -92,8 +92,8 @@ uint32_t sonde_store_seal_chunk(struct sonde_store *store, struct sonde_chunk *c
 int sonde_extent_open(struct sonde_chunk *chunk, uint32_t number, uint8_t *into);
 
 /* Pins the chunk after `chunk` (NULL: the oldest) of a worker and unpins that. */
-struct sonde_chunk *sonde_lane_step(struct sonde_store *store, uint32_t worker,
-                                    struct sonde_chunk *chunk);
+struct sonde_chunk *sonde_chunk_list_step(struct sonde_store *store, uint32_t worker,
+                                          struct sonde_chunk *chunk);
 
 uint64_t sonde_store_monotonic_ns(void);
 

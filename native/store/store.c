@@ -43,7 +43,7 @@ static int map_memory(struct sonde_store *store) {
 
 static void set_up_lanes(struct sonde_store *store) {
   for (uint32_t i = 0; i < store->config.workers; i++) {
-    struct sonde_appender *appender = &store->lanes[i].appender;
+    struct sonde_appender *appender = &store->lists[i].appender;
     appender->store = store;
     appender->worker = i;
     memcpy(appender->seed, store->bloom_seed, sizeof appender->seed);
@@ -60,11 +60,11 @@ int sonde_store_open(const struct sonde_store_config *config, struct sonde_store
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "capture buffer");
   made->config = *config;
   pthread_mutex_init(&made->lock, NULL);
-  pthread_cond_init(&made->keeper_work, NULL);
+  pthread_cond_init(&made->sealer_work, NULL);
   size_chunks(made);
-  made->lanes = calloc(config->workers, sizeof *made->lanes);
+  made->lists = calloc(config->workers, sizeof *made->lists);
   int status = SONDE_OK;
-  if (!made->lanes || map_memory(made) < 0)
+  if (!made->lists || map_memory(made) < 0)
     status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "capture buffer of %llu bytes",
                         (unsigned long long)config->bytes);
   if (status == SONDE_OK &&
@@ -73,10 +73,10 @@ int sonde_store_open(const struct sonde_store_config *config, struct sonde_store
   if (status == SONDE_OK) {
     set_up_lanes(made);
     if (config->dir)
-      status = sonde_spill_open(made, config->dir, config->disk_bytes, &made->spill, error);
+      status = sonde_disk_writer_open(made, config->dir, config->disk_bytes, &made->writer, error);
   }
-  atomic_store(&made->cuts_extents, made->spill != NULL);
-  if (status == SONDE_OK && sonde_keeper_start(made) < 0)
+  atomic_store(&made->cuts_extents, made->writer != NULL);
+  if (status == SONDE_OK && sonde_sealer_start(made) < 0)
     status = sonde_fail(error, SONDE_SYSTEM, errno, "the buffer's thread could not be started");
   if (status < 0)
     sonde_store_close(made);
@@ -88,11 +88,11 @@ int sonde_store_open(const struct sonde_store_config *config, struct sonde_store
 void sonde_store_close(struct sonde_store *store) {
   if (!store)
     return;
-  if (store->spill)
+  if (store->writer)
     for (uint32_t i = 0; i < store->config.workers; i++)
-      sonde_appender_cut(&store->lanes[i].appender, 0);
-  sonde_keeper_stop(store);
-  sonde_spill_close(store->spill);
+      sonde_appender_cut(&store->lists[i].appender, 0);
+  sonde_sealer_stop(store);
+  sonde_disk_writer_close(store->writer);
   for (uint32_t i = 0; i < store->fresh; i++) {
     struct sonde_chunk *chunk = sonde_store_chunk(store, i);
     for (uint32_t e = 0; e < chunk->extent_count; e++)
@@ -102,14 +102,14 @@ void sonde_store_close(struct sonde_store *store) {
   sonde_sealkey_release(store->key);
   if (store->memory)
     munmap(store->memory, store->memory_bytes);
-  pthread_cond_destroy(&store->keeper_work);
+  pthread_cond_destroy(&store->sealer_work);
   pthread_mutex_destroy(&store->lock);
-  free(store->lanes);
+  free(store->lists);
   free(store);
 }
 
 struct sonde_appender *sonde_store_appender(struct sonde_store *store, uint32_t worker) {
-  return &store->lanes[worker].appender;
+  return &store->lists[worker].appender;
 }
 
 /* ---- sealing -------------------------------------------------------------------------- */
@@ -126,16 +126,16 @@ int sonde_store_key_set(struct sonde_store *store, const uint8_t *key, struct so
     made = store->key;
   }
   store->key = made;
-  atomic_store(&store->cuts_extents, made || store->spill);
+  atomic_store(&store->cuts_extents, made || store->writer);
   pthread_mutex_unlock(&store->lock);
   sonde_sealkey_release(before);
   return SONDE_OK;
 }
 
-struct sonde_chunk *sonde_lane_step(struct sonde_store *store, uint32_t worker,
-                                    struct sonde_chunk *chunk) {
+struct sonde_chunk *sonde_chunk_list_step(struct sonde_store *store, uint32_t worker,
+                                          struct sonde_chunk *chunk) {
   pthread_mutex_lock(&store->lock);
-  struct sonde_chunk *next = chunk ? chunk->newer : store->lanes[worker].oldest;
+  struct sonde_chunk *next = chunk ? chunk->newer : store->lists[worker].oldest;
   if (next)
     next->pins++;
   if (chunk)
@@ -146,30 +146,30 @@ struct sonde_chunk *sonde_lane_step(struct sonde_store *store, uint32_t worker,
 
 int sonde_store_seal_all(struct sonde_store *store, struct sonde_error *error) {
   for (uint32_t worker = 0; worker < store->config.workers; worker++)
-    for (struct sonde_chunk *chunk = sonde_lane_step(store, worker, NULL); chunk;
-         chunk = sonde_lane_step(store, worker, chunk))
+    for (struct sonde_chunk *chunk = sonde_chunk_list_step(store, worker, NULL); chunk;
+         chunk = sonde_chunk_list_step(store, worker, chunk))
       sonde_store_seal_chunk(store, chunk);
-  return store->spill ? sonde_spill_drop_clear(store->spill, error) : SONDE_OK;
+  return store->writer ? sonde_disk_writer_drop_clear(store->writer, error) : SONDE_OK;
 }
 
 void sonde_store_note_drops(struct sonde_store *store, uint64_t from_ns, uint64_t to_ns) {
   bool in_order = from_ns <= to_ns; /* not if the clock was set meanwhile */
-  sonde_store_lose(store, &(struct sonde_loss){.from_ns = in_order ? from_ns : to_ns,
-                                               .to_ns = in_order ? to_ns : from_ns,
-                                               .reason = SONDE_GAP_DROPPED});
+  sonde_store_lose(store, &(struct sonde_gap){.from_ns = in_order ? from_ns : to_ns,
+                                              .to_ns = in_order ? to_ns : from_ns,
+                                              .reason = SONDE_GAP_DROPPED});
 }
 
 /* ---- statistics ----------------------------------------------------------------------- */
 
-static void add_lane(const struct sonde_lane *lane, struct sonde_store_stats *stats) {
-  struct sonde_chunk *newest = lane->newest;
+static void add_lane(const struct sonde_chunk_list *list, struct sonde_store_stats *stats) {
+  struct sonde_chunk *newest = list->newest;
   if (newest && newest->open) {
     stats->packets += newest->packets;
     stats->bytes_used += newest->committed;
     if (newest->packets == 0)
       newest = newest->older;
   }
-  struct sonde_chunk *oldest = lane->oldest;
+  struct sonde_chunk *oldest = list->oldest;
   if (!newest || oldest->packets == 0)
     return;
   if (stats->oldest_ns == 0 || oldest->first_ns < stats->oldest_ns)
@@ -185,11 +185,11 @@ void sonde_store_stats(struct sonde_store *store, struct sonde_store_stats *stat
   stats->bytes_capacity = store->memory_bytes;
   stats->bytes_used = (uint64_t)store->full_count * store->chunk_bytes;
   for (uint32_t i = 0; i < store->config.workers; i++)
-    add_lane(&store->lanes[i], stats);
+    add_lane(&store->lists[i], stats);
   /* Once wrapped, what the open chunks have not filled yet is all that is missing. */
   if (store->fresh == store->chunk_count && store->totals.chunks_overwritten)
     stats->bytes_used = stats->bytes_capacity;
   pthread_mutex_unlock(&store->lock);
-  if (store->spill)
-    sonde_spill_stats(store->spill, stats);
+  if (store->writer)
+    sonde_disk_writer_stats(store->writer, stats);
 }

@@ -20,8 +20,8 @@ static struct seen {
 } seen[SEEN_MAX];
 static uint32_t seen_count;
 
-enum { LANE_BYTES = 32 << 20, SMALL_LANE_BYTES = 1 << 20, HANGS_MS = 60000 };
-static uint32_t lane_bytes = LANE_BYTES; /* of the next capture */
+enum { SHM_RING_BYTES = 32 << 20, SMALL_RING_BYTES = 1 << 20, HANGS_MS = 60000 };
+static uint32_t shm_ring_bytes = SHM_RING_BYTES; /* of the next capture */
 
 static inline int open_it(const char *interface, uint32_t snaplen, int dedicated,
                           struct sonde_backend **backend) {
@@ -29,7 +29,7 @@ static inline int open_it(const char *interface, uint32_t snaplen, int dedicated
                                         .file_fd = -1,
                                         .queues = 4,
                                         .snaplen = snaplen,
-                                        .ring_bytes = lane_bytes,
+                                        .ring_bytes = shm_ring_bytes,
                                         .promiscuous = 1,
                                         .dedicated = dedicated};
   error = (struct sonde_error){0};
@@ -82,9 +82,9 @@ static inline uint64_t elapsed_ms(const struct timespec *since) {
 }
 
 /* Returns when the process has written that many frames that nobody read, or so many that a
- * thousandth of the lane would hold the rest. */
+ * thousandth of the ring would hold the rest. */
 static inline void wait_written(struct sonde_backend *backend, uint32_t frames, uint32_t length) {
-  const uint64_t wanted = frames * lane_room_needed(length) * 1000 / lane_bytes;
+  const uint64_t wanted = frames * shm_ring_room_needed(length) * 1000 / shm_ring_bytes;
   struct sonde_backend_stats stats = {0};
   struct timespec begin;
   clock_gettime(CLOCK_MONOTONIC, &begin);

@@ -23,17 +23,17 @@ static void check_ten_lives(void) {
 }
 
 static void check_killed_process(void) {
-  /* Each frame more than a thousandth of the lane, so that ten are known to be there. */
+  /* Each frame more than a thousandth of the ring, so that ten are known to be there. */
   struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 1100, 0);
   int sender = live_sender("v1");
-  lane_bytes = SMALL_LANE_BYTES;
+  shm_ring_bytes = SMALL_RING_BYTES;
   struct sonde_backend *backend = capture("v0", 262144);
   int process = process_of(backend);
   for (int i = 0; i < 10; i++) {
     live_send(sender, frame.bytes, frame.length);
   }
   wait_written(backend, 10, frame.length);
-  lane_bytes = LANE_BYTES;
+  shm_ring_bytes = SHM_RING_BYTES;
   kill(process, SIGKILL);
   seen_count = 0;
   CHECK_EQ(collect(backend, HANGS_MS), SONDE_SYSTEM);

@@ -131,7 +131,7 @@ static void check_loopback(void) {
   close(sender);
 }
 
-/* With nobody reading, lane and ring run full: what was lost is known to the packet. */
+/* With nobody reading, every ring runs full: what was lost is known to the packet. */
 static void check_overload(void) {
   enum { OFFERED_MAX = 4000000 };
   struct sonde_backend *backend = capture("v0", 262144);
@@ -169,7 +169,7 @@ static void check_wake(void) {
 
 /* ---- files ------------------------------------------------------------------------------ */
 
-enum { FILE_PACKETS = 5000, FILE_PAYLOAD = 9000 }; /* more than the lane, each over buffers */
+enum { FILE_PACKETS = 5000, FILE_PAYLOAD = 9000 }; /* more than the ring, each over buffers */
 
 static void check_file(void) {
   const uint32_t head[] = {0xa1b2c3d4, 2 | 4 << 16, 0, 0, 262144, 1};

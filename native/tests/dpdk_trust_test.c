@@ -10,7 +10,7 @@
 #include "dpdk_capture.h"
 #include "live.h"
 
-enum { SLOW_MS = 1500, FRAME_BYTES = 100, TURNS_MAX = 2 * SMALL_LANE_BYTES / FRAME_BYTES / BATCH };
+enum { SLOW_MS = 1500, FRAME_BYTES = 100, TURNS_MAX = 2 * SMALL_RING_BYTES / FRAME_BYTES / BATCH };
 
 static char place[] =
     "/tmp/netsonde-trust-XXXXXX"; /* of the plugin and the process that it starts */
@@ -22,13 +22,13 @@ struct play {
   int area_fd;
   struct engine_setup setup;
   struct area *area;
-  struct lane_writer writer;
+  struct shm_ring_writer writer;
 };
 
 static bool receive_setup(struct play *play) {
   union {
     struct cmsghdr head;
-    char bytes[CMSG_SPACE(sizeof(int) * (LANES_MAX + 1))];
+    char bytes[CMSG_SPACE(sizeof(int) * (SHM_RINGS_MAX + 1))];
   } control;
   struct iovec into = {.iov_base = &play->setup, .iov_len = sizeof play->setup};
   struct msghdr message = {
@@ -39,17 +39,18 @@ static bool receive_setup(struct play *play) {
   memcpy(&play->area_fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
   play->area =
       mmap(NULL, play->setup.area_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, play->area_fd, 0);
-  struct lane *lane = &play->area->lanes[0];
-  play->writer = (struct lane_writer){.lane = lane,
-                                      .ring = lane_ring(play->area, play->area->lane_bytes, 0),
-                                      .mask = play->area->lane_bytes - 1,
-                                      .head = lane->head,
-                                      .tail = lane->tail};
+  struct shm_ring *ring = &play->area->rings[0];
+  play->writer =
+      (struct shm_ring_writer){.shared = ring,
+                               .ring = shm_ring_data(play->area, play->area->shm_ring_bytes, 0),
+                               .mask = play->area->shm_ring_bytes - 1,
+                               .head = ring->head,
+                               .tail = ring->tail};
   return true;
 }
 
-static struct lane_record *write_frame(struct play *play) {
-  struct lane_record *record = lane_reserve(&play->writer, FRAME_BYTES);
+static struct shm_ring_record *write_frame(struct play *play) {
+  struct shm_ring_record *record = shm_ring_reserve(&play->writer, FRAME_BYTES);
   if (record) {
     memset(record + 1, 0, FRAME_BYTES);
     record->wirelen = FRAME_BYTES;
@@ -63,31 +64,32 @@ static bool plays(const struct play *play, const char *madness) {
 }
 
 static void go_mad(struct play *play) {
-  struct lane_record *record = write_frame(play);
+  struct shm_ring_record *record = write_frame(play);
   if (plays(play, "cuts the memory")) {
     live_need(ftruncate(play->area_fd, 0) < 0, "the memory can be cut off");
   } else if (plays(play, "forgets the size")) {
-    play->area->lane_bytes = 0;
+    play->area->shm_ring_bytes = 0;
   } else if (plays(play, "writes too large a frame")) {
     record->bytes = 1 << 19;
     record->caplen = (1 << 19) - (int32_t)sizeof *record;
     play->writer.head = 1 << 19;
   } else if (plays(play, "writes nothing but gaps")) {
     for (uint64_t at = 0; at <= play->writer.mask; at += 8) {
-      memcpy(play->writer.ring + at, &(struct lane_record){.bytes = 8, .caplen = LANE_GAP}, 8);
+      memcpy(play->writer.ring + at, &(struct shm_ring_record){.bytes = 8, .caplen = SHM_RING_GAP},
+             8);
     }
     play->writer.head = UINT64_MAX / 2 & ~UINT64_C(7);
   } else if (plays(play, "damages once") && play->writer.head < 1000) {
     record->bytes = 7;
   }
-  lane_publish(&play->writer);
+  shm_ring_publish(&play->writer);
 }
 
 static void never_end(struct play *play) {
-  for (uint32_t written = 0;; written++) { /* so that the reader never finds the lane empty */
+  for (uint32_t written = 0;; written++) { /* so that the reader never finds the ring empty */
     bool full = !write_frame(play);
     if (full || written % BATCH == 0) {
-      lane_publish(&play->writer);
+      shm_ring_publish(&play->writer);
     }
   }
 }
@@ -171,9 +173,9 @@ static void check_successor(void) {
 
 /* It goes on writing after it has said that it stopped: the session ends all the same. */
 static void check_end(void) {
-  lane_bytes = SMALL_LANE_BYTES;
+  shm_ring_bytes = SMALL_RING_BYTES;
   struct sonde_backend *backend = start_mad("never ends");
-  lane_bytes = LANE_BYTES;
+  shm_ring_bytes = SHM_RING_BYTES;
   struct sonde_packet packets[BATCH];
   uint32_t turns = 0;
   ops->quiesce(backend);

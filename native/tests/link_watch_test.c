@@ -8,16 +8,17 @@
 /* The changes that come, as letters: D down, U up, X deleted, R returned, N renamed. Up to
  * `expected` of them are waited for (the kernel takes its time over a carrier), and a moment
  * more for any that should not come. */
-static const char *changes(struct sonde_link *link, size_t expected,
+static const char *changes(struct sonde_link_watch *link, size_t expected,
                            struct sonde_link_change *last) {
   static char letters[64];
   static const char by_kind[] = "?DUXRN";
   struct sonde_error error = {0};
-  struct pollfd readable = {.fd = sonde_link_fd(link), .events = POLLIN};
+  struct pollfd readable = {.fd = sonde_link_watch_fd(link), .events = POLLIN};
   size_t count = 0;
   int status;
   do {
-    while ((status = sonde_link_read(link, last, &error)) == 1 && count < sizeof letters - 1) {
+    while ((status = sonde_link_watch_read(link, last, &error)) == 1 &&
+           count < sizeof letters - 1) {
       letters[count++] = by_kind[last->kind];
     }
     CHECK_EQ(status, 0);
@@ -26,7 +27,7 @@ static const char *changes(struct sonde_link *link, size_t expected,
   return letters;
 }
 
-static void expect(struct sonde_link *link, const char *expected, const char *after) {
+static void expect(struct sonde_link_watch *link, const char *expected, const char *after) {
   struct sonde_link_change last = {0};
   const char *seen = changes(link, strlen(expected), &last);
   CHECK(strcmp(seen, expected) == 0);
@@ -38,17 +39,17 @@ static void expect(struct sonde_link *link, const char *expected, const char *af
   }
 }
 
-static void step(struct sonde_link *link, const char *command, const char *expected) {
+static void step(struct sonde_link_watch *link, const char *command, const char *expected) {
   live_run("%s", command);
   expect(link, expected, command);
 }
 
-static void check_changes(struct sonde_link *link) {
-  CHECK_EQ(sonde_link_is_up(link), 1);
+static void check_changes(struct sonde_link_watch *link) {
+  CHECK_EQ(sonde_link_watch_is_up(link), 1);
   step(link, "true", "");
   step(link, "ip link set v0 mtu 1400", "");
   step(link, "ip link set v0 down", "D");
-  CHECK_EQ(sonde_link_is_up(link), 0);
+  CHECK_EQ(sonde_link_watch_is_up(link), 0);
   step(link, "ip link set v0 up", "U");
   step(link, "ip link set v1 down", "D"); /* the carrier goes */
   step(link, "ip link set v1 up", "U");
@@ -56,7 +57,7 @@ static void check_changes(struct sonde_link *link) {
   step(link, "ip link set v0 down && ip link set v0 name w0 && ip link set w0 up", "DNU");
   step(link, "ip link set w0 down && ip link set w0 name v0 && ip link set v0 up", "DNU");
   step(link, "ip link del v0", "DX");
-  CHECK_EQ(sonde_link_is_up(link), 0);
+  CHECK_EQ(sonde_link_watch_is_up(link), 0);
   step(link, "ip link add v0 type veth peer name v1", "RD");
   step(link, "ip link set v1 up && ip link set v0 up", "U");
   /* deleted and back before anybody looks; another one takes the name */
@@ -68,7 +69,7 @@ static void check_changes(struct sonde_link *link) {
 }
 
 /* A bridge says "deleted" of a port that leaves it: that is no deletion. */
-static void check_bridge(struct sonde_link *link) {
+static void check_bridge(struct sonde_link_watch *link) {
   if (system("ip link add br0 type bridge 2>/dev/null")) {
     fprintf(stderr, "link_watch_test: this kernel has no bridges\n");
     return;
@@ -79,11 +80,11 @@ static void check_bridge(struct sonde_link *link) {
 }
 
 /* Messages are lost because nobody reads: the state is right again afterwards. */
-static void check_overrun(struct sonde_link *link) {
+static void check_overrun(struct sonde_link_watch *link) {
   static const char flood[] = "for i in $(seq 60); do echo link set v0 mtu $((1300 + i)); done | "
                               "ip -batch - ";
   int small = 1;
-  live_need(setsockopt(sonde_link_fd(link), SOL_SOCKET, SO_RCVBUF, &small, sizeof small) == 0,
+  live_need(setsockopt(sonde_link_watch_fd(link), SOL_SOCKET, SO_RCVBUF, &small, sizeof small) == 0,
             "SO_RCVBUF");
   live_run("%s && ip link set v0 down", flood);
   expect(link, "D", "an overrun and a link down");
@@ -96,33 +97,35 @@ static void check_overrun(struct sonde_link *link) {
   changes(link, 3, &last); /* how many of them got through is chance, the end is not */
   CHECK_EQ(last.kind, SONDE_LINK_CHANGE_UP);
   CHECK_EQ(last.ifindex, if_nametoindex("v0"));
-  CHECK_EQ(sonde_link_is_up(link), 1);
+  CHECK_EQ(sonde_link_watch_is_up(link), 1);
 }
 
 int main(void) {
-  struct sonde_link *link = NULL;
+  struct sonde_link_watch *link = NULL;
   struct sonde_error error = {0};
   live_begin();
   live_pair();
-  CHECK_EQ(sonde_link_open("", &link, &error), SONDE_INTERFACE_INVALID);
-  CHECK_EQ(sonde_link_open("a-name-too-long-for-linux", &link, &error), SONDE_INTERFACE_INVALID);
-  CHECK_EQ(sonde_link_open("v0", &link, &error), 0);
+  CHECK_EQ(sonde_link_watch_open("", &link, &error), SONDE_INTERFACE_INVALID);
+  CHECK_EQ(sonde_link_watch_open("a-name-too-long-for-linux", &link, &error),
+           SONDE_INTERFACE_INVALID);
+  CHECK_EQ(sonde_link_watch_open("v0", &link, &error), 0);
   if (!link) {
     return check_report();
   }
   check_changes(link);
   check_bridge(link);
   check_overrun(link);
-  sonde_link_close(link);
+  sonde_link_watch_close(link);
 
-  CHECK_EQ(sonde_link_open("late0", &link, &error), 0); /* absent: not told of until it comes */
+  CHECK_EQ(sonde_link_watch_open("late0", &link, &error),
+           0); /* absent: not told of until it comes */
   struct sonde_link_change change;
-  CHECK_EQ(sonde_link_read(link, &change, &error), 0);
+  CHECK_EQ(sonde_link_watch_read(link, &change, &error), 0);
   live_run("ip tuntap add dev late0 mode tap");
-  CHECK_EQ(sonde_link_read(link, &change, &error), 1);
+  CHECK_EQ(sonde_link_watch_read(link, &change, &error), 1);
   CHECK_EQ(change.kind, SONDE_LINK_CHANGE_RETURNED);
   CHECK_EQ(change.ifindex, if_nametoindex("late0"));
-  sonde_link_close(link);
-  sonde_link_close(NULL);
+  sonde_link_watch_close(link);
+  sonde_link_watch_close(NULL);
   return check_report();
 }

@@ -22,8 +22,8 @@ int clock_gettime(clockid_t id, struct timespec *time) {
   return 0;
 }
 
-static void expect_no_step(struct sonde_clock *clock) {
-  sonde_clock_tick(clock);
+static void expect_no_step(struct sonde_packet_clock *clock) {
+  sonde_packet_clock_tick(clock);
   CHECK_EQ(clock->stepped_ns, 0);
   CHECK_EQ(clock->epoch_offset, 0);
 }
@@ -31,9 +31,9 @@ static void expect_no_step(struct sonde_clock *clock) {
 static void a_stopped_thread_finds_no_step(void) {
   stopped_ns = SECOND / 5;
   for (int look = 1; look <= 3; look++) {
-    struct sonde_clock clock;
+    struct sonde_packet_clock clock;
     stopped_at = look;
-    sonde_clock_start(&clock, true);
+    sonde_packet_clock_start(&clock, true);
     stopped_at = 0;
     expect_no_step(&clock);
     for (int turn = 0; turn < 3; turn++) {
@@ -47,19 +47,19 @@ static void a_stopped_thread_finds_no_step(void) {
 
 static void a_step_is_found(void) {
   static const int64_t steps[] = {3600, -3600, 1};
-  struct sonde_clock clock;
+  struct sonde_packet_clock clock;
   uint64_t time_ns;
-  sonde_clock_start(&clock, true);
+  sonde_packet_clock_start(&clock, true);
   for (int i = 0; i < 3; i++) {
     uint64_t before_ns = clock.now_ns;
     int64_t offset = clock.epoch_offset;
     wall_offset_ns += steps[i] * SECOND;
-    sonde_clock_tick(&clock);
+    sonde_packet_clock_tick(&clock);
     CHECK(clock.stepped_ns / 1000 == steps[i] * SECOND / 1000);
     CHECK((clock.epoch_offset - offset) / 1000 == steps[i] * SECOND / 1000);
     CHECK(clock.now_ns - before_ns < 1000); /* flows do not step */
     uint64_t packet_ns = (uint64_t)(monotonic_ns + wall_offset_ns);
-    CHECK(sonde_clock_stamp(&clock, packet_ns, &time_ns));
+    CHECK(sonde_packet_clock_stamp(&clock, packet_ns, &time_ns));
     CHECK(time_ns <= clock.now_ns && clock.now_ns - time_ns < 1000);
     clock.stepped_ns = 0;
   }
@@ -70,12 +70,12 @@ static void a_time_past_all_is_not_believed(void) {
   const uint64_t now_ns = UINT64_C(1700000000) * 1000000000;
   for (int live = 0; live < 2; live++) {
     static const uint64_t far[] = {UINT64_C(1) << 63, (UINT64_C(1) << 63) - 1, UINT64_MAX};
-    struct sonde_clock clock;
+    struct sonde_packet_clock clock;
     uint64_t time_ns;
-    sonde_clock_start(&clock, live);
-    CHECK(live || sonde_clock_stamp(&clock, now_ns, &time_ns));
+    sonde_packet_clock_start(&clock, live);
+    CHECK(live || sonde_packet_clock_stamp(&clock, now_ns, &time_ns));
     for (int i = 0; i < 100; i++) {
-      CHECK(!sonde_clock_stamp(&clock, far[i % 3], &time_ns));
+      CHECK(!sonde_packet_clock_stamp(&clock, far[i % 3], &time_ns));
       CHECK_EQ(time_ns, clock.now_ns);
       CHECK(live || clock.now_ns == now_ns);
     }

@@ -156,7 +156,7 @@ static void test_tampering(void) {
   append(store, 100, 200);
   sonde_appender_cut(sonde_store_appender(store, 0), 0);
   wait_for_rest(store);
-  sonde_chunk_data(store->lanes[0].oldest)[1000] ^= 4;
+  sonde_chunk_data(store->lists[0].oldest)[1000] ^= 4;
   struct sonde_query_config config = {.end_ns = UINT64_MAX};
   CHECK_EQ(sonde_query_open(store, &config, &query, &error), SONDE_OK);
   struct answer answer = read_answer(query);

@@ -349,17 +349,17 @@ static int failing_sync(int fd) {
   return -1;
 }
 
-static void reach_nothing(enum sonde_spill_state state) {
+static void reach_nothing(enum sonde_segment_file_state state) {
   (void)state;
 }
 
 static void test_failing_disk(int system_errno) {
-  const struct sonde_spill_system failing = {failing_write, failing_sync, reach_nothing};
+  const struct sonde_segment_file_system failing = {failing_write, failing_sync, reach_nothing};
   struct sonde_store_stats stats;
   uint32_t failed = told.spill_failed, resumed = told.spill_resumed;
   char name[300];
   empty_directory();
-  sonde_spill_system = &failing;
+  sonde_segment_file_system = &failing;
   struct sonde_store *store = open_store(key_one, 64 << 20);
   append(store, 0, 1000, 200);
   write_errno = system_errno;
@@ -376,7 +376,7 @@ static void test_failing_disk(int system_errno) {
   CHECK_EQ(check_query(store, 0, true), 3000);
   check_no_marker();
   sonde_store_close(store);
-  sonde_spill_system = &sonde_spill_system_real;
+  sonde_segment_file_system = &sonde_segment_file_system_real;
   CHECK_EQ(count_files(".part", name), 0);
   check_no_marker();
 
@@ -400,25 +400,25 @@ static void test_failing_disk(int system_errno) {
 /* ---- killed in every state ----------------------------------------------------------------------
  */
 
-static enum sonde_spill_state fatal_state;
+static enum sonde_segment_file_state fatal_state;
 
-static void die_there(enum sonde_spill_state state) {
+static void die_there(enum sonde_segment_file_state state) {
   if (state == fatal_state)
     raise(SIGKILL);
 }
 
-static void test_kill(enum sonde_spill_state state) {
-  const struct sonde_spill_system deadly = {pwrite, fdatasync, die_there};
-  const uint64_t on_disk[] = {[SONDE_SPILL_OPENED] = 0,    [SONDE_SPILL_PROVED] = 200,
-                              [SONDE_SPILL_FILLING] = 400, [SONDE_SPILL_ENDED] = 1000,
-                              [SONDE_SPILL_SYNCED] = 1000, [SONDE_SPILL_NAMED] = 1000,
-                              [SONDE_SPILL_SHELVED] = 1000};
+static void test_kill(enum sonde_segment_file_state state) {
+  const struct sonde_segment_file_system deadly = {pwrite, fdatasync, die_there};
+  const uint64_t on_disk[] = {[SONDE_SEGMENT_FILE_OPENED] = 0,    [SONDE_SEGMENT_FILE_PROVED] = 200,
+                              [SONDE_SEGMENT_FILE_FILLING] = 400, [SONDE_SEGMENT_FILE_ENDED] = 1000,
+                              [SONDE_SEGMENT_FILE_SYNCED] = 1000, [SONDE_SEGMENT_FILE_NAMED] = 1000,
+                              [SONDE_SEGMENT_FILE_DONE] = 1000};
   char name[300];
   empty_directory();
   fatal_state = state;
   pid_t child = fork();
   if (child == 0) {
-    sonde_spill_system = &deadly;
+    sonde_segment_file_system = &deadly;
     struct sonde_store *store = open_store(key_one, 64 << 20);
     append(store, 0, 1000, 200);
     sonde_store_close(store);
@@ -437,7 +437,7 @@ static void test_kill(enum sonde_spill_state state) {
     CHECK_EQ(count_files(".segment", name), 1);
     int fd = open(name, O_RDONLY);
     CHECK_EQ(read_segment(fd, key_one, &packets),
-             state < SONDE_SPILL_ENDED ? SONDE_TRUNCATED : SONDE_END);
+             state < SONDE_SEGMENT_FILE_ENDED ? SONDE_TRUNCATED : SONDE_END);
     CHECK_EQ(packets, on_disk[state]);
     close(fd);
   } else {
@@ -448,7 +448,8 @@ static void test_kill(enum sonde_spill_state state) {
 int main(void) {
   decoder = sonde_decoder_create(1);
   CHECK(mkdtemp(directory) != NULL);
-  for (enum sonde_spill_state state = SONDE_SPILL_OPENED; state <= SONDE_SPILL_SHELVED; state++)
+  for (enum sonde_segment_file_state state = SONDE_SEGMENT_FILE_OPENED;
+       state <= SONDE_SEGMENT_FILE_DONE; state++)
     test_kill(state);
   test_format(key_one);
   test_format(NULL);

@@ -151,7 +151,7 @@ static inline void tell(void *context, enum sonde_store_event event, int64_t val
 static inline void wait_for_rest(struct sonde_store *store) {
   for (int turn = 0; turn < 20000; turn++) {
     pthread_mutex_lock(&store->lock);
-    bool idle = store->to_keep.count == 0;
+    bool idle = store->to_seal.count == 0;
     for (uint32_t i = 0; i < store->fresh; i++)
       idle &= sonde_store_chunk(store, i)->pins == 0;
     pthread_mutex_unlock(&store->lock);

@@ -5,7 +5,7 @@
 net_null hands out empty frames without end; the DPDK process writes a UDP packet of one of
 FLOWS flows into each. That mode (`;flows=N` behind the device) is for this program: no request
 can ask for it. One worker meters on the meter's core, the process polls on the others. What
-finds the lane full is dropped and counted: the source is faster than any reader, so that what
+finds the ring full is dropped and counted: the source is faster than any reader, so that what
 is captured is the reader's own limit. On a machine that is not idle the figure to look at is
 the one over the worker's own processor time.
 """

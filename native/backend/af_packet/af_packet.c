@@ -49,10 +49,10 @@ static uint64_t monotonic_ms(void) {
 }
 
 static int probe(struct sonde_error *error) {
-  struct ring ring;
-  int status = ring_open(&ring, RING_BLOCKS_MIN, 64, SONDE_LINKTYPE_ETHERNET, error);
+  struct packet_ring ring;
+  int status = packet_ring_open(&ring, RING_BLOCKS_MIN, 64, SONDE_LINKTYPE_ETHERNET, error);
   if (status == 0) {
-    ring_close(&ring);
+    packet_ring_close(&ring);
   }
   return status;
 }
@@ -63,9 +63,9 @@ static void replace(struct sonde_backend *backend, const struct group *next) {
   pthread_mutex_lock(&backend->count_lock);
   struct group before = backend->group;
   for (uint32_t i = 0; i < before.count; i++) {
-    struct ring *ring = &before.rings[i];
-    ring_attach(ring, &program_refuse_all, NULL);
-    ring_count(ring);
+    struct packet_ring *ring = &before.rings[i];
+    packet_ring_attach(ring, &program_refuse_all, NULL);
+    packet_ring_count(ring);
     backend->past.dropped += ring->dropped + (ring->accepted - ring->taken);
     backend->past.freezes += ring->freezes;
   }
@@ -148,7 +148,7 @@ static int start(struct sonde_backend *backend, struct sonde_error *error) {
 }
 
 /* The socket stays good while its interface is down, and goes on when it is up again. */
-static int socket_trouble(const struct ring *ring, struct sonde_error *error) {
+static int socket_trouble(const struct packet_ring *ring, struct sonde_error *error) {
   int trouble = 0;
   socklen_t length = sizeof trouble;
   if (getsockopt(ring->fd, SOL_SOCKET, SO_ERROR, &trouble, &length)) {
@@ -161,7 +161,7 @@ static int socket_trouble(const struct ring *ring, struct sonde_error *error) {
                     strerror(trouble));
 }
 
-static int wait_for(const struct ring *ring, int wake_fd, int timeout_ms,
+static int wait_for(const struct packet_ring *ring, int wake_fd, int timeout_ms,
                     struct sonde_error *error) {
   struct pollfd fds[2] = {{.fd = ring->fd, .events = POLLIN}, {.fd = wake_fd, .events = POLLIN}};
   eventfd_t ignored;
@@ -175,13 +175,14 @@ static int wait_for(const struct ring *ring, int wake_fd, int timeout_ms,
 }
 
 /* Nothing more comes once the kernel says that all it accepted was handed over. */
-static bool is_drained(struct sonde_backend *backend, struct ring *ring, uint64_t quiesced_ms) {
+static bool is_drained(struct sonde_backend *backend, struct packet_ring *ring,
+                       uint64_t quiesced_ms) {
   uint64_t since_ms = monotonic_ms() - quiesced_ms;
   if (since_ms < DRAIN_MIN_MS) {
     return false;
   }
   pthread_mutex_lock(&backend->count_lock);
-  ring_count(ring);
+  packet_ring_count(ring);
   bool drained = ring->taken >= ring->accepted;
   pthread_mutex_unlock(&backend->count_lock);
   return drained || since_ms >= DRAIN_MAX_MS;
@@ -192,10 +193,10 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
   if (queue >= backend->group.count || max == 0) {
     return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
   }
-  struct ring *ring = &backend->group.rings[queue];
+  struct packet_ring *ring = &backend->group.rings[queue];
   bool waited = false;
   for (;;) {
-    uint32_t count = ring_take(ring, packets, max);
+    uint32_t count = packet_ring_take(ring, packets, max);
     if (count) {
       return (int)count;
     }
@@ -236,8 +237,8 @@ static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out
   pthread_mutex_lock(&backend->count_lock);
   *out = backend->past;
   for (uint32_t i = 0; i < backend->group.count; i++) {
-    struct ring *ring = &backend->group.rings[i];
-    ring_count(ring);
+    struct packet_ring *ring = &backend->group.rings[i];
+    packet_ring_count(ring);
     out->dropped += ring->dropped;
     out->freezes += ring->freezes;
     used += ring_blocks_used(ring);

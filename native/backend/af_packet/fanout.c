@@ -88,7 +88,7 @@ static void return_unless_tag(struct assembly *assembly) {
   emit(assembly, BPF_RET | BPF_K, 0);
 }
 
-uint16_t program_spread(uint16_t linktype, struct sock_filter out[PROGRAM_SPREAD_MAX]) {
+uint16_t program_fanout(uint16_t linktype, struct sock_filter out[PROGRAM_FANOUT_MAX]) {
   struct assembly assembly = {.out = out};
   if (linktype == SONDE_LINKTYPE_RAW) {
     emit(&assembly, BPF_LD | BPF_B | BPF_ABS, (uint32_t)SKF_NET_OFF);

@@ -27,7 +27,7 @@ int group_open(struct group *group, uint32_t count, uint32_t ring_bytes, uint32_
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
   }
   for (; group->count < count; group->count++) {
-    int status = ring_open(&group->rings[group->count], blocks, snaplen, linktype, error);
+    int status = packet_ring_open(&group->rings[group->count], blocks, snaplen, linktype, error);
     if (status) {
       group_close(group);
       return status;
@@ -38,8 +38,8 @@ int group_open(struct group *group, uint32_t count, uint32_t ring_bytes, uint32_
 
 /* The first socket lets the kernel choose an id that no other process uses; the rest join. */
 static int join_fanout(const struct group *group, uint16_t linktype, struct sonde_error *error) {
-  struct sock_filter instructions[PROGRAM_SPREAD_MAX];
-  struct sock_fprog spread = {.len = program_spread(linktype, instructions),
+  struct sock_filter instructions[PROGRAM_FANOUT_MAX];
+  struct sock_fprog spread = {.len = program_fanout(linktype, instructions),
                               .filter = instructions};
   uint32_t request = (PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_UNIQUEID) << 16;
   socklen_t length = sizeof request;
@@ -62,13 +62,13 @@ int group_start(const struct group *group, const struct interface *interface, bo
                 const struct program *program, struct sonde_error *error) {
   int status = 0;
   for (uint32_t i = 0; i < group->count && !status; i++) {
-    status = ring_bind(&group->rings[i], interface->index, error);
+    status = packet_ring_bind(&group->rings[i], interface->index, error);
   }
   if (!status && group->count > 1) {
     status = join_fanout(group, interface->linktype, error);
   }
   if (!status && promiscuous) {
-    status = ring_promiscuous(&group->rings[0], interface->index, error);
+    status = packet_ring_promiscuous(&group->rings[0], interface->index, error);
   }
   return status ? status : group_attach(group, program, error);
 }
@@ -77,14 +77,14 @@ int group_attach(const struct group *group, const struct program *program,
                  struct sonde_error *error) {
   int status = 0;
   for (uint32_t i = 0; i < group->count && !status; i++) {
-    status = ring_attach(&group->rings[i], program, error);
+    status = packet_ring_attach(&group->rings[i], program, error);
   }
   return status;
 }
 
 void group_close(struct group *group) {
   for (uint32_t i = 0; i < group->count; i++) {
-    ring_close(&group->rings[i]);
+    packet_ring_close(&group->rings[i]);
   }
   free(group->rings);
   *group = (struct group){0};

@@ -13,7 +13,7 @@ enum { QUEUES_MAX = 64 };
 
 struct group {
   uint32_t count;
-  struct ring *rings;
+  struct packet_ring *rings;
 };
 
 /* Takes nothing yet. */

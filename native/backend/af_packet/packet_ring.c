@@ -25,12 +25,12 @@ static int fail(struct sonde_error *error, const char *what) {
   return sonde_fail(error, status, errno, "%s: %s", what, strerror(errno));
 }
 
-static int set_option(const struct ring *ring, int option, int value) {
+static int set_option(const struct packet_ring *ring, int option, int value) {
   return setsockopt(ring->fd, SOL_PACKET, option, &value, sizeof value);
 }
 
-int ring_open(struct ring *ring, uint32_t block_count, uint32_t snaplen, uint16_t linktype,
-              struct sonde_error *error) {
+int packet_ring_open(struct packet_ring *ring, uint32_t block_count, uint32_t snaplen,
+                     uint16_t linktype, struct sonde_error *error) {
   struct tpacket_req3 request = {
       .tp_block_size = RING_BLOCK_BYTES,
       .tp_block_nr = block_count,
@@ -59,19 +59,19 @@ int ring_open(struct ring *ring, uint32_t block_count, uint32_t snaplen, uint16_
     ring->map = mmap(NULL, (size_t)block_count * RING_BLOCK_BYTES, PROT_READ | PROT_WRITE,
                      MAP_SHARED, ring->fd, 0);
     if (ring->map != MAP_FAILED) {
-      status = ring_attach(ring, &program_refuse_all, error);
+      status = packet_ring_attach(ring, &program_refuse_all, error);
     } else {
       ring->map = NULL;
       status = fail(error, "mapping the packet ring");
     }
   }
   if (status) {
-    ring_close(ring);
+    packet_ring_close(ring);
   }
   return status;
 }
 
-int ring_bind(const struct ring *ring, int ifindex, struct sonde_error *error) {
+int packet_ring_bind(const struct packet_ring *ring, int ifindex, struct sonde_error *error) {
   struct sockaddr_ll address = {
       .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = ifindex};
   if (bind(ring->fd, (const struct sockaddr *)&address, sizeof address) == 0) {
@@ -83,14 +83,16 @@ int ring_bind(const struct ring *ring, int ifindex, struct sonde_error *error) {
   return fail(error, "bind");
 }
 
-int ring_promiscuous(const struct ring *ring, int ifindex, struct sonde_error *error) {
+int packet_ring_promiscuous(const struct packet_ring *ring, int ifindex,
+                            struct sonde_error *error) {
   struct packet_mreq membership = {.mr_ifindex = ifindex, .mr_type = PACKET_MR_PROMISC};
   return setsockopt(ring->fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &membership, sizeof membership)
              ? fail(error, "promiscuous mode")
              : 0;
 }
 
-int ring_attach(const struct ring *ring, const struct program *program, struct sonde_error *error) {
+int packet_ring_attach(const struct packet_ring *ring, const struct program *program,
+                       struct sonde_error *error) {
   struct sock_fprog code = {.len = program->length,
                             .filter = (struct sock_filter *)program->instructions};
   if (setsockopt(ring->fd, SOL_SOCKET, SO_ATTACH_FILTER, &code, sizeof code) == 0) {
@@ -104,7 +106,7 @@ int ring_attach(const struct ring *ring, const struct program *program, struct s
   return fail(error, "attaching the filter");
 }
 
-void ring_close(struct ring *ring) {
+void packet_ring_close(struct packet_ring *ring) {
   if (ring->map) {
     munmap(ring->map, (size_t)ring->block_count * RING_BLOCK_BYTES);
   }
@@ -115,16 +117,16 @@ void ring_close(struct ring *ring) {
   ring->fd = -1;
 }
 
-static struct tpacket_hdr_v1 *block_head(const struct ring *ring, uint32_t block) {
+static struct tpacket_hdr_v1 *block_head(const struct packet_ring *ring, uint32_t block) {
   void *at = ring->map + (size_t)block * RING_BLOCK_BYTES;
   return &((struct tpacket_block_desc *)at)->hdr.bh1;
 }
 
-static bool block_is_ours(const struct ring *ring, uint32_t block) {
+static bool block_is_ours(const struct packet_ring *ring, uint32_t block) {
   return __atomic_load_n(&block_head(ring, block)->block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER;
 }
 
-static void give_back(struct ring *ring) {
+static void give_back(struct packet_ring *ring) {
   __atomic_store_n(&block_head(ring, ring->head)->block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
   ring->head = ring->head + 1 == ring->block_count ? 0 : ring->head + 1;
   ring->spent = false;
@@ -144,7 +146,7 @@ static void insert_tag(struct sonde_packet *packet, const struct tpacket3_hdr *h
   packet->wirelen += VLAN_TAG_BYTES;
 }
 
-static void describe(const struct ring *ring, uint8_t *at, struct sonde_packet *packet) {
+static void describe(const struct packet_ring *ring, uint8_t *at, struct sonde_packet *packet) {
   const struct tpacket3_hdr *head = (const void *)at;
   const struct sockaddr_ll *link = (const void *)(at + TPACKET3_HDRLEN - sizeof *link);
   uint8_t *frame = at + head->tp_mac;
@@ -167,7 +169,7 @@ static void describe(const struct ring *ring, uint8_t *at, struct sonde_packet *
   packet->caplen = packet->caplen > ring->snaplen ? ring->snaplen : packet->caplen;
 }
 
-uint32_t ring_take(struct ring *ring, struct sonde_packet *packets, uint32_t max) {
+uint32_t packet_ring_take(struct packet_ring *ring, struct sonde_packet *packets, uint32_t max) {
   if (ring->spent) {
     give_back(ring);
   }
@@ -196,7 +198,7 @@ uint32_t ring_take(struct ring *ring, struct sonde_packet *packets, uint32_t max
   return count;
 }
 
-void ring_count(struct ring *ring) {
+void packet_ring_count(struct packet_ring *ring) {
   struct tpacket_stats_v3 counted;
   socklen_t length = sizeof counted;
   if (ring->fd >= 0 &&
@@ -207,7 +209,7 @@ void ring_count(struct ring *ring) {
   }
 }
 
-uint32_t ring_blocks_used(const struct ring *ring) {
+uint32_t ring_blocks_used(const struct packet_ring *ring) {
   uint32_t used = 0;
   for (uint32_t block = 0; ring->map && block < ring->block_count; block++) {
     used += block_is_ours(ring, block);

@@ -5,8 +5,8 @@
  *   block: descriptor | packet | packet | …, ours while its status has TP_STATUS_USER
  *
  * Blocks are large because a packet never spans two: a GRO super-packet must fit whole.
- * ring_take belongs to the queue's thread; all else to the control thread, except that
- * both may call ring_count, under the owner's lock.
+ * packet_ring_take belongs to the queue's thread; all else to the control thread, except that
+ * both may call packet_ring_count, under the owner's lock.
  */
 #ifndef SONDE_AF_PACKET_PACKET_RING_H
 #define SONDE_AF_PACKET_PACKET_RING_H
@@ -24,7 +24,7 @@ enum {
   RING_RETIRE_MS = 10, /* the kernel hands over a block that is not full after this */
 };
 
-struct ring {
+struct packet_ring {
   int fd; /* -1: closed */
   uint8_t *map;
   uint32_t block_count;
@@ -35,25 +35,26 @@ struct ring {
   uint32_t left;     /* packets of it not handed over yet */
   uint8_t *packet;   /* the next of them */
   uint64_t taken;    /* frames handed over */
-  uint64_t accepted; /* frames the kernel put into the ring, as of ring_count */
+  uint64_t accepted; /* frames the kernel put into the ring, as of packet_ring_count */
   uint64_t dropped;
   uint64_t freezes;
 };
 
-/* Makes socket and ring. It takes no packet before ring_bind, and refuses all before a
+/* Makes socket and ring. It takes no packet before packet_ring_bind, and refuses all before a
  * program is attached. */
-int ring_open(struct ring *ring, uint32_t block_count, uint32_t snaplen, uint16_t linktype,
-              struct sonde_error *error);
-int ring_bind(const struct ring *ring, int ifindex, struct sonde_error *error);
-int ring_promiscuous(const struct ring *ring, int ifindex, struct sonde_error *error);
-int ring_attach(const struct ring *ring, const struct program *program, struct sonde_error *error);
-void ring_close(struct ring *ring);
+int packet_ring_open(struct packet_ring *ring, uint32_t block_count, uint32_t snaplen,
+                     uint16_t linktype, struct sonde_error *error);
+int packet_ring_bind(const struct packet_ring *ring, int ifindex, struct sonde_error *error);
+int packet_ring_promiscuous(const struct packet_ring *ring, int ifindex, struct sonde_error *error);
+int packet_ring_attach(const struct packet_ring *ring, const struct program *program,
+                       struct sonde_error *error);
+void packet_ring_close(struct packet_ring *ring);
 
 /* Gives the last spent block back and hands over packets of the next. 0: none is ready. */
-uint32_t ring_take(struct ring *ring, struct sonde_packet *packets, uint32_t max);
+uint32_t packet_ring_take(struct packet_ring *ring, struct sonde_packet *packets, uint32_t max);
 
 /* Adds the kernel's counters, which reading resets, to accepted, dropped and freezes. */
-void ring_count(struct ring *ring);
-uint32_t ring_blocks_used(const struct ring *ring);
+void packet_ring_count(struct packet_ring *ring);
+uint32_t ring_blocks_used(const struct packet_ring *ring);
 
 #endif

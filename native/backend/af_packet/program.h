@@ -22,9 +22,9 @@ int program_compile(const struct interface *interface, uint32_t snaplen, const c
                     struct program *program, struct sonde_error *error);
 void program_free(struct program *program);
 
-enum { PROGRAM_SPREAD_MAX = 320 };
+enum { PROGRAM_FANOUT_MAX = 320 };
 
 /* Writes the fanout program for a link type: a hash of the unordered pair of IP addresses. */
-uint16_t program_spread(uint16_t linktype, struct sock_filter out[PROGRAM_SPREAD_MAX]);
+uint16_t program_fanout(uint16_t linktype, struct sock_filter out[PROGRAM_FANOUT_MAX]);
 
 #endif

@@ -248,7 +248,7 @@ static int send_setup(const struct child *child, const struct engine_setup *setu
                       const int *doorbells) {
   union {
     struct cmsghdr head;
-    char bytes[CMSG_SPACE(sizeof(int) * (LANES_MAX + 1))];
+    char bytes[CMSG_SPACE(sizeof(int) * (SHM_RINGS_MAX + 1))];
   } control = {0};
   struct iovec from = {.iov_base = (void *)(uintptr_t)setup, .iov_len = sizeof *setup};
   size_t fds_bytes = sizeof(int) * (setup->queues + 1);

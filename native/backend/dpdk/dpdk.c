@@ -1,9 +1,9 @@
-/* dpdk.c - the `dpdk` backend: reads, in place, what the DPDK process writes into one lane of
+/* dpdk.c - the `dpdk` backend: reads, in place, what the DPDK process writes into one ring of
  * shared memory a queue. It links nothing of DPDK.
  *
- * The lanes belong to this side and outlive the process: what a killed one had written is
+ * The rings belong to this side and outlive the process: what a killed one had written is
  * still handed over, and its successor writes on behind it. Dropped are: packets that found a
- * lane full, and those that the port, or the kernel below it, says it missed.
+ * ring full, and those that the port, or the kernel below it, says it missed.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,11 +22,11 @@
 #include "target.h"
 
 enum {
-  FILE_LANE_BYTES = 4 << 20,
-  LANE_BYTES_MAX = 256 << 20,
+  FILE_RING_BYTES = 4 << 20,
+  SHM_RING_BYTES_MAX = 256 << 20,
 };
 
-/* The reader's own of a lane. */
+/* The reader's own of a ring. */
 struct reader {
   _Alignas(64) uint64_t position; /* up to here packets have been handed over */
   uint64_t head;                  /* as last seen */
@@ -44,13 +44,13 @@ struct sonde_backend {
   char death[200];
   struct area *area;
   int area_fd;
-  uint64_t lane_bytes;
+  uint64_t shm_ring_bytes;
   uint32_t queues;
   char driver[32];
   _Atomic bool quiesced;
   pthread_mutex_t counting; /* what was missed moves from `area` to: */
   uint64_t missed_before;   /* by processes that are gone */
-  struct reader readers[LANES_MAX];
+  struct reader readers[SHM_RINGS_MAX];
 };
 
 static int probe(struct sonde_error *error) {
@@ -68,7 +68,7 @@ static void dpdk_close(struct sonde_backend *backend) {
   if (backend->area_fd >= 0) {
     close(backend->area_fd);
   }
-  for (uint32_t i = 0; i < LANES_MAX; i++) {
+  for (uint32_t i = 0; i < SHM_RINGS_MAX; i++) {
     if (backend->readers[i].doorbell >= 0) {
       close(backend->readers[i].doorbell);
     }
@@ -93,16 +93,16 @@ static int make_memory(uint64_t bytes) {
 }
 
 /* Memory for as many queues as are wanted, and a doorbell each. Pages come as they are used. */
-static int make_lanes(struct sonde_backend *backend, const struct sonde_backend_config *config,
-                      struct sonde_error *error) {
-  uint64_t lane_bytes = LANE_BYTES_MIN;
+static int make_shm_rings(struct sonde_backend *backend, const struct sonde_backend_config *config,
+                          struct sonde_error *error) {
+  uint64_t shm_ring_bytes = SHM_RING_BYTES_MIN;
   uint64_t wanted =
-      backend->target.kind == ENGINE_FILE ? FILE_LANE_BYTES : config->ring_bytes / backend->queues;
-  while (lane_bytes * 2 <= wanted && lane_bytes < LANE_BYTES_MAX) {
-    lane_bytes *= 2;
+      backend->target.kind == ENGINE_FILE ? FILE_RING_BYTES : config->ring_bytes / backend->queues;
+  while (shm_ring_bytes * 2 <= wanted && shm_ring_bytes < SHM_RING_BYTES_MAX) {
+    shm_ring_bytes *= 2;
   }
-  backend->setup.area_bytes = AREA_HEAD_BYTES + lane_bytes * backend->queues;
-  backend->lane_bytes = lane_bytes;
+  backend->setup.area_bytes = AREA_HEAD_BYTES + shm_ring_bytes * backend->queues;
+  backend->shm_ring_bytes = shm_ring_bytes;
   backend->area_fd = make_memory(backend->setup.area_bytes);
   if (backend->area_fd < 0) {
     return sonde_fail(error, SONDE_SYSTEM, errno, "memfd: %s", strerror(errno));
@@ -123,9 +123,9 @@ static int make_lanes(struct sonde_backend *backend, const struct sonde_backend_
 }
 
 static int make_child(struct sonde_backend *backend, uint32_t *queues, struct sonde_error *error) {
-  int doorbells[LANES_MAX];
+  int doorbells[SHM_RINGS_MAX];
   struct engine_reply reply = {0};
-  backend->area->lane_bytes = backend->lane_bytes;
+  backend->area->shm_ring_bytes = backend->shm_ring_bytes;
   for (uint32_t i = 0; i < backend->queues; i++) {
     doorbells[i] = backend->readers[i].doorbell;
   }
@@ -154,14 +154,14 @@ static int dpdk_open(const struct sonde_backend_config *config, struct sonde_bac
   pthread_mutex_init(&backend->counting, NULL);
   backend->area_fd = -1;
   backend->child = (struct child){.control = -1, .output = -1};
-  for (uint32_t i = 0; i < LANES_MAX; i++) {
+  for (uint32_t i = 0; i < SHM_RINGS_MAX; i++) {
     backend->readers[i].doorbell = -1;
   }
   int status = target_set(&backend->target, config, error);
   /* Nobody can spread the others' packets over queues: no memory for more than one. */
   bool spreads = backend->target.kind == ENGINE_DEVICE || backend->target.flows;
   bool single = !spreads || config->queues < 1;
-  backend->queues = single ? 1 : config->queues > LANES_MAX ? LANES_MAX : config->queues;
+  backend->queues = single ? 1 : config->queues > SHM_RINGS_MAX ? SHM_RINGS_MAX : config->queues;
   backend->setup = (struct engine_setup){.abi = ENGINE_ABI,
                                          .kind = backend->target.kind,
                                          .snaplen = config->snaplen,
@@ -170,7 +170,7 @@ static int dpdk_open(const struct sonde_backend_config *config, struct sonde_bac
                                          .loopback = backend->target.loopback,
                                          .flows = backend->target.flows};
   memcpy(backend->setup.device, backend->target.device, sizeof backend->setup.device);
-  status = status ? status : make_lanes(backend, config, error);
+  status = status ? status : make_shm_rings(backend, config, error);
   status = status ? status : make_child(backend, &backend->queues, error);
   if (status) {
     dpdk_close(backend);
@@ -196,10 +196,10 @@ static int start(struct sonde_backend *backend, struct sonde_error *error) {
 /* ---- packets ---------------------------------------------------------------------------- */
 
 /* Read once: the process could change it after it has been checked. */
-static struct lane_record read_head(const uint8_t *at) {
-  const volatile struct lane_record *record = (const volatile void *)at;
-  struct lane_record head = {.bytes = record->bytes, .caplen = record->caplen};
-  if (head.caplen != LANE_GAP) {
+static struct shm_ring_record read_head(const uint8_t *at) {
+  const volatile struct shm_ring_record *record = (const volatile void *)at;
+  struct shm_ring_record head = {.bytes = record->bytes, .caplen = record->caplen};
+  if (head.caplen != SHM_RING_GAP) {
     head.wirelen = record->wirelen;
     head.direction = record->direction;
     head.time_ns = record->time_ns;
@@ -209,43 +209,43 @@ static struct lane_record read_head(const uint8_t *at) {
 
 /* A record that cannot be is a process gone mad. */
 static bool can_be(const struct sonde_backend *backend, const struct reader *reader,
-                   const struct lane_record *head) {
-  uint64_t at = reader->position & (backend->lane_bytes - 1);
+                   const struct shm_ring_record *head) {
+  uint64_t at = reader->position & (backend->shm_ring_bytes - 1);
   uint64_t written = reader->head - reader->position;
-  if (head->bytes < 8 || head->bytes % 8 || head->bytes > backend->lane_bytes - at ||
-      head->bytes > written || written > backend->lane_bytes) {
+  if (head->bytes < 8 || head->bytes % 8 || head->bytes > backend->shm_ring_bytes - at ||
+      head->bytes > written || written > backend->shm_ring_bytes) {
     return false;
   }
-  return head->caplen == LANE_GAP ||
+  return head->caplen == SHM_RING_GAP ||
          (head->caplen >= 0 && (uint32_t)head->caplen <= backend->setup.snaplen &&
           sizeof *head + (uint32_t)head->caplen <= head->bytes);
 }
 
 static void look(const struct sonde_backend *backend, struct reader *reader,
-                 const struct lane *lane) {
+                 const struct shm_ring *ring) {
   if (reader->head == reader->position) {
     reader->head = atomic_load(&backend->quiesced)
                        ? reader->last
-                       : atomic_load_explicit(&lane->head, memory_order_acquire);
+                       : atomic_load_explicit(&ring->head, memory_order_acquire);
   }
 }
 
-/* What the lane holds, up to `max`. */
+/* What the ring holds, up to `max`. */
 static int take(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
                 uint32_t max, struct sonde_error *error) {
   struct reader *reader = &backend->readers[queue];
-  const uint8_t *ring = lane_ring(backend->area, backend->lane_bytes, queue);
+  const uint8_t *ring = shm_ring_data(backend->area, backend->shm_ring_bytes, queue);
   uint32_t count = 0;
-  look(backend, reader, &backend->area->lanes[queue]);
+  look(backend, reader, &backend->area->rings[queue]);
   while (count < max && reader->position != reader->head) {
-    const uint8_t *at = ring + (reader->position & (backend->lane_bytes - 1));
-    struct lane_record head = read_head(at);
+    const uint8_t *at = ring + (reader->position & (backend->shm_ring_bytes - 1));
+    struct shm_ring_record head = read_head(at);
     if (!can_be(backend, reader, &head)) {
       reader->damaged = true;
       return sonde_fail(error, SONDE_SYSTEM, 0, "the DPDK process wrote a damaged record");
     }
     reader->position += head.bytes;
-    if (head.caplen == LANE_GAP) {
+    if (head.caplen == SHM_RING_GAP) {
       continue;
     }
     uint32_t caplen = (uint32_t)head.caplen;
@@ -276,28 +276,28 @@ static int tell_death(struct sonde_backend *backend, struct sonde_error *error) 
 
 /* Until the doorbell rings, the process dies or time is up. */
 static void wait_for(struct sonde_backend *backend, uint32_t queue, int timeout_ms) {
-  struct lane *lane = &backend->area->lanes[queue];
+  struct shm_ring *ring = &backend->area->rings[queue];
   struct reader *reader = &backend->readers[queue];
   struct pollfd fds[2] = {{.fd = reader->doorbell, .events = POLLIN},
                           {.fd = backend->child.control, .events = POLLRDHUP}};
   eventfd_t ignored;
-  atomic_store(&lane->waiting, 1); /* and only then look again: see lane_publish */
+  atomic_store(&ring->waiting, 1); /* and only then look again: see shm_ring_publish */
   atomic_thread_fence(memory_order_seq_cst);
-  if (atomic_load(&lane->head) == reader->position) {
+  if (atomic_load(&ring->head) == reader->position) {
     poll(fds, 2, timeout_ms < 0 ? 0 : timeout_ms);
   }
-  atomic_store(&lane->waiting, 0);
+  atomic_store(&ring->waiting, 0);
   eventfd_read(reader->doorbell, &ignored);
 }
 
-/* What an empty lane means. 0: nothing now. */
+/* What an empty ring means. 0: nothing now. */
 static int judge_empty(struct sonde_backend *backend, uint32_t queue, struct sonde_error *error) {
-  struct lane *lane = &backend->area->lanes[queue];
+  struct shm_ring *ring = &backend->area->rings[queue];
   if (atomic_load(&backend->quiesced)) {
     return 0;
   }
-  if (backend->target.kind == ENGINE_FILE && atomic_load(&lane->finished)) {
-    return atomic_load(&lane->head) == backend->readers[queue].position ? SONDE_END : 0;
+  if (backend->target.kind == ENGINE_FILE && atomic_load(&ring->finished)) {
+    return atomic_load(&ring->head) == backend->readers[queue].position ? SONDE_END : 0;
   }
   return child_gone(&backend->child) ? tell_death(backend, error) : 0;
 }
@@ -308,7 +308,7 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
     return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
   }
   /* What was handed over last time is done with. */
-  atomic_store_explicit(&backend->area->lanes[queue].tail, backend->readers[queue].position,
+  atomic_store_explicit(&backend->area->rings[queue].tail, backend->readers[queue].position,
                         memory_order_release);
   int count = take(backend, queue, packets, max, error);
   if (count == 0 && !atomic_load(&backend->quiesced)) {
@@ -324,7 +324,7 @@ static void wake(struct sonde_backend *backend) {
   }
 }
 
-/* When the process has answered, all that it took is in the lanes. It is not waited for the end
+/* When the process has answered, all that it took is in the rings. It is not waited for the end
  * of what one writes that goes on all the same. */
 static void quiesce(struct sonde_backend *backend) {
   struct sonde_error error;
@@ -332,7 +332,7 @@ static void quiesce(struct sonde_backend *backend) {
     child_ask(&backend->child, ENGINE_QUIESCE, &error);
   }
   for (uint32_t i = 0; i < backend->queues; i++) {
-    backend->readers[i].last = atomic_load(&backend->area->lanes[i].head);
+    backend->readers[i].last = atomic_load(&backend->area->rings[i].head);
   }
   atomic_store(&backend->quiesced, true);
   wake(backend);
@@ -346,26 +346,26 @@ static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out
       (struct sonde_backend_stats){.dropped = backend->missed_before + atomic_load(&area->missed)};
   pthread_mutex_unlock(&backend->counting);
   for (uint32_t i = 0; i < backend->queues; i++) {
-    struct lane *lane = &area->lanes[i];
-    out->dropped += atomic_load(&lane->dropped);
-    out->freezes += atomic_load(&lane->freezes);
-    uint64_t tail = atomic_load(&lane->tail);
-    used += atomic_load(&lane->head) - tail;
+    struct shm_ring *ring = &area->rings[i];
+    out->dropped += atomic_load(&ring->dropped);
+    out->freezes += atomic_load(&ring->freezes);
+    uint64_t tail = atomic_load(&ring->tail);
+    used += atomic_load(&ring->head) - tail;
   }
-  out->ring_used_permille = used * 1000 / (backend->lane_bytes * backend->queues);
+  out->ring_used_permille = used * 1000 / (backend->shm_ring_bytes * backend->queues);
 }
 
 /* ---- and again -------------------------------------------------------------------------- */
 
 /* What lies behind damage cannot be read. The next process goes on where this side is. */
-static void mend_lane(struct sonde_backend *backend, uint32_t queue) {
+static void mend_shm_ring(struct sonde_backend *backend, uint32_t queue) {
   struct reader *reader = &backend->readers[queue];
-  struct lane *lane = &backend->area->lanes[queue];
-  uint64_t written = atomic_load(&lane->head) - reader->position;
-  if (reader->damaged || written > backend->lane_bytes) {
+  struct shm_ring *ring = &backend->area->rings[queue];
+  uint64_t written = atomic_load(&ring->head) - reader->position;
+  if (reader->damaged || written > backend->shm_ring_bytes) {
     reader->head = reader->position;
-    atomic_store(&lane->head, reader->position);
-    atomic_store(&lane->tail, reader->position);
+    atomic_store(&ring->head, reader->position);
+    atomic_store(&ring->tail, reader->position);
     reader->damaged = false;
   }
 }
@@ -378,7 +378,7 @@ static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
   backend->missed_before += atomic_exchange(&backend->area->missed, 0);
   pthread_mutex_unlock(&backend->counting);
   for (uint32_t i = 0; i < backend->queues; i++) {
-    mend_lane(backend, i);
+    mend_shm_ring(backend, i);
   }
   int status = make_child(backend, &queues, error);
   status = status ? status : child_ask(&backend->child, ENGINE_START, error);

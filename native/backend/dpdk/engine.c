@@ -36,9 +36,9 @@ enum {
 struct engine {
   struct engine_setup setup;
   struct area *area;
-  int doorbells[LANES_MAX];
+  int doorbells[SHM_RINGS_MAX];
   struct port port;
-  struct poller pollers[LANES_MAX];
+  struct poller pollers[SHM_RINGS_MAX];
   bool polling;
   bool eal;
 };
@@ -48,9 +48,9 @@ struct engine {
 static int receive_setup(struct engine *engine) {
   union {
     struct cmsghdr head;
-    char bytes[CMSG_SPACE(sizeof(int) * (LANES_MAX + 1))];
+    char bytes[CMSG_SPACE(sizeof(int) * (SHM_RINGS_MAX + 1))];
   } control;
-  int fds[LANES_MAX + 1];
+  int fds[SHM_RINGS_MAX + 1];
   struct iovec into = {.iov_base = &engine->setup, .iov_len = sizeof engine->setup};
   struct msghdr message = {
       .msg_iov = &into, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
@@ -58,7 +58,7 @@ static int receive_setup(struct engine *engine) {
   struct cmsghdr *head = CMSG_FIRSTHDR(&message);
   const struct engine_setup *setup = &engine->setup;
   if (got != sizeof *setup || setup->abi != ENGINE_ABI || !head || setup->queues < 1 ||
-      setup->queues > LANES_MAX || head->cmsg_type != SCM_RIGHTS ||
+      setup->queues > SHM_RINGS_MAX || head->cmsg_type != SCM_RIGHTS ||
       head->cmsg_len != CMSG_LEN(sizeof(int) * (setup->queues + 1))) {
     return -1;
   }
@@ -150,20 +150,20 @@ static void start_polling(struct engine *engine, struct engine_reply *reply) {
   }
   atomic_store(&area->missed, 0);
   for (uint16_t i = 0; i < engine->port.queues && reply->status == 0; i++) {
-    struct lane *lane = &area->lanes[i];
+    struct shm_ring *ring = &area->rings[i];
     engine->pollers[i] = (struct poller){
         .port = &engine->port,
         .queue = i,
         .snaplen = engine->setup.snaplen,
         .flows = engine->setup.flows,
         .doorbell = engine->doorbells[i],
-        .writer = {.lane = lane,
-                   .ring = lane_ring(area, area->lane_bytes, i),
-                   .mask = area->lane_bytes - 1,
-                   .head = atomic_load(&lane->head),
-                   .tail = atomic_load(&lane->tail)},
+        .writer = {.shared = ring,
+                   .ring = shm_ring_data(area, area->shm_ring_bytes, i),
+                   .mask = area->shm_ring_bytes - 1,
+                   .head = atomic_load(&ring->head),
+                   .tail = atomic_load(&ring->tail)},
     };
-    atomic_store(&lane->finished, 0);
+    atomic_store(&ring->finished, 0);
     if (poller_start(&engine->pollers[i])) {
       reply->status = SONDE_SYSTEM;
       snprintf(reply->detail, sizeof reply->detail, "a polling thread could not be started");

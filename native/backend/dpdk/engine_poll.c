@@ -59,7 +59,7 @@ static void fill_flow(struct poller *poller, struct rte_mbuf *mbuf) {
   memcpy(frame + 38, &udp_bytes, sizeof udp_bytes);
 }
 
-/* ---- into the lane ---------------------------------------------------------------------- */
+/* ---- into the ring ---------------------------------------------------------------------- */
 
 static void copy_segments(const struct rte_mbuf *mbuf, uint8_t *to, uint32_t caplen) {
   for (; mbuf && caplen; mbuf = mbuf->next) {
@@ -78,33 +78,33 @@ static struct rte_mbuf *restore_tag(struct rte_mbuf *mbuf) {
   return mbuf;
 }
 
-static struct lane_record *reserve(struct poller *poller, uint32_t caplen) {
-  struct lane_writer *writer = &poller->writer;
-  struct lane_record *record = lane_reserve(writer, caplen);
+static struct shm_ring_record *reserve(struct poller *poller, uint32_t caplen) {
+  struct shm_ring_writer *writer = &poller->writer;
+  struct shm_ring_record *record = shm_ring_reserve(writer, caplen);
   if (likely(record)) {
     writer->full = false;
     return record;
   }
   if (poller->port->kind == ENGINE_FILE) {
     while (!record && !atomic_load(&poller->stopping) && !atomic_load(&poller->draining)) {
-      if (lane_publish(writer)) {
+      if (shm_ring_publish(writer)) {
         eventfd_write(poller->doorbell, 1);
       }
       sleep_ns(SLEEP_NS);
-      record = lane_reserve(writer, caplen);
+      record = shm_ring_reserve(writer, caplen);
     }
     return record;
   }
-  atomic_fetch_add_explicit(&writer->lane->dropped, 1, memory_order_relaxed);
+  atomic_fetch_add_explicit(&writer->shared->dropped, 1, memory_order_relaxed);
   if (!writer->full) {
-    atomic_fetch_add_explicit(&writer->lane->freezes, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&writer->shared->freezes, 1, memory_order_relaxed);
   }
   writer->full = true;
   return NULL;
 }
 
 /* What net_af_packet leaves out; it puts back every tag as if it were a customer's. */
-static void complete(struct lane_record *record, const struct guard_frame *frame) {
+static void complete(struct shm_ring_record *record, const struct guard_frame *frame) {
   uint8_t *data = (uint8_t *)(record + 1);
   record->wirelen = frame->wirelen;
   record->time_ns = frame->time_ns;
@@ -124,7 +124,7 @@ static void write_burst(struct poller *poller, struct rte_mbuf **mbufs,
       fill_flow(poller, mbuf);
     }
     uint32_t caplen = mbuf->pkt_len < poller->snaplen ? mbuf->pkt_len : poller->snaplen;
-    struct lane_record *record = reserve(poller, caplen);
+    struct shm_ring_record *record = reserve(poller, caplen);
     if (unlikely(!record)) {
       continue;
     }
@@ -136,7 +136,7 @@ static void write_burst(struct poller *poller, struct rte_mbuf **mbufs,
       complete(record, &frames[i]);
     }
   }
-  if (lane_publish(&poller->writer)) {
+  if (shm_ring_publish(&poller->writer)) {
     eventfd_write(poller->doorbell, 1);
   }
   rte_pktmbuf_free_bulk(mbufs, count);
@@ -211,7 +211,7 @@ static void *run(void *argument) {
       rest();
     }
   }
-  atomic_store(&poller->writer.lane->finished, 1);
+  atomic_store(&poller->writer.shared->finished, 1);
   eventfd_write(poller->doorbell, 1);
   rte_thread_unregister();
   return NULL;
@@ -228,7 +228,7 @@ int poller_start(struct poller *poller) {
 void poller_drain(struct poller *poller, uint64_t accepted, int patience_ms) {
   atomic_store(&poller->drain_until, accepted);
   atomic_store(&poller->draining, true);
-  for (int ms = 0; ms < patience_ms && !atomic_load(&poller->writer.lane->finished); ms++) {
+  for (int ms = 0; ms < patience_ms && !atomic_load(&poller->writer.shared->finished); ms++) {
     sleep_ns(1000000);
   }
 }

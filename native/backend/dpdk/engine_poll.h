@@ -1,5 +1,5 @@
 /* engine_poll.h - one thread a receive queue: takes packets from the port and writes them into
- * the queue's lane, until it is told to stop.
+ * the queue's ring, until it is told to stop.
  */
 #ifndef SONDE_DPDK_ENGINE_POLL_H
 #define SONDE_DPDK_ENGINE_POLL_H
@@ -14,7 +14,7 @@ struct poller {
   uint32_t snaplen;
   uint32_t flows; /* as in struct engine_setup */
   int doorbell;
-  struct lane_writer writer;
+  struct shm_ring_writer writer;
   struct port_clock clock;
   uint64_t flow_next;
   pthread_t thread;

@@ -15,9 +15,9 @@ enum { HEADER_BYTES = 8 };
 static const uint32_t BUSY = 1u << 31;
 static const uint32_t DISCARDED = 1u << 30;
 
-int ring_open(struct ring *ring, uint32_t bytes, struct sonde_error *error) {
+int bpf_ring_open(struct bpf_ring *ring, uint32_t bytes, struct sonde_error *error) {
   long page = sysconf(_SC_PAGESIZE);
-  *ring = (struct ring){.fd = -1, .bytes = bytes, .page_bytes = (uint64_t)page};
+  *ring = (struct bpf_ring){.fd = -1, .bytes = bytes, .page_bytes = (uint64_t)page};
   ring->fd = bpf_map_create(BPF_MAP_TYPE_RINGBUF, "sonde_ring", 0, 0, bytes, NULL);
   if (ring->fd < 0) {
     int status = errno == EPERM ? SONDE_PERMISSION : SONDE_NO_MEMORY;
@@ -30,7 +30,7 @@ int ring_open(struct ring *ring, uint32_t bytes, struct sonde_error *error) {
   ring->writer_map = writer == MAP_FAILED ? NULL : writer;
   if (!ring->reader_map || !ring->writer_map) {
     int status = sonde_fail(error, SONDE_NO_MEMORY, errno, "ring buffer: %s", strerror(errno));
-    ring_close(ring);
+    bpf_ring_close(ring);
     return status;
   }
   ring->consumer = ring->reader_map;
@@ -39,7 +39,7 @@ int ring_open(struct ring *ring, uint32_t bytes, struct sonde_error *error) {
   return 0;
 }
 
-void ring_close(struct ring *ring) {
+void bpf_ring_close(struct bpf_ring *ring) {
   if (ring->reader_map) {
     munmap(ring->reader_map, ring->page_bytes);
   }
@@ -49,15 +49,15 @@ void ring_close(struct ring *ring) {
   if (ring->fd >= 0) {
     close(ring->fd);
   }
-  *ring = (struct ring){.fd = -1};
+  *ring = (struct bpf_ring){.fd = -1};
 }
 
-uint64_t ring_written(const struct ring *ring) {
+uint64_t bpf_ring_written(const struct bpf_ring *ring) {
   return __atomic_load_n(ring->producer, __ATOMIC_ACQUIRE);
 }
 
-const struct xdp_record *ring_next(struct ring *ring) {
-  uint64_t written = ring_written(ring);
+const struct xdp_record *bpf_ring_next(struct bpf_ring *ring) {
+  uint64_t written = bpf_ring_written(ring);
   while (ring->position < written) {
     const uint8_t *at = ring->data + (ring->position & (ring->bytes - 1));
     uint32_t head = __atomic_load_n((const uint32_t *)(const void *)at, __ATOMIC_ACQUIRE);
@@ -73,6 +73,6 @@ const struct xdp_record *ring_next(struct ring *ring) {
   return NULL;
 }
 
-void ring_release(struct ring *ring) {
+void bpf_ring_release(struct bpf_ring *ring) {
   __atomic_store_n(ring->consumer, ring->position, __ATOMIC_RELEASE);
 }

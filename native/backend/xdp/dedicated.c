@@ -27,7 +27,7 @@ enum {
   DRAIN_MS = 20, /* after detaching: frames on their way have arrived by then */
 };
 
-struct ports {
+struct dedicated {
   struct interface interface;
   struct bpf_object *object;
   uint32_t count;
@@ -75,96 +75,98 @@ static void close_fd(int *fd) {
 }
 
 /* What arrived at a socket and nobody took is lost with it. */
-static void close_sockets(struct ports *ports) {
+static void close_sockets(struct dedicated *dedicated) {
   struct sonde_packet packet;
-  pthread_mutex_lock(&ports->lock);
-  for (uint32_t i = 0; ports->sockets && i < ports->count; i++) {
-    struct socket *socket = &ports->sockets[i];
+  pthread_mutex_lock(&dedicated->lock);
+  for (uint32_t i = 0; dedicated->sockets && i < dedicated->count; i++) {
+    struct socket *socket = &dedicated->sockets[i];
     if (socket->fd < 0) {
       continue;
     }
     socket_release(socket);
     while (socket_take(socket, 0, 0, &packet, 1)) {
-      ports->past_dropped++;
+      dedicated->past_dropped++;
       socket_release(socket);
     }
-    ports->past_dropped += socket_dropped(socket);
+    dedicated->past_dropped += socket_dropped(socket);
     socket_close(socket);
   }
-  pthread_mutex_unlock(&ports->lock);
+  pthread_mutex_unlock(&dedicated->lock);
 }
 
 /* A bound socket gets nothing yet: frames come when the program is attached. */
-static int open_sockets(struct ports *ports, struct sonde_error *error) {
-  int map = bpf_map__fd(bpf_object__find_map_by_name(ports->object, "sockets"));
+static int open_sockets(struct dedicated *dedicated, struct sonde_error *error) {
+  int map = bpf_map__fd(bpf_object__find_map_by_name(dedicated->object, "sockets"));
   int status = 0;
-  for (uint32_t i = 0; i < ports->count && !status; i++) {
-    struct socket *socket = &ports->sockets[i];
-    status = socket_open(socket, ports->ring_bytes / ports->count, error);
-    status = status ? status : socket_bind(socket, ports->interface.index, i, error);
+  for (uint32_t i = 0; i < dedicated->count && !status; i++) {
+    struct socket *socket = &dedicated->sockets[i];
+    status = socket_open(socket, dedicated->ring_bytes / dedicated->count, error);
+    status = status ? status : socket_bind(socket, dedicated->interface.index, i, error);
     if (!status && bpf_map_update_elem(map, &i, &socket->fd, 0)) {
       status = sonde_fail(error, SONDE_SYSTEM, errno, "handing over a socket: %s", strerror(errno));
     }
-    ports->polled[i] = (struct pollfd){.fd = socket->fd, .events = POLLIN};
+    dedicated->polled[i] = (struct pollfd){.fd = socket->fd, .events = POLLIN};
   }
   return status;
 }
 
-int ports_open(const struct sonde_backend_config *config, const struct interface *interface,
-               struct ports **out, struct sonde_error *error) {
-  struct ports *ports = calloc(1, sizeof *ports);
+int dedicated_open(const struct sonde_backend_config *config, const struct interface *interface,
+                   struct dedicated **out, struct sonde_error *error) {
+  struct dedicated *dedicated = calloc(1, sizeof *dedicated);
   void *settings = NULL;
-  if (!ports) {
+  if (!dedicated) {
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
   }
-  pthread_mutex_init(&ports->lock, NULL);
-  ports->interface = *interface;
-  ports->snaplen = config->snaplen;
-  ports->ring_bytes = config->ring_bytes;
-  ports->promiscuous = config->promiscuous != 0;
-  ports->link = ports->promiscuous_fd = -1;
-  ports->count = count_queues(interface);
-  ports->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  ports->sockets = calloc(ports->count, sizeof *ports->sockets);
-  ports->polled = calloc(ports->count + 1, sizeof *ports->polled);
+  pthread_mutex_init(&dedicated->lock, NULL);
+  dedicated->interface = *interface;
+  dedicated->snaplen = config->snaplen;
+  dedicated->ring_bytes = config->ring_bytes;
+  dedicated->promiscuous = config->promiscuous != 0;
+  dedicated->link = dedicated->promiscuous_fd = -1;
+  dedicated->count = count_queues(interface);
+  dedicated->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  dedicated->sockets = calloc(dedicated->count, sizeof *dedicated->sockets);
+  dedicated->polled = calloc(dedicated->count + 1, sizeof *dedicated->polled);
   int status = 0;
-  if (ports->wake_fd < 0 || !ports->sockets || !ports->polled) {
+  if (dedicated->wake_fd < 0 || !dedicated->sockets || !dedicated->polled) {
     status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
   } else if (interface->linktype != SONDE_LINKTYPE_ETHERNET) {
     status = sonde_fail(error, SONDE_INTERFACE_INVALID, 0, "%s is not an Ethernet interface",
                         interface->name);
   }
-  for (uint32_t i = 0; ports->sockets && i < ports->count; i++) {
-    ports->sockets[i].fd = -1;
+  for (uint32_t i = 0; dedicated->sockets && i < dedicated->count; i++) {
+    dedicated->sockets[i].fd = -1;
   }
-  status = status ? status : object_open(object_dedicated(), &ports->object, &settings, 0, error);
-  status = status ? status : object_load(ports->object, error);
-  status = status ? status : open_sockets(ports, error);
+  status =
+      status ? status : object_open(object_dedicated(), &dedicated->object, &settings, 0, error);
+  status = status ? status : object_load(dedicated->object, error);
+  status = status ? status : open_sockets(dedicated, error);
   if (status) {
-    ports_close(ports);
+    dedicated_close(dedicated);
     return status;
   }
-  *out = ports;
+  *out = dedicated;
   return 0;
 }
 
-void ports_info(const struct ports *ports, struct sonde_backend_info *info) {
-  *info = (struct sonde_backend_info){.queues = 1, .live = 1, .ifindex = ports->interface.index};
+void dedicated_info(const struct dedicated *dedicated, struct sonde_backend_info *info) {
+  *info =
+      (struct sonde_backend_info){.queues = 1, .live = 1, .ifindex = dedicated->interface.index};
   snprintf(info->attach, sizeof info->attach, "%s, native xdp, %u queue%s, %u frames, dedicated",
-           ports->sockets->zero_copy ? "AF_XDP zero-copy" : "AF_XDP copy", ports->count,
-           ports->count == 1 ? "" : "s", ports->sockets->frames);
+           dedicated->sockets->zero_copy ? "AF_XDP zero-copy" : "AF_XDP copy", dedicated->count,
+           dedicated->count == 1 ? "" : "s", dedicated->sockets->frames);
 }
 
-static int attach_program(struct ports *ports, struct sonde_error *error) {
-  struct bpf_program *program = bpf_object__find_program_by_name(ports->object, "take");
+static int attach_program(struct dedicated *dedicated, struct sonde_error *error) {
+  struct bpf_program *program = bpf_object__find_program_by_name(dedicated->object, "take");
   LIBBPF_OPTS(bpf_link_create_opts, options, .flags = XDP_FLAGS_DRV_MODE);
-  ports->link =
-      bpf_link_create(bpf_program__fd(program), ports->interface.index, BPF_XDP, &options);
-  if (ports->link >= 0) {
+  dedicated->link =
+      bpf_link_create(bpf_program__fd(program), dedicated->interface.index, BPF_XDP, &options);
+  if (dedicated->link >= 0) {
     return 0;
   }
   int number = errno;
-  const char *name = ports->interface.name;
+  const char *name = dedicated->interface.name;
   switch (number) {
   case EBUSY:
   case EEXIST:
@@ -181,108 +183,108 @@ static int attach_program(struct ports *ports, struct sonde_error *error) {
   }
 }
 
-static int attach(struct ports *ports, struct sonde_error *error) {
+static int attach(struct dedicated *dedicated, struct sonde_error *error) {
   int status = 0;
-  if (ports->promiscuous) {
-    ports->promiscuous_fd = interface_promiscuous(&ports->interface, error);
-    status = ports->promiscuous_fd < 0 ? ports->promiscuous_fd : 0;
+  if (dedicated->promiscuous) {
+    dedicated->promiscuous_fd = interface_promiscuous(&dedicated->interface, error);
+    status = dedicated->promiscuous_fd < 0 ? dedicated->promiscuous_fd : 0;
   }
-  status = status ? status : attach_program(ports, error);
+  status = status ? status : attach_program(dedicated, error);
   if (status) {
-    ports->link = -1;
-    close_fd(&ports->promiscuous_fd);
+    dedicated->link = -1;
+    close_fd(&dedicated->promiscuous_fd);
   }
   return status;
 }
 
-int ports_start(struct ports *ports, struct sonde_error *error) {
-  return attach(ports, error);
+int dedicated_start(struct dedicated *dedicated, struct sonde_error *error) {
+  return attach(dedicated, error);
 }
 
-int ports_reopen(struct ports *ports, struct sonde_error *error) {
+int dedicated_reopen(struct dedicated *dedicated, struct sonde_error *error) {
   struct interface found;
-  int status = interface_find(ports->interface.name, &found, error);
+  int status = interface_find(dedicated->interface.name, &found, error);
   if (status) {
     return status;
   }
-  close_fd(&ports->link);
-  close_fd(&ports->promiscuous_fd);
-  close_sockets(ports);
-  ports->interface = found;
-  pthread_mutex_lock(&ports->lock);
-  status = open_sockets(ports, error);
-  pthread_mutex_unlock(&ports->lock);
-  return status ? status : attach(ports, error);
+  close_fd(&dedicated->link);
+  close_fd(&dedicated->promiscuous_fd);
+  close_sockets(dedicated);
+  dedicated->interface = found;
+  pthread_mutex_lock(&dedicated->lock);
+  status = open_sockets(dedicated, error);
+  pthread_mutex_unlock(&dedicated->lock);
+  return status ? status : attach(dedicated, error);
 }
 
-static uint32_t take(struct ports *ports, struct sonde_packet *packets, uint32_t max) {
+static uint32_t take(struct dedicated *dedicated, struct sonde_packet *packets, uint32_t max) {
   uint64_t now_ns = clock_ns(CLOCK_REALTIME);
   uint32_t count = 0;
-  for (uint32_t turn = 0; turn < ports->count && count < max; turn++) {
-    struct socket *socket = &ports->sockets[ports->next];
-    ports->next = ports->next + 1 == ports->count ? 0 : ports->next + 1;
+  for (uint32_t turn = 0; turn < dedicated->count && count < max; turn++) {
+    struct socket *socket = &dedicated->sockets[dedicated->next];
+    dedicated->next = dedicated->next + 1 == dedicated->count ? 0 : dedicated->next + 1;
     if (socket->fd >= 0) {
-      count += socket_take(socket, now_ns, ports->snaplen, &packets[count], max - count);
+      count += socket_take(socket, now_ns, dedicated->snaplen, &packets[count], max - count);
     }
   }
   return count;
 }
 
 /* LINK_DOWN if a socket has lost its interface: it is back when reopen is called. */
-static int wait(struct ports *ports, int timeout_ms, struct sonde_error *error) {
-  ports->polled[ports->count] = (struct pollfd){.fd = ports->wake_fd, .events = POLLIN};
-  if (poll(ports->polled, ports->count + 1, timeout_ms) <= 0) {
+static int wait(struct dedicated *dedicated, int timeout_ms, struct sonde_error *error) {
+  dedicated->polled[dedicated->count] = (struct pollfd){.fd = dedicated->wake_fd, .events = POLLIN};
+  if (poll(dedicated->polled, dedicated->count + 1, timeout_ms) <= 0) {
     return 0;
   }
-  if (ports->polled[ports->count].revents) {
+  if (dedicated->polled[dedicated->count].revents) {
     eventfd_t ignored;
-    eventfd_read(ports->wake_fd, &ignored);
+    eventfd_read(dedicated->wake_fd, &ignored);
   }
-  for (uint32_t i = 0; i < ports->count; i++) {
-    if (ports->polled[i].revents & (POLLERR | POLLHUP | POLLNVAL)) {
+  for (uint32_t i = 0; i < dedicated->count; i++) {
+    if (dedicated->polled[i].revents & (POLLERR | POLLHUP | POLLNVAL)) {
       return sonde_fail(error, SONDE_LINK_DOWN, ENETDOWN, "%s", strerror(ENETDOWN));
     }
   }
   return 0;
 }
 
-int ports_receive(struct ports *ports, struct sonde_packet *packets, uint32_t max, int timeout_ms,
-                  struct sonde_error *error) {
-  for (uint32_t i = 0; i < ports->count; i++) {
-    if (ports->sockets[i].fd >= 0) {
-      socket_release(&ports->sockets[i]);
+int dedicated_receive(struct dedicated *dedicated, struct sonde_packet *packets, uint32_t max,
+                      int timeout_ms, struct sonde_error *error) {
+  for (uint32_t i = 0; i < dedicated->count; i++) {
+    if (dedicated->sockets[i].fd >= 0) {
+      socket_release(&dedicated->sockets[i]);
     }
   }
   for (bool waited = false;; waited = true) {
-    uint64_t quiesced_ns = atomic_load(&ports->quiesced_ns);
+    uint64_t quiesced_ns = atomic_load(&dedicated->quiesced_ns);
     bool last = quiesced_ns && clock_ns(CLOCK_MONOTONIC) - quiesced_ns >= DRAIN_MS * 1000000ull;
-    uint32_t count = take(ports, packets, max);
+    uint32_t count = take(dedicated, packets, max);
     if (count || last || (waited && !quiesced_ns)) {
       return (int)count;
     }
-    int status = wait(ports, quiesced_ns || timeout_ms < 0 ? 1 : timeout_ms, error);
+    int status = wait(dedicated, quiesced_ns || timeout_ms < 0 ? 1 : timeout_ms, error);
     if (status && !quiesced_ns) {
       return status;
     }
   }
 }
 
-void ports_wake(struct ports *ports) {
-  eventfd_write(ports->wake_fd, 1);
+void dedicated_wake(struct dedicated *dedicated) {
+  eventfd_write(dedicated->wake_fd, 1);
 }
 
-void ports_quiesce(struct ports *ports) {
-  close_fd(&ports->link);
-  close_fd(&ports->promiscuous_fd);
-  atomic_store(&ports->quiesced_ns, clock_ns(CLOCK_MONOTONIC));
-  ports_wake(ports);
+void dedicated_quiesce(struct dedicated *dedicated) {
+  close_fd(&dedicated->link);
+  close_fd(&dedicated->promiscuous_fd);
+  atomic_store(&dedicated->quiesced_ns, clock_ns(CLOCK_MONOTONIC));
+  dedicated_wake(dedicated);
 }
 
-void ports_stats(struct ports *ports, struct sonde_backend_stats *stats) {
-  pthread_mutex_lock(&ports->lock);
-  *stats = (struct sonde_backend_stats){.dropped = ports->past_dropped};
-  for (uint32_t i = 0; i < ports->count; i++) {
-    const struct socket *socket = &ports->sockets[i];
+void dedicated_stats(struct dedicated *dedicated, struct sonde_backend_stats *stats) {
+  pthread_mutex_lock(&dedicated->lock);
+  *stats = (struct sonde_backend_stats){.dropped = dedicated->past_dropped};
+  for (uint32_t i = 0; i < dedicated->count; i++) {
+    const struct socket *socket = &dedicated->sockets[i];
     if (socket->fd < 0) {
       continue;
     }
@@ -290,21 +292,21 @@ void ports_stats(struct ports *ports, struct sonde_backend_stats *stats) {
     stats->dropped += socket_dropped(socket);
     stats->ring_used_permille = used > stats->ring_used_permille ? used : stats->ring_used_permille;
   }
-  pthread_mutex_unlock(&ports->lock);
+  pthread_mutex_unlock(&dedicated->lock);
 }
 
-void ports_stop(struct ports *ports) {
-  close_fd(&ports->link);
-  close_fd(&ports->promiscuous_fd);
-  close_sockets(ports);
+void dedicated_stop(struct dedicated *dedicated) {
+  close_fd(&dedicated->link);
+  close_fd(&dedicated->promiscuous_fd);
+  close_sockets(dedicated);
 }
 
-void ports_close(struct ports *ports) {
-  ports_stop(ports);
-  close_fd(&ports->wake_fd);
-  bpf_object__close(ports->object);
-  free(ports->sockets);
-  free(ports->polled);
-  pthread_mutex_destroy(&ports->lock);
-  free(ports);
+void dedicated_close(struct dedicated *dedicated) {
+  dedicated_stop(dedicated);
+  close_fd(&dedicated->wake_fd);
+  bpf_object__close(dedicated->object);
+  free(dedicated->sockets);
+  free(dedicated->polled);
+  pthread_mutex_destroy(&dedicated->lock);
+  free(dedicated);
 }

@@ -8,21 +8,21 @@
 #include "backend.h"
 #include "interface.h"
 
-struct ports;
+struct dedicated;
 
 /* The pre-flight has passed. Errors: INTERFACE_INVALID, PERMISSION, NO_MEMORY, SYSTEM. */
-int ports_open(const struct sonde_backend_config *config, const struct interface *interface,
-               struct ports **ports, struct sonde_error *error);
-void ports_info(const struct ports *ports, struct sonde_backend_info *info);
+int dedicated_open(const struct sonde_backend_config *config, const struct interface *interface,
+                   struct dedicated **dedicated, struct sonde_error *error);
+void dedicated_info(const struct dedicated *dedicated, struct sonde_backend_info *info);
 /* INTERFACE_SHARED if another program or socket has the device already. */
-int ports_start(struct ports *ports, struct sonde_error *error);
-int ports_receive(struct ports *ports, struct sonde_packet *packets, uint32_t max, int timeout_ms,
-                  struct sonde_error *error);
-void ports_wake(struct ports *ports);
-void ports_quiesce(struct ports *ports);
-void ports_stats(struct ports *ports, struct sonde_backend_stats *stats);
-int ports_reopen(struct ports *ports, struct sonde_error *error);
-void ports_stop(struct ports *ports);
-void ports_close(struct ports *ports);
+int dedicated_start(struct dedicated *dedicated, struct sonde_error *error);
+int dedicated_receive(struct dedicated *dedicated, struct sonde_packet *packets, uint32_t max,
+                      int timeout_ms, struct sonde_error *error);
+void dedicated_wake(struct dedicated *dedicated);
+void dedicated_quiesce(struct dedicated *dedicated);
+void dedicated_stats(struct dedicated *dedicated, struct sonde_backend_stats *stats);
+int dedicated_reopen(struct dedicated *dedicated, struct sonde_error *error);
+void dedicated_stop(struct dedicated *dedicated);
+void dedicated_close(struct dedicated *dedicated);
 
 #endif

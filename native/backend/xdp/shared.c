@@ -105,7 +105,7 @@ static int open_queue(struct shared *shared, uint32_t number, struct sonde_error
   if (queue->wake_fd < 0) {
     return sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
   }
-  int status = ring_open(&queue->ring, shared->ring_bytes, error);
+  int status = bpf_ring_open(&queue->ring, shared->ring_bytes, error);
   if (status) {
     return status;
   }
@@ -268,9 +268,9 @@ void shared_stats(struct shared *shared, struct sonde_backend_stats *stats) {
       .freezes = read_count(shared, XDP_COUNT_FULL),
   };
   for (uint32_t i = 0; i < shared->queue_count; i++) {
-    const struct ring *ring = &shared->queues[i].ring;
+    const struct bpf_ring *ring = &shared->queues[i].ring;
     uint64_t read = __atomic_load_n(ring->consumer, __ATOMIC_ACQUIRE);
-    uint64_t used = (ring_written(ring) - read) * 1000 / ring->bytes;
+    uint64_t used = (bpf_ring_written(ring) - read) * 1000 / ring->bytes;
     stats->ring_used_permille = used > stats->ring_used_permille ? used : stats->ring_used_permille;
   }
 }
@@ -279,12 +279,12 @@ void shared_stats(struct shared *shared, struct sonde_backend_stats *stats) {
 static uint64_t count_left(struct shared_queue *queue) {
   const struct xdp_record *record;
   uint64_t lost = 0;
-  while ((record = ring_next(&queue->ring))) {
+  while ((record = bpf_ring_next(&queue->ring))) {
     const struct sonde_delta *delta = (const void *)(record + 1);
     lost +=
         record->kind == XDP_RECORD_DELTA ? delta->packets[0] + delta->packets[1] : record->segments;
   }
-  ring_release(&queue->ring);
+  bpf_ring_release(&queue->ring);
   slots_begin(&queue->slots, UINT64_MAX);
   for (uint32_t count = SHARED_BATCH_MAX; count == SHARED_BATCH_MAX;) {
     count = slots_take(&queue->slots, queue->deltas, SHARED_BATCH_MAX);
@@ -306,7 +306,7 @@ void shared_close(struct shared *shared) {
   detach(shared);
   for (uint32_t i = 0; shared->queues && i < shared->queue_count; i++) {
     close_fd(&shared->queues[i].wake_fd);
-    ring_close(&shared->queues[i].ring);
+    bpf_ring_close(&shared->queues[i].ring);
   }
   free(shared->queues);
   if (shared->slot_map) {

@@ -18,7 +18,7 @@
 enum { SHARED_BATCH_MAX = 256 };
 
 struct shared_queue { /* its reader's own */
-  struct ring ring;
+  struct bpf_ring ring;
   struct slots slots;
   int wake_fd;
   uint64_t ring_target; /* a scan begins when all that was written up to here has been read */

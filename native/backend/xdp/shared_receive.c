@@ -47,7 +47,7 @@ static uint32_t take_records(const struct shared *shared, struct shared_queue *q
                              uint64_t epoch_ns, struct sonde_packet *packets, uint32_t max) {
   const struct xdp_record *record;
   uint32_t count = 0;
-  while (count < max && (record = ring_next(&queue->ring))) {
+  while (count < max && (record = bpf_ring_next(&queue->ring))) {
     const uint8_t *data = (const uint8_t *)(record + 1);
     __builtin_prefetch(data + 64);
     if (record->kind == XDP_RECORD_DELTA) {
@@ -108,7 +108,7 @@ static uint32_t scan(struct shared_queue *queue, struct xdp_control *control, bo
       return 0;
     }
     queue->scan_asked_ns = now_ns;
-    queue->ring_target = ring_written(&queue->ring);
+    queue->ring_target = bpf_ring_written(&queue->ring);
   }
   if (queue->slots.before_ns == 0) {
     if (queue->ring.position < queue->ring_target) {
@@ -134,7 +134,7 @@ static void sleep_for(const struct shared_queue *queue, bool armed, uint64_t sle
 
 /* A scan that is on may hold claims that are in no word of bits any more. */
 static bool is_quiet(const struct shared_queue *queue) {
-  return queue->slots.before_ns == 0 && queue->ring.position == ring_written(&queue->ring) &&
+  return queue->slots.before_ns == 0 && queue->ring.position == bpf_ring_written(&queue->ring) &&
          !slots_any(&queue->slots);
 }
 
@@ -164,7 +164,7 @@ int shared_receive(struct shared *shared, uint32_t number, struct sonde_packet *
   uint64_t epoch_ns = clock_ns(CLOCK_REALTIME) - begun_ns;
   uint64_t timeout_ns = timeout_ms > 0 ? (uint64_t)timeout_ms * 1000000 : 0;
   max = max > SHARED_BATCH_MAX ? SHARED_BATCH_MAX : max;
-  ring_release(&queue->ring);
+  bpf_ring_release(&queue->ring);
   for (;;) {
     bool last = atomic_load(&shared->quiesced);
     uint32_t count = 0;

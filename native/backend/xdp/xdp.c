@@ -16,7 +16,7 @@
 
 struct sonde_backend { /* one of the two is there */
   struct shared *shared;
-  struct ports *ports;
+  struct dedicated *dedicated;
 };
 
 /* `dedicated` is the caller's word that the host can do without; the pre-flight looks. */
@@ -30,7 +30,7 @@ static int xdp_open(const struct sonde_backend_config *config, struct sonde_back
   int status = interface_find(config->interface, &interface, error);
   if (!status && config->dedicated) {
     status = sonde_dedicated_check(interface.name, 1, error);
-    status = status ? status : ports_open(config, &interface, &backend->ports, error);
+    status = status ? status : dedicated_open(config, &interface, &backend->dedicated, error);
   } else if (!status) {
     status = shared_open(config, &interface, &backend->shared, error);
   }
@@ -43,58 +43,60 @@ static int xdp_open(const struct sonde_backend_config *config, struct sonde_back
 }
 
 static void info(const struct sonde_backend *backend, struct sonde_backend_info *out) {
-  if (backend->ports) {
-    ports_info(backend->ports, out);
+  if (backend->dedicated) {
+    dedicated_info(backend->dedicated, out);
   } else {
     shared_info(backend->shared, out);
   }
 }
 
 static int start(struct sonde_backend *backend, struct sonde_error *error) {
-  return backend->ports ? ports_start(backend->ports, error) : shared_start(backend->shared, error);
+  return backend->dedicated ? dedicated_start(backend->dedicated, error)
+                            : shared_start(backend->shared, error);
 }
 
 static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
                    uint32_t max, int timeout_ms, struct sonde_error *error) {
-  if (queue >= (backend->ports ? 1 : backend->shared->queue_count) || max < 2) {
+  if (queue >= (backend->dedicated ? 1 : backend->shared->queue_count) || max < 2) {
     return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
   }
-  return backend->ports ? ports_receive(backend->ports, packets, max, timeout_ms, error)
-                        : shared_receive(backend->shared, queue, packets, max, timeout_ms, error);
+  return backend->dedicated
+             ? dedicated_receive(backend->dedicated, packets, max, timeout_ms, error)
+             : shared_receive(backend->shared, queue, packets, max, timeout_ms, error);
 }
 
 static void wake(struct sonde_backend *backend) {
-  if (backend->ports) {
-    ports_wake(backend->ports);
+  if (backend->dedicated) {
+    dedicated_wake(backend->dedicated);
   } else {
     shared_wake(backend->shared);
   }
 }
 
 static void quiesce(struct sonde_backend *backend) {
-  if (backend->ports) {
-    ports_quiesce(backend->ports);
+  if (backend->dedicated) {
+    dedicated_quiesce(backend->dedicated);
   } else {
     shared_quiesce(backend->shared);
   }
 }
 
 static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out) {
-  if (backend->ports) {
-    ports_stats(backend->ports, out);
+  if (backend->dedicated) {
+    dedicated_stats(backend->dedicated, out);
   } else {
     shared_stats(backend->shared, out);
   }
 }
 
 static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
-  return backend->ports ? ports_reopen(backend->ports, error)
-                        : shared_reopen(backend->shared, error);
+  return backend->dedicated ? dedicated_reopen(backend->dedicated, error)
+                            : shared_reopen(backend->shared, error);
 }
 
 static void stop(struct sonde_backend *backend) {
-  if (backend->ports) {
-    ports_stop(backend->ports);
+  if (backend->dedicated) {
+    dedicated_stop(backend->dedicated);
   } else {
     shared_stop(backend->shared);
   }
@@ -104,8 +106,8 @@ static void xdp_close(struct sonde_backend *backend) {
   if (!backend) {
     return;
   }
-  if (backend->ports) {
-    ports_close(backend->ports);
+  if (backend->dedicated) {
+    dedicated_close(backend->dedicated);
   } else {
     shared_close(backend->shared);
   }

@@ -43,21 +43,21 @@ void sonde_draft_close(struct sonde_encoder *encoder, struct sonde_messages *mes
   draft->start = NULL;
 }
 
-void sonde_draft_count(struct sonde_encoder *encoder, const struct sonde_side *side) {
+void sonde_draft_count(struct sonde_encoder *encoder, const struct sonde_uniflow *uniflow) {
   struct sonde_draft *draft = &encoder->draft;
   draft->items++;
   draft->note.records++;
-  draft->note.packets += side->packets;
-  draft->note.octets += side->octets;
+  draft->note.packets += uniflow->packets;
+  draft->note.octets += uniflow->octets;
 }
 
-bool sonde_draft_provide(struct sonde_encoder *encoder, const struct sonde_side *side,
+bool sonde_draft_provide(struct sonde_encoder *encoder, const struct sonde_uniflow *uniflow,
                          uint32_t unit_ms, struct sonde_messages *messages) {
   struct sonde_draft *draft = &encoder->draft;
-  if (draft->start && sonde_window_holds(&draft->window, side->first_ms, side->last_ms))
+  if (draft->start && sonde_window_holds(&draft->window, uniflow->first_ms, uniflow->last_ms))
     return true;
-  struct sonde_window window = sonde_uptime_window(&encoder->uptime, side->first_ms, side->last_ms,
-                                                   encoder->now_ms, unit_ms);
+  struct sonde_window window = sonde_uptime_window(&encoder->uptime, uniflow->first_ms,
+                                                   uniflow->last_ms, encoder->now_ms, unit_ms);
   if (draft->start && window.base_ms == draft->window.base_ms &&
       window.header_ms == draft->window.header_ms)
     return true; /* too long for any window; place() cuts it */
@@ -68,12 +68,12 @@ bool sonde_draft_provide(struct sonde_encoder *encoder, const struct sonde_side 
   return true;
 }
 
-void sonde_draft_place(struct sonde_encoder *encoder, struct sonde_side *side) {
+void sonde_draft_place(struct sonde_encoder *encoder, struct sonde_uniflow *uniflow) {
   uint64_t base_ms = encoder->draft.window.base_ms;
-  uint64_t first_ms = side->first_ms < base_ms ? base_ms : side->first_ms;
-  encoder->counters.times_clamped += side->first_ms < base_ms;
-  side->first_uptime = (uint32_t)(first_ms - base_ms);
-  side->last_uptime = (uint32_t)(side->last_ms - base_ms);
+  uint64_t first_ms = uniflow->first_ms < base_ms ? base_ms : uniflow->first_ms;
+  encoder->counters.times_clamped += uniflow->first_ms < base_ms;
+  uniflow->first_uptime = (uint32_t)(first_ms - base_ms);
+  uniflow->last_uptime = (uint32_t)(uniflow->last_ms - base_ms);
 }
 
 /* ---- records -------------------------------------------------------------------------- */

@@ -68,12 +68,12 @@ extern const struct sonde_protocol_ops sonde_protocol_ipfix;
 /* False: no room. The window is the caller's to set. */
 bool sonde_draft_open(struct sonde_encoder *encoder, struct sonde_messages *messages);
 void sonde_draft_close(struct sonde_encoder *encoder, struct sonde_messages *messages);
-void sonde_draft_count(struct sonde_encoder *encoder, const struct sonde_side *side);
+void sonde_draft_count(struct sonde_encoder *encoder, const struct sonde_uniflow *uniflow);
 /* Opens a message whose window holds the record, unless the open one's does. */
-bool sonde_draft_provide(struct sonde_encoder *encoder, const struct sonde_side *side,
+bool sonde_draft_provide(struct sonde_encoder *encoder, const struct sonde_uniflow *uniflow,
                          uint32_t unit_ms, struct sonde_messages *messages);
 /* Sets the side's times on the draft's clock. */
-void sonde_draft_place(struct sonde_encoder *encoder, struct sonde_side *side);
+void sonde_draft_place(struct sonde_encoder *encoder, struct sonde_uniflow *uniflow);
 
 /* sets.c: headers, also for options.c. */
 void sonde_v9_put_header(const struct sonde_encoder *encoder, const struct sonde_draft *draft);

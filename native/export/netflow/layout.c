@@ -15,50 +15,50 @@ enum { VARIABLE = 65535, REVERSE_ENTERPRISE = 29305, ENTERPRISE_BIT = 0x8000 };
 
 /* clang-format off */
 #define FIELD_LIST(NUMBER, OCTETS, NAME)                                                           \
-  OCTETS(!HAS(IPV6), 0, 8, 4, side->source_ip)                  /* sourceIPv4Address */            \
-  OCTETS(!HAS(IPV6), 0, 12, 4, side->dest_ip)                   /* destinationIPv4Address */       \
-  OCTETS(HAS(IPV6), 0, 27, 16, side->source_ip)                 /* sourceIPv6Address */            \
-  OCTETS(HAS(IPV6), 0, 28, 16, side->dest_ip)                   /* destinationIPv6Address */       \
-  NUMBER(1, 0, 7, 2, side->source_port)                         /* sourceTransportPort */          \
-  NUMBER(1, 0, 11, 2, side->dest_port)                          /* destinationTransportPort */     \
-  NUMBER(1, 0, 4, 1, side->record->protocol)                    /* protocolIdentifier */           \
+  OCTETS(!HAS(IPV6), 0, 8, 4, uniflow->source_ip)                  /* sourceIPv4Address */            \
+  OCTETS(!HAS(IPV6), 0, 12, 4, uniflow->dest_ip)                   /* destinationIPv4Address */       \
+  OCTETS(HAS(IPV6), 0, 27, 16, uniflow->source_ip)                 /* sourceIPv6Address */            \
+  OCTETS(HAS(IPV6), 0, 28, 16, uniflow->dest_ip)                   /* destinationIPv6Address */       \
+  NUMBER(1, 0, 7, 2, uniflow->source_port)                         /* sourceTransportPort */          \
+  NUMBER(1, 0, 11, 2, uniflow->dest_port)                          /* destinationTransportPort */     \
+  NUMBER(1, 0, 4, 1, uniflow->record->protocol)                    /* protocolIdentifier */           \
   NUMBER(1, 0, 60, 1, HAS(IPV6) ? 6 : 4)                        /* ipVersion */                    \
-  NUMBER(1, 0, 5, 1, side->record->tos)                         /* ipClassOfService */             \
-  NUMBER(1, 0, 6, 1, side->tcp_flags)                           /* tcpControlBits */               \
-  NUMBER(1, 0, 1, 8, side->octets)                              /* octetDeltaCount */              \
-  NUMBER(1, 0, 2, 8, side->packets)                             /* packetDeltaCount */             \
-  NUMBER(HAS(IPFIX), 0, 152, 8, side->first_ms)                 /* flowStartMilliseconds */        \
-  NUMBER(HAS(IPFIX), 0, 153, 8, side->last_ms)                  /* flowEndMilliseconds */          \
-  NUMBER(!HAS(IPFIX), 0, 22, 4, side->first_uptime)             /* FIRST_SWITCHED */               \
-  NUMBER(!HAS(IPFIX), 0, 21, 4, side->last_uptime)              /* LAST_SWITCHED */                \
-  NUMBER(1, 0, 10, 4, side->input_ifindex)                      /* ingressInterface */             \
-  NUMBER(1, 0, 14, 4, side->output_ifindex)                     /* egressInterface */              \
-  NUMBER(1, 0, 61, 1, side->egress)                             /* flowDirection */                \
-  NUMBER(1, 0, 136, 1, side->record->end_reason)                /* flowEndReason */                \
-  NUMBER(1, 0, 58, 2, side->vlan_outer)                         /* vlanId */                       \
-  NUMBER(HAS(ICMP) && !(HAS(IPFIX) && HAS(IPV6)), 0, 32, 2, side->dest_port) /* icmpTypeCodeIPv4 */ \
-  NUMBER(HAS(ICMP) && HAS(IPV6) && HAS(IPFIX), 0, 139, 2, side->dest_port)  /* …IPv6 */            \
-  NUMBER(HAS(FULL) && HAS(IPFIX), 0, 148, 8, side->record->flow_id)                                \
-  OCTETS(HAS(FULL), 0, 56, 6, side->source_mac)                 /* sourceMacAddress */             \
-  OCTETS(HAS(FULL), 0, 80, 6, side->dest_mac)                   /* destinationMacAddress */        \
-  NUMBER(HAS(FULL), 0, 243, 2, side->vlan_outer)                /* dot1qVlanId */                  \
-  NUMBER(HAS(FULL), 0, 245, 2, side->vlan_inner)                /* dot1qCustomerVlanId */          \
-  NUMBER(HAS(FULL), 0, 244, 1, side->record->vlan_priority)     /* dot1qPriority */                \
-  NUMBER(HAS(FULL), 0, 52, 1, side->record->ttl_min)            /* minimumTTL */                   \
-  NUMBER(HAS(FULL), 0, 53, 1, side->record->ttl_max)            /* maximumTTL */                   \
-  NUMBER(HAS(FULL), 0, 31, 4, side->flow_label)                 /* flowLabelIPv6 */                \
-  NUMBER(HAS(FULL), 0, 64, 4, side->extensions)                 /* ipv6ExtensionHeaders */         \
-  NUMBER(HAS(FULL), 0, 70, 3, side->mpls)                       /* mplsTopLabelStackSection */     \
-  NUMBER(HAS(FULL), 0, 352, 8, side->l2_octets)                 /* layer2OctetDeltaCount */        \
-  NUMBER(HAS(FULL), 0, 351, 8, side->segment_id)                /* layer2SegmentId */              \
-  NUMBER(HAS(FULL), 0, 88, 2, side->record->fragment_offset)    /* fragmentOffset */               \
-  NUMBER(HAS(FULL), 0, 197, 1, side->record->fragment_flags)    /* fragmentFlags */                \
-  NUMBER(HAS(FULL), 0, 239, 1, side->initiator)                 /* biflowDirection */              \
-  NUMBER(HAS(BIFLOW), REVERSE_ENTERPRISE, 1, 8, side->record->bytes[1])                            \
-  NUMBER(HAS(BIFLOW), REVERSE_ENTERPRISE, 2, 8, side->record->packets[1])                          \
-  NUMBER(HAS(BIFLOW), REVERSE_ENTERPRISE, 6, 1, side->record->tcp_flags[1])                        \
-  NUMBER(HAS(BIFLOW) && HAS(FULL), REVERSE_ENTERPRISE, 352, 8, side->record->l2_bytes[1])          \
-  NAME(HAS(FULL) && HAS(IPFIX), 0, 82, VARIABLE, side->name)    /* interfaceName */
+  NUMBER(1, 0, 5, 1, uniflow->record->tos)                         /* ipClassOfService */             \
+  NUMBER(1, 0, 6, 1, uniflow->tcp_flags)                           /* tcpControlBits */               \
+  NUMBER(1, 0, 1, 8, uniflow->octets)                              /* octetDeltaCount */              \
+  NUMBER(1, 0, 2, 8, uniflow->packets)                             /* packetDeltaCount */             \
+  NUMBER(HAS(IPFIX), 0, 152, 8, uniflow->first_ms)                 /* flowStartMilliseconds */        \
+  NUMBER(HAS(IPFIX), 0, 153, 8, uniflow->last_ms)                  /* flowEndMilliseconds */          \
+  NUMBER(!HAS(IPFIX), 0, 22, 4, uniflow->first_uptime)             /* FIRST_SWITCHED */               \
+  NUMBER(!HAS(IPFIX), 0, 21, 4, uniflow->last_uptime)              /* LAST_SWITCHED */                \
+  NUMBER(1, 0, 10, 4, uniflow->input_ifindex)                      /* ingressInterface */             \
+  NUMBER(1, 0, 14, 4, uniflow->output_ifindex)                     /* egressInterface */              \
+  NUMBER(1, 0, 61, 1, uniflow->egress)                             /* flowDirection */                \
+  NUMBER(1, 0, 136, 1, uniflow->record->end_reason)                /* flowEndReason */                \
+  NUMBER(1, 0, 58, 2, uniflow->vlan_outer)                         /* vlanId */                       \
+  NUMBER(HAS(ICMP) && !(HAS(IPFIX) && HAS(IPV6)), 0, 32, 2, uniflow->dest_port) /* icmpTypeCodeIPv4 */ \
+  NUMBER(HAS(ICMP) && HAS(IPV6) && HAS(IPFIX), 0, 139, 2, uniflow->dest_port)  /* …IPv6 */            \
+  NUMBER(HAS(FULL) && HAS(IPFIX), 0, 148, 8, uniflow->record->flow_id)                                \
+  OCTETS(HAS(FULL), 0, 56, 6, uniflow->source_mac)                 /* sourceMacAddress */             \
+  OCTETS(HAS(FULL), 0, 80, 6, uniflow->dest_mac)                   /* destinationMacAddress */        \
+  NUMBER(HAS(FULL), 0, 243, 2, uniflow->vlan_outer)                /* dot1qVlanId */                  \
+  NUMBER(HAS(FULL), 0, 245, 2, uniflow->vlan_inner)                /* dot1qCustomerVlanId */          \
+  NUMBER(HAS(FULL), 0, 244, 1, uniflow->record->vlan_priority)     /* dot1qPriority */                \
+  NUMBER(HAS(FULL), 0, 52, 1, uniflow->record->ttl_min)            /* minimumTTL */                   \
+  NUMBER(HAS(FULL), 0, 53, 1, uniflow->record->ttl_max)            /* maximumTTL */                   \
+  NUMBER(HAS(FULL), 0, 31, 4, uniflow->flow_label)                 /* flowLabelIPv6 */                \
+  NUMBER(HAS(FULL), 0, 64, 4, uniflow->extensions)                 /* ipv6ExtensionHeaders */         \
+  NUMBER(HAS(FULL), 0, 70, 3, uniflow->mpls)                       /* mplsTopLabelStackSection */     \
+  NUMBER(HAS(FULL), 0, 352, 8, uniflow->l2_octets)                 /* layer2OctetDeltaCount */        \
+  NUMBER(HAS(FULL), 0, 351, 8, uniflow->segment_id)                /* layer2SegmentId */              \
+  NUMBER(HAS(FULL), 0, 88, 2, uniflow->record->fragment_offset)    /* fragmentOffset */               \
+  NUMBER(HAS(FULL), 0, 197, 1, uniflow->record->fragment_flags)    /* fragmentFlags */                \
+  NUMBER(HAS(FULL), 0, 239, 1, uniflow->initiator)                 /* biflowDirection */              \
+  NUMBER(HAS(BIFLOW), REVERSE_ENTERPRISE, 1, 8, uniflow->record->bytes[1])                            \
+  NUMBER(HAS(BIFLOW), REVERSE_ENTERPRISE, 2, 8, uniflow->record->packets[1])                          \
+  NUMBER(HAS(BIFLOW), REVERSE_ENTERPRISE, 6, 1, uniflow->record->tcp_flags[1])                        \
+  NUMBER(HAS(BIFLOW) && HAS(FULL), REVERSE_ENTERPRISE, 352, 8, uniflow->record->l2_bytes[1])          \
+  NAME(HAS(FULL) && HAS(IPFIX), 0, 82, VARIABLE, uniflow->name)    /* interfaceName */
 /* clang-format on */
 
 /* ---- records -------------------------------------------------------------------------- */
@@ -72,10 +72,10 @@ enum { VARIABLE = 65535, REVERSE_ENTERPRISE = 29305, ENTERPRISE_BIT = 0x8000 };
 /* RFC 7011 §7: one length octet below 255. */
 #define PUT_NAME(condition, enterprise, element, bytes, value)                                     \
   if (condition)                                                                                   \
-    p = put_octets(put_u8(p, side->name_bytes), side->name_bytes, (const uint8_t *)(value));
+    p = put_octets(put_u8(p, uniflow->name_bytes), uniflow->name_bytes, (const uint8_t *)(value));
 
 static inline __attribute__((always_inline))
-uint8_t *put_fields(uint8_t *p, const struct sonde_side *side, const uint32_t traits) {
+uint8_t *put_fields(uint8_t *p, const struct sonde_uniflow *uniflow, const uint32_t traits) {
   FIELD_LIST(PUT_NUMBER, PUT_OCTETS, PUT_NAME)
   return p;
 }
@@ -89,8 +89,8 @@ uint8_t *put_fields(uint8_t *p, const struct sonde_side *side, const uint32_t tr
 /* clang-format on */
 
 #define DEFINE_WRITER(traits)                                                                      \
-  static uint8_t *put_layout_##traits(uint8_t *p, const struct sonde_side *side) {                 \
-    return put_fields(p, side, traits);                                                            \
+  static uint8_t *put_layout_##traits(uint8_t *p, const struct sonde_uniflow *uniflow) {           \
+    return put_fields(p, uniflow, traits);                                                         \
   }
 LAYOUT_LIST(DEFINE_WRITER)
 

@@ -19,7 +19,7 @@ enum sonde_layout_trait {
 
 enum { SONDE_LAYOUTS = 32, SONDE_LAYOUT_TEMPLATE_ID = 256, SONDE_LAYOUT_FIELDS_MAX = 48 };
 
-typedef uint8_t *sonde_layout_writer(uint8_t *p, const struct sonde_side *side);
+typedef uint8_t *sonde_layout_writer(uint8_t *p, const struct sonde_uniflow *uniflow);
 
 /* NULL for a combination that there is not. */
 extern sonde_layout_writer *const sonde_layout_writers[SONDE_LAYOUTS];

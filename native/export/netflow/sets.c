@@ -34,12 +34,13 @@ static uint64_t count_pieces(const struct sonde_encoder *encoder,
   return is_biflow(encoder, record) ? 1u : (uint64_t)(!!record->packets[0] + !!record->packets[1]);
 }
 
-static uint32_t choose_layout(const struct sonde_encoder *encoder, const struct sonde_side *side) {
-  return (side->record->ip_version == 6 ? SONDE_LAYOUT_IPV6 : 0) |
-         (side->icmp ? SONDE_LAYOUT_ICMP : 0) |
+static uint32_t choose_layout(const struct sonde_encoder *encoder,
+                              const struct sonde_uniflow *uniflow) {
+  return (uniflow->record->ip_version == 6 ? SONDE_LAYOUT_IPV6 : 0) |
+         (uniflow->icmp ? SONDE_LAYOUT_ICMP : 0) |
          (encoder->config.profile == SONDE_PROFILE_FULL ? SONDE_LAYOUT_FULL : 0) |
          (is_ipfix(encoder) ? SONDE_LAYOUT_IPFIX : 0) |
-         (is_biflow(encoder, side->record) ? SONDE_LAYOUT_BIFLOW : 0);
+         (is_biflow(encoder, uniflow->record) ? SONDE_LAYOUT_BIFLOW : 0);
 }
 
 /* ---- sets ----------------------------------------------------------------------------- */
@@ -111,14 +112,15 @@ static bool set_takes(const struct sonde_encoder *encoder, uint32_t traits) {
 static bool put(struct sonde_encoder *encoder, const struct sonde_record *record, uint64_t piece,
                 struct sonde_messages *messages) {
   struct sonde_draft *draft = &encoder->draft;
-  struct sonde_side side;
+  struct sonde_uniflow uniflow;
   bool biflow = is_biflow(encoder, record);
-  int way = biflow || (piece == 0 && record->packets[0]) ? SONDE_SIDE_FORWARD : SONDE_SIDE_REVERSE;
-  sonde_side_fill(&side, record, way, encoder->config.ifindex);
-  side.name = encoder->name;
-  side.name_bytes = encoder->name_bytes;
-  uint32_t traits = choose_layout(encoder, &side);
-  if (!is_ipfix(encoder) && !sonde_draft_provide(encoder, &side, 1000, messages))
+  int way =
+      biflow || (piece == 0 && record->packets[0]) ? SONDE_UNIFLOW_FORWARD : SONDE_UNIFLOW_REVERSE;
+  sonde_uniflow_fill(&uniflow, record, way, encoder->config.ifindex);
+  uniflow.name = encoder->name;
+  uniflow.name_bytes = encoder->name_bytes;
+  uint32_t traits = choose_layout(encoder, &uniflow);
+  if (!is_ipfix(encoder) && !sonde_draft_provide(encoder, &uniflow, 1000, messages))
     return false;
   if (!draft->start && !sonde_draft_open(encoder, messages))
     return false;
@@ -131,13 +133,13 @@ static bool put(struct sonde_encoder *encoder, const struct sonde_record *record
     open_set(encoder, traits); /* fits an empty message: SONDE_EXPORT_MESSAGE_MIN */
   }
   if (!is_ipfix(encoder))
-    sonde_draft_place(encoder, &side);
-  draft->p = sonde_layout_writers[traits](draft->p, &side);
+    sonde_draft_place(encoder, &uniflow);
+  draft->p = sonde_layout_writers[traits](draft->p, &uniflow);
   if (biflow) {
-    side.packets += record->packets[1];
-    side.octets += record->bytes[1];
+    uniflow.packets += record->packets[1];
+    uniflow.octets += record->bytes[1];
   }
-  sonde_draft_count(encoder, &side);
+  sonde_draft_count(encoder, &uniflow);
   return true;
 }
 

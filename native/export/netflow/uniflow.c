@@ -5,25 +5,26 @@ static const uint8_t IP_ICMP = 1, IP_ICMPV6 = 58;
 
 /* A flow that has packets both ways is of a paired type, and its ports are the pair:
  * the answer's type is the other port, its code 0. */
-static void fill_icmp(struct sonde_side *side, const struct sonde_record *record, int way) {
-  uint8_t type = way == SONDE_SIDE_FORWARD ? record->icmp_type : (uint8_t)record->dest_port;
-  uint8_t code = way == SONDE_SIDE_FORWARD ? record->icmp_code : 0;
-  side->icmp = 1;
-  side->source_port = 0;
-  side->dest_port = (uint16_t)(type << 8 | code);
+static void fill_icmp(struct sonde_uniflow *uniflow, const struct sonde_record *record, int way) {
+  uint8_t type = way == SONDE_UNIFLOW_FORWARD ? record->icmp_type : (uint8_t)record->dest_port;
+  uint8_t code = way == SONDE_UNIFLOW_FORWARD ? record->icmp_code : 0;
+  uniflow->icmp = 1;
+  uniflow->source_port = 0;
+  uniflow->dest_port = (uint16_t)(type << 8 | code);
 }
 
-static void fill_addresses(struct sonde_side *side, const struct sonde_record *record, int way) {
-  int forward = way == SONDE_SIDE_FORWARD;
-  side->source_ip = forward ? record->source_ip : record->dest_ip;
-  side->dest_ip = forward ? record->dest_ip : record->source_ip;
-  side->source_mac = forward ? record->source_mac : record->dest_mac;
-  side->dest_mac = forward ? record->dest_mac : record->source_mac;
-  side->icmp = 0;
-  side->source_port = forward ? record->source_port : record->dest_port;
-  side->dest_port = forward ? record->dest_port : record->source_port;
+static void fill_addresses(struct sonde_uniflow *uniflow, const struct sonde_record *record,
+                           int way) {
+  int forward = way == SONDE_UNIFLOW_FORWARD;
+  uniflow->source_ip = forward ? record->source_ip : record->dest_ip;
+  uniflow->dest_ip = forward ? record->dest_ip : record->source_ip;
+  uniflow->source_mac = forward ? record->source_mac : record->dest_mac;
+  uniflow->dest_mac = forward ? record->dest_mac : record->source_mac;
+  uniflow->icmp = 0;
+  uniflow->source_port = forward ? record->source_port : record->dest_port;
+  uniflow->dest_port = forward ? record->dest_port : record->source_port;
   if (record->protocol == IP_ICMP || record->protocol == IP_ICMPV6)
-    fill_icmp(side, record, way);
+    fill_icmp(uniflow, record, way);
 }
 
 /* Type in the upper octet: VXLAN 1 is the one of IANA's registry that records can have. */
@@ -37,29 +38,29 @@ static uint32_t spread_extensions(uint32_t ipv6) {
   return (bits & 0x7f) | (bits & 0x780) << 5;
 }
 
-void sonde_side_fill(struct sonde_side *side, const struct sonde_record *record, int way,
-                     uint32_t ifindex) {
+void sonde_uniflow_fill(struct sonde_uniflow *uniflow, const struct sonde_record *record, int way,
+                        uint32_t ifindex) {
   uint64_t last_ns = record->last_ns;
   uint64_t first_ns = record->first_ns < last_ns ? record->first_ns : last_ns;
-  side->record = record;
-  fill_addresses(side, record, way);
-  side->packets = record->packets[way];
-  side->octets = record->bytes[way];
-  side->l2_octets = record->l2_bytes[way];
-  side->tcp_flags = record->tcp_flags[way];
-  side->first_ms = first_ns / 1000000;
-  side->last_ms = last_ns / 1000000;
+  uniflow->record = record;
+  fill_addresses(uniflow, record, way);
+  uniflow->packets = record->packets[way];
+  uniflow->octets = record->bytes[way];
+  uniflow->l2_octets = record->l2_bytes[way];
+  uniflow->tcp_flags = record->tcp_flags[way];
+  uniflow->first_ms = first_ns / 1000000;
+  uniflow->last_ms = last_ns / 1000000;
   /* An unknown direction counts as ingress: the observation point saw the packets come. */
-  side->egress = record->direction == SONDE_DIRECTION_EGRESS;
-  if (way == SONDE_SIDE_REVERSE && record->direction != SONDE_DIRECTION_UNKNOWN)
-    side->egress = !side->egress;
-  side->input_ifindex = side->egress ? 0 : ifindex;
-  side->output_ifindex = side->egress ? ifindex : 0;
-  side->initiator = (uint8_t)(1 + way);
-  side->vlan_outer = record->vlan_depth > 0 ? record->vlan[0] : 0;
-  side->vlan_inner = record->vlan_depth > 1 ? record->vlan[record->vlan_depth - 1] : 0;
-  side->mpls = record->mpls_label == UINT32_MAX ? 0 : record->mpls_label << 4;
-  side->flow_label = record->ipv6 & SONDE_FLOW_LABEL_MASK;
-  side->extensions = spread_extensions(record->ipv6);
-  side->segment_id = name_segment(record);
+  uniflow->egress = record->direction == SONDE_DIRECTION_EGRESS;
+  if (way == SONDE_UNIFLOW_REVERSE && record->direction != SONDE_DIRECTION_UNKNOWN)
+    uniflow->egress = !uniflow->egress;
+  uniflow->input_ifindex = uniflow->egress ? 0 : ifindex;
+  uniflow->output_ifindex = uniflow->egress ? ifindex : 0;
+  uniflow->initiator = (uint8_t)(1 + way);
+  uniflow->vlan_outer = record->vlan_depth > 0 ? record->vlan[0] : 0;
+  uniflow->vlan_inner = record->vlan_depth > 1 ? record->vlan[record->vlan_depth - 1] : 0;
+  uniflow->mpls = record->mpls_label == UINT32_MAX ? 0 : record->mpls_label << 4;
+  uniflow->flow_label = record->ipv6 & SONDE_FLOW_LABEL_MASK;
+  uniflow->extensions = spread_extensions(record->ipv6);
+  uniflow->segment_id = name_segment(record);
 }

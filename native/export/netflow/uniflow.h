@@ -9,10 +9,10 @@
 
 #include "export.h"
 
-enum { SONDE_SIDE_FORWARD = 0, SONDE_SIDE_REVERSE = 1 };
+enum { SONDE_UNIFLOW_FORWARD = 0, SONDE_UNIFLOW_REVERSE = 1 };
 enum { SONDE_EXPORT_NAME_MAX = 64 };
 
-struct sonde_side {
+struct sonde_uniflow {
   const struct sonde_record *record;
   const uint8_t *source_ip;
   const uint8_t *dest_ip;
@@ -44,7 +44,7 @@ struct sonde_side {
 };
 
 /* ifindex, name: of the interface; way: enum of this header. */
-void sonde_side_fill(struct sonde_side *side, const struct sonde_record *record, int way,
-                     uint32_t ifindex);
+void sonde_uniflow_fill(struct sonde_uniflow *uniflow, const struct sonde_record *record, int way,
+                        uint32_t ifindex);
 
 #endif

@@ -28,7 +28,7 @@ static uint64_t count_pieces(const struct sonde_encoder *encoder,
   (void)encoder;
   if (record->ip_version != 4)
     return 0;
-  return count_parts(record, SONDE_SIDE_FORWARD) + count_parts(record, SONDE_SIDE_REVERSE);
+  return count_parts(record, SONDE_UNIFLOW_FORWARD) + count_parts(record, SONDE_UNIFLOW_REVERSE);
 }
 
 /* The part's share: shares differ by at most one and add up to the whole. */
@@ -43,46 +43,46 @@ static uint16_t shorten_ifindex(uint32_t ifindex) {
   return ifindex <= UINT16_MAX ? (uint16_t)ifindex : 0;
 }
 
-static void put_record(uint8_t *p, const struct sonde_side *side) {
-  p = put_octets(p, 4, side->source_ip);
-  p = put_octets(p, 4, side->dest_ip);
+static void put_record(uint8_t *p, const struct sonde_uniflow *uniflow) {
+  p = put_octets(p, 4, uniflow->source_ip);
+  p = put_octets(p, 4, uniflow->dest_ip);
   p = put_u32(p, 0); /* next hop */
-  p = put_u16(p, shorten_ifindex(side->input_ifindex));
-  p = put_u16(p, shorten_ifindex(side->output_ifindex));
-  p = put_u32(p, (uint32_t)side->packets);
-  p = put_u32(p, (uint32_t)side->octets);
-  p = put_u32(p, side->first_uptime);
-  p = put_u32(p, side->last_uptime);
-  p = put_u16(p, side->source_port);
-  p = put_u16(p, side->dest_port);
+  p = put_u16(p, shorten_ifindex(uniflow->input_ifindex));
+  p = put_u16(p, shorten_ifindex(uniflow->output_ifindex));
+  p = put_u32(p, (uint32_t)uniflow->packets);
+  p = put_u32(p, (uint32_t)uniflow->octets);
+  p = put_u32(p, uniflow->first_uptime);
+  p = put_u32(p, uniflow->last_uptime);
+  p = put_u16(p, uniflow->source_port);
+  p = put_u16(p, uniflow->dest_port);
   p = put_u8(p, 0);
-  p = put_u8(p, side->tcp_flags);
-  p = put_u8(p, side->record->protocol);
-  p = put_u8(p, side->record->tos);
+  p = put_u8(p, uniflow->tcp_flags);
+  p = put_u8(p, uniflow->record->protocol);
+  p = put_u8(p, uniflow->record->tos);
   p = put_u64(p, 0); /* AS numbers, masks, padding */
 }
 
 static bool put(struct sonde_encoder *encoder, const struct sonde_record *record, uint64_t piece,
                 struct sonde_messages *messages) {
   struct sonde_draft *draft = &encoder->draft;
-  struct sonde_side side;
-  uint64_t forward = count_parts(record, SONDE_SIDE_FORWARD);
-  int way = piece < forward ? SONDE_SIDE_FORWARD : SONDE_SIDE_REVERSE;
-  uint64_t part = way == SONDE_SIDE_FORWARD ? piece : piece - forward;
+  struct sonde_uniflow uniflow;
+  uint64_t forward = count_parts(record, SONDE_UNIFLOW_FORWARD);
+  int way = piece < forward ? SONDE_UNIFLOW_FORWARD : SONDE_UNIFLOW_REVERSE;
+  uint64_t part = way == SONDE_UNIFLOW_FORWARD ? piece : piece - forward;
   uint64_t parts = count_parts(record, way);
-  sonde_side_fill(&side, record, way, encoder->config.ifindex);
+  sonde_uniflow_fill(&uniflow, record, way, encoder->config.ifindex);
   if (parts > 1) {
-    side.packets = share(side.packets, part, parts);
-    side.octets = share(side.octets, part, parts);
+    uniflow.packets = share(uniflow.packets, part, parts);
+    uniflow.octets = share(uniflow.octets, part, parts);
   }
   if (draft->start && (draft->items == RECORDS_MAX || draft->end - draft->p < RECORD_BYTES))
     sonde_draft_close(encoder, messages);
-  if (!sonde_draft_provide(encoder, &side, 1, messages))
+  if (!sonde_draft_provide(encoder, &uniflow, 1, messages))
     return false;
-  sonde_draft_place(encoder, &side);
-  put_record(draft->p, &side);
+  sonde_draft_place(encoder, &uniflow);
+  put_record(draft->p, &uniflow);
   draft->p += RECORD_BYTES;
-  sonde_draft_count(encoder, &side);
+  sonde_draft_count(encoder, &uniflow);
   return true;
 }
 
