@@ -20,7 +20,8 @@ APT_BENCH := clang ethtool iperf3 nfdump softflowd
 ALONE := tests/live/test_gso.py tests/live/test_overload.py tests/live/test_xdp_cost.py tests/live/test_xdp_harm.py \
          tests/native/test_alone.py
 
-.PHONY: help setup demo test bench lint format native-test fuzz clean system-build system-test system-bench
+.PHONY: help setup demo test bench lint format native-test fuzz coverage clean \
+        system-build system-test system-bench system-coverage
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -61,6 +62,9 @@ native-test: system-test setup ## only the C tests and fuzzers
 fuzz: ## the fuzz targets, five minutes each
 	FUZZ_SECONDS=300 .ci/fuzz
 
+coverage: system-coverage setup ## report the coverage of C and Python in build/coverage
+	.ci/coverage
+
 clean: ## remove all that was built
 	rm -rf build $(VENV) tests/bench/out
 
@@ -68,6 +72,8 @@ system-build:
 	@.ci/system-packages $(APT_BUILD)
 system-test:
 	@.ci/system-packages $(APT_BUILD) $(APT_TEST)
+system-coverage:
+	@.ci/system-packages $(APT_BUILD) $(APT_TEST) llvm
 system-bench:
 	@.ci/system-packages $(APT_BUILD) $(APT_BENCH)
 
