@@ -1,4 +1,4 @@
-# netsonde: everything a developer types. `make` alone lists the targets.
+# Commands for developers. `make` without a target lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -9,14 +9,14 @@ STAMP := $(VENV)/.netsonde-stamp
 NATIVE := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.bpf.c')
 PACKAGES := $(shell find agent -name __init__.py)
 
-# What building needs, and what the tests need besides (peers and observers).
+# Debian packages for the build, and for the programs that tests and benchmarks compare with.
 APT_BUILD := gcc clang cmake ninja-build pkg-config libbpf-dev libdpdk-dev libpcap-dev libssl-dev python3-venv python3-dev \
              iproute2 iputils-ping
 APT_TEST := clang libclang-rt-14-dev ethtool iperf3 libcap2-bin minisign nfdump openssl pmacct procps systemd \
             tcpdump tshark
 APT_BENCH := clang ethtool iperf3 nfdump softflowd
 
-# Tests that fill the wire, or measure what the machine does: no other runs beside them.
+# Tests that fill a link or measure time. They run alone.
 ALONE := tests/live/test_gso.py tests/live/test_overload.py tests/live/test_xdp_cost.py tests/live/test_xdp_harm.py \
          tests/native/test_alone.py
 
@@ -26,9 +26,9 @@ ALONE := tests/live/test_gso.py tests/live/test_overload.py tests/live/test_xdp_
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-setup: system-build $(STAMP) ## make .venv with netsonde and nats-server in it
+setup: system-build $(STAMP) ## create .venv with netsonde and nats-server
 
-demo: setup ## show the main job on live traffic, with an embedded NATS server
+demo: setup ## show live traffic as flow records, with an embedded NATS server
 	$(VENV)/bin/netsonde demo
 
 test: system-test setup lint ## lint, C tests under sanitizers, fuzzers, all Python tests
@@ -37,7 +37,7 @@ test: system-test setup lint ## lint, C tests under sanitizers, fuzzers, all Pyt
 	$(PY) -m pytest --numprocesses 3 --dist worksteal $(addprefix --ignore=,$(ALONE))
 	$(PY) -m pytest $(ALONE)
 
-bench: system-bench setup ## measure beside the peers, print one table
+bench: system-bench setup ## measure netsonde and its peers, print one table
 	@failed=0; for one in run.py "xdp/live.py --runs 1" xdp/harm.py; do \
 	  $(PY) tests/bench/$$one || failed=1; done; exit $$failed
 
@@ -49,7 +49,7 @@ lint: $(STAMP) ## ruff, mypy --strict, clang-format, import rules
 	$(VENV)/bin/lint-imports
 	find native tests -name '*.[ch]' | xargs $(VENV)/bin/clang-format --dry-run --Werror
 
-format: $(STAMP) ## rewrite Python and C in the house format
+format: $(STAMP) ## format Python and C
 	$(VENV)/bin/ruff check --fix agent tests
 	$(VENV)/bin/ruff format agent tests
 	find native tests -name '*.[ch]' | xargs $(VENV)/bin/clang-format -i
@@ -59,13 +59,13 @@ native-test: system-test setup ## only the C tests and fuzzers
 	.ci/fuzz
 	$(PY) -m pytest tests/native
 
-fuzz: ## the fuzz targets, five minutes each
+fuzz: ## run each fuzzer for five minutes
 	FUZZ_SECONDS=300 .ci/fuzz
 
 coverage: system-coverage setup ## report the coverage of C and Python in build/coverage
 	.ci/coverage
 
-clean: ## remove all that was built
+clean: ## remove everything that was built
 	rm -rf build $(VENV) tests/bench/out
 
 system-build:
@@ -80,7 +80,8 @@ system-bench:
 $(VENV)/bin/pip:
 	python3 -m venv $(VENV)
 
-# Reinstalled when the native sources or the project's metadata change, or a Python package is added; Python is in place.
+# Reinstalls after a change of C sources or metadata, or for a new Python package. Other Python
+# changes need no reinstall.
 $(STAMP): $(VENV)/bin/pip pyproject.toml $(NATIVE) $(PACKAGES)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,dev]'
 	@touch $@

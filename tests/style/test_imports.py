@@ -1,7 +1,4 @@
-"""The direction of imports in the agent: every module has a layer.
-
-The contracts are in .importlinter at the repository's root.
-"""
+"""Checks the direction of imports in the agent. The contracts are in .importlinter."""
 
 from __future__ import annotations
 
@@ -38,6 +35,6 @@ def test_one_module_loads_the_extension_module() -> None:
     assert crossing == {"core/library.py"}
 
 
-def test_few_modules_lie_beside_the_packages() -> None:
+def test_the_top_level_has_few_modules() -> None:
     package = REPOSITORY / "agent" / "netsonde"
     assert len(list(package.glob("*.py"))) <= 4

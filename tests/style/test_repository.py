@@ -1,4 +1,4 @@
-"""House rules that a reader would otherwise have to check: size, includes, paths, names."""
+"""House rules: sizes, file heads, names, includes, paths."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ import subprocess
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LINES_MAX = 450
+LINES_MAX = 600
 FUNCTION_LINES_MAX = 70
-
-# Files that may be longer, each with its reason.
-LONGER: dict[str, str] = {
-    "tests/e2e/test_export.py": "one exporter, and everything that a collector may be to it",
-    "native/tests/netflow_encode_test.c": "one row after the other of messages, byte by byte",
-    "native/tests/segment_test.c": "one row after the other of damaged segment files",
-}
 
 SOURCES = (".py", ".c", ".h")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
@@ -23,7 +16,7 @@ STAGES = ("host", "backend", "parse", "flow", "store", "export", "firmware")
 
 
 def tracked(*suffixes: str) -> list[Path]:
-    """Files in git, and those that are about to be."""
+    """Files in git, and new files that git does not ignore."""
     listed = subprocess.run(
         ["git", "-C", str(REPOSITORY), "ls-files", "-coz", "--exclude-standard"],
         check=True,
@@ -38,14 +31,13 @@ def shown(path: Path) -> str:
     return str(path.relative_to(REPOSITORY))
 
 
-def test_files_stay_readable_in_one_sitting() -> None:
-    long = {shown(path): path.read_text().count("\n") for path in tracked(*SOURCES)}
-    found = {name: lines for name, lines in long.items() if lines > LINES_MAX}
-    assert found.keys() <= LONGER.keys(), found
+def test_files_stay_below_the_line_limit() -> None:
+    lengths = {shown(path): path.read_text().count("\n") for path in tracked(*SOURCES)}
+    assert {name: lines for name, lines in lengths.items() if lines > LINES_MAX} == {}
 
 
-def test_every_source_file_says_what_it_is() -> None:
-    """A head of 3 to 12 lines in C; a docstring in Python."""
+def test_every_source_file_has_a_head() -> None:
+    """A C file starts with a comment, a Python file with a docstring."""
     mute = []
     for path in tracked(*SOURCES):
         text = path.read_text()
@@ -57,7 +49,7 @@ def test_every_source_file_says_what_it_is() -> None:
     assert mute == []
 
 
-def test_no_module_is_named_for_nothing() -> None:
+def test_file_names_state_a_purpose() -> None:
     bad = [
         shown(path)
         for path in tracked()
@@ -68,7 +60,7 @@ def test_no_module_is_named_for_nothing() -> None:
 
 
 def test_c_functions_stay_short() -> None:
-    """From the line with the opening brace in column one's definition to its closing brace."""
+    """Counts from the line with the opening brace to the closing brace in column one."""
     long = []
     for path in tracked(".c"):
         lines = path.read_text().splitlines()
@@ -85,9 +77,9 @@ def test_c_functions_stay_short() -> None:
     assert long == []
 
 
-def test_c_stages_know_only_the_seams_and_themselves() -> None:
-    """Each stage includes include/, host/ and its own folder; a backend its own, not its
-    siblings'. Only core/ and exporter/ know every stage."""
+def test_c_stages_include_only_public_and_own_headers() -> None:
+    """A stage includes include/, host/ and its own folder, each backend being a stage. Only core/
+    and exporter/ include every stage."""
     native = REPOSITORY / "native"
     public = {path.name for path in (native / "include").glob("*.h")}
     stray = []
@@ -117,7 +109,7 @@ def test_library_code_neither_prints_nor_exits() -> None:
 
 
 def test_repository_names_no_machine() -> None:
-    """No path of the machine it was written on."""
+    """No file contains a path of the machine where it was written."""
     places = re.compile("|".join(("/wor" + r"k/", "/hom" + r"e/[a-z]", "/roo" + r"t/")))
     found = []
     for path in tracked():
@@ -133,8 +125,7 @@ def test_repository_names_no_machine() -> None:
     assert found == []
 
 
-def test_nothing_is_left_for_later() -> None:
-    """No reminders in the code, no test that is skipped."""
+def test_sources_have_no_reminders_and_no_skipped_tests() -> None:
     reminders = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b")
     skips = re.compile(r"pytest\.(mark\.)?(skip|importor" + r"skip)|mark\.xfail")
     found = []
