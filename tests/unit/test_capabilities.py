@@ -1,4 +1,4 @@
-"""What a process may do, and what the systemd unit gives it: the two have to agree."""
+"""The capabilities of a process, and the systemd units that grant them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Seccomp:\t2
 """
 
 
-def test_what_the_kernel_says() -> None:
+def test_standing_reads_proc_status() -> None:
     has = standing(STATUS.format(1 << 13 | 1 << 39))
     assert (has.uid, has.no_new_privileges, has.seccomp) == (998, True, True)
     assert has.capabilities == {"CAP_NET_RAW", "CAP_BPF"}
@@ -33,7 +33,7 @@ def test_what_the_kernel_says() -> None:
     assert standing().uid >= 0
 
 
-def test_every_backend_is_known() -> None:
+def test_needed_lists_every_backend() -> None:
     assert NEEDED.keys() == set(BACKEND_NAMES)
 
 
@@ -44,7 +44,7 @@ def settings(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_the_unit_grants_what_the_default_backends_need_and_no_more() -> None:
+def test_unit_grants_exactly_the_default_backends_capabilities() -> None:
     unit = settings(UNITS / "netsonde.service")
     for key in ("AmbientCapabilities", "CapabilityBoundingSet"):
         assert set(unit[key]) == set(NEEDED["af_packet"]) == set(NEEDED["pcap"])
@@ -53,14 +53,14 @@ def test_the_unit_grants_what_the_default_backends_need_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("backend", ["xdp", "dpdk", "pf_ring"])
-def test_a_drop_in_adds_what_a_backend_needs_besides(backend: str) -> None:
+def test_drop_in_adds_the_backends_missing_capabilities(backend: str) -> None:
     unit = settings(UNITS / "netsonde.service")
     more = settings(UNITS / "netsonde.service.d" / f"{backend}.conf.example")
     for key in ("AmbientCapabilities", "CapabilityBoundingSet"):
         assert set(unit[key] + more[key]) == set(NEEDED[backend])
 
 
-def test_the_unit_is_hardened() -> None:
+def test_unit_is_hardened() -> None:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", UNITS / "netsonde.service"],
         capture_output=True,

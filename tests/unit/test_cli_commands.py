@@ -59,7 +59,7 @@ from servers import free_port
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither this machine's configuration nor its environment matters here."""
+    """Hides this machine's configuration and environment."""
     monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "absent.toml")
     monkeypatch.delenv("NATS_URL", raising=False)
 
@@ -71,12 +71,12 @@ def parse(*argv: str) -> argparse.Namespace:
 # ---- request bodies ------------------------------------------------------------------------
 
 
-def test_start_asks_for_what_was_given_and_nothing_else() -> None:
+def test_start_request_has_only_the_given_fields() -> None:
     body = start_body(parse("start", "-i", "eth0", "--backend", "af_packet"))
     assert body == {"interface": "eth0", "backend": "af_packet"}
 
 
-def test_every_start_flag_is_a_field_of_the_request() -> None:
+def test_each_start_flag_sets_a_request_field() -> None:
     args = parse(
         *("start", "-i", "eth0", "-b", "file", "--filter", "tcp", "--buffer-mb", "64"),
         *("--snaplen", "96", "--no-promiscuous", "--workers", "2", "--dedicated"),
@@ -108,7 +108,7 @@ def test_every_start_flag_is_a_field_of_the_request() -> None:
     )
 
 
-def test_packets_asks_for_what_was_given_and_nothing_else() -> None:
+def test_packets_request_has_only_the_given_fields() -> None:
     assert packets_body(parse("packets")) == {"to": "object_store"}
     args = parse(
         *("packets", "--filter", "tcp", "--start", "-5m", "--end", "-90s", "--to", "file"),
@@ -121,13 +121,13 @@ def test_packets_asks_for_what_was_given_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("switch", "enable"), [("on", True), ("off", False)])
-def test_meter_switches(switch: str, *, enable: bool) -> None:
+def test_meter_sets_enable(switch: str, *, enable: bool) -> None:
     body = meter_body(parse("meter", switch, "--flow-timeout", "7"), enable=enable)
     request = msgspec.convert(body, MeterRequest)
     assert request == MeterRequest(enable=enable, flow_timeout_sec=7)
 
 
-def test_flows_filter_is_that_of_the_request() -> None:
+def test_flows_flags_set_the_request_filter() -> None:
     assert flows_body(parse("flows")) == {}
     args = parse(
         *("flows", "-n", "5", "--sort", "recent", "--min-packets", "2"),
@@ -139,7 +139,7 @@ def test_flows_filter_is_that_of_the_request() -> None:
     assert (request.filter.ip, request.filter.port) == ("fd00::1", 53)
 
 
-def test_run_flags_overlay_the_configuration() -> None:
+def test_run_flags_override_the_configuration() -> None:
     args = parse(
         *("run", "--nats", "nats://a:1,nats://b:2", "--host", "web1"),
         *("--label", "site=ams", "--label", "rack=r1", "--log-level", "debug"),
@@ -150,10 +150,10 @@ def test_run_flags_overlay_the_configuration() -> None:
     assert loaded.log.level == "debug"
 
 
-# ---- where NATS is ---------------------------------------------------------------------------
+# ---- the NATS address ------------------------------------------------------------------------
 
 
-def test_nats_comes_from_the_flag_then_the_file_then_the_environment(
+def test_nats_address_prefers_flag_then_file_then_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "netsonde.toml"
@@ -188,7 +188,7 @@ def test_nats_comes_from_the_flag_then_the_file_then_the_environment(
         ["config"],
     ],
 )
-def test_argparse_ends_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_in_argparse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(argv)
     assert caught.value.code == EXIT_USAGE
@@ -205,7 +205,7 @@ def test_argparse_ends_wrong_usage(argv: list[str], capsys: pytest.CaptureFixtur
     ],
 )
 @pytest.mark.parametrize("command", ["status", "ps", "top"])
-def test_targets_that_cannot_be_meant_are_usage_errors_too(
+def test_invalid_targets_are_usage_errors(
     command: str, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([command, *flags]) == EXIT_USAGE
@@ -222,7 +222,7 @@ def test_targets_that_cannot_be_meant_are_usage_errors_too(
         ["schema"],
     ],
 )
-def test_targets_and_pace_are_given_alike_on_every_command(words: list[str]) -> None:
+def test_every_command_takes_target_and_pace_flags(words: list[str]) -> None:
     flags = ["--timeout", "3", "--limit", "10%", "--batch", "2", "--max-failures", "1"]
     pace = Pace(timeout_sec=3, limit=Limit(10, percent=True), batch=2, failures_max=1)
     args = parse(*words, "--group", "site=ams", *flags)
@@ -230,7 +230,7 @@ def test_targets_and_pace_are_given_alike_on_every_command(words: list[str]) -> 
     assert read_target(parse(*words, "--host", "b", "--host", "a")).hosts == ("b", "a")
 
 
-def test_a_collector_takes_hosts_as_every_command_does(
+def test_collect_takes_host_and_nodes_flags(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nodes = tmp_path / "nodes"
@@ -248,7 +248,7 @@ def test_a_collector_takes_hosts_as_every_command_does(
 @pytest.mark.parametrize(
     "command", [["status"], ["ps"], ["top"], ["flows", "--follow"], ["schema"]]
 )
-def test_no_nats_is_69_and_one_sentence(
+def test_unreachable_nats_exits_69_with_one_sentence(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = cli.main([*command, "--nats", f"nats://127.0.0.1:{free_port()}"])
@@ -259,7 +259,7 @@ def test_no_nats_is_69_and_one_sentence(
     assert "connection refused" in captured.err
 
 
-def test_wrong_configuration_is_78_and_names_the_key(
+def test_invalid_configuration_exits_78_and_names_the_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "netsonde.toml"
@@ -272,7 +272,7 @@ def test_wrong_configuration_is_78_and_names_the_key(
 # ---- output ------------------------------------------------------------------------------------
 
 
-def test_config_show_prints_toml_that_means_the_same(
+def test_config_show_prints_equivalent_toml(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "netsonde.toml"
@@ -288,7 +288,7 @@ def test_config_show_prints_toml_that_means_the_same(
     assert json.loads(capsys.readouterr().out) == shown
 
 
-def test_output_that_does_not_fit_is_one_sentence() -> None:
+def test_full_output_device_is_reported_in_one_sentence() -> None:
     command = [str(Path(sys.executable).with_name("netsonde")), "config", "schema"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -298,12 +298,12 @@ def test_output_that_does_not_fit_is_one_sentence() -> None:
     )
 
 
-def test_config_schema_is_the_configurations(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_schema_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "schema"]) == EXIT_OK
     assert json.loads(capsys.readouterr().out) == json_schema()
 
 
-def test_completion_knows_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     for shell in ("bash", "zsh"):
         with pytest.raises(SystemExit) as caught:
             cli.main(["--print-completion", shell])
@@ -312,7 +312,7 @@ def test_completion_knows_every_command(capsys: pytest.CaptureFixture[str]) -> N
         assert all(command.name in script for command in cli.COMMANDS)
 
 
-def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert len({command.name for command in cli.COMMANDS}) == len(cli.COMMANDS)
     for command in cli.COMMANDS:
         with pytest.raises(SystemExit):
@@ -323,7 +323,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize("words", [["status"], ["stop"], ["firmware", "f", "s"], ["packets"]])
-def test_help_tells_how_long_this_command_waits(
+def test_help_shows_the_default_timeout(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -347,7 +347,7 @@ RECORD = {
 }
 
 
-def test_a_record_is_one_line_whatever_its_encoding() -> None:
+def test_describe_record_prints_one_line_for_each_encoding() -> None:
     line = (
         "03:04:05.678  UDP     [fd00::1]:40000 → [fd00::2]:53 vlan 42  2 packets  180 bytes  idle"
     )
@@ -355,14 +355,14 @@ def test_a_record_is_one_line_whatever_its_encoding() -> None:
     assert describe_record({**RECORD, "last_seen": 1_767_323_045_678_901_234}) == line
 
 
-def test_a_field_that_was_not_selected_is_a_dash() -> None:
+def test_unselected_field_is_a_dash() -> None:
     assert describe_record({}) == "-  -       - → -  - packets  - bytes  -"
     few = {"source_ip": "fd00::1", "dest_ip": "fd00::2", "dest_port": 53, "packets": 2}
     assert describe_record(few) == "-  -       fd00::1 → [fd00::2]:53  2 packets  - bytes  -"
     assert not matches(few, parse("flows", "--follow", "--protocol", "udp"))
 
 
-def test_top_ranks_hosts_by_rate_and_flows_of_all_hosts_together() -> None:
+def test_top_ranks_hosts_by_rate_and_flows_across_hosts() -> None:
     def rates(host: str, mbps: float) -> Reply:
         named = "packets_per_sec avg_packet_size drop_rate_percent buffer_usage_percent"
         body = {**dict.fromkeys([*named.split(), "active_flows"], 1), "throughput_mbps": mbps}
@@ -389,8 +389,8 @@ def test_top_ranks_hosts_by_rate_and_flows_of_all_hosts_together() -> None:
         describe_session,
     ],
 )
-def test_an_answer_that_is_none_is_its_hosts_failure(rows: Rows) -> None:
-    """One of another version, or of somebody else's making."""
+def test_malformed_reply_counts_as_failure_of_its_host(rows: Rows) -> None:
+    """Such a reply comes from another version or from a foreign responder."""
     wrong: tuple[Any, ...] = (None, [{}], {"a": 1})
     bodies = [{}, *(defaultdict[str, Any](repeat(one).__next__) for one in wrong)]
     for body in bodies:
@@ -401,7 +401,7 @@ def test_an_answer_that_is_none_is_its_hosts_failure(rows: Rows) -> None:
         assert second.code == 400
 
 
-def test_what_hosts_say_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_replies_are_replaced(capsys: pytest.CaptureFixture[str]) -> None:
     body = {"error": "x\x1b]0;y\x07", "detail": "two\nlines", "code": 400}
     print_failures(Outcome(replies=[Reply("a", 400, body)]), parse_target([], None, None),
                    with_refusals=True)  # fmt: skip
@@ -409,7 +409,7 @@ def test_what_hosts_say_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> N
     assert align_table(("A",), [("\x1b[2J\r",)]) == "A\n\ufffd[2J\ufffd\n"
 
 
-def test_icmp_shows_its_type_and_no_ports() -> None:
+def test_describe_record_shows_icmp_type_without_ports() -> None:
     ping = {**RECORD, "protocol": "ICMPv6", "source_port": 128, "dest_port": 129, "icmp_type": 128}
     assert " fd00::1 → fd00::2 vlan 42 type 128  2 packets" in describe_record(ping)
 
@@ -428,5 +428,5 @@ def test_icmp_shows_its_type_and_no_ports() -> None:
         (["--min-packets", "3"], False),
     ],
 )
-def test_follow_filters_as_the_listing_does(flags: list[str], *, expected: bool) -> None:
+def test_follow_filters_like_the_listing(flags: list[str], *, expected: bool) -> None:
     assert matches(RECORD, parse("flows", "--follow", *flags)) == expected

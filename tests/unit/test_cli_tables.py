@@ -1,4 +1,4 @@
-"""Tables: plain when piped, drawn on a terminal; and the units in them."""
+"""Tables, plain in a pipe and drawn on a terminal, and the units in their cells."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_pipe_gets_aligned_columns_and_bare_numbers() -> None:
+def test_pipe_gets_aligned_columns_and_bare_numbers() -> None:
     assert align_table(COLUMNS, ROWS) == (
         "HOST          PACKETS  FILTER\n"
         "web1          1234567  tcp[13] == 2\n"
@@ -26,14 +26,14 @@ def test_a_pipe_gets_aligned_columns_and_bare_numbers() -> None:
     assert align_table(COLUMNS, []) == "HOST  PACKETS  FILTER\n"
 
 
-def test_a_terminal_gets_the_same_cells_with_grouped_numbers() -> None:
+def test_terminal_gets_grouped_numbers() -> None:
     terminal = Terminal()
     print_table(COLUMNS, ROWS, terminal)
     for text in ("web1", "1,234,567", "tcp[13] == 2", "[red]"):
         assert text in terminal.getvalue()
 
 
-def test_without_a_terminal_there_is_no_escape_sequence() -> None:
+def test_pipe_gets_no_escape_sequences() -> None:
     out = io.StringIO()
     print_table(COLUMNS, ROWS, out)
     assert out.getvalue() == align_table(COLUMNS, ROWS)
@@ -50,11 +50,11 @@ def test_without_a_terminal_there_is_no_escape_sequence() -> None:
         (792000, "9d04h"),
     ],
 )
-def test_durations(seconds: float, text: str) -> None:
+def test_show_duration_picks_the_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_endpoints() -> None:
+def test_endpoint_brackets_ipv6() -> None:
     assert endpoint("198.18.0.1", 80) == "198.18.0.1:80"
     assert endpoint("fd00::1", 80) == "[fd00::1]:80"
     assert endpoint("198.18.0.1", 0) == "198.18.0.1"

@@ -1,4 +1,4 @@
-"""The collector: what is new, what is on disk, and a crash between any two steps of it."""
+"""The collector: new records, complete files, and a crash between any two steps."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ NO_RECORDS = (
     b"{ }",
     b'{"packets": "many"}',
     b'{"packets": 99999999999999999999999}',
-    b'{"flow_id": 7, "packets": 1, "bytes": 1, "vlan": "none"}',  # no record for Parquet alone
+    b'{"flow_id": 7, "packets": 1, "bytes": 1, "vlan": "none"}',  # invalid for Parquet only
 )
 
 
 class AtOnce(Executor):
-    """Converts before it returns, so that a directory does not change while it is copied."""
+    """Converts before submit returns, so the directory is stable while a test copies it."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -84,7 +84,7 @@ def commit_at_every_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Stream:
-    """A durable consumer: what is not acknowledged comes again."""
+    """A durable consumer: delivers unacknowledged messages again."""
 
     def __init__(self) -> None:
         self.waiting = [message(seq) for seq in range(1, BATCHES + 1)]
@@ -115,7 +115,7 @@ def collector_on(
 
 
 def read(directory: Path, kind: str) -> list[str]:
-    """flow_ids of all complete files."""
+    """Returns the flow_ids of all complete files."""
     found: list[str] = []
     for path in sorted(directory.glob(f"flows-*.{kind}")):
         if kind == "jsonl":
@@ -140,7 +140,7 @@ async def finish(collector: Collector, stream: Stream) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_every_record_once_in_whole_files(tmp_path: Path, kind: str) -> None:
+async def test_each_record_is_written_once_to_complete_files(tmp_path: Path, kind: str) -> None:
     stream = Stream()
     collector = collector_on(tmp_path, kind)
     await finish(collector, stream)
@@ -153,8 +153,8 @@ async def test_every_record_once_in_whole_files(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_is_no_record_stops_nothing(tmp_path: Path, kind: str) -> None:
-    """Whoever may publish one host's stream must not end the collection of all."""
+async def test_malformed_records_do_not_stop_the_collector(tmp_path: Path, kind: str) -> None:
+    """A publisher of one host's stream must not end the collection of all hosts."""
     stream = Stream()
     for seq, text in enumerate(NO_RECORDS, 1000):
         one = message(seq)
@@ -172,7 +172,7 @@ async def test_what_is_no_record_stops_nothing(tmp_path: Path, kind: str) -> Non
     assert stream.waiting == []
 
 
-async def test_files_are_converted_while_the_next_one_grows(tmp_path: Path) -> None:
+async def test_files_are_converted_while_the_next_one_is_written(tmp_path: Path) -> None:
     collector = collector_on(tmp_path, "parquet", files=ParquetFiles(tmp_path))
     await finish(collector, Stream())
     assert read(tmp_path, "parquet") == EXPECTED
@@ -180,7 +180,7 @@ async def test_files_are_converted_while_the_next_one_grows(tmp_path: Path) -> N
     assert collector.state.closing == []
 
 
-async def test_a_conversion_that_failed_is_made_up_for(
+async def test_failed_conversion_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(part: Path, path: Path) -> None:
@@ -206,7 +206,7 @@ STEPS = ("files.commit", "write_half", "state.save", "acknowledge", "rename", "r
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("turn", [1, 3])
-async def test_a_crash_anywhere_loses_and_doubles_nothing(
+async def test_crash_at_any_step_loses_and_duplicates_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
@@ -214,8 +214,8 @@ async def test_a_crash_anywhere_loses_and_doubles_nothing(
     when: str,
     turn: int,
 ) -> None:
-    """The directory is taken as it lies at the moment of the crash, and given to the next run
-    with the messages that were not acknowledged by then."""
+    """Copies the directory at the moment of the crash. The next run gets the copy and the
+    messages that were unacknowledged then."""
     directory, next_directory = tmp_path / "one", tmp_path / "two"
     stream = Stream()
     collector = collector_on(directory, kind)
@@ -269,11 +269,11 @@ ERRORS_AT = ("files.commit", "write_all", "open", "fdatasync", "fsync", "rename"
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", ERRORS_AT)
 @pytest.mark.parametrize("turn", [1, 2, 5])
-@pytest.mark.parametrize("then", ["goes on", "ends", "ends with another error"])
-async def test_an_error_anywhere_loses_and_doubles_nothing(
+@pytest.mark.parametrize("then", ["continues", "ends", "ends with another error"])
+async def test_disk_error_at_any_step_loses_and_duplicates_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, step: str, turn: int, then: str
 ) -> None:
-    """Of the disk, at any step: it is tried again, or the collector is told to end before that."""
+    """After the error the collector retries, or is stopped before it can."""
     stream, collector = Stream(), collector_on(tmp_path, kind)
     files_module = sys.modules["netsonde.collect.files"]
     target, name = {
@@ -295,7 +295,7 @@ async def test_an_error_anywhere_loses_and_doubles_nothing(
         with contextlib.suppress(OSError):
             await collector.run(stream, idle_sec=0)
             await collector.finish()
-        if then == "goes on":
+        if then == "continues":
             await collector.run(stream, idle_sec=0)
             await collector.finish()
         else:
@@ -309,7 +309,7 @@ async def test_an_error_anywhere_loses_and_doubles_nothing(
     assert names(tmp_path, "*.part") == []
 
 
-async def test_a_full_disk_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_disk_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from netsonde.collect import files as files_module
 
     stream = Stream()
@@ -328,7 +328,7 @@ async def test_a_full_disk_is_waited_out(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_no_room_for_another_file_is_waited_out(
+async def test_failed_file_creation_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     stream, collector = Stream(), collector_on(tmp_path, kind)
@@ -344,7 +344,7 @@ async def test_no_room_for_another_file_is_waited_out(
     assert read(tmp_path, kind) == EXPECTED
 
 
-async def test_standard_output_that_is_full_is_waited_out(tmp_path: Path) -> None:
+async def test_full_standard_output_is_retried(tmp_path: Path) -> None:
     stream, path = Stream(), tmp_path / "out"
     fd = os.open("/dev/full", os.O_WRONLY)
     state, rotation = State(format="stdout", stream=""), Rotation(1 << 20, 3600)
@@ -361,10 +361,10 @@ async def test_standard_output_that_is_full_is_waited_out(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_end_while_the_server_is_away_loses_nothing(
+async def test_stop_without_a_server_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """What came last was taken, and neither written nor acknowledged."""
+    """The last messages were fetched, but neither written nor acknowledged."""
 
     class Leaving(Stream):
         async def fetch(self) -> list[Msg]:
@@ -388,8 +388,8 @@ async def test_an_end_while_the_server_is_away_loses_nothing(
     assert read(tmp_path, kind) == EXPECTED
 
 
-async def test_what_is_printed_is_whole_and_printed_once() -> None:
-    """Whatever the other end takes at a time, and though the disk below it be full for a while."""
+async def test_stdout_prints_each_record_once_and_complete() -> None:
+    """The pipe takes any number of bytes at a time, and the disk below is full for a while."""
     reader, writer = os.pipe2(os.O_NONBLOCK)
     lines, state = Lines(writer), State(format="stdout", stream="")
     long = payload(2)
@@ -413,19 +413,19 @@ async def test_what_is_printed_is_whole_and_printed_once() -> None:
     assert found == EXPECTED[: 2 * PER_BATCH]
 
 
-def test_a_directory_belongs_to_one_collector(tmp_path: Path) -> None:
+def test_second_collector_in_a_directory_is_rejected(tmp_path: Path) -> None:
     collector_on(tmp_path, "jsonl")
     with pytest.raises(StateError, match="another collector"):
         StateFile(tmp_path)
 
 
-async def test_a_directory_keeps_its_format(tmp_path: Path) -> None:
+async def test_directory_of_another_format_is_rejected(tmp_path: Path) -> None:
     await finish(collector_on(tmp_path, "jsonl"), Stream())
     with pytest.raises(StateError, match="holds jsonl"):
         collector_on(tmp_path, "parquet")
 
 
-async def test_a_changed_part_file_is_refused(tmp_path: Path) -> None:
+async def test_modified_part_file_is_rejected(tmp_path: Path) -> None:
     collector = collector_on(tmp_path, "jsonl", bytes_max=1 << 20)
     await collector.run(Stream(), idle_sec=0)
     assert collector._state_file is not None

@@ -1,4 +1,4 @@
-"""What a collector keeps of batches: their records, and which of them were there."""
+"""Batches as the collector reads them, and the ledger of batches received."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def payload() -> dict[str, Any]:
 
 
 @given(seqs=st.lists(st.integers(1, 60), max_size=120))
-def test_the_ledger_is_a_set_of_seqs(seqs: list[int]) -> None:
+def test_ledger_is_a_set_of_sequence_numbers(seqs: list[int]) -> None:
     ledger, seen = Ledger(), set[int]()
     for seq in seqs:
         assert ledger.note("a", "b", seq) == (seq not in seen)
@@ -32,8 +32,8 @@ def test_the_ledger_is_a_set_of_seqs(seqs: list[int]) -> None:
     assert missing == set(range(1, max(seen, default=0))) - seen
 
 
-def test_the_first_boots_are_forgotten_whatever_their_names() -> None:
-    """A host whose clock was set back comes again under a name that sorts before the others."""
+def test_ledger_forgets_the_oldest_boots_in_order_of_arrival() -> None:
+    """A host whose clock was set back returns with a boot name that sorts before the others."""
     ledger = Ledger()
     boots = [f"{number:04x}" for number in range(BOOTS_MAX, -1, -1)]
     for boot in boots:
@@ -42,14 +42,14 @@ def test_the_first_boots_are_forgotten_whatever_their_names() -> None:
     assert list(ledger.seen["a"]) == boots[1:]
 
 
-def test_who_joins_late_has_missed_nothing() -> None:
+def test_joining_late_is_not_a_gap() -> None:
     ledger = Ledger(from_one=False)
     for seq in (7, 8, 11):
         ledger.note("a", "b", seq)
     assert list(ledger.gaps()) == [Gap("a", "b", 9, 10)]
 
 
-def test_records_are_alike_in_json_and_messagepack() -> None:
+def test_json_and_messagepack_records_are_equal() -> None:
     whole = payload()
     headers = {"Content-Type": "application/msgpack"}
     for record, time_ns in zip(whole["records"], (0, 1, 1_767_323_045_678_901_234), strict=True):
@@ -65,14 +65,14 @@ def test_records_are_alike_in_json_and_messagepack() -> None:
 
 
 @pytest.mark.parametrize("record", [1, [], None, {"first_seen": "never"}, {"first_seen": 0.5}])
-def test_records_that_are_none(record: Any) -> None:
+def test_malformed_record_raises(record: Any) -> None:
     data = msgspec.msgpack.encode({**payload(), "records": [record]})
     batch = read_batch(data, {"Content-Type": "application/msgpack"})
     with pytest.raises(UnreadableError):
         batch.objects()
 
 
-def test_a_message_that_is_no_batch() -> None:
+def test_malformed_batch_raises() -> None:
     for data, headers in (
         (b"{", None),
         (b"{}", None),

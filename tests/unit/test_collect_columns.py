@@ -1,4 +1,4 @@
-"""IPFIX batches as columns: what the core rendered comes back, as the core's decoder reads it."""
+"""IPFIX batches rendered by the core and read back as columns by the core's decoder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def render(names: tuple[str, ...] = ()) -> bytes:
 
 
 @pytest.mark.parametrize("names", [(), COMPARED])
-def test_columns_say_what_lines_say(names: tuple[str, ...]) -> None:
+def test_columns_equal_json_lines(names: tuple[str, ...]) -> None:
     import json
 
     data = render(names)
@@ -75,7 +75,7 @@ def test_columns_say_what_lines_say(names: tuple[str, ...]) -> None:
 
 @settings(deadline=None)
 @given(data=st.data())
-def test_damaged_messages_are_survived(data: st.DataObject) -> None:
+def test_damaged_messages_do_not_crash_the_reader(data: st.DataObject) -> None:
     whole = bytearray(render()[:4000])
     for _ in range(data.draw(st.integers(0, 20))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
@@ -86,7 +86,7 @@ def test_damaged_messages_are_survived(data: st.DataObject) -> None:
     assert sum(table.num_rows for table in rows.take_tables()) == records
 
 
-def test_the_names_of_fields_are_the_core_s() -> None:
+def test_field_names_match_the_core() -> None:
     assert FIELD_NAMES[0] == "flow_id"
     assert field_bits([]) == 0
     assert field_bits(["flow_id", "source_ip"]) == 0b101

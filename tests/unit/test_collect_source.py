@@ -1,5 +1,4 @@
-"""Pulling from a real JetStream: what there is, what comes first, and each until it is
-acknowledged."""
+"""Pulling from a real JetStream: the backlog first, in order, and resends until the ack."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ def source_on(client: Client, *, ack_wait_sec: float = 30.0) -> DurableSource:
 async def publish(client: Client, first: int, last: int) -> None:
     js = client.jetstream()
     for number in range(first, last + 1):
-        # What a request's end is told by must not be what a record can say.
+        # A record's Status header must not look like the end of a pull request.
         await js.publish(SUBJECT, b"%d" % number, headers={"Status": "404"})
 
 
@@ -44,7 +43,7 @@ def numbers(messages: list[Msg]) -> list[int]:
     return [int(message.data) for message in messages]
 
 
-async def test_all_that_is_there_in_its_order_and_not_again(client: Client) -> None:
+async def test_fetch_returns_the_backlog_once_and_in_order(client: Client) -> None:
     count = 2 * PULL_MESSAGES + 5
     await publish(client, 1, count)
     source = source_on(client)
@@ -59,7 +58,7 @@ async def test_all_that_is_there_in_its_order_and_not_again(client: Client) -> N
     assert info.num_ack_pending == 0
 
 
-async def test_what_comes_while_it_waits(client: Client) -> None:
+async def test_fetch_returns_messages_published_while_it_waits(client: Client) -> None:
     source = source_on(client)
     await source.open()
     found: list[Msg] = []
@@ -75,7 +74,7 @@ async def test_what_comes_while_it_waits(client: Client) -> None:
     assert numbers(found) == [1, 2, 3]
 
 
-async def test_what_is_not_acknowledged_comes_again(client: Client) -> None:
+async def test_unacknowledged_messages_are_redelivered(client: Client) -> None:
     await publish(client, 1, 3)
     source = source_on(client, ack_wait_sec=0.2)
     await source.open()
@@ -84,15 +83,15 @@ async def test_what_is_not_acknowledged_comes_again(client: Client) -> None:
     await source.acknowledge(first[1:2])
     again: list[int] = []
 
-    async def come_again() -> bool:
+    async def redelivered() -> bool:
         again.extend(numbers(await source.fetch()))
         return {1, 3} <= set(again)
 
-    await eventually(come_again, "both that were not acknowledged")
+    await eventually(redelivered, "both that were not acknowledged")
     assert 2 not in again
 
 
-async def test_a_consumer_that_is_taken_away_is_told_of(client: Client) -> None:
+async def test_deleted_consumer_raises(client: Client) -> None:
     source = source_on(client)
     await source.open()
     await client.jetstream().delete_consumer(STREAM, "d")

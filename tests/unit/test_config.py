@@ -1,4 +1,4 @@
-"""Configuration: the file, its overlays, what is refused and how it is named."""
+"""Configuration: the file, its overlays, and which key each error names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_text(tmp_path: Path, text: str, **overlays: object) -> Config:
 # ---- the file ------------------------------------------------------------------------------
 
 
-def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+def test_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     settings = load_text(tmp_path, "")
     assert settings.nats.root == "capture"
     assert settings.metrics.interval_sec == 5
@@ -36,7 +36,7 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     assert settings.capture.replay_dirs == []
 
 
-def test_every_key_of_the_contract_is_accepted(tmp_path: Path) -> None:
+def test_file_accepts_every_key_of_the_contract(tmp_path: Path) -> None:
     settings = load_text(
         tmp_path,
         """
@@ -114,7 +114,7 @@ def test_every_key_of_the_contract_is_accepted(tmp_path: Path) -> None:
         ("[nats", "TOML"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+def test_error_names_the_key_and_the_file(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_text(tmp_path, text)
     assert named in caught.value.detail
@@ -122,7 +122,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
     assert caught.value.exit_code == 78
 
 
-def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load(tmp_path / "absent.toml", environ={})
 
@@ -147,7 +147,7 @@ def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
         ("AGENT__HOST", "7", "agent.host", "7"),
     ],
 )
-def test_the_environment_is_typed(
+def test_environment_values_are_converted(
     tmp_path: Path, name: str, value: str, key: str, expected: object
 ) -> None:
     settings = load_text(tmp_path, "", environ={f"NETSONDE__{name}": value, "PATH": "/bin"})
@@ -166,7 +166,7 @@ def test_the_environment_is_typed(
         ("NATS__SERVERS", "[broken"),
     ],
 )
-def test_the_environment_is_refused_by_name(tmp_path: Path, name: str, value: str) -> None:
+def test_invalid_variable_is_named(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"NETSONDE__{name}"):
         load_text(tmp_path, "", environ={f"NETSONDE__{name}": value})
 
@@ -181,7 +181,7 @@ def test_the_environment_is_refused_by_name(tmp_path: Path, name: str, value: st
         ({}, {"nats.servers": ["http://x"]}, "command line"),
     ],
 )
-def test_a_value_that_is_refused_is_looked_for_where_it_was_given(
+def test_error_names_the_source_of_the_value(
     tmp_path: Path, environ: dict[str, str], overrides: dict[str, object], where: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -189,7 +189,7 @@ def test_a_value_that_is_refused_is_looked_for_where_it_was_given(
     assert caught.value.detail.startswith(f"{where}: ")
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+def test_flags_override_environment_overrides_file(tmp_path: Path) -> None:
     settings = load_text(
         tmp_path,
         "[nats]\nroot = 'file'\n[agent.labels]\nsite = 'ams'\nrole = 'edge'",
@@ -212,31 +212,31 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -
         ("a_b", "a_b"),
     ],
 )
-def test_an_ordinary_name_keeps_its_look(name: str, token: str) -> None:
+def test_host_token_keeps_ordinary_names(name: str, token: str) -> None:
     assert host_token(name) == token
 
 
 @pytest.mark.parametrize("name", ["büro", "a b", "x*", "a>b", "host/1"])
-def test_a_name_that_loses_something_stays_distinct(name: str) -> None:
+def test_host_token_appends_a_digest_to_changed_names(name: str) -> None:
     token = host_token(name)
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     assert token.endswith(f"-{digest}")
     assert TOKEN.fullmatch(token)
 
 
-def test_a_name_that_is_no_text_has_a_token_too() -> None:
+def test_host_token_accepts_undecodable_names() -> None:
     digest = hashlib.sha256(b"h\xffst").hexdigest()[:8]
     assert host_token("h\udcffst") == f"h-st-{digest}"
 
 
-def test_two_names_that_would_look_alike_do_not() -> None:
+def test_host_token_differs_for_similar_names() -> None:
     assert host_token("a b") != host_token("a*b")
 
 
-# ---- change, and the schema --------------------------------------------------------------------
+# ---- changes, and the schema -------------------------------------------------------------------
 
 
-def test_changes_are_named_and_only_some_may_be_live(tmp_path: Path) -> None:
+def test_changed_keys_lists_live_and_other_keys(tmp_path: Path) -> None:
     old = load_text(tmp_path, "[log]\nlevel = 'info'")
     new = load_text(tmp_path, "[log]\nlevel = 'debug'\n[nats]\nroot = 'other'")
     assert changed_keys(old, new) == ["log.level", "nats.root"]
@@ -244,16 +244,16 @@ def test_changes_are_named_and_only_some_may_be_live(tmp_path: Path) -> None:
     assert "nats.root" not in LIVE_KEYS
 
 
-def test_live_keys_exist() -> None:
+def test_live_keys_are_configuration_keys() -> None:
     assert flatten(Config()).keys() >= LIVE_KEYS
 
 
-def test_the_published_schema_is_fresh() -> None:
+def test_published_schema_is_current() -> None:
     assert json.loads((SCHEMAS / "config.json").read_text()) == json_schema(), (
         "run: python -m netsonde.config.schema schemas"
     )
 
 
-def test_a_configuration_survives_its_own_types() -> None:
+def test_defaults_pass_their_own_validation() -> None:
     settings = Config()
     assert msgspec.convert(msgspec.to_builtins(settings), Config) == settings

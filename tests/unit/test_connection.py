@@ -1,4 +1,4 @@
-"""A connection outlives what servers do: late, killed, frozen, refusing, too small."""
+"""Connection survives servers that are late, killed, frozen, refusing or limited in size."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def running(
 
 
 class Heard:
-    """What a plain client of the server hears on one subject."""
+    """Collects the messages that a plain client receives on one subject."""
 
     def __init__(self) -> None:
         self.messages: list[Msg] = []
@@ -50,7 +50,7 @@ class Heard:
         self.messages.append(message)
 
 
-async def test_a_server_that_comes_late() -> None:
+async def test_connects_when_the_server_starts_late() -> None:
     port = free_port()
     async with running(f"nats://127.0.0.1:{port}") as connection:
         await asyncio.sleep(0.2)
@@ -62,7 +62,7 @@ async def test_a_server_that_comes_late() -> None:
             assert await connection.publish("a", b"")
 
 
-async def test_it_subscribes_again_after_a_kill() -> None:
+async def test_resubscribes_after_a_server_kill() -> None:
     heard = Heard()
     notices: list[bool] = []
 
@@ -91,7 +91,7 @@ async def test_it_subscribes_again_after_a_kill() -> None:
     assert notices[:3] == [True, False, True]
 
 
-async def test_a_frozen_server_is_dropped_while_publishing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_frozen_server_is_dropped_while_publishing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "WATCH_INTERVAL_SEC", 0.1)
     monkeypatch.setattr(connection_module, "FROZEN_AFTER_SEC", 0.5)
     frozen, spare = EmbeddedServer(), EmbeddedServer(port=free_port())
@@ -124,7 +124,7 @@ async def publish_forever(connection: Connection) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_message_that_is_too_large_harms_nobody() -> None:
+async def test_oversized_message_does_not_affect_others() -> None:
     async with (
         EmbeddedServer(config="max_payload: 4096\n") as server,
         running(server.url) as connection,
@@ -139,7 +139,7 @@ async def test_a_message_that_is_too_large_harms_nobody() -> None:
         assert connection.connects == 1
 
 
-async def test_a_client_closed_for_good_is_replaced() -> None:
+async def test_closed_client_is_replaced() -> None:
     async with EmbeddedServer() as server, running(server.url) as connection:
         await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
         assert connection._client is not None
@@ -150,7 +150,7 @@ async def test_a_client_closed_for_good_is_replaced() -> None:
         assert await connection.barrier(PATIENCE_SEC)
 
 
-async def test_a_reconnection_that_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dead_reconnect_task_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "WATCH_INTERVAL_SEC", 0.1)
     server = EmbeddedServer(port=free_port())
     async with server, running(server.url) as connection:
@@ -169,7 +169,7 @@ async def test_a_reconnection_that_died_is_replaced(monkeypatch: pytest.MonkeyPa
         assert await connection.barrier(PATIENCE_SEC)
 
 
-async def test_a_cancellation_that_nats_py_swallows_is_honoured(
+async def test_cancellation_works_although_nats_py_swallows_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with EmbeddedServer() as server, running(server.url) as connection:
@@ -189,7 +189,7 @@ async def test_a_cancellation_that_nats_py_swallows_is_honoured(
         assert flood.cancelled()
 
 
-async def test_the_barrier_comes_after_what_was_published() -> None:
+async def test_barrier_returns_after_published_messages_arrive() -> None:
     heard = Heard()
     async with EmbeddedServer() as server, running(server.url) as connection:
         await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
@@ -204,20 +204,20 @@ async def test_the_barrier_comes_after_what_was_published() -> None:
         await client.close()
 
 
-async def test_a_flush_that_was_given_up_does_no_harm() -> None:
+async def test_cancelled_flush_does_not_break_the_barrier() -> None:
     async with EmbeddedServer() as server, running(server.url) as connection:
         await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
         client = connection._client
         assert client is not None
-        given_up = asyncio.create_task(client.flush())
+        cancelled = asyncio.create_task(client.flush())
         while not client._pongs:  # noqa: ASYNC110 - nats-py has no event
             await asyncio.sleep(0)
-        given_up.cancel()
+        cancelled.cancel()
         assert await connection.barrier(PATIENCE_SEC)
-        assert given_up.cancelled()
+        assert cancelled.cancelled()
 
 
-async def test_wrong_credentials_are_tried_again() -> None:
+async def test_wrong_credentials_are_retried() -> None:
     port = free_port()
     config = "authorization {{ user: agent, password: {} }}\n"
     async with running(f"nats://agent:right@127.0.0.1:{port}") as connection:
@@ -229,14 +229,14 @@ async def test_wrong_credentials_are_tried_again() -> None:
             assert connection.server == f"127.0.0.1:{port}"
 
 
-async def test_a_token_in_the_url() -> None:
+async def test_token_in_the_url_is_used() -> None:
     async with EmbeddedServer(config="authorization { token: secret }\n") as server:
         url = server.url.replace("nats://", "nats://secret@")
         async with running(url) as connection:
             await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
 
 
-async def test_nothing_is_said_in_clear_when_tls_is_wanted() -> None:
+async def test_tls_url_sends_nothing_in_clear() -> None:
     async with (
         EmbeddedServer() as server,
         running(server.url.replace("nats://", "tls://agent:secret@")) as connection,
@@ -245,12 +245,12 @@ async def test_nothing_is_said_in_clear_when_tls_is_wanted() -> None:
         assert not connection.connected
 
 
-NO_SERVERS = [b"x" * 200_000, b"INFO []\r\n", b"INFO " + b"[" * 100_000 + b"\r\n",
+MALFORMED_GREETINGS = [b"x" * 200_000, b"INFO []\r\n", b"INFO " + b"[" * 100_000 + b"\r\n",
               b"INFO {}\r\n-ERR\r\n", b"INFO {}\r\n-ERR '\xff'\r\n"]  # fmt: skip
 
 
-@pytest.mark.parametrize("greeting", NO_SERVERS, ids=lambda greeting: str(greeting[:20]))
-async def test_something_else_answers_at_that_port_for_a_while(greeting: bytes) -> None:
+@pytest.mark.parametrize("greeting", MALFORMED_GREETINGS, ids=lambda greeting: str(greeting[:20]))
+async def test_reconnects_after_a_foreign_server_on_the_port(greeting: bytes) -> None:
     port, greeted = free_port(), asyncio.Event()
 
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -273,7 +273,7 @@ async def test_something_else_answers_at_that_port_for_a_while(greeting: bytes) 
             await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
 
 
-def test_header_bytes_are_those_on_the_wire() -> None:
+def test_header_bytes_match_the_wire() -> None:
     headers = {"Nats-Msg-Id": "a:b:1", "Detail": "ü"}
     wire = (
         b"NATS/1.0\r\n" + b"".join(f"{k}: {v}\r\n".encode() for k, v in headers.items()) + b"\r\n"

@@ -1,4 +1,4 @@
-"""Credentials files: what is read from them, and a signature that nats-server takes."""
+"""Credentials files: parsing, and signatures that nats-server accepts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from netsonde.config.sections import NatsSection
 from netsonde.errors import ConfigError
 
 
-async def test_a_server_with_an_operator_lets_us_in(tmp_path: Path) -> None:
+async def test_server_with_an_operator_accepts_the_credentials(tmp_path: Path) -> None:
     operation = Operation()
     user = Identity(USER)
     path = creds(tmp_path, operation.user_jwt(user), user.seed)
@@ -34,16 +34,16 @@ async def test_a_server_with_an_operator_lets_us_in(tmp_path: Path) -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def test_what_is_in_the_file(tmp_path: Path) -> None:
+def test_credentials_reads_jwt_and_seed(tmp_path: Path) -> None:
     user = Identity(USER)
     found = Credentials(str(creds(tmp_path, "the.jwt.text", user.seed)))
     assert found.jwt() == b"the.jwt.text"
     user.key.public_key().verify(base64.b64decode(found.sign("nonce")), b"nonce")
 
 
-def test_a_seed_that_is_not_a_user_s_or_is_damaged(tmp_path: Path) -> None:
+def test_damaged_or_non_user_seed_raises(tmp_path: Path) -> None:
     good = Identity(USER).seed
-    # Not the last letter: two of its bits are padding.
+    # Not the last letter, because two of its bits are padding.
     damaged = good[:20] + ("A" if good[20] != "A" else "B") + good[21:]
     for seed in (Identity(ACCOUNT).seed, damaged, good[:-8], "SU!!"):
         with pytest.raises(nkey.DamagedSeedError, match="seed"):
@@ -52,7 +52,7 @@ def test_a_seed_that_is_not_a_user_s_or_is_damaged(tmp_path: Path) -> None:
             Credentials(str(creds(tmp_path, "jwt", seed))).sign("nonce")
 
 
-def test_a_made_seed_is_a_user_s() -> None:
+def test_make_seed_makes_a_user_seed() -> None:
     seed = nkey.make_seed()
     assert seed.startswith("SU")
     assert len(seed) == 58
@@ -62,7 +62,7 @@ def test_a_made_seed_is_a_user_s() -> None:
     key.verify(base64.b64decode(nkey.sign(seed, "nonce")), b"nonce")
 
 
-def test_each_way_to_log_in(tmp_path: Path) -> None:
+def test_each_login_method(tmp_path: Path) -> None:
     seed, secret = tmp_path / "seed", tmp_path / "secret"
     seed.write_text(f"# the agent's\n{nkey.make_seed()}\n")
     secret.write_text("s3cret\n")
@@ -78,7 +78,7 @@ def test_each_way_to_log_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["nkey", "token_file", "password_file"])
-def test_a_secret_that_cannot_be_read_is_named_and_not_shown(tmp_path: Path, key: str) -> None:
+def test_unreadable_secret_error_names_the_key_only(tmp_path: Path, key: str) -> None:
     path = tmp_path / "secret"
     for content in (None, b"", b"\xff\xfe"):
         if content is not None:
@@ -89,13 +89,13 @@ def test_a_secret_that_cannot_be_read_is_named_and_not_shown(tmp_path: Path, key
 
 
 @pytest.mark.parametrize("text", ["", "-----BEGIN NATS USER JWT-----\nx\n"])
-def test_a_file_without_credentials(tmp_path: Path, text: str) -> None:
+def test_file_without_credentials_raises(tmp_path: Path, text: str) -> None:
     path = tmp_path / "agent.creds"
     path.write_text(text)
     with pytest.raises(ConfigError, match="holds no user JWT"):
         Credentials(str(path))
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_missing_file_raises(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nats\.creds"):
         Credentials(str(tmp_path / "absent"))

@@ -1,4 +1,4 @@
-"""UDP datagrams out of capture files of every kind that a capture of exports may have."""
+"""Reading UDP datagrams from capture files of every supported kind."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def pcapng(order: str, linktype: int, frame: bytes) -> bytes:
         (SLL2, struct.pack("!H", IPV6) + bytes(18) + V6),
     ],
 )
-def test_every_link_type(tmp_path: Path, linktype: int, frame: bytes) -> None:
+def test_each_link_type_is_read(tmp_path: Path, linktype: int, frame: bytes) -> None:
     for big_endian in (False, True):
         data = pcap(tmp_path, frame, linktype=linktype, big_endian=big_endian)
         assert payloads(data) == ([MESSAGE], Counter())
@@ -65,7 +65,7 @@ def test_every_link_type(tmp_path: Path, linktype: int, frame: bytes) -> None:
         assert payloads(pcapng(order, linktype, frame)) == ([MESSAGE] * 2, Counter())
 
 
-def test_what_is_no_datagram_is_left_out(tmp_path: Path) -> None:
+def test_other_packets_are_skipped(tmp_path: Path) -> None:
     other = ethernet(ipv4(tcp(b"", 1, 2), TCP, "10.0.0.1", "10.0.0.2"))
     data = pcap(tmp_path, other, b"", ethernet(b"\x45"), ethernet(V4))
     assert payloads(data) == ([MESSAGE], Counter())
@@ -75,7 +75,7 @@ def test_what_is_no_datagram_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
-def test_fragments_are_put_together(tmp_path: Path, order: tuple[int, ...]) -> None:
+def test_fragments_are_reassembled(tmp_path: Path, order: tuple[int, ...]) -> None:
     whole = udp(MESSAGE * 4, 4000, 4739)
     cuts = [(0, whole[:80]), (80, whole[80:160]), (160, whole[160:])]
     frames = [
@@ -88,7 +88,7 @@ def test_fragments_are_put_together(tmp_path: Path, order: tuple[int, ...]) -> N
     assert payloads(missing) == ([], Counter(fragments_lost=1))
 
 
-def test_senders_are_told_apart(tmp_path: Path) -> None:
+def test_fragments_of_two_senders_stay_separate(tmp_path: Path) -> None:
     other = ethernet(ipv4(udp(MESSAGE, 4001, 4739), UDP, "10.0.0.1", "10.0.0.2"))
     data = memoryview(pcap(tmp_path, ethernet(V4), other, ethernet(V4)))
     first, second, third = read_datagrams(data, Counter())
@@ -97,12 +97,12 @@ def test_senders_are_told_apart(tmp_path: Path) -> None:
 
 @given(st.sampled_from((b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x0a\x0d\x0d\x0a")),
        st.binary(max_size=400))  # fmt: skip
-def test_nothing_that_a_file_holds_raises(magic: bytes, rest: bytes) -> None:
+def test_malformed_file_does_not_raise(magic: bytes, rest: bytes) -> None:
     list(read_datagrams(memoryview(magic + rest), Counter()))
 
 
 @given(st.sampled_from((0, 1, 101, 113, 276)), st.binary(max_size=200))
-def test_nothing_that_a_frame_holds_raises(linktype: int, frame: bytes) -> None:
+def test_malformed_frame_does_not_raise(linktype: int, frame: bytes) -> None:
     for data in (pcapng("<", linktype, frame), pcapng("<", 101, b"\x60" + frame)):
         list(read_datagrams(memoryview(data), Counter()))
 
@@ -116,5 +116,5 @@ def test_nothing_that_a_frame_holds_raises(linktype: int, frame: bytes) -> None:
         ("fe80::1%eth0", "fe80::1%eth0"),
     ],
 )
-def test_a_collector_has_one_spelling(text: str, spelled: str) -> None:
+def test_collector_address_is_normalized(text: str, spelled: str) -> None:
     assert collector_address(text) == spelled

@@ -1,4 +1,4 @@
-"""The ADR-32 documents. What their public schemas require is written out here."""
+"""The ADR-32 documents. The requirements of their public schemas are repeated here."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def discovery() -> Discovery:
 
 
 @pytest.mark.parametrize("kind", ["PING", "INFO", "STATS"])
-def test_each_document_is_as_the_specification_says(discovery: Discovery, kind: str) -> None:
+def test_each_document_matches_its_schema(discovery: Discovery, kind: str) -> None:
     document = discovery.document(kind, {"packets_captured": 7})
     jsonschema.validate(document, SCHEMAS[kind])
     assert (document["name"], document["id"]) == ("netsonde", "alpha")
@@ -101,7 +101,7 @@ def test_each_document_is_as_the_specification_says(discovery: Discovery, kind: 
     }
 
 
-def test_subjects(discovery: Discovery) -> None:
+def test_subjects_are_verb_kind_and_id(discovery: Discovery) -> None:
     subjects = discovery.subjects()
     assert len(subjects) == 9
     assert subjects["$SRV.INFO"] == "INFO"
@@ -117,7 +117,7 @@ def test_info_names_the_host_and_every_verb(discovery: Discovery) -> None:
     assert all(endpoint["queue_group"] == "" for endpoint in endpoints.values())
 
 
-def test_stats_count(discovery: Discovery) -> None:
+def test_stats_count_requests_and_errors(discovery: Discovery) -> None:
     discovery.endpoints["status"].count(100, None)
     discovery.endpoints["status"].count(301, NoSession())
     stats = discovery.document("STATS", {"packets_captured": 7})

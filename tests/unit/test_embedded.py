@@ -1,4 +1,4 @@
-"""The agent's own nats-server: quick, private, and gone afterwards."""
+"""The embedded nats-server: starts quickly, stays private, and cleans up when it stops."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from netsonde.bus.embedded import EmbeddedServer, EmbeddedServerError
 from servers import free_port
 
 
-async def test_it_serves_and_leaves_nothing(
+async def test_stop_removes_process_and_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In a place of its own: what other tests run at the same time lies in the usual one.
+    # A separate directory: other tests use the default one at the same time.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     async with EmbeddedServer() as server:
         assert os.listdir(tmp_path)
@@ -34,12 +34,12 @@ async def test_it_serves_and_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
-async def test_two_at_once() -> None:
+async def test_two_servers_run_at_once() -> None:
     async with EmbeddedServer() as one, EmbeddedServer() as two:
         assert one.url != two.url
 
 
-async def test_it_comes_back_on_the_same_port() -> None:
+async def test_restart_keeps_the_port() -> None:
     server = EmbeddedServer()
     await server.start()
     url = server.url
@@ -49,7 +49,7 @@ async def test_it_comes_back_on_the_same_port() -> None:
     await server.stop()
 
 
-async def test_jetstream_only_when_asked_for() -> None:
+async def test_jetstream_is_off_by_default() -> None:
     async with EmbeddedServer() as without, EmbeddedServer(jetstream=True) as with_it:
 
         def config(server: EmbeddedServer) -> dict[str, object]:
@@ -60,7 +60,7 @@ async def test_jetstream_only_when_asked_for() -> None:
         assert not (await asyncio.to_thread(config, with_it)).get("disabled")
 
 
-async def test_nobody_else_has_the_streams_that_outlast_it(tmp_path: Path) -> None:
+async def test_streams_dir_is_locked_and_kept(tmp_path: Path) -> None:
     streams = tmp_path / "spool" / "nats"
     async with EmbeddedServer(jetstream=True, streams_dir=streams):
         assert (streams / "jetstream").is_dir()
@@ -73,14 +73,14 @@ async def test_nobody_else_has_the_streams_that_outlast_it(tmp_path: Path) -> No
         await EmbeddedServer(jetstream=True, streams_dir=tmp_path / "file" / "nats").start()
 
 
-async def test_a_port_that_is_taken_is_told_in_the_server_s_words() -> None:
+async def test_taken_port_error_quotes_the_server() -> None:
     port = free_port()
     async with EmbeddedServer(port=port):
         with pytest.raises(EmbeddedServerError, match="in use"):
             await EmbeddedServer(port=port).start()
 
 
-def test_without_a_binary_it_says_what_to_do(
+def test_missing_binary_error_says_how_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert embedded.find_server().name == "nats-server"

@@ -1,4 +1,4 @@
-"""Bytes and headers to requests, and replies back: the codes 400 and 422 above all."""
+"""Request and reply bytes and headers, and the errors 400 and 422."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MSGPACK = {"Content-Type": "application/msgpack"}
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b" {\n} "])
-def test_an_empty_body_is_an_empty_object(body: bytes) -> None:
+def test_empty_body_is_an_empty_object(body: bytes) -> None:
     assert envelope.decode(body, StatusRequest, binary=False) == StatusRequest()
 
 
@@ -30,7 +30,7 @@ def test_an_empty_body_is_an_empty_object(body: bytes) -> None:
     [
         b"{",
         b'{"interface": ',
-        b'{"surprise": 1',  # undecodable comes before unknown
+        b'{"surprise": 1',  # undecodable wins over unknown
         b"{} {}",
         b"\xff",
         b'{"interface": "\xff", "backend": "file"}',
@@ -39,13 +39,13 @@ def test_an_empty_body_is_an_empty_object(body: bytes) -> None:
         b"[" * 100_000,
     ],
 )
-def test_what_is_no_json_is_400(body: bytes) -> None:
+def test_invalid_json_is_400(body: bytes) -> None:
     with pytest.raises(MalformedRequest):
         envelope.decode(body, StartRequest, binary=False)
 
 
 @pytest.mark.parametrize("body", [b"\xc1", b"\x81", b"\x81\xa1a", b"\x80\x80", b"\x91" * 100_000])
-def test_what_is_no_msgpack_is_400(body: bytes) -> None:
+def test_invalid_msgpack_is_400(body: bytes) -> None:
     with pytest.raises(MalformedRequest):
         envelope.decode(body, StartRequest, binary=True)
 
@@ -68,26 +68,26 @@ def test_what_is_no_msgpack_is_400(body: bytes) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_422_and_names_the_field(body: bytes, field: str) -> None:
+def test_invalid_field_is_422_and_named(body: bytes, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         envelope.decode(body, StartRequest, binary=False)
     assert caught.value.field == field
     assert caught.value.detail
 
 
-def test_a_key_that_is_no_string_is_422() -> None:
+def test_non_string_key_is_422() -> None:
     with pytest.raises(InvalidRequest) as caught:
         envelope.decode(msgspec.msgpack.encode({1: 1}), FlowsRequest, binary=True)
     assert caught.value.field == "$"
 
 
-def test_msgpack_in() -> None:
+def test_msgpack_request_is_decoded() -> None:
     body = msgspec.msgpack.encode({"limit": 7})
     assert envelope.decode(body, FlowsRequest, binary=True).limit == 7
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_no_body_breaks_the_decoder(body: bytes, binary: bool) -> None:
+def test_decoder_accepts_or_rejects_any_body(body: bytes, binary: bool) -> None:
     with contextlib.suppress(MalformedRequest, InvalidRequest):
         assert 1 <= envelope.decode(body, FlowsRequest, binary=binary).limit <= 10000
 
@@ -95,7 +95,7 @@ def test_no_body_breaks_the_decoder(body: bytes, binary: bool) -> None:
 # ---- headers -----------------------------------------------------------------------------------
 
 
-def test_headers_in_any_case() -> None:
+def test_header_names_ignore_case() -> None:
     headers = Headers.of({"CONTENT-TYPE": "application/msgpack; v=1", "request-ID": "r"})
     assert headers.binary_body
     assert headers.request_id == "r"
@@ -113,7 +113,7 @@ def test_headers_in_any_case() -> None:
         ("", False),
     ],
 )
-def test_accept(accept: str, binary: bool) -> None:
+def test_accept_selects_the_encoding(accept: str, binary: bool) -> None:
     assert Headers.of({"Accept": accept}).binary_reply is binary
 
 
@@ -130,19 +130,19 @@ def test_accept(accept: str, binary: bool) -> None:
         ("0001-01-01T00:00:00+23:59", True),
     ],
 )
-def test_expiry(text: str, late: bool) -> None:
+def test_expires_at_is_compared_with_now(text: str, late: bool) -> None:
     assert Headers.of({"Expires-At": text}).late(NOW) is late
 
 
 @pytest.mark.parametrize(
     "text", ["soon", "2026-01-02T03:04:05", "1767323045", "29990101T000000Z", "2999-01-01"]
 )
-def test_an_expiry_that_is_no_instant(text: str) -> None:
+def test_malformed_expires_at_is_rejected(text: str) -> None:
     with pytest.raises(InvalidRequest):
         Headers.of({"Expires-At": text}).late(NOW)
 
 
-def test_a_request_id_has_a_limit() -> None:
+def test_long_request_id_is_rejected() -> None:
     Headers.of({"Request-Id": "x" * envelope.REQUEST_ID_MAX}).late(NOW)
     with pytest.raises(InvalidRequest):
         Headers.of({"Request-Id": "x" * (envelope.REQUEST_ID_MAX + 1)}).late(NOW)
@@ -151,7 +151,7 @@ def test_a_request_id_has_a_limit() -> None:
 # ---- replies -----------------------------------------------------------------------------------
 
 
-def test_reply_headers() -> None:
+def test_reply_headers_name_host_and_request() -> None:
     headers = envelope.reply_headers("alpha", 204, "r", binary=True)
     assert headers == {
         "Status-Code": "204",
@@ -162,19 +162,19 @@ def test_reply_headers() -> None:
     assert "Request-Id" not in envelope.reply_headers("alpha", 200, "", binary=False)
 
 
-def test_error_headers_are_one_short_line() -> None:
+def test_error_header_is_one_short_line() -> None:
     headers = envelope.error_headers(InvalidRequest("two\r\nlines " + "x" * 2000))
     assert headers["Nats-Service-Error-Code"] == "422"
     assert "\n" not in headers["Nats-Service-Error"]
     assert len(headers["Nats-Service-Error"]) <= envelope.ERROR_HEADER_MAX
 
 
-def test_an_error_names_a_field_only_when_one_is_to_blame() -> None:
+def test_error_names_a_field_only_if_one_is_invalid() -> None:
     assert "field" not in msgspec.to_builtins(envelope.error_reply(NoSession()))
     assert msgspec.to_builtins(envelope.error_reply(NoSession(field="$.a")))["field"] == "$.a"
 
 
-def test_a_reply_in_either_encoding() -> None:
+def test_reply_is_encoded_as_json_or_msgpack() -> None:
     reply = StatusReply(host="alpha")
     as_json = msgspec.json.decode(envelope.encode(reply, binary=False))
     assert as_json == msgspec.msgpack.decode(envelope.encode(reply, binary=True))

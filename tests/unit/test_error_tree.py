@@ -1,4 +1,4 @@
-"""The error tree: what each class owes the wire and the command line."""
+"""The error tree: identifiers and codes of the contract, exit codes, details."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ CONTRACT = {
 }
 
 
-def test_the_contract_s_errors_are_all_there() -> None:
+def test_contract_errors_all_exist() -> None:
     assert {(kind.error, kind.code) for kind in REQUEST_ERRORS} >= CONTRACT
 
 
-def test_each_identifier_means_one_thing() -> None:
+def test_identifiers_are_unique() -> None:
     identifiers = [kind.error for kind in REQUEST_ERRORS]
     assert len(identifiers) == len(set(identifiers))
 
 
 @pytest.mark.parametrize("kind", REQUEST_ERRORS)
-def test_an_error_always_has_something_to_say(kind: type[RequestError]) -> None:
+def test_each_error_has_a_detail(kind: type[RequestError]) -> None:
     assert kind().detail
     assert kind("in these words", field="$.a").detail == "in these words"
     assert kind("x", field="$.a").field == "$.a"
 
 
-def test_the_drawing_shows_every_class() -> None:
+def test_module_docstring_shows_every_class() -> None:
     for kind in descendants(NetsondeError):
         assert kind.__name__ in (errors.__doc__ or ""), kind
 

@@ -1,4 +1,4 @@
-"""Events: in order, bounded, and alarms not too often."""
+"""Events are sent in order, in a bounded queue, and alarms are rate limited."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ async def events(publisher: FakePublisher) -> AsyncIterator[Events]:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_in_order_and_whole(events: Events, publisher: FakePublisher) -> None:
+async def test_events_are_sent_in_order_and_complete(
+    events: Events, publisher: FakePublisher
+) -> None:
     events.emit("lifecycle", "started", "now", session_id="s", time_ns=1, data={"a": 1})
     events.emit("capture", "finished")
     assert await events.flushed(PATIENCE_SEC)
@@ -69,7 +71,7 @@ async def test_in_order_and_whole(events: Events, publisher: FakePublisher) -> N
     assert (first.seq, second.seq) == (1, 2)
 
 
-async def test_what_happened_while_the_bus_was_away(
+async def test_events_are_queued_while_the_bus_is_unreachable(
     events: Events, publisher: FakePublisher
 ) -> None:
     publisher.up.clear()
@@ -83,7 +85,7 @@ async def test_what_happened_while_the_bus_was_away(
     assert names == [str(n) for n in range(10, events_module.QUEUE_EVENTS_MAX + 10)]
 
 
-async def test_one_that_is_too_large_holds_up_no_other(
+async def test_oversized_event_does_not_block_others(
     events: Events, publisher: FakePublisher
 ) -> None:
     events.emit("audit", "stop", data={"request": "\0" * 4096})
@@ -93,7 +95,7 @@ async def test_one_that_is_too_large_holds_up_no_other(
     assert events.dropped == 1
 
 
-async def test_an_alarm_at_most_once_a_minute(
+async def test_alarm_is_sent_at_most_once_a_minute(
     events: Events, publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(5):

@@ -1,8 +1,8 @@
-"""Random records through the encoders, and back through a decoder that is not ours.
+"""Random records through the encoders and back through an independent decoder.
 
-The `netflow` package knows NetFlow 5, 9 and IPFIX from the RFCs; what it reads out of our
-messages must be the records that went in, none straddling a message, none too large, each
-message numbered as its protocol wants it.
+The `netflow` package implements NetFlow 5, 9 and IPFIX from the RFCs. It must read the same
+records that went in. No record straddles two messages, no message exceeds the limit, and each
+is numbered as its protocol requires.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ICMP, ICMPV6 = 1, 58
 V5_COUNT_MAX = 2**32 - 1
 HEADER_BYTES = {5: 24, 9: 20, 10: 16}
 
-# Per version, what the decoder calls a field.
+# The decoder's name of each field, by version.
 V5 = ("IPV4_SRC_ADDR", "IPV4_DST_ADDR", "SRC_PORT", "DST_PORT", "PROTO", "IN_PACKETS",
       "IN_OCTETS", "TCP_FLAGS", "TOS")  # fmt: skip
 V9 = ("IPV{}_SRC_ADDR", "IPV{}_DST_ADDR", "L4_SRC_PORT", "L4_DST_PORT", "PROTOCOL", "IN_PKTS",
@@ -39,7 +39,7 @@ IPFIX = ("sourceIPv{}Address", "destinationIPv{}Address", "sourceTransportPort",
 
 @dataclass(frozen=True)
 class Flow:
-    """One record, as much of it as all versions can say."""
+    """One record, reduced to the fields that all versions have."""
 
     version: int
     source: bytes
@@ -141,7 +141,7 @@ def encode(version: int, profile: int, bytes_max: int, given_flows: list[Flow]) 
     return found
 
 
-# ---- what must come out --------------------------------------------------------------------
+# ---- the expected records ------------------------------------------------------------------
 
 
 def expected(version: int, given_flows: list[Flow]) -> Counter[tuple[Any, ...]]:
@@ -177,7 +177,7 @@ def _side(version: int, flow: Flow, way: int) -> tuple[Any, ...]:
     return (*common, *more[version])
 
 
-# ---- what does come out ----------------------------------------------------------------------
+# ---- the decoded records ---------------------------------------------------------------------
 
 
 def decode(version: int, messages: list[bytes]) -> list[tuple[Any, ...]]:
@@ -190,7 +190,7 @@ def decode(version: int, messages: list[bytes]) -> list[tuple[Any, ...]]:
         if version == 10:
             assert message.header.length == len(data)
         number = message.header.sequence_number if version == 10 else message.header.sequence
-        assert number == sequence, "a message's number"
+        assert number == sequence, "wrong sequence number"
         sequence += 1 if version == 9 else len(message.flows)
         found += [_read(version, message, one) for one in message.flows]
     return found
@@ -221,7 +221,7 @@ def _read(version: int, message: Any, one: Any) -> tuple[Any, ...]:
 
 
 def joined(found: list[tuple[Any, ...]]) -> Counter[tuple[Any, ...]]:
-    """Version 5 splits what its 32 bits cannot count: the parts must add up."""
+    """Adds up the parts into which version 5 splits counts above 32 bits."""
     sums: dict[tuple[Any, ...], list[int]] = {}
     for flow in found:
         entry = sums.setdefault((*flow[:5], *flow[7:]), [0, 0])
@@ -237,10 +237,10 @@ def joined(found: list[tuple[Any, ...]]) -> Counter[tuple[Any, ...]]:
     bytes_max=st.sampled_from((512, 513, 700, 1400, 9000, 65507)),
     profile=st.sampled_from((0, 1)),
 )
-def test_what_goes_in_comes_out(
+def test_decoded_records_equal_the_encoded_ones(
     version: int, given_flows: list[Flow], bytes_max: int, profile: int
 ) -> None:
-    # The package does not know RFC 7011's fields of variable length, which IPFIX has in full.
+    # The package does not support the variable-length fields of RFC 7011, so IPFIX skips "full".
     messages = encode(version, profile if version == 9 else 0, bytes_max, given_flows)
     assert all(HEADER_BYTES[version] < len(data) <= bytes_max for data in messages)
     found = decode(version, messages)
@@ -252,8 +252,8 @@ def test_what_goes_in_comes_out(
         assert Counter(found) == wanted
 
 
-def test_a_template_is_withheld_until_the_next_refresh() -> None:
-    """FLOWS §6: the first datagrams lost, decoding resumes within one refresh."""
+def test_decoding_resumes_at_the_next_template_refresh() -> None:
+    """FLOWS §6: after the first datagrams are lost, one refresh is enough."""
     flow = Flow(4, b"\n\0\0\1", b"\n\0\0\2", 1, 2, 17, 0, 0, (1, 0), (40, 0), (0, 0), 0, 0,
                 NOW_NS, NOW_NS, 1)  # fmt: skip
     messages = encode(10, 0, 512, [flow] * 400)

@@ -1,5 +1,5 @@
-"""The fleet client against a real nats-server and responders of a few lines: who is expected,
-when a request ends, and how it ends when NATS or a host is not there."""
+"""The fleet client against a real nats-server and small responders: expected hosts, the end of
+a request, and requests when NATS or a host is unreachable."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from netsonde.fleet.client import FleetClient, Pace, belongs, connect, explain, 
 from netsonde.fleet.targeting import Limit, Target, TargetError
 from servers import NatsServer, free_port
 
-SOON_SEC = PATIENCE_SEC / 2  # for what must not wait until the time is up
+SOON_SEC = PATIENCE_SEC / 2  # for requests that must end before their timeout
 
 
 class Responder:
-    """Something that answers as an agent does; `silent` ones are discovered and say nothing."""
+    """Answers like an agent. A `silent` one answers discovery but no request."""
 
     def __init__(self, client: Client, host: str, *, code: int = 200, silent: bool = False) -> None:
         self.client = client
@@ -83,7 +83,7 @@ async def fleet_at(server: NatsServer) -> AsyncIterator[FleetClient]:
         yield client
 
 
-async def test_all_ends_when_everyone_discovered_has_answered(
+async def test_request_to_all_ends_when_each_discovered_host_answered(
     nats_server: NatsServer, agents_client: Client
 ) -> None:
     for host in ("web2", "web1", "db1"):
@@ -96,9 +96,7 @@ async def test_all_ends_when_everyone_discovered_has_answered(
     assert outcome.complete
 
 
-async def test_a_host_that_says_nothing_is_named(
-    nats_server: NatsServer, agents_client: Client
-) -> None:
+async def test_silent_host_is_named(nats_server: NatsServer, agents_client: Client) -> None:
     await Responder(agents_client, "web1").start()
     await Responder(agents_client, "mute", silent=True).start()
     async with fleet_at(nats_server) as fleet:
@@ -108,7 +106,7 @@ async def test_a_host_that_says_nothing_is_named(
     assert not outcome.complete
 
 
-async def test_named_hosts_are_asked_alone_and_absent_ones_known_at_once(
+async def test_named_hosts_only_are_asked_and_absent_ones_reported_at_once(
     nats_server: NatsServer, agents_client: Client
 ) -> None:
     web1 = await Responder(agents_client, "web1").start()
@@ -124,7 +122,7 @@ async def test_named_hosts_are_asked_alone_and_absent_ones_known_at_once(
     assert web2.requests == []
 
 
-async def test_nobody_there_is_known_at_once_and_is_no_success(nats_server: NatsServer) -> None:
+async def test_no_hosts_is_an_immediate_failure(nats_server: NatsServer) -> None:
     async with fleet_at(nats_server) as fleet:
         for target in (Target(), Target(group=("site", "ams"))):
             began = time.monotonic()
@@ -134,7 +132,7 @@ async def test_nobody_there_is_known_at_once_and_is_no_success(nats_server: Nats
             assert not outcome.complete
 
 
-async def test_a_group_reaches_its_members_only(
+async def test_group_reaches_its_members_only(
     nats_server: NatsServer, agents_client: Client
 ) -> None:
     await Responder(agents_client, "web1").start("site.ams")
@@ -148,12 +146,12 @@ async def test_a_group_reaches_its_members_only(
     assert web2.requests == []
 
 
-def test_labels_are_the_metadata_without_dots() -> None:
+def test_read_labels_returns_only_the_labels() -> None:
     metadata = {"subject.root": "capture", "version.agent": "1", "site": "ams", "label.rack": "r1"}
     assert read_labels(metadata) == {"rack": "r1", "site": "ams"}
 
 
-def test_agents_of_another_root_are_not_expected() -> None:
+def test_agents_of_another_root_are_ignored() -> None:
     body = {"metadata": {"subject.root": "acme.capture", "site": "ams"}}
     assert belongs(body, "acme.capture", ("site", "ams"))
     assert not belongs(body, "acme.capture", ("site", "lon"))
@@ -162,9 +160,7 @@ def test_agents_of_another_root_are_not_expected() -> None:
     assert belongs({"metadata": None}, "capture", None)
 
 
-async def test_a_refusal_is_a_reply_and_no_success(
-    nats_server: NatsServer, agents_client: Client
-) -> None:
+async def test_error_reply_is_not_a_success(nats_server: NatsServer, agents_client: Client) -> None:
     await Responder(agents_client, "web1", code=400).start()
     async with fleet_at(nats_server) as fleet:
         outcome = await fleet.ask("status", {}, Target(), Pace())
@@ -172,7 +168,7 @@ async def test_a_refusal_is_a_reply_and_no_success(
     assert not outcome.complete
 
 
-async def test_requests_carry_one_id_each(nats_server: NatsServer, agents_client: Client) -> None:
+async def test_each_request_has_its_own_id(nats_server: NatsServer, agents_client: Client) -> None:
     web1 = await Responder(agents_client, "web1").start()
     async with fleet_at(nats_server) as fleet:
         await fleet.ask("status", {}, Target(hosts=("web1",)), Pace())
@@ -183,7 +179,7 @@ async def test_requests_carry_one_id_each(nats_server: NatsServer, agents_client
     assert ids[2] == "again"
 
 
-async def test_limit_asks_the_first_hosts_by_name(
+async def test_limit_takes_the_first_hosts_by_name(
     nats_server: NatsServer, agents_client: Client
 ) -> None:
     fleet_hosts = [await Responder(agents_client, host).start() for host in ("c", "a", "b")]
@@ -211,7 +207,7 @@ async def test_batches_stop_after_too_many_failures(
     assert responders["d"].requests == []
 
 
-async def test_two_agents_of_one_name_are_pointed_out(
+async def test_duplicate_host_names_are_reported(
     nats_server: NatsServer, agents_client: Client
 ) -> None:
     await Responder(agents_client, "twin").start()
@@ -223,9 +219,7 @@ async def test_two_agents_of_one_name_are_pointed_out(
     assert outcome.warnings == ["twin: two agents answer to this name"]
 
 
-async def test_who_is_no_agent_is_not_expected(
-    nats_server: NatsServer, agents_client: Client
-) -> None:
+async def test_foreign_service_is_ignored(nats_server: NatsServer, agents_client: Client) -> None:
     await Responder(agents_client, "web1").start()
 
     async def introduce(message: Msg) -> None:
@@ -243,7 +237,7 @@ async def test_who_is_no_agent_is_not_expected(
     assert any("no agent" in warning for warning in outcome.warnings)
 
 
-async def test_without_discovery_the_whole_time_is_waited_and_pacing_refused(
+async def test_without_discovery_waits_the_timeout_and_rejects_pacing(
     nats_server: NatsServer, agents_client: Client
 ) -> None:
     async def say_nothing(message: Msg) -> None:
@@ -263,7 +257,7 @@ async def test_without_discovery_the_whole_time_is_waited_and_pacing_refused(
 
 
 @pytest.mark.parametrize("scheme", ["nats", "tls"])
-async def test_no_server_is_one_sentence_within_seconds(scheme: str) -> None:
+async def test_unreachable_server_fails_soon_with_one_sentence(scheme: str) -> None:
     address = NatsSection(servers=[f"{scheme}://user:secret@127.0.0.1:{free_port()}"])
     began = time.monotonic()
     for lasting in (False, True):
@@ -275,14 +269,14 @@ async def test_no_server_is_one_sentence_within_seconds(scheme: str) -> None:
     assert time.monotonic() - began < SOON_SEC
 
 
-async def test_tls_is_not_given_up_for_a_server_without_it(nats_server: NatsServer) -> None:
+async def test_tls_is_required_even_if_the_server_lacks_it(nats_server: NatsServer) -> None:
     address = NatsSection(servers=[nats_server.url.replace("nats://", "tls://")])
     with pytest.raises(UnreachableError, match="TLS"):
         async with connect(address):
             pass
 
 
-async def test_a_frozen_server_does_not_hold_the_client(nats_server: NatsServer) -> None:
+async def test_frozen_server_does_not_block_the_client(nats_server: NatsServer) -> None:
     nats_server.freeze()
     try:
         began = time.monotonic()
@@ -294,7 +288,7 @@ async def test_a_frozen_server_does_not_hold_the_client(nats_server: NatsServer)
         nats_server.thaw()
 
 
-async def test_a_server_that_dies_in_a_request_ends_it(
+async def test_server_death_ends_the_request(
     nats_server: NatsServer, agents_client: Client
 ) -> None:
     mute = await Responder(agents_client, "mute", silent=True).start()
@@ -311,7 +305,7 @@ async def test_a_server_that_dies_in_a_request_ends_it(
         assert time.monotonic() - began < SOON_SEC
 
 
-async def test_follow_gives_the_stream_of_the_named_hosts(
+async def test_follow_yields_the_stream_of_the_named_hosts(
     nats_server: NatsServer, agents_client: Client
 ) -> None:
     async with fleet_at(nats_server) as fleet:
@@ -327,7 +321,7 @@ async def test_follow_gives_the_stream_of_the_named_hosts(
         await stream.aclose()
 
 
-async def test_a_lasting_connection_leaves_a_frozen_server(
+async def test_lasting_connection_leaves_a_frozen_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "PING_INTERVAL_SEC", 0.2)
@@ -350,7 +344,7 @@ async def test_a_lasting_connection_leaves_a_frozen_server(
             server.kill()
 
 
-def test_a_name_that_nobody_knows_is_said_in_the_resolvers_words() -> None:
+def test_unknown_host_name_error_quotes_the_resolver() -> None:
     error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     words = explain(NatsSection(servers=["nats://nats.invalid"]), error)
     assert words == "NATS cannot be reached at nats://nats.invalid:4222: name or service not known."

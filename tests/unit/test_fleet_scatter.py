@@ -1,4 +1,4 @@
-"""Replies as they are read, and when a wave is complete."""
+"""Parsing of replies, and the end of a wave."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from netsonde.fleet.scatter import Ask, Gathering, Reply, decode_reply, take
         (b'{"host":"a"}', {"Status-Code": "\u0662\u0660\u0660"}, 500),
     ],
 )
-def test_status_comes_from_the_header_then_the_body(
+def test_reply_code_prefers_the_header_over_the_body(
     data: bytes, headers: dict[str, str] | None, code: int
 ) -> None:
     reply = decode_reply(data, headers, 0.1)
@@ -37,13 +37,13 @@ def test_status_comes_from_the_header_then_the_body(
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a\x1b[31m", "a b", "A", ""])
-def test_a_name_that_is_no_token_is_nobodys(name: str) -> None:
+def test_invalid_host_name_becomes_unknown(name: str) -> None:
     for data, headers in ((b"{}", {"Host": name}), (json.dumps({"host": name}).encode(), None)):
         reply = decode_reply(data, headers, 0.1)
         assert (reply.host, reply.code) == ("?", 500)
 
 
-def test_a_wave_is_complete_when_each_expected_host_is_accounted_for() -> None:
+def test_wave_is_complete_when_each_expected_host_answered_or_is_absent() -> None:
     gathering = Gathering(frozenset({"a", "b"}))
     gathering.add(Reply("a", 200, {}))
     gathering.add(Reply("stranger", 200, {}))
@@ -53,7 +53,7 @@ def test_a_wave_is_complete_when_each_expected_host_is_accounted_for() -> None:
     assert [absence.host for absence in gathering.absences(2)] == ["b"]
 
 
-def test_without_expectation_only_no_responders_completes() -> None:
+def test_wave_without_expected_hosts_ends_only_on_no_responders() -> None:
     gathering = Gathering(None)
     gathering.add(Reply("a", 200, {}))
     assert not gathering.complete
@@ -62,7 +62,7 @@ def test_without_expectation_only_no_responders_completes() -> None:
     assert gathering.absences(2) == []
 
 
-def test_a_second_answer_of_one_host_is_noted_not_taken() -> None:
+def test_second_reply_of_a_host_is_noted_and_dropped() -> None:
     gathering = Gathering(frozenset({"a"}))
     gathering.add(Reply("a", 200, {"first": True}))
     gathering.add(Reply("a", 500, {}))
@@ -70,7 +70,7 @@ def test_a_second_answer_of_one_host_is_noted_not_taken() -> None:
     assert gathering.repeated == {"a"}
 
 
-def test_who_is_asked_alone_answers_in_no_other_name() -> None:
+def test_reply_under_another_hosts_name_is_rejected() -> None:
     gathering = Gathering(frozenset({"a", "b"}))
     asks = [Ask("capture.host.a.status", "a"), Ask("capture.host.b.status", "b")]
     for index, name in ((0, "b"), (0, "a"), (1, "b")):

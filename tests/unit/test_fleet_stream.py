@@ -1,4 +1,4 @@
-"""The ledger of a followed stream: gaps and repetitions."""
+"""The ledger of a followed stream: gaps and duplicates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def note(ledger: Ledger, seq: int, boot: str = "b1", host: str = "web1") -> bool
     return ledger.note(host, boot, seq)
 
 
-def test_joining_late_is_no_gap_and_a_restart_is_none() -> None:
+def test_joining_late_or_a_restart_is_not_a_gap() -> None:
     ledger = Ledger()
     assert all(note(ledger, seq) for seq in (7, 8))
     assert note(ledger, 1, boot="b2")
@@ -20,7 +20,7 @@ def test_joining_late_is_no_gap_and_a_restart_is_none() -> None:
     assert (ledger.missed, ledger.repeated) == (0, 0)
 
 
-def test_gaps_are_counted_and_filled_by_late_batches() -> None:
+def test_late_batches_fill_counted_gaps() -> None:
     ledger = Ledger()
     assert [note(ledger, seq) for seq in (1, 2, 6)] == [True, True, True]
     assert ledger.missed == 3
@@ -30,7 +30,7 @@ def test_gaps_are_counted_and_filled_by_late_batches() -> None:
 
 
 @given(st.permutations(range(2, 60)))
-def test_any_order_comes_out_even(order: list[int]) -> None:
+def test_batches_in_any_order_leave_no_gap(order: list[int]) -> None:
     ledger = Ledger()
     note(ledger, 1)
     assert all(note(ledger, seq) for seq in order)
@@ -38,7 +38,7 @@ def test_any_order_comes_out_even(order: list[int]) -> None:
     assert ledger.missed == 0
 
 
-def test_memory_stays_bounded_over_a_huge_gap() -> None:
+def test_huge_gap_uses_bounded_memory() -> None:
     ledger = Ledger()
     note(ledger, 1)
     note(ledger, 10**12)

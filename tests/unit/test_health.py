@@ -1,4 +1,4 @@
-"""/metrics, /healthz, /readyz."""
+"""The HTTP pages /metrics, /healthz and /readyz."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FakeExporting:
 
 
 class FakeSession:
-    """What health asks of a session."""
+    """The part of a session that health reads."""
 
     id = "s"
 
@@ -91,7 +91,7 @@ def health(
         ("nonsense", "405", "GET"),
     ],
 )
-def test_answers(request_line: str, status: str, words: str) -> None:
+def test_each_path_has_its_status(request_line: str, status: str, words: str) -> None:
     answer = health().answer(f"{request_line}\r\nHost: x\r\n\r\n".encode()).decode()
     assert answer.split()[1] == status
     head, _, body = answer.partition("\r\n\r\n")
@@ -105,11 +105,11 @@ def test_head_has_no_body() -> None:
     assert b"Content-Length: 3" in answer
 
 
-def test_not_ready() -> None:
+def test_readyz_is_503_when_not_ready() -> None:
     assert b"503" in health(ready=False).answer(b"GET /readyz HTTP/1.1\r\n\r\n")
 
 
-def test_the_spool() -> None:
+def test_metrics_show_the_spool() -> None:
     fake = FakeSession(Stats())
     session = cast(Session, fake)
     assert "spool" not in health(session).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
@@ -128,7 +128,7 @@ def test_the_spool() -> None:
     assert "netsonde_spool_records_lost_total 4.0" in text
 
 
-def test_a_session_s_counters() -> None:
+def test_metrics_show_the_session_counters() -> None:
     session = session_of(Stats(packets_captured=42, flows_active=7))
     text = health(session).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
     labels = '{backend="af_packet",interface="eth0"}'
@@ -139,18 +139,18 @@ def test_a_session_s_counters() -> None:
     assert "# TYPE netsonde_packets_captured_total counter" in text
 
 
-def test_what_each_collector_got() -> None:
+def test_metrics_show_each_collector() -> None:
     text = health(session_of(Stats())).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
-    who = 'collector="[fd00::9]:4739"'
-    assert f'netsonde_export_connected{{{who},version="10"}} 1.0' in text
-    assert f'netsonde_export_collector_records_sent_total{{{who},version="10"}} 120.0' in text
-    assert f'netsonde_export_packets_lost_total{{{who},version="10"}} 31.0' in text
+    collector = 'collector="[fd00::9]:4739"'
+    assert f'netsonde_export_connected{{{collector},version="10"}} 1.0' in text
+    assert f'netsonde_export_collector_records_sent_total{{{collector},version="10"}} 120.0' in text
+    assert f'netsonde_export_packets_lost_total{{{collector},version="10"}} 31.0' in text
     for cause, count in (("refused", 6), ("no_room", 0), ("error", 2)):
-        labels = f'cause="{cause}",{who},version="10"'
+        labels = f'cause="{cause}",{collector},version="10"'
         assert f"netsonde_export_collector_records_lost_total{{{labels}}} {count}.0" in text
 
 
-def test_a_heart_that_stands_still() -> None:
+def test_stalled_heartbeat_is_not_alive() -> None:
     fake = FakeSession(Stats(heartbeat=1))
     session = cast(Session, fake)
     heart = Heartbeat()
@@ -160,11 +160,11 @@ def test_a_heart_that_stands_still() -> None:
     fake.now = Stats(heartbeat=2)
     assert heart.alive(session, HEARTBEAT_STALLED_SEC + 1)
     fake.now = Stats(heartbeat=2, finished=True)
-    assert heart.alive(session, 100.0), "a file that was read has nothing left to do"
+    assert heart.alive(session, 100.0), "a finished replay counts as alive"
     assert heart.alive(None, 200.0)
 
 
-async def test_over_a_socket() -> None:
+async def test_serves_http_over_a_socket() -> None:
     served = health()
     task = asyncio.create_task(served.run())
     address = await eventually(lambda: served.address, "the port")
@@ -175,7 +175,7 @@ async def test_over_a_socket() -> None:
         assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
         writer.close()
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"x" * 100_000)  # no end of the head within the limit: turned away
+    writer.write(b"x" * 100_000)  # a request head over the limit is rejected
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
         assert await asyncio.wait_for(reader.read(), PATIENCE_SEC) == b""
     writer.close()
@@ -183,7 +183,7 @@ async def test_over_a_socket() -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_port_that_is_taken_is_no_reason_to_stop() -> None:
+async def test_taken_port_does_not_stop_the_agent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         await asyncio.wait_for(health(listen=f"127.0.0.1:{port}").run(), PATIENCE_SEC)

@@ -1,4 +1,4 @@
-"""Names of interfaces: what may reach a library that would do more with them."""
+"""Interface names that may reach a backend library, and names that must not."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("backend", "name"), ALLOWED)
-def test_allowed(backend: str, name: str) -> None:
+def test_valid_interface_is_accepted(backend: str, name: str) -> None:
     check_interface(backend, name)
 
 
 @pytest.mark.parametrize(("backend", "name"), REFUSED)
-def test_refused(backend: str, name: str) -> None:
+def test_invalid_interface_is_rejected(backend: str, name: str) -> None:
     with pytest.raises(InvalidInterface) as refused:
         check_interface(backend, name)
     assert refused.value.field == "$.interface"
 
 
-def test_a_file_has_its_own_backend() -> None:
+def test_file_names_are_rejected_with_the_right_backend() -> None:
     for backend, name in (("dpdk", "net_pcap0,rx_pcap=x"), ("pf_ring", "pcap:x")):
         with pytest.raises(InvalidInterface, match='backend "file"'):
             check_interface(backend, name)

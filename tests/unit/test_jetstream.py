@@ -72,14 +72,14 @@ async def jetstream(url: str) -> AsyncIterator[Any]:
 
 
 async def stored(url: str) -> list[int]:
-    """The numbers of the messages in the stream, in its order."""
+    """Returns the numbers of the messages in the stream, in order."""
     async with jetstream(url) as js:
         count = (await js.stream_info("CAPTURE_FLOWS")).state.messages
         found = [await js.get_msg("CAPTURE_FLOWS", seq) for seq in range(1, count + 1)]
         return [int(one.data[:6]) for one in found]
 
 
-async def test_the_streams_are_made_as_promised(tmp_path: Path) -> None:
+async def test_streams_are_created_as_documented(tmp_path: Path) -> None:
     async with (
         EmbeddedServer(jetstream=True) as server,
         running(server.url, tmp_path / "s") as (pipeline, alarms),
@@ -96,12 +96,12 @@ async def test_the_streams_are_made_as_promised(tmp_path: Path) -> None:
                 assert config.duplicate_window >= 600
                 assert str(config.compression) in ("s2", "StoreCompression.S2")
                 assert str(config.storage) in ("file", "StorageType.FILE")
-        # What was refused before the stream was there is no alarm once it is.
+        # Rejections from before the stream existed raise no alarm.
         assert "stream_misconfigured" not in alarms.names
         assert pipeline.last_refusal == ""
 
 
-async def test_many_messages_arrive_once_each(tmp_path: Path) -> None:
+async def test_each_message_arrives_once(tmp_path: Path) -> None:
     async with (
         EmbeddedServer(jetstream=True) as server,
         running(server.url, tmp_path / "s") as (pipeline, _),
@@ -114,7 +114,7 @@ async def test_many_messages_arrive_once_each(tmp_path: Path) -> None:
         assert pipeline.spool.records_unfinished == 0
 
 
-async def test_a_killed_server_loses_and_doubles_nothing(tmp_path: Path) -> None:
+async def test_killed_server_loses_and_duplicates_nothing(tmp_path: Path) -> None:
     server = EmbeddedServer(
         port=free_port(), jetstream=True, arguments=("-sd", str(tmp_path / "js"))
     )
@@ -135,7 +135,7 @@ async def test_a_killed_server_loses_and_doubles_nothing(tmp_path: Path) -> None
         await server.stop()
 
 
-async def test_no_jetstream_at_all_keeps_everything_in_the_spool(tmp_path: Path) -> None:
+async def test_without_jetstream_the_spool_keeps_everything(tmp_path: Path) -> None:
     port = free_port()
     async with running(f"nats://127.0.0.1:{port}", tmp_path / "s") as (pipeline, alarms):
         async with EmbeddedServer(port=port):
@@ -147,7 +147,7 @@ async def test_no_jetstream_at_all_keeps_everything_in_the_spool(tmp_path: Path)
             assert await stored(server.url) == [1]
 
 
-async def test_the_next_run_publishes_what_this_one_left(tmp_path: Path) -> None:
+async def test_next_run_publishes_the_backlog(tmp_path: Path) -> None:
     port = free_port()
     url = f"nats://127.0.0.1:{port}"
     async with running(url, tmp_path / "s") as (pipeline, _):
@@ -161,7 +161,7 @@ async def test_the_next_run_publishes_what_this_one_left(tmp_path: Path) -> None
         assert sorted(await stored(url)) == list(range(5))
 
 
-async def test_at_the_bound_the_oldest_goes_with_an_alarm(
+async def test_full_spool_evicts_the_oldest_and_raises_an_alarm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline_module, "FLOWING_SEC", 0.0)
@@ -175,13 +175,13 @@ async def test_at_the_bound_the_oldest_goes_with_an_alarm(
         assert alarms.rung[-1][0] == "records_lost"
         assert alarms.rung[-1][2]["records_lost"] == lost
         async with EmbeddedServer(port=port, jetstream=True):
-            assert await pipeline.settled(PATIENCE_SEC)  # by itself
+            assert await pipeline.settled(PATIENCE_SEC)
             numbers = sorted(await stored(url))
         assert numbers == list(range(40 - len(numbers), 40))
         assert 2 * len(numbers) + lost == 80
 
 
-async def test_a_full_stream_is_waited_for(tmp_path: Path) -> None:
+async def test_full_stream_is_retried(tmp_path: Path) -> None:
     async with EmbeddedServer(jetstream=True) as server, jetstream(server.url) as js:
         config = stream_config("CAPTURE_FLOWS", "capture.stream.flows.>", StreamSettings())
         config |= {"max_msgs": 3, "discard": "new"}
@@ -200,7 +200,7 @@ async def test_a_full_stream_is_waited_for(tmp_path: Path) -> None:
             assert pipeline.last_refusal == ""
 
 
-async def test_a_message_too_large_for_the_server_blocks_nobody(tmp_path: Path) -> None:
+async def test_oversized_message_blocks_no_other(tmp_path: Path) -> None:
     async with (
         EmbeddedServer(jetstream=True, config="max_payload: 8192\n") as server,
         running(server.url, tmp_path / "s") as (pipeline, alarms),
@@ -213,7 +213,7 @@ async def test_a_message_too_large_for_the_server_blocks_nobody(tmp_path: Path) 
         assert "records_lost" in alarms.names
 
 
-def test_a_stream_that_breaks_the_promise_is_told_of() -> None:
+def test_stream_with_weaker_settings_is_reported() -> None:
     subject = "capture.stream.flows.>"
     good = stream_config(flows_stream("capture"), subject, StreamSettings())
     assert complaints(good, subject) == []

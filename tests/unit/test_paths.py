@@ -1,4 +1,4 @@
-"""Files that requests name: only regular ones, only below allowed directories."""
+"""Files named in requests: regular files below allowed directories only."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ def content(directories: list[Path], path: str) -> bytes:
         os.close(file)
 
 
-def test_relative_and_absolute(allowed: Path) -> None:
+def test_relative_and_absolute_paths_open(allowed: Path) -> None:
     assert content([allowed], "a.pcap") == b"a"
     assert content([allowed], "below/b.pcap") == b"b"
     assert content([allowed], "below/../a.pcap") == b"a"
     assert content([allowed], str(allowed / "below" / "b.pcap")) == b"b"
 
 
-def test_what_is_itself_a_link_can_be_told(allowed: Path, tmp_path: Path) -> None:
-    """As long as nothing on the way there is one, and it lies below."""
+def test_is_symlink_reports_links_below_the_directory(allowed: Path, tmp_path: Path) -> None:
+    """Only if no directory on the way is a link and the link lies below."""
 
-    def told(path: str | Path) -> bool:
+    def is_link(path: str | Path) -> bool:
         return is_link_below([str(tmp_path / "absent"), str(allowed)], str(path))
 
-    assert [name for name in sorted(os.listdir(allowed)) if told(name)] == [
+    assert [name for name in sorted(os.listdir(allowed)) if is_link(name)] == [
         "inside",
         "link",
         "linked",
     ]
-    assert told(allowed / "below" / ".." / "link")
+    assert is_link(allowed / "below" / ".." / "link")
     (tmp_path / "outside").symlink_to("secret")
     for path in ("missing", "../outside", tmp_path / "outside", "linked/outside", "li\0nk"):
-        assert not told(path), path
+        assert not is_link(path), path
 
 
-def test_the_second_directory_is_tried(allowed: Path, tmp_path: Path) -> None:
+def test_second_directory_is_tried(allowed: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "c.pcap").write_bytes(b"c")
@@ -72,7 +72,7 @@ def test_the_second_directory_is_tried(allowed: Path, tmp_path: Path) -> None:
     assert content([tmp_path / "absent", allowed], "a.pcap") == b"a"
 
 
-def test_the_directory_itself_may_be_reached_by_a_link(allowed: Path, tmp_path: Path) -> None:
+def test_allowed_directory_may_be_a_link(allowed: Path, tmp_path: Path) -> None:
     alias = tmp_path / "alias"
     alias.symlink_to(allowed)
     assert content([alias], str(allowed / "a.pcap")) == b"a"
@@ -91,19 +91,19 @@ def test_the_directory_itself_may_be_reached_by_a_link(allowed: Path, tmp_path: 
         "/proc/self/mem",
     ],
 )
-def test_outside_is_one_refusal(allowed: Path, path: str) -> None:
+def test_path_outside_is_rejected_with_one_error(allowed: Path, path: str) -> None:
     with pytest.raises(PathNotAllowed):
         content([allowed], path)
 
 
-def test_an_absolute_path_cannot_climb_out(allowed: Path) -> None:
+def test_absolute_path_with_dots_is_rejected(allowed: Path) -> None:
     with pytest.raises(PathNotAllowed):
         content([allowed], f"{allowed}/../secret")
     with pytest.raises(PathNotAllowed):
         content([allowed], f"{allowed}x/secret")
 
 
-def test_nothing_is_allowed_without_directories() -> None:
+def test_without_directories_every_path_is_rejected() -> None:
     with pytest.raises(PathNotAllowed):
         open_below([], "a.pcap")
 
@@ -111,12 +111,12 @@ def test_nothing_is_allowed_without_directories() -> None:
 @pytest.mark.parametrize(
     "path", ["absent.pcap", "a.pcap/x", ".", "below", "fifo", "", "a\0b", "x" * 5000]
 )
-def test_inside_but_no_file(allowed: Path, path: str) -> None:
+def test_non_file_inside_is_rejected(allowed: Path, path: str) -> None:
     with pytest.raises(NotAFileError):
         content([allowed], path)
 
 
-def test_a_fifo_does_not_hang_and_leaks_nothing(allowed: Path) -> None:
+def test_fifo_does_not_block_or_leak(allowed: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         with pytest.raises(NotAFileError):
@@ -124,7 +124,7 @@ def test_a_fifo_does_not_hang_and_leaks_nothing(allowed: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_device_and_a_socket_are_no_files(allowed: Path) -> None:
+def test_device_and_socket_are_rejected(allowed: Path) -> None:
     os.mknod(allowed / "zero", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(allowed / "socket"))
@@ -134,14 +134,14 @@ def test_a_device_and_a_socket_are_no_files(allowed: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["\ud800", "a\udc80", "caf\u00e9", "%00", "~/x", "//etc/passwd"])
-def test_odd_spellings_are_refused_in_order(allowed: Path, path: str) -> None:
+def test_malformed_paths_are_rejected(allowed: Path, path: str) -> None:
     with pytest.raises((NotAFileError, PathNotAllowed)):
         content([allowed], path)
 
 
-def test_nobody_can_slip_a_link_in_between(allowed: Path, tmp_path: Path) -> None:
-    """One thread swaps a directory and a link to the outside as fast as it can; whatever the
-    moment of an open, it gives the inside's content or a refusal."""
+def test_link_swapped_in_during_open_is_never_followed(allowed: Path, tmp_path: Path) -> None:
+    """A thread swaps a directory with a link to the outside as fast as it can. Each open reads
+    the file inside or is rejected."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "b.pcap").write_bytes(b"secret")

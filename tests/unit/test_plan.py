@@ -43,7 +43,7 @@ def start(**fields: object) -> StartRequest:
     return StartRequest(interface="eth0", backend="af_packet", **fields)  # type: ignore[arg-type]
 
 
-def test_the_same_inputs_give_the_same_plan() -> None:
+def test_same_inputs_give_the_same_plan() -> None:
     request = start(metering=MeterRequest(enable=True), export=EXPORT, encryption=SEAL)
     assert plan(request, Config(), FULL) == plan(request, Config(), FULL)
 
@@ -93,7 +93,7 @@ def test_encryption_implies_recording(
         ({"encryption": SEAL}, EncryptionUnavailable, "$.encryption"),
     ],
 )
-def test_a_feature_that_the_backend_lacks_is_refused(
+def test_missing_backend_feature_is_rejected(
     fields: dict[str, object], error: type[RequestError], field: str
 ) -> None:
     with pytest.raises(error) as refused:
@@ -101,7 +101,7 @@ def test_a_feature_that_the_backend_lacks_is_refused(
     assert refused.value.field == field
 
 
-def test_a_plain_backend_plans_no_features() -> None:
+def test_plain_start_plans_no_features() -> None:
     planned = plan(start(), Config(), PLAIN)
     assert (planned.can_meter, planned.can_export, planned.can_seal) == (False, False, False)
     assert planned.collectors == ()

@@ -1,4 +1,4 @@
-"""The `[policy]` table: who is believed to be whom, and what that allows."""
+"""The `[policy]` table: how a caller is identified and which verbs the caller may use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def identified(headers: dict[str, str] | None, identity: str = "server") -> Call
     return Policy(PolicySection(identity=identity)).identify(headers)  # type: ignore[arg-type]
 
 
-def test_the_server_s_word() -> None:
+def test_identity_is_read_from_the_servers_header() -> None:
     assert identified({"Nats-Request-Info": INFO}) == OPS
     assert identified({"Nats-Request-Info": INFO}, "none") is None
 
@@ -36,7 +36,7 @@ def test_the_server_s_word() -> None:
         {"Nats-Request-Info": "\ud800"},
     ],
 )
-def test_anything_else_is_nobody(headers: dict[str, str] | None) -> None:
+def test_other_headers_identify_no_caller(headers: dict[str, str] | None) -> None:
     assert identified(headers) is None
 
 
@@ -67,7 +67,7 @@ READING = {name for name, verb in VERBS.items() if not verb.changes}
         ({"ops": ["read"]}, OPS, READING),
         ({"ops": ["read", "stop"]}, OPS, READING | {"stop"}),
         ({"ops": []}, OPS, set()),
-        ({"ops": [], "*": ["*"]}, OPS, set()),  # the exact entry decides, and it says nothing
+        ({"ops": [], "*": ["*"]}, OPS, set()),  # the exact entry wins, and it is empty
         ({"UABC": ["status"], "ops": ["*"]}, OPS, {"status"}),
         ({"*": ["status"]}, None, {"status"}),
         ({"*": ["status"]}, OPS, {"status"}),
@@ -76,7 +76,7 @@ READING = {name for name, verb in VERBS.items() if not verb.changes}
         ({"*": ["status"], "x": ["*"]}, Caller("*", "*", ""), {"status"}),
     ],
 )
-def test_who_may_ask_what(
+def test_allowed_verbs_by_caller(
     allow: dict[str, list[str]], caller: Caller | None, verbs: set[str]
 ) -> None:
     assert allowed(allow, caller) == verbs

@@ -28,11 +28,11 @@ TABLE = Path(__file__).parents[2] / "native" / "export" / "protocol.c"
         ("quic", None),
     ],
 )
-def test_number(text: str, number: int | None) -> None:
+def test_protocol_number_by_name_or_digits(text: str, number: int | None) -> None:
     assert protocol_number(text) == number
 
 
-def test_the_names_are_those_of_the_records() -> None:
+def test_names_match_the_records() -> None:
     names = re.findall(r'^  X\((\w+), "(\w+)"\)', TABLE.read_text(), re.MULTILINE)
     assert sorted(name for _, name in names) == sorted(NAMES.values())
     for number, name in names:

@@ -1,4 +1,4 @@
-"""The pump: order, batches, what a bus that is away costs, and the end."""
+"""The pump: order, batches, losses while the bus is unreachable, and the end."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ async def rig() -> AsyncIterator[Rig]:
     os.close(rig.capture.event_fd)
 
 
-async def test_a_record_leaves_soon(rig: Rig) -> None:
+async def test_record_is_sent_soon(rig: Rig) -> None:
     rig.capture.put(1, b"[1]")
     await eventually(rig.sink.arrived.is_set, "the record")
     assert rig.sink.sent == [b"[1]"]
 
 
-async def test_order_is_kept_over_many_batches(rig: Rig) -> None:
+async def test_batches_keep_their_order(rig: Rig) -> None:
     for number in range(50):
         rig.capture.put(DRAIN_RECORDS_MAX, b"[%d]" % number)
     await rig.pump.finish(PATIENCE_SEC)
@@ -113,7 +113,7 @@ async def test_order_is_kept_over_many_batches(rig: Rig) -> None:
     assert rig.sink.barriers == 1
 
 
-async def test_finish_takes_what_comes_at_the_very_end(rig: Rig) -> None:
+async def test_finish_sends_records_that_arrive_last(rig: Rig) -> None:
     rig.capture.put(1, b"[1]")
     await eventually(rig.sink.arrived.is_set, "the record")
     rig.capture.put(2, b"[2]")  # while the pump lingers
@@ -121,7 +121,7 @@ async def test_finish_takes_what_comes_at_the_very_end(rig: Rig) -> None:
     assert rig.sink.sent == [b"[1]", b"[2]"]
 
 
-async def test_one_batch_waits_here_and_the_rest_in_the_ring(rig: Rig) -> None:
+async def test_only_one_batch_leaves_the_ring_while_the_bus_blocks(rig: Rig) -> None:
     rig.sink.open.clear()
     for _ in range(5):
         rig.capture.put(3)
@@ -135,7 +135,7 @@ async def test_one_batch_waits_here_and_the_rest_in_the_ring(rig: Rig) -> None:
     assert rig.pump.records_sent == 15
 
 
-async def test_what_the_bus_never_took_is_counted(rig: Rig) -> None:
+async def test_unsent_records_are_counted(rig: Rig) -> None:
     rig.sink.open.clear()
     for _ in range(5):
         rig.capture.put(3)
@@ -147,25 +147,25 @@ async def test_what_the_bus_never_took_is_counted(rig: Rig) -> None:
     assert not rig.capture.ring
 
 
-async def test_a_batch_that_is_refused_is_counted(rig: Rig) -> None:
+async def test_rejected_batch_is_counted(rig: Rig) -> None:
     rig.sink.accepts = False
     rig.capture.put(4)
     await rig.pump.finish(PATIENCE_SEC)
     assert (rig.pump.records_sent, rig.pump.records_unsent) == (0, 4)
 
 
-async def test_events_come_even_while_the_bus_is_away(rig: Rig) -> None:
+async def test_events_arrive_while_the_bus_is_unreachable(rig: Rig) -> None:
     rig.sink.open.clear()
     rig.capture.put(1)
     await eventually(lambda: not rig.capture.ring, "the batch to be taken")
-    rig.capture.told.append(CoreEvent(1, 2, 3, "x"))  # no edge: the ring was not empty
+    rig.capture.told.append(CoreEvent(1, 2, 3, "x"))  # no wake-up: the ring was not empty
     await eventually(lambda: rig.events, "the event")
     assert rig.events[0].detail == "x"
     rig.sink.open.set()
 
 
 @pytest.mark.parametrize("rounds", [200])
-async def test_other_tasks_get_their_turn_under_load(rig: Rig, rounds: int) -> None:
+async def test_other_tasks_run_under_load(rig: Rig, rounds: int) -> None:
     turns = 0
 
     async def other() -> None:

@@ -1,4 +1,4 @@
-"""Request-Id: the first reply again, for ten minutes, within bounds."""
+"""Request-Id: the first reply is repeated for ten minutes, within bounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from netsonde.service.replays import Replays, StoredReply
 REPLY = StoredReply(b"{}", {"Status-Code": "200"})
 
 
-async def test_the_first_reply_again() -> None:
+async def test_retry_gets_the_first_reply() -> None:
     cache = Replays()
     assert cache.find("a", b"1", 0.0) is None
     cache.begin("a", b"1", 0.0, changes=True)
@@ -24,7 +24,7 @@ async def test_the_first_reply_again() -> None:
     assert await found is REPLY
 
 
-async def test_a_retry_waits_for_the_first() -> None:
+async def test_retry_waits_for_the_first_reply() -> None:
     cache = Replays()
     cache.begin("a", b"1", 0.0, changes=True)
     waiting = cache.find("a", b"1", 1.0)
@@ -34,14 +34,14 @@ async def test_a_retry_waits_for_the_first() -> None:
     assert await asyncio.wait_for(waiting, PATIENCE_SEC) is REPLY
 
 
-async def test_another_body_is_refused() -> None:
+async def test_same_id_with_another_body_is_rejected() -> None:
     cache = Replays()
     cache.begin("a", b"1", 0.0, changes=True)
     with pytest.raises(RequestIdReused):
         cache.find("a", b"2", 1.0)
 
 
-async def test_ten_minutes() -> None:
+async def test_reply_expires_after_ten_minutes() -> None:
     cache = Replays()
     cache.begin("a", b"1", 0.0, changes=True)
     cache.end("a", REPLY)
@@ -49,7 +49,7 @@ async def test_ten_minutes() -> None:
     assert len(cache) == 0
 
 
-async def test_one_that_was_turned_away_may_try_again() -> None:
+async def test_turned_away_request_may_retry() -> None:
     cache = Replays()
     cache.begin("a", b"1", 0.0, changes=True)
     waiting = cache.find("a", b"1", 0.0)
@@ -59,7 +59,7 @@ async def test_one_that_was_turned_away_may_try_again() -> None:
     assert cache.find("a", b"1", 0.0) is None
 
 
-async def test_bounds_take_the_replies_that_changed_nothing_first() -> None:
+async def test_replies_of_reads_are_evicted_first() -> None:
     cache = Replays()
     big = StoredReply(b"x" * (replays.BYTES_MAX // 4), {})
     cache.begin("change", b"1", 0.0, changes=True)
@@ -72,7 +72,7 @@ async def test_bounds_take_the_replies_that_changed_nothing_first() -> None:
     assert cache.find("read7", b"1", 0.0) is not None
 
 
-async def test_bounds_take_what_was_not_understood_first_too() -> None:
+async def test_replies_to_malformed_requests_are_evicted_first() -> None:
     cache = Replays()
     cache.begin("change", b"1", 0.0, changes=True)
     cache.end("change", REPLY)
@@ -83,7 +83,7 @@ async def test_bounds_take_what_was_not_understood_first_too() -> None:
     assert cache.find("0", b"1", 0.0) is None
 
 
-async def test_bounds_hold_for_changes_too() -> None:
+async def test_replies_of_changes_are_bounded() -> None:
     cache = Replays()
     for number in range(replays.ENTRIES_MAX + 10):
         cache.begin(str(number), b"1", 0.0, changes=True)

@@ -1,4 +1,4 @@
-"""The responder, with a connection in memory and handlers of the test's own."""
+"""The responder with an in-memory connection and stub handlers."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Rig:
         *,
         reply: bool = True,
     ) -> Any:
-        """Sends it to whatever listens on the subject; the reply."""
+        """Sends the request to the subject's listener and returns the reply."""
         self.asked += 1
         inbox = f"inbox.{self.asked}" if reply else ""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -160,7 +160,9 @@ SUBJECTS = ["capture.status", "capture.host.alpha.status", "capture.group.site.a
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-async def test_the_three_forms(rig: Rig, handle: Any, subject: str) -> None:
+async def test_request_on_each_subject_form_is_answered(
+    rig: Rig, handle: Any, subject: str
+) -> None:
     handle("status", nothing_runs)
     reply = await rig.ask(subject, headers={"Request-Id": "r1"})
     assert reply.code == 204
@@ -170,20 +172,20 @@ async def test_the_three_forms(rig: Rig, handle: Any, subject: str) -> None:
     assert "Nats-Service-Error" not in reply.headers
 
 
-async def test_bare_subjects_are_one_by_one(rig: Rig) -> None:
+async def test_each_verb_has_its_own_subscription(rig: Rig) -> None:
     assert "capture.flow.meter.enable" in rig.connection.listeners
     assert "capture.>" not in rig.connection.listeners
 
 
 @pytest.mark.parametrize("verb", ["bogus", "flow.meter", "status.x", "firmware.check"])
-async def test_an_unknown_verb(rig: Rig, verb: str) -> None:
+async def test_unknown_verb_is_rejected(rig: Rig, verb: str) -> None:
     reply = await rig.ask(f"capture.host.alpha.{verb}")
     assert reply.code == reply.body["code"] == 404
     assert reply.body["error"] == "unknown_verb"
     assert reply.headers["Nats-Service-Error-Code"] == "404"
 
 
-async def test_an_error_is_a_body_and_headers(rig: Rig, handle: Any) -> None:
+async def test_error_is_in_body_and_headers(rig: Rig, handle: Any) -> None:
     handle("stop", no_session)
     reply = await rig.ask("capture.stop", {"reason": "x"})
     assert reply.body["error"] == "no_session"
@@ -191,7 +193,9 @@ async def test_an_error_is_a_body_and_headers(rig: Rig, handle: Any) -> None:
     assert rig.discovery.endpoints["stop"].last_error == "400:no_session"
 
 
-async def test_a_fault_is_an_incident_and_never_its_text(rig: Rig, handle: Any) -> None:
+async def test_fault_reply_has_an_incident_without_the_exception_text(
+    rig: Rig, handle: Any
+) -> None:
     async def fault(call: Call, request: Any) -> Done:
         raise ValueError("a secret in an exception")
 
@@ -203,7 +207,7 @@ async def test_a_fault_is_an_incident_and_never_its_text(rig: Rig, handle: Any) 
     assert "incident" in reply.body["detail"]
 
 
-async def test_a_retry_gives_the_first_reply_again(rig: Rig, handle: Any) -> None:
+async def test_retry_gets_the_first_reply(rig: Rig, handle: Any) -> None:
     stops = 0
 
     async def stop(call: Call, request: Any) -> Done:
@@ -224,7 +228,9 @@ async def test_a_retry_gives_the_first_reply_again(rig: Rig, handle: Any) -> Non
 
 
 @pytest.mark.parametrize("body", [b"{", {"x": 1}])
-async def test_a_retry_of_what_was_refused_is_one_too(rig: Rig, handle: Any, body: Any) -> None:
+async def test_retry_of_a_rejected_request_gets_the_first_reply(
+    rig: Rig, handle: Any, body: Any
+) -> None:
     handle("stop", no_session)
     first = await rig.ask("capture.stop", body, {"Request-Id": "r"})
     assert first.code in (400, 422)
@@ -235,16 +241,14 @@ async def test_a_retry_of_what_was_refused_is_one_too(rig: Rig, handle: Any, bod
     assert (mended.code, mended.body["error"]) == (409, "request_id_reused")
 
 
-async def test_an_empty_body_and_an_empty_object_are_the_same_request(
-    rig: Rig, handle: Any
-) -> None:
+async def test_empty_body_and_empty_object_are_the_same_request(rig: Rig, handle: Any) -> None:
     handle("stop", no_session)
     await rig.ask("capture.stop", b"", {"Request-Id": "r"})
     again = await rig.ask("capture.stop", b"{}", {"Request-Id": "r"})
     assert (again.code, again.headers.get("Replayed")) == (400, "true")
 
 
-async def test_what_came_late_may_come_again(rig: Rig, handle: Any) -> None:
+async def test_expired_request_may_be_sent_again(rig: Rig, handle: Any) -> None:
     handle("stop", no_session)
     late = {"Request-Id": "r", "Expires-At": "2020-01-01T00:00:00Z"}
     assert (await rig.ask("capture.stop", {}, late)).body["error"] == "expired"
@@ -253,7 +257,7 @@ async def test_what_came_late_may_come_again(rig: Rig, handle: Any) -> None:
     assert (await rig.ask("capture.stop", {}, late)).body["error"] == "expired"
 
 
-async def test_a_retry_while_the_first_still_runs(rig: Rig, handle: Any) -> None:
+async def test_retry_while_the_first_runs_waits_for_it(rig: Rig, handle: Any) -> None:
     go, stops = asyncio.Event(), 0
 
     async def stop(call: Call, request: Any) -> Done:
@@ -271,12 +275,12 @@ async def test_a_retry_while_the_first_still_runs(rig: Rig, handle: Any) -> None
     assert sorted(reply.headers.get("Replayed", "") for reply in replies) == ["", "true"]
 
 
-async def test_expired(rig: Rig) -> None:
+async def test_expired_request_is_rejected(rig: Rig) -> None:
     reply = await rig.ask("capture.stop", {}, {"Expires-At": "2020-01-01T00:00:00Z"})
     assert (reply.code, reply.body["error"]) == (400, "expired")
 
 
-async def test_422_comes_before_400_and_that_before_503(rig: Rig, handle: Any) -> None:
+async def test_error_422_wins_over_400_wins_over_503(rig: Rig, handle: Any) -> None:
     handle("stop", no_session)
     await rig.responder.drain(0.1)
     expired = {"Expires-At": "2020-01-01T00:00:00Z"}
@@ -286,7 +290,7 @@ async def test_422_comes_before_400_and_that_before_503(rig: Rig, handle: Any) -
     assert (draining.code, draining.body["error"]) == (503, "draining")
 
 
-async def test_a_request_turned_away_may_be_tried_again(rig: Rig, handle: Any) -> None:
+async def test_request_rejected_while_draining_may_be_retried(rig: Rig, handle: Any) -> None:
     handle("stop", no_session)
     rig.responder.draining = True
     assert (await rig.ask("capture.stop", {}, {"Request-Id": "r"})).code == 503
@@ -296,7 +300,7 @@ async def test_a_request_turned_away_may_be_tried_again(rig: Rig, handle: Any) -
     assert "Replayed" not in reply.headers
 
 
-async def test_too_many_costly_ones_at_once(rig: Rig, handle: Any) -> None:
+async def test_concurrent_costly_requests_are_limited(rig: Rig, handle: Any) -> None:
     go, at_work = asyncio.Event(), 0
 
     async def slow(call: Call, request: Any) -> Done:
@@ -311,13 +315,13 @@ async def test_too_many_costly_ones_at_once(rig: Rig, handle: Any) -> None:
     await eventually(lambda: at_work == COSTLY_MAX, "as many as may be at once")
     turned_away = await rig.ask("capture.flows")
     assert (turned_away.code, turned_away.body["error"]) == (429, "too_many_requests")
-    assert (await rig.ask("capture.status")).code == 204, "others are not held up"
+    assert (await rig.ask("capture.status")).code == 204, "a costly request blocked a status"
     go.set()
     assert {reply.code for reply in await asyncio.gather(*running)} == {400}
     assert (await rig.ask("capture.flows")).code == 400
 
 
-async def test_without_a_reply_subject(rig: Rig, handle: Any) -> None:
+async def test_without_a_reply_subject_only_changes_run(rig: Rig, handle: Any) -> None:
     done: list[str] = []
 
     async def stop(call: Call, request: Any) -> Done:
@@ -338,7 +342,7 @@ async def test_without_a_reply_subject(rig: Rig, handle: Any) -> None:
 
 
 @pytest.mark.parametrize("subject", ["capture.status", "$SRV.PING", "$SRV.STATS.netsonde.alpha"])
-async def test_no_answer_goes_where_it_would_mean_something(
+async def test_reply_goes_to_no_subject_that_the_bus_interprets(
     rig: Rig, handle: Any, subject: str
 ) -> None:
     handle("status", nothing_runs)
@@ -349,7 +353,7 @@ async def test_no_answer_goes_where_it_would_mean_something(
     assert [sent.subject for sent in rig.connection.sent] == ["inbox.1"]
 
 
-async def test_the_audit_trail(rig: Rig, handle: Any) -> None:
+async def test_changes_are_audited(rig: Rig, handle: Any) -> None:
     handle("stop", no_session)
     handle("status", nothing_runs)
     await rig.ask("capture.status")
@@ -365,7 +369,7 @@ async def test_the_audit_trail(rig: Rig, handle: Any) -> None:
     assert refused["code"] == 422
 
 
-async def test_a_reply_that_the_server_would_not_take(rig: Rig, handle: Any) -> None:
+async def test_oversized_reply_becomes_an_error(rig: Rig, handle: Any) -> None:
     async def long(call: Call, request: Any) -> Done:
         return Done(StatusReply(interface="x" * 5000))
 
@@ -375,13 +379,13 @@ async def test_a_reply_that_the_server_would_not_take(rig: Rig, handle: Any) -> 
     assert (reply.code, reply.body["error"]) == (400, "reply_too_large")
 
 
-async def test_discovery(rig: Rig) -> None:
+async def test_discovery_is_answered(rig: Rig) -> None:
     info = await rig.ask("$SRV.INFO.netsonde.alpha")
     assert info.body["type"] == "io.nats.micro.v1.info_response"
     assert (await rig.ask("$SRV.PING")).body["id"] == "alpha"
 
 
-async def test_draining_waits_for_what_is_in_flight(rig: Rig, handle: Any) -> None:
+async def test_drain_waits_for_requests_in_flight(rig: Rig, handle: Any) -> None:
     begun = asyncio.Event()
 
     async def slow(call: Call, request: Any) -> Done:

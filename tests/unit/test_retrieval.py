@@ -1,4 +1,4 @@
-"""What ends an answer to `packets` before it is whole, and what is left of it then."""
+"""Reasons that end a `packets` reply early, and the cleanup after each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FakeCapture:
 
 
 class EndlessAnswer:
-    """Gives blocks for as long as it is asked."""
+    """Returns blocks without limit."""
 
     open_now = 0
 
@@ -91,7 +91,7 @@ def close_agent(retrievals: Retrievals, capture: FakeCapture) -> None:
 @pytest.mark.parametrize(
     ("end", "error"), [(close_session, NoSession), (close_agent, Draining), (None, RequestExpired)]
 )
-async def test_an_end_leaves_nothing(
+async def test_early_end_leaves_no_file(
     retrievals: Retrievals,
     directory: Path,
     end: Callable[[Retrievals, FakeCapture], None] | None,
@@ -101,7 +101,7 @@ async def test_an_end_leaves_nothing(
     expires_at = None if end else datetime.now(UTC) + timedelta(seconds=0.2)
     work = retrievals.retrieve(cast(Capture, capture), QUERY, "file", expires_at)
     task = asyncio.create_task(work)
-    if end is not None:  # a deadline comes by itself, and on a busy machine before the file
+    if end is not None:  # the deadline may pass before the file exists
         await begun(directory)
         end(retrievals, capture)
     with pytest.raises(error):
@@ -110,9 +110,7 @@ async def test_an_end_leaves_nothing(
     assert (capture.holders, EndlessAnswer.open_now) == (0, 0)
 
 
-async def test_a_caller_that_is_cancelled_leaves_nothing(
-    retrievals: Retrievals, directory: Path
-) -> None:
+async def test_cancelled_caller_leaves_no_file(retrievals: Retrievals, directory: Path) -> None:
     capture = FakeCapture()
     work = retrievals.retrieve(cast(Capture, capture), QUERY, "file", None)
     task = asyncio.create_task(work)
@@ -125,27 +123,27 @@ async def test_a_caller_that_is_cancelled_leaves_nothing(
 
 
 @pytest.mark.parametrize("step", ["open", "commit"])
-async def test_a_file_leaves_nothing_whenever_it_is_cancelled(directory: Path, step: str) -> None:
+async def test_cancelled_export_file_leaves_no_file(directory: Path, step: str) -> None:
     file = ExportFile(str(directory), "answer", bytes_max=1)
 
     async def cancelled(work: Work) -> None:
         task = asyncio.create_task(work)
-        await asyncio.sleep(0)  # it waits for its thread now
+        await asyncio.sleep(0)  # its thread runs now
         task.cancel()
         await task
 
-    async def whole_way() -> None:
+    async def write_file() -> None:
         if step == "open":
             await cancelled(file.__aenter__())
         async with file:
             await cancelled(file.commit())
 
     with pytest.raises(asyncio.CancelledError):
-        await whole_way()
+        await write_file()
     assert os.listdir(directory) == []
 
 
-async def test_only_a_few_at_a_time(retrievals: Retrievals, directory: Path) -> None:
+async def test_concurrent_retrievals_are_limited(retrievals: Retrievals, directory: Path) -> None:
     capture = cast(Capture, FakeCapture())
     tasks = [
         asyncio.create_task(retrievals.retrieve(capture, QUERY, "file", None))
@@ -160,7 +158,7 @@ async def test_only_a_few_at_a_time(retrievals: Retrievals, directory: Path) -> 
         await retrievals.retrieve(capture, QUERY, "file", None)
 
 
-async def test_files_stay_within_their_bound(
+async def test_files_stay_within_the_limit(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrieval, "Answer", EndlessAnswer)

@@ -1,4 +1,4 @@
-"""The AsyncAPI document: fresh, whole, and true of real replies."""
+"""The AsyncAPI document is current, complete, and valid for real replies."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ def validator(name: str) -> Draft7Validator:
     return Draft7Validator(wanted, format_checker=Draft7Validator.FORMAT_CHECKER)
 
 
-def test_the_published_document_is_fresh() -> None:
+def test_published_document_is_current() -> None:
     assert PUBLISHED.read_text() == schema.text(DOCUMENT), (
         "run: python -m netsonde.config.schema schemas"
     )
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_every_reference_resolves() -> None:
     references = [node["$ref"] for node in nodes(DOCUMENT) if "$ref" in node]
     assert len(references) > 100
     for reference in references:
         assert isinstance(resolve(reference), dict), reference
 
 
-def test_it_uses_nothing_that_asyncapi_3_does_not_have() -> None:
+def test_document_uses_only_asyncapi_3_keywords() -> None:
     for node in nodes(DOCUMENT):
         assert not isinstance(node.get("discriminator"), dict)
         assert "prefixItems" not in node
         assert "$defs" not in node
 
 
-def test_its_top_is_that_of_asyncapi_3() -> None:
+def test_top_level_is_asyncapi_3() -> None:
     assert DOCUMENT["asyncapi"] == "3.0.0"
     assert set(DOCUMENT) == {
         "asyncapi",
@@ -78,7 +78,7 @@ def test_its_top_is_that_of_asyncapi_3() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
-def test_each_verb_has_its_three_subjects_and_a_reply(verb: verbs.Verb) -> None:
+def test_each_verb_has_three_subjects_and_a_reply(verb: verbs.Verb) -> None:
     channels = DOCUMENT["channels"]
     assert channels[f"{verb.endpoint}-all"]["address"] == f"capture.{verb.name}"
     assert channels[f"{verb.endpoint}-host"]["address"] == f"capture.host.{{host}}.{verb.name}"
@@ -89,13 +89,13 @@ def test_each_verb_has_its_three_subjects_and_a_reply(verb: verbs.Verb) -> None:
     assert len(reply["messages"]) == 2
 
 
-def test_another_root() -> None:
+def test_document_uses_the_given_root() -> None:
     channels = schema.document("acme.capture")["channels"]
     assert channels["stream-flows"]["address"] == "acme.capture.stream.flows.{host}"
     assert channels["start-host"]["address"] == "acme.capture.host.{host}.start"
 
 
-def test_each_payload_schema_is_a_schema() -> None:
+def test_each_payload_schema_is_valid() -> None:
     for name in DOCUMENT["components"]["schemas"]:
         Draft7Validator.check_schema(DOCUMENT["components"]["schemas"][name])
 
@@ -113,7 +113,7 @@ def test_each_payload_schema_is_a_schema() -> None:
         ("MeterRequest", {}, False),
     ],
 )
-def test_it_says_of_a_body_what_the_agent_says(name: str, body: dict[str, Any], good: bool) -> None:
+def test_schema_and_agent_agree_on_a_body(name: str, body: dict[str, Any], good: bool) -> None:
     assert validator(name).is_valid(body) is good
     kind = getattr(requests, name)
     if good:
@@ -139,7 +139,7 @@ def test_real_replies_are_valid() -> None:
         validator(name).validate(msgspec.to_builtins(message))
 
 
-def test_the_reply_of_the_verb_is_the_document() -> None:
+def test_schema_verb_replies_with_the_document() -> None:
     reply = msgspec.convert(DOCUMENT, replies.SchemaReply)
     sent = msgspec.json.decode(msgspec.json.encode(reply))
     assert sent.pop("host", "") == ""

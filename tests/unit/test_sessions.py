@@ -1,4 +1,4 @@
-"""A start that is still under way when the agent ends."""
+"""A start that is still in progress when the agent stops."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ async def no_metrics(reply: Any) -> None:
     pass
 
 
-async def test_a_start_that_comes_too_late_leaves_no_session(
+async def test_start_during_close_leaves_no_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opening, let_go = asyncio.Event(), asyncio.Event()
+    opening, resume = asyncio.Event(), asyncio.Event()
     opened: list[Capture] = []
     really_open = Capture.open
 
     async def open_slowly(*arguments: Any) -> Capture:
         opening.set()
-        await let_go.wait()
+        await resume.wait()
         opened.append(await really_open(*arguments))
         return opened[0]
 
@@ -48,7 +48,7 @@ async def test_a_start_that_comes_too_late_leaves_no_session(
         await opening.wait()
         closing = asyncio.create_task(sessions.close(0.0))
         await asyncio.sleep(0)
-        let_go.set()
+        resume.set()
         with pytest.raises(Draining):
             await starting
         await closing

@@ -1,4 +1,4 @@
-"""The spool: order, bounds, exact losses, and what a crash at any byte leaves behind."""
+"""The spool: order, bounds, exact losses, and recovery from a crash at any byte."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def number_of(taken: Taken) -> int:
 
 
 def crash(spool: Spool, directory: Path) -> Path:
-    """The directory as kill -9 leaves it, elsewhere: without a word from `close`."""
+    """Copies the directory as kill -9 leaves it, without a call of `close`."""
     copy = directory.with_name(directory.name + "-crashed")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(directory, copy)
     return copy
 
 
-def test_messages_come_out_in_order_and_once(tmp_path: Path) -> None:
+def test_messages_are_taken_once_and_in_order(tmp_path: Path) -> None:
     spool, found = opened(tmp_path / "s")
     assert found == Recovery()
     for number in range(10):
@@ -64,12 +64,12 @@ def test_messages_come_out_in_order_and_once(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_what_is_unfinished_comes_again_after_a_crash(tmp_path: Path) -> None:
+def test_unfinished_messages_are_taken_again_after_a_crash(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s")
     for number in range(10):
         spool.append(message(number))
     taken = take_all(spool)
-    for one in (*taken[:4], *taken[6:8]):  # 4 and 5 are still under way
+    for one in (*taken[:4], *taken[6:8]):  # 4 and 5 are still in flight
         spool.finish(one)
     again, found = opened(crash(spool, tmp_path / "s"))
     assert [number_of(one) for one in take_all(again)] == [4, 5, 6, 7, 8, 9]
@@ -78,7 +78,7 @@ def test_what_is_unfinished_comes_again_after_a_crash(tmp_path: Path) -> None:
     assert number_of(take_all(again)[0]) == 10
 
 
-def test_a_finished_spool_comes_back_empty(tmp_path: Path) -> None:
+def test_finished_spool_reopens_empty(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s")
     for number in range(5):
         spool.append(message(number))
@@ -91,9 +91,9 @@ def test_a_finished_spool_comes_back_empty(tmp_path: Path) -> None:
     assert [number_of(one) for one in take_all(again)] == [7]
 
 
-def test_a_file_used_again_is_found_at_its_new_place(tmp_path: Path) -> None:
+def test_recycled_segment_file_is_found_at_its_new_position(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s")
-    for number in range(1, 9):  # two a segment
+    for number in range(1, 9):  # two per segment
         spool.append(message(number, size=MIB // 5))
     for taken in take_all(spool)[:5]:
         spool.finish(taken)
@@ -106,7 +106,7 @@ def test_a_file_used_again_is_found_at_its_new_place(tmp_path: Path) -> None:
     assert [number_of(taken) for taken in take_all(again)] == list(range(6, 13))
 
 
-def test_most_of_what_an_outage_took_of_the_disk_is_given_back(tmp_path: Path) -> None:
+def test_disk_space_is_freed_after_an_outage(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s")
     for number in range(1, 15):
         spool.append(message(number, size=MIB // 5))
@@ -122,7 +122,7 @@ def test_most_of_what_an_outage_took_of_the_disk_is_given_back(tmp_path: Path) -
     assert number_of(take_all(spool)[0]) == 15
 
 
-def test_the_oldest_goes_at_the_bound_and_is_counted(tmp_path: Path) -> None:
+def test_full_spool_evicts_the_oldest_and_counts_it(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s", mib=2)
     lost = appended = 0
     while appended < 300:
@@ -148,7 +148,7 @@ def _disk_bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.iterdir())
 
 
-def test_without_force_nothing_is_lost(tmp_path: Path) -> None:
+def test_append_without_force_evicts_nothing(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s", mib=1)
     kept = 0
     while appended(spool, message(kept, size=100_000)):
@@ -158,19 +158,19 @@ def test_without_force_nothing_is_lost(tmp_path: Path) -> None:
     assert len(taken) == kept
     for one in taken:
         spool.finish(one)
-    spool.append(message(kept, size=100_000))  # room again, by itself
+    spool.append(message(kept, size=100_000))  # room again, without a reopen
 
 
-def test_losses_are_kept_over_restarts_and_never_counted_twice(tmp_path: Path) -> None:
+def test_losses_survive_restarts_and_count_once(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s", mib=1)
     spool.append(message(0, size=100_000))
-    first = spool.take()  # under way while its segment is dropped
+    first = spool.take()  # in flight while its segment is evicted
     assert first is not None
     lost = sum(spool.append(message(n, size=100_000), force=True) for n in range(1, 60))
     unfinished = spool.records_unfinished
     assert lost + unfinished == 180
     again, found = opened(crash(spool, tmp_path / "s"), mib=1)
-    # What was under way is on no disk any more: counted now, and only that.
+    # The message in flight is on no disk any more: only it is counted now.
     assert found.records_lost == 3
     assert again.records_lost == lost + 3
     assert found.records == unfinished - 3
@@ -178,7 +178,7 @@ def test_losses_are_kept_over_restarts_and_never_counted_twice(tmp_path: Path) -
     assert spool.records_lost == lost
 
 
-def test_a_torn_tail_is_cut_off(tmp_path: Path) -> None:
+def test_torn_tail_is_truncated(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s")
     for number in range(3):
         spool.append(message(number))
@@ -186,7 +186,7 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path) -> None:
     path = next(copy.glob("*.spool"))
     last_frame = bytearray(path.read_bytes())
     at = last_frame.rindex(b"00000002xxx")
-    last_frame[at + 500 : at + 992] = bytes(492)  # as if the kernel had written half of it
+    last_frame[at + 500 : at + 992] = bytes(492)  # the kernel wrote half of it
     path.write_bytes(last_frame)
     again, found = opened(copy)
     assert found.torn
@@ -199,7 +199,7 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["head", "payload"])
-def test_damage_in_the_middle_costs_what_it_hit_and_is_counted(tmp_path: Path, where: str) -> None:
+def test_damage_loses_only_the_damaged_messages_and_counts_them(tmp_path: Path, where: str) -> None:
     spool, _ = opened(tmp_path / "s", mib=2)
     for number in range(9):
         spool.append(message(number, size=150_000))
@@ -219,7 +219,7 @@ def test_damage_in_the_middle_costs_what_it_hit_and_is_counted(tmp_path: Path, w
 
 
 @pytest.mark.parametrize("reopened", [False, True])
-def test_a_bad_sector_is_damage_like_any_other(
+def test_bad_sector_counts_as_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, reopened: bool
 ) -> None:
     pread = os.pread
@@ -245,7 +245,7 @@ def test_a_bad_sector_is_damage_like_any_other(
 
 
 @pytest.mark.parametrize("gone", ["segments", "all"])
-def test_files_that_somebody_removed(tmp_path: Path, gone: str) -> None:
+def test_removed_files_are_counted_as_lost(tmp_path: Path, gone: str) -> None:
     descriptors = len(os.listdir("/proc/self/fd"))
     spool, _ = opened(tmp_path / "s", mib=2)
     for number in range(9):
@@ -264,7 +264,7 @@ def test_files_that_somebody_removed(tmp_path: Path, gone: str) -> None:
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_a_message_that_can_never_go_is_counted(tmp_path: Path) -> None:
+def test_unsendable_message_is_counted(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s")
     spool.append(message(0))
     taken = spool.take()
@@ -274,7 +274,7 @@ def test_a_message_that_can_never_go_is_counted(tmp_path: Path) -> None:
     assert spool.empty
 
 
-def test_two_agents_do_not_share_a_spool(tmp_path: Path) -> None:
+def test_second_agent_cannot_open_the_spool(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s")
     with pytest.raises(ConfigError, match="another agent"):
         opened(tmp_path / "s")
@@ -282,13 +282,13 @@ def test_two_agents_do_not_share_a_spool(tmp_path: Path) -> None:
     opened(tmp_path / "s")
 
 
-def test_a_directory_that_cannot_be_had(tmp_path: Path) -> None:
+def test_unusable_directory_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"flows\.spool_dir"):
         opened(tmp_path / "file" / "s")
 
 
-def test_a_full_disk_is_an_error_without_harm(
+def test_full_disk_raises_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool, _ = opened(tmp_path / "s")
@@ -315,7 +315,7 @@ STEPS = st.lists(
 def test_every_record_is_finished_waiting_or_lost(
     steps: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever happens in whatever order: nothing vanishes and nothing counts twice."""
+    """After any sequence of steps no record vanishes and none counts twice."""
     directory = tmp_path_factory.mktemp("walk") / "s"
     spool, _ = opened(directory, mib=1)
     taken: list[Taken] = []
@@ -339,8 +339,8 @@ def test_every_record_is_finished_waiting_or_lost(
     waiting = {number_of(one) for one in taken}
     assert spool.records_unfinished == len(waiting)
     gone = set(range(appended)) - finished - waiting
-    # A crash while messages of a dropped segment are under way: those that were finished
-    # out of order just before may count as lost as well. Nothing is ever missed.
+    # If a crash hits while messages of an evicted segment are in flight, messages finished out
+    # of order just before may count as lost as well. None is ever missed.
     assert len(gone) <= spool.records_lost
     if "crash" not in steps or "newest" not in steps:
         assert spool.records_lost == len(gone)

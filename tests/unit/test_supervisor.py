@@ -1,4 +1,4 @@
-"""sd_notify and the watchdog."""
+"""sd_notify messages and the watchdog."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Listener:
 
 
 @pytest.fixture(params=["path", "abstract"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Listener]]:
+def notify_socket(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Listener]]:
     name = str(tmp_path / "notify") if request.param == "path" else f"\0netsonde-{os.getpid()}"
     listener = Listener(name)
     yield name.replace("\0", "@"), listener
     listener.socket.close()
 
 
-def test_messages(place: tuple[str, Listener]) -> None:
-    address, listener = place
+def test_sends_ready_and_stopping(notify_socket: tuple[str, Listener]) -> None:
+    address, listener = notify_socket
     supervisor = Supervisor({"NOTIFY_SOCKET": address})
     supervisor.ready("all is well")
     assert listener.heard() == ["READY=1", "STATUS=all is well"]
@@ -46,13 +46,13 @@ def test_messages(place: tuple[str, Listener]) -> None:
     assert listener.heard()[0] == "STOPPING=1"
 
 
-async def test_the_watchdog_is_fed_only_by_the_living(place: tuple[str, Listener]) -> None:
-    address, listener = place
-    living = True
+async def test_watchdog_is_fed_only_while_alive(notify_socket: tuple[str, Listener]) -> None:
+    address, listener = notify_socket
+    alive = True
     supervisor = Supervisor({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000"})
-    task = asyncio.create_task(supervisor.run(lambda: living))
+    task = asyncio.create_task(supervisor.run(lambda: alive))
     await eventually(lambda: "WATCHDOG=1" in listener.heard(), "the watchdog to be fed")
-    living = False
+    alive = False
     await asyncio.sleep(0.05)
     listener.heard()
     await asyncio.sleep(0.1)
@@ -70,7 +70,7 @@ async def test_the_watchdog_is_fed_only_by_the_living(place: tuple[str, Listener
         {"NOTIFY_SOCKET": "/nowhere/notify"},
     ],
 )
-async def test_nobody_to_tell_is_no_fault(environ: dict[str, str]) -> None:
+async def test_missing_notify_socket_is_ignored(environ: dict[str, str]) -> None:
     supervisor = Supervisor(environ)
     supervisor.ready("x")
     await asyncio.wait_for(supervisor.run(lambda: True), PATIENCE_SEC)

@@ -1,4 +1,4 @@
-"""Targets: which words name which hosts, and which subjects reach them."""
+"""Targets: parsing of host names and groups, and the subjects that reach them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from netsonde.fleet.targeting import (
 )
 
 
-def test_subjects_name_all_a_group_or_a_host() -> None:
+def test_subject_names_all_hosts_a_group_or_a_host() -> None:
     assert Target().subject("capture", "status") == "capture.status"
     group = Target(group=("site", "ams"))
     assert group.subject("acme.capture", "stop") == "acme.capture.group.site.ams.stop"
@@ -33,12 +33,12 @@ def test_named_hosts_have_no_common_subject() -> None:
         Target(hosts=("a", "b")).subject("capture", "status")
 
 
-def test_hosts_become_tokens_in_order_and_once() -> None:
+def test_parse_hosts_returns_unique_tokens_in_order() -> None:
     assert parse_hosts(["Web2.example", "web1", "WEB2.EXAMPLE"]) == ("web2_example", "web1")
 
 
 @pytest.mark.parametrize("text", ["site", "=ams", "site=", "Site=ams", "a.b=c", "a=b*", "a=b=c"])
-def test_a_bad_group_is_a_usage_error(text: str) -> None:
+def test_malformed_group_is_a_usage_error(text: str) -> None:
     with pytest.raises(TargetError) as caught:
         parse_group(text)
     assert caught.value.exit_code == EXIT_USAGE
@@ -51,7 +51,7 @@ def test_nodes_file_skips_comments_and_joins_host_flags(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"# nobody\n", b"\xff\xfe"])
-def test_a_nodes_file_without_hosts_must_not_mean_everyone(tmp_path: Path, content: bytes) -> None:
+def test_nodes_file_without_hosts_is_an_error(tmp_path: Path, content: bytes) -> None:
     nodes = tmp_path / "nodes"
     nodes.write_bytes(content)
     with pytest.raises(TargetError):
@@ -75,6 +75,6 @@ def test_limit_takes_the_first_hosts_by_name() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "101%", "0%", "%", "x", "1.5", "1%%"])
-def test_a_bad_limit_is_a_usage_error(text: str) -> None:
+def test_malformed_limit_is_a_usage_error(text: str) -> None:
     with pytest.raises(TargetError):
         parse_limit(text)

@@ -1,4 +1,4 @@
-"""Requests: defaults, ranges and strangers, as CONTRACT §4 has them. Replies: their names."""
+"""Requests: defaults, ranges and unknown fields (CONTRACT §4). Replies: field names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def convert(verb: str, body: dict[str, Any]) -> Any:
     return msgspec.convert(body, VERBS[verb].request)
 
 
-def test_defaults() -> None:
+def test_request_defaults() -> None:
     start = convert("start", START)
     assert start.buffer_size_mb == 256
     assert start.snaplen == 262144
@@ -47,7 +47,9 @@ def test_defaults() -> None:
         ("flows", {}, "limit", 1, 10000),
     ],
 )
-def test_ranges(verb: str, body: dict[str, Any], name: str, lowest: int, highest: int) -> None:
+def test_fields_accept_only_their_range(
+    verb: str, body: dict[str, Any], name: str, lowest: int, highest: int
+) -> None:
     for value in (lowest, highest):
         assert getattr(convert(verb, {**body, name: value}), name) == value
     for wrong in (lowest - 1, highest + 1, 2**70, str(lowest), float(lowest), True, None):
@@ -81,19 +83,19 @@ def test_ranges(verb: str, body: dict[str, Any], name: str, lowest: int, highest
         ("stop", {"reason": 5}),
     ],
 )
-def test_refused(verb: str, body: dict[str, Any]) -> None:
+def test_invalid_request_is_rejected(verb: str, body: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         convert(verb, body)
 
 
 @pytest.mark.parametrize("name", sorted(VERBS))
-def test_no_verb_takes_a_stranger(name: str) -> None:
+def test_unknown_field_is_rejected(name: str) -> None:
     bodies: dict[str, dict[str, Any]] = {"start": START, "flow.meter.enable": METER}
     with pytest.raises(msgspec.ValidationError, match="unknown field `surprise`"):
         convert(name, {**bodies.get(name, {}), "surprise": 1})
 
 
-def test_the_nested_objects_of_a_start() -> None:
+def test_start_reads_nested_objects() -> None:
     start = convert(
         "start", {**START, "metering": METER, "export": EXPORT, "encryption": ENCRYPTION}
     )
@@ -102,7 +104,7 @@ def test_the_nested_objects_of_a_start() -> None:
     assert start.encryption.cipher_suite == "AES-256-GCM"
 
 
-def test_the_verbs_and_which_of_them_change_something() -> None:
+def test_verbs_and_which_change_state() -> None:
     reads = {"backends", "status", "metrics", "flows", "schema"}
     changes = {"start", "stop", "flow.meter.enable"}
     assert VERBS.keys() >= reads | changes
@@ -112,12 +114,12 @@ def test_the_verbs_and_which_of_them_change_something() -> None:
     assert VERBS["flow.meter.enable"].endpoint == "flow-meter-enable"
 
 
-def test_every_reply_carries_the_host_first() -> None:
+def test_each_reply_starts_with_the_host() -> None:
     for verb in VERBS.values():
         assert msgspec.structs.fields(verb.reply)[0].name == "host"
 
 
-def test_status_without_a_session_has_the_contract_s_zeros_and_nothing_else() -> None:
+def test_status_without_a_session_has_only_zeros() -> None:
     assert msgspec.to_builtins(replies.StatusReply(host="a")) == {
         "host": "a",
         "running": False,
@@ -130,7 +132,7 @@ def test_status_without_a_session_has_the_contract_s_zeros_and_nothing_else() ->
     }
 
 
-def test_what_the_agent_sends_has_the_fields_that_readers_expect() -> None:
+def test_replies_have_the_fields_that_clients_read() -> None:
     from netsonde.sinks.composer import RenderedBatch
 
     def names(kind: type[msgspec.Struct]) -> set[str]:
@@ -140,7 +142,7 @@ def test_what_the_agent_sends_has_the_fields_that_readers_expect() -> None:
     assert names(RenderedBatch) == names(records.FlowBatch)
 
 
-def test_the_lists_agree_with_their_types() -> None:
+def test_lists_match_their_types() -> None:
     from typing import get_args
 
     assert get_args(requests.BackendName) == requests.BACKEND_NAMES
@@ -155,5 +157,5 @@ def test_the_lists_agree_with_their_types() -> None:
         (4_102_444_800_999_999_999, "2100-01-01T00:00:00.999999999Z"),
     ],
 )
-def test_rfc3339(time_ns: int, text: str) -> None:
+def test_rfc3339_formats_nanoseconds(time_ns: int, text: str) -> None:
     assert instant.rfc3339(time_ns) == text

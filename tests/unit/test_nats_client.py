@@ -1,4 +1,4 @@
-"""Bytes that anybody may send and nats-server passes on: a client still listens after each."""
+"""The client keeps receiving after malformed messages that nats-server forwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pub(subject: bytes, reply: bytes) -> bytes:
 
 
 async def send(server: EmbeddedServer, message: bytes) -> None:
-    """By the bare protocol; returns when the server has taken it."""
+    """Sends over the bare protocol; returns when the server has read the message."""
     port = int(server.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n' + message + b"PING\r\n")
@@ -51,7 +51,7 @@ async def send(server: EmbeddedServer, message: bytes) -> None:
         (hpub(b"ask.x", b"\x1f", b"NATS/1.0\r\nA: \xff\r\n\r\n"), "ask.x", "\x1f", {"A": "\ufffd"}),
     ],
 )
-async def test_what_is_no_text(
+async def test_undecodable_message_is_received(
     server: EmbeddedServer, message: bytes, subject: str, reply: str, headers: dict[str, str] | None
 ) -> None:
     client, arrived, lost = GuardedClient(), asyncio.Queue[Msg](), list[str]()

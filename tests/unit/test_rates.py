@@ -9,7 +9,7 @@ from netsonde.core.values import Stats
 from netsonde.wire.instant import NS_PER_SEC
 
 
-def test_rates_over_a_time() -> None:
+def test_rates_are_per_second() -> None:
     before = Stats(packets_captured=100, bytes_captured=10_000, packets_dropped=5)
     after = Stats(packets_captured=1100, bytes_captured=1_010_000, packets_dropped=255)
     rates = between(before, after, 2 * NS_PER_SEC)
@@ -21,20 +21,20 @@ def test_rates_over_a_time() -> None:
     assert rates.packets_dropped == 250
 
 
-def test_nothing_divides_by_zero() -> None:
+def test_empty_interval_has_zero_rates() -> None:
     rates = between(Stats(), Stats(), 0)
     assert (rates.packets_per_sec, rates.avg_packet_size, rates.drop_rate_percent) == (0, 0, 0)
     assert drop_rate(0, 0) == 0
     assert drop_rate(0, 7) == 1
 
 
-def test_before_the_first_interval_the_rates_are_since_the_start() -> None:
+def test_rates_before_the_first_interval_count_from_the_start() -> None:
     window = Window(Stats(), 0)
     assert window.rates(Stats(packets_captured=50), NS_PER_SEC // 2).packets_per_sec == 100
     assert window.rates(Stats(packets_captured=50), NS_PER_SEC).packets_per_sec == 50
 
 
-def test_after_it_they_are_of_the_last_full_one() -> None:
+def test_rates_are_of_the_last_full_interval() -> None:
     window = Window(Stats(), 0)
     window.advance(Stats(packets_captured=1000), NS_PER_SEC)
     assert window.rates(Stats(packets_captured=9000), NS_PER_SEC + 1).packets_per_sec == 1000
