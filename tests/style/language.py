@@ -133,10 +133,23 @@ RULES = [
          "it ensures that"),
     Rule(r"\bno~ught\b|\bnay\b|\bthere~(?:of|upon|to)\b|\bwhere~(?:of|upon|to)\b|\bhence~forth\b",
          "a current word", "it is no~ught", "it is 0"),
-    Rule(r"^(?:of|as|who~?|whom|whose)\b", "a verb or a noun phrase first",
+    Rule(r"\b(?:that|which|what|whose \w+|it|this) (?:is|are|was|were) n~o"
+         r" (?!more\b|longer\b|such\b|other\b|need\b|way\b|room\b|limit\b)\w",
+         "is not a …, malformed",
+         "a subject that is n~o text", "a subject that is not UTF-8; a port that is no longer up"),
+    Rule(r"(?-i:(?<=[.;:] )Wha~t) (?:is|was|are|were|has|had|cannot|could)\b", "the noun",
+         "It ends. Wha~t is left is sent", "It ends. The backlog is sent"),
+    Rule(r"\b(?:come|comes|came) o~f (?:it|that|them)\b", "result", "nothing can come o~f it",
+         "it has no result"),
+    Rule(r"\b(?:stand|stands|stood|standing) sti~ll\b", "hang, block", "a bus that stands sti~ll",
+         "a blocked bus"),
+    Rule(r"\b(?:be|is|are|was|were) don~e with\b", "sent, processed, released",
+         "all records are don~e with", "all records are sent"),
+    Rule(r"\bfor ev~er\b", "without a limit, forever", "it waits for ev~er", "it waits forever"),
+    Rule(r"^(?:of|as|what|who|whom|whose)\b", "a verb or a noun phrase first",
          "Of the ring", "The size of the ring", OPENING),
-    Rule(r"^(?:what|which|that|than|and|or|but|nor|because)\b", "a verb or a noun phrase first",
-         "What a session starts with", "The settings of a session", DOCSTRING),
+    Rule(r"^(?:which|that|than|and|or|but|nor|because)\b", "a verb or a noun phrase first",
+         "Which a session has", "The settings of a session", DOCSTRING),
 ]  # fmt: skip
 
 CELL = f"at most {CELL_WORDS_MAX} words in a table cell"
