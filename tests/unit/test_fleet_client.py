@@ -305,6 +305,36 @@ async def test_server_death_ends_the_request(
         assert time.monotonic() - began < SOON_SEC
 
 
+async def test_follow_ends_when_it_is_cancelled_while_the_flush_completes(
+    monkeypatch: pytest.MonkeyPatch, nats_server: NatsServer
+) -> None:
+    """nats-py's flush then returns as if it had not been cancelled."""
+    async with fleet_at(nats_server) as fleet:
+        flushed = asyncio.Event()
+        flush = fleet.connection.flush
+
+        async def swallow_cancellation() -> None:
+            await flush()
+            flushed.set()
+            try:
+                await asyncio.sleep(PATIENCE_SEC)
+            except asyncio.CancelledError:
+                return
+
+        monkeypatch.setattr(fleet.connection, "flush", swallow_cancellation)
+
+        async def follow() -> None:
+            async for _ in fleet.follow("flows", None):
+                pass
+
+        follower = asyncio.create_task(follow())
+        await flushed.wait()
+        follower.cancel()
+        done, _ = await asyncio.wait([follower], timeout=SOON_SEC)
+        assert done
+        assert follower.cancelled()
+
+
 async def test_follow_yields_the_stream_of_the_named_hosts(
     nats_server: NatsServer, agents_client: Client
 ) -> None:

@@ -127,7 +127,7 @@ class Connection:
             self._log.warning("publish failed", subject=subject, error=str(error))
             return False
         finally:
-            _honour_cancellation()
+            honour_cancellation()
         return True
 
     async def publish_ready(
@@ -150,7 +150,7 @@ class Connection:
             # Not force_flush: it waits for a flusher that may have died with the connection.
             while client._pending_data_size > FLUSH_BYTES and client.is_connected:  # noqa: ASYNC110 - nats-py has no event
                 await asyncio.sleep(FLUSH_POLL_SEC)
-            _honour_cancellation()
+            honour_cancellation()
         except PUBLISH_ERRORS as error:
             self._log.warning("publish failed", error=str(error))
             return False
@@ -207,7 +207,7 @@ class Connection:
             await client.connect(**self._options())
             for subject, listener in self._listeners:
                 await client.subscribe(subject, cb=listener)
-            _honour_cancellation()
+            honour_cancellation()
             self._client = client
             self._report(up=True)
             watchdog = asyncio.create_task(self._watch(client))
@@ -310,8 +310,8 @@ class Connection:
         return f"{url.hostname}:{url.port}" if url is not None else ""
 
 
-def _honour_cancellation() -> None:
-    """nats-py swallows a CancelledError while it flushes; who was cancelled must still end."""
+def honour_cancellation() -> None:
+    """Raises CancelledError again, because nats-py can swallow it while it flushes."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

@@ -23,7 +23,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
 
-from ..bus.connection import abort_transport, tls_context
+from ..bus.connection import abort_transport, honour_cancellation, tls_context
 from ..bus.credentials import Login
 from ..bus.nats_client import GuardedClient
 from ..config.sections import NatsSection
@@ -252,6 +252,7 @@ class FleetClient:
                 pending_bytes_limit=STREAM_BYTES_MAX,
             )
         await self.connection.flush()
+        honour_cancellation()
         while True:
             yield await arrived.get()
 
