@@ -38,7 +38,7 @@ def processes_in(directory: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("flags", [[], ["--replay"]], ids=["as it comes", "replay"])
+@pytest.mark.parametrize("flags", [[], ["--replay"]], ids=["live", "replay"])
 def test_the_demo_ends_well_and_in_time(tmp_path: Path, flags: list[str]) -> None:
     directory = tmp_path / "demo"
     began = time.monotonic()

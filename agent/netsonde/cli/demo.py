@@ -1,8 +1,8 @@
-"""`netsonde demo`: the whole product at work on one machine, in under half a minute.
+"""`netsonde demo`: the agent at work on one machine, in under half a minute.
 
-The demo only uses what users have: an agent process (`netsonde run`), a nats-server, and the
-commands of this program, each shown before it runs. It checks what it shows, and exits with 1
-if a flow is missing or a packet is not accounted for.
+The demo uses only what users have: an agent process (`netsonde run`), a nats-server, and the
+commands of this program, which it prints and runs. It exits with 1 if a flow is missing or a
+packet is not accounted for.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import tempfile
 from argparse import ArgumentParser, Namespace
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 from ..config.environment import ENVIRONMENT_PREFIX
-from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError
+from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError, PrivilegeError
 
 DURATION_SEC_MAX = 25.0
 
@@ -24,15 +24,16 @@ DURATION_SEC_MAX = 25.0
 class DemoCommand:
     """See it work: an agent, a capture and its flows on this machine alone, in 25 seconds.
 
-    As root, the demo moves into a network namespace of its own, joins it to a second one by
-    a veth pair, and lets the two talk TCP, UDP, DNS and ICMP over IPv4, IPv6 and a VLAN. It
-    starts a nats-server and an agent there, starts a capture through NATS, turns metering on,
-    and shows flow records and metrics as they arrive. No packet leaves the machine, and
-    nothing remains afterwards. Without the privilege for that (or with --replay) the agent
-    replays a capture file instead, which the demo writes itself.
+    As root, the demo moves into a new network namespace and joins it to a second one by a
+    veth pair. It starts a nats-server and an agent, starts a capture through NATS, and turns
+    metering on. Then it sends TCP, UDP, DNS and ICMP packets over IPv4, IPv6 and a VLAN
+    through the link, and shows flow records and metrics as they arrive. The packets come from
+    a capture file that is part of netsonde. No packet leaves the machine, and nothing remains
+    afterwards. Without the privilege for that (or with --replay) the agent reads the capture
+    file instead.
 
-    At the end the demo checks that each kind of traffic was metered and that every packet is
-    accounted for, and exits with 1 if not.
+    At the end the demo checks that the packets and bytes of each kind of traffic were metered
+    exactly and that every packet is accounted for, and exits with 1 if not.
     """
 
     name = "demo"
@@ -43,29 +44,30 @@ class DemoCommand:
         )
 
     def run(self, args: Namespace) -> int:
-        from .demo_network import find_obstacle, unshare_network
+        from .demo_network import open_wire
 
-        obstacle = "--replay was given" if args.replay else find_obstacle()
-        if obstacle:
-            print(f"No live traffic: {obstacle}.\nA capture file is replayed instead.")
-        else:
-            unshare_network()
+        wire: socket.socket | None = None
+        try:
+            if args.replay:
+                raise PrivilegeError("--replay was given")
+            wire = open_wire()
+        except PrivilegeError as error:
+            print(f"No live traffic: {error}.\nA capture file is replayed instead.")
         for name in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
-            del os.environ[name]  # the demo's agent has the demo's configuration, no other
+            del os.environ[name]  # only the demo's configuration applies to the demo's agent
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        return asyncio.run(perform(live=not obstacle))
+        return asyncio.run(perform(wire))
 
 
-async def perform(*, live: bool) -> int:
-    """Sets the stage, plays, takes everything down again however it ends."""
-    from .demo_play import play_live, play_replay
-    from .demo_stage import open_stage
+async def perform(wire: socket.socket | None) -> int:
+    """Runs the demo. Stops its processes and removes its files, whatever happens."""
+    from .demo_agent import open_lab
+    from .demo_play import play
 
     try:
-        async with asyncio.timeout(DURATION_SEC_MAX), AsyncExitStack() as stack:
-            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="netsonde-demo-"))
-            stage = await stack.enter_async_context(open_stage(Path(directory)))
-            problems = await (play_live(stage) if live else play_replay(stage))
+        with tempfile.TemporaryDirectory(prefix="netsonde-demo-") as directory:
+            async with asyncio.timeout(DURATION_SEC_MAX), open_lab(Path(directory)) as lab:
+                problems = await play(lab, wire)
     except TimeoutError:
         raise NetsondeError(f"The demo took longer than {DURATION_SEC_MAX:g} s.") from None
     for problem in problems:

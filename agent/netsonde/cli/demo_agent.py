@@ -1,6 +1,4 @@
-"""The demo's cast: a nats-server, an agent in a process of its own, a collector that shows
-records as they arrive, and a shell that types the commands a user would type.
-"""
+"""The demo's processes: a nats-server, an agent, and a client that prints what arrives."""
 
 from __future__ import annotations
 
@@ -26,7 +24,9 @@ from ..fleet.targeting import Target
 from .flows import clock_time, describe_record
 
 HOST = "demo"
+TARGET = Target(hosts=(HOST,))
 READY_SEC_MAX = 8.0
+STOP_SEC_MAX = 5.0
 LOG_LINES_SHOWN = 20
 CONFIG = """\
 [agent]
@@ -48,8 +48,8 @@ format = "console"
 
 
 @dataclass(slots=True)
-class Stage:
-    """What a play has at hand."""
+class Lab:
+    """A running agent, and everything that has arrived from it."""
 
     client: FleetClient
     config: Path
@@ -58,53 +58,64 @@ class Stage:
     records: list[dict[str, Any]] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
-    voice: asyncio.Lock = field(default_factory=asyncio.Lock)
+    output: asyncio.Lock = field(default_factory=asyncio.Lock)
     indented: bool = False
 
     async def type(self, *words: str) -> None:
-        """Shows a command and runs it, as it is, in this process."""
+        """Prints a command and runs it in this process. Raises NetsondeError if it fails."""
         from . import main
 
-        async with self.voice:
+        async with self.output:
             print(f"\n$ netsonde {' '.join(words)}", flush=True)
             code = await asyncio.to_thread(main, [*words, "--config", str(self.config)])
             self.indented = False
         if code != 0:
-            raise NetsondeError(f"'netsonde {words[0]}' ended with {code}.\n{self.log_tail()}")
+            raise self.failure(f"'netsonde {words[0]}' exited with {code}.")
 
     async def ask(self, verb: str) -> Reply:
-        """The reply to a request without arguments, as a program would use it."""
-        outcome = await self.client.ask(verb, {}, Target(hosts=(HOST,)), Pace(timeout_sec=5))
+        """Returns the agent's reply to a request without arguments."""
+        outcome = await self.client.ask(verb, {}, TARGET, Pace(timeout_sec=5))
         if not outcome.complete:
-            raise NetsondeError(f"The agent did not answer {verb!r}.\n{self.log_tail()}")
+            raise self.failure(f"The agent did not reply to {verb!r}.")
         return outcome.replies[0]
 
-    async def collect_flows(self) -> None:
-        """Keeps and prints every record that arrives, until cancelled."""
+    @asynccontextmanager
+    async def follow(self) -> AsyncIterator[None]:
+        """Keeps and prints flow records and metrics as they arrive. An error ends the demo."""
+        async with asyncio.TaskGroup() as tasks:
+            followers = [tasks.create_task(self.follow_flows())]
+            followers += [tasks.create_task(self.follow_metrics())]
+            try:
+                yield
+            finally:
+                for follower in followers:
+                    follower.cancel()
+
+    async def follow_flows(self) -> None:
         async for message in self.client.follow("flows", [HOST]):
             batch = read_batch(message.data, message.headers)
             if self.ledger.note(batch.host, batch.boot, batch.seq):
                 records = batch.objects()
+                await self.show([describe_record(record) for record in records])
                 self.records += records
-                await self.say([describe_record(record) for record in records])
 
-    async def collect_metrics(self) -> None:
-        """The same with metrics, one message a second."""
+    async def follow_metrics(self) -> None:
         async for message in self.client.follow("metrics", [HOST]):
             metrics = msgspec.json.decode(message.data, type=dict[str, Any])
             self.metrics.append(metrics)
-            await self.say([describe_metrics(metrics)])
+            await self.show([describe_metrics(metrics)])
 
-    async def say(self, lines: list[str]) -> None:
-        """Prints, but never into the output of a command."""
-        async with self.voice:
+    async def show(self, lines: list[str]) -> None:
+        """Prints lines, never in the middle of a command's output."""
+        async with self.output:
             gap = "" if self.indented else "\n"
             print(gap + "".join(f"  {line}\n" for line in lines), end="", flush=True)
             self.indented = True
 
-    def log_tail(self) -> str:
+    def failure(self, words: str) -> NetsondeError:
         lines = (self.directory / "agent.log").read_text(errors="replace").splitlines()
-        return "\n".join(["The agent's last words:", *lines[-LOG_LINES_SHOWN:]])
+        tail = "\n".join(lines[-LOG_LINES_SHOWN:])
+        return NetsondeError(f"{words}\nThe end of the agent's log:\n{tail}")
 
 
 def describe_metrics(metrics: dict[str, Any]) -> str:
@@ -116,23 +127,23 @@ def describe_metrics(metrics: dict[str, Any]) -> str:
 
 
 @asynccontextmanager
-async def open_stage(directory: Path) -> AsyncIterator[Stage]:
-    """nats-server, agent and client, ended in the reverse order."""
+async def open_lab(directory: Path) -> AsyncIterator[Lab]:
+    """Starts nats-server, agent and client. Stops them in reverse order."""
     async with EmbeddedServer() as server:
         config = directory / "netsonde.toml"
         config.write_text(CONFIG.format(host=HOST, url=server.url, directory=directory))
         async with (
-            run_agent(config, directory) as agent,
+            run_agent(config) as agent,
             connect(NatsSection(servers=[server.url])) as client,
         ):
-            stage = Stage(client, config, directory, agent)
-            await wait_ready(stage)
-            yield stage
+            lab = Lab(client, config, directory, agent)
+            await wait_ready(lab)
+            yield lab
 
 
 @asynccontextmanager
-async def run_agent(config: Path, directory: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    with (directory / "agent.log").open("wb") as log:
+async def run_agent(config: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    with config.with_name("agent.log").open("wb") as log:
         agent = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "netsonde", "run", "--config", str(config)),
             stdin=subprocess.DEVNULL,
@@ -147,19 +158,19 @@ async def run_agent(config: Path, directory: Path) -> AsyncIterator[asyncio.subp
         if agent.returncode is None:
             agent.terminate()
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(STOP_SEC_MAX):
                     await agent.wait()
             except TimeoutError:
                 agent.kill()
                 await agent.wait()
 
 
-async def wait_ready(stage: Stage) -> None:
-    target = Target(hosts=(HOST,))
+async def wait_ready(lab: Lab) -> None:
+    """Returns when the agent replies. Raises NetsondeError if it exits or stays silent."""
     deadline = asyncio.get_running_loop().time() + READY_SEC_MAX
-    while HOST not in (await stage.client.discover("PING", target, 0.5) or {}):
-        if stage.agent.returncode is not None:
-            raise NetsondeError(f"The agent ended by itself.\n{stage.log_tail()}")
+    while HOST not in (await lab.client.discover("PING", TARGET, 0.5) or {}):
+        if lab.agent.returncode is not None:
+            raise lab.failure(f"The agent exited with {lab.agent.returncode}.")
         if asyncio.get_running_loop().time() > deadline:
-            raise NetsondeError(f"The agent does not answer.\n{stage.log_tail()}")
+            raise lab.failure(f"The agent did not reply within {READY_SEC_MAX:g} s.")
         await asyncio.sleep(0.05)
