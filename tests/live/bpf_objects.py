@@ -1,5 +1,5 @@
-"""What eBPF a process holds, and whether the kernel still has it: by the numbers that
-/proc/<pid>/fdinfo tells of its descriptors, asked of bpf(2) itself."""
+"""The eBPF objects that a process holds, from /proc/<pid>/fdinfo, and whether the kernel still
+has them, from bpf(2)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def held_by(pid: int) -> set[tuple[str, int]]:
-    """("prog" | "map" | "link", number) of each descriptor; those of links tell their program."""
+    """("prog" | "map" | "link", id) of each descriptor. A link also yields its program."""
     found = set()
     for info in Path(f"/proc/{pid}/fdinfo").iterdir():
         try:
-            told = info.read_text()
+            text = info.read_text()
         except FileNotFoundError:
-            continue  # a descriptor that has just been closed
-        for kind, number in re.findall(r"^(prog|map|link)_id:\s*(\d+)", told, re.M):
+            continue  # the descriptor was just closed
+        for kind, number in re.findall(r"^(prog|map|link)_id:\s*(\d+)", text, re.M):
             found.add((kind, int(number)))
     return found
 
@@ -46,7 +46,7 @@ def exists(kind: str, number: int) -> bool:
 
 @contextlib.contextmanager
 def programs_timed() -> Iterator[None]:
-    """The kernel times every run of every program, until here or until this process ends."""
+    """Makes the kernel time every program run until the block or this process ends."""
     request = ctypes.create_string_buffer(struct.pack("I", _STATS_RUN_TIME))
     fd = _libc.syscall(_SYS_BPF, _ENABLE_STATS, request, len(request) - 1)
     assert fd >= 0, os.strerror(ctypes.get_errno())
@@ -57,10 +57,12 @@ def programs_timed() -> Iterator[None]:
 
 
 def runs_of(pid: int) -> tuple[int, int]:
-    """How often the programs that a process holds have run while timed, and for how many ns."""
+    """(runs, nanoseconds) of all programs that a process holds, while timed."""
     found = {}
     for info in Path(f"/proc/{pid}/fdinfo").iterdir():
-        told = dict(re.findall(r"^(prog_id|run_cnt|run_time_ns):\s*(\d+)", info.read_text(), re.M))
-        if "run_cnt" in told:  # not a link, which only names its program
-            found[told["prog_id"]] = int(told["run_cnt"]), int(told["run_time_ns"])
+        counts = dict(
+            re.findall(r"^(prog_id|run_cnt|run_time_ns):\s*(\d+)", info.read_text(), re.M)
+        )
+        if "run_cnt" in counts:  # a link has no counters
+            found[counts["prog_id"]] = int(counts["run_cnt"]), int(counts["run_time_ns"])
     return sum(count for count, _ in found.values()), sum(ns for _, ns in found.values())

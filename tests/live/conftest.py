@@ -1,4 +1,4 @@
-"""Every test here has a wire of its own, and all of it happens inside its host namespace."""
+"""Every test here has its own wire and runs inside its host namespace."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ collect_ignore = [] if oracle.traces() else ["test_conformance_traces.py"]
 
 @pytest.fixture(autouse=True)
 def inside(wire: netns.Wire) -> netns.Wire:
-    """Autouse comes first: the nats-server and the client are in the namespace too."""
+    """Runs first, as autouse, so the nats-server and the client are in the namespace too."""
     return wire
 
 
 @pytest.fixture(scope="session")
 def pfring_double(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the stand-in for the user's libpfring."""
+    """The directory of the test double of libpfring."""
     directory = tmp_path_factory.mktemp("pfring")
     source = oracle.REPOSITORY / "native" / "tests" / "pfring_double.c"
     library = directory / "libpfring.so.1"
@@ -33,7 +33,7 @@ def pfring_double(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def libraries(pfring_double: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Agents find the double as they would find the library."""
+    """Makes agents find the double as they would find the library."""
     monkeypatch.setenv("LD_LIBRARY_PATH", str(pfring_double))
 
 

@@ -14,8 +14,8 @@ from netns import HOST_ADDRESS, PEER_ADDRESS, Wire
 def transfer(
     wire: Wire, megabytes: int, *, back: bool = False, prefix: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """From the host to the peer, or back; iperf3's own account of it. `prefix` goes before
-    both its ends."""
+    """Runs iperf3 from the host to the peer, or back, and returns its report. `prefix` goes
+    before both commands."""
     iperf = [*prefix, "iperf3"]
     server = subprocess.Popen(
         [*wire.peer_prefix, *iperf, "-s", "-1", "-B", PEER_ADDRESS],
@@ -23,17 +23,17 @@ def transfer(
         stderr=subprocess.STDOUT,
     )
     try:
-        # Ready when it listens; asking by connecting would use up its one client.
+        # Poll for the listening socket: a test connection would use up its only client.
         listening = [*wire.peer_prefix, "cat", "/proc/net/tcp"]
         eventually_now(
             lambda: b":1451 00000000:0000 0A" in subprocess.check_output(listening),
             "iperf3 to listen",
         )
         command = [*iperf, "-c", PEER_ADDRESS, "-n", f"{megabytes}M", "-B", HOST_ADDRESS, "-J"]
-        said = subprocess.check_output([*wire.prefix, *command, *(["-R"] if back else [])])
+        report = subprocess.check_output([*wire.prefix, *command, *(["-R"] if back else [])])
         server.wait(timeout=PATIENCE_SEC)
     finally:
         server.kill()
         server.communicate()
-    found: dict[str, Any] = json.loads(said)
+    found: dict[str, Any] = json.loads(report)
     return found

@@ -1,4 +1,4 @@
-/* neighbour.bpf.c - somebody else at the traffic control hook: a policy that drops all ICMP. */
+/* neighbour.bpf.c - a foreign program at the traffic control hook that drops all ICMP. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/pkt_cls.h>

@@ -1,7 +1,7 @@
 """A capture file through DPDK's own reader, net_pcap.
 
-Requests cannot reach it: they replay files with the backend `file`. So the core is driven here
-without an agent, and its counters are given the names that they have in a status.
+Requests cannot reach it, because they replay files with the backend `file`. This module drives
+the core without an agent and gives its counters the names that a status uses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LISTED_BYTES_MAX = 16 << 20
 
 
 def settings(interface: str, **options: Any) -> CaptureSettings:
-    """`options` are fields of CaptureSettings, by the names that `start` has for them."""
+    """`options` are fields of CaptureSettings, named as in a `start` request."""
     given = CaptureSettings(
         backend="dpdk",
         interface=interface,
@@ -49,7 +49,7 @@ def settings(interface: str, **options: Any) -> CaptureSettings:
 async def capture(
     frames: list[bytes], directory: Path, **options: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Status and flows, when the file has been read to its end."""
+    """Returns status and flows after the whole file is read."""
     packets = [at(SECOND_NS + number * 1000, frame) for number, frame in enumerate(frames)]
     path = write_pcap(directory / "net_pcap.pcap", packets)
     capture = await Capture.open(settings(f"net_pcap0,rx_pcap={path}", **options))

@@ -1,8 +1,8 @@
 """One suite over every backend that a host reports as available.
 
-The same frames come to each backend in its own way: over the wire to the live ones, in a
-capture file to `file`. What they make of them must be the same flows. A new backend joins
-by one line in DRIVERS, and test_every_available_backend_is_driven insists on it.
+Each backend gets the same frames: live backends over the wire, `file` from a capture file. All
+must report the same flows. A new backend joins with one line in DRIVERS;
+test_every_available_backend_is_driven fails without it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ A, B = "10.0.0.1", "10.0.0.2"
 
 @dataclass
 class Rig:
-    """What a driver needs to bring frames to a backend."""
+    """The tools that bring frames to a backend."""
 
     bus: Bus
     sender: Sender
@@ -81,9 +81,9 @@ DRIVERS: dict[str, Callable[..., Any]] = {
     "pf_ring": over_the_wire,
     "file": from_a_file,
 }
-# libpcap does not say which way an Ethernet frame went, nor does a file.
+# libpcap and files do not report the direction of an Ethernet frame.
 SAY_WHICH_WAY = ("af_packet", "xdp", "dpdk", "pf_ring")
-DPDK_FILE = "dpdk net_pcap"  # by C's own interface: requests replay files with `file`
+DPDK_FILE = "dpdk net_pcap"  # through the C core, because requests replay files with `file`
 each_backend = pytest.mark.parametrize("backend", [*DRIVERS, DPDK_FILE])
 
 
@@ -95,7 +95,7 @@ def rig(alpha: Agent, bus: Bus, sender: Sender, tmp_path: Path) -> Rig:
 async def capture(
     rig: Rig, backend: str, frames: list[bytes], *, offered: int | None = None, **options: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Status and flows after the frames, of which `offered` pass the filter."""
+    """Returns status and flows after the frames. `offered` of them pass the filter."""
     offered = len(frames) if offered is None else offered
     if backend == DPDK_FILE:
         status, flows = await net_pcap.capture(frames, rig.directory, **options)
@@ -111,8 +111,8 @@ async def capture(
     return status, flows
 
 
-def several() -> list[bytes]:
-    """A bit of everything: UDP, TCP, ICMP, IPv6, tags, ARP."""
+def mixed_frames() -> list[bytes]:
+    """A mix of frames: UDP, TCP, ICMP, IPv6, tags, ARP."""
     datagram = ipv4(udp(b"12345678", 1001, 53), UDP, A, B)
     return [
         ethernet(datagram),
@@ -126,7 +126,7 @@ def several() -> list[bytes]:
     ]
 
 
-SEVERAL_FLOWS = [  # vlan | version | protocol | A | port | B | port | A → B | B → A
+MIXED_FLOWS = [  # vlan | version | protocol | A | port | B | port | A → B | B → A
     "|4|17|10.0.0.1|1001|10.0.0.2|53|1|36|0|0",
     "42|4|17|10.0.0.1|1001|10.0.0.2|53|1|36|0|0",
     "10/20|4|17|10.0.0.1|1001|10.0.0.2|53|1|36|0|0",
@@ -142,21 +142,21 @@ async def test_every_available_backend_is_driven(alpha: Agent, bus: Bus) -> None
 
 
 @each_backend
-async def test_the_same_frames_are_the_same_flows(rig: Rig, backend: str) -> None:
-    status, flows = await capture(rig, backend, several())
+async def test_same_frames_give_the_same_flows(rig: Rig, backend: str) -> None:
+    status, flows = await capture(rig, backend, mixed_frames())
     assert status["packets_non_flow"] == status["non_flow"]["arp"] == 1
-    assert status["bytes_captured"] == sum(map(len, several()))
-    assert oracle.flow_lines(flows) == sorted(SEVERAL_FLOWS)
+    assert status["bytes_captured"] == sum(map(len, mixed_frames()))
+    assert oracle.flow_lines(flows) == sorted(MIXED_FLOWS)
     for flow in flows:
         assert flow["direction"] == ("ingress" if backend in SAY_WHICH_WAY else "unknown")
         assert (flow["source_mac"], flow["dest_mac"]) == ("02:00:00:00:00:01", "02:00:00:00:00:02")
 
 
 @each_backend
-async def test_filter_takes_what_it_says(rig: Rig, backend: str) -> None:
-    """Tags included, which a kernel keeps beside the frame and a file has in it. (An
-    expression that says nothing of tags, like `udp port 53`, is libpcap's own to answer: a
-    tag that the kernel has put aside does not hide from it what one in the frame hides.)"""
+async def test_filter_captures_exactly_the_matching_frames(rig: Rig, backend: str) -> None:
+    """Includes tags, which a kernel keeps outside the frame and a file inside. (For an
+    expression without tags, like `udp port 53`, libpcap looks past a tag outside the frame,
+    but not past one inside.)"""
     for expression, offered in (
         ("tcp", 2),
         ("udp port 53 and not vlan", 1),
@@ -169,7 +169,7 @@ async def test_filter_takes_what_it_says(rig: Rig, backend: str) -> None:
         ("ether host 02:00:00:00:00:01 and greater 1000", 1),
         ("not ip and not ip6 and not arp and not vlan", 0),
     ):
-        status, _ = await capture(rig, backend, several(), offered=offered, filter=expression)
+        status, _ = await capture(rig, backend, mixed_frames(), offered=offered, filter=expression)
         assert status["packets_captured"] == offered, expression
         assert status["packets_dropped"] == 0
 
@@ -177,13 +177,13 @@ async def test_filter_takes_what_it_says(rig: Rig, backend: str) -> None:
 @pytest.mark.parametrize(
     ("backend", "expression"),
     [
-        ("af_packet", "ip6 protochain 6"),  # a loop
-        ("af_packet", "vlan and pppoes"),  # reads what it did not write
-        *((one, "inbound") for one in ("xdp", "dpdk", "pf_ring", "file")),  # user space sees none
+        ("af_packet", "ip6 protochain 6"),  # has a loop
+        ("af_packet", "vlan and pppoes"),  # reads memory that it did not write
+        *((one, "inbound") for one in ("xdp", "dpdk", "pf_ring", "file")),  # no direction known
     ],
 )
-async def test_filter_that_cannot_run_is_refused(rig: Rig, backend: str, expression: str) -> None:
-    """libpcap compiles it all the same; to match nothing would look like a silent wire."""
+async def test_filter_that_cannot_run_is_rejected(rig: Rig, backend: str, expression: str) -> None:
+    """libpcap compiles it, but it would match nothing and look like a silent wire."""
     interface = netns.HOST_DEVICE
     if backend == "file":
         interface = str(write_pcap(rig.directory / "frames.pcap", []))
@@ -194,15 +194,15 @@ async def test_filter_that_cannot_run_is_refused(rig: Rig, backend: str, express
 
 
 @each_backend
-async def test_snaplen_cuts_no_count(rig: Rig, backend: str) -> None:
-    whole = await capture(rig, backend, several())
-    cut = await capture(rig, backend, several(), snaplen=64)
+async def test_snaplen_does_not_change_counts(rig: Rig, backend: str) -> None:
+    whole = await capture(rig, backend, mixed_frames())
+    cut = await capture(rig, backend, mixed_frames(), snaplen=64)
     assert oracle.flow_lines(cut[1]) == oracle.flow_lines(whole[1])
     assert cut[0]["bytes_captured"] == whole[0]["bytes_captured"]
 
 
 @each_backend
-async def test_ten_thousand_packets_are_all_accounted_for(rig: Rig, backend: str) -> None:
+async def test_ten_thousand_packets_are_all_counted(rig: Rig, backend: str) -> None:
     def frame(number: int) -> bytes:
         ip = ipv4(udp(bytes(number % 700), 1000 + number % 100, 53), UDP, A, B)
         return ethernet(ip)
@@ -215,8 +215,8 @@ async def test_ten_thousand_packets_are_all_accounted_for(rig: Rig, backend: str
 
 
 @each_backend
-async def test_largest_and_smallest_frames(rig: Rig, backend: str) -> None:
-    """From an Ethernet header and nothing more, to as much as a veth carries."""
+async def test_smallest_and_largest_frames_are_captured(rig: Rig, backend: str) -> None:
+    """From a bare Ethernet header to the largest frame of a veth."""
     payload = netns.MTU_MAX - 28
     frames = [
         ethernet(b"", 0x88B5),
@@ -229,7 +229,7 @@ async def test_largest_and_smallest_frames(rig: Rig, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["af_packet", "pcap", "dpdk", "pf_ring"])
-async def test_promiscuous_only_as_long_as_asked_for(
+async def test_promiscuous_mode_ends_with_the_capture(
     fleet: Fleet, bus: Bus, wire: netns.Wire, backend: str
 ) -> None:
     fleet.start()

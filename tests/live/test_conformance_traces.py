@@ -1,8 +1,7 @@
 """The shared traces, sent over a veth pair and captured live, against the oracle.
 
-Frames go out at their full wire length (oracle.frames), over a wire with an MTU that takes
-the largest of them. Live time is not the recording's, so what is compared is the flows, not
-when they were.
+Frames go out at their full wire length (oracle.frames), over a wire whose MTU takes the largest
+of them. Flows are compared without their times, which differ in a live capture.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ TRACES = oracle.traces()
 
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    """One that lets a reply list the two thousand flows of the largest trace at once."""
+    """A server whose messages fit a reply with all two thousand flows of the largest trace."""
     server = NatsServer(tmp_path / "nats", config="max_payload: 8MB").start()
     yield server
     server.kill()
 
 
 @pytest.mark.parametrize("backend", ["af_packet", "pcap", "dpdk", "pf_ring"])
-async def test_traces_off_the_wire_are_the_oracles_flows(
+async def test_traces_over_the_wire_match_the_oracle(
     fleet: Fleet, bus: Bus, sender: Sender, backend: str
 ) -> None:
     fleet.start()
@@ -49,10 +48,10 @@ async def test_traces_off_the_wire_are_the_oracles_flows(
 
 
 @pytest.mark.parametrize("tunnel", ["outer", "inner"])
-async def test_records_of_a_metered_live_session_are_too(
+async def test_records_of_four_workers_match_the_oracle(
     fleet: Fleet, bus: Bus, sender: Sender, tunnel: str
 ) -> None:
-    """By four workers: a flow is metered by one of them, whichever way its packets go."""
+    """Both directions of a flow are metered by the same one of four workers."""
     fleet.start(flows={"tunnel": tunnel})
     digest = "flows_sha256" if tunnel == "outer" else "inner_flows_sha256"
     collector = await Collector.listen(bus)

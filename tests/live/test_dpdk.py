@@ -1,6 +1,6 @@
-"""The dpdk backend's own: its process, its names, and DPDK's reader of capture files.
+"""The dpdk backend: its process, its interface names, and DPDK's reader of capture files.
 
-What it has in common with the others is in the conformance suite.
+The conformance suite tests the behaviour that it shares with other backends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def processes(agent: Agent) -> list[int]:
     """The agent's children that own an EAL, zombies included."""
     found: list[int] = []
     for task in Path(f"/proc/{agent.pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
             found += map(int, task.read_text().split())
     return list(filter(is_engine, found))
 
@@ -50,7 +50,7 @@ def leftovers() -> list[str]:
     return [str(path) for place in places for path in place.glob("netsonde-dpdk*")]
 
 
-async def test_ten_lives_in_one_agent(alpha: Agent, bus: Bus, sender: Sender) -> None:
+async def test_ten_captures_in_one_agent(alpha: Agent, bus: Bus, sender: Sender) -> None:
     descriptors = len(os.listdir(f"/proc/{alpha.pid}/fd"))
     for number in range(10):
         await capturing.start(bus, "dpdk")
@@ -65,7 +65,7 @@ async def test_ten_lives_in_one_agent(alpha: Agent, bus: Bus, sender: Sender) ->
     assert leftovers() == []
 
 
-async def test_by_the_drivers_name_it_is_followed_too(
+async def test_interface_is_followed_by_its_driver_name(
     alpha: Agent, bus: Bus, sender: Sender, wire: Wire
 ) -> None:
     await bus.ok("start", {"interface": "net_af_packet0,iface=sonde0", "backend": "dpdk"})
@@ -77,7 +77,7 @@ async def test_by_the_drivers_name_it_is_followed_too(
         lambda: "interface_down" in [event["event"] for event in events.all()], "interface_down"
     )
     wire.host_ip("link", "set", "sonde0", "up")
-    await answers(bus, sender)
+    await keeps_capturing(bus, sender)
     await bus.ok("stop")
 
 
@@ -86,18 +86,18 @@ AF_XDP = {"interface": "net_af_xdp0,iface=sonde0", "backend": "dpdk", "dedicated
 
 @pytest.fixture
 def small_wire(wire: Wire) -> Wire:
-    """One that AF_XDP takes: it wants a frame in one page."""
+    """A wire with frames that fit one page, as AF_XDP requires."""
     wire.host_ip("link", "set", "sonde0", "mtu", "1500")
     wire.peer_ip("link", "set", "peer0", "mtu", "1500")
     return wire
 
 
-async def test_af_xdp_on_an_interface_of_its_own(
+async def test_af_xdp_captures_on_a_dedicated_interface(
     alpha: Agent, bus: Bus, sender: Sender, small_wire: Wire
 ) -> None:
     await bus.ok("start", AF_XDP)
     assert "xdp" in small_wire.link()
-    await answers(bus, sender)
+    await keeps_capturing(bus, sender)
     before = await capturing.at_rest(bus)
     sender.send([FRAME] * 100)
     await capturing.settled(bus, before["packets_captured"] + before["packets_dropped"] + 100)
@@ -105,10 +105,10 @@ async def test_af_xdp_on_an_interface_of_its_own(
     assert "xdp" not in small_wire.link()
 
 
-async def test_af_xdp_leaves_no_program_when_all_is_killed(
+async def test_killed_processes_leave_no_af_xdp_program(
     fleet: Fleet, bus: Bus, small_wire: Wire
 ) -> None:
-    """The DPDK process first, and the agent before it can do anything about it."""
+    """Kills the DPDK process first, then the agent before it can clean up."""
     agent = fleet.start()
     await bus.ok("start", AF_XDP)
     (process,) = processes(agent)
@@ -120,10 +120,10 @@ async def test_af_xdp_leaves_no_program_when_all_is_killed(
     assert leftovers() == []
 
 
-async def test_busy_port_is_refused_and_left_to_its_owner(
+async def test_busy_port_is_rejected_and_stays_with_its_owner(
     fleet: Fleet, bus: Bus, sender: Sender, small_wire: Wire
 ) -> None:
-    """Two agents want the interface for themselves; who has it keeps it."""
+    """Two agents want the interface exclusively. The first keeps it."""
     alpha, beta = fleet.start("alpha"), fleet.start("beta")
     await bus.ok("start", AF_XDP, host="alpha")
     owned = small_wire.link()["xdp"]
@@ -133,7 +133,7 @@ async def test_busy_port_is_refused_and_left_to_its_owner(
     assert processes(beta) == []
     assert small_wire.link()["xdp"] == owned
     sender.send([FRAME])
-    await answers(bus, sender)
+    await keeps_capturing(bus, sender)
     await bus.ok("stop", host="alpha")
     assert processes(alpha) == []
     await bus.ok("start", AF_XDP, host="beta")
@@ -141,7 +141,7 @@ async def test_busy_port_is_refused_and_left_to_its_owner(
 
 
 async def kill_engine(agent: Agent, events: Events, number: int) -> None:
-    """The agent tells of it, for the `number`th time, and starts another."""
+    """The agent reports the `number`th kill and starts another process."""
     (process,) = processes(agent)
     os.kill(process, signal.SIGKILL)
     await eventually(
@@ -151,7 +151,7 @@ async def kill_engine(agent: Agent, events: Events, number: int) -> None:
     await eventually(lambda: [pid for pid in processes(agent) if pid != process], "another process")
 
 
-async def test_killed_process_is_an_event_and_not_an_outage(
+async def test_killed_process_is_reported_and_replaced(
     alpha: Agent, bus: Bus, sender: Sender, wire: Wire
 ) -> None:
     await capturing.start(bus, "dpdk", metering={"enable": True})
@@ -160,7 +160,7 @@ async def test_killed_process_is_an_event_and_not_an_outage(
     await capturing.settled(bus, 100)
     for number in range(1, 4):
         await kill_engine(alpha, events, number)
-        await answers(bus, sender)
+        await keeps_capturing(bus, sender)
     errors = [event for event in events.all() if event["event"] == "backend_error"]
     assert all("killed by signal 9" in error["detail"] for error in errors)
     before = await capturing.at_rest(bus)
@@ -172,18 +172,18 @@ async def test_killed_process_is_an_event_and_not_an_outage(
     assert wire.link()["promiscuity"] == 0
 
 
-async def answers(bus: Bus, sender: Sender) -> None:
-    """The capture goes on: of a packet now and then, one arrives."""
+async def keeps_capturing(bus: Bus, sender: Sender) -> None:
+    """Sends packets until one is captured."""
     before = (await bus.ok("status"))["packets_captured"]
 
     async def ask() -> bool:
         sender.send([FRAME])
         return bool((await bus.ok("status"))["packets_captured"] > before)
 
-    await eventually(ask, "the capture to go on", interval_sec=0.05)
+    await eventually(ask, "the capture to continue", interval_sec=0.05)
 
 
-async def test_killed_agent_takes_its_process_along(fleet: Fleet, bus: Bus, wire: Wire) -> None:
+async def test_killed_agent_ends_its_process(fleet: Fleet, bus: Bus, wire: Wire) -> None:
     agent = fleet.start()
     await capturing.start(bus, "dpdk")
     (process,) = processes(agent)
@@ -193,8 +193,8 @@ async def test_killed_agent_takes_its_process_along(fleet: Fleet, bus: Bus, wire
     eventually_now(lambda: wire.link()["promiscuity"] == 0, "the interface to be as before")
 
 
-async def test_nothing_of_dpdk_in_the_agent(alpha: Agent, bus: Bus) -> None:
-    """Neither asking for backends nor capturing loads a library of it."""
+async def test_agent_loads_no_dpdk_library(alpha: Agent, bus: Bus) -> None:
+    """Neither a `backends` request nor a capture loads one."""
     await bus.ok("backends")
     await capturing.start(bus, "dpdk")
     assert "librte" not in mapped(alpha.pid)
@@ -215,7 +215,7 @@ async def test_nothing_of_dpdk_in_the_agent(alpha: Agent, bus: Bus) -> None:
         ("net_af_xdp0,iface=sonde0", 503, "interface_shared"),
     ],
 )
-async def test_what_is_refused(
+async def test_invalid_start_is_rejected(
     alpha: Agent, bus: Bus, interface: str, code: int, error: str
 ) -> None:
     reply = await bus.request("start", {"interface": interface, "backend": "dpdk"})
@@ -224,7 +224,7 @@ async def test_what_is_refused(
     assert processes(alpha) == []
 
 
-async def test_dedicated_is_not_enough_where_the_host_needs_the_interface(
+async def test_dedicated_is_rejected_where_the_host_needs_the_interface(
     alpha: Agent, bus: Bus, wire: Wire
 ) -> None:
     wire.address()
@@ -234,11 +234,11 @@ async def test_dedicated_is_not_enough_where_the_host_needs_the_interface(
     assert "IP address" in reply.body["detail"]
 
 
-# ---- what requests cannot reach ---------------------------------------------------------------
+# ---- features without a request ---------------------------------------------------------------
 
 
-async def test_each_worker_has_a_queue_of_its_own() -> None:
-    """Where a port has several. net_null does, and gives each 100 flows of its own."""
+async def test_each_worker_has_its_own_queue() -> None:
+    """net_null has several queues and gives each 100 separate flows."""
     settings = net_pcap.settings("net_null0,size=64,copy=0;flows=100", workers=4)
     capture = await Capture.open(settings)
     assert "dpdk net_null, 4 queues" in capture.stats().attach
@@ -252,7 +252,7 @@ async def test_each_worker_has_a_queue_of_its_own() -> None:
     assert leftovers() == []
 
 
-async def test_traces_through_net_pcap_are_the_oracles_flows(tmp_path: Path) -> None:
+async def test_traces_through_net_pcap_match_the_oracle(tmp_path: Path) -> None:
     wrong = []
     assert len(oracle.traces()) == oracle.TRACES_EXPECTED, f"no traces in {oracle.DIRECTORY}"
     for trace in oracle.traces():

@@ -1,7 +1,7 @@
-"""TCP over the wire with its offloads on: super-packets count as what the wire would carry.
+"""TCP with offloads on: a super-packet counts as the packets that the wire would carry.
 
-The kernel's own truth: a queueing discipline counts the segments of a super-packet and their
-headers; an interface with offloads off counts them because there are no super-packets.
+Two independent counts: a queueing discipline counts the segments of a super-packet and their
+headers. An interface with offloads off counts packets, because there are no super-packets.
 """
 
 from __future__ import annotations
@@ -30,28 +30,30 @@ async def test_super_packets_count_as_wire_packets(
     wire.address()
     fleet.start(capture={"ring_mb": 256})
     collector = await Collector.listen(bus)
-    # Of the packets only the heads, so that none is lost: what counts is how they are counted.
+    # Only the packet heads are captured, so none is lost. The test checks the counts.
     started = await capturing.start(bus, snaplen=128, metering={"enable": True}, record=False)
-    before = counted(wire)
+    before = queue_counters(wire)
     transfer(wire, MEGABYTES, back=back)
     status = await capturing.at_rest(bus)
-    packets, octets = (after - then for after, then in zip(counted(wire), before, strict=True))
+    packets, octets = (
+        after - then for after, then in zip(queue_counters(wire), before, strict=True)
+    )
     assert status["packets_dropped"] == 0
-    assert status["frames_captured"] < packets / 4, "there were no super-packets to speak of"
+    assert status["frames_captured"] < packets / 4, "the stream had too few super-packets"
     assert status["packets_captured"] == pytest.approx(packets, rel=WITHIN)
     assert status["bytes_captured"] == pytest.approx(octets, rel=WITHIN)
     records = await records_of(collector, started["session_id"], await bus.ok("stop"))
     l2_bytes = sum(record["l2_bytes"] for record in records if record["protocol"] == "TCP")
     assert l2_bytes == pytest.approx(octets, rel=WITHIN)
-    # One TCP connection's data, in packets of 1500 octets with 1448 of them payload. (iperf3
-    # stops at the wanted number of bytes with some of them still unsent.)
+    # The data of one TCP connection, in packets of 1500 octets with 1448 octets of payload.
+    # iperf3 stops at the wanted number of bytes with some of them still unsent.
     data = max(records, key=lambda record: record["bytes"])
     forward = data["reverse_bytes"] if back else data["bytes"] - data["reverse_bytes"]
     assert forward == pytest.approx((MEGABYTES << 20) * 1500 / 1448, rel=0.05)
 
 
-def counted(wire: Wire) -> tuple[int, int]:
-    """(packets, bytes) both ways, by the two ends' queues."""
+def queue_counters(wire: Wire) -> tuple[int, int]:
+    """(packets, bytes) in both directions, from the queues of both ends."""
     there = netns.queue_counters(wire.host, HOST_DEVICE)
     back = netns.queue_counters(wire.peer, PEER_DEVICE)
     return there[0] + back[0], there[1] + back[1]

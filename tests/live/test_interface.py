@@ -1,7 +1,7 @@
 """The interface goes down, comes up, is deleted and comes back, while packets arrive.
 
-The bus tells of each; the capture resumes by itself; what is counted stays right. And an
-agent that is killed leaves the interface as it found it.
+Each change is an event on the bus, the capture resumes automatically, and counts stay right. A
+killed agent leaves the interface as it was before.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ LIVE = ["af_packet", "pcap", "dpdk", "pf_ring"]
 
 
 @contextlib.contextmanager
-def storm(wire: Wire) -> Iterator[None]:
-    """Packets as fast as a thread can send them, whatever the wire says to it."""
+def flood(wire: Wire) -> Iterator[None]:
+    """Sends packets as fast as a thread can, whatever the interface does."""
     stop = threading.Event()
     sender = wire.sender()
 
-    def blow() -> None:
+    def send_frames() -> None:
         while not stop.is_set():
             try:
                 sender.socket.send(FRAME)
             except OSError:
-                stop.wait(0.001)  # down, gone, or full
+                stop.wait(0.001)  # down, deleted, or full
 
-    thread = threading.Thread(target=blow)
+    thread = threading.Thread(target=send_frames)
     thread.start()
     try:
         yield
@@ -48,24 +48,24 @@ def storm(wire: Wire) -> Iterator[None]:
         sender.close()
 
 
-async def heard(events: Events, name: str) -> None:
+async def event_arrives(events: Events, name: str) -> None:
     await eventually(
         lambda: name in [event["event"] for event in events.all()],
         f"the event {name}; so far {[event['event'] for event in events.all()]}",
     )
 
 
-async def grows(bus: Bus) -> None:
+async def capture_resumes(bus: Bus) -> None:
     before = (await bus.ok("status"))["packets_captured"]
 
     async def ask() -> bool:
         return bool((await bus.ok("status"))["packets_captured"] > before)
 
-    await eventually(ask, "the capture to go on")
+    await eventually(ask, "the capture to continue")
 
 
-async def counts_exactly(bus: Bus, wire: Wire, frames: int = 1000) -> None:
-    """With the wire silent but for us: so many sent, so many captured."""
+async def assert_exact_counts(bus: Bus, wire: Wire, frames: int = 1000) -> None:
+    """Sends frames on an otherwise silent wire and expects exactly those to be counted."""
     before = await capturing.at_rest(bus)
     sender = wire.sender()
     sender.send([FRAME] * frames)
@@ -78,16 +78,16 @@ async def test_down_and_up_under_load(fleet: Fleet, bus: Bus, wire: Wire, backen
     fleet.start()
     await capturing.start(bus, backend)
     events = await bus.events(kind="capture")
-    with storm(wire):
-        await grows(bus)
+    with flood(wire):
+        await capture_resumes(bus)
         for _ in range(2):
             events.messages.clear()
             wire.host_ip("link", "set", HOST_DEVICE, "down")
-            await heard(events, "interface_down")
+            await event_arrives(events, "interface_down")
             wire.host_ip("link", "set", HOST_DEVICE, "up")
-            await heard(events, "interface_up")
-            await grows(bus)
-    await counts_exactly(bus, wire)
+            await event_arrives(events, "interface_up")
+            await capture_resumes(bus)
+    await assert_exact_counts(bus, wire)
     stopped = await bus.ok("stop")
     assert stopped["packets_captured"] > 0
 
@@ -101,38 +101,38 @@ async def test_deleted_and_created_again_under_load(
     events = await bus.events(kind="capture")
     for _ in range(2):
         events.messages.clear()
-        with storm(wire):
-            await grows(bus)
+        with flood(wire):
+            await capture_resumes(bus)
             wire.host_ip("link", "delete", HOST_DEVICE)
-            await heard(events, "interface_deleted")
+            await event_arrives(events, "interface_deleted")
         status = await capturing.at_rest(bus)
         assert status["running"] is True
         wire.connect()
-        await heard(events, "interface_returned")
-        await eventually_captures(bus, wire)
-        await counts_exactly(bus, wire)
+        await event_arrives(events, "interface_returned")
+        await wait_until_capturing(bus, wire)
+        await assert_exact_counts(bus, wire)
     await bus.ok("stop")
 
 
-async def eventually_captures(bus: Bus, wire: Wire) -> None:
-    """The new interface has carrier and the backend is attached to it."""
-    with storm(wire):
-        await grows(bus)
+async def wait_until_capturing(bus: Bus, wire: Wire) -> None:
+    """Waits until the new interface has carrier and the backend is attached to it."""
+    with flood(wire):
+        await capture_resumes(bus)
 
 
-async def test_records_survive_the_interface(fleet: Fleet, bus: Bus, wire: Wire) -> None:
-    """Flows from before and after a deletion: their records add up to what was captured."""
+async def test_records_survive_a_deleted_interface(fleet: Fleet, bus: Bus, wire: Wire) -> None:
+    """The records of flows from before and after a deletion add up to the captured packets."""
     fleet.start()
     collector = await Collector.listen(bus)
     started = await capturing.start(bus, workers=2, metering={"enable": True})
     events = await bus.events(kind="capture")
-    await counts_exactly(bus, wire)
+    await assert_exact_counts(bus, wire)
     wire.host_ip("link", "delete", HOST_DEVICE)
-    await heard(events, "interface_deleted")
+    await event_arrives(events, "interface_deleted")
     wire.connect()
-    await heard(events, "interface_returned")
-    await eventually_captures(bus, wire)
-    await counts_exactly(bus, wire)
+    await event_arrives(events, "interface_returned")
+    await wait_until_capturing(bus, wire)
+    await assert_exact_counts(bus, wire)
     stopped = await bus.ok("stop")
     records = await records_of(collector, started["session_id"], stopped)
     check_lives(records)
@@ -144,18 +144,18 @@ async def test_stop_while_the_interface_is_gone(fleet: Fleet, bus: Bus, wire: Wi
     for backend in LIVE:
         await capturing.start(bus, backend)
         events = await bus.events(kind="capture")
-        await counts_exactly(bus, wire, 10)
+        await assert_exact_counts(bus, wire, 10)
         wire.host_ip("link", "delete", HOST_DEVICE)
-        await heard(events, "interface_deleted")
+        await event_arrives(events, "interface_deleted")
         assert (await bus.ok("stop"))["packets_captured"] == 10
         wire.connect()
 
 
-# ---- what is left behind --------------------------------------------------------------------
+# ---- cleanup after a kill -------------------------------------------------------------------
 
 
 def attachments(wire: Wire) -> list[str]:
-    """Whatever hangs on the host side: promiscuity, packet sockets, XDP, queueing filters."""
+    """Everything attached to the host side: promiscuity, packet sockets, XDP, filters."""
     link = wire.link()
     found = [f"promiscuity {link['promiscuity']}"] if link["promiscuity"] else []
     found += ["PROMISC"] if "PROMISC" in link["flags"] else []
@@ -174,17 +174,17 @@ async def test_killed_agent_leaves_nothing_attached(
     before = wire.link()
     await capturing.start(bus, backend, workers=2 if backend == "af_packet" else 1)
     assert attachments(wire) != []
-    with storm(wire):
-        await grows(bus)
+    with flood(wire):
+        await capture_resumes(bus)
         agent.kill()
-    # The kernel closes a dead process's sockets in its own time.
+    # The kernel closes a dead process's sockets asynchronously.
     eventually_now(lambda: attachments(wire) == [], "the sockets of the dead to be closed")
     after = wire.link()
     assert after["flags"] == before["flags"]
     assert after["mtu"] == before["mtu"]
-    # And the next agent captures as if nothing had been.
+    # The next agent captures normally.
     agent.start()
     await capturing.start(bus, backend)
-    await counts_exactly(bus, wire)
+    await assert_exact_counts(bus, wire)
     await bus.ok("stop")
     assert wire.peer_ip("link", "show", "dev", PEER_DEVICE)

@@ -1,4 +1,4 @@
-"""Optional libraries: an agent is the same with and without them until a backend is used."""
+"""Optional libraries are loaded only when a backend that needs them is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MISSING = "cannot open shared object file: No such file or directory"
 
 
 def libraries(pid: int) -> set[str]:
-    """Names of the shared objects in a process, the versions behind `.so` cut off."""
+    """Names of the shared objects in a process, without the version after `.so`."""
     lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
     paths = [line.split(maxsplit=5)[5] for line in lines if len(line.split(maxsplit=5)) == 6]
     return {Path(path).name.split(".so")[0] for path in paths if ".so" in path}
@@ -32,7 +32,7 @@ def optional(pid: int) -> set[str]:
     }
 
 
-async def test_an_agent_starts_without_them_and_says_which_it_lacks(
+async def test_agent_starts_without_libraries_and_names_the_missing(
     fleet: Fleet, bus: Bus, sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LD_LIBRARY_PATH")  # no libpfring either
@@ -57,7 +57,7 @@ async def test_an_agent_starts_without_them_and_says_which_it_lacks(
         assert (await bus.ok("stop"))["packets_captured"] == 10
 
 
-async def test_an_agent_that_has_them_loads_only_what_it_captures_with(
+async def test_agent_loads_only_the_library_it_captures_with(
     fleet: Fleet, bus: Bus, sender: Sender
 ) -> None:
     agent = fleet.start()

@@ -1,7 +1,7 @@
-"""More packets than can be taken: every one is captured or counted as dropped.
+"""More packets than an agent can take: each is captured or counted as dropped.
 
-The agent is made to fall behind for certain: it is frozen while more is sent than its
-smallest ring holds. What the kernel delivered is read off the interface itself.
+The agent is frozen while more is sent than its smallest ring holds, so it must fall behind. The
+expected number is read from the interface's counters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FRAMES = 60_000
 
 
 def frames(count: int) -> list[bytes]:
-    """Of 500 flows, so that several workers have something to do."""
+    """Frames of 500 flows, enough for several workers."""
     sample = [
         ethernet(ipv4(udp(bytes(100), 1000 + n, 53), UDP, f"10.0.0.{n % 250 + 1}", "10.1.0.1"))
         for n in range(500)
@@ -32,7 +32,7 @@ def frames(count: int) -> list[bytes]:
 
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("backend", ["af_packet", "pcap", "dpdk"])
-async def test_sent_is_captured_plus_dropped(
+async def test_captured_plus_dropped_is_sent(
     fleet: Fleet, bus: Bus, wire: Wire, sender: Sender, backend: str, workers: int
 ) -> None:
     agent = fleet.start(capture={"ring_mb": 1})
@@ -41,7 +41,7 @@ async def test_sent_is_captured_plus_dropped(
     agent.signal(signal.SIGSTOP)
     sender.send(frames(FRAMES))
     agent.signal(signal.SIGCONT)
-    # The kernel itself may refuse frames at the far end; those were never offered.
+    # The kernel may drop frames at the far end. The agent never sees those.
     offered = capturing.delivered(wire) - before
     refused = wire.peer_ip("-s", "-j", "link", "show", "dev", PEER_DEVICE)
     assert offered > FRAMES // 2, refused
@@ -53,10 +53,10 @@ async def test_sent_is_captured_plus_dropped(
     assert stopped["drop_rate"] == pytest.approx(stopped["packets_dropped"] / offered)
 
 
-async def test_law_holds_at_any_moment_under_load(
+async def test_status_counters_add_up_at_any_moment_under_load(
     fleet: Fleet, bus: Bus, wire: Wire, sender: Sender
 ) -> None:
-    """Metered by two workers with a table too small for the flows, asked while it runs."""
+    """Two workers meter with a table too small for the flows. Status is read meanwhile."""
     fleet.start(capture={"ring_mb": 1}, flows={"flow_table_size": 64})
     collector = await Collector.listen(bus)
     started = await capturing.start(bus, workers=2, metering={"enable": True})

@@ -1,6 +1,6 @@
-"""The pf_ring backend's own, against the test double: reasons, time stamps, a broken library.
+"""The pf_ring backend with the test double: reasons, timestamps, a broken library.
 
-What it has in common with the others is in the conformance suite.
+The conformance suite tests the behaviour that it shares with other backends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ async def reason(bus: Bus) -> str:
     return str(next(one["reason"] for one in listed if one["name"] == "pf_ring"))
 
 
-async def test_without_the_library_the_loaders_words(
+async def test_missing_library_reason_quotes_the_loader(
     fleet: Fleet, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LD_LIBRARY_PATH")
@@ -46,7 +46,7 @@ async def test_without_the_library_the_loaders_words(
         ("slot_mismatch", "libpfring 8.9.0 does not fit the kernel module"),
     ],
 )
-async def test_each_lack_has_its_own_reason(
+async def test_each_missing_feature_has_its_own_reason(
     fleet: Fleet, bus: Bus, monkeypatch: pytest.MonkeyPatch, quirk: str, words: str
 ) -> None:
     monkeypatch.setenv("PFRING_DOUBLE", quirk)
@@ -57,24 +57,24 @@ async def test_each_lack_has_its_own_reason(
 
 
 @pytest.fixture
-def hollow(tmp_path: Path) -> Path:
-    """A library of the right name that has nothing in it."""
+def empty_library(tmp_path: Path) -> Path:
+    """A library with the right name and no functions."""
     library = tmp_path / "libpfring.so.1"
     command = ["cc", "-shared", "-fPIC", "-x", "c", "/dev/null", "-o", str(library)]
     subprocess.run(command, check=True)
     return library
 
 
-async def test_a_library_that_lacks_a_function_is_named_with_it(
-    fleet: Fleet, bus: Bus, hollow: Path, monkeypatch: pytest.MonkeyPatch
+async def test_reason_names_the_library_and_the_missing_function(
+    fleet: Fleet, bus: Bus, empty_library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(hollow.parent))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(empty_library.parent))
     fleet.start()
-    assert await reason(bus) == f"{hollow}: undefined symbol: pfring_open"
+    assert await reason(bus) == f"{empty_library}: undefined symbol: pfring_open"
 
 
 @pytest.mark.parametrize("quirk", ["monotonic", "no_time"])
-async def test_time_stamps_that_are_no_time_are_corrected_and_counted(
+async def test_invalid_timestamps_are_corrected_and_counted(
     fleet: Fleet, bus: Bus, sender: Sender, monkeypatch: pytest.MonkeyPatch, quirk: str
 ) -> None:
     monkeypatch.setenv("PFRING_DOUBLE", quirk)
@@ -88,7 +88,7 @@ async def test_time_stamps_that_are_no_time_are_corrected_and_counted(
     await bus.ok("stop")
 
 
-async def test_a_broken_library_is_reopened(
+async def test_failing_library_is_reopened(
     fleet: Fleet, bus: Bus, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PFRING_DOUBLE", "broken")
@@ -101,14 +101,14 @@ async def test_a_broken_library_is_reopened(
         names = [event["event"] for event in events.all()]
         return names.count("backend_error") >= 2 and "interface_returned" in names
 
-    await eventually(twice, "two errors, and a return between", interval_sec=0.02)
+    await eventually(twice, "two errors with a return between them", interval_sec=0.02)
     errors = [event for event in events.all() if event["event"] == "backend_error"]
     assert {error["detail"] for error in errors} == {"sonde0: pfring_recv returned -1"}
     await bus.ok("stop")
 
 
 @pytest.mark.parametrize("interface", ["sonde0@0", "zc:sonde0"])
-async def test_names_that_say_more_than_the_interface(
+async def test_interface_names_with_queue_or_driver_are_accepted(
     fleet: Fleet, bus: Bus, sender: Sender, interface: str
 ) -> None:
     fleet.start()
@@ -127,7 +127,7 @@ async def test_names_that_say_more_than_the_interface(
         ("nosuch0", 400, "invalid_interface"),
     ],
 )
-async def test_what_is_refused(
+async def test_invalid_start_is_rejected(
     fleet: Fleet, bus: Bus, interface: str, code: int, error: str
 ) -> None:
     fleet.start()

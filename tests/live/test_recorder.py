@@ -1,7 +1,7 @@
-"""Criterion 1 of the flight recorder: what was on the wire is what is given back.
+"""Criterion 1 of the flight recorder: it returns exactly the packets that were on the wire.
 
-Frames go over a veth pair; the same frames, written to a file, are what tcpdump says of each
-filter. Byte for byte, in order, tags in place; times lie within the capture.
+Frames go over a veth pair. tcpdump filters the same frames from a file. Both must be equal byte
+for byte, in order, with their tags. Times must lie within the capture.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from packets import ICMP, IPV6, TCP, UDP, arp, at, ethernet, icmp, ipv4, ipv6, t
 from recording import frames_of, make_key, retrieve, sealing, spelled
 from servers import NatsServer
 
-# The loop is the test's own; the agent's is the same whatever it is. Once is enough.
+# Only the test's event loop varies, not the agent's, so one loop is enough.
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 A, B = "10.0.0.1", "10.0.0.2"
@@ -67,14 +67,14 @@ def recorder(fleet: Fleet, key: Path) -> Agent:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
-    """What tcpdump takes of the mixture, by filter."""
+    """The frames of the mixture that tcpdump selects, by filter."""
     sent = tmp_path_factory.mktemp("sent") / "sent.pcap"
     write_pcap(sent, [at(0, frame) for frame in mixture()])
     return {expression: recording.tcpdump(sent, expression) for expression in FILTERS}
 
 
 def mixture() -> list[bytes]:
-    """Of everything a little, of many sizes, no two frames alike; and real traffic."""
+    """Small numbers of many kinds and sizes of frame, all different, and real traffic."""
     made = []
     for number in range(40):
         load = b"%04d" % number + bytes(17 * number % 1400)
@@ -104,12 +104,12 @@ CASES = [
     ("dpdk", True),
     ("pf_ring", False),
     ("pf_ring", True),
-    ("pcap", False),  # never sealed: the contract's encryption_unavailable
+    ("pcap", False),  # never sealed: the backend reports encryption_unavailable
 ]
 
 
 @pytest.mark.parametrize(("backend", "sealed"), CASES)
-async def test_what_was_on_the_wire_is_given_back(
+async def test_packets_returned_equal_those_on_the_wire(
     recorder: Agent,
     bus: Bus,
     sender: Sender,
@@ -154,10 +154,10 @@ async def test_what_was_on_the_wire_is_given_back(
     await bus.ok("stop")
 
 
-async def test_sealing_leaves_no_copy_in_clear(
+async def test_sealing_leaves_no_clear_text(
     fleet: Fleet, bus: Bus, sender: Sender, tmp_path: Path, key: Path
 ) -> None:
-    """Nor in what the way to the disk works with, before and after the key is there."""
+    """Checks the disk path's buffers too, before and after the key exists."""
     disk = tmp_path / "segments"
     buffer = {"dir": disk, "disk_mb": 64}
     agent = fleet.start("alpha", encryption={"key_dirs": [key.parent]}, buffer=buffer)
@@ -177,10 +177,10 @@ async def test_sealing_leaves_no_copy_in_clear(
     assert recording.markers_on_disk(disk) == 0
 
 
-async def test_several_workers_answer_as_one(
+async def test_packets_of_several_workers_are_merged_by_time(
     recorder: Agent, bus: Bus, sender: Sender, tmp_path: Path
 ) -> None:
-    """In order of time over all of them; of equal frames none is missing or doubled."""
+    """Packets are in order of time over all workers. Equal frames are neither lost nor doubled."""
     frames = mixture()
     await capturing.start(bus, buffer_size_mb=16, workers=4)
     sender.send(frames)
@@ -191,10 +191,10 @@ async def test_several_workers_answer_as_one(
     await bus.ok("stop")
 
 
-async def test_asking_does_not_disturb_the_capture(
+async def test_packets_request_does_not_disturb_the_capture(
     recorder: Agent, bus: Bus, sender: Sender, tmp_path: Path
 ) -> None:
-    """Answers are complete up to the moment of asking, while frames go on coming."""
+    """A reply is complete up to the moment of the request, while frames keep arriving."""
     frames = mixture()
     await capturing.start(bus, buffer_size_mb=64)
     asked = 0
@@ -210,14 +210,14 @@ async def test_asking_does_not_disturb_the_capture(
     await bus.ok("stop")
 
 
-async def test_what_the_kernel_dropped_is_a_gap(
+async def test_packets_dropped_by_the_kernel_are_a_gap(
     fleet: Fleet, bus: Bus, sender: Sender, tmp_path: Path
 ) -> None:
-    """The agent is frozen while more comes than its ring holds: only that time is a gap."""
+    """The agent is frozen while more arrives than its ring holds. Only that time is a gap."""
     agent = fleet.start(capture={"ring_mb": 8})
     await capturing.start(bus, buffer_size_mb=64)
     frames = mixture()
-    await sent_in_pieces(bus, sender, frames)
+    await send_in_pieces(bus, sender, frames)
     reply, before = await retrieve(bus, tmp_path)
     assert reply["complete"]
 
@@ -236,7 +236,7 @@ async def test_what_the_kernel_dropped_is_a_gap(
     assert gap["to"] >= spelled(frozen_ns)
 
     after_ns = time.time_ns()
-    await sent_in_pieces(bus, sender, frames, after=status)
+    await send_in_pieces(bus, sender, frames, after=status)
     reply, found = await retrieve(bus, tmp_path, end=spelled(before[-1].time_ns))
     assert reply["complete"]
     assert found == before
@@ -246,11 +246,11 @@ async def test_what_the_kernel_dropped_is_a_gap(
     await bus.ok("stop")
 
 
-async def sent_in_pieces(
+async def send_in_pieces(
     bus: Bus, sender: Sender, frames: list[bytes], after: dict[str, Any] | None = None
 ) -> None:
-    """Sends with so little at once on its way that not even this small ring drops any; `after`
-    is the status of what was before."""
+    """Sends few frames at once, so that even this small ring drops none. `after` is the status
+    before."""
     counted = after or {"packets_captured": 0, "packets_dropped": 0}
     captured, dropped = counted["packets_captured"], counted["packets_dropped"]
     for first in range(0, len(frames), 100):

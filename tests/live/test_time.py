@@ -1,4 +1,4 @@
-"""Live captures live by the clock: timeouts run out without packets, times are now."""
+"""Live captures follow the clock: timeouts expire without packets, timestamps are current."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from packets import FIN, SYN, TCP, UDP, ethernet, ipv4, tcp, udp
 FRAME = ethernet(ipv4(udp(bytes(50), 1000, 53), UDP, "10.0.0.1", "10.1.0.1"))
 
 
-async def test_idle_flow_leaves_by_itself(fleet: Fleet, bus: Bus, sender: Sender) -> None:
+async def test_idle_flow_is_recorded_after_its_timeout(
+    fleet: Fleet, bus: Bus, sender: Sender
+) -> None:
     fleet.start()
     collector = await Collector.listen(bus)
     started = await capturing.start(bus, metering={"enable": True, "flow_timeout_sec": 1})
@@ -34,7 +36,9 @@ async def test_idle_flow_leaves_by_itself(fleet: Fleet, bus: Bus, sender: Sender
     await bus.ok("stop")
 
 
-async def test_active_flow_tells_of_itself(fleet: Fleet, bus: Bus, sender: Sender) -> None:
+async def test_active_flow_is_recorded_at_each_timeout(
+    fleet: Fleet, bus: Bus, sender: Sender
+) -> None:
     fleet.start()
     collector = await Collector.listen(bus)
     started = await capturing.start(bus, metering={"enable": True, "active_timeout_sec": 1})
@@ -52,7 +56,7 @@ async def test_active_flow_tells_of_itself(fleet: Fleet, bus: Bus, sender: Sende
     assert len({record["flow_id"] for record in records}) == 1
 
 
-async def test_closed_connection_leaves_after_the_linger(
+async def test_closed_connection_is_recorded_after_the_linger(
     fleet: Fleet, bus: Bus, sender: Sender
 ) -> None:
     fleet.start()

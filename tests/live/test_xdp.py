@@ -1,4 +1,4 @@
-"""The xdp backend in each of its modes: the same flows, both directions, nothing uncounted."""
+"""The xdp backend in each mode: same flows, both directions, every packet counted."""
 
 from __future__ import annotations
 
@@ -28,19 +28,17 @@ A, B = "10.0.0.1", "10.0.0.2"
 
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    """One that lets a reply list the two thousand flows of the largest trace at once."""
+    """A server whose messages fit a reply with all two thousand flows of the largest trace."""
     server = NatsServer(tmp_path / "nats", config="max_payload: 8MB").start()
     yield server
     server.kill()
 
 
 @each_mode
-async def test_traces_are_the_oracles_flows(
-    fleet: Fleet, bus: Bus, sender: Sender, mode: str
-) -> None:
+async def test_traces_match_the_oracle(fleet: Fleet, bus: Bus, sender: Sender, mode: str) -> None:
     fleet.start()
     traces = oracle.traces()
-    assert traces, "the shared traces are not there: set NETSONDE_TRACES"
+    assert traces, "the shared traces are missing: set NETSONDE_TRACES"
     wrong = []
     for trace in traces:
         await capturing.start(bus, "xdp", **MODES[mode])
@@ -56,7 +54,7 @@ async def test_traces_are_the_oracles_flows(
 
 @each_shared_mode
 @pytest.mark.parametrize("tunnel", ["outer", "inner"])
-async def test_records_of_four_workers_are_too(
+async def test_records_of_four_workers_match_the_oracle(
     fleet: Fleet, bus: Bus, sender: Sender, mode: str, tunnel: str
 ) -> None:
     fleet.start(flows={"tunnel": tunnel})
@@ -81,7 +79,7 @@ def ping_twenty_times(wire: Wire) -> None:
 
 
 @each_shared_mode
-async def test_both_directions_of_the_hosts_own_traffic(
+async def test_both_directions_of_the_hosts_traffic_are_captured(
     fleet: Fleet, bus: Bus, wire: Wire, mode: str
 ) -> None:
     wire.address()
@@ -106,27 +104,27 @@ async def test_super_packets_count_as_wire_packets(
         netns.queue_add(namespace, device)
     wire.address()
     fleet.start(capture={"ring_mb": 256})
-    # Of the packets only the heads, so that none is lost: what counts is how they are counted.
+    # Only the packet heads are captured, so none is lost. The test checks the counts.
     await capturing.start(bus, "xdp", snaplen=128, **MODES[mode])
     before = counted(wire)
     transfer(wire, MEGABYTES, back=back)
     status = await capturing.at_rest(bus)
     packets, octets = (after - then for after, then in zip(counted(wire), before, strict=True))
     assert status["packets_dropped"] == 0
-    assert status["frames_captured"] < packets / 4, "there were no super-packets to speak of"
+    assert status["frames_captured"] < packets / 4, "the stream had too few super-packets"
     assert status["packets_captured"] == pytest.approx(packets, rel=WITHIN)
     assert status["bytes_captured"] == pytest.approx(octets, rel=WITHIN)
     await bus.ok("stop")
 
 
 def segment(flags: int, seq: int, payload: int = 0, *, back: bool = False) -> bytes:
-    """One of a TCP connection from A to B, or back."""
+    """A segment of a TCP connection from A to B, or back."""
     ports, ends = ((80, 4000), (B, A)) if back else ((4000, 80), (A, B))
     return ethernet(ipv4(tcp(bytes(payload), *ports, flags, seq=seq), TCP, *ends))
 
 
 def connection(end: int) -> list[bytes]:
-    """Opened, 3 × 100 bytes sent of which the second twice, and ended by both FINs or an RST."""
+    """A connection with 3 × 100 bytes, the second sent twice, closed by both FINs or an RST."""
     opening = [segment(SYN, 99), segment(SYN | ACK, 499, back=True), segment(ACK, 100)]
     data = [segment(ACK, seq, 100) for seq in (100, 200, 200, 300)]
     if end == RST:
@@ -136,10 +134,10 @@ def connection(end: int) -> list[bytes]:
 
 
 @each_shared_mode
-async def test_tcp_reused_at_once_is_two_flows(
+async def test_tcp_ports_reused_at_once_are_two_flows(
     fleet: Fleet, bus: Bus, sender: Sender, mode: str
 ) -> None:
-    """Within one look of the reader at the kernel's sums: each packet to its own connection."""
+    """Both fall between two reads of the kernel's sums. Each packet counts for its connection."""
     fleet.start()
     collector = await Collector.listen(bus)
     options = {"metering": {"enable": True}, **MODES[mode]}
@@ -158,10 +156,10 @@ async def test_tcp_reused_at_once_is_two_flows(
 
 
 @each_shared_mode
-async def test_idle_timeout_waits_for_what_the_kernel_holds(
+async def test_idle_timeout_includes_packets_counted_in_the_kernel(
     fleet: Fleet, bus: Bus, sender: Sender, mode: str
 ) -> None:
-    """A packet every 0.4 s keeps a flow with a timeout of 2 s in one piece."""
+    """A packet every 0.4 s keeps a flow with a timeout of 2 s active."""
     fleet.start()
     collector = await Collector.listen(bus)
     metering = {"enable": True, "flow_timeout_sec": 2}
@@ -175,7 +173,7 @@ async def test_idle_timeout_waits_for_what_the_kernel_holds(
 
 
 def openings(count: int) -> list[bytes]:
-    """SYNs of many connections: packets that are never added up."""
+    """SYNs of many connections, which the kernel never adds up."""
     sample = [
         ethernet(ipv4(tcp(bytes(40), 1000 + n, 80, SYN), TCP, f"10.0.0.{n % 250 + 1}", "10.1.0.1"))
         for n in range(500)
@@ -185,7 +183,7 @@ def openings(count: int) -> list[bytes]:
 
 @each_mode
 @pytest.mark.parametrize("workers", [1, 4])
-async def test_sent_is_captured_plus_dropped_by_a_frozen_reader(
+async def test_frozen_reader_counts_drops(
     fleet: Fleet, bus: Bus, wire: Wire, sender: Sender, mode: str, workers: int
 ) -> None:
     agent = fleet.start(capture={"ring_mb": 1})
@@ -202,10 +200,10 @@ async def test_sent_is_captured_plus_dropped_by_a_frozen_reader(
     assert stopped["packets_captured"] + stopped["packets_dropped"] == offered
 
 
-async def test_a_frozen_reader_loses_nothing_that_is_added_up(
+async def test_frozen_reader_loses_nothing_added_up_in_the_kernel(
     fleet: Fleet, bus: Bus, wire: Wire, sender: Sender
 ) -> None:
-    """And more flows than there are slots go up the ring, where they are counted, too."""
+    """Flows beyond the table's slots are sent to the ring and counted there."""
     agent = fleet.start(capture={"ring_mb": 4})
     await capturing.start(bus, "xdp", **MODES["added_up"])
     agent.signal(signal.SIGSTOP)

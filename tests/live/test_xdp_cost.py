@@ -1,11 +1,10 @@
-"""A shared capture of flows leaves the host's TCP its throughput: what the programs take of it.
+"""A shared capture of flows costs the host's TCP little: the processor time of its programs.
 
-Throughput itself, with a capture and without, differs more from one second to the next on a
-virtual machine than the limit allows (tests/bench/xdp/harm.py compares it all the same). What
-reduces it is time on the processor, and the kernel tells how much of it the programs took: a
-stream that wants a whole core goes that much slower. Both are of the same run, so whatever
-slows the machine down slows both. Copying whole super-packets up, for a recording or a filter
-in user space, takes more than the limit, as any such copy does.
+On a virtual machine the throughput itself varies more from second to second than the limit
+allows (tests/bench/xdp/harm.py still compares it). The capture reduces it only by using processor
+time, which the kernel counts for each program. A stream that needs a whole core slows down by
+that share. Both figures come from the same run, so a slow machine affects both. Copying whole
+super-packets, for a recording or a filter in user space, exceeds the limit like any such copy.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ LIMIT = 0.95
 
 
 def processor_sec(wire: Wire, *, back: bool) -> float:
-    """What both ends of one connection, on one core, took of it, with all that the kernel did
-    meanwhile."""
+    """Processor time of both ends of a connection on one core, including the kernel's work."""
     core = str(min(os.sched_getaffinity(0)))
     end = iperf.transfer(wire, MEGABYTES, back=back, prefix=["taskset", "-c", core])["end"]
     used = end["cpu_utilization_percent"]
@@ -47,5 +45,5 @@ async def test_tcp_keeps_its_throughput(fleet: Fleet, bus: Bus, wire: Wire, back
     with bpf_objects.programs_timed():
         used_sec = processor_sec(wire, back=back)
     runs, spent_ns = bpf_objects.runs_of(agent.pid)
-    assert runs > MEGABYTES * 1_000_000 / 65536, "the stream went past the programs"
+    assert runs > MEGABYTES * 1_000_000 / 65536, "the stream bypassed the programs"
     assert 1 - spent_ns / 1e9 / used_sec >= LIMIT

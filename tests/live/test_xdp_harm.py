@@ -1,5 +1,5 @@
-"""The xdp backend does the host no harm: nothing lost, nobody pushed aside, nothing
-left behind by a process that was killed. What would harm it is refused."""
+"""The xdp backend does not harm the host: it loses no packets, replaces no other program, leaves
+nothing behind when killed, and refuses to start where it would do harm."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def start_pinging(wire: Wire, count: int) -> subprocess.Popen[str]:
 
 
 def check_none_lost(pinging: subprocess.Popen[str], count: int) -> None:
-    said = pinging.communicate()[0]
-    assert f"{count} packets transmitted, {count} received" in said, said
+    output = pinging.communicate()[0]
+    assert f"{count} packets transmitted, {count} received" in output, output
 
 
 @each_shared_mode
-async def test_no_ping_is_lost_while_it_comes_and_goes(
+async def test_no_ping_is_lost_while_captures_start_and_stop(
     fleet: Fleet, bus: Bus, wire: Wire, mode: str
 ) -> None:
     wire.address()
@@ -50,12 +50,12 @@ async def test_no_ping_is_lost_while_it_comes_and_goes(
     check_none_lost(pinging, 1500)
 
 
-# ---- others at the same hooks ---------------------------------------------------------------
+# ---- other programs at the same hooks -------------------------------------------------------
 
 
 @pytest.fixture
 def policy(wire: Wire, tmp_path: Path) -> str:
-    """The neighbour's program, attached the old way; returns how tc lists it."""
+    """Attaches the foreign program with tc; returns how tc lists it."""
     source = str(Path(__file__).with_name("neighbour.bpf.c"))
     compiled = str(tmp_path / "neighbour.o")
     headers = f"-I/usr/include/{platform.machine()}-linux-gnu"
@@ -75,15 +75,15 @@ def policies(wire: Wire) -> str:
 
 def answered(wire: Wire) -> int:
     ping = ["ping", "-c", "5", "-i", "0.01", "-W", "0.2", "-q", PEER_ADDRESS]
-    said = subprocess.run([*wire.prefix, *ping], capture_output=True, text=True, check=False)
-    return 5 if "5 received" in said.stdout else 0 if "0 received" in said.stdout else -1
+    output = subprocess.run([*wire.prefix, *ping], capture_output=True, text=True, check=False)
+    return 5 if "5 received" in output.stdout else 0 if "0 received" in output.stdout else -1
 
 
 @each_shared_mode
-async def test_a_policy_of_the_hosts_keeps_working(
+async def test_the_hosts_policy_keeps_working(
     fleet: Fleet, bus: Bus, wire: Wire, policy: str, mode: str
 ) -> None:
-    """It drops every answer, before, beside and after us, and we see what it drops."""
+    """It drops every answer before, during and after the capture. The capture sees the drops."""
     wire.address()
     fleet.start()
     assert answered(wire) == 0
@@ -101,7 +101,7 @@ async def test_a_policy_of_the_hosts_keeps_working(
 async def test_two_captures_see_every_packet(
     fleet: Fleet, bus: Bus, wire: Wire, sender: Sender, mode: str
 ) -> None:
-    """Two programs at one hook; the one that goes takes nothing along."""
+    """Two programs share a hook. The one that ends does not detach the other."""
     fleet.start("alpha")
     fleet.start("beta")
     body = {"interface": HOST_DEVICE, "backend": "xdp", **MODES[mode]}
@@ -154,7 +154,7 @@ def give_default_route(wire: Wire) -> None:
 
 
 def give_half_a_default_route(wire: Wire) -> None:
-    """The interface is the second of two next hops."""
+    """Makes the interface the second of two next hops."""
     wire.connect("other0", "other1")
     hops = ["nexthop", "dev", "other0", "nexthop", "dev", HOST_DEVICE]
     wire.host_ip("route", "add", "default", *hops)
@@ -181,7 +181,7 @@ NEEDS = [
 
 
 @pytest.mark.parametrize("need", NEEDS, ids=lambda need: need.__name__)
-async def test_an_interface_in_use_is_not_taken(
+async def test_interface_in_use_is_rejected(
     fleet: Fleet, bus: Bus, wire: Wire, need: Callable[[Wire], None]
 ) -> None:
     need(wire)
@@ -192,7 +192,7 @@ async def test_an_interface_in_use_is_not_taken(
     assert "xdp" not in wire.link()
 
 
-async def test_loopback_is_not_taken(fleet: Fleet, bus: Bus) -> None:
+async def test_loopback_is_rejected(fleet: Fleet, bus: Bus) -> None:
     fleet.start()
     body = {"interface": "lo", "backend": "xdp", "dedicated": True}
     refused = await bus.request("start", body)
@@ -203,7 +203,7 @@ async def test_loopback_is_not_taken(fleet: Fleet, bus: Bus) -> None:
 
 
 @each_mode
-async def test_killed_at_any_moment_it_leaves_nothing(
+async def test_kill_at_any_moment_leaves_nothing(
     fleet: Fleet, bus: Bus, wire: Wire, sender: Sender, mode: str
 ) -> None:
     agent = fleet.start()
@@ -214,7 +214,7 @@ async def test_killed_at_any_moment_it_leaves_nothing(
         assert all(bpf_objects.exists(kind, number) for kind, number in held)
         sender.send([FRAME] * random.randrange(2000))
         agent.kill()
-        # The kernel frees maps and programs after a grace period of its own.
+        # The kernel frees maps and programs after a grace period.
         eventually_now(
             # mypy infers no type for a lambda bound by its default.
             lambda held=held: not any(bpf_objects.exists(*one) for one in held),  # type: ignore[misc]
@@ -230,7 +230,7 @@ async def test_killed_at_any_moment_it_leaves_nothing(
 
 
 @each_shared_mode
-async def test_no_ping_is_lost_when_it_is_killed(
+async def test_no_ping_is_lost_when_the_agent_is_killed(
     fleet: Fleet, bus: Bus, wire: Wire, mode: str
 ) -> None:
     wire.address()

@@ -1,11 +1,11 @@
-"""The ways in which the xdp backend captures, and what a start request says to get each.
+"""The modes of the xdp backend and the start options that select each.
 
-    added_up   the programs in the kernel add packets up by flow; nobody wants packets
-    packets    they send copies up: a filter is set, here one that every frame passes
-    dedicated  AF_XDP sockets take the frames instead of the host
+    added_up   kernel programs add packets up by flow; no consumer needs packets
+    packets    kernel programs send copies to user space: a filter is set that every frame passes
+    dedicated  AF_XDP sockets receive the frames instead of the host
 
-A test with each_mode runs in all three; each_shared_mode leaves out the one that needs an
-interface of its own.
+A test with each_mode runs in all three. each_shared_mode skips dedicated, which needs a dedicated
+interface.
 """
 
 from __future__ import annotations

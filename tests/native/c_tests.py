@@ -1,6 +1,6 @@
-"""Running one C test, built with AddressSanitizer and UndefinedBehaviorSanitizer.
+"""Runs a C test that is built with AddressSanitizer and UndefinedBehaviorSanitizer.
 
-`make test` builds them first; without the builds the tests fail and say what to build.
+`make test` builds them first. If a build is missing, the test fails and names it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The C tests that fill interfaces of their own or watch the clock: each alone on the machine."""
+"""C tests that flood their own interfaces or depend on the clock. Each runs alone."""
 
 from __future__ import annotations
 

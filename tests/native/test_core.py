@@ -1,6 +1,6 @@
-"""The C tests that need neither an interface nor the clock, one by one in pytest's report.
+"""C tests that need neither an interface nor the clock, one pytest item each.
 
-They may run beside others. The fuzz targets are .ci/fuzz's to run.
+They may run in parallel with others. .ci/fuzz runs the fuzz targets.
 """
 
 from __future__ import annotations
