@@ -1,7 +1,7 @@
-"""Keys and signatures as their users make them: by openssl, by minisign, by cryptography.
+"""Keys and signatures from openssl, minisign and cryptography.
 
-A `Signers` has one directory with a key of each kind in it, the public ones below `trusted/`
-and firmware with its signatures below `firmware/`. Making keys is slow; one serves a module.
+A `Signers` owns one directory with a key of each type. The public keys are below `trusted/`, the
+firmware and its signatures below `firmware/`. Key generation is slow, so a module shares one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding
 
-FIRMWARE_BYTES = 2_500_000  # some chunks and a rest
+FIRMWARE_BYTES = 2_500_000  # two whole chunks and a part
 CURVES = {"p256": "prime256v1", "p384": "secp384r1"}
-# Object identifiers, as they are encoded (RFC 5652 §11, RFC 8410 §3).
+# Encoded object identifiers (RFC 5652 §11, RFC 8410 §3).
 SIGNED_DATA = bytes.fromhex("06092a864886f70d010702")
 DATA = bytes.fromhex("06092a864886f70d010701")
 CONTENT_TYPE = bytes.fromhex("06092a864886f70d010903")
@@ -30,7 +30,7 @@ PSS = ("-sigopt", "rsa_padding_mode:pss")
 
 
 def der(tag: int, *contents: bytes) -> bytes:
-    """One element (X.690 §8.1)."""
+    """Encodes one element (X.690 §8.1)."""
     content = b"".join(contents)
     size = len(content).to_bytes(4, "big").lstrip(b"\0") or b"\0"
     length = size if len(content) < 0x80 else bytes([0x80 | len(size)]) + size
@@ -42,7 +42,7 @@ class Signers:
         self.directory = directory
         self.trusted = directory / "trusted"
         self.firmware = directory / "firmware"
-        self.stray = directory / "stray"  # public keys that nobody trusts
+        self.stray = directory / "stray"  # public keys that are not trusted
         for made in (self.trusted, self.firmware, self.stray):
             made.mkdir(parents=True)
         self.image = self.firmware / "image.bin"
@@ -96,7 +96,7 @@ class Signers:
         return self.made()
 
     def by_hand(self, name: str) -> bytes:
-        """CMS with Ed25519 (RFC 8419), which openssl 3.0 cannot make."""
+        """Returns CMS with Ed25519 (RFC 8419), which openssl 3.0 cannot make."""
         certificate = x509.load_pem_x509_certificate((self.directory / f"{name}.crt").read_bytes())
         number = certificate.serial_number.to_bytes(21, "big").lstrip(b"\0")
         number = number if number[0] < 0x80 else b"\0" + number
@@ -140,7 +140,7 @@ class Signers:
         return data
 
     def write(self, signature: bytes, name: str = "image.sig") -> str:
-        """Below `firmware/`; the name to ask with."""
+        """Writes a file below `firmware/` and returns its name for a request."""
         (self.firmware / name).write_bytes(signature)
         return name
 
@@ -151,8 +151,8 @@ class Signers:
         assert done.returncode == 0, f"{command[0]}: {done.stderr or done.stdout}"
 
 
-# Each way to sign that is taken, with the algorithm that the answer names.
-TAKEN: dict[str, tuple[Callable[[Signers], bytes], str]] = {
+# Every accepted way to sign, with the algorithm in the reply.
+ACCEPTED: dict[str, tuple[Callable[[Signers], bytes], str]] = {
     "openssl-ed25519": (lambda s: s.by_openssl("ed25519"), "Ed25519"),
     "openssl-ed25519-hex": (lambda s: s.by_openssl("ed25519").hex().encode(), "Ed25519"),
     "openssl-ed25519-base64": (lambda s: _base64(s.by_openssl("ed25519")), "Ed25519"),

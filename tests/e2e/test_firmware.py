@@ -1,4 +1,4 @@
-"""`firmware.verify` over the bus and on the command line; large files and many at once."""
+"""`firmware.verify` over the bus and on the command line, with large files and many requests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ MIDDLING_BYTES = 256 << 20
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Signers:
-    """With two sparse files that take no room on the disk: a large one, and a middling one."""
+    """Adds two sparse files, which use no disk space: a large one and a middling one."""
     signers = Signers(tmp_path_factory.mktemp("firmware")).make_keys()
     for name, size in (("large", LARGE_BYTES), ("middling", MIDDLING_BYTES)):
         path = signers.firmware / f"{name}.bin"
@@ -36,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Signers:
 
 @pytest.fixture
 def signers(made: Signers) -> Iterator[Signers]:
-    """The module's, with nothing left of the test before."""
+    """The module's signers. Removes the files that the test adds."""
     kept = set(made.firmware.iterdir())
     yield made
     for path in set(made.firmware.iterdir()) - kept:
@@ -53,9 +54,7 @@ def body(firmware: str | Path, signature: str | Path = "image.sig") -> dict[str,
     return {"firmware_path": str(firmware), "signature_path": str(signature)}
 
 
-async def test_an_answer_has_the_contract_s_fields(
-    verifier: Agent, bus: Bus, signers: Signers
-) -> None:
+async def test_reply_has_the_documented_fields(verifier: Agent, bus: Bus, signers: Signers) -> None:
     signers.write(signers.by_openssl("ed25519"))
     reply = await bus.ok("firmware.verify", body(signers.image))
     digest = hashlib.sha256(signers.image.read_bytes()).hexdigest()
@@ -76,18 +75,20 @@ async def test_an_answer_has_the_contract_s_fields(
     assert refused.body["firmware_hash"] == hashlib.sha256(b"other").hexdigest()
     assert refused.body["message"]
     assert "key_id" not in refused.body
-    # No session was needed, and none began.
+    # No session was needed or started.
     assert (await bus.request("status")).code == 204
 
 
 def key_id(public: Path) -> str:
-    """As the documentation says how it is made."""
+    """Computes the id by the documented command."""
     command = ["openssl", "pkey", "-pubin", "-in", str(public), "-outform", "DER"]
     spki = subprocess.run(command, check=True, capture_output=True).stdout
     return hashlib.sha256(spki).hexdigest()[:16]
 
 
-async def test_404_403_and_422(verifier: Agent, bus: Bus, signers: Signers) -> None:
+async def test_wrong_paths_and_bodies_are_rejected(
+    verifier: Agent, bus: Bus, signers: Signers
+) -> None:
     signers.write(signers.by_openssl("ed25519"))
     outside = signers.directory / "outside.bin"
     outside.write_bytes(b"secret")
@@ -99,7 +100,7 @@ async def test_404_403_and_422(verifier: Agent, bus: Bus, signers: Signers) -> N
             reply = await bus.request("firmware.verify", asked)
             assert (reply.code, reply.error) == (403, "path_not_allowed"), (path, reply)
             refused[reply.body["detail"]] = path
-    assert len(refused) == 1, "one and the same words for all that is outside"
+    assert len(refused) == 1, "every path outside gets the same text"
     for path in ("absent.bin", "fifo", ".", "image.bin/x", "x" * 4000):
         for asked in (body(path), body("image.bin", path)):
             reply = await bus.request("firmware.verify", asked)
@@ -117,13 +118,17 @@ async def test_404_403_and_422(verifier: Agent, bus: Bus, signers: Signers) -> N
         assert (reply.code, reply.error) == (422, "invalid_request"), wrong
 
 
-async def test_no_directories_no_keys(alpha: Agent, bus: Bus, signers: Signers) -> None:
+async def test_every_path_is_outside_without_configured_directories(
+    alpha: Agent, bus: Bus, signers: Signers
+) -> None:
     reply = await bus.request("firmware.verify", body(signers.image))
     assert (reply.code, reply.error) == (403, "path_not_allowed")
 
 
-async def test_trusted_keys_are_read_anew(verifier: Agent, bus: Bus, signers: Signers) -> None:
-    """A withdrawn key counts no more, without a signal or a restart."""
+async def test_trusted_keys_are_read_for_each_request(
+    verifier: Agent, bus: Bus, signers: Signers
+) -> None:
+    """A withdrawn key stops working without a signal or a restart."""
     signers.write(signers.by_openssl("p384", "sha384"))
     assert (await bus.ok("firmware.verify", body("image.bin")))["valid"]
     key = signers.trusted / "p384.pem"
@@ -134,7 +139,9 @@ async def test_trusted_keys_are_read_anew(verifier: Agent, bus: Bus, signers: Si
         withdrawn.rename(key)
 
 
-async def test_a_large_file_holds_nobody_up(verifier: Agent, bus: Bus, signers: Signers) -> None:
+async def test_status_replies_while_a_large_file_is_verified(
+    verifier: Agent, bus: Bus, signers: Signers
+) -> None:
     asking = asyncio.create_task(
         bus.request("firmware.verify", body("large.bin", "large.sig"), timeout_sec=120)
     )
@@ -147,15 +154,52 @@ async def test_a_large_file_holds_nobody_up(verifier: Agent, bus: Bus, signers: 
     assert resident_kib(verifier.pid) < 300 * 1024
 
 
+async def test_status_replies_while_ed25519_checks_a_file_in_memory(
+    verifier: Agent, bus: Bus, signers: Signers
+) -> None:
+    """The limit for Ed25519 over the file itself is MIDDLING_BYTES."""
+    middling = signers.firmware / "middling.bin"
+    signers.run("minisign", "-S", "-l", "-s", "mini.key", "-m", middling, "-x", "made")
+    signers.write(signers.made(), "pure.sig")
+    asking = asyncio.create_task(
+        bus.request("firmware.verify", body("middling.bin", "pure.sig"), timeout_sec=120)
+    )
+    slowest = 0.0
+    while not asking.done():
+        sent = time.monotonic()
+        assert (await bus.request("status")).code == 204
+        slowest = max(slowest, time.monotonic() - sent)
+    reply = await asking
+    assert (reply.body["valid"], reply.body["algorithm"]) == (True, "minisign-Ed25519")
+    assert slowest < 0.3
+    assert resident_kib(verifier.pid) < 600 * 1024
+
+
+async def test_ed25519_over_a_file_above_the_limit_is_refused(
+    verifier: Agent, bus: Bus, signers: Signers
+) -> None:
+    above = signers.firmware / "above.bin"
+    above.touch()
+    os.truncate(above, MIDDLING_BYTES + 1)
+    signers.write(signers.by_openssl("ed25519"))
+    reply = await bus.ok("firmware.verify", body("above.bin"))
+    assert reply["valid"] is False
+    assert "too large for Ed25519" in reply["message"]
+    assert len(reply["firmware_hash"]) == 64
+    assert resident_kib(verifier.pid) < 600 * 1024
+
+
 def resident_kib(pid: int) -> int:
-    """The most it ever was."""
+    """Returns the peak."""
     (line,) = (
         line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmHWM" in line
     )
     return int(line.split()[1])
 
 
-async def test_one_too_many_is_turned_away(verifier: Agent, bus: Bus, signers: Signers) -> None:
+async def test_a_third_verification_is_rejected(
+    verifier: Agent, bus: Bus, signers: Signers
+) -> None:
     asked = body("middling.bin", "middling.sig")
     replies = await asyncio.gather(
         *(bus.request("firmware.verify", asked, timeout_sec=120) for _ in range(6))
@@ -166,14 +210,14 @@ async def test_one_too_many_is_turned_away(verifier: Agent, bus: Bus, signers: S
     assert (await bus.request("firmware.verify", asked, timeout_sec=120)).code == 200
 
 
-async def test_an_agent_that_ends_does_not_read_on(
+async def test_shutdown_ends_a_running_verification(
     verifier: Agent, bus: Bus, signers: Signers
 ) -> None:
     large = signers.firmware / "large.bin"
     asking = asyncio.create_task(
         bus.request("firmware.verify", body("large.bin", "large.sig"), timeout_sec=60)
     )
-    await eventually(lambda: str(large) in opened(verifier.pid), "the reading to begin")
+    await eventually(lambda: str(large) in opened(verifier.pid), "the agent to open the file")
     assert verifier.terminate() == 0
     reply = await asking
     assert (reply.code, reply.error) == (503, "draining")
@@ -189,7 +233,9 @@ def opened(pid: int) -> list[str]:
     return found
 
 
-def test_the_command(verifier: Agent, signers: Signers) -> None:
+def test_command_prints_the_verdict_and_sets_the_exit_code(
+    verifier: Agent, signers: Signers
+) -> None:
     signers.write(signers.by_cms("p256"))
     (signers.firmware / "other.bin").write_bytes(b"other")
 

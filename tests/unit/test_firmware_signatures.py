@@ -1,4 +1,4 @@
-"""Signatures made by openssl, minisign and cryptography; what is altered, foreign or confused."""
+"""Signatures by openssl, minisign and cryptography: valid, altered, untrusted and confused ones."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
 from netsonde.config.sections import FirmwareSection
 from netsonde.errors import NotFound, PathNotAllowed
 from netsonde.firmware import keys, verify
-from netsonde.firmware.cms_form import take_apart
+from netsonde.firmware.cms import parse as parse_cms
 from netsonde.wire.replies import FirmwareReply
 from netsonde.wire.requests import FirmwareRequest
-from signing import PSS, TAKEN, Signers
+from signing import ACCEPTED, PSS, Signers
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
 
 @pytest.fixture(scope="module")
 def signatures(signers: Signers) -> dict[str, bytes]:
-    return {name: make(signers) for name, (make, _) in TAKEN.items()}
+    return {name: make(signers) for name, (make, _) in ACCEPTED.items()}
 
 
 @pytest.fixture
 def ask(signers: Signers) -> Callable[..., FirmwareReply]:
-    """Asks about image.bin (or other content) with a signature's bytes."""
+    """Verifies image.bin, or other content, against a signature."""
 
     def asking(
         signature: bytes,
@@ -64,19 +64,20 @@ def ask(signers: Signers) -> Callable[..., FirmwareReply]:
     return asking
 
 
-@pytest.mark.parametrize("name", TAKEN)
-def test_what_is_taken(ask: Callable[..., FirmwareReply], signatures: dict[str, bytes], name: str,
-                       signers: Signers) -> None:  # fmt: skip
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_every_accepted_format_verifies(
+    ask: Callable[..., FirmwareReply], signatures: dict[str, bytes], name: str, signers: Signers
+) -> None:
     reply = ask(signatures[name])
     assert (reply.valid, reply.signature_valid) == (True, True), reply.message
-    assert reply.algorithm == TAKEN[name][1]
+    assert reply.algorithm == ACCEPTED[name][1]
     trusted = {key.id: key for key in keys.load(str(signers.trusted)).keys}
     assert isinstance(reply.key_id, str)
     assert trusted[reply.key_id].name in reply.message
 
 
-@pytest.mark.parametrize("name", TAKEN)
-def test_an_altered_file(
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_an_altered_file_is_rejected(
     ask: Callable[..., FirmwareReply], signatures: dict[str, bytes], name: str, signers: Signers
 ) -> None:
     image = signers.image.read_bytes()
@@ -93,7 +94,7 @@ RAW = ["openssl-ed25519", "openssl-p256", "openssl-p384", "openssl-rsa-pss"]
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_a_signature_with_a_bit_turned_anywhere(
+def test_a_signature_with_one_changed_bit_is_rejected(
     ask: Callable[..., FirmwareReply], signatures: dict[str, bytes], name: str
 ) -> None:
     signature = signatures[name]
@@ -107,7 +108,7 @@ def test_a_signature_with_a_bit_turned_anywhere(
         assert reply.message
 
 
-def test_every_part_of_a_minisign_signature_counts(
+def test_a_minisign_signature_with_any_altered_part_is_rejected(
     ask: Callable[..., FirmwareReply], signatures: dict[str, bytes]
 ) -> None:
     for name in ("minisign", "minisign-pure"):
@@ -125,7 +126,7 @@ def test_every_part_of_a_minisign_signature_counts(
         reply = ask(b"\n".join(comment))
         assert not reply.valid
         assert "comment" in reply.message
-        # "Ed" and "ED" are two algorithms over two things.
+        # "Ed" signs the file, "ED" signs its BLAKE2b.
         other = [*lines]
         body = bytearray(base64.b64decode(lines[1]))
         body[1] ^= 0x20
@@ -134,11 +135,11 @@ def test_every_part_of_a_minisign_signature_counts(
 
 
 @pytest.mark.parametrize("name", ["cms-p256", "cms-p384", "cms-rsa-pss", "cms-p256-no-attributes"])
-def test_the_signed_parts_of_cms_count(
+def test_a_cms_signature_with_an_altered_signed_part_is_rejected(
     ask: Callable[..., FirmwareReply], signatures: dict[str, bytes], name: str
 ) -> None:
     whole = signatures[name]
-    (signer,) = take_apart(whole)
+    (signer,) = parse_cms(whole).signers
     parts = [signer.signature] + [signer.digest] * (signer.digest is not None)
     for part in parts:
         assert part is not None
@@ -154,8 +155,8 @@ def test_the_signed_parts_of_cms_count(
 # ---- keys ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TAKEN)
-def test_a_key_that_is_not_trusted(
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_a_signature_by_an_untrusted_key_is_rejected(
     ask: Callable[..., FirmwareReply], signatures: dict[str, bytes], name: str, signers: Signers
 ) -> None:
     if not any(signers.stray.iterdir()):
@@ -167,7 +168,7 @@ def test_a_key_that_is_not_trusted(
     assert "ot signed by any trusted key" in reply.message
 
 
-def test_trusting_nobody(
+def test_nothing_verifies_without_trusted_keys(
     ask: Callable[..., FirmwareReply], signatures: dict[str, bytes], tmp_path: Path
 ) -> None:
     for directory in (tmp_path, tmp_path / "absent"):
@@ -177,7 +178,7 @@ def test_trusting_nobody(
         assert len(reply.firmware_hash) == 64
 
 
-def test_a_certificate_s_key_is_trusted(
+def test_the_key_of_a_certificate_is_trusted(
     ask: Callable[..., FirmwareReply],
     signatures: dict[str, bytes],
     tmp_path: Path,
@@ -188,7 +189,7 @@ def test_a_certificate_s_key_is_trusted(
         assert ask(signatures[name], trusted=tmp_path).valid
 
 
-def test_unfit_keys_are_left_out_with_a_reason(signers: Signers, tmp_path: Path) -> None:
+def test_unfit_keys_are_skipped_with_a_reason(signers: Signers, tmp_path: Path) -> None:
     run = signers.run
     weak, curve = tmp_path / "weak.pem", tmp_path / "curve.pem"
     run("openssl", "genpkey", "-algorithm", "rsa", "-pkeyopt", "rsa_keygen_bits:1024",
@@ -218,7 +219,7 @@ def test_unfit_keys_are_left_out_with_a_reason(signers: Signers, tmp_path: Path)
     assert all(found.refused.values())
 
 
-def test_several_keys_in_one_file(
+def test_one_file_may_hold_several_keys(
     ask: Callable[..., FirmwareReply],
     signatures: dict[str, bytes],
     tmp_path: Path,
@@ -232,7 +233,7 @@ def test_several_keys_in_one_file(
 # ---- confusion ------------------------------------------------------------------------------
 
 
-def test_pkcs1v15_only_where_it_is_configured(
+def test_pkcs1v15_is_accepted_only_if_configured(
     ask: Callable[..., FirmwareReply], signers: Signers
 ) -> None:
     for made in (signers.by_openssl("rsa"), signers.by_cms("rsa")):
@@ -244,7 +245,9 @@ def test_pkcs1v15_only_where_it_is_configured(
         assert str(reply.algorithm).endswith("RSA-PKCS1v15-SHA256")
 
 
-def test_weak_and_foreign_digests(ask: Callable[..., FirmwareReply], signers: Signers) -> None:
+def test_weak_and_mismatched_digests_are_rejected(
+    ask: Callable[..., FirmwareReply], signers: Signers
+) -> None:
     assert not ask(signers.by_openssl("rsa", "sha1", *PSS)).valid
     assert not ask(signers.by_openssl("p256", "sha1")).valid
     assert not ask(signers.by_openssl("p256", "sha512")).valid
@@ -253,21 +256,21 @@ def test_weak_and_foreign_digests(ask: Callable[..., FirmwareReply], signers: Si
     assert "digest" in reply.message
 
 
-def test_a_digest_s_signature_is_not_the_file_s(
+def test_a_signature_over_a_digest_does_not_verify_the_file(
     ask: Callable[..., FirmwareReply], signers: Signers, signatures: dict[str, bytes]
 ) -> None:
-    """Ed25519 over BLAKE2b (minisign) is no pure signature of the file, nor the reverse."""
+    """Ed25519 over BLAKE2b (minisign) does not verify as Ed25519 over the file."""
     body = base64.b64decode(signatures["minisign"].split(b"\n")[1])
     assert not ask(body[10:]).valid
-    # A bare signature over the attributes of a CMS signature, shown beside them as a file.
-    (signer,) = take_apart(signatures["cms-p256"])
+    # The attributes of a CMS signature as a file, with the CMS signature as a bare one.
+    (signer,) = parse_cms(signatures["cms-p256"]).signers
     assert signer.signed is not None
     reply = ask(signer.signature, signer.signed)
     assert not reply.valid
     assert "CMS" in reply.message
 
 
-def test_a_pem_key_may_sign_in_minisign_s_form(
+def test_a_pem_key_may_sign_in_minisign_format(
     ask: Callable[..., FirmwareReply], signers: Signers
 ) -> None:
     key = load_pem_private_key((signers.directory / "ed25519.key").read_bytes(), None)
@@ -281,10 +284,10 @@ def test_a_pem_key_may_sign_in_minisign_s_form(
     assert not ask(b"\n".join(lines)).valid
 
 
-def test_a_signer_of_cms_must_be_trusted_whatever_it_carries(
+def test_a_cms_signer_is_rejected_whatever_certificate_it_includes(
     ask: Callable[..., FirmwareReply], signers: Signers
 ) -> None:
-    """An attacker's own certificate with the trusted one's name."""
+    """An attacker's certificate has the trusted signer's name."""
     key = ec.generate_private_key(ec.SECP256R1())
     (signers.directory / "evil.key").write_bytes(_pem(key))
     signers.run("openssl", "req", "-x509", "-new", "-key", "evil.key", "-subj", "/CN=p256",
@@ -308,10 +311,10 @@ def test_one_trusted_signer_of_two_is_enough(
     assert ask(made, trusted=tmp_path).valid
 
 
-# ---- forms that are not taken ------------------------------------------------------------
+# ---- rejected forms ----------------------------------------------------------------------
 
 
-def test_what_is_malformed_is_told_apart(
+def test_each_malformed_signature_gets_its_own_message(
     ask: Callable[..., FirmwareReply], signers: Signers
 ) -> None:
     small = b"firmware of a few bytes"
@@ -340,7 +343,7 @@ def test_what_is_malformed_is_told_apart(
         assert words in reply.message, reply.message
 
 
-def test_a_firmware_file_has_its_limit(
+def test_a_firmware_file_above_max_mb_is_rejected(
     ask: Callable[..., FirmwareReply], signatures: dict[str, bytes], signers: Signers
 ) -> None:
     reply = ask(signatures["openssl-ed25519"], max_mb=2)
@@ -348,8 +351,8 @@ def test_a_firmware_file_has_its_limit(
     assert "too large" in reply.message
 
 
-def test_a_file_that_grows_while_it_is_read_ends_somewhere(tmp_path: Path) -> None:
-    """More than the limit comes out of a descriptor that said it was small."""
+def test_a_file_that_grows_during_the_pass_is_rejected(tmp_path: Path) -> None:
+    """The descriptor reports a small size, then returns more than the limit."""
     grown = tmp_path / "grown"
     grown.write_bytes(b"a" * 10)
     descriptor = os.open(grown, os.O_RDONLY)
@@ -369,7 +372,9 @@ def test_a_file_that_grows_while_it_is_read_ends_somewhere(tmp_path: Path) -> No
         os.close(descriptor)
 
 
-def test_paths(signers: Signers, signatures: dict[str, bytes], tmp_path: Path) -> None:
+def test_paths_outside_and_missing_files_raise(
+    signers: Signers, signatures: dict[str, bytes], tmp_path: Path
+) -> None:
     signers.write(signatures["openssl-ed25519"])
     (signers.firmware / "link.bin").symlink_to(signers.image)
     (signers.directory / "outside.bin").write_bytes(b"")
@@ -385,7 +390,7 @@ def test_paths(signers: Signers, signatures: dict[str, bytes], tmp_path: Path) -
     for outside in ("/etc/passwd", "../outside.bin", "../absent.bin", "/absent", "link.bin"):
         assert error(outside, "image.sig") == (PathNotAllowed, "$.firmware_path")
         assert error("image.bin", outside) == (PathNotAllowed, "$.signature_path")
-        # The other file's absence changes nothing.
+        # A missing other file does not change the error.
         assert error("absent.bin", outside) == (PathNotAllowed, "$.signature_path")
     assert error("absent.bin", "image.sig") == (NotFound, "$.firmware_path")
     assert error("image.bin", "absent.sig") == (NotFound, "$.signature_path")

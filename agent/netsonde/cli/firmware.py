@@ -1,4 +1,4 @@
-"""`netsonde firmware FILE SIGNATURE`: have hosts check a firmware file's signature."""
+"""`netsonde firmware FILE SIGNATURE`: verifies a firmware file's signature on hosts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ COLUMNS = ("HOST", "VALID", "ALGORITHM", "KEY", "SHA-256", "MESSAGE")
 
 
 class FirmwareCommand:
-    """Check a firmware file's signature on each targeted host.
+    """Verify a firmware file's signature on each targeted host.
 
-    FILE and SIGNATURE are paths on those hosts, below their [firmware] dirs; the keys that
-    count are those in their [firmware] trusted_keys. The exit code is 0 only if every host
-    answered and found the signature good.
+    FILE and SIGNATURE are paths on those hosts, below their [firmware] dirs. The trusted keys
+    are those in each host's [firmware] trusted_keys. The exit code is 0 only if every host
+    replied and found the signature valid.
     """
 
     name = "firmware"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", metavar="FILE", help="the firmware, on the hosts")
-        parser.add_argument("signature", metavar="SIGNATURE", help="its signature, on the hosts")
+        parser.add_argument("file", metavar="FILE", help="the firmware file on the hosts")
+        parser.add_argument(
+            "signature", metavar="SIGNATURE", help="the signature file on the hosts"
+        )
         add_client_arguments(parser)
         parser.set_defaults(timeout=60.0)
 

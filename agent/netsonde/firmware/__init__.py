@@ -1,7 +1,7 @@
-"""Is this firmware file signed by a key that this host trusts?
+"""Verifies that a firmware file is signed by a key that this host trusts.
 
-`verify` is the verb; one file a signature format (blob, minisign, cms) says what has to be
-hashed and judges the digests; `keys` reads the trusted ones. The firmware is read once, in a
-worker thread, a chunk at a time, and every digest comes from that one reading. A key's type
-fixes its algorithm; nothing in a request or a signature can choose another.
+`verify` is the verb. Each signature format (blob, minisign, cms) has one module, which names the
+digests that it needs and judges them. `keys` reads the trusted keys. A worker thread reads the
+firmware once, chunk by chunk, and feeds every digest from that one pass. A key's type fixes its
+algorithm. A request or a signature cannot choose another.
 """

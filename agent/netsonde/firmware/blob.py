@@ -1,8 +1,8 @@
-"""A bare signature: the bytes themselves, or those in hexadecimal or base64.
+"""A bare signature: raw bytes, or their hexadecimal or base64 text.
 
-The bytes do not say what they are, and need not: each trusted key reads them in its own way.
-Ed25519: 64 bytes over the file itself. ECDSA P-256 and P-384: DER over a digest. RSA: as
-many bytes as the key has, PSS over a digest. Which digest a key of a type may have signed is
+The bytes carry no algorithm. Each trusted key reads them by its own type:
+Ed25519 takes 64 bytes over the file itself. ECDSA P-256 and P-384 take DER over a digest. RSA
+takes PSS over a digest, with as many bytes as the key. The digests that a key type may sign are
 a closed list.
 """
 
@@ -14,12 +14,24 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from . import ed25519
 from .keys import Key, Kind, TrustedKeys
-from .verdict import Digests, Hashers, MalformedSignatureError, Rules, Verdict, accepted, prove
+from .verdict import (
+    MESSAGE,
+    Digests,
+    Hashers,
+    MalformedSignatureError,
+    Message,
+    Rules,
+    Verdict,
+    accepted,
+    prove,
+    prove_message,
+    too_long,
+)
 
-BYTES_MIN = 8  # the shortest thinkable ECDSA signature in DER
-BYTES_MAX = 2048  # RSA of 16384 bits
+BYTES_MIN = 8  # the shortest possible ECDSA signature in DER
+BYTES_MAX = 2048  # RSA with 16384 bits
+ED25519_BYTES = 64
 
 _DIGESTS: dict[Kind, tuple[str, ...]] = {
     "p256": ("sha256",),
@@ -35,32 +47,34 @@ class Blob:
     signature: bytes
 
     def hashers(self, trusted: TrustedKeys) -> Hashers:
-        names = {name for key in trusted.keys if self._fits(key) for name in _digests(key)}
+        fitting = [key for key in trusted.keys if self._fits(key)]
+        names = {name for key in fitting for name in _DIGESTS.get(key.kind, ())}
         made: Hashers = {name: hashlib.new(name) for name in sorted(names)}
-        for key in trusted.of("ed25519"):
-            if self._fits(key):
-                made[_challenge(key)] = ed25519.challenge(key.raw, self.signature)
+        if any(key.kind == "ed25519" for key in fitting):
+            made[MESSAGE] = Message()
         return made
 
     def judge(self, trusted: TrustedKeys, digests: Digests, rules: Rules) -> Verdict:
         fitting = [key for key in trusted.keys if self._fits(key)]
-        for key in fitting:
-            algorithm = self._prove(key, digests, pkcs1v15=False)
-            if algorithm:
-                return accepted(key, algorithm)
-        for key in fitting:
-            algorithm = self._prove(key, digests, pkcs1v15=True)
-            if algorithm and rules.rsa_pkcs1v15:
-                return accepted(key, algorithm)
-            if algorithm:
-                return Verdict(
-                    "Signed with RSA PKCS#1 v1.5, which this host does not take "
-                    "([firmware] rsa_pkcs1v15); sign with PSS."
-                )
         if not fitting:
             return Verdict(
                 f"No trusted key makes signatures of this form ({len(self.signature)} bytes)."
             )
+        for key in fitting:
+            algorithm = self._prove(key, digests, rules)
+            if algorithm:
+                return accepted(key, algorithm)
+        for key in fitting:
+            algorithm = self._prove_digest(key, digests, pkcs1v15=True)
+            if algorithm and rules.rsa_pkcs1v15:
+                return accepted(key, algorithm)
+            if algorithm:
+                return Verdict(
+                    "Signed with RSA PKCS#1 v1.5, which this host does not accept "
+                    "([firmware] rsa_pkcs1v15). Sign with PSS."
+                )
+        if MESSAGE not in digests and any(key.kind == "ed25519" for key in fitting):
+            return too_long()
         return Verdict(
             "Not signed by any trusted key, or the file or its signature has been altered."
         )
@@ -68,26 +82,30 @@ class Blob:
     def _fits(self, key: Key) -> bool:
         length = len(self.signature)
         if key.kind == "ed25519":
-            return length == ed25519.SIGNATURE_BYTES
+            return length == ED25519_BYTES
         if key.kind == "rsa":
             return length == (getattr(key.public, "key_size", 0) + 7) // 8
         # SEQUENCE of two INTEGERs: 6 octets around two numbers of up to 33 or 49 octets.
         limit = {"p256": 72, "p384": 104}.get(key.kind, 0)
         return length <= limit and self.signature[:1] == b"\x30"
 
-    def _prove(self, key: Key, digests: Digests, *, pkcs1v15: bool) -> str:
-        if key.kind == "ed25519":
-            digest = digests[_challenge(key)]
-            return "Ed25519" if ed25519.verify_challenge(key.raw, self.signature, digest) else ""
+    def _prove(self, key: Key, digests: Digests, rules: Rules) -> str:
+        if key.kind != "ed25519":
+            return self._prove_digest(key, digests, pkcs1v15=False)
+        if MESSAGE not in digests:
+            return ""
+        return "Ed25519" if prove_message(key, self.signature, digests, rules) else ""
+
+    def _prove_digest(self, key: Key, digests: Digests, *, pkcs1v15: bool) -> str:
         proofs = (
             prove(key, self.signature, digests[name], name, pkcs1v15=pkcs1v15)
-            for name in _digests(key)
+            for name in _DIGESTS.get(key.kind, ())
         )
         return next(filter(None, proofs), "")
 
 
 def parse(data: bytes) -> Blob:
-    """Text is taken for what it spells, when it spells bytes; else the bytes are it."""
+    """Decodes hexadecimal and base64 text. Takes any other content as raw bytes."""
     text = data.strip()
     joined = b"".join(text.split())
     if _HEX.fullmatch(joined):
@@ -96,21 +114,13 @@ def parse(data: bytes) -> Blob:
         try:
             return _sized(base64.b64decode(joined, validate=True))
         except binascii.Error:
-            pass  # 64 bytes of a signature can look like damaged base64 only if they are bytes
+            pass  # raw bytes that happen to look like base64
     return _sized(data)
 
 
 def _sized(signature: bytes) -> Blob:
     if not BYTES_MIN <= len(signature) <= BYTES_MAX:
         raise MalformedSignatureError(
-            f"The signature file is malformed: {len(signature)} bytes are no signature."
+            f"The signature file is malformed: {len(signature)} bytes are not a signature."
         )
     return Blob(signature)
-
-
-def _digests(key: Key) -> tuple[str, ...]:
-    return _DIGESTS.get(key.kind, ())
-
-
-def _challenge(key: Key) -> str:
-    return f"ed25519:{key.id}"

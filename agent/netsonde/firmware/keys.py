@@ -1,9 +1,9 @@
 """The public keys that this host trusts, read from one directory.
 
-PEM public keys, PEM certificates (only their key counts, not their dates or their issuer)
-and minisign `.pub` files. A file that holds none of them, a key that is weak or of a kind
-that is not taken, and a file that anyone may write are left out, each with its reason.
-Read anew for each verification: the directory is small, and a withdrawn key must not linger.
+Accepts PEM public keys, PEM certificates (only the key matters, not the dates or the issuer) and
+minisign `.pub` files. Skips, with a reason, a file without such a key, a weak key, a key of
+another type, and a world-writable file. Each verification reads the directory again: it is
+small, and a withdrawn key must stop working at once.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from .ed25519 import is_sound
-
 KEYS_MAX = 64
 FILE_BYTES_MAX = 1 << 16
 RSA_BITS_MIN = 2048
@@ -37,23 +35,33 @@ Public: TypeAlias = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.R
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n.*?-----END \1-----", re.DOTALL)
 _CURVES: dict[str, Kind] = {"secp256r1": "p256", "secp384r1": "p384"}
+_Y_MODULUS = 2**255 - 19
+# The y coordinates of the Ed25519 points of order 1, 2, 4 and 8. Anyone can sign for such a key.
+_SMALL_ORDER_Y = frozenset(
+    {
+        0,
+        1,
+        _Y_MODULUS - 1,
+        0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+        0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`id`: 16 hex digits of the SHA-256 of the SubjectPublicKeyInfo, or minisign's own.
-    `raw`: an Ed25519 key's 32 bytes. `name`: the file it came from."""
+    """id: 16 hex digits of the SHA-256 of the SubjectPublicKeyInfo, or minisign's id.
+    name: the key's file."""
 
     id: str
     kind: Kind
     public: Public
-    raw: bytes
     name: str
 
 
 @dataclass(slots=True)
 class TrustedKeys:
-    """`refused`: file names with the reason, for the log."""
+    """refused: the skipped files' names, with the reason for the log."""
 
     keys: list[Key] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
@@ -63,11 +71,11 @@ class TrustedKeys:
 
 
 class UnfitKeyError(Exception):
-    """Why a file's key is not taken."""
+    """The reason why a file's key is not trusted."""
 
 
 def load(directory: str) -> TrustedKeys:
-    """Empty when no directory is configured or it cannot be read."""
+    """Returns no keys if no directory is configured or it is unreadable."""
     trusted = TrustedKeys()
     if not directory:
         return trusted
@@ -99,17 +107,17 @@ def _read(path: bytes) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise UnfitKeyError("not a regular file")
         if status.st_mode & stat.S_IWOTH:
-            raise UnfitKeyError("anyone may write it")
+            raise UnfitKeyError("it is world-writable (chmod o-w)")
         data = os.read(file, FILE_BYTES_MAX + 1)
     finally:
         os.close(file)
     if len(data) > FILE_BYTES_MAX:
-        raise UnfitKeyError("too large for a key")
+        raise UnfitKeyError(f"larger than {FILE_BYTES_MAX} bytes")
     return data
 
 
 def parse(data: bytes, name: str) -> list[Key]:
-    """Raises UnfitKeyError; one bad key spoils its file."""
+    """Raises UnfitKeyError if any key in the file is unfit."""
     if data.startswith(b"untrusted comment:"):
         return [_minisign(data, name)]
     blocks = list(_BLOCK.finditer(data))
@@ -125,16 +133,14 @@ def _pem(block: bytes, label: str, name: str) -> Key:
         elif label == "PUBLIC KEY":
             public = load_pem_public_key(block)
         else:
-            raise UnfitKeyError(f"{label.lower()}: only public keys and certificates are taken")
+            raise UnfitKeyError(f"{label.lower()}: only public keys and certificates are accepted")
     except (ValueError, UnsupportedAlgorithm):
-        raise UnfitKeyError("a damaged key, or of a kind that is not known") from None
+        raise UnfitKeyError("the key is damaged or of an unknown type") from None
     kind, key = classify(public)
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    raw = b""
     if isinstance(key, ed25519.Ed25519PublicKey):
-        raw = key.public_bytes_raw()
-        _check_point(raw)
-    return Key(hashlib.sha256(spki).hexdigest()[:16], kind, key, raw, name)
+        _check_point(key.public_bytes_raw())
+    return Key(hashlib.sha256(spki).hexdigest()[:16], kind, key, name)
 
 
 def classify(public: object) -> tuple[Kind, Public]:
@@ -143,35 +149,38 @@ def classify(public: object) -> tuple[Kind, Public]:
     if isinstance(public, ec.EllipticCurvePublicKey):
         kind = _CURVES.get(public.curve.name)
         if kind is None:
-            raise UnfitKeyError(f"curve {public.curve.name}: only P-256 and P-384 are taken")
+            raise UnfitKeyError(f"curve {public.curve.name}: only P-256 and P-384 are accepted")
         return kind, public
     if isinstance(public, rsa.RSAPublicKey):
         if public.key_size < RSA_BITS_MIN:
-            raise UnfitKeyError(f"RSA of {public.key_size} bits: at least {RSA_BITS_MIN} are taken")
+            raise UnfitKeyError(f"RSA key of {public.key_size} bits, minimum {RSA_BITS_MIN}")
         return "rsa", public
-    raise UnfitKeyError("only Ed25519, ECDSA and RSA keys are taken")
+    raise UnfitKeyError("only Ed25519, ECDSA and RSA keys are accepted")
 
 
 def _minisign(data: bytes, name: str) -> Key:
-    """A comment, then base64 of "Ed", the key's id (8 bytes) and the key (32)."""
+    """The format: a comment, then base64 of "Ed", the key id (8 bytes) and the key (32)."""
     lines = data.splitlines()
     try:
         decoded = base64.b64decode(lines[1], validate=True)
     except (IndexError, binascii.Error):
         decoded = b""
     if len(decoded) != 42 or decoded[:2] != b"Ed":
-        raise UnfitKeyError("a damaged minisign public key")
+        raise UnfitKeyError("the minisign public key is damaged")
     raw = decoded[10:]
     _check_point(raw)
     public = ed25519.Ed25519PublicKey.from_public_bytes(raw)
-    return Key(minisign_id(decoded[2:10]), "minisign", public, raw, name)
+    return Key(minisign_id(decoded[2:10]), "minisign", public, name)
 
 
 def minisign_id(raw: bytes) -> str:
-    """As minisign shows it."""
+    """Returns the id as minisign prints it."""
     return f"{int.from_bytes(raw, 'little'):016X}"
 
 
 def _check_point(raw: bytes) -> None:
-    if not is_sound(raw):
-        raise UnfitKeyError("not a sound Ed25519 key")
+    """Rejects what OpenSSL accepts: small order, and a y that RFC 8032 §5.1.3 forbids. OpenSSL
+    rejects a key off the curve when it verifies."""
+    y = int.from_bytes(raw, "little") & (1 << 255) - 1
+    if y >= _Y_MODULUS or y in _SMALL_ORDER_Y:
+        raise UnfitKeyError("an Ed25519 key of small order or in a non-canonical encoding")

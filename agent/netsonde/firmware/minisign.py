@@ -1,12 +1,12 @@
-"""minisign's signatures, by the published description of the format.
+"""minisign signatures, after the published description of the format.
 
     untrusted comment: anything
     base64( "Ed" | "ED", key id (8), signature (64) )      Ed: over the file, ED: over its BLAKE2b
     trusted comment: words
     base64( signature (64) )                               over the first signature ‖ the words
 
-Both signatures must hold. The key is found by its id among the minisign keys; a PEM Ed25519
-key, which has no such id, is tried as well.
+Both signatures must be valid. The key id selects the minisign key. If no minisign key has that
+id, the PEM Ed25519 keys, which have no such id, are tried.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ import binascii
 import hashlib
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-from . import ed25519
 from .keys import Key, TrustedKeys, minisign_id
-from .verdict import Digests, Hashers, MalformedSignatureError, Rules, Verdict, accepted
+from .verdict import (
+    MESSAGE,
+    Digests,
+    Hashers,
+    MalformedSignatureError,
+    Message,
+    Rules,
+    Verdict,
+    accepted,
+    prove_ed25519,
+    prove_message,
+    too_long,
+)
 
 MAGIC = b"untrusted comment:"
 _TRUSTED = b"trusted comment: "
@@ -39,17 +47,16 @@ class Minisign:
     def hashers(self, trusted: TrustedKeys) -> Hashers:
         if self.prehashed:
             return {"blake2b": hashlib.blake2b()}
-        return {
-            f"ed25519:{key.kind}:{key.id}": ed25519.challenge(key.raw, self.signature)
-            for key in self._candidates(trusted)
-        }
+        return {MESSAGE: Message()} if self._candidates(trusted) else {}
 
     def judge(self, trusted: TrustedKeys, digests: Digests, rules: Rules) -> Verdict:
         candidates = self._candidates(trusted)
+        if candidates and not self.prehashed and MESSAGE not in digests:
+            return too_long()
         for key in candidates:
-            if not self._proves_file(key, digests):
+            if not self._proves_file(key, digests, rules):
                 continue
-            if not _proves(key, self.comment_signature, self.signature + self.comment):
+            if not prove_ed25519(key, self.comment_signature, self.signature + self.comment):
                 return Verdict("The signature's trusted comment has been altered.")
             algorithm = "minisign-Ed25519-BLAKE2b" if self.prehashed else "minisign-Ed25519"
             words = self.comment.decode(errors="replace")[:_COMMENT_SHOWN_MAX]
@@ -62,11 +69,10 @@ class Minisign:
         named = [key for key in trusted.of("minisign") if key.id == self.key_id]
         return named or trusted.of("ed25519")
 
-    def _proves_file(self, key: Key, digests: Digests) -> bool:
+    def _proves_file(self, key: Key, digests: Digests, rules: Rules) -> bool:
         if self.prehashed:
-            return _proves(key, self.signature, digests["blake2b"])
-        digest = digests[f"ed25519:{key.kind}:{key.id}"]
-        return ed25519.verify_challenge(key.raw, self.signature, digest)
+            return prove_ed25519(key, self.signature, digests["blake2b"])
+        return prove_message(key, self.signature, digests, rules)
 
 
 def parse(data: bytes) -> Minisign:
@@ -74,12 +80,12 @@ def parse(data: bytes) -> Minisign:
     while lines and not lines[-1]:
         lines.pop()
     if len(lines) != 4 or not lines[2].startswith(_TRUSTED):
-        raise _malformed("it has not the four lines of one")
+        raise _malformed("it is not two comments with a signature after each")
     body, comment_signature = _decode(lines[1]), _decode(lines[3])
     if len(body) != 74 or len(comment_signature) != 64:
-        raise _malformed("a line has not its length")
+        raise _malformed("a signature has the wrong length")
     if body[:2] not in (b"Ed", b"ED"):
-        raise _malformed("it is of an unknown algorithm")
+        raise _malformed("its algorithm is unknown")
     return Minisign(
         key_id=minisign_id(body[2:10]),
         prehashed=body[:2] == b"ED",
@@ -98,14 +104,3 @@ def _decode(line: bytes) -> bytes:
 
 def _malformed(why: str) -> MalformedSignatureError:
     return MalformedSignatureError(f"The minisign signature is malformed: {why}.")
-
-
-def _proves(key: Key, signature: bytes, message: bytes) -> bool:
-    """Of short messages: OpenSSL's own Ed25519."""
-    if not isinstance(key.public, Ed25519PublicKey):
-        return False
-    try:
-        key.public.verify(signature, message)
-    except InvalidSignature:
-        return False
-    return True

@@ -1,9 +1,9 @@
-"""The verb `firmware.verify`: open, read once, judge.
+"""The verb `firmware.verify`: open both files, read the firmware once, judge the signature.
 
-Everything that touches a file runs in a worker thread; hashlib lets go of the interpreter
-lock while it works, so that the event loop hardly notices. A few run at a time, the rest are
-turned away. What is judged is what was read: each digest is of the same pass over one
-descriptor.
+All file access runs in a worker thread. hashlib and cryptography release the interpreter lock,
+so the event loop stays responsive. At most RUNNING_MAX verifications run at a time; more are
+rejected. All digests come from the same pass over one descriptor. The file is read, not mapped,
+because another process may truncate it.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from ..errors import Draining, NotFound, PathNotAllowed, TooManyRequests
 from ..wire.replies import FirmwareReply
 from ..wire.requests import FirmwareRequest
 from . import blob, cms, minisign
-from .cms_form import is_cms, is_signed_part
 from .keys import TrustedKeys, load
-from .verdict import Claim, Hashers, MalformedSignatureError, Rules, Verdict
+from .verdict import (
+    AbandonedError,
+    Claim,
+    Digest,
+    Hashers,
+    MalformedSignatureError,
+    Rules,
+    Verdict,
+)
 
 RUNNING_MAX = 2
 CHUNK_BYTES = 1 << 20
-SIGNATURE_BYTES_MAX = 1 << 18  # a CMS signature brings its certificates
+SIGNATURE_BYTES_MAX = 1 << 18  # a CMS signature contains certificates
 SMIME_MAGIC = b"MIME-Version:"
 
 _log = structlog.get_logger()
 
 
-class AbandonedError(Exception):
-    """Nobody waits for the verification any more."""
-
-
 class Firmware:
-    """`settings` is replaced when the configuration is read again."""
+    """Runs verifications. A configuration reload replaces `settings`."""
 
     def __init__(self, settings: FirmwareSection) -> None:
         self.settings = settings
@@ -60,11 +63,11 @@ class Firmware:
         except AbandonedError:
             raise Draining from None
         finally:
-            abandoned.set()  # on cancellation the thread is still reading
+            abandoned.set()  # after a cancellation the thread still reads
             self._running.discard(abandoned)
 
     def close(self) -> None:
-        """Ends what runs within a chunk's time, and takes no more."""
+        """Rejects new verifications. Running ones stop after their current chunk or key."""
         self._closed = True
         for abandoned in self._running:
             abandoned.set()
@@ -73,12 +76,12 @@ class Firmware:
 def verify(
     settings: FirmwareSection, request: FirmwareRequest, abandoned: threading.Event
 ) -> FirmwareReply:
-    """Blocks. Raises PathNotAllowed, NotFound or AbandonedError."""
+    """Blocks until done. Raises PathNotAllowed, NotFound or AbandonedError."""
     firmware, signature = _open(settings.dirs, request)
     try:
         trusted = load(settings.trusted_keys)
         for name, reason in trusted.refused.items():
-            _log.warning("a trusted key is left out", file=name, reason=reason)
+            _log.warning("trusted key skipped", file=name, reason=reason)
         claim, complaint = _understand(signature, trusted)
         hashers: Hashers = claim.hashers(trusted) if claim is not None else {}
         hashers.setdefault("sha256", hashlib.sha256())
@@ -86,12 +89,13 @@ def verify(
         if head is None:
             limit = f"[firmware] max_mb is {settings.max_mb}"
             return _reply(Verdict(f"The firmware file is too large: {limit}."), b"")
-        digests = {name: hasher.digest() for name, hasher in hashers.items()}
+        made = {name: hasher.digest() for name, hasher in hashers.items()}
+        digests = {name: digest for name, digest in made.items() if digest is not None}
         verdict = Verdict(complaint)
-        if is_signed_part(head):
-            verdict = Verdict("The firmware file is a part of a CMS signature, and no firmware.")
+        if cms.is_signed_part(head):
+            verdict = Verdict("The firmware file is part of a CMS signature, not firmware.")
         elif claim is not None:
-            verdict = claim.judge(trusted, digests, Rules(settings.rsa_pkcs1v15))
+            verdict = claim.judge(trusted, digests, Rules(settings.rsa_pkcs1v15, abandoned))
         return _reply(verdict, digests["sha256"])
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO).lower()
@@ -101,7 +105,7 @@ def verify(
         os.close(signature)
 
 
-def _reply(verdict: Verdict, sha256: bytes) -> FirmwareReply:
+def _reply(verdict: Verdict, sha256: Digest) -> FirmwareReply:
     good = verdict.key is not None
     reply = FirmwareReply(
         valid=good, signature_valid=good, firmware_hash=sha256.hex(), message=verdict.message
@@ -112,7 +116,8 @@ def _reply(verdict: Verdict, sha256: bytes) -> FirmwareReply:
 
 
 def _open(directories: list[str], request: FirmwareRequest) -> tuple[int, int]:
-    """Both files or neither. A path outside is refused before anything is said of the other."""
+    """Opens both files or none. Reports a path outside first, so that the error does not reveal
+    whether the other file exists."""
     wanted = {"$.firmware_path": request.firmware_path, "$.signature_path": request.signature_path}
     opened: list[int] = []
     outside: list[str] = []
@@ -136,9 +141,9 @@ def _open(directories: list[str], request: FirmwareRequest) -> tuple[int, int]:
 
 
 def _understand(signature: int, trusted: TrustedKeys) -> tuple[Claim | None, str]:
-    """What the signature file claims, or a sentence that says why nothing can come of it."""
+    """Returns the parsed signature file, or None and the reason for the reply."""
     if not trusted.keys:
-        return None, "This host trusts no keys: [firmware] trusted_keys holds none that it takes."
+        return None, "This host trusts no keys: [firmware] trusted_keys has no usable key."
     data = _read_small(signature)
     if len(data) > SIGNATURE_BYTES_MAX:
         return None, f"The signature file is too large: more than {SIGNATURE_BYTES_MAX} bytes."
@@ -151,14 +156,14 @@ def _understand(signature: int, trusted: TrustedKeys) -> tuple[Claim | None, str
 
 
 def understand(data: bytes) -> Claim:
-    """The format by the content. Raises MalformedSignatureError."""
+    """Detects the format by the content. Raises MalformedSignatureError."""
     if data.startswith(minisign.MAGIC):
         return minisign.parse(data)
     if data.startswith(SMIME_MAGIC):
         raise MalformedSignatureError(
             "The signature file is malformed: it is an S/MIME message; write it with -outform DER."
         )
-    if is_cms(data):
+    if cms.is_cms(data):
         return cms.parse(data)
     return blob.parse(data)
 
@@ -172,8 +177,8 @@ def _read_small(file: int) -> bytes:
 
 
 def _feed(file: int, hashers: Hashers, bytes_max: int, abandoned: threading.Event) -> bytes | None:
-    """Everything that is in the file goes into every hasher; the first chunk is returned.
-    None: it is larger than the limit, or grew so while it was read."""
+    """Feeds the whole file to every hasher and returns the first chunk. Returns None if the file
+    is larger than the limit, or grows beyond it during the pass."""
     if os.fstat(file).st_size > bytes_max:
         return None
     chunk = bytearray(CHUNK_BYTES)
