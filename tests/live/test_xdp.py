@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from iperf import transfer
-from test_gso import MEGABYTES, WITHIN, counted
+from test_gso import MEGABYTES, WITHIN, queue_counters
 from xdp_modes import ATTACH, MODES, each_mode, each_shared_mode
 
 import capturing
@@ -106,10 +106,12 @@ async def test_super_packets_count_as_wire_packets(
     fleet.start(capture={"ring_mb": 256})
     # Only the packet heads are captured, so none is lost. The test checks the counts.
     await capturing.start(bus, "xdp", snaplen=128, **MODES[mode])
-    before = counted(wire)
+    before = queue_counters(wire)
     transfer(wire, MEGABYTES, back=back)
     status = await capturing.at_rest(bus)
-    packets, octets = (after - then for after, then in zip(counted(wire), before, strict=True))
+    packets, octets = (
+        after - then for after, then in zip(queue_counters(wire), before, strict=True)
+    )
     assert status["packets_dropped"] == 0
     assert status["frames_captured"] < packets / 4, "the stream had too few super-packets"
     assert status["packets_captured"] == pytest.approx(packets, rel=WITHIN)
