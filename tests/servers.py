@@ -74,9 +74,9 @@ class NatsServer:
     def freeze(self) -> None:
         """Comes back when every thread has stopped: on a busy machine some run on for a while."""
         os.kill(self.pid, signal.SIGSTOP)
-        eventually_now(self._stopped, "nats-server to freeze")
+        eventually_now(self._stop_reply, "nats-server to freeze")
 
-    def _stopped(self) -> bool:
+    def _stop_reply(self) -> bool:
         try:
             states = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stat")]
         except (FileNotFoundError, ProcessLookupError):

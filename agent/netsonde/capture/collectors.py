@@ -1,10 +1,8 @@
-"""Whom a session exports its records to: from the configuration, from start, and from
-netflow.export.enable.
+"""The NetFlow and IPFIX collectors of a session.
 
-Each collector is known by its address and port. The session's active timeout, while it
-exports, is the least of the intervals that were asked for. What was lost on the way to a
-collector is told as an alarm once an interval of the metrics. Knows nothing of metering
-but that number.
+They come from the configuration, from `start` and from `netflow.export.enable`. Address and
+port identify a collector. While a session exports, its active timeout is the shortest export
+interval. Records lost on the way to a collector raise one alarm per metrics interval.
 """
 
 from __future__ import annotations
@@ -23,19 +21,19 @@ from ..wire.replies import CollectorState, ExportState, LostRecords
 from ..wire.requests import ExportRequest, Version
 
 MBPS_BYTES_PER_SEC = 125_000
-PARTING_SEC = 1.0  # for what has been made for a collector that is to go
+REMOVAL_FLUSH_SEC = 1.0  # for messages already encoded for a collector that is removed
 LOSS_CAUSES = ("refused", "no_room", "error")
 
 
 def read_address(request: ExportRequest, *, field: str = "$.collector_ip") -> str:
-    """The collector's address in its one spelling, or InvalidCollector."""
+    """Returns the collector's canonical address. Raises InvalidCollector."""
     try:
         return collector_address(request.collector_ip)
     except ValueError as error:
         raise InvalidCollector(f"{error}.", field=field) from None
 
 
-def asked_collector(request: ExportRequest, section: ExportSection) -> CollectorSettings:
+def requested_collector(request: ExportRequest, section: ExportSection) -> CollectorSettings:
     return _settings(
         read_address(request),
         request.collector_port,
@@ -49,17 +47,17 @@ def asked_collector(request: ExportRequest, section: ExportSection) -> Collector
 def first_collectors(
     request: ExportRequest | None, section: ExportSection
 ) -> tuple[CollectorSettings, ...]:
-    """What a session starts with: the standing ones, and the one that start asks for. Asked
-    for with `enable: false`, a standing one is left out."""
+    """Returns the configured collectors plus the requested one. A request with `enable: false`
+    leaves out the configured collector of that address."""
     chosen = {}
     for one in section.collectors:
-        address = collector_address(one.ip)  # the configuration has been checked
+        address = collector_address(one.ip)  # valid: checked when loaded
         standing = _settings(
             address, one.port, one.version, one.interval_sec, section, standing=True
         )
         chosen[standing.key] = standing
     if request is not None:
-        asked = asked_collector(request, section)
+        asked = requested_collector(request, section)
         chosen.pop(asked.key, None)
         if request.enable:
             chosen[asked.key] = asked
@@ -93,7 +91,7 @@ def least_interval_sec(collectors: Sequence[CollectorSettings]) -> int | None:
 
 
 def adding(collectors: Sequence[CollectorSettings]) -> Callable[[Any], None]:
-    """Puts them in place before the session's first packet."""
+    """Returns the function that adds them before the session's first packet."""
 
     def add(handle: Any) -> None:
         for one in collectors:
@@ -103,7 +101,7 @@ def adding(collectors: Sequence[CollectorSettings]) -> Callable[[Any], None]:
 
 
 class Exporting:
-    """The collectors of one session. Changes take turns: the caller sees to that."""
+    """The collectors of one session. The caller serialises changes."""
 
     def __init__(
         self,
@@ -118,42 +116,42 @@ class Exporting:
         self._session_id = session_id
         self._settings = {one.key: one for one in collectors}
         self._stats: list[CollectorStats] = []
-        self._told: dict[tuple[str, int], CollectorStats] = {}  # when losses were last looked at
-        self._gone_sent = 0  # by collectors that were removed
+        self._reported: dict[tuple[str, int], CollectorStats] = {}  # at the last report
+        self._gone_sent = 0  # by removed collectors
         self._gone_lost = 0
 
     @property
     def interval_sec(self) -> int | None:
-        """The active timeout that export asks for; None without a collector."""
+        """The shortest export interval; None without a collector."""
         return least_interval_sec(tuple(self._settings.values()))
 
     def has(self, key: tuple[str, int]) -> bool:
         return key in self._settings
 
     async def add(self, collector: CollectorSettings) -> None:
-        """Or changes the one with that address and port."""
+        """Adds a collector, or changes the one with that address and port."""
         await self._capture.lend(lambda handle: add_collector(handle, collector))
         self._settings[collector.key] = collector
 
     async def remove(self, address: str, port: int) -> None:
         if not self.has((address, port)):
             raise InvalidCollector(f"The session does not export to {endpoint(address, port)}.")
-        await self.flush(PARTING_SEC)
-        self.tell_losses()
+        await self.flush(REMOVAL_FLUSH_SEC)
+        self.report_losses()
         for one in self.stats():
             if (one.address, one.port) == (address, port):
                 self._gone_sent += one.records_sent
                 self._gone_lost += one.records_lost
         await self._capture.lend(lambda handle: remove_collector(handle, address, port))
         del self._settings[address, port]
-        self._told.pop((address, port), None)
+        self._reported.pop((address, port), None)
 
     async def flush(self, timeout_sec: float) -> bool:
-        """Waits until every record made so far was sent or counted as lost."""
+        """Waits until every record is sent or counted as lost; False on timeout."""
         return await self._capture.lend(lambda handle: flush_export(handle, timeout_sec))
 
     def stats(self) -> list[CollectorStats]:
-        """In the order of adding; those of the end once the capture is closed."""
+        """Returns counters in the order of adding; the final ones once the capture is closed."""
         if self._settings:
             self._stats = self._capture.look(read_collectors, self._stats)
         else:
@@ -161,7 +159,7 @@ class Exporting:
         return self._stats
 
     def sums(self, stats: Sequence[CollectorStats]) -> dict[str, int]:
-        """Over the session's life, collectors that have gone included."""
+        """Returns totals over the session's life, removed collectors included."""
         return {
             "export_records_sent": self._gone_sent + sum(one.records_sent for one in stats),
             "export_records_lost": self._gone_lost + sum(one.records_lost for one in stats),
@@ -183,15 +181,15 @@ class Exporting:
             ],
         )
 
-    def tell_losses(self) -> None:
-        """An alarm if records were lost since the last look."""
+    def report_losses(self) -> None:
+        """Raises an alarm if records were lost since the last report."""
         lost: list[CollectorStats] = []
         for one in self.stats():
             key = one.address, one.port
-            before = self._told.get(key)
+            before = self._reported.get(key)
             if one.records_lost > (before.records_lost if before else 0):
                 lost.append(one)
-            self._told[key] = one
+            self._reported[key] = one
         if lost:
             self._events.emit(
                 "alarm",
@@ -201,11 +199,11 @@ class Exporting:
                 data={"collectors": [_loss_data(one) for one in lost]},
             )
 
-    def tell_unfinished(self, waited_sec: float) -> None:
+    def report_unfinished(self, waited_sec: float) -> None:
         self._events.emit(
             "alarm",
             "export_unfinished",
-            f"the session ended with records that could not be sent within {waited_sec:.0f} s",
+            f"some records were not sent within {waited_sec:.0f} s of the session's end",
             session_id=self._session_id,
         )
 

@@ -1,8 +1,7 @@
-"""The names of interfaces that a request may give to a backend.
+"""Which interface names a request may pass to a backend.
 
-A kernel interface's name is checked for being there. Libraries that take more than names, and
-would open files or load drivers by them, get only what matches a grammar here; the backend
-itself takes each name apart once more.
+A kernel interface must exist. DPDK and PF_RING also open files and load drivers by name, so
+their names must match the grammar here; the backend parses each name once more.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _PF_RING = re.compile(rf"(?:zc:)?(?P<name>{_NAME}?)(?:@[0-9]+(?:[,-][0-9]+)*)?")
 
 
 def check_interface(backend: str, name: str) -> None:
-    """Raises InvalidInterface. `file` is not asked about here: its interface is a path."""
+    """Raises InvalidInterface. Not for the backend `file`, whose interface is a path."""
     if backend == "pcap" and name == _PCAP_ANY:
         return
     if backend == "dpdk" and not _exists(name):

@@ -1,9 +1,8 @@
-"""From the C core's record ring to the bus: the one module that takes records up.
+"""Moves flow records from the C core's ring to a sink.
 
-Wakes on the session's eventfd, drains rendered batches and gives them to a sink. While the
-bus is away one batch waits here and the rest in the core's ring, whose overflow the core
-counts; capture is never held up. Full batches leave at once, small ones at most every
-LINGER_SEC, so that a record is never older than that when it leaves.
+The pump wakes on the session's eventfd and drains rendered batches. While the bus is down one
+batch waits here and the others in the ring, whose overflow the core counts; capture never
+blocks. Full batches leave at once, small ones after LINGER_SEC at most.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from ..wire.records import SpoolState
 
 LINGER_SEC = 0.25
 TICK_SEC = 1.0
-# Turns of the event loop from a request's bytes to its reply's: were there a batch in each,
-# a request would wait for as many. A turn in which nothing is asked costs microseconds.
+# A request takes this many turns of the event loop from its bytes to its reply. The pump leaves
+# them free after each batch, so that a request waits for one batch at most.
 REQUEST_TURNS = 8
 _ENCODINGS: dict[Encoding, int] = {"json": JSON, "msgpack": MSGPACK, "ipfix": IPFIX}
 
 
 class Sink(Protocol):
-    """Where batches go. `lasting`: what it has taken outlives the bus and the agent."""
+    """Where batches go. `lasting`: batches it accepted survive an agent restart."""
 
     lasting: bool
 
@@ -48,7 +47,7 @@ class Sink(Protocol):
 
 
 class Pump:
-    """on_event is called on the event loop, in the core's order."""
+    """on_event runs on the event loop, in the core's order."""
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ class Pump:
         self._waiting = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._in_hand: Batch | None = None
+        self._unsent: Batch | None = None
         self._log = structlog.get_logger().bind(session_id=session_id)
         self.records_sent = 0
         self.records_unsent = 0
@@ -81,12 +80,12 @@ class Pump:
         self._task = tasks.create_task(self._run())
 
     async def _run(self) -> None:
-        """Until `finish`."""
+        """Runs until `finish`."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._capture.event_fd, self._on_readable)
         ticker = asyncio.create_task(self._tick())
         try:
-            self._waiting.set()  # what came before the reader was there
+            self._waiting.set()  # records from before the reader was added
             while not self._stopping.is_set():
                 await self._waiting.wait()
                 self._waiting.clear()
@@ -99,8 +98,8 @@ class Pump:
             await asyncio.gather(ticker, return_exceptions=True)
 
     async def finish(self, timeout_sec: float) -> None:
-        """After the capture was stopped: hands over every record that is left. What the bus
-        does not take in time is counted as unsent."""
+        """Sends the remaining records of a stopped capture. Records not sent in time are counted
+        as unsent."""
         self._stopping.set()
         self._waiting.set()
         if self._task is not None:
@@ -108,7 +107,7 @@ class Pump:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._take_events()
-        self._give_up_rest()
+        self._drop_rest()
         self._sink.unmark()
         if self.records_sent and not await self._sink.barrier():
             self._log.warning("the bus did not confirm the last records")
@@ -122,7 +121,7 @@ class Pump:
         self._waiting.set()
 
     async def _tick(self) -> None:
-        # While a batch waits for the bus the ring is not empty, and events raise no edge.
+        # A ring that is not empty raises no edge, so events need polling while the bus is down.
         while True:
             self._sink.mark(self._session_id, self._capture.stats())
             await asyncio.sleep(TICK_SEC)
@@ -134,18 +133,18 @@ class Pump:
                 self._on_event(event)
 
     async def _drain(self) -> int:
-        """Sends until the ring is empty; how many records."""
+        """Sends until the ring is empty. Returns the number of records taken."""
         taken = 0
         while batch := self._next_batch():
-            self._in_hand = batch
+            self._unsent = batch
             sent = await self._sink.send(self._session_id, self._encoding, batch)
-            self._in_hand = None
+            self._unsent = None
             if sent:
                 self.records_sent += batch.records
             else:
-                self._give_up(batch)
+                self._drop(batch)
             taken += batch.records
-            for _ in range(REQUEST_TURNS):  # publishing never yields by itself
+            for _ in range(REQUEST_TURNS):  # publishing does not yield
                 await asyncio.sleep(0)
         return taken
 
@@ -161,15 +160,15 @@ class Pump:
         except TimeoutError:
             pass
 
-    def _give_up(self, batch: Batch) -> None:
+    def _drop(self, batch: Batch) -> None:
         self.records_unsent += batch.records
         self.packets_unsent += batch.packets
 
-    def _give_up_rest(self) -> None:
-        if self._in_hand is not None:
-            self._give_up(self._in_hand)
-            self._in_hand = None
+    def _drop_rest(self) -> None:
+        if self._unsent is not None:
+            self._drop(self._unsent)
+            self._unsent = None
         while batch := self._next_batch():
-            self._give_up(batch)
+            self._drop(batch)
         if self.records_unsent:
             self._log.warning("records were not sent", records=self.records_unsent)

@@ -24,7 +24,7 @@ from .plan import CapturePlan
 from .pump import Pump, Sink
 from .rates import COUNTERS, Rates, Window
 
-# What the core tells, as (stream, event).
+# Events of the core: (stream, event).
 _EVENTS: dict[int, tuple[EventKind, str]] = {
     lib.SONDE_EVENT_FINISHED: ("capture", "finished"),
     lib.SONDE_EVENT_LINK_DOWN: ("capture", "interface_down"),
@@ -43,7 +43,7 @@ _EVENTS: dict[int, tuple[EventKind, str]] = {
 
 
 class Session:
-    """A capture that runs, with its pump."""
+    """A running capture and its pump."""
 
     def __init__(
         self, plan: CapturePlan, capture: Capture, *, sink: Sink, events: EventLog
@@ -68,7 +68,7 @@ class Session:
         return (time.monotonic_ns() - self._started_ns) / NS_PER_SEC
 
     def counters(self, stats: Stats) -> dict[str, Any]:
-        """What every view of the session shows."""
+        """Returns the counters that status, metrics, STATS and Prometheus share."""
         found: dict[str, Any] = {name: getattr(stats, name) for name in COUNTERS}
         found["records_sent"] = self.pump.records_sent
         found["records_unsent"] = self.pump.records_unsent
@@ -77,7 +77,7 @@ class Session:
         return found
 
     async def meter(self, metering: MeteringState) -> None:
-        """While the session exports, the export interval is its active timeout."""
+        """Changes metering. The export interval replaces the active timeout while exporting."""
         await self.capture.meter(
             on=metering.enabled,
             idle_timeout_sec=metering.flow_timeout_sec,
@@ -117,13 +117,13 @@ class Session:
         )
 
     def metrics(self) -> MetricsReply:
-        """Over the last full interval."""
+        """Returns the rates of the last full interval."""
         stats = self.capture.stats()
         return self._metrics(stats, self._window.rates(stats, time.monotonic_ns()))
 
     def end_interval(self) -> MetricsReply:
-        """Over the interval that ends now; alarms when packets or records were lost in it."""
-        self.exporting.tell_losses()
+        """Ends the interval and returns its rates; raises alarms for packets and records lost."""
+        self.exporting.report_losses()
         stats = self.capture.stats()
         rates = self._window.advance(stats, time.monotonic_ns())
         if rates.packets_dropped:

@@ -51,14 +51,14 @@ from ..wire.requests import (
     StopRequest,
 )
 from .checks import Resources, blaming, check_request, make_buffer_directory, require_backend
-from .collectors import asked_collector
+from .collectors import requested_collector
 from .plan import CapturePlan, plan
 from .pump import Sink
 from .rates import drop_rate
 from .session import Session
 
 STOP_FLUSH_SEC = 10.0
-EXPORT_FLUSH_MIN_SEC = 3.0  # also when the bus is not worth waiting for
+EXPORT_FLUSH_MIN_SEC = 3.0  # also when the bus is down
 
 
 class Sessions:
@@ -130,7 +130,7 @@ class Sessions:
         return session
 
     async def close(self, flush_sec: float) -> None:
-        """Ends the session, one that is being started too, and lets no other begin."""
+        """Stops the session, also one that is still starting, and rejects new ones."""
         self._closing = True
         with contextlib.suppress(NoSession):
             await self.stop(StopRequest(reason="shutdown"), flush_sec=flush_sec)
@@ -143,13 +143,13 @@ class Sessions:
                 await session.capture.stop()
             finally:
                 session.ticking.cancel()
-                await _hand_over(session, flush_sec)
+                await _deliver_rest(session, flush_sec)
                 stats = session.capture.stats()
-                session.exporting.tell_losses()
+                session.exporting.report_losses()
                 export = session.exporting.state()
                 self.current = None
                 await session.capture.close()
-        reply = _stopped(session, stats, request.reason, uptime_sec)
+        reply = _stop_reply(session, stats, request.reason, uptime_sec)
         reply.export = export
         self._events.emit(
             "capture",
@@ -166,11 +166,11 @@ class Sessions:
         return reply
 
     def retime(self) -> None:
-        """Another metrics interval is configured: it begins now."""
+        """Starts the newly configured metrics interval now."""
         self._retimed.set()
 
     async def _tick(self, session: Session) -> None:
-        """Ends a metrics interval of the session every so often."""
+        """Publishes the session's metrics at the end of each interval."""
         due_sec = time.monotonic()
         while True:
             due_sec += self.config.metrics.interval_sec
@@ -223,11 +223,11 @@ class Sessions:
         )
 
     async def export(self, request: ExportRequest) -> ExportReply:
-        """Adds, changes or removes one collector. Metering is on from the first one on, and
-        stays on when the last one has gone."""
+        """Adds, changes or removes one collector. The first one turns metering on; metering
+        stays on after the last one is removed."""
         async with self._turn:
             session = self.require()
-            collector = asked_collector(request, self.config.export)
+            collector = requested_collector(request, self.config.export)
             if not session.plan.can_export:
                 raise NetflowExportUnavailable
             if request.enable:
@@ -244,19 +244,19 @@ class Sessions:
         )
 
 
-async def _hand_over(session: Session, flush_sec: float) -> None:
-    """Every record of a stopped capture, to the collectors and to the bus, which take them
-    from one ring: a bus that stands still must not keep them from the collectors."""
+async def _deliver_rest(session: Session, flush_sec: float) -> None:
+    """Delivers every record of a stopped capture. Collectors and the bus read one ring, so a
+    stalled bus must not keep records from the collectors."""
     export_sec = max(flush_sec, EXPORT_FLUSH_MIN_SEC)
-    exported = await session.exporting.flush(export_sec)  # the pump goes on meanwhile
+    exported = await session.exporting.flush(export_sec)  # the pump keeps running
     await session.pump.finish(flush_sec)
     if not exported:
         await session.capture.end_stream()
         if not await session.exporting.flush(export_sec):
-            session.exporting.tell_unfinished(export_sec)
+            session.exporting.report_unfinished(export_sec)
 
 
-def _stopped(session: Session, stats: Stats, reason: str, uptime_sec: float) -> StopReply:
+def _stop_reply(session: Session, stats: Stats, reason: str, uptime_sec: float) -> StopReply:
     return StopReply(
         session_id=session.id,
         reason=reason,

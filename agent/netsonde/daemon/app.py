@@ -53,7 +53,7 @@ def serve(
 
     settings = read()
     privileges.require_capture(settings.capture)
-    privileges.give_up_new()  # before threads start, which inherit it
+    privileges.forbid_new()  # before threads start, which inherit it
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run(settings, embedded_nats=embedded_nats, ready=ready, reload=read))
 

@@ -1,9 +1,8 @@
 """Prometheus /metrics, /healthz and /readyz, for a scraper on loopback.
 
-A tiny HTTP/1.1 server: one GET a connection, bounded in bytes and time. /healthz is good
-while the capture threads turn their loop (and while there is no session); /readyz while NATS
-is connected and the agent is not draining. If the port cannot be had the agent runs on
-without it: a probe is no reason to lose packets.
+A small HTTP/1.1 server: one GET a connection, bounded in bytes and time. /healthz is 200 while
+the capture threads' heartbeat moves or no session runs. /readyz is 200 while NATS is connected
+and the agent is not draining. If the port is taken the agent runs without HTTP.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _GAUGES = frozenset({"packets_active", "records_waiting"})
 
 
 class Heartbeat:
-    """Does the core's counter move? Asked now and then, with time as an argument."""
+    """Watches whether the core's heartbeat counter moves. Time is an argument."""
 
     def __init__(self) -> None:
         self._session_id = ""
@@ -52,7 +51,7 @@ class Heartbeat:
 
 
 class _Exposed(Collector):
-    """What a scrape sees, read at that moment."""
+    """The metric families of one scrape."""
 
     def __init__(self, host: str, session: Callable[[], Session | None]) -> None:
         self._host = host
@@ -61,7 +60,7 @@ class _Exposed(Collector):
     def collect(self) -> Iterable[Metric]:
         session = self._session()
         build = GaugeMetricFamily(
-            "netsonde_build_info", "The agent that runs", labels=["host", "version"]
+            "netsonde_build_info", "Version of the running agent", labels=["host", "version"]
         )
         build.add_metric([self._host, __version__], 1)
         yield build
@@ -91,10 +90,10 @@ class _Exposed(Collector):
 
 
 def _export_families(collectors: Sequence[CollectorStats]) -> Iterable[Metric]:
-    """One label for whom, so that a fleet's collectors can be summed and compared."""
+    """The label `collector` is address and port, so that series add up over a fleet."""
     labels = ["collector", "version"]
     connected = GaugeMetricFamily(
-        "netsonde_export_connected", "0 while there is no way to the collector", labels=labels
+        "netsonde_export_connected", "0 while the collector is unreachable", labels=labels
     )
     sent = {
         name: CounterMetricFamily(
@@ -104,7 +103,7 @@ def _export_families(collectors: Sequence[CollectorStats]) -> Iterable[Metric]:
     }
     lost = CounterMetricFamily(
         "netsonde_export_collector_records_lost",
-        "records that the collector was not sent, by cause",
+        "records not sent to the collector, by cause",
         labels=[*labels, "cause"],
     )
     for one in collectors:
@@ -154,7 +153,7 @@ class Health:
         self.address = ""
 
     async def run(self) -> None:
-        """Serves until cancelled; returns at once if it may or can not."""
+        """Serves until cancelled. Returns at once if HTTP is off or the port is taken."""
         if not self._listen:
             return
         name, _, port = self._listen.rpartition(":")
@@ -162,8 +161,8 @@ class Health:
             server = await asyncio.start_server(
                 self._serve, name.strip("[]"), int(port), limit=REQUEST_BYTES_MAX
             )
-        except (OSError, OverflowError, ValueError) as error:  # no such name, no name at all
-            self._log.warning("http is off", listen=self._listen, error=str(error))
+        except (OSError, OverflowError, ValueError) as error:  # unknown or malformed address
+            self._log.warning("cannot listen, HTTP is off", listen=self._listen, error=str(error))
             return
         host, port_number = server.sockets[0].getsockname()[:2]
         self.address = f"{host}:{port_number}"
@@ -176,7 +175,7 @@ class Health:
                 watcher.cancel()
 
     async def _watch(self) -> None:
-        # A probe may come rarely; "it has not moved" needs to know since when.
+        # Probes may be rare, and a stall is measured since the last move.
         while True:
             self._heartbeat.alive(self._session(), time.monotonic())
             await asyncio.sleep(1.0)
@@ -198,7 +197,7 @@ class Health:
                 await writer.wait_closed()
 
     def answer(self, head: bytes) -> bytes:
-        """The whole response to a request's head."""
+        """Returns the whole response to a request's head."""
         words = head.split(b"\r\n", 1)[0].split()
         if len(words) != 3 or words[0] not in (b"GET", b"HEAD"):
             return _response("405 Method Not Allowed", b"GET only\n")

@@ -12,7 +12,7 @@ from ..config.sections import LogSection
 
 
 def configure(settings: LogSection) -> None:
-    """May be called again to change the level."""
+    """Sets up logging; call again to change the level."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     renderers: list[Any] = (
@@ -29,7 +29,7 @@ def configure(settings: LogSection) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=False,  # a logger must follow a change of the level
+        cache_logger_on_first_use=False,  # loggers must follow a level change
     )
-    # nats-py and asyncio speak through the standard library.
+    # nats-py and asyncio log through the standard library.
     logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, force=True)

@@ -1,8 +1,7 @@
-"""Which privileges this process has, and which each backend needs.
+"""The privileges of this process, and those that each backend needs.
 
-The agent runs as a user of its own with CAP_NET_RAW among its ambient capabilities, and more
-only for backends that need more. It never asks for privileges, it gives up the way to new
-ones (`give_up_new`), and it does not start where it could capture nothing.
+The agent runs as a separate user with the ambient capability CAP_NET_RAW, plus those of its
+backends. It sets no_new_privs, and refuses to start where no backend could capture.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ NET_ADMIN, NET_RAW, IPC_LOCK = "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK"
 PERFMON, BPF = "CAP_PERFMON", "CAP_BPF"
 _BITS = {NET_ADMIN: 12, NET_RAW: 13, IPC_LOCK: 14, PERFMON: 38, BPF: 39}  # linux/capability.h
 
-# What the documentation, the systemd units and `netsonde doctor` go by. Promiscuous mode is
-# part of CAP_NET_RAW; without CAP_PERFMON the kernel's verifier refuses xdp's programs. DPDK's
-# are for kernel interfaces; what else it needs depends on the device's driver.
+# Documentation, systemd units and `netsonde doctor` follow this table. CAP_NET_RAW covers
+# promiscuous mode. Without CAP_PERFMON the kernel's verifier rejects the xdp programs. DPDK's
+# entry is for kernel interfaces; other devices need what their driver needs.
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "af_packet": (NET_RAW,),
     "pcap": (NET_RAW,),
@@ -39,7 +38,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the kernel says of this process, as /proc/self/status has it."""
+    """This process in /proc/self/status."""
 
     uid: int
     capabilities: frozenset[str]
@@ -63,11 +62,11 @@ def standing(status: str | None = None) -> Standing:
     )
 
 
-def give_up_new() -> None:
-    """From here on no program that this process runs can gain privileges by being run."""
+def forbid_new() -> None:
+    """Sets no_new_privs: no program started from here gains privileges."""
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         number = ctypes.get_errno()
-        raise PrivilegeError(f"no_new_privs cannot be set: {os.strerror(number)}")
+        raise PrivilegeError(f"cannot set no_new_privs: {os.strerror(number)}")
 
 
 def require_capture(settings: CaptureSection) -> None:
@@ -78,15 +77,15 @@ def require_capture(settings: CaptureSection) -> None:
     if not has.missing("xdp"):
         return
     raise PrivilegeError(
-        f"this process (uid {has.uid}) may not capture: it lacks CAP_NET_RAW in this network "
-        "namespace. Grant it with AmbientCapabilities=CAP_NET_RAW in the systemd unit, or start "
-        "as root; `netsonde doctor` tells what each backend needs. An agent that only reads "
-        "capture files needs none: set [capture] live = false."
+        f"cannot capture: this process (uid {has.uid}) lacks CAP_NET_RAW in this network "
+        "namespace. Set AmbientCapabilities=CAP_NET_RAW in the systemd unit, or start as root. "
+        "`netsonde doctor` lists what each backend needs. An agent that only reads capture "
+        "files needs no capability: set [capture] live = false."
     )
 
 
 def _opens_packet_socket() -> bool:
-    """Asked of the kernel itself: in a user namespace a capability may count for nothing."""
+    """Tries it: in a user namespace a capability may have no effect."""
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0).close()
     except OSError:

@@ -1,9 +1,8 @@
-"""What systemd is told: that the agent runs, that it lives, that it ends (sd_notify(3)).
+"""Service notifications to systemd: ready, alive, stopping (sd_notify(3)).
 
-The protocol is one datagram a message to the socket that NOTIFY_SOCKET names. READY=1 when
-the service runs, whether or not NATS answers; WATCHDOG=1 only while the capture threads'
-heartbeat moves, at a third of the interval that WATCHDOG_USEC asks for. Without a supervisor
-nothing is said. No message is worth waiting for: the socket never blocks.
+Each message is one datagram to the socket in NOTIFY_SOCKET; without it nothing is sent.
+READY=1 when the service runs, with or without NATS. WATCHDOG=1 every third of WATCHDOG_USEC
+while the capture threads' heartbeat moves. The socket never blocks.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ class Supervisor:
         self._watchdog_sec = _watchdog_sec(given)
 
     def ready(self, status: str) -> None:
-        self.tell("READY=1", f"STATUS={status}")
+        self.notify("READY=1", f"STATUS={status}")
 
     def stopping(self) -> None:
-        self.tell("STOPPING=1", "STATUS=draining")
+        self.notify("STOPPING=1", "STATUS=draining")
 
     async def run(self, alive: Callable[[], bool]) -> None:
-        """Feeds the watchdog until cancelled. A loop that does not turn feeds nothing either."""
+        """Notifies the watchdog until cancelled. A blocked event loop notifies nothing."""
         if not self._watchdog_sec:
             return
         while True:
             if alive():
-                self.tell("WATCHDOG=1")
+                self.notify("WATCHDOG=1")
             await asyncio.sleep(self._watchdog_sec / 3)
 
-    def tell(self, *lines: str) -> None:
+    def notify(self, *lines: str) -> None:
         if not self._address.startswith(("/", "@")):
             return
         address = self._address.encode()
@@ -53,7 +52,7 @@ class Supervisor:
 
 
 def _watchdog_sec(given: Mapping[str, str]) -> float:
-    """0: not asked for, or asked of another process."""
+    """Returns 0 if no watchdog is set, or if it is set for another process."""
     usec, pid = given.get("WATCHDOG_USEC", ""), given.get("WATCHDOG_PID", str(os.getpid()))
     if not usec.isdecimal() or pid != str(os.getpid()):
         return 0.0

@@ -1,8 +1,7 @@
 """The documents of NATS service discovery (ADR-32): PING, INFO and STATS.
 
-Sans I/O. The service is named `netsonde`, its id is the host token, and each verb is an
-endpoint under the name that `Verb.endpoint` gives. No endpoint has a queue group: every
-host answers.
+No I/O. The service is named `netsonde`, its id is the host token, and each verb is the endpoint
+`Verb.endpoint`. Endpoints have no queue group: every host answers.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Discovery:
         self.endpoints: dict[str, EndpointStats] = {name: EndpointStats() for name in VERBS}
 
     def subjects(self) -> dict[str, str]:
-        """What to listen on, and which document to answer with."""
+        """Returns the subjects to subscribe to, each with its document's name."""
         return {
             subject: kind
             for kind in ("PING", "INFO", "STATS")
@@ -56,7 +55,7 @@ class Discovery:
         }
 
     def document(self, kind: str, counters: Mapping[str, Any]) -> dict[str, Any]:
-        """counters: of the session, for the endpoints' `data` in STATS."""
+        """counters: the session's, for the endpoints' `data` in STATS."""
         document: dict[str, Any] = {
             "type": _TYPE.format(kind.lower()),
             "name": SERVICE,

@@ -1,8 +1,7 @@
 """The event streams: lifecycle, capture, alarm, audit.
 
-Events are queued and published in order when there is a connection; the queue is bounded
-and what does not fit is counted, so a bus that is away costs no memory. An alarm of one
-name goes out at most once a minute.
+Events are queued and published in order while NATS is connected. The queue is bounded and
+drops the oldest event, counted in `dropped`. An alarm of one name is sent once a minute at most.
 """
 
 from __future__ import annotations
@@ -62,9 +61,9 @@ class Events:
             data=data or {},
         )
         note = self._log.warning if kind == "alarm" else self._log.info
-        # Who did what must be found on the host itself, too.
-        told = {"data": data} if kind == "audit" else {}
-        note(f"{kind}: {event}", detail=detail, session_id=session_id, **told)
+        # The host's own log keeps the audit trail too.
+        extra = {"data": data} if kind == "audit" else {}
+        note(f"{kind}: {event}", detail=detail, session_id=session_id, **extra)
         if len(self._queue) >= QUEUE_EVENTS_MAX:
             self._queue.popleft()
             self.dropped += 1
@@ -82,24 +81,28 @@ class Events:
                 if not await self._publish(event):
                     await asyncio.sleep(0.1)
                     break
-                if self._queue and self._queue[0] is event:  # emit may have dropped it meanwhile
+                if self._queue and self._queue[0] is event:  # emit may have dropped it
                     self._queue.popleft()
             else:
                 self._waiting.clear()
                 self._idle.set()
 
     async def _publish(self, event: Event) -> bool:
-        """False: not now."""
+        """Returns False if the event must be retried."""
         payload = msgspec.json.encode(event)
         try:
             return await self._publisher.event(event.kind, payload, seq=event.seq)
-        except PayloadTooLargeError as error:  # never, and it must not hold up the others
+        except PayloadTooLargeError as error:  # would block all later events
             self.dropped += 1
-            self._log.warning("an event was not sent", of=event.event, error=error.detail)
+            self._log.warning(
+                "dropped an event larger than max_payload",
+                event_name=event.event,
+                error=error.detail,
+            )
             return True
 
     async def flushed(self, timeout_sec: float) -> bool:
-        """Waits until the queue is empty."""
+        """Waits until the queue is empty. Returns False on timeout."""
         try:
             async with asyncio.timeout(timeout_sec):
                 await self._idle.wait()

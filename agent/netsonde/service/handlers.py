@@ -1,7 +1,7 @@
-"""What each verb does: one function a verb, from a checked request to a reply.
+"""The verbs: one function each, from a decoded request to a reply.
 
-A handler raises an error of errors.py or returns `Done`. It knows sessions and this host's
-configuration, and nothing of subjects, headers or NATS.
+A handler returns `Done` or raises an error of errors.py. It knows nothing of subjects, headers
+or NATS.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from ..wire.requests import (
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the verbs act on."""
+    """The parts of the agent that the verbs act on."""
 
     sessions: Sessions
     retrievals: Retrievals
@@ -62,8 +62,8 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`binary`: the reply is MessagePack. reply_bytes_max: what the body may take.
-    expires_at: when nobody waits for the reply any more."""
+    """binary: the reply is MessagePack. reply_bytes_max: limit of the body. expires_at: the
+    caller's deadline."""
 
     features: Features
     expires_at: datetime | None
@@ -182,7 +182,7 @@ def _protocol(wanted: str | int | None) -> int | None:
     number = protocol_number(wanted)
     if number is None:
         raise InvalidRequest(
-            f"{wanted!r} is no protocol known by name; give its number",
+            f"unknown protocol name {wanted!r}; use its number",
             field="$.filter.protocol",
         )
     return number

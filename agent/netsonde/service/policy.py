@@ -1,12 +1,10 @@
-"""Who asks, and what this host lets them ask: the `[policy]` table.
+"""Which caller may use which verb: the `[policy]` table.
 
-The caller is told by the NATS server, in a header that it writes over whatever the client
-sent (`Nats-Request-Info`, on requests that cross accounts with `share`). It is believed only
-where `[policy] identity = "server"` says that every way to this host leads through such a
-server; `netsonde nats setup` writes one. Otherwise all callers are nobody in particular.
-Without a table every caller may use every verb; but where the server names callers, a request
-without a name comes from no client (from JetStream, which answers to any subject it is told to),
-and so changes nothing.
+The NATS server names the caller in the header `Nats-Request-Info`, on requests that cross
+accounts with `share`; it overwrites what a client sends. The agent believes the header only
+with `[policy] identity = "server"`, which says that all requests pass such a server
+(`netsonde nats setup` configures one). Without a table every caller may use every verb. With
+identity "server", a request without a caller comes from JetStream and must not change anything.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ NAME_MAX = 256
 
 
 class _RequestInfo(msgspec.Struct):
-    """What nats-server 2.15 puts into the header; the rest of it is of no use here."""
+    """The fields used here, as nats-server 2.15 sends them."""
 
     acc: str = ""
     user: str = ""
@@ -39,7 +37,7 @@ class Caller:
     address: str
 
     def described(self) -> dict[str, str]:
-        """For the audit event."""
+        """Returns the caller's fields for the audit event."""
         return {"account": self.account, "user": self.user, "address": self.address}
 
 
@@ -50,8 +48,8 @@ class Policy:
         self.settings = settings
 
     def identify(self, headers: Mapping[str, str] | None) -> Caller | None:
-        """None: nobody vouches for the caller. Only the header in its exact spelling is the
-        server's; a client can send it in any other."""
+        """Returns the caller, or None if the server does not name one. Only the exact spelling
+        of the header comes from the server; a client can send any other."""
         text = (headers or {}).get(IDENTITY_HEADER)
         if self.settings.identity != "server" or text is None:
             return None
@@ -62,8 +60,8 @@ class Policy:
         return Caller(info.acc[:NAME_MAX], info.user[:NAME_MAX], info.host[:NAME_MAX])
 
     def check(self, caller: Caller | None, verb: Verb) -> None:
-        """Raises PolicyDenied. The most exact entry decides: the user's, else the account's,
-        else that of anyone; without one of them nothing is allowed."""
+        """Raises PolicyDenied. The user's entry decides, else the account's, else `*`. Without
+        an entry nothing is allowed."""
         if caller is None and verb.changes and self.settings.identity == "server":
             raise PolicyDenied
         allow = self.settings.allow

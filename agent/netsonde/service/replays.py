@@ -1,7 +1,7 @@
-"""First replies by Request-Id, so that a retry is answered and not carried out again.
+"""First replies by Request-Id, so that a retry gets the reply and is not executed again.
 
-Bounded in time, entries and bytes. Replies to requests that change something are the last
-to be forgotten. Time is an argument.
+Bounded in time, entries and bytes. Replies to requests that change something are evicted last.
+Time is an argument.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ BYTES_MAX = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoredReply:
-    """As it was sent. keep=False: the request was turned away and may be tried again.
-    light: it was not even understood, so this reply is among the first to be forgotten."""
+    """A reply as sent. keep=False: the request was rejected and may be retried. light: the
+    request was malformed, so this reply is evicted early."""
 
     payload: bytes
     headers: dict[str, str]
@@ -48,9 +48,9 @@ class Replays:
     def find(
         self, request_id: str, fingerprint: bytes, now_sec: float
     ) -> asyncio.Future[StoredReply] | None:
-        """The first reply, perhaps still to come. None: this is the first, so `begin` it.
-        Raises RequestIdReused."""
-        self._forget_old(now_sec)
+        """Returns the future of the first reply, or None for a new id (call `begin`). Raises
+        RequestIdReused."""
+        self._expire(now_sec)
         entry = self._entries.get(request_id)
         if entry is None:
             return None
@@ -63,7 +63,7 @@ class Replays:
         self._entries[request_id] = _Entry(fingerprint, now_sec, changes, reply)
 
     def end(self, request_id: str, reply: StoredReply) -> None:
-        """Gives the reply to those who wait for it, and keeps it."""
+        """Resolves the future and stores the reply."""
         entry = self._entries.get(request_id)
         if entry is None or entry.reply.done():
             return
@@ -74,21 +74,21 @@ class Replays:
         entry.changes &= not reply.light
         entry.size = len(reply.payload)
         self._bytes += entry.size
-        self._make_room()
+        self._evict()
 
-    def _forget_old(self, now_sec: float) -> None:
+    def _expire(self, now_sec: float) -> None:
         while self._entries:
             request_id, entry = next(iter(self._entries.items()))
             if now_sec - entry.born_sec < LIFETIME_SEC or not entry.reply.done():
                 return
-            self._forget(request_id)
+            self._remove(request_id)
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         while len(self._entries) > ENTRIES_MAX or self._bytes > BYTES_MAX:
             done = [(i, e.changes) for i, e in self._entries.items() if e.reply.done()]
             if not done:
                 return
-            self._forget(next((i for i, changes in done if not changes), done[0][0]))
+            self._remove(next((i for i, changes in done if not changes), done[0][0]))
 
-    def _forget(self, request_id: str) -> None:
+    def _remove(self, request_id: str) -> None:
         self._bytes -= self._entries.pop(request_id).size

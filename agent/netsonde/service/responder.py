@@ -44,15 +44,15 @@ from .handlers import HANDLERS, Call, Features
 from .policy import Caller, Policy
 from .replays import Replays, StoredReply
 
-HANDLED_MAX = 256  # inside handlers at once, of any kind
+HANDLED_MAX = 256  # requests in handlers at once
 COSTLY_MAX = 8
 AUDIT_REQUEST_BYTES_MAX = 4096
-REPLY_HEADROOM_BYTES = 4096  # of headers and of what stands around a large array
+REPLY_HEADROOM_BYTES = 4096  # for headers and the fields around a large array
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a request came to: a reply to send, and what to tell of it."""
+    """The reply to a request, and its error for audit and statistics."""
 
     reply: StoredReply
     error: RequestError | None
@@ -98,7 +98,7 @@ class Responder:
             self._connection.listen(subject, self._on_discovery)
 
     async def drain(self, timeout_sec: float) -> None:
-        """New requests are refused from now on; waits for those in flight."""
+        """Rejects new requests from now on; waits for those in flight."""
         self.draining = True
         self._features.retrievals.close()
         self._features.firmware.close()
@@ -117,7 +117,7 @@ class Responder:
         await self._send(reply_to, msgspec.json.encode(document), {})
 
     async def _on_request(self, message: Msg) -> None:
-        """Starts a task, so that a slow request holds up no other."""
+        """Starts a task, so that a slow request does not block others."""
         task = self._tasks.create_task(self._serve(message))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -143,8 +143,8 @@ class Responder:
             await self._respond(reply_to, headers, outcome)
 
     def _reply_to(self, message: Msg) -> str:
-        """Never a subject that means something by itself: a requester could have this host say
-        there what it may not say itself."""
+        """Returns the reply subject, or "" for a reserved one (`$…`, the root): a caller must not
+        make this host publish where the caller itself may not."""
         reply: str = message.reply
         return "" if reply.startswith((f"{self._root}.", "$")) else reply
 
@@ -154,12 +154,12 @@ class Responder:
                 return subject[len(prefix) :]
         return subject[len(self._root) + 1 :]
 
-    # ---- from a request to its outcome ---------------------------------------------------------
+    # ---- from request to outcome ---------------------------------------------------------------
 
     async def _settle(
         self, name: str, verb: Verb | None, body: bytes, headers: Headers, caller: Caller | None
     ) -> _Outcome:
-        """Never raises, but for cancellation: every fault becomes a reply."""
+        """Turns every fault into a reply; raises only CancelledError."""
         replay_id = ""
         try:
             if verb is None:
@@ -173,7 +173,7 @@ class Responder:
                     return _Outcome(await asyncio.shield(earlier), None, replayed=True)
                 replay_id = headers.request_id
                 self._replays.begin(replay_id, fingerprint, time.monotonic(), changes=verb.changes)
-            outcome = await self._carry_out(verb, body, headers, late=late)
+            outcome = await self._execute(verb, body, headers, late=late)
         except RequestError as error:
             outcome = self._refused(error, headers)
         except Exception:
@@ -182,9 +182,7 @@ class Responder:
             self._replays.end(replay_id, outcome.reply)
         return outcome
 
-    async def _carry_out(
-        self, verb: Verb, body: bytes, headers: Headers, *, late: bool
-    ) -> _Outcome:
+    async def _execute(self, verb: Verb, body: bytes, headers: Headers, *, late: bool) -> _Outcome:
         request = envelope.decode(body, verb.request, binary=headers.binary_body)
         if late:
             raise RequestExpired
@@ -221,14 +219,14 @@ class Responder:
         )
         sent |= envelope.error_headers(error)
         payload = envelope.encode(body, binary=headers.binary_reply)
-        turned_away = isinstance(error, TooManyRequests | Draining)
-        unread = isinstance(error, InvalidRequest | MalformedRequest)
-        return _Outcome(StoredReply(payload, sent, keep=not turned_away, light=unread), error)
+        rejected = isinstance(error, TooManyRequests | Draining)
+        malformed = isinstance(error, InvalidRequest | MalformedRequest)
+        return _Outcome(StoredReply(payload, sent, keep=not rejected, light=malformed), error)
 
     def _incident(self, name: str) -> InternalError:
         incident = secrets.token_hex(6)
         self._log.exception("request failed", verb=name, incident=incident)
-        return InternalError(f"An internal fault; the agent's log has it as incident {incident}.")
+        return InternalError(f"Internal error; see incident {incident} in the agent's log.")
 
     # ---- to NATS ---------------------------------------------------------------------------------
 
@@ -244,7 +242,7 @@ class Responder:
 
     async def _send(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         if not await self._connection.publish(subject, payload, headers or None):
-            self._log.warning("a reply could not be sent", subject=subject)
+            self._log.warning("cannot send reply", subject=subject)
 
     def _session_id(self) -> str | None:
         session = self._features.sessions.current
@@ -279,6 +277,6 @@ class Responder:
 
 
 def _fingerprint(name: str, body: bytes, headers: Headers) -> bytes:
-    """Of what is asked. An empty body is the empty object."""
+    """Hashes verb and body. An empty body equals the empty object."""
     kind, empty = (b"msgpack", b"\x80") if headers.binary_body else (b"json", b"{}")
     return hashlib.sha256(b"\0".join((name.encode(), kind, body or empty))).digest()
