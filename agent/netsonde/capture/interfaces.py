@@ -1,4 +1,4 @@
-"""Which interface names a request may pass to a backend.
+"""The interface names that a request may pass to a backend.
 
 A kernel interface must exist. DPDK and PF_RING also open files and load drivers by name, so
 their names must match the grammar here; the backend parses each name once more.

@@ -1,4 +1,4 @@
-"""What a start request will open, decided before anything is opened.
+"""The plan of a start request, made before anything is opened.
 
 `plan` is pure: the same request, configuration and backend report give the same plan, or the
 same 503. checks.py has verified the request before; sessions.py opens the plan after.

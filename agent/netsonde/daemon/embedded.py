@@ -15,7 +15,7 @@ Reload = Callable[[], Config]
 
 def embedded_server(settings: Config) -> EmbeddedServer:
     """Returns the server with JetStream, which the verb `packets` needs. With `[flows] jetstream`
-    its streams live beside the spool: the spool deletes what the stream acks, so the stream
+    its streams are stored next to the spool: the spool deletes what the stream acks, so the stream
     must outlive the agent."""
     flows = settings.flows
     streams_dir = spool_directory(flows) / "nats" if flows.jetstream else None

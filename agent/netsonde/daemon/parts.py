@@ -1,4 +1,4 @@
-"""What a running agent is composed of, built once from the configuration."""
+"""The parts of a running agent, built once from the configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who this agent is on the bus: the names under which it answers and describes itself."""
+"""The names of this agent on the bus, in subjects and in its description."""
 
 from __future__ import annotations
 

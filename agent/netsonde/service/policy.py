@@ -1,4 +1,4 @@
-"""Which caller may use which verb: the `[policy]` table.
+"""The `[policy]` table: the verbs that each caller may use.
 
 The NATS server names the caller in the header `Nats-Request-Info`, on requests that cross
 accounts with `share`; it overwrites what a client sends. The agent believes the header only

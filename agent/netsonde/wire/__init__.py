@@ -1,1 +1,1 @@
-"""What travels over NATS: verbs, requests, replies, records, events, headers. No I/O."""
+"""The messages on NATS: verbs, requests, replies, records, events, headers. No I/O."""

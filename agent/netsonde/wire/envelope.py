@@ -1,8 +1,7 @@
-"""Between a NATS message and a request or reply: headers, JSON or MessagePack, errors.
+"""Conversion between NATS messages and requests or replies: headers, JSON, MessagePack, errors.
 
-Sans I/O: bytes and header dictionaries in, structs out, and back. Decoding is done in two
-steps, so that what is no JSON at all (400) is told apart from what does not fit (422) even
-when both are true of one body.
+No I/O: bytes and header dictionaries in, structs out, and back. Decoding has two steps, so that
+malformed JSON (400) is reported before values that do not fit (422).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _R = TypeVar("_R", bound=Request)
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """The request's headers that mean something, whatever their case."""
+    """The request headers in use; their names are case-insensitive."""
 
     binary_body: bool
     binary_reply: bool
@@ -48,7 +47,7 @@ class Headers:
         )
 
     def late(self, now: datetime) -> bool:
-        """Whether Expires-At is over. Raises InvalidRequest for a header that makes no sense."""
+        """Returns whether Expires-At has passed. Raises InvalidRequest for a malformed header."""
         if len(self.request_id) > REQUEST_ID_MAX:
             raise InvalidRequest(f"Request-Id is longer than {REQUEST_ID_MAX} characters")
         deadline = self.deadline
@@ -60,14 +59,14 @@ class Headers:
 
 
 def instant(text: str) -> datetime:
-    """RFC 3339 with an offset; Python keeps microseconds of it, and the years 1 to 9999."""
+    """Parses RFC 3339 with an offset, to microseconds, clamped to the years 1 to 9999."""
     try:
         time_ns = parse_rfc3339(text)
     except ValueError:
         raise InvalidRequest(f"Expires-At is not RFC 3339 with an offset: {text[:64]!r}") from None
     try:
         return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=time_ns // 1000)
-    except OverflowError:  # by the hours of the offset
+    except OverflowError:  # beyond year 1 or 9999 after the offset
         return (datetime.max if time_ns > 0 else datetime.min).replace(tzinfo=UTC)
 
 

@@ -1,4 +1,4 @@
-"""Events: the message of the event streams, and the protocol of whoever emits one."""
+"""Events: the message of the event streams, and the protocol for emitting one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Event(Struct, kw_only=True, omit_defaults=True):
 
 
 class EventLog(Protocol):
-    """Where the agent's parts emit events; service/events.py publishes them."""
+    """Accepts events; service/events.py publishes them."""
 
     def emit(
         self,

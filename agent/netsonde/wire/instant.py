@@ -1,6 +1,6 @@
-"""Points in time as a request writes them: RFC 3339 with an offset, or "-5m" ago.
+"""Times in requests and records: RFC 3339 with an offset, or "-5m" for five minutes ago.
 
-To the nanosecond, which datetime does not keep. Time is an argument.
+Nanoseconds since the epoch as integers, because datetime keeps only microseconds.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from datetime import UTC, datetime, timedelta
 from ..errors import InvalidRequest
 
 _AGO = re.compile(r"-(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
-_NS_MAX = (1 << 64) - 1  # in the year 2554; people write 9999 for "whenever"
+_NS_MAX = (1 << 64) - 1  # in the year 2554; callers write 9999 for "no limit"
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def instant_ns(text: str, now_ns: int, *, field: str) -> int:
-    """Nanoseconds since the epoch, within the core's 64 bits. Raises InvalidRequest."""
+    """Returns nanoseconds since the epoch, clamped to 64 bits. Raises InvalidRequest."""
     ago = _AGO.fullmatch(text)
     if ago:
         whole, _, fraction = ago[1].partition(".")
@@ -48,8 +48,8 @@ def rfc3339(time_ns: int) -> str:
 
 
 def parse_rfc3339(text: str) -> int:
-    """Nanoseconds since the epoch; what is finer is cut off. In any spelling of RFC 3339 §5.6,
-    with a leap second as the second after it. Raises ValueError."""
+    """Returns nanoseconds since the epoch; finer digits are cut. Accepts every spelling of
+    RFC 3339 §5.6; a leap second counts as the next second. Raises ValueError."""
     spelled = _RFC3339.fullmatch(text)
     if spelled is None:
         raise ValueError(f"{text[:64]!r} is not RFC 3339 with an offset")

@@ -1,6 +1,6 @@
 """IP protocol names: as flow records show them, and for requests that ask by name.
 
-The same as the table in native/export/protocol.c; those who ask need not mind the case.
+The same table as in native/export/protocol.c. Requests may use any case.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _NUMBERS = {name.lower(): number for number, name in NAMES.items()}
 
 
 def protocol_name(number: int) -> str:
-    """What a record calls it: the number itself if it has no name."""
+    """Returns the name in records, or the number as text if the protocol has no name."""
     return NAMES.get(number, str(number))
 
 
 def protocol_number(text: str) -> int | None:
-    """Of a name or of a decimal number, 0…255; None if it is neither."""
+    """Returns the number of a name or of a decimal number 0…255, else None."""
     if text.isascii() and text.isdigit() and int(text[:4]) <= 255 and len(text) <= 3:
         return int(text)
     return _NUMBERS.get(text.lower())

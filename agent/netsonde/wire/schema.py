@@ -22,7 +22,7 @@ from .verbs import VERBS, Verb
 DEFAULT_ROOT = "capture"
 _REF = "#/components/schemas/{name}"
 
-# Where a verb can be asked for: form → (subject, parameters).
+# The subject forms of a verb: form → (subject, parameters).
 _FORMS: dict[str, tuple[str, dict[str, str]]] = {
     "all": ("{root}.{verb}", {}),
     "host": ("{root}.host.{{host}}.{verb}", {"host": "host token of one agent"}),
@@ -71,7 +71,7 @@ _BATCH_HEADERS = {
 
 @functools.cache
 def document(root: str = DEFAULT_ROOT) -> dict[str, Any]:
-    """The whole document; not to be changed by the caller."""
+    """Returns the whole document. It is cached: do not change it."""
     channels: dict[str, Any] = {"replies": _replies_channel()}
     operations: dict[str, Any] = {}
     for verb in VERBS.values():
@@ -199,5 +199,5 @@ def _schemas() -> dict[str, Any]:
 
 
 def text(schema: dict[str, Any]) -> str:
-    """As it lies in schemas/."""
+    """Returns the text of a file in schemas/."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
