@@ -1,4 +1,4 @@
-"""Everything that can go wrong on purpose, as one tree.
+"""All expected errors, as one tree.
 
     NetsondeError                         exit 1
     ├── ConfigError                       exit 78
@@ -18,9 +18,9 @@
                  NetflowExportUnavailable  EncryptionUnavailable  Draining
                  ObjectStoreUnavailable  ExportFileUnavailable
 
-A class owns its wire `code` and `error` (both stable) and the exit code of the command
-line; an instance adds the `detail` (free words) and the `field` to blame. They are
-translated to the wire in service.py and to an exit status in cli, and nowhere else.
+A class defines the wire `code` and `error`, both stable, and the exit code. An instance adds
+`detail`, a sentence for people, and the `field` at fault. Only service/responder.py translates
+errors to the wire, and only cli to exit codes.
 """
 
 # ruff: noqa: N818 - the classes are named after their wire `error`, not after "Error".
@@ -60,18 +60,18 @@ class PrivilegeError(NetsondeError):
 
 
 class RequestError(NetsondeError):
-    """A request that is answered with an error body."""
+    """An error that becomes an error reply."""
 
     code: ClassVar[int] = 500
     error: ClassVar[str] = "internal"
-    default_detail: ClassVar[str] = "The request could not be carried out."
+    default_detail: ClassVar[str] = "The request could not be executed."
 
     def __init__(self, detail: str = "", *, field: str | None = None) -> None:
         super().__init__(detail or self.default_detail)
         self.field = field
 
 
-# ---- 400: the request is well formed, this host cannot honour it -------------------------
+# ---- 400: invalid for this host -----------------------------------------------------------
 
 
 class MalformedRequest(RequestError):
@@ -123,8 +123,8 @@ class InvalidKey(RequestError):
     code = 400
     error = "invalid_key"
     default_detail = (
-        "The key file must be there, be a regular file of root or of the agent's user that "
-        "nobody else may access, and hold exactly 32 bytes or 64 hexadecimal digits."
+        "The key file must exist, be a regular file owned by root or the agent's user with "
+        "mode 0600 or stricter, and hold exactly 32 bytes or 64 hexadecimal digits."
     )
 
 
@@ -145,7 +145,7 @@ class PathNotAllowed(RequestError):
 class PolicyDenied(RequestError):
     code = 403
     error = "policy_denied"
-    default_detail = "This host's [policy] does not let this caller use the verb."
+    default_detail = "This host's [policy] does not allow this caller to use the verb."
 
 
 class UnknownVerb(RequestError):
@@ -156,7 +156,7 @@ class UnknownVerb(RequestError):
 class NotFound(RequestError):
     code = 404
     error = "not_found"
-    default_detail = "There is no such file."
+    default_detail = "No such file."
 
 
 class SessionActive(RequestError):
@@ -168,7 +168,7 @@ class SessionActive(RequestError):
 class RequestIdReused(RequestError):
     code = 409
     error = "request_id_reused"
-    default_detail = "This Request-Id was used with another request; take a new one."
+    default_detail = "This Request-Id was used with another request; use a new one."
 
 
 class InvalidRequest(RequestError):
@@ -187,7 +187,7 @@ class InternalError(RequestError):
     error = "internal"
 
 
-# ---- 503: not to be had here --------------------------------------------------------------
+# ---- 503: unavailable on this host --------------------------------------------------------
 
 
 class BackendUnavailable(RequestError):

@@ -68,7 +68,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def retrievals(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Retrievals:
-    monkeypatch.setattr(retrieval, "Answer", EndlessAnswer)
+    monkeypatch.setattr(retrieval, "PacketReader", EndlessAnswer)
     settings = BufferSection(export_dir=str(directory))
     return Retrievals(settings, "alpha", lambda _: pytest.fail("no bucket was asked for"))
 
@@ -161,7 +161,7 @@ async def test_concurrent_retrievals_are_limited(retrievals: Retrievals, directo
 async def test_files_stay_within_the_limit(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieval, "Answer", EndlessAnswer)
+    monkeypatch.setattr(retrieval, "PacketReader", EndlessAnswer)
     (directory / "earlier.pcapng").write_bytes(bytes(1_000_000))
     settings = BufferSection(export_dir=str(directory), export_mb=1)
     retrievals = Retrievals(settings, "alpha", lambda _: pytest.fail("no bucket was asked for"))

@@ -1,1 +1,1 @@
-"""The configuration file, its overlay from the environment, and the values it may hold."""
+"""The configuration file, its overlay from the environment, and the types of its values."""

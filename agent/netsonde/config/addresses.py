@@ -1,4 +1,4 @@
-"""Which address a collector of NetFlow may have, and its one spelling. A leaf."""
+"""Addresses of NetFlow and IPFIX collectors, in canonical form."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import ipaddress
 
 
 def collector_address(text: str) -> str:
-    """The address as the core and every table spell it; ValueError says why it is none.
+    """Returns the canonical address, or raises ValueError with the reason.
 
-    Two spellings of one address are one collector. Nothing is asked of a resolver: whom the
-    records go to must not depend on one.
+    Two spellings of one address are one collector. Names are rejected: the destination of
+    records must not depend on a resolver.
     """
     try:
         address = ipaddress.ip_address(text)
@@ -18,11 +18,11 @@ def collector_address(text: str) -> str:
     if address.version == 6 and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     if address.is_unspecified:
-        raise ValueError(f"{text} is nobody's address")
+        raise ValueError(f"{text} is the unspecified address")
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
-        raise ValueError(f"{text} is not the address of one collector")
+        raise ValueError(f"{text} is a multicast or broadcast address")
     if address.version == 6 and address.is_link_local and address.scope_id is None:
-        raise ValueError(f"{text} is link-local: say by which interface, as in fe80::1%eth0")
+        raise ValueError(f"{text} is link-local: add the interface, as in fe80::1%eth0")
     return str(address)
 
 

@@ -1,4 +1,4 @@
-"""What SIGHUP may change in a running agent."""
+"""Configuration changes: the keys that SIGHUP may change in a running agent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 from .sections import Config
 
-# What SIGHUP may change in a running agent; a change of any other key is refused.
+# A change of any other key needs a restart.
 LIVE_KEYS = frozenset(
     {
         *(f"buffer.{key}" for key in ("bucket_hours", "bucket_mb", "export_dir", "export_mb")),
@@ -38,13 +38,13 @@ LIVE_KEYS = frozenset(
 
 
 def changed_keys(old: Config, new: Config) -> list[str]:
-    """Dotted keys whose values differ, in order."""
+    """Returns the dotted keys whose values differ, sorted."""
     before, after = flatten(old), flatten(new)
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
 def flatten(config: Config) -> dict[str, object]:
-    """Every key with its value: `{"nats.root": "capture", …}`."""
+    """Returns every key with its value: `{"nats.root": "capture", …}`."""
     sections: dict[str, dict[str, object]] = msgspec.to_builtins(config)
     return {
         f"{section}.{key}": value

@@ -1,7 +1,7 @@
-"""Configuration keys out of environment variables: NETSONDE__SECTION__KEY.
+"""Configuration keys from environment variables: NETSONDE__SECTION__KEY.
 
-A value is typed by the field that the name leads to. Lists are split at commas, tables are
-`k=v,k=v`, and either may be in TOML notation. A leaf: imports errors.
+The named field gives a value its type. Lists are split at commas and tables are `k=v,k=v`; both
+may also use TOML notation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ENVIRONMENT_PREFIX = "NETSONDE__"
 def read_environment(
     environ: Mapping[str, str], kind: type[Struct]
 ) -> list[tuple[tuple[str, ...], object]]:
-    """Keys and values, in order of the variables' names."""
+    """Returns keys and values, sorted by variable name."""
     found: list[tuple[tuple[str, ...], object]] = []
     for name in sorted(environ):
         if name.startswith(ENVIRONMENT_PREFIX):

@@ -1,10 +1,6 @@
 """The configuration: one TOML file, overlaid by the environment, overlaid by flags.
 
-`load` returns a frozen Config or raises ConfigError with a sentence that names the key.
-NETSONDE__SECTION__KEY sets one key, typed by the field that it names: lists split at
-commas, tables as `k=v,k=v`, or either in TOML notation. schemas/config.json is made from
-the structs below. `changed_keys` and LIVE_KEYS decide what SIGHUP may apply.
-A leaf: imports other leaves, and nothing else of the agent.
+`load` returns a frozen Config, or raises ConfigError with a sentence that names the key.
 """
 
 from __future__ import annotations
@@ -35,9 +31,9 @@ def load(
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> Config:
-    """Reads `path` (None: the default path, if it is there) and lays the overlays over it.
+    """Reads `path`, or the default path if it exists, and applies environment and overrides.
 
-    overrides: dotted keys, as `{"nats.root": "acme.capture"}`; None values are left out.
+    overrides: dotted keys, as `{"nats.root": "acme.capture"}`; None values are ignored.
     """
     values = _read(path)
     found = read_environment(os.environ if environ is None else environ, Config)
@@ -86,11 +82,11 @@ def _place(values: dict[str, Any], key: tuple[str, ...], value: object) -> None:
     table[key[-1]] = value
 
 
-# ---- checks that types cannot make -------------------------------------------------------------
+# ---- checks beyond types ------------------------------------------------------------------------
 
 
 def explain(error: msgspec.ValidationError) -> str:
-    """msgspec's sentence, with the key in front and an unknown key named as such."""
+    """Returns msgspec's sentence with the key first, or names the unknown key."""
     text, _, path = str(error).partition(" - at `$")
     section = path.rstrip("`").lstrip(".")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
@@ -100,7 +96,7 @@ def explain(error: msgspec.ValidationError) -> str:
 
 
 class _RefusedError(Exception):
-    """The key and what is wrong with its value."""
+    """A key and the fault of its value."""
 
 
 def _check(config: Config) -> None:
@@ -130,13 +126,13 @@ def _check(config: Config) -> None:
         name for name in ("creds", "nkey", "user", "token_file") if getattr(config.nats, name)
     ]
     if len(logins) > 1:
-        refuse(f"nats.{logins[1]}", f"{' and '.join(logins)} are two ways to log in; keep one")
+        refuse(f"nats.{logins[1]}", f"{' and '.join(logins)} are both set; keep one login method")
     for caller, verbs in config.policy.allow.items():
         for verb in verbs:
             if verb not in VERBS and verb not in (POLICY_ALL, POLICY_READ):
                 refuse(
                     f"policy.allow.{caller}",
-                    f"{verb!r} is no verb, nor {POLICY_ALL!r} or {POLICY_READ!r}",
+                    f"unknown verb {verb!r}; use a verb, {POLICY_READ!r} or {POLICY_ALL!r}",
                 )
     directories = {
         "buffer.dir": [config.buffer.dir],
@@ -158,7 +154,7 @@ def _check(config: Config) -> None:
             refuse(f"export.collectors[{number}].ip", str(error))
     listen = re.fullmatch(r".+:(\d{1,5})", config.http.listen)
     if config.http.listen and (listen is None or int(listen[1]) > 65535):
-        refuse("http.listen", "must be host:port, or empty for none")
+        refuse("http.listen", "must be host:port, or empty to turn HTTP off")
 
 
 def _names_server(text: str) -> bool:
@@ -167,5 +163,5 @@ def _names_server(text: str) -> bool:
     try:
         parts = urlsplit(text if "://" in text else f"nats://{text}")
         return bool(parts.hostname) and (parts.port is None or parts.port >= 0)
-    except ValueError:  # an unclosed bracket, or what is no port
+    except ValueError:  # unclosed bracket or malformed port
         return False

@@ -1,8 +1,8 @@
-"""Opening files that a request names, only below directories that the host allows.
+"""Opens files that a request names, only below the allowed directories.
 
 The kernel resolves the path (openat2 with RESOLVE_BENEATH, no symlinks, no magic links), so
-there is no window between check and open. What lies outside, or would be reached through a
-link, is one and the same refusal: a requester cannot learn what exists there.
+there is no window between check and open. A path outside or through a link always gives the
+same error: a caller cannot learn what exists there.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 _RESOLVE = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-_TRIES = 16  # EAGAIN: somebody renamed a directory on the way while `..` was resolved
+_TRIES = 16  # EAGAIN: a directory was renamed while `..` was resolved
 _OUTSIDE = frozenset({errno.EXDEV, errno.ELOOP})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class NotAFileError(Exception):
-    """Below an allowed directory, but not a regular file that can be read."""
+    """The path is allowed but not a readable regular file."""
 
 
 def open_below(directories: Sequence[str], path: str) -> int:
-    """A descriptor of the regular file `path`: relative to one of the directories, or absolute
-    and below one. Raises PathNotAllowed or NotAFileError; the caller owns the descriptor."""
+    """Returns a descriptor of the regular file `path`, which is relative to one of the
+    directories or absolute below one. Raises PathNotAllowed or NotAFileError."""
     if "\0" in path:
         raise NotAFileError("a NUL character is not allowed in a path")
     candidates = [
@@ -58,8 +58,8 @@ def open_below(directories: Sequence[str], path: str) -> int:
 
 
 def is_link_below(directories: Sequence[str], path: str) -> bool:
-    """Whether `path` itself, but nothing on the way to it, is a symbolic link below one of the
-    directories; where it leads to is not looked at."""
+    """Returns whether `path` below one of the directories is itself a symbolic link, reached
+    without links. The link's target is not followed."""
     flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
     for directory in directories:
         relative = None if "\0" in path else _below(directory, path)
@@ -78,7 +78,7 @@ def is_link_below(directories: Sequence[str], path: str) -> bool:
 
 
 def _below(directory: str, path: str) -> str | None:
-    """`path` as seen from the directory, or None if it cannot be below it."""
+    """Returns `path` relative to the directory, or None if it is not below it."""
     if not path.startswith("/"):
         return path
     for base in (directory, os.path.realpath(directory)):

@@ -13,10 +13,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-POLICY_ALL = "*"  # of verbs
+POLICY_ALL = "*"  # every verb
 
 
-POLICY_ANYONE = "*"  # of callers
+POLICY_ANYONE = "*"  # every caller
 
 
 POLICY_READ = "read"
@@ -33,16 +33,16 @@ class Section(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
 
 class AgentSection(Section, kw_only=True, frozen=True):
-    """Who this host is."""
+    """The host's identity."""
 
     host: Annotated[str, Meta(description="host token; default: from the host name")] = ""
     labels: Annotated[
-        dict[str, str], Meta(description="groups this host answers in, key = value, lower-case")
+        dict[str, str], Meta(description="groups of this host, key = value, lower-case")
     ] = {}
 
 
 class NatsSection(Section, kw_only=True, frozen=True):
-    """Where the bus is, and how to log in: by one of creds, nkey, user and token_file."""
+    """The NATS servers and one login method: creds, nkey, user or token_file."""
 
     servers: Annotated[
         list[str], Meta(min_length=1, description="nats:// or tls:// URLs, tried in this order")
@@ -57,65 +57,74 @@ class NatsSection(Section, kw_only=True, frozen=True):
     tls_cert: Annotated[str, Meta(description="PEM client certificate")] = ""
     tls_key: Annotated[str, Meta(description="PEM key of tls_cert")] = ""
     tls_handshake_first: Annotated[
-        bool, Meta(description="TLS before the server's first word; the server must do so too")
+        bool, Meta(description="TLS before the server's INFO; set it on the server too")
     ] = False
 
 
 class CaptureSection(Section, kw_only=True, frozen=True):
-    """What sessions may capture."""
+    """Limits of capture sessions."""
 
     live: Annotated[
-        bool, Meta(description="false: start even where privileges allow only capture files")
+        bool, Meta(description="false: start without privileges, for capture files only")
     ] = True
     replay_dirs: Annotated[
-        list[str], Meta(description="directories below which `file` may read captures")
+        list[str], Meta(description="directories of capture files for the backend `file`")
     ] = []
-    ring_mb: Annotated[int, Meta(ge=1, le=1024, description="kernel or device ring")] = 64
+    ring_mb: Annotated[
+        int, Meta(ge=1, le=1024, description="size of the kernel or device ring")
+    ] = 64
 
 
 class BufferSection(Section, kw_only=True, frozen=True):
-    """The capture buffer on disk, and where packets that are asked for go."""
+    """The capture buffer on disk, and the destinations of retrieved packets."""
 
-    dir: Annotated[str, Meta(description="of segment files; empty: memory alone")] = ""
-    disk_mb: Annotated[int, Meta(ge=4, le=1 << 30, description="of all segment files")] = 1024
-    export_dir: Annotated[str, Meta(description="of `packets` to a file; empty: none")] = ""
-    export_mb: Annotated[Megabytes, Meta(description="of all files in export_dir")] = 1024
-    bucket_mb: Annotated[Megabytes, Meta(description="of this host's object store")] = 1024
-    bucket_hours: Annotated[int, Meta(ge=1, le=1 << 16, description="age of its objects")] = 24
+    dir: Annotated[str, Meta(description="directory of segment files; empty: memory only")] = ""
+    disk_mb: Annotated[int, Meta(ge=4, le=1 << 30, description="limit of all segment files")] = 1024
+    export_dir: Annotated[
+        str, Meta(description="directory of packets retrieved to a file; empty: off")
+    ] = ""
+    export_mb: Annotated[Megabytes, Meta(description="limit of all files in export_dir")] = 1024
+    bucket_mb: Annotated[
+        Megabytes, Meta(description="limit of this host's object store bucket")
+    ] = 1024
+    bucket_hours: Annotated[int, Meta(ge=1, le=1 << 16, description="lifetime of its objects")] = 24
 
 
 class FlowsSection(Section, kw_only=True, frozen=True):
-    """How flows are kept and published."""
+    """The flow table and the flow stream."""
 
     encoding: Literal["json", "msgpack", "ipfix"] = "json"
     fields: Annotated[
         list[str],
-        Meta(description="of each record only these, in the record's order; all if empty"),
+        Meta(description="fields to publish, in the record's order; empty: all"),
     ] = []
     tunnel: Annotated[
-        Literal["outer", "inner"], Meta(description="which IP header makes the flow")
+        Literal["outer", "inner"], Meta(description="the IP header that identifies a flow")
     ] = "outer"
     flow_table_size: Annotated[
-        int, Meta(ge=16, le=1 << 26, description="flows over all workers; memory is taken lazily")
+        int, Meta(ge=16, le=1 << 26, description="flows of all workers; memory is allocated on use")
     ] = 262144
     record_ring_size: Annotated[
-        int, Meta(ge=64, le=1 << 24, description="records that wait for the bus, over all workers")
+        int, Meta(ge=64, le=1 << 24, description="records queued for the bus, of all workers")
     ] = 65536
-    jetstream: Annotated[
-        bool, Meta(description="through a spool on disk to JetStream, so that none is lost")
-    ] = False
+    jetstream: Annotated[bool, Meta(description="publish to JetStream through a spool on disk")] = (
+        False
+    )
     servers: Annotated[
-        list[str], Meta(description="of the records alone, nats:// or tls:// URLs; empty: [nats]")
+        list[str], Meta(description="servers for flow records only; empty: those of [nats]")
     ] = []
     spool_dir: Annotated[str, Meta(description="default: /var/lib/netsonde/spool")] = ""
     spool_mb: Annotated[
-        Megabytes, Meta(description="beyond it the oldest records are given up and counted")
+        Megabytes, Meta(description="limit of the spool; beyond it the oldest records are dropped")
     ] = 256
     stream_replicas: Annotated[
-        int, Meta(ge=1, le=5, description="of the JetStream streams, if the agent makes them")
+        int, Meta(ge=1, le=5, description="replicas of streams that the agent creates")
     ] = 1
     stream_max_age_hours: Annotated[
-        int, Meta(ge=0, le=1 << 20, description="of their messages, if the agent makes them")
+        int,
+        Meta(
+            ge=0, le=1 << 20, description="lifetime of messages in streams that the agent creates"
+        ),
     ] = 168
 
 
@@ -132,28 +141,28 @@ class StandingCollector(Section, kw_only=True, frozen=True):
     port: Annotated[int, Meta(ge=1, le=65535)]
     version: Annotated[Literal[5, 9, 10], Meta(description="10: IPFIX")] = 9
     interval_sec: Annotated[
-        int, Meta(ge=1, le=3600, description="a flow that lives on is told about this often")
+        int, Meta(ge=1, le=3600, description="interval of records of a long flow")
     ] = 60
 
 
 class ExportSection(Section, kw_only=True, frozen=True):
-    """NetFlow and IPFIX; a change is for collectors that are added later."""
+    """NetFlow and IPFIX. Changes apply to collectors added later."""
 
     max_message_bytes: Annotated[
-        int, Meta(ge=512, le=65000, description="of a datagram without IP and UDP header")
+        int, Meta(ge=512, le=65000, description="limit of a datagram without IP and UDP header")
     ] = 1400
     profile: Annotated[
         Literal["compat", "full"],
-        Meta(description="compat: what every collector knows; full: and what else there is"),
+        Meta(description="compat: elements that every collector knows; full: all elements"),
     ] = "compat"
     biflow: Annotated[bool, Meta(description="IPFIX: one record for both directions, RFC 5103")] = (
         False
     )
     pace_mbps: Annotated[
-        int, Meta(ge=1, le=100_000, description="no faster than this to each collector")
+        int, Meta(ge=1, le=100_000, description="rate limit to each collector")
     ] = 1000
     collectors: Annotated[
-        list[StandingCollector], Meta(max_length=16, description="of every session")
+        list[StandingCollector], Meta(max_length=16, description="collectors of every session")
     ] = []
 
 
@@ -168,16 +177,16 @@ class FirmwareSection(Section, kw_only=True, frozen=True):
 
     dirs: list[str] = []
     trusted_keys: Annotated[
-        str, Meta(description="a directory of PEM public keys, certificates and minisign keys")
+        str, Meta(description="directory of PEM public keys, certificates and minisign keys")
     ] = ""
-    max_mb: Annotated[Megabytes, Meta(description="larger firmware files are not read")] = 16384
+    max_mb: Annotated[Megabytes, Meta(description="size limit of firmware files")] = 16384
     rsa_pkcs1v15: Annotated[
-        bool, Meta(description="take RSA signatures with PKCS#1 v1.5 padding besides PSS")
+        bool, Meta(description="accept RSA signatures with PKCS#1 v1.5 padding as well as PSS")
     ] = False
 
 
 class PolicySection(Section, kw_only=True, frozen=True):
-    """What callers may ask of this host, beyond what the NATS server lets through."""
+    """The verbs that callers may use, in addition to NATS permissions."""
 
     identity: Annotated[
         Literal["none", "server"],
@@ -185,12 +194,14 @@ class PolicySection(Section, kw_only=True, frozen=True):
     ] = "none"
     allow: Annotated[
         dict[str, list[str]],
-        Meta(description='caller = verbs, "read" or "*"; "*" is any other caller; none: no limits'),
+        Meta(
+            description='caller = verbs, "read" or "*"; "*" is any other caller; empty: no limits'
+        ),
     ] = {}
 
 
 class LogSection(Section, kw_only=True, frozen=True):
-    """What goes to standard error."""
+    """The log on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Annotated[
@@ -201,7 +212,7 @@ class LogSection(Section, kw_only=True, frozen=True):
 class HttpSection(Section, kw_only=True, frozen=True):
     """Prometheus /metrics, /healthz and /readyz."""
 
-    listen: Annotated[str, Meta(description="host:port; empty: none")] = "127.0.0.1:9461"
+    listen: Annotated[str, Meta(description="host:port; empty: off")] = "127.0.0.1:9461"
 
 
 class Config(Section, kw_only=True, frozen=True):
@@ -222,15 +233,15 @@ class Config(Section, kw_only=True, frozen=True):
 
     @property
     def host(self) -> str:
-        """This host's token in subjects."""
+        """The host token in subjects."""
         return host_token(self.agent.host or socket.gethostname())
 
 
 def host_token(name: str) -> str:
-    """The name as one subject token; names that lose something stay distinct by a hash."""
+    """Returns the name as one subject token. A changed name gets a hash suffix to stay unique."""
     lowered = name.lower().replace(".", "_")
     token = re.sub(r"[^a-z0-9_-]", "-", lowered)
     if token == lowered and token:
         return token
-    original = name.encode(errors="surrogateescape")  # the kernel takes any bytes for a name
+    original = name.encode(errors="surrogateescape")  # a host name may hold any bytes
     return f"{token}-{hashlib.sha256(original).hexdigest()[:8]}"

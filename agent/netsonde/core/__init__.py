@@ -1,1 +1,1 @@
-"""The seam to C: the only package that imports the extension module."""
+"""The boundary to C: the only package that imports the extension module."""

@@ -24,7 +24,7 @@ async def backends() -> list[BackendReport]:
 
 
 async def backend(name: str) -> BackendReport | None:
-    """That one alone, so that no library of another is loaded. None: it is not known."""
+    """Probes one backend and loads no library of another. None: unknown name."""
     return await asyncio.to_thread(_probe_one, name)
 
 

@@ -1,9 +1,8 @@
-"""The one module that calls the C core.
+"""One capture session of the C core, as a class with typed methods.
 
-Wraps native/include/netsonde.h in typed functions: structs become the values of seam.py,
-negative statuses become errors of the tree in errors.py, and calls that may block run on a
-worker thread. A `Capture` counts the calls inside the core, so that closing waits for them
-and a closed handle is never touched. It knows nothing of NATS.
+Wraps native/include/netsonde.h: structs become values.py, negative statuses become errors, and
+calls that may block run on a worker thread. A `Capture` counts the calls in progress, so that
+`close` waits for them and a closed handle is never used.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .library import PLUGIN_DIR, check, check_status, ffi, lib, string_of, text_
 from .values import Batch, CaptureSettings, CoreEvent, FlowQuery, Stats
 
 DRAIN_BYTES_MAX = (256 << 10) - 1024  # the rest of the 256 KiB is the batch's envelope
-DRAIN_BYTES_MIN = 2 * lib.SONDE_RENDERED_RECORD_MAX  # below, one record might never fit
+DRAIN_BYTES_MIN = 2 * lib.SONDE_RENDERED_RECORD_MAX  # below this one record might not fit
 DRAIN_RECORDS_MAX = 1000
 EVENTS_MAX = 64
 
@@ -51,7 +50,7 @@ _NUMBERS = tuple(name for name, field in Stats.__dataclass_fields__.items() if f
 
 
 async def check_filter(expression: str) -> None:
-    """Raises InvalidFilter. Compiles it, which for a long one takes a while."""
+    """Compiles the filter, which may take long. Raises InvalidFilter."""
 
     def compile_filter() -> None:
         error = ffi.new("struct sonde_error *")
@@ -80,11 +79,11 @@ def _field_names() -> tuple[str, ...]:
     return tuple(names)
 
 
-FIELD_NAMES = _field_names()  # of a record, in its order
+FIELD_NAMES = _field_names()  # in the record's order
 
 
 def field_bits(names: Iterable[str]) -> int:
-    """The selection for the core; 0, all fields, for no name. Names must be FIELD_NAMES."""
+    """Returns the core's bit set of these FIELD_NAMES; 0, for all fields, without names."""
     return sum(1 << FIELD_NAMES.index(name) for name in set(names))
 
 
@@ -101,7 +100,7 @@ class Capture:
         self._outside = asyncio.Event()
         self._outside.set()
         self._closed = False
-        self.closing = asyncio.Event()  # who holds the handle longer must let go soon
+        self.closing = asyncio.Event()  # holders of the handle must release it
         self._last = Stats()
         self._buffer = ffi.new("uint8_t[]", DRAIN_BYTES_MAX)
         self._batch = ffi.new("struct sonde_batch *")
@@ -111,9 +110,8 @@ class Capture:
 
     @classmethod
     async def open(cls, settings: CaptureSettings, prepare: Prepare | None = None) -> Capture:
-        """Opens and starts: from here on packets count. Owns settings.file_fd from now on.
-        `prepare` is called between the two with the handle, on a worker thread; if it
-        raises, nothing has started."""
+        """Opens and starts a session, which owns settings.file_fd. `prepare` runs between open
+        and start with the handle, on a worker thread; if it raises, nothing starts."""
         opening = asyncio.ensure_future(asyncio.to_thread(_open, settings, prepare))
         try:
             handle = await asyncio.shield(opening)
@@ -125,7 +123,7 @@ class Capture:
         return cls(handle, settings.interface)
 
     async def _call(self, function: Callable[[], _T]) -> _T:
-        """Runs it on a thread; a cancelled caller leaves it running, `close` waits for it."""
+        """Runs it on a worker thread. If the caller is cancelled, `close` waits for the call."""
         self._enter()
         call = asyncio.ensure_future(asyncio.to_thread(function))
         call.add_done_callback(self._leave)
@@ -133,7 +131,7 @@ class Capture:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Any]:
-        """The handle, for more than one call. `close` waits until it is let go."""
+        """Lends the handle for several calls; `close` waits for its release."""
         self._enter()
         try:
             yield self._handle
@@ -141,11 +139,11 @@ class Capture:
             self._exit()
 
     async def lend(self, function: Callable[[Any], _T]) -> _T:
-        """Runs it on a thread, with the handle, which stays open until it returns."""
+        """Runs it on a worker thread with the handle, which stays open until it returns."""
         return await self._call(lambda: function(self._handle))
 
     def look(self, function: Callable[[Any], _T], otherwise: _T) -> _T:
-        """Runs it here, for what returns at once; `otherwise` when the session is closed."""
+        """Runs a non-blocking function here. Returns `otherwise` if the session is closed."""
         return otherwise if self._closed else function(self._handle)
 
     def _enter(self) -> None:
@@ -209,8 +207,8 @@ class Capture:
     async def flows(
         self, query: FlowQuery, *, encoding: int, bytes_max: int
     ) -> tuple[Batch, int, int]:
-        """The rendered flows, how many matched, and how many are active. What does not fit
-        in bytes_max is left out."""
+        """Returns the rendered flows up to bytes_max, the number of matches, and the number of
+        active flows."""
         return await self._call(lambda: self._flows(query, encoding, bytes_max))
 
     def _flows(self, query: FlowQuery, encoding: int, bytes_max: int) -> tuple[Batch, int, int]:
@@ -231,7 +229,7 @@ class Capture:
         )
         return _batch(bytes(ffi.buffer(buffer, batch.bytes)), batch), matching[0], active[0]
 
-    # ---- these return at once and may be called on the event loop ---------------------------
+    # ---- non-blocking: for the event loop ----------------------------------------------------
 
     def stats(self) -> Stats:
         if self._closed:
@@ -240,7 +238,7 @@ class Capture:
         return _snapshot(self._stats)
 
     def events(self) -> list[CoreEvent]:
-        """Those that wait, in order."""
+        """Returns the queued events, in order."""
         if self._closed:
             return []
         count = lib.sonde_session_events(self._handle, self._events, EVENTS_MAX)
@@ -248,13 +246,12 @@ class Capture:
         return [CoreEvent(e.kind, e.time_ns, e.value, text_of(e.detail)) for e in taken]
 
     def select(self, names: Iterable[str]) -> None:
-        """Which fields `drain` renders from now on; none named: all."""
+        """Sets the fields that `drain` renders; all fields without names."""
         if not self._closed:
             lib.sonde_session_stream_fields_set(self._handle, field_bits(names))
 
     def drain(self, *, encoding: int, bytes_max: int) -> Batch | None:
-        """The next batch of records, rendered, its data good until the next call; None when there
-        are none."""
+        """Returns the next rendered batch, valid until the next call, or None."""
         if self._closed:
             return None
         capacity = max(min(bytes_max, DRAIN_BYTES_MAX), DRAIN_BYTES_MIN)
@@ -268,7 +265,7 @@ class Capture:
 
 
 def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
-    """Opens and starts, or leaves nothing behind."""
+    """Opens and starts a session; releases everything on failure."""
     config = ffi.new("struct sonde_session_config *")
     strings = [
         ffi.new("char[]", str(PLUGIN_DIR).encode()),
@@ -311,7 +308,7 @@ def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
         status = lib.sonde_session_start(session[0], error)
         if status < 0:
             lib.sonde_session_close(session[0])
-    if status == lib.SONDE_SYSTEM:  # here it is the source that cannot be had
+    if status == lib.SONDE_SYSTEM:  # the source cannot be opened
         raise BackendUnavailable(text_of(error.detail))
     check(status, error)
     return session[0]

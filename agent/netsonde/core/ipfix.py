@@ -13,7 +13,7 @@ from .values import DecodedMessage
 
 
 class ExportDecoder:
-    """Remembers templates from one message to the next."""
+    """A decoder that keeps the templates of each exporter."""
 
     def __init__(self) -> None:
         made = lib.sonde_export_decoder_create()
@@ -23,8 +23,8 @@ class ExportDecoder:
         self._message = ffi.new("struct sonde_decoded_message *")
 
     def decode(self, source: int, data: memoryview | bytes) -> DecodedMessage | None:
-        """The message at the start of `data`; None if none begins there. `source` tells
-        exporters apart, below 2^64."""
+        """Returns the message at the start of `data`, or None if it is not NetFlow or IPFIX.
+        source: identifies the exporter, below 2^64."""
         message = self._message
         status = lib.sonde_export_decode(
             self._decoder, source, ffi.from_buffer(data), len(data), message
@@ -76,15 +76,15 @@ _SETS_MAX = 64
 
 
 def ipfix_sets(data: bytes) -> list[tuple[int, int, int]]:
-    """Of whole messages, each set of templates and for each id the first data set: id, offset,
-    bytes."""
+    """Returns (id, offset, bytes) of each template set and of the first data set of each id,
+    in whole messages."""
     sets = ffi.new("struct sonde_set[]", _SETS_MAX)
     count = lib.sonde_ipfix_sets(ffi.from_buffer(data), len(data), sets, _SETS_MAX)
     return [(one.id, one.offset, one.bytes) for one in sets[0:count]]
 
 
 def ipfix_rows(data: bytes, set_id: int, record_bytes: int) -> int:
-    """How many data records all sets of that id have; record_bytes is at least 1."""
+    """Returns the number of data records in all sets of that id. record_bytes: at least 1."""
     return int(
         lib.sonde_ipfix_columns(
             ffi.from_buffer(data), len(data), set_id, record_bytes, ffi.NULL, 0, 0, ALL_ROWS
@@ -94,7 +94,7 @@ def ipfix_rows(data: bytes, set_id: int, record_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Where a field lies in a data record, and what its column is made of."""
+    """The position of a field in a data record, and the kind of its column."""
 
     offset: int
     width: int
@@ -106,7 +106,7 @@ class Field:
 
     @property
     def row_bytes(self) -> int:
-        """Of a number in its column."""
+        """Returns the bytes of a number in its column."""
         return _ROW_BYTES[self.kind]
 
     @property
@@ -118,7 +118,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Where a field's values go: writable buffers. `ends` only of a text."""
+    """The writable buffers of a field's values. ends: only for text."""
 
     values: Any
     ends: Any = None
@@ -133,18 +133,18 @@ class Column:
 
 
 class RecordReader:
-    """Reads data records of one template, of one size, into columns."""
+    """Reads data records of one template and size into columns."""
 
     def __init__(self, record_bytes: int, columns: Sequence[tuple[Field, Column]]) -> None:
         self._record_bytes = record_bytes
         self._rows_max = min(
             (column.rows_max(field) for field, column in columns), default=ALL_ROWS
         )
-        self._kept: list[Any] = []  # the structs do not keep what they point at
+        self._kept: list[Any] = []  # keeps the buffers alive that the structs point at
         self._columns = ffi.new("struct sonde_column[]", len(columns))
         for place, (field, column) in zip(self._columns, columns, strict=True):
             if not field.is_sound or field.offset + field.width > record_bytes:
-                raise ValueError(f"no field of {field.width} bytes at {field.offset}")
+                raise ValueError(f"malformed field: {field.width} bytes at {field.offset}")
             place.offset, place.width, place.kind = field.offset, field.width, field.kind
             place.values = self._address("uint8_t[]", column.values)
             if field.is_text:
@@ -155,7 +155,7 @@ class RecordReader:
         return self._kept[-1]
 
     def read(self, data: bytes, set_id: int, row: int, rows: int = ALL_ROWS) -> int:
-        """The first `rows` of that id, from that row on. Returns how many there were."""
+        """Reads up to `rows` records of that id to the columns from `row` on. Returns their number."""
         if rows > self._rows_max - row:
             raise ValueError(f"no room for {rows} rows at {row}")
         return int(
@@ -167,8 +167,8 @@ class RecordReader:
 
 
 def decode_export(data: bytes) -> list[bytes]:
-    """The data records of whole messages, each a JSON object; the templates must be among
-    them. What cannot be read is left out."""
+    """Returns the data records of whole messages as JSON objects. The messages must include
+    the templates; unreadable records are skipped."""
     decoder, lines, at = ExportDecoder(), list[bytes](), 0
     while at < len(data):
         message = decoder.decode(0, memoryview(data)[at:])

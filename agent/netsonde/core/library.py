@@ -32,7 +32,7 @@ PLUGIN_DIR = Path(_core.__file__).parent / "backends"
 
 
 class CoreError(NetsondeError):
-    """A status that no request can cause: a fault of the agent or of the system."""
+    """A status that no request can cause: a fault of the agent or the system."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(f"{text_of(lib.sonde_status_name(status))}: {detail}")
@@ -40,7 +40,7 @@ class CoreError(NetsondeError):
 
 
 def string_of(text: str, blamed: type[RequestError]) -> bytes:
-    """A C string cannot hold a NUL; cut short there, it would mean something else."""
+    """Encodes text for C. Raises `blamed` for a NUL or invalid Unicode."""
     if "\0" in text:
         raise blamed("A NUL character is not allowed here.")
     try:
@@ -54,7 +54,7 @@ def text_of(chars: Any) -> str:
 
 
 def check_abi() -> None:
-    """The library that was loaded must be the one this module was written for."""
+    """Raises NetsondeError if the loaded library has another ABI."""
     found = lib.sonde_abi()
     if found != lib.SONDE_ABI:
         raise NetsondeError(f"the C core has ABI {found}, this agent needs {lib.SONDE_ABI}")
@@ -76,7 +76,7 @@ _REQUEST_ERRORS: dict[int, type[RequestError]] = {
 
 
 def check(status: int, error: Any) -> int:
-    """The status if it is none, else the error it stands for, in the core's words."""
+    """Returns a non-negative status; raises the matching error otherwise."""
     if status >= 0:
         return status
     return _fail(status, text_of(error.detail))

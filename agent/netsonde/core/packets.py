@@ -31,7 +31,7 @@ GAP_REASONS: dict[int, str] = {
 
 
 def seal_with(handle: Any, cipher_suite: str, key: bytearray) -> None:
-    """What lies in the buffer in clear is sealed before it returns: 0.3 s a GiB."""
+    """Seals the buffer, unencrypted packets included, before it returns: 0.3 s per GiB."""
     error = ffi.new("struct sonde_error *")
     cipher = ffi.new("char[]", cipher_suite.encode())
     view = ffi.from_buffer("uint8_t[]", key)
@@ -44,22 +44,22 @@ def leave_clear(handle: Any) -> None:
 
 
 def key_id(key: bytearray) -> str:
-    """What names a key in segment files without telling it."""
+    """Returns the id of a key in segment files, which does not reveal the key."""
     made = ffi.new("uint8_t[]", lib.SONDE_ENCRYPTION_KEY_ID_BYTES)
     check_status(lib.sonde_encryption_key_id(ffi.from_buffer("uint8_t[]", key), made))
     return bytes(ffi.buffer(made)).hex()
 
 
-# ---- questions -----------------------------------------------------------------------------
+# ---- queries -------------------------------------------------------------------------------
 
 
 class AbandonedError(Exception):
-    """Nobody waits for the answer any more."""
+    """The caller abandoned the query."""
 
 
-class Answer:
-    """One struct sonde_packets. Its calls block, and come one after the other from whatever
-    thread; `abandon` alone may come beside a `read`."""
+class PacketReader:
+    """One packet query (struct sonde_packets). Its calls block and must not overlap, on any
+    thread; only `abandon` may run during a `read`."""
 
     def __init__(self) -> None:
         self._packets: Any = ffi.NULL
@@ -67,7 +67,7 @@ class Answer:
         self._buffer = bytearray(READ_BYTES)
 
     def open(self, handle: Any, query: PacketQuery) -> None:
-        """The handle is held until `close`. Raises InvalidFilter."""
+        """Uses the handle until `close`. Raises InvalidFilter."""
         packets = ffi.new("struct sonde_packets **")
         error = ffi.new("struct sonde_error *")
         expression = ffi.new("char[]", string_of(query.filter, InvalidFilter))
@@ -85,7 +85,7 @@ class Answer:
         self._packets = packets[0]
 
     def read(self) -> memoryview:
-        """The next blocks of pcapng, empty at the end; valid until the next call. Raises
+        """Returns the next pcapng blocks, valid until the next call; empty at the end. Raises
         AbandonedError."""
         filled = 0
         room = ffi.from_buffer("uint8_t[]", self._buffer)
@@ -101,7 +101,7 @@ class Answer:
         return memoryview(self._buffer)[:filled]
 
     def abandon(self) -> None:
-        """A read that goes on ends within some ten milliseconds."""
+        """Ends a running `read` within about ten milliseconds."""
         self._abandoned = True
 
     def summary(self) -> PacketSummary:
@@ -128,14 +128,14 @@ class Answer:
 
 
 class SegmentError(NetsondeError):
-    """The file is no segment, or not as its writer left it."""
+    """The file is not a segment, or it was damaged."""
 
 
 def read_segment(
     fd: int, key: bytearray | None, interface: str, write: Callable[[memoryview], object]
 ) -> bool:
-    """Gives the file's packets as pcapng to `write`. False: it was cut, and every whole frame
-    has been given. Raises SegmentError."""
+    """Writes the file's packets as pcapng. Returns False if the file is truncated; every whole
+    frame was written then. Raises SegmentError."""
     segment = ffi.new("struct sonde_segment **")
     error = ffi.new("struct sonde_error *")
     name = ffi.new("char[]", interface.encode())

@@ -1,4 +1,4 @@
-"""Blocking calls that must have ended before what they work on is taken away."""
+"""Blocking calls that must end before their data is released."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 async def on_thread(function: Callable[[], _T], abandon: Callable[[], None] | None = None) -> _T:
-    """Waits for its end also when cancelled; `abandon` is then called to make that soon."""
+    """Waits for the end of the call, also when cancelled; calls `abandon` then."""
     call = asyncio.ensure_future(asyncio.to_thread(function))
     try:
         return await asyncio.shield(call)
@@ -21,5 +21,5 @@ async def on_thread(function: Callable[[], _T], abandon: Callable[[], None] | No
         while not call.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({call})
-        call.exception()  # seen here: whoever wanted the result has gone
+        call.exception()  # retrieved, so that asyncio does not log it
         raise

@@ -1,7 +1,7 @@
-"""What crosses between the agent and the C core, as values.
+"""The values that cross between the agent and the C core.
 
-Frozen, without handles or pointers, so that all but core.py can be tested without the core.
-The names are those of native/include/netsonde.h. A leaf.
+Frozen dataclasses without handles or pointers, so that their users can be tested without the
+core. Names follow native/include/netsonde.h.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class BackendReport:
 
 @dataclass(frozen=True, slots=True)
 class CaptureSettings:
-    """What sonde_session_config holds, in this module's types."""
+    """struct sonde_session_config."""
 
     backend: str
     interface: str
@@ -45,8 +45,7 @@ class CaptureSettings:
 
 @dataclass(frozen=True, slots=True)
 class CollectorSettings:
-    """What sonde_collector_config holds, and how often its records leave. standing: from the
-    configuration."""
+    """struct sonde_collector_config and the export interval. standing: from the configuration."""
 
     address: str
     port: int
@@ -65,7 +64,7 @@ class CollectorSettings:
 
 @dataclass(frozen=True, slots=True)
 class CollectorStats:
-    """One snapshot; see struct sonde_collector_stats."""
+    """One snapshot of struct sonde_collector_stats."""
 
     address: str
     port: int
@@ -94,7 +93,7 @@ class CollectorStats:
 
 @dataclass(frozen=True, slots=True)
 class DecodedMessage:
-    """One message of an export, decoded: `text` has one JSON object a line."""
+    """One decoded NetFlow or IPFIX message. text: one JSON object per line."""
 
     size: int
     version: int
@@ -121,7 +120,7 @@ class FlowQuery:
 
 @dataclass(frozen=True, slots=True)
 class PacketQuery:
-    """What sonde_session_packets_open asks; 0: no limit, and until now."""
+    """The arguments of sonde_session_packets_open; 0: no limit, until now."""
 
     filter: str
     start_ns: int
@@ -139,7 +138,7 @@ class PacketGap:
 
 @dataclass(frozen=True, slots=True)
 class PacketSummary:
-    """See struct sonde_packets_summary."""
+    """struct sonde_packets_summary."""
 
     packets: int
     bytes: int
@@ -161,7 +160,7 @@ class CoreEvent:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rendered records: `data` is one array, the core's own until the next is drained."""
+    """Rendered records. data: one array, valid until the next drain."""
 
     data: bytes | memoryview
     records: int
@@ -172,7 +171,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """One snapshot; see struct sonde_stats."""
+    """One snapshot of struct sonde_stats."""
 
     time_ns: int = 0
     heartbeat: int = 0

@@ -17,7 +17,7 @@ from typing import Any
 from ..bus.objects import Bucket, Upload
 from ..config.sections import BufferSection
 from ..core.capture import Capture
-from ..core.packets import Answer
+from ..core.packets import PacketReader
 from ..core.threads import on_thread
 from ..core.values import PacketQuery, PacketSummary
 from ..errors import (
@@ -103,7 +103,7 @@ class Retrievals:
         now = datetime.now(UTC)
         name = f"{self._host}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}{SUFFIX}"
         digest = hashlib.sha256()
-        answer = Answer()
+        answer = PacketReader()
 
         def take() -> memoryview:
             block = answer.read()

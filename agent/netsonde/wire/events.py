@@ -15,7 +15,7 @@ EVENT_KINDS: tuple[EventKind, ...] = ("lifecycle", "capture", "alarm", "audit")
 
 
 class Event(Struct, kw_only=True, omit_defaults=True):
-    """What `stream.events.<host>.<kind>` carries."""
+    """The message of `stream.events.<host>.<kind>`."""
 
     host: str
     boot: str

@@ -1,8 +1,8 @@
-"""Flow records, their batches, and the spool: the stream as its readers see it (FLOWS.md §2).
+"""Flow records, their batches, and the state of the spool.
 
-The C core renders records and the agent passes them on unparsed: these types are for the
-published schema and for who decodes. Times are RFC 3339 with nanoseconds in JSON and
-integers, nanoseconds since the epoch, in MessagePack. A leaf.
+The C core renders records and the agent publishes them unparsed. These types define the schema
+and serve readers. Times are RFC 3339 with nanoseconds in JSON, and nanoseconds since the epoch
+in MessagePack.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Tunnel(Struct, kw_only=True):
 
 
 class FlowRecord(Struct, kw_only=True):
-    """One flow, or what happened in it since its previous record (FLOWS.md §2)."""
+    """One flow, with the deltas since its previous record."""
 
     flow_id: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
     community_id: str
@@ -70,11 +70,11 @@ class FlowRecord(Struct, kw_only=True):
 
 
 class FlowBatch(Struct, kw_only=True):
-    """What `stream.flows.<host>` carries: at most 1,000 records and 256 KiB."""
+    """The message of `stream.flows.<host>`: at most 1,000 records and 256 KiB."""
 
     host: str
-    boot: Annotated[str, Meta(description="of this run of the agent; later runs sort after it")]
-    seq: Annotated[int, Meta(ge=1, description="1, 2, … within one boot, without a gap")]
+    boot: Annotated[str, Meta(description="run of the agent; later runs sort after it")]
+    seq: Annotated[int, Meta(ge=1, description="1, 2, … in one boot, without gaps")]
     session_id: str
     first_time: Time | int
     last_time: Time | int
@@ -82,15 +82,16 @@ class FlowBatch(Struct, kw_only=True):
 
 
 class SpoolState(Struct, kw_only=True):
-    """The spool between the agent and JetStream. Counts of records lost are over its life,
-    kept over restarts."""
+    """The spool between the agent and JetStream. Counts of lost records survive restarts."""
 
     bytes_used: Count
     bytes_max: Count
-    records_waiting: Annotated[int, Meta(ge=0, description="in it, not yet acknowledged")]
+    records_waiting: Annotated[int, Meta(ge=0, description="stored, not yet acknowledged")]
     records_lost: Count
     packets_lost: Count
     messages_in_flight: Count
     messages_acknowledged: Count
     messages_resent: Count
-    last_refusal: Annotated[str, Meta(description="in the server's words; empty if none")] = ""
+    last_refusal: Annotated[str, Meta(description="the server's error text; empty without one")] = (
+        ""
+    )

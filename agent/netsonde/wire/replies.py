@@ -34,49 +34,50 @@ class ErrorReply(Reply, kw_only=True):
     """The body of every reply with a code of 400 or more."""
 
     code: int
-    error: Annotated[str, Meta(description="stable identifier, such as session_active")]
-    detail: Annotated[str, Meta(description="a sentence that says what to do; not stable")]
-    field: Annotated[str, Meta(description="JSON path of the field to blame")] | UnsetType = UNSET
+    error: Annotated[str, Meta(description="stable identifier, for example session_active")]
+    detail: Annotated[str, Meta(description="what happened and what to do; not stable")]
+    field: Annotated[str, Meta(description="JSON path of the field at fault")] | UnsetType = UNSET
 
 
 class LostRecords(Struct, kw_only=True):
-    """Made, but not sent: by what was in the way."""
+    """Records made but not sent, by cause."""
 
     refused: Annotated[Count, Meta(description="an ICMP error came back")] = 0
-    no_room: Annotated[Count, Meta(description="more came than could be sent")] = 0
-    error: Annotated[Count, Meta(description="no route, no interface, not permitted")] = 0
+    no_room: Annotated[Count, Meta(description="the socket buffer was full")] = 0
+    error: Annotated[Count, Meta(description="no route, no interface, or no permission")] = 0
 
 
 class CollectorState(Struct, kw_only=True):
-    """Counters are since the collector was added; records as a collector counts them, one a
-    direction."""
+    """Counters since the collector was added. Records are uniflows, as a collector counts them."""
 
     collector_ip: str
     collector_port: Port
     version: Version
     export_interval_sec: IntervalSec
     standing: Annotated[bool, Meta(description="named in the agent's configuration")]
-    connected: Annotated[bool, Meta(description="false: no way there; tried every second")]
+    connected: Annotated[bool, Meta(description="false: unreachable, retried every second")]
     messages_sent: Count
-    bytes_sent: Annotated[Count, Meta(description="of messages")]
+    bytes_sent: Annotated[Count, Meta(description="payload bytes of messages")]
     templates_sent: Count
     records_sent: Count
-    packets_sent: Annotated[Count, Meta(description="told of in those records")]
-    octets_sent: Annotated[Count, Meta(description="told of in those records")]
-    records_skipped_ipv6: Annotated[Count, Meta(description="NetFlow 5 cannot say them")]
+    packets_sent: Annotated[Count, Meta(description="counted in those records")]
+    octets_sent: Annotated[Count, Meta(description="counted in those records")]
+    records_skipped_ipv6: Annotated[Count, Meta(description="NetFlow 5 has no IPv6")]
     records_lost: LostRecords
-    packets_lost: Annotated[Count, Meta(description="told of in lost records")]
-    octets_lost: Annotated[Count, Meta(description="told of in lost records")]
+    packets_lost: Annotated[Count, Meta(description="counted in lost records")]
+    octets_lost: Annotated[Count, Meta(description="counted in lost records")]
     refusals: Annotated[Count, Meta(description="ICMP errors")]
-    times_clamped: Annotated[Count, Meta(description="records with times versions 5, 9 lack")]
-    last_error: Annotated[str, Meta(description="in the kernel's words, empty if none")]
+    times_clamped: Annotated[Count, Meta(description="records with times beyond versions 5 and 9")]
+    last_error: Annotated[str, Meta(description="the kernel's error text; empty without one")]
 
 
 class ExportState(Struct, kw_only=True):
     """`export` of status and stop."""
 
     enabled: bool
-    export_interval_sec: Annotated[IntervalSec, Meta(description="in force: the least of all")]
+    export_interval_sec: Annotated[
+        IntervalSec, Meta(description="the shortest interval, in force for all")
+    ]
     profile: Literal["compat", "full"]
     biflow: bool
     max_message_bytes: int
@@ -110,7 +111,7 @@ class AvailableBackend(Struct, kw_only=True):
 class UnavailableBackend(Struct, kw_only=True):
     name: BackendName
     description: str
-    reason: Annotated[str, Meta(description="the loader's or kernel's own words")]
+    reason: Annotated[str, Meta(description="the loader's or kernel's error text")]
 
 
 class BackendsReply(Reply, kw_only=True):
@@ -196,7 +197,7 @@ class Counters(Reply, kw_only=True):
 
 
 class StatusReply(Reply, kw_only=True):
-    """With no session every number is 0 and the fields of a running one are absent."""
+    """Without a session every number is 0 and the session's fields are absent."""
 
     running: bool = False
     interface: str = ""
@@ -253,7 +254,7 @@ class StatusReply(Reply, kw_only=True):
 
 
 class MetricsReply(Counters, kw_only=True):
-    """Rates over `interval_sec` up to `time`; the counters beside them are cumulative."""
+    """Rates over `interval_sec` up to `time`, and cumulative counters."""
 
     session_id: str
     time: Time
@@ -268,7 +269,7 @@ class MetricsReply(Counters, kw_only=True):
 
 
 class MetricsMessage(MetricsReply, kw_only=True):
-    """What `stream.metrics.<host>` carries; `seq` shows gaps, per `boot`."""
+    """The message of `stream.metrics.<host>`; `seq` shows gaps within a `boot`."""
 
     boot: str
     seq: Count
@@ -281,7 +282,7 @@ class FlowsReply(Reply, kw_only=True):
 
 
 class RenderedFlowsReply(Reply, kw_only=True):
-    """FlowsReply as the agent sends it: the array rendered by the C core is not parsed."""
+    """FlowsReply with the array that the C core rendered, unparsed."""
 
     flows: Raw
     active_flows: Count
@@ -289,18 +290,20 @@ class RenderedFlowsReply(Reply, kw_only=True):
 
 
 class FirmwareReply(Reply, kw_only=True):
-    """A signature that does not hold is an answer (200), not an error."""
+    """An invalid signature is a result (200), not an error."""
 
     valid: bool
-    firmware_hash: Annotated[str, Meta(description="SHA-256 in hex; empty if it was not read")]
+    firmware_hash: Annotated[
+        str, Meta(description="SHA-256 in hex; empty if the file was not read")
+    ]
     signature_valid: bool
     message: str
-    key_id: Annotated[str, Meta(description="of the trusted key that signed")] | UnsetType = UNSET
+    key_id: Annotated[str, Meta(description="the trusted key that signed")] | UnsetType = UNSET
     algorithm: str | UnsetType = UNSET
 
 
 class SchemaReply(Reply, kw_only=True, omit_defaults=True):
-    """The document itself, with `host` beside its own sections."""
+    """The document with `host` added."""
 
     asyncapi: str
     info: dict[str, Any]
@@ -318,7 +321,7 @@ class EncryptionReply(Reply, kw_only=True):
 
 
 class PacketsGap(Struct, kw_only=True):
-    """A time in which packets are missing from the answer."""
+    """A period with packets missing from the reply."""
 
     from_: Time = field(name="from")
     to: Time
@@ -334,13 +337,13 @@ class PacketsGap(Struct, kw_only=True):
 
 
 class PacketsReply(Reply, kw_only=True):
-    """`bucket` and `object`, or `path`, tell where the pcapng file is."""
+    """The pcapng file is at `bucket` and `object`, or at `path`."""
 
     packets: Count
     bytes: Count
     first_time: Time | None
     last_time: Time | None
-    complete: Annotated[bool, Meta(description="nothing that was captured is missing")]
+    complete: Annotated[bool, Meta(description="no captured packet is missing")]
     gaps: list[PacketsGap]
     bucket: str | UnsetType = UNSET
     object: str | UnsetType = UNSET

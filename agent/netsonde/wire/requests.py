@@ -39,7 +39,7 @@ class Request(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class BackendsRequest(Request):
-    """What this host can capture with."""
+    """The host's capture backends."""
 
 
 class MeterRequest(Request, kw_only=True):
@@ -54,19 +54,19 @@ class ExportRequest(Request, kw_only=True):
     """Add a collector of flow records, change it (same address and port), or remove it."""
 
     collector_ip: Annotated[
-        str, Meta(max_length=256, description="IPv4 or IPv6 address of one host, no name")
+        str, Meta(max_length=256, description="IPv4 or IPv6 address of one host")
     ]
     collector_port: Port
     export_interval_sec: Annotated[
         IntervalSec,
-        Meta(description="the session's active timeout while it exports; of several the least"),
+        Meta(description="active timeout while exporting; the shortest of all"),
     ] = 60
     version: Annotated[Version, Meta(description="NetFlow 5 or 9, or 10 for IPFIX")] = 9
     enable: bool = True
 
 
 class EncryptionRequest(Request, kw_only=True):
-    """Seal the capture buffer, or leave what comes from now on in clear."""
+    """Seal the capture buffer, or store new packets unencrypted."""
 
     cipher_suite: Annotated[str, Meta(max_length=64, description="AES-256-GCM")]
     key_file: Annotated[str, Meta(max_length=4096, description="on the host, in key_dirs")]
@@ -98,13 +98,13 @@ class StartRequest(Request, kw_only=True):
 
 
 class StopRequest(Request, kw_only=True):
-    """End the session; the reply comes after the last record was published."""
+    """End the session. The reply follows the last published record."""
 
     reason: Annotated[str, Meta(max_length=256)] = "manual"
 
 
 class StatusRequest(Request):
-    """The session, if there is one (200), or that there is none (204)."""
+    """The session (200), or an empty status without one (204)."""
 
 
 class MetricsRequest(Request):
@@ -129,7 +129,7 @@ class FlowsRequest(Request, kw_only=True):
 
 
 class FirmwareRequest(Request, kw_only=True):
-    """Is the file signed by a key that this host trusts? Both lie in [firmware] dirs."""
+    """Verify a file's signature against the trusted keys. Both files are in [firmware] dirs."""
 
     firmware_path: Annotated[str, Meta(min_length=1, max_length=4096)]
     signature_path: Annotated[str, Meta(min_length=1, max_length=4096)]
