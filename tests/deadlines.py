@@ -17,7 +17,7 @@ class _Boolean(Protocol):
     def __bool__(self) -> bool: ...
 
 
-PacketReader = TypeVar("PacketReader")
+Answer = TypeVar("PacketReader")
 # What can be false, as no coroutine can: else mypy would take one for an answer.
 Plain = TypeVar("Plain", bound=_Boolean | Sized)
 
@@ -27,12 +27,12 @@ INTERVAL_SEC = 0.01
 
 @overload
 async def eventually(
-    ask: Callable[[], Awaitable[PacketReader | None]],
+    ask: Callable[[], Awaitable[Answer | None]],
     what: str,
     *,
     within_sec: float = ...,
     interval_sec: float = ...,
-) -> PacketReader: ...
+) -> Answer: ...
 @overload
 async def eventually(
     ask: Callable[[], Plain | None],
@@ -42,12 +42,12 @@ async def eventually(
     interval_sec: float = ...,
 ) -> Plain: ...
 async def eventually(
-    ask: Callable[[], PacketReader | Awaitable[PacketReader | None] | None],
+    ask: Callable[[], Answer | Awaitable[PacketReader | None] | None],
     what: str,
     *,
     within_sec: float = PATIENCE_SEC,
     interval_sec: float = INTERVAL_SEC,
-) -> PacketReader:
+) -> Answer:
     """The first true answer. `what` completes "timed out waiting for …"."""
     deadline = time.monotonic() + within_sec
     while True:
@@ -62,8 +62,8 @@ async def eventually(
 
 
 def eventually_now(
-    ask: Callable[[], PacketReader | None], what: str, *, within_sec: float = PATIENCE_SEC
-) -> PacketReader:
+    ask: Callable[[], Answer | None], what: str, *, within_sec: float = PATIENCE_SEC
+) -> Answer:
     """The same where no event loop runs, or where blocking it does no harm."""
     deadline = time.monotonic() + within_sec
     while not (answer := ask()):
