@@ -17,7 +17,7 @@ class _Boolean(Protocol):
     def __bool__(self) -> bool: ...
 
 
-Answer = TypeVar("PacketReader")
+Answer = TypeVar("Answer")
 # What can be false, as no coroutine can: else mypy would take one for an answer.
 Plain = TypeVar("Plain", bound=_Boolean | Sized)
 
@@ -42,7 +42,7 @@ async def eventually(
     interval_sec: float = ...,
 ) -> Plain: ...
 async def eventually(
-    ask: Callable[[], Answer | Awaitable[PacketReader | None] | None],
+    ask: Callable[[], Answer | Awaitable[Answer | None] | None],
     what: str,
     *,
     within_sec: float = PATIENCE_SEC,

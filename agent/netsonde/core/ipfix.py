@@ -155,7 +155,7 @@ class RecordReader:
         return self._kept[-1]
 
     def read(self, data: bytes, set_id: int, row: int, rows: int = ALL_ROWS) -> int:
-        """Reads up to `rows` records of that id to the columns from `row` on. Returns their number."""
+        """Reads up to `rows` records of that id into columns from `row` on. Returns the number."""
         if rows > self._rows_max - row:
             raise ValueError(f"no room for {rows} rows at {row}")
         return int(
