@@ -12,7 +12,7 @@ FUNCTION_LINES_MAX = 70
 
 SOURCES = (".py", ".c", ".h")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
-STAGES = ("host", "backend", "parse", "flow", "store", "export", "firmware")
+STAGES = ("host", "backend", "parse", "flow", "store", "export")
 
 
 def tracked(*suffixes: str) -> list[Path]:

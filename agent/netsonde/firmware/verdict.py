@@ -1,4 +1,4 @@
-"""What the signature formats share: digests, verdicts, and the check of one key.
+"""Parts that the signature formats share: digests, verdicts, and the check of one key.
 
 A `Claim` is a parsed signature file. It exists before the firmware is read. Digests are named, and
 `sha256` is always made. All signature arithmetic is `cryptography`'s, chosen over libcrypto through
@@ -87,7 +87,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the configuration allows, and whether the caller still waits."""
+    """The configured permissions, and whether the caller still waits."""
 
     rsa_pkcs1v15: bool = False
     abandoned: threading.Event = field(default_factory=threading.Event)
