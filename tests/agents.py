@@ -1,7 +1,7 @@
-"""The agent as its users have it: `netsonde run --config …` in a process of its own.
+"""Agents as processes, started as users start them: `netsonde run --config …`.
 
-Readiness is asked over the bus ($SRV.PING), by a client of a few lines that is not the one
-under test. What the agent logs is kept, and shown when a test fails.
+An agent is ready when it replies to $SRV.PING. A minimal NATS client asks, not the one under test.
+The agent's log is kept, and pytest shows it when a test fails.
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ COMMAND = Path(sys.executable).with_name("netsonde")
 Config = Mapping[str, Mapping[str, Any]]
 
 
+def client_flags(url: str) -> tuple[str, ...]:
+    """Returns flags that point a command at a test's server and away from the machine's own
+    configuration file."""
+    return ("--nats", url, "--config", os.devnull)
+
+
 class Agent:
-    """`prefix` goes before the command: `ip netns exec …`, for example."""
+    """One agent. `prefix` is put before the command, for example `ip netns exec …`."""
 
     def __init__(
         self, host: str, config: Config, directory: Path, *, prefix: Sequence[str] = ()
@@ -53,7 +59,7 @@ class Agent:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def spawn(self) -> Agent:
-        """Starts the process and waits for nothing."""
+        """Starts the process and returns at once."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config_path.write_text(toml(self.config))
         with self.log_path.open("ab") as log:
@@ -62,12 +68,11 @@ class Agent:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={k: v for k, v in os.environ.items() if not k.startswith("NETSONDE__")},
             )
         return self
 
     def start(self) -> Agent:
-        """Spawns it and comes back when it answers on the bus."""
+        """Starts the process and returns when the agent replies on the bus."""
         self.spawn()
         url = self.config["nats"]["servers"][0]
         eventually_now(lambda: self._answers(url), f"{self.host} to answer")
@@ -85,14 +90,15 @@ class Agent:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL, and the process collected."""
+        """Sends SIGKILL and waits for the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def terminate(self) -> int:
-        """SIGTERM, and the exit code; an agent that will not go is killed and told of."""
+        """Sends SIGTERM and returns the exit code. Kills an agent that does not exit, and raises
+        AssertionError."""
         assert self._process is not None
         process, self._process = self._process, None
         process.send_signal(signal.SIGTERM)
@@ -114,13 +120,13 @@ class Fleet:
         self.server = server
         self.directory = directory
         self.prefix: tuple[str, ...] = ()
-        self.replay_dirs: list[Path] = []  # besides the traces and the test's own
+        self.replay_dirs: list[Path] = []  # added to the traces and the test's directory
         self.agents: list[Agent] = []
 
     def agent(
         self, host: str = "alpha", *, labels: Mapping[str, str] | None = None, **sections: Any
     ) -> Agent:
-        """Not yet started. Sections overlay what every test agent has."""
+        """Returns an agent that is not started. `sections` override the common configuration."""
         config: dict[str, dict[str, Any]] = {
             "agent": {"host": host, "labels": dict(labels or {})},
             "nats": {"servers": [self.server.url]},
@@ -138,7 +144,7 @@ class Fleet:
         return self.agent(host, **options).start()
 
     def dismiss(self) -> list[str]:
-        """Ends them all; says what was wrong with how one lived or went."""
+        """Stops all agents and returns what was wrong: an early exit, an exit code, a traceback."""
         problems = []
         for agent in self.agents:
             if agent.exit_code is not None:
@@ -153,7 +159,7 @@ class Fleet:
 
 
 def answers(url: str, subject: str, *, within_sec: float = 0.25) -> bool:
-    """Does anyone reply on `subject`? One connection of the bare NATS protocol."""
+    """Returns whether `subject` has a responder. Speaks the NATS protocol on one connection."""
     address = urlsplit(url)
     try:
         with socket.create_connection((address.hostname, address.port), within_sec) as stream:
@@ -171,7 +177,7 @@ def answers(url: str, subject: str, *, within_sec: float = 0.25) -> bool:
 
 
 def toml(config: Config) -> str:
-    """Tables of strings, numbers, booleans, lists of them or of tables, and tables of strings."""
+    """Returns TOML: tables of scalars, of lists of scalars or tables, and of string tables."""
     lines = []
     for section, keys in config.items():
         lines.append(f"[{section}]")

@@ -8,6 +8,7 @@ agent sent over NATS. All of them run where the test runs: in a namespace of its
 from __future__ import annotations
 
 import calendar
+import contextlib
 import itertools
 import json
 import os
@@ -431,8 +432,17 @@ class Inbox:
         self.socket.setsockopt(socket.SOL_SOCKET, 33, buffer_bytes)  # SO_RCVBUFFORCE
         self.socket.setblocking(False)
         self.address = address
-        self.port = port or next_port()
-        self.socket.bind((address, self.port))
+        self.port = port or self._bound_port()
+        if port:
+            self.socket.bind((address, port))
+
+    def _bound_port(self) -> int:
+        """Binds the first port that no other process holds."""
+        while True:
+            port = next_port()
+            with contextlib.suppress(OSError):
+                self.socket.bind((self.address, port))
+                return port
 
     def take(self) -> list[bytes]:
         """What has come since the last call."""

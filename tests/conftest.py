@@ -1,13 +1,14 @@
-"""Fixtures of the tests above unit level: a bus, agents, a wire, the shared traces.
+"""Fixtures of the tests above unit level: a bus, agents, a wire, capture files.
 
-Each test gets a nats-server of its own (ready in some 25 ms) and starts agents as
-processes; async tests run on asyncio's loop and on uvloop (see ONE_LOOP). Nothing here retries,
-and nothing skips.
+Each test starts its own nats-server (ready after about 25 ms) and its agents as processes. Async
+tests run on asyncio's loop, on uvloop or on both (see ONE_LOOP and EITHER_LOOP). A test owns every
+port, directory and namespace that it uses. Nothing here retries or skips a test.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -30,9 +31,9 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
-# The agents of these suites are processes of their own, on uvloop. What is tested there depends
-# little on the loop that the test asks them from, and time is dear: in e2e each test has one of
-# the two, half of them this one and half that; on the wire it is the quicker.
+# The agents of these suites are separate processes, on uvloop. The loop of the test itself matters
+# little there. To save time, each e2e test runs on one of the two loops, and the other suites run
+# on the faster one.
 ONE_LOOP = {"faults", "live", "wire"}
 EITHER_LOOP = {"e2e"}
 
@@ -50,13 +51,19 @@ def pytest_asyncio_loop_factories(
 
 
 def _chooses(item: pytest.Item) -> bool:
-    """Its file or the test itself names the loop."""
+    """Returns whether the test or its module names the loop."""
     return any(mark.kwargs.get("loop_factories") for mark in item.iter_markers("asyncio"))
 
 
+# Variables of the user's shell that would change what the program under test does.
+FOREIGN_VARIABLES = ("NETSONDE__", "NATS_", "XDG_", "NOTIFY_SOCKET", "STATE_DIRECTORY")
+
+
 def pytest_configure() -> None:
-    """A terminated run cleans up like an interrupted one: namespaces, servers, agents. And no
-    example that hypothesis makes is timed: on a busy machine any of them may take long."""
+    """Isolates the tests from the user's settings. Makes a terminated run clean up namespaces,
+    servers and agents. Removes hypothesis's time limit, which a busy machine can exceed."""
+    for name in [name for name in os.environ if name.startswith(FOREIGN_VARIABLES)]:
+        del os.environ[name]
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
     untimed = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
     hypothesis.settings.register_profile("untimed", hypothesis.settings(), **untimed)
@@ -72,8 +79,8 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 
 @pytest.fixture
 def wire() -> Iterator[netns.Wire]:
-    """Two namespaces and a veth pair; the test runs inside the `host` one. To be asked for
-    before nats_server, so that the server is in there too: tests/live does so for all."""
+    """Two namespaces and a veth pair; the test runs inside the `host` namespace. Request this
+    fixture before nats_server, so that the server runs there too."""
     wire = netns.Wire()
     try:
         wire.create()
@@ -92,7 +99,7 @@ def fleet(
         fleet.prefix = request.getfixturevalue("wire").prefix
     yield fleet
     for agent in fleet.agents:
-        # Captured output: pytest shows it where the test failed, and only there.
+        # pytest captures this output and shows it for a failed test only.
         print(f"---- {agent.host}\n{agent.log}")
     problems = fleet.dismiss()
     assert not problems, "\n".join([*problems, *(agent.log for agent in fleet.agents)])
@@ -100,7 +107,7 @@ def fleet(
 
 @pytest.fixture
 def alpha(fleet: Fleet) -> Agent:
-    """One agent, ready, host `alpha`, with quick metrics."""
+    """A running agent on host `alpha` with a short metrics interval."""
     return fleet.start("alpha", labels={"site": "ams"}, metrics={"interval_sec": 0.5})
 
 
@@ -113,7 +120,7 @@ async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 def capture_file(tmp_path: Path) -> Callable[[list[packets.Packet]], Path]:
-    """Writes packets to a pcap that the test's agents may replay."""
+    """Writes packets to a pcap file that the test's agents may replay."""
 
     def write(made: list[packets.Packet], name: str = "made.pcap") -> Path:
         return packets.write_pcap(tmp_path / name, made)

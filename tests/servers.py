@@ -1,19 +1,18 @@
-"""A nats-server of one's own: the real one, on a free port, gone when the test is.
+"""The nats-server of one test, on a port that no other process can take.
 
-It can be killed and come back on the same port, and it can be frozen: a frozen server keeps
-its connections open and says nothing, which is worse than a dead one.
+A test can kill it, start it again on the same port, and freeze it. A frozen server keeps its
+connections open and sends nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,12 +30,13 @@ class NatsServer:
         address: str = "127.0.0.1",
         prefix: Sequence[str] = (),
     ) -> None:
-        """`config`: lines of a nats-server configuration file; `prefix`: before the command."""
+        """`config` holds lines of a nats-server configuration file. `prefix` is put before the
+        command; it may enter another network namespace, where the server chooses its port."""
         self.address = address
         self.prefix = tuple(prefix)
         self.directory = directory
         self.config = config
-        self.port = -1  # until the server has picked one; the same ever after
+        self.port = -1 if prefix else free_port(address)  # -1 until the server has chosen
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -68,11 +68,11 @@ class NatsServer:
         try:
             urls = json.loads(path.read_text())["nats"]
         except (FileNotFoundError, json.JSONDecodeError):
-            return 0  # not there yet, or half written
+            return 0  # absent or half written
         return int(urls[0].rsplit(":", 1)[1])
 
     def freeze(self) -> None:
-        """Comes back when every thread has stopped: on a busy machine some run on for a while."""
+        """Returns when every thread has stopped; on a busy machine some run for a while."""
         os.kill(self.pid, signal.SIGSTOP)
         eventually_now(self._stop_reply, "nats-server to freeze")
 
@@ -80,28 +80,36 @@ class NatsServer:
         try:
             states = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stat")]
         except (FileNotFoundError, ProcessLookupError):
-            return False  # of a thread that has just ended
+            return False  # a thread has just ended
         return all(state.rpartition(")")[2].split()[0] == "T" for state in states)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL: no goodbye to the clients."""
+        """Sends SIGKILL and waits for the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
 
-# Below the ports that the kernel hands out, and each process begins elsewhere: nobody takes the
-# port before the server that it is for has come.
-_ports = itertools.count(os.getpid() * 97 % 12000)
+HELD_MAX = 64
+_held: deque[socket.socket] = deque()
 
 
-def free_port() -> int:
-    """A port that nothing listens on now: for a server that comes later."""
-    while True:
-        port = 20000 + next(_ports) % 12000
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+def free_port(address: str = "127.0.0.1") -> int:
+    """Returns a port that refuses connections until a server of this test listens on it.
+
+    A socket stays bound to the port, so the kernel gives it to no other process. It does not
+    listen and has SO_REUSEADDR, so a server that sets the option too (nats-server, asyncio) can
+    bind the port. The oldest of HELD_MAX sockets is closed when another one is needed.
+    """
+    held = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((address, 0))
+    if len(_held) == HELD_MAX:
+        _held.popleft().close()
+    _held.append(held)
+    port: int = held.getsockname()[1]
+    return port

@@ -23,6 +23,69 @@ static uint32_t seen_count;
 enum { SHM_RING_BYTES = 32 << 20, SMALL_RING_BYTES = 1 << 20, HANGS_MS = 60000 };
 static uint32_t shm_ring_bytes = SHM_RING_BYTES; /* of the next capture */
 
+/* ---- what this test owns ---------------------------------------------------------------- */
+
+enum { PROCESSES_MAX = 256 };
+static char temporary[] = "/tmp/netsonde-test-XXXXXX"; /* this test's own $TMPDIR */
+static int processes[PROCESSES_MAX];                   /* ids of the DPDK processes it started */
+static unsigned process_count;
+
+/* The process's id, which `attach` ends with. */
+static inline int process_of(const struct sonde_backend *backend) {
+  struct sonde_backend_info info;
+  ops->info(backend, &info);
+  const char *word = strstr(info.attach, "process ");
+  return word ? atoi(word + 8) : 0;
+}
+
+static inline void remember_process(int process) {
+  live_need(process_count < PROCESSES_MAX, "PROCESSES_MAX");
+  processes[process_count++] = process;
+}
+
+static inline void make_temporary(void) {
+  live_need(mkdtemp(temporary) != NULL && setenv("TMPDIR", temporary, 1) == 0, temporary);
+}
+
+static inline bool is_own_file(const char *name) {
+  char prefix[32];
+  for (unsigned i = 0; i < process_count; i++) {
+    snprintf(prefix, sizeof prefix, "netsonde-dpdk%d", processes[i]);
+    if (strncmp(name, prefix, strlen(prefix)) == 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+static inline unsigned count_entries(const char *path, bool own_directory) {
+  unsigned count = 0;
+  DIR *directory = opendir(path);
+  for (struct dirent *one; directory && (one = readdir(directory));) {
+    count += own_directory ? one->d_name[0] != '.' : is_own_file(one->d_name);
+  }
+  if (directory) {
+    closedir(directory);
+  }
+  return count;
+}
+
+/* Counts the files that this test's DPDK processes left. The directories that other programs use
+ * too are searched for this test's process ids alone. */
+static inline unsigned left_behind(void) {
+  return count_entries(temporary, true) + count_entries("/dev/shm", false) +
+         count_entries("/var/run/dpdk", false);
+}
+
+/* Checks that no file is left and removes the temporary directory. */
+static inline int dpdk_end(void) {
+  CHECK_EQ(left_behind(), 0);
+  rmdir(temporary);
+  return check_report();
+}
+
+/* ---- captures --------------------------------------------------------------------------- */
+
 static inline int open_it(const char *interface, uint32_t snaplen, int dedicated,
                           struct sonde_backend **backend) {
   struct sonde_backend_config config = {.interface = interface,
@@ -34,7 +97,11 @@ static inline int open_it(const char *interface, uint32_t snaplen, int dedicated
                                         .dedicated = dedicated};
   error = (struct sonde_error){0};
   *backend = NULL;
-  return ops->open(&config, backend, &error);
+  int status = ops->open(&config, backend, &error);
+  if (status == 0) {
+    remember_process(process_of(*backend));
+  }
+  return status;
 }
 
 static inline struct sonde_backend *capture(const char *interface, uint32_t snaplen) {
@@ -94,32 +161,8 @@ static inline void wait_written(struct sonde_backend *backend, uint32_t frames, 
   }
 }
 
-/* The process's id, which `attach` ends with. */
-static inline int process_of(const struct sonde_backend *backend) {
-  struct sonde_backend_info info;
-  ops->info(backend, &info);
-  const char *word = strstr(info.attach, "process ");
-  return word ? atoi(word + 8) : 0;
-}
-
-/* Files of the DPDK processes that were ours, in the places where EAL and we put some. */
-static inline unsigned left_behind(void) {
-  static const char *const places[] = {"/tmp", "/dev/shm", "/var/run/dpdk"};
-  unsigned count = 0;
-  for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
-    DIR *place = opendir(places[i]);
-    for (struct dirent *one; place && (one = readdir(place));) {
-      count += strncmp(one->d_name, "netsonde-dpdk", 13) == 0;
-    }
-    if (place) {
-      closedir(place);
-    }
-  }
-  return count;
-}
-
-/* Everything above needs this first: a network and the backend. false: there is none to test,
- * and why not was checked or printed. */
+/* Loads the backend and makes the network; the functions above need both. Returns false if there
+ * is no backend to test, after it has checked or printed the reason. */
 static inline bool dpdk_begin(void) {
   int status = sonde_registry_load(SONDE_PLUGIN_DIR, "dpdk", &ops, &error);
   if (access(SONDE_PLUGIN_DIR "/dpdk.so", F_OK)) {
@@ -128,7 +171,7 @@ static inline bool dpdk_begin(void) {
     return false;
   }
   CHECK_EQ(status, SONDE_OK);
-  CHECK_EQ(left_behind(), 0);
+  make_temporary();
   live_begin();
   live_pair();
   return check_failures == 0;

@@ -46,6 +46,7 @@ static void check_killed_process(void) {
   live_run("ip link set gone0 name v0 && ip link set v0 up");
   live_wait_up("v0");
   CHECK_EQ(ops->reopen(backend, &error), 0);
+  remember_process(process_of(backend));
   CHECK(process_of(backend) != process);
   for (int i = 0; i < 5; i++) {
     live_send(sender, frame.bytes, frame.length);
@@ -78,6 +79,7 @@ static void check_killed_agent(void) {
     pause();
   }
   live_need(read(pipes[0], &process, sizeof process) == sizeof process, "read");
+  remember_process(process);
   CHECK(kill(process, 0) == 0);
   kill(agent, SIGKILL);
   waitpid(agent, NULL, 0);
@@ -105,5 +107,5 @@ int main(void) {
   check_killed_process();
   check_frozen_process();
   check_killed_agent();
-  return check_report();
+  return dpdk_end();
 }

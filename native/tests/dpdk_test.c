@@ -238,5 +238,5 @@ int main(void) {
   check_wake();
   check_file();
   check_null();
-  return check_report();
+  return dpdk_end();
 }

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,20 +15,14 @@ from typing import Any
 import nats
 import pytest
 
-from agents import Agent, Fleet
+from agents import COMMAND, Agent, Fleet, client_flags
 from bus import settled
 from deadlines import PATIENCE_SEC, eventually_now
 from packets import Packet, at, ethernet, ipv4, udp
 from servers import NatsServer, free_port
 
-COMMAND = Path(sys.executable).with_name("netsonde")
 SECOND_NS = 1_000_000_000
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def environment() -> dict[str, str]:
-    """Without what this machine's user may have set."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("NETSONDE__", "NATS_"))}
 
 
 @pytest.fixture
@@ -38,11 +31,10 @@ def run(nats_server: NatsServer) -> Run:
 
     def run_command(*words: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [COMMAND, *words, "--nats", nats_server.url],
+            [COMMAND, *words, *client_flags(nats_server.url)],
             capture_output=True,
             text=True,
             timeout=PATIENCE_SEC,
-            env=environment(),
         )
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -155,18 +147,17 @@ def test_nobody_there_is_1_and_said(run: Run) -> None:
 
 def test_nats_url_and_no_nats(nats_server: NatsServer, alpha: Agent) -> None:
     done = subprocess.run(
-        [COMMAND, "status", "--json"],
+        [COMMAND, "status", "--json", "--config", os.devnull],
         capture_output=True,
         text=True,
-        env={**environment(), "NATS_URL": nats_server.url},
+        env={**os.environ, "NATS_URL": nats_server.url},
     )
     assert (done.returncode, json.loads(done.stdout)["host"]) == (0, "alpha")
     began = time.monotonic()
     done = subprocess.run(
-        [COMMAND, "status", "--nats", f"nats://127.0.0.1:{free_port()}"],
+        [COMMAND, "status", *client_flags(f"nats://127.0.0.1:{free_port()}")],
         capture_output=True,
         text=True,
-        env=environment(),
     )
     assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr.count("\n") == 1
@@ -303,11 +294,10 @@ def follow(server: NatsServer, *flags: str) -> subprocess.Popen[str]:
 
 def spawn(server: NatsServer, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [COMMAND, *words, "--nats", server.url],
+        [COMMAND, *words, *client_flags(server.url)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
     )
 
 
@@ -334,13 +324,13 @@ def is_followed(server: NatsServer, host: str) -> bool:
 def test_a_reader_that_leaves_ends_the_command_quietly(
     nats_server: NatsServer, run: Run, pair: list[Agent]
 ) -> None:
+    flags = " ".join(client_flags(nats_server.url))
     done = subprocess.run(
-        f"set -o pipefail; {COMMAND} schema --nats {nats_server.url} | head -c 1",
+        f"set -o pipefail; {COMMAND} schema {flags} | head -c 1",
         shell=True,
         executable="/bin/bash",
         capture_output=True,
         text=True,
-        env=environment(),
     )
     assert done.stdout == "{"
     assert done.stderr == ""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from agents import COMMAND
 from deadlines import PATIENCE_SEC, eventually_now
 
-COMMAND = Path(sys.executable).with_name("netsonde")
 DURATION_SEC_MAX = 25.0
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import recording
-from agents import COMMAND, Agent, Fleet
+from agents import COMMAND, Agent, Fleet, client_flags
 from bus import Bus
 from deadlines import eventually
 from packets import Packet, read_capture
@@ -357,7 +357,7 @@ async def test_the_commands(
     recorder: Agent, bus: Bus, nats_server: NatsServer, key: Path, tmp_path: Path
 ) -> None:
     def run(*words: str | Path) -> subprocess.CompletedProcess[bytes]:
-        command = [COMMAND, *words, "--nats", nats_server.url]
+        command = [COMMAND, *words, *client_flags(nats_server.url)]
         return subprocess.run(command, capture_output=True, check=False)
 
     path, made = numbered_file(tmp_path / "made.pcap", 700)

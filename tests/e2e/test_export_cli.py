@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agents import Agent, Fleet
+from agents import COMMAND, Agent, Fleet, client_flags
 from collectors import HOST, Inbox
 from deadlines import PATIENCE_SEC, eventually_now
 from packets import SECOND_NS, UDP, at, ethernet, ipv4, udp, write_pcap
 from servers import NatsServer
 
-COMMAND = Path(sys.executable).with_name("netsonde")
 START_NS = 1_767_225_600 * SECOND_NS
 FLOWS = 25
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -27,14 +24,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def run(nats_server: NatsServer) -> Run:
     def run_command(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[str]:
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("NETSONDE__", "NATS"))}
         offline = words[0] == "decode"
         done = subprocess.run(
-            [COMMAND, *words, *(() if offline else ("--nats", nats_server.url))],
+            [COMMAND, *words, *(() if offline else client_flags(nats_server.url))],
             input=given,
             capture_output=True,
             timeout=PATIENCE_SEC,
-            env=environ,
         )
         text = subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode(), done.stderr.decode()

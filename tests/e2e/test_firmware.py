@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agents import COMMAND, Agent, Fleet
+from agents import COMMAND, Agent, Fleet, client_flags
 from bus import Bus
 from deadlines import eventually
 from signing import Signers
@@ -242,7 +242,9 @@ def test_command_prints_the_verdict_and_sets_the_exit_code(
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         url = str(verifier.config["nats"]["servers"][0])
         return subprocess.run(
-            [str(COMMAND), "firmware", "--nats", url, *arguments], capture_output=True, text=True
+            [str(COMMAND), "firmware", *client_flags(url), *arguments],
+            capture_output=True,
+            text=True,
         )
 
     good = run("image.bin", "image.sig")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import recording
-from agents import COMMAND, Fleet, answers
+from agents import COMMAND, Fleet, answers, client_flags
 from bus import Bus, settled
 from deadlines import eventually
 from packets import ICMP, IPV6, SECOND_NS, UDP, Packet, at, ethernet, icmp, ipv4, ipv6, udp
@@ -57,7 +57,7 @@ FLOWS = 7
 
 def spawn(server: NatsServer, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [COMMAND, *words, "--nats", server.url],
+        [COMMAND, *words, *client_flags(server.url)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import COMMAND, Agent, Fleet
+from agents import COMMAND, Agent, Fleet, client_flags
 from deadlines import eventually, eventually_now
 from netsonde.bus import nkey
 from netsonde.bus.credentials import Login
@@ -97,7 +97,7 @@ def test_the_commands_take_a_key(
     def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         key = str(key_of(tmp_path, name))
         return subprocess.run(
-            [str(COMMAND), *arguments, "--nats", nats_server.url, "--nkey", key, "--json",
+            [str(COMMAND), *arguments, *client_flags(nats_server.url), "--nkey", key, "--json",
              "--host", "alpha", "--timeout", "10"], capture_output=True, text=True,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import COMMAND, Agent, Fleet
+from agents import COMMAND, Agent, Fleet, client_flags
 from deadlines import eventually
 from packets import Packet, read_capture
 from recording import numbered_file
@@ -57,7 +57,7 @@ def command(
     """`netsonde …` with the key of that name."""
     key = str(key_of(directory, name))
     return subprocess.run(
-        [str(COMMAND), *arguments, "--nats", server.url, "--nkey", key],
+        [str(COMMAND), *arguments, *client_flags(server.url), "--nkey", key],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agents import COMMAND, answers
+from agents import COMMAND, answers, client_flags
 from deadlines import PATIENCE_SEC, eventually_now
 from packets import SECOND_NS, UDP, Packet, at, ethernet, ipv4, udp
 from servers import free_port
@@ -21,7 +20,10 @@ PCAPNG = b"\x0a\x0d\x0d\x0a"
 
 def run(url: str, *words: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [COMMAND, *words, "--nats", url], capture_output=True, text=True, timeout=PATIENCE_SEC
+        [COMMAND, *words, *client_flags(url)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SEC,
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -32,9 +34,8 @@ def embedded(config: Path, port: int) -> Iterator[str]:
     """The URL of its server."""
     url = f"nats://127.0.0.1:{port}"
     words = ["run", "--embedded-nats", "--config", str(config), "--nats", url, "--host", "alpha"]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("NETSONDE__")}
     with config.with_suffix(".log").open("ab") as log:
-        agent = subprocess.Popen([COMMAND, *words], stderr=log, env=environ)
+        agent = subprocess.Popen([COMMAND, *words], stderr=log)
     try:
         eventually_now(lambda: answers(url, "$SRV.PING.netsonde.alpha"), "the agent to answer")
         yield url

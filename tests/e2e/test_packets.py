@@ -160,7 +160,7 @@ def resized(packet: bytes, place: int, octets: int) -> bytes:
 
 
 async def test_nothing_recorded_is_an_answer(recorder: Agent, bus: Bus, tmp_path: Path) -> None:
-    await bus.ok("start", {"interface": "lo", "backend": "af_packet", "filter": "udp port 7"})
+    await bus.ok("start", {"interface": "lo", "backend": "af_packet", "filter": "host 192.0.2.77"})
     reply, found = await retrieve(bus, tmp_path)
     assert (found, reply["packets"], reply["complete"]) == ([], 0, True)
 

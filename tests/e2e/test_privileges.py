@@ -1,13 +1,13 @@
-"""The agent as a user of its own: enough privileges, too few, and what doctor says of both."""
+"""The agent as an unprivileged user, and the privileges that `netsonde doctor` reports."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,11 +16,14 @@ import unprivileged
 from agents import COMMAND, Fleet, toml
 from bus import Bus
 from deadlines import eventually
+from netsonde.config.sections import NatsSection
 from netsonde.daemon.privileges import NEEDED
 from packets import UDP, ethernet, ipv4, udp
 from servers import NatsServer
 
 FRAMES = 50
+# The default configuration names a port of this machine, where a server may listen.
+NO_NETWORK = ("unshare", "--net")
 
 
 @pytest.fixture
@@ -34,8 +37,8 @@ def doctor(shared: Path, *capabilities: str) -> tuple[int, dict[str, dict[str, s
     config = shared / "doctor.toml"
     config.write_text(toml({"http": {"listen": ""}}))
     done = subprocess.run(
-        [*unprivileged.prefix(capabilities, shared / "stage"), str(COMMAND), "doctor", "--json",
-         "--config", str(config)],
+        [*NO_NETWORK, *unprivileged.prefix(capabilities, shared / "stage"), str(COMMAND), "doctor",
+         "--json", "--config", str(config)],
         capture_output=True, text=True,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
@@ -96,7 +99,8 @@ def test_without_a_privilege_it_does_not_start(shared: Path) -> None:
     config = shared / "netsonde.toml"
     config.write_text(toml({"http": {"listen": ""}, "agent": {"host": "alpha"}}))
     done = subprocess.run(
-        [*unprivileged.prefix((), shared / "stage"), str(COMMAND), "run", "--config", str(config)],
+        [*NO_NETWORK, *unprivileged.prefix((), shared / "stage"), str(COMMAND), "run", "--config",
+         str(config)],
         capture_output=True, text=True, timeout=30,
     )  # fmt: skip
     assert done.returncode == 77
@@ -118,6 +122,7 @@ async def test_an_agent_for_files_needs_none(
     assert fleet.dismiss() == []
 
 
+@pytest.mark.usefixtures("server_on_default_port")
 def test_doctor_says_what_is_missing_and_how_to_grant_it(shared: Path) -> None:
     code, found = doctor(shared)
     assert code == 77
@@ -133,11 +138,26 @@ def test_doctor_says_what_is_missing_and_how_to_grant_it(shared: Path) -> None:
     assert "CAP_NET_RAW" not in found["xdp"]["detail"].partition(":")[0]
 
 
+@pytest.fixture
+def server_on_default_port() -> Iterator[None]:
+    """A listener on the default configuration's port, unless the machine has one already."""
+    default = urlsplit(NatsSection().servers[0])
+    try:
+        listener = socket.create_server((default.hostname, default.port))
+    except OSError:
+        yield
+        return
+    with listener:
+        yield
+
+
 def test_doctor_finds_what_is_wrong_with_the_configuration(tmp_path: Path) -> None:
     config = tmp_path / "netsonde.toml"
     config.write_text("[nats]\nrood = 1\n")
     done = subprocess.run(
-        [str(COMMAND), "doctor", "--config", str(config)], capture_output=True, text=True
+        [*NO_NETWORK, str(COMMAND), "doctor", "--config", str(config)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 78
     assert "nats.rood" in done.stdout
@@ -147,7 +167,7 @@ def test_doctor_finds_what_is_wrong_with_the_configuration(tmp_path: Path) -> No
 
 
 async def test_systemd_is_told_when_it_runs_lives_and_ends(
-    nats_server: NatsServer, tmp_path: Path
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """READY while NATS is still away; WATCHDOG=1 again and again; STOPPING at the end."""
     address = tmp_path / "notify"
@@ -157,14 +177,9 @@ async def test_systemd_is_told_when_it_runs_lives_and_ends(
     port = nats_server.port
     nats_server.kill()
     agent = Fleet(nats_server, tmp_path).agent("alpha")
-    environment = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "300000"}
-    for name, value in environment.items():
-        os.environ[name] = value
-    try:
-        agent.spawn()
-    finally:
-        for name in environment:
-            del os.environ[name]
+    monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+    monkeypatch.setenv("WATCHDOG_USEC", "300000")
+    agent.spawn()
     heard: list[str] = []
 
     def listen() -> list[str]:

@@ -23,7 +23,7 @@ import msgspec
 import nats
 from nats.aio.client import Client
 
-from agents import COMMAND, Agent, Fleet
+from agents import COMMAND, Agent, Fleet, client_flags
 from bus import Bus
 from deadlines import PATIENCE_SEC, eventually_now
 from netsonde.bus.credentials import Login
@@ -146,7 +146,7 @@ class Stage:
         """Comes back when the collector pulls: one that has never reached the bus gives up."""
         log = (self.directory / f"collector-{next(self._numbers)}.log").open("wb")
         line = [*self.fleet.prefix, str(COMMAND), "collect", "-o", str(self.output)]
-        line += ["--nats", ",".join(self.urls), "--ack-wait", "2", "--rotate-mb", "4"]
+        line += [*client_flags(",".join(self.urls)), "--ack-wait", "2", "--rotate-mb", "4"]
         line += ["--rotate-sec", "3", *arguments]
         process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT)
         log.close()

@@ -25,13 +25,28 @@ from packets import UDP, ethernet, ipv4, udp
 FRAME = ethernet(ipv4(udp(bytes(50), 1000, 53), UDP, "10.0.0.1", "10.1.0.1"))
 
 
+_engines: set[int] = set()  # every process that `processes` has found in this test
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's own directory for temporary files, its agents' too."""
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setenv("TMPDIR", str(directory))
+    _engines.clear()
+    return directory
+
+
 def processes(agent: Agent) -> list[int]:
-    """The agent's children that own an EAL, zombies included."""
+    """Returns the agent's DPDK processes, including zombies."""
     found: list[int] = []
     for task in Path(f"/proc/{agent.pid}/task").glob("*/children"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
             found += map(int, task.read_text().split())
-    return list(filter(is_engine, found))
+    engines = list(filter(is_engine, found))
+    _engines.update(engines)
+    return engines
 
 
 def is_engine(pid: int) -> bool:
@@ -45,12 +60,19 @@ def mapped(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
-def leftovers() -> list[str]:
-    places = [Path("/tmp"), Path("/dev/shm"), Path("/var/run/dpdk")]
-    return [str(path) for place in places for path in place.glob("netsonde-dpdk*")]
+def leftovers(temporary: Path) -> list[str]:
+    """Returns the files that this test's DPDK processes left. Other programs use /dev/shm and
+    /var/run/dpdk too, so only names with a process id of this test count there."""
+    found = list(temporary.glob("netsonde-dpdk*"))
+    for shared in (Path("/dev/shm"), Path("/var/run/dpdk")):
+        for pid in _engines:
+            found += shared.glob(f"netsonde-dpdk{pid}*")
+    return list(map(str, found))
 
 
-async def test_ten_captures_in_one_agent(alpha: Agent, bus: Bus, sender: Sender) -> None:
+async def test_ten_captures_in_one_agent(
+    alpha: Agent, bus: Bus, sender: Sender, temporary: Path
+) -> None:
     descriptors = len(os.listdir(f"/proc/{alpha.pid}/fd"))
     for number in range(10):
         await capturing.start(bus, "dpdk")
@@ -62,7 +84,7 @@ async def test_ten_captures_in_one_agent(alpha: Agent, bus: Bus, sender: Sender)
         if number == 0:
             descriptors = len(os.listdir(f"/proc/{alpha.pid}/fd"))
     assert len(os.listdir(f"/proc/{alpha.pid}/fd")) <= descriptors
-    assert leftovers() == []
+    assert leftovers(temporary) == []
 
 
 async def test_interface_is_followed_by_its_driver_name(
@@ -106,7 +128,7 @@ async def test_af_xdp_captures_on_a_dedicated_interface(
 
 
 async def test_killed_processes_leave_no_af_xdp_program(
-    fleet: Fleet, bus: Bus, small_wire: Wire
+    fleet: Fleet, bus: Bus, small_wire: Wire, temporary: Path
 ) -> None:
     """Kills the DPDK process first, then the agent before it can clean up."""
     agent = fleet.start()
@@ -117,7 +139,7 @@ async def test_killed_processes_leave_no_af_xdp_program(
     os.kill(process, signal.SIGKILL)
     agent.kill()
     await eventually(lambda: "xdp" not in small_wire.link(), "the interface to be free")
-    assert leftovers() == []
+    assert leftovers(temporary) == []
 
 
 async def test_busy_port_is_rejected_and_stays_with_its_owner(
@@ -152,7 +174,7 @@ async def kill_engine(agent: Agent, events: Events, number: int) -> None:
 
 
 async def test_killed_process_is_reported_and_replaced(
-    alpha: Agent, bus: Bus, sender: Sender, wire: Wire
+    alpha: Agent, bus: Bus, sender: Sender, wire: Wire, temporary: Path
 ) -> None:
     await capturing.start(bus, "dpdk", metering={"enable": True})
     events = await bus.events(kind="capture")
@@ -168,7 +190,7 @@ async def test_killed_process_is_reported_and_replaced(
     await capturing.settled(bus, before["packets_captured"] + before["packets_dropped"] + 1000)
     await bus.ok("stop")
     assert processes(alpha) == []
-    assert leftovers() == []
+    assert leftovers(temporary) == []
     assert wire.link()["promiscuity"] == 0
 
 
@@ -183,13 +205,15 @@ async def keeps_capturing(bus: Bus, sender: Sender) -> None:
     await eventually(ask, "the capture to continue", interval_sec=0.05)
 
 
-async def test_killed_agent_ends_its_process(fleet: Fleet, bus: Bus, wire: Wire) -> None:
+async def test_killed_agent_ends_its_process(
+    fleet: Fleet, bus: Bus, wire: Wire, temporary: Path
+) -> None:
     agent = fleet.start()
     await capturing.start(bus, "dpdk")
     (process,) = processes(agent)
     agent.kill()
     eventually_now(lambda: not is_engine(process), "the process to end")
-    eventually_now(lambda: leftovers() == [], "its files to be gone")
+    eventually_now(lambda: leftovers(temporary) == [], "its files to be gone")
     eventually_now(lambda: wire.link()["promiscuity"] == 0, "the interface to be as before")
 
 
@@ -237,7 +261,7 @@ async def test_dedicated_is_rejected_where_the_host_needs_the_interface(
 # ---- features without a request ---------------------------------------------------------------
 
 
-async def test_each_worker_has_its_own_queue() -> None:
+async def test_each_worker_has_its_own_queue(temporary: Path) -> None:
     """net_null has several queues and gives each 100 separate flows."""
     settings = net_pcap.settings("net_null0,size=64,copy=0;flows=100", workers=4)
     capture = await Capture.open(settings)
@@ -249,10 +273,10 @@ async def test_each_worker_has_its_own_queue() -> None:
     assert stats.flows_created == 400
     kept = stats.packets_recorded + stats.packets_active + stats.packets_unmetered
     assert stats.packets_captured == kept > 0
-    assert leftovers() == []
+    assert leftovers(temporary) == []
 
 
-async def test_traces_through_net_pcap_match_the_oracle(tmp_path: Path) -> None:
+async def test_traces_through_net_pcap_match_the_oracle(tmp_path: Path, temporary: Path) -> None:
     wrong = []
     assert len(oracle.traces()) == oracle.TRACES_EXPECTED, f"no traces in {oracle.DIRECTORY}"
     for trace in oracle.traces():
@@ -264,4 +288,4 @@ async def test_traces_through_net_pcap_match_the_oracle(tmp_path: Path) -> None:
         ) or oracle.digest(flows) not in trace.accepted("flows_sha256"):
             wrong.append(f"{trace.path.name}: {status}\n" + "\n".join(oracle.flow_lines(flows)[:9]))
     assert not wrong, "\n".join(wrong)
-    assert leftovers() == []
+    assert leftovers(temporary) == []

@@ -134,3 +134,21 @@ def test_sources_have_no_reminders_and_no_skipped_tests() -> None:
             if reminders.search(line) or (path.name.startswith("test_") and skips.search(line)):
                 found.append(f"{shown(path)}:{number} {line.strip()[:80]}")
     assert found == []
+
+
+def test_tests_own_their_ports_and_directories() -> None:
+    """No test connects to a fixed port of the machine or searches /tmp, which others use too."""
+    shared = re.compile(
+        r"""(nats|tls)://(127\.0\.0\.1|localhost):\d"""
+        r"""|create_(connection|server)\(\("[^"]*", [1-9]"""
+        r"""|Path\("/tmp"\)|opendir\("/tmp"\)|gettempdir\(\)"""
+    )
+    tests = [path for path in tracked(".py", ".c", ".h") if "tests" in path.parts]
+    found = [
+        f"{shown(path)}:{number} {line.strip()[:80]}"
+        for path in tests
+        if path != Path(__file__) and path.name != "test_cli_commands.py"  # it only reads addresses
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if shared.search(line)
+    ]
+    assert found == []

@@ -24,6 +24,7 @@ enum {
   PROBE_MAX_MS = 5000,
   END_MAX_MS = 2000,
   OUTPUT_BYTES_MAX = 16384,
+  RUNTIME_BYTES = 1024,
 };
 
 extern char **environ;
@@ -264,7 +265,15 @@ static int send_setup(const struct child *child, const struct engine_setup *setu
   return sendmsg(child->control, &message, MSG_NOSIGNAL) == sizeof *setup ? 0 : -1;
 }
 
-/* EAL wants a directory, in which it then puts nothing. */
+/* Makes the directory that EAL requires; EAL puts no file into it. */
+static int make_runtime(char runtime[static RUNTIME_BYTES], struct sonde_error *error) {
+  const char *parent = secure_getenv("TMPDIR");
+  snprintf(runtime, RUNTIME_BYTES, "%s/netsonde-dpdk-XXXXXX", parent && *parent ? parent : "/tmp");
+  return mkdtemp(runtime)
+             ? 0
+             : sonde_fail(error, SONDE_SYSTEM, errno, "%s: %s", runtime, strerror(errno));
+}
+
 static void remove_runtime(const char *runtime, pid_t pid) {
   char path[PATH_MAX];
   snprintf(path, sizeof path, "%s/dpdk/netsonde-dpdk%d", runtime, (int)pid);
@@ -276,12 +285,13 @@ static void remove_runtime(const char *runtime, pid_t pid) {
 
 int child_open(struct child *child, const struct engine_setup *setup, int area_fd,
                const int *doorbells, struct engine_reply *reply, struct sonde_error *error) {
-  char runtime[] = "/tmp/netsonde-dpdk-XXXXXX";
+  char runtime[RUNTIME_BYTES];
   *child = (struct child){.control = -1, .output = -1};
-  if (!mkdtemp(runtime)) {
-    return sonde_fail(error, SONDE_SYSTEM, errno, "%s: %s", runtime, strerror(errno));
+  int status = make_runtime(runtime, error);
+  if (status) {
+    return status;
   }
-  int status = run_program(child, runtime, error);
+  status = run_program(child, runtime, error);
   pid_t pid = child->pid;
   if (!status) { /* a failing send shows in the reply that does not come */
     send_setup(child, setup, area_fd, doorbells);
