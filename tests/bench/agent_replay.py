@@ -1,7 +1,7 @@
-"""The whole agent on its one core: `netsonde run`, a capture started over NATS, its records
-collected from the stream and added up; and what an agent weighs that has nothing to do.
+"""The whole agent on one core: `netsonde run`, a capture started over NATS, and its records
+collected from the stream and added up. Also the memory of an idle agent.
 
-The nats-server and the collector (this process) have the other cores.
+The nats-server and the collector (this process) use the other cores.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Batch(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Replayed:
-    seconds: float  # from the start request to the stop reply: records are on the stream
+    seconds: float  # from the start request to the stop reply, when all records are sent
     records: int
     bytes: int
 
 
 def missing() -> str | None:
-    """What is not installed, if anything."""
+    """Returns the missing program and how to install it, or None."""
     for name in ("netsonde", "nats-server"):
         if not (BIN / name).exists():
             return f"no {BIN / name}: run `make setup`"
@@ -72,8 +72,8 @@ def wait_for(ask: Any, what: str, within_sec: float) -> Any:
 
 @contextmanager
 def serve(directory: Path, more: str = "", prefix: Sequence[str] = ()) -> Iterator[str]:
-    """A nats-server that lets a collector lag: the bench measures the agent, not it. `more`:
-    lines of its configuration. `prefix` goes before the command."""
+    """A nats-server with limits so high that it never drops a slow collector. `more` is added to
+    its configuration. `prefix` goes before the command."""
     directory.mkdir(parents=True, exist_ok=True)
     for stale in directory.glob("*.ports"):
         stale.unlink()
@@ -98,7 +98,7 @@ def read_url(ports: Path) -> str | None:
     try:
         return str(json.loads(ports.read_text())["nats"][0])
     except (FileNotFoundError, json.JSONDecodeError):
-        return None  # not there yet, or half written
+        return None  # missing, or half written
 
 
 @contextmanager
@@ -111,8 +111,8 @@ def run_agent(
     settings: Mapping[str, str] | None = None,
     pin: Sequence[str] = PREFIX,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`more`: sections besides those that every agent here has. `prefix` goes before the
-    command, `settings` are of its environment; `pin` keeps the agent to its cores."""
+    """`more` is added to the configuration, `settings` to the environment. `prefix` goes before
+    the command. `pin` keeps the agent on its cores."""
     config = directory / "agent.toml"
     config.write_text(
         f'[agent]\nhost = "{HOST}"\n'
@@ -157,7 +157,7 @@ async def ask(client: Client, verb: str, body: dict[str, Any], timeout_sec: floa
 async def wait_until_ready(
     client: Client, poll_sec: float = POLL_SEC, subject: str = f"{SUBJECT}.status"
 ) -> None:
-    """Until someone answers there."""
+    """Waits until a responder answers on the subject."""
     deadline = time.monotonic() + READY_WITHIN_SEC
     while True:
         try:
@@ -187,7 +187,7 @@ async def wait_until_finished(client: Client) -> dict[str, Any]:
 
 
 def audit_stream(batches: list[bytes], encoding: str, packets: int, where: str) -> int:
-    """Records on the stream: none missing, and their packets are the file's."""
+    """Returns the number of records. Checks that none is missing and that the packets match."""
     codec = msgspec.json if encoding == "json" else msgspec.msgpack
     decoder = codec.Decoder(Batch)
     decoded = [decoder.decode(batch) for batch in batches]
@@ -230,7 +230,7 @@ async def drive(url: str, trace: Trace, encoding: str) -> Replayed:
 
 
 async def collect(client: Client, batches: list[bytes]) -> None:
-    """All that was published before the stop reply has been sent our way; take it in."""
+    """Reads all batches published before the stop reply."""
     deadline = time.monotonic() + REPLAY_WITHIN_SEC
     seen, quiet_since = -1, time.monotonic()
     while time.monotonic() - quiet_since < 0.5 and time.monotonic() < deadline:
@@ -247,8 +247,8 @@ def replay(trace: Trace, encoding: str) -> Replayed:
 
 
 def measure_idle_kib() -> int:
-    """Resident memory of an agent that is on the bus and captures nothing, shared pages
-    included."""
+    """Resident memory of an agent that is connected and captures nothing, in KiB. Shared pages
+    count."""
     directory = OUT / "agent"
     with serve(directory) as url, run_agent(url, directory, "json") as process:
         asyncio.run(wait_and_leave(url))

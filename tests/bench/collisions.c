@@ -1,12 +1,12 @@
-/* collisions.c - what the flow table does when senders aim: packets a second, processor time.
+/* collisions.c - packets per second of the flow table when senders provoke hash collisions.
  *
  *   collisions FLOWS PACKETS
  *
- * Three ways, one JSON line each. scattered: random addresses. aimed: keys that differ only in
- * their addresses, which an unkeyed form of the hash sends all to one home; the table has drawn
- * its secret. known: the same keys, the table's secret is the senders' too (all zeros).
- * First each of FLOWS flows sends one packet, then they send in random order, up to PACKETS
- * (known: a sixty-fourth of them); no records are made.
+ * Prints one JSON line for each of three sets of keys. scattered: random addresses. aimed: keys
+ * that differ only in their addresses and have the same slot under an unkeyed form of the hash;
+ * the table uses its random secret. known: the same keys, but the senders know the table's
+ * secret (all zeros). Each of FLOWS flows first sends one packet. Then they send in random
+ * order, up to PACKETS (known: a sixty-fourth of that). No records are made.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -48,7 +48,7 @@ static struct sonde_decoded make_packet(uint32_t low, uint32_t high, uint16_t po
   return packet;
 }
 
-/* Without a secret, words of zeros make the product of the addresses zero. */
+/* With an all-zero secret, zero address words make the product of the addresses zero. */
 static void fill_keys(struct sonde_decoded *keys, uint32_t flows, bool aimed) {
   const struct sonde_hash_secret none = {{0}};
   for (uint32_t i = 0; i < flows; i++) {

@@ -1,13 +1,12 @@
-"""How fast the session loop takes packets from the DPDK process.
+"""Packets per second that the session loop reads from the DPDK process.
 
     python tests/bench/dpdk.py [FLOWS [SECONDS]]
 
-net_null hands out empty frames without end; the DPDK process writes a UDP packet of one of
-FLOWS flows into each. That mode (`;flows=N` behind the device) is for this program: no request
-can ask for it. One worker meters on the meter's core, the process polls on the others. What
-finds the ring full is dropped and counted: the source is faster than any reader, so that what
-is captured is the reader's own limit. On a machine that is not idle the figure to look at is
-the one over the worker's own processor time.
+net_null returns empty frames without limit. The DPDK process writes a UDP packet of one of FLOWS
+flows into each. Only this program can select that mode (`;flows=N` after the device), no request
+can. One worker meters on the meter's core, the process polls on the others. Packets that find the
+ring full are dropped and counted. The source is faster than any reader, so the captured rate is
+the reader's limit. On a busy machine use the figure per second of the worker's processor time.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from engine import ConservationError
 from pinned import METER_CORE, keep_off_the_meter_core
-from table import Row, lack, reach
+from table import Row, rate_row, unmeasured_row
 
 from netsonde.core.backends import backends
 from netsonde.core.capture import Capture
@@ -37,7 +36,7 @@ TITLE = "dpdk net_null, 1 k flows, metering"
 
 @dataclass(frozen=True)
 class Taken:
-    """Packets a second: on the clock, of the worker's processor time, and offered."""
+    """Packets per second by clock, per second of the worker's processor time, and offered."""
 
     rate: float
     worker_rate: float
@@ -69,7 +68,7 @@ def settings(flows: int) -> CaptureSettings:
 
 
 def worker() -> Path:
-    """The capture thread's directory in /proc."""
+    """Returns the capture thread's directory in /proc."""
     for task in Path("/proc/self/task").iterdir():
         if (task / "comm").read_text().startswith("sonde-cap-0"):
             return task
@@ -77,7 +76,7 @@ def worker() -> Path:
 
 
 def worker_sec() -> float:
-    """Processor time of the capture thread so far."""
+    """Returns the processor time of the capture thread so far."""
     _, _, rest = (worker() / "stat").read_text().partition(") ")
     return sum(map(int, rest.split()[11:13])) / os.sysconf("SC_CLK_TCK")  # utime, stime
 
@@ -106,7 +105,7 @@ async def measure(flows: int, seconds: float) -> Taken:
 
 
 async def missing() -> str | None:
-    """Why the backend cannot be used here, if it cannot."""
+    """Returns why the backend cannot be used on this machine, or None."""
     (report,) = (one for one in await backends() if one.name == "dpdk")
     return None if report.usable else report.reason
 
@@ -114,12 +113,12 @@ async def missing() -> str | None:
 def rows(runs: int) -> list[Row]:
     reason = asyncio.run(missing())
     if reason is not None:
-        return [lack(TITLE, reason)]
+        return [unmeasured_row(TITLE, reason)]
     done = [asyncio.run(measure(FLOWS, SECONDS)) for _ in range(runs)]
     return [
-        reach(f"{TITLE}, M packets/s", [one.rate for one in done], GOAL_PER_SEC),
-        reach(f"{TITLE}, M packets a processor second", [one.worker_rate for one in done]),
-        reach("dpdk net_null, offered, M packets/s", [one.offered for one in done]),
+        rate_row(f"{TITLE}, M packets/s", [one.rate for one in done], GOAL_PER_SEC),
+        rate_row(f"{TITLE}, M packets a processor second", [one.worker_rate for one in done]),
+        rate_row("dpdk net_null, offered, M packets/s", [one.offered for one in done]),
     ]
 
 
@@ -132,7 +131,7 @@ def main() -> None:
         f"dpdk net_null, {FRAME_BYTES}-byte frames, {flows} flows, metering: "
         f"{taken.rate / 1e6:.2f} M packets/s captured, "
         f"{taken.offered / 1e6:.2f} M packets/s offered, "
-        f"{taken.worker_rate / 1e6:.2f} M packets a second of the worker's processor time"
+        f"{taken.worker_rate / 1e6:.2f} M packets per second of the worker's processor time"
     )
 
 

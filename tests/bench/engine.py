@@ -1,7 +1,7 @@
-"""The core by itself: replay.c over a trace, rendering.c over records, collisions.c on the table.
+"""The core without the agent: replay.c over a trace, rendering.c over records, collisions.c.
 
-Every replay is audited: the conservation law holds before and after the stop, and the
-packets are those of the file.
+Every replay is audited: the counters add up before and after the stop, and the number of packets
+is that of the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RECORD_RING_SIZE = 1 << 16
 
 
 class ConservationError(Exception):
-    """Packets came from nowhere or went there. No figure is worth anything then."""
+    """The packet counters do not add up, so every figure of the run is void."""
 
 
 def audit(counters: Mapping[str, int], packets: int, where: str) -> None:
@@ -38,7 +38,7 @@ def audit_replay(result: Mapping[str, Any], trace: Trace, mode: str) -> None:
     told = rendered["packets"] == stopped["recorded"] and rendered["records"] == stopped["records"]
     if lost or not told:
         raise ConservationError(f"{trace.name} {mode}: {result}")
-    # Exact only where no flow was evicted: an evicted one that comes back is a new flow.
+    # Exact only if no flow was evicted: an evicted flow that sends again counts as a new flow.
     exact = trace.flows is not None and stopped["resources"] == 0
     if exact and stopped["flows_created"] != trace.flows:
         raise ConservationError(f"{trace.name}: {trace.flows} flows, {result}")
@@ -51,7 +51,7 @@ def replay(
     table_size: int = FLOW_TABLE_SIZE,
     ring_size: int = RECORD_RING_SIZE,
 ) -> tuple[Measured, dict[str, Any]]:
-    """mode: json, msgpack, or unmetered (flows are kept, no record is made)."""
+    """mode: json, msgpack, or unmetered (flows are kept, no records are made)."""
     measured = run_pinned(
         [OUT / "replay", PLUGINS, trace.path, mode, str(table_size), str(ring_size)]
     )
@@ -61,7 +61,7 @@ def replay(
 
 
 def render(encoding: str, records: int) -> float:
-    """Records a second."""
+    """Returns records per second."""
     binary: Path = OUT / "rendering"
     measured = run_pinned([binary, encoding, str(records), "1"])
     result = msgspec.json.decode(measured.output)
@@ -69,7 +69,7 @@ def render(encoding: str, records: int) -> float:
 
 
 def collide(flows: int, packets: int) -> dict[str, float]:
-    """Packets a second for keys that are scattered, aimed without the secret, or with it."""
+    """Packets per second for scattered keys, aimed keys, and aimed keys with a known secret."""
     measured = run_pinned([OUT / "collisions", str(flows), str(packets)])
     rates: dict[str, float] = {}
     for line in measured.output.splitlines():

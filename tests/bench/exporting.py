@@ -1,8 +1,8 @@
-"""NetFlow and IPFIX: the encoders by themselves, and a session that exports to nfcapd.
+"""NetFlow and IPFIX: the encoders alone, and a session that exports to nfcapd.
 
-A run is void unless nothing was lost on our side and nfcapd counts as many flows, packets
-and octets as were sent, without one wrong sequence number. A run that is too fast for
-nfcapd is repeated more slowly, and the slower figure is the one that counts.
+A run counts only if the session lost nothing and nfcapd counted as many flows, packets and
+octets as were sent, with correct sequence numbers. A run that is too fast for nfcapd is repeated
+at a slower pace, and the slower figure counts.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import nfcapd
 import softflowd
 from engine import ConservationError
 from pinned import run_pinned
-from table import Row, compare, lack, reach, show_rate
+from table import Row, compare_rates, rate_row, show_rate, unmeasured_row
 from workbench import OUT, PLUGINS, Trace
 
 ENCODE_GOAL_PER_SEC = 10e6
 REPLAY_GOAL_PER_SEC = 2e6
 SUSTAINED_GOAL_PER_SEC = 3e6
 VERSIONS = {5: "NetFlow 5", 9: "NetFlow 9", 10: "IPFIX"}
-# Flows leave by their timers while the file is read …
+# Flows expire by their timers while the file is read …
 TIMED = ("table=131072", "idle=1000")
-# … or all together when it has been read.
+# … or all together at the end of the file.
 KEPT = ("table=2097152",)
 LARGE_MESSAGES = ("bytes=8900",)
-# From the fastest on, until nfcapd's socket overflows no more: what nfcapd can take depends
-# on who else uses the machine.
+# From fastest to slowest, until nfcapd's socket stops overflowing. The pace that nfcapd bears
+# depends on the other load of the machine.
 PACES_BYTES_PER_SEC = (
     260_000_000,
     200_000_000,
@@ -49,45 +49,45 @@ def encode_rows(runs: int) -> list[Row]:
             one = msgspec.json.decode(line)
             title = f"encode {VERSIONS[one['version']]}, {one['profile']}, M records/s"
             rates.setdefault(title, []).append(one["records_per_cpu_sec"])
-    return [reach(title, found, ENCODE_GOAL_PER_SEC) for title, found in rates.items()]
+    return [rate_row(title, found, ENCODE_GOAL_PER_SEC) for title, found in rates.items()]
 
 
 def replay_rows(timed: Trace, kept: Trace, runs: int, peer: str | None) -> list[Row]:
-    """One-packet flows to nfcapd as they time out, and records that existed when it began."""
+    """Exports one-packet flows to nfcapd as they time out, and records that already existed."""
     if nfcapd.find() is None:
-        return [lack("export to nfcapd", "nfcapd is not installed")]
+        return [unmeasured_row("export to nfcapd", "nfcapd is not installed")]
     rows: list[Row] = []
     for version, name in VERSIONS.items():
         whole: list[dict[str, Any]] = []
         sustained: list[dict[str, Any]] = []
-        beside: list[float] = []
+        reference: list[float] = []
         for _ in range(runs):
             whole.append(replay(timed, version, TIMED))
             sustained.append(replay(kept, version, KEPT))
             if peer is not None and version == 9:
                 measured = softflowd.replay(peer, timed, softflowd.FITTING_TABLE)
-                beside.append(timed.packets / measured.seconds)
+                reference.append(timed.packets / measured.seconds)
         title = f"one-packet flows to nfcapd, {name}, M records/s"
-        rows.append(reach_nfcapd(title, whole, "started", REPLAY_GOAL_PER_SEC))
-        if beside:
+        rows.append(nfcapd_row(title, whole, "started", REPLAY_GOAL_PER_SEC))
+        if reference:
             ours = [rate(one, "started", "sent_all") for one in whole]
-            rows.append(compare(f"{title}, beside", ours, beside, "softflowd", None))
+            rows.append(compare_rates(f"{title}, compared", ours, reference, "softflowd", None))
         title = f"existing records to nfcapd, {name}, M/s"
-        rows.append(reach_nfcapd(title, sustained, "read_all", SUSTAINED_GOAL_PER_SEC))
+        rows.append(nfcapd_row(title, sustained, "read_all", SUSTAINED_GOAL_PER_SEC))
     large = [replay(timed, 10, TIMED + LARGE_MESSAGES) for _ in range(runs)]
     title = "one-packet flows to nfcapd, IPFIX, messages of 8,900 bytes, M records/s"
-    return [*rows, reach_nfcapd(title, large, "started", REPLAY_GOAL_PER_SEC)]
+    return [*rows, nfcapd_row(title, large, "started", REPLAY_GOAL_PER_SEC)]
 
 
-def reach_nfcapd(title: str, results: list[dict[str, Any]], since: str, goal: float) -> Row:
-    """Until we had sent the last record; beside, until nfcapd had read it."""
-    row = reach(title, [rate(result, since, "sent_all") for result in results], goal)
+def nfcapd_row(title: str, results: list[dict[str, Any]], since: str, goal: float) -> Row:
+    """Rates until the last record was sent and, compared, until nfcapd had read it."""
+    row = rate_row(title, [rate(result, since, "sent_all") for result in results], goal)
     taken = show_rate([rate(result, since, "taken_all") for result in results])
-    return dataclasses.replace(row, beside=f"nfcapd {taken}")
+    return dataclasses.replace(row, reference=f"nfcapd {taken}")
 
 
 def rate(result: dict[str, Any], since: str, until: str) -> float:
-    """Records a second between two of: started, read_all, sent_all, taken_all."""
+    """Records per second between two of: started, read_all, sent_all, taken_all."""
     return float(result["sent"]["records"] / (result[until] - result[since]))
 
 

@@ -1,8 +1,8 @@
-"""How long `status` takes while the agent verifies 2 GiB of firmware.
+"""The latency of `status` while the agent verifies 2 GiB of firmware.
 
-The file is sparse, so the disk has no part in it; hashing has, in a thread beside the loop. The
-agent has all cores, as it has by its unit.
-The signature is good, of minisign's form, by a key made here.
+The file is sparse, so disk speed does not matter. Hashing runs in a thread next to the event
+loop. The agent uses all cores, as under its systemd unit. The signature is valid, in minisign's
+format, by a key made here.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from pinned import CORES
 from workbench import OUT
 
 FIRMWARE_BYTES = 2 << 30
-ASKED_MIN = 200  # below that a 99th percentile says nothing
+REQUESTS_MIN = 200  # fewer requests make a 99th percentile meaningless
 PAUSE_SEC = 0.002
 VERIFY_WITHIN_SEC = 120.0
 
 
 def measure_status_sec() -> list[float]:
-    """The time of each status request that was answered while the verification ran."""
+    """Times of the status requests that were answered during the verification."""
     directory = OUT / "firmware"
     make_files(directory)
     more = (
         f"[firmware]\ndirs = [{json.dumps(str(directory))}]\n"
         f"trusted_keys = {json.dumps(str(directory / 'trusted'))}\n"
     )
-    # Said aloud: what starts it may itself be kept to some of the cores.
+    # Explicit, because the calling process may be pinned to some cores.
     every = ("taskset", "-c", ",".join(map(str, CORES)))
     with serve(directory / "nats") as url, run_agent(url, directory, "json", more, pin=every):
         return asyncio.run(time_status(url))
@@ -76,6 +76,6 @@ async def time_status(url: str) -> list[float]:
         reply = await verifying
     finally:
         await client.close()
-    if not reply["valid"] or len(taken) < ASKED_MIN:
+    if not reply["valid"] or len(taken) < REQUESTS_MIN:
         raise RuntimeError(f"{len(taken)} requests while this was verified: {reply}")
     return taken

@@ -1,11 +1,11 @@
-"""What the optional libraries cost an agent that does not use them: nothing.
+"""The cost of installed but unused optional libraries: none.
 
     python tests/bench/libraries.py [RUNS]
 
-The same agent, in turns, on this machine as it is (with the tests' stand-in for libpfring), and
-with DPDK, libbpf and libpfring hidden from it. Time from the start of the process to its first
-answer on the bus; resident memory then, and once more after a `backends` request, for which
-plugins and libraries are looked at. Needs root, for the hiding.
+Runs of two agents alternate. One has this machine's libraries, with the test double of libpfring.
+The other cannot see DPDK, libbpf and libpfring. Measures the time from process start to the first
+answer on the bus, the resident memory then, and again after a `backends` request, which looks for
+plugins and libraries. Needs root to hide the libraries.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import nats
 from agent_replay import ask, resident_kib, run_agent, serve, wait_until_ready
 from pinned import keep_off_the_meter_core
-from table import Row, lack, match, render
+from table import Row, compare_costs, render, unmeasured_row
 from workbench import COMPILER, OUT, REPOSITORY, run
 
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -39,7 +39,7 @@ TITLE = "agent with optional libraries"
 class Start:
     seconds: float
     kib: int
-    kib_asked: int  # after `backends`
+    kib_after_backends: int  # after `backends`
     unavailable: frozenset[str]
 
 
@@ -71,31 +71,55 @@ def start(prefix: Sequence[str], settings: Mapping[str, str]) -> Start:
 
 def rows(runs: int) -> list[Row]:
     if os.geteuid() != 0:
-        return [lack(TITLE, "libraries are hidden in a mount namespace, which takes root")]
+        return [
+            unmeasured_row(TITLE, "libraries are hidden in a mount namespace, which takes root")
+        ]
     double = {"LD_LIBRARY_PATH": str(build_double())}
-    there: list[Start] = []
+    present: list[Start] = []
     absent: list[Start] = []
     with tempfile.TemporaryDirectory() as directory:
-        # Both take the detour by links, so that it weighs the same.
+        # Both use a directory of links, so that its cost is equal.
         all_of_them = without(Path(directory) / "all")
         none_of_them = without(Path(directory) / "none", *DPDK, *BPF)
         for _ in range(runs):
-            there.append(start(all_of_them, double))
+            present.append(start(all_of_them, double))
             absent.append(start(none_of_them, {}))
     for one in absent:
         if one.unavailable != {"dpdk", "pf_ring", "xdp"}:
-            raise RuntimeError(f"hidden, and yet there: only {set(one.unavailable)} are not")
-    for one in there:
+            raise RuntimeError(
+                f"hidden libraries are visible: only {set(one.unavailable)} are missing"
+            )
+    for one in present:
         if one.unavailable:
-            return [lack(TITLE, f"this machine lacks {', '.join(sorted(one.unavailable))}")]
+            return [
+                unmeasured_row(TITLE, f"this machine lacks {', '.join(sorted(one.unavailable))}")
+            ]
     return [
-        match(f"{TITLE}, start", "ms", [1000 * one.seconds for one in there],
-              [1000 * one.seconds for one in absent], "without", LIMIT),
-        match(f"{TITLE}, resident", "MiB", [one.kib / 1024 for one in there],
-              [one.kib / 1024 for one in absent], "without", LIMIT),
-        match(f"{TITLE}, after `backends`", "MiB", [one.kib_asked / 1024 for one in there],
-              [one.kib_asked / 1024 for one in absent], "without", LIMIT),
-    ]  # fmt: skip
+        compare_costs(
+            f"{TITLE}, start",
+            "ms",
+            [1000 * one.seconds for one in present],
+            [1000 * one.seconds for one in absent],
+            "without",
+            LIMIT,
+        ),
+        compare_costs(
+            f"{TITLE}, resident",
+            "MiB",
+            [one.kib / 1024 for one in present],
+            [one.kib / 1024 for one in absent],
+            "without",
+            LIMIT,
+        ),
+        compare_costs(
+            f"{TITLE}, after `backends`",
+            "MiB",
+            [one.kib_after_backends / 1024 for one in present],
+            [one.kib_after_backends / 1024 for one in absent],
+            "without",
+            LIMIT,
+        ),
+    ]
 
 
 def main() -> None:

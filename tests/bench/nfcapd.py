@@ -1,8 +1,8 @@
-"""nfcapd as the collector under test: its life, its socket and its own counts.
+"""nfcapd as the collector under test: starting it, its socket buffer, and its counts.
 
-It asks for a receive buffer that holds a stumble of the machine, and gets what
-net.core.rmem_max allows. Where it may, the benchmark gives its socket what it asked for, on a
-copy of the descriptor: neither nfcapd nor the machine is set differently.
+nfcapd requests a receive buffer large enough for a pause of the machine and gets what
+net.core.rmem_max allows. With the needed privilege the benchmark raises its socket to the
+requested size through a copy of the descriptor. Neither nfcapd nor the machine is reconfigured.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def find() -> str | None:
 
 @contextmanager
 def collecting() -> Iterator[tuple[int, Path]]:
-    """(port, log); it has ended when the block has."""
+    """Yields (port, log); nfcapd has ended when the block has."""
     directory = OUT / "nfcapd"
     shutil.rmtree(directory, ignore_errors=True)
     (directory / "flows").mkdir(parents=True)
@@ -49,7 +49,7 @@ def collecting() -> Iterator[tuple[int, Path]]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"nfcapd does not start:\n{log.read_text()}")
             time.sleep(0.01)
-        with suppress(PermissionError):  # then it has what the kernel gave, and paces are slower
+        with suppress(PermissionError):  # the kernel's buffer remains and paces are slower
             grant_buffer(process.pid)
         yield port, log
     finally:
@@ -78,7 +78,7 @@ def copy_socket(pid: int, number: int) -> socket.socket:
 
 
 def drain(port: int) -> float:
-    """Waits until nfcapd has read all that its socket holds; returns when, monotonic."""
+    """Waits until nfcapd has read its socket empty; returns the monotonic time of that."""
     while True:
         table = Path("/proc/net/udp").read_text()
         found = re.search(rf":{port:04X} \S+ \S+ [0-9A-F]+:([0-9A-F]+)", table)

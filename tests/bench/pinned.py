@@ -1,7 +1,7 @@
-"""A process on one core, and what it took.
+"""Runs a process on one core and measures it.
 
-The meter under test, or its peer, has the last core that this process may use; everything
-else (NATS, collectors, this program) has the others.
+The measured process or its peer uses the last core available to this process. Everything else
+(NATS, collectors, this program) uses the others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PREFIX = ("taskset", "-c", str(METER_CORE))
 
 @dataclass(frozen=True)
 class Measured:
-    seconds: float  # on the clock, from before the start to after the exit
+    seconds: float  # by clock, from before the start to after the exit
     cpu_seconds: float  # user and system
     output: str
 
@@ -31,7 +31,7 @@ def keep_off_the_meter_core() -> None:
 
 
 def run_pinned(command: Sequence[str | Path]) -> Measured:
-    """Output is stdout. A failing command is an error, with what it printed."""
+    """Runs a command and keeps its stdout. Raises with the output if the command fails."""
     begin = time.monotonic()
     process = subprocess.Popen(
         [*PREFIX, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

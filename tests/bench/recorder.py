@@ -1,12 +1,12 @@
-"""What the capture buffer costs, how fast it seals, and how fast it answers.
+"""The cost of the capture buffer, its sealing rate, and the time of a query.
 
     python tests/bench/recorder.py [RUNS]
 
-Recording is compared with metering the same 512-byte packets, taken whole: live over a veth
-pair, where a packet costs what the kernel's receiving thread and the capture thread need for
-it, and in a replay, where it costs next to nothing. What giving a fresh buffer its pages costs,
-once, is not in it. Sealing is compared with openssl's own loop on
-the same core; a question about one host with the plain scan of the same full buffer.
+Recording is compared with metering of the same 512-byte packets, captured whole. Live, over a
+veth pair, a packet costs the time of the kernel's receiving thread and of the capture thread. In
+a replay a packet costs next to nothing. The one-time cost of the buffer's first pages is
+excluded. Sealing is compared with openssl's own loop on the same core, a query for one host with
+a plain scan of the same full buffer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 import workbench
 from engine import ConservationError
 from pinned import METER_CORE, PREFIX, keep_off_the_meter_core, run_pinned
-from table import KEPT, MISSED, Row, compare, lack, match, render
+from table import KEPT, MISSED, Row, compare_costs, compare_rates, render, unmeasured_row
 from workbench import OUT, PLUGINS
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "xdp"))
@@ -34,7 +34,7 @@ SEAL_RATIO = 0.85
 QUERY_LIMIT_SEC = 0.5
 BUFFER_MIB = 64
 FULL_BUFFER_MIB = 1024
-SEAL_BYTES = 1 << 20  # as store.c has it
+SEAL_BYTES = 1 << 20  # the same as in store.c
 LIVE_SEC = 1.5
 LIVE_FLOWS = 16384
 RATE_PER_SEC = 100_000
@@ -48,12 +48,14 @@ def ask_store(*words: object) -> dict[str, Any]:
 
 
 def replay_row() -> Row:
-    """A goal: the packet's bytes must go to memory, which takes longer than metering them."""
+    """Only a goal: the bytes of a packet go to memory, which takes longer than metering."""
     result = ask_store("record", BUFFER_MIB)
     if not result["packets"] == result["captured"] == result["recorded"]:
         raise ConservationError(f"recording: {result}")
     costs = result["recording_ns"], result["alone_ns"]
-    return match(f"{TITLE}, replay", "ns", *costs, "metering alone", RECORDING_LIMIT, goal=True)
+    return compare_costs(
+        f"{TITLE}, replay", "ns", *costs, "metering alone", RECORDING_LIMIT, goal=True
+    )
 
 
 def live_rows(runs: int) -> list[Row]:
@@ -69,7 +71,7 @@ def live_rows(runs: int) -> list[Row]:
                 whole[name].append(run.kernel_ns + run.capture_ns)
                 threads[name].append(run.capture_ns)
     return [
-        match(
+        compare_costs(
             f"{TITLE}, {part}",
             "ns",
             of["recording"],
@@ -83,7 +85,7 @@ def live_rows(runs: int) -> list[Row]:
 
 
 def openssl_rate() -> float:
-    """Bytes a second of openssl's loop, at the size of an extent."""
+    """Bytes per second of openssl's own loop, with blocks of an extent's size."""
     command = ("openssl", "speed", "-seconds", "1", "-bytes", str(SEAL_BYTES), "-evp",
                "aes-256-gcm")  # fmt: skip
     last = workbench.run(*PREFIX, *command).splitlines()[-1]
@@ -95,11 +97,13 @@ def seal_row(runs: int) -> Row:
     for _ in range(runs):
         ours.append(ask_store("seal")["mb_per_s"] * 1e6)
         theirs.append(openssl_rate())
-    return compare("sealing extents of 1 MiB, MB/s", ours, theirs, "openssl speed", SEAL_RATIO)
+    return compare_rates(
+        "sealing extents of 1 MiB, MB/s", ours, theirs, "openssl speed", SEAL_RATIO
+    )
 
 
 def query_row(runs: int) -> Row:
-    """The same packets by the index and, for an expression that it does not know, without."""
+    """Finds the same packets by index, and by an expression that the index does not support."""
     answers = [ask_store("query", FULL_BUFFER_MIB) for _ in range(runs)]
     for answer in answers:
         if not 0 < answer["indexed"]["packets"] == answer["scanned"]["packets"]:
@@ -123,9 +127,9 @@ def rows(runs: int) -> list[Row]:
     made = [replay_row()]
     missing = [tool for tool in ("clang", "ethtool") if shutil.which(tool) is None]
     if os.geteuid() != 0:
-        made.append(lack(f"{TITLE}, live", "needs root"))
+        made.append(unmeasured_row(f"{TITLE}, live", "needs root"))
     elif missing:
-        made.append(lack(f"{TITLE}, live", f"{missing[0]} is not installed"))
+        made.append(unmeasured_row(f"{TITLE}, live", f"{missing[0]} is not installed"))
     else:
         live.build()
         made += live_rows(runs)

@@ -1,4 +1,4 @@
-/* rendering.c - how fast records become JSON and MessagePack, and nothing else.
+/* rendering.c - how fast records are rendered as JSON, MessagePack or IPFIX, in isolation.
  *
  *   rendering json|msgpack|ipfix RECORDS SEED [all|key]
  *

@@ -1,10 +1,10 @@
-/* replay.c - the engine without the agent: one file through one session, records rendered.
+/* replay.c - the core without the agent: one file through one session, records rendered.
  *
  *   replay PLUGIN_DIR FILE json|msgpack|unmetered FLOW_TABLE_SIZE RECORD_RING_SIZE
  *
- * Prints one JSON object: the session's counters before the stop ("finished") and after the
- * last record was drained ("stopped"), what was rendered, and the process's memory that is
- * not file pages, both times. Judges nothing: run.py does.
+ * Prints one JSON object: the session's counters before the stop ("finished") and after the last
+ * record was drained ("stopped"), both with the process's memory except file pages, and the
+ * rendered amounts. run.py checks the results.
  */
 #include <fcntl.h>
 #include <inttypes.h>

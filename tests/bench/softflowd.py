@@ -1,7 +1,7 @@
-"""The peer: softflowd reads the same file and exports NetFlow v9 to a sink that counts.
+"""The peer: softflowd reads the same file and exports NetFlow v9 to a counting sink.
 
-Two table sizes: its default (8,192 flows, beyond which it throws flows out), and one that
-holds every flow as ours does. Both saw every packet, or the run is void.
+It runs with two table sizes: its default of 8,192 flows, beyond which it evicts flows, and one
+that holds every flow, like netsonde's. A run is void unless it saw every packet.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ RECEIVE_BUFFER_BYTES = 64 << 20
 
 
 def find() -> str | None:
-    """Its path; sbin is not on every user's PATH."""
+    """Returns the program's path. sbin is not in every user's PATH."""
     return shutil.which("softflowd") or shutil.which("softflowd", path="/usr/sbin:/sbin")
 
 
 class Sink:
-    """Takes NetFlow v9 datagrams on loopback and counts them."""
+    """Receives NetFlow v9 datagrams on loopback and counts them."""
 
     def __init__(self) -> None:
         self.datagrams = 0
@@ -49,7 +49,7 @@ class Sink:
             try:
                 bytes_received = self._socket.recv_into(buffer)
             except TimeoutError:
-                if self._stopping.is_set():  # only when nothing more comes
+                if self._stopping.is_set():  # only after the last datagram
                     return
                 continue
             if bytes_received >= 20 and buffer[:2] == b"\0\x09":

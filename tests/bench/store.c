@@ -1,11 +1,11 @@
-/* store.c - what the capture buffer costs and how fast it answers.
+/* store.c - the cost of the capture buffer and the time of a query.
  *
- *   store PLUGIN_DIR record BUFFER_MIB     metering 512-byte packets: ns a packet, in turns
+ *   store PLUGIN_DIR record BUFFER_MIB     ns per packet to meter 512-byte packets, alternately
  *                                          without and with a buffer
- *   store PLUGIN_DIR query BUFFER_MIB      a full buffer: one host by index, and by plain scan
- *   store PLUGIN_DIR seal                  sealing an extent of 1 MiB: MB/s on one core
+ *   store PLUGIN_DIR query BUFFER_MIB      one host in a full buffer, by index and by plain scan
+ *   store PLUGIN_DIR seal                  MB/s on one core to seal an extent of 1 MiB
  *
- * Prints one JSON object; judges nothing: recorder.py does.
+ * Prints one JSON object. recorder.py checks the results.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -43,7 +43,7 @@ static double clock_seconds(clockid_t clock) {
   return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-/* A pcap file in memory: UDP, hosts in bursts, one packet a microsecond. */
+/* Makes a pcap file in memory: UDP, hosts in bursts, one packet per microsecond. */
 static int make_file(uint64_t packets) {
   int fd = memfd_create("packets", MFD_CLOEXEC);
   FILE *file = fd < 0 ? NULL : fdopen(dup(fd), "w");
@@ -113,7 +113,7 @@ static struct sonde_session *replay(const char *plugins, int fd, uint64_t buffer
   if (sonde_session_open(&config, &session, &error) < 0) {
     die(error.detail);
   }
-  usleep(200000); /* the first chunks have their pages */
+  usleep(200000); /* until the first chunks have their pages */
   double begun = clock_seconds(CLOCK_MONOTONIC);
   if (sonde_session_start(session, &error) < 0) {
     die(error.detail);
@@ -123,7 +123,7 @@ static struct sonde_session *replay(const char *plugins, int fd, uint64_t buffer
   return session;
 }
 
-/* CPU time of the capture thread alone, which the kernel tells in ns. */
+/* Returns the CPU time of the capture thread alone, which the kernel counts in ns. */
 static double capture_seconds(void) {
   unsigned long long ns = 0;
   DIR *tasks = opendir("/proc/self/task");
@@ -157,7 +157,7 @@ static void print_costs(const char *name, const double *ns) {
   printf("], ");
 }
 
-/* Every replay takes the same file from memory; the capture thread's own time counts. */
+/* Every replay reads the same file from memory. Only the capture thread's time counts. */
 static void bench_record(const char *plugins, uint64_t buffer_bytes) {
   int fd = make_file(PACKETS);
   double alone[RUNS], recording[RUNS], seconds;
@@ -200,8 +200,8 @@ static void print_answer(const char *name, double seconds,
          name, seconds, summary->packets, summary->chunks_read, summary->chunks_skipped);
 }
 
-/* A host that shows up late in the trace. Both expressions mean the same; the second is one
- * that no index understands. */
+/* Queries a host that appears late in the trace with two equivalent expressions. No index
+ * supports the second. */
 static void bench_query(const char *plugins, uint64_t buffer_bytes) {
   int fd = make_file(buffer_bytes / 560);
   struct sonde_stats stats;

@@ -1,14 +1,14 @@
-"""The stream's benchmark: rendering and publishing, and acknowledged by JetStream, beside nats-py
-with ready-made buffers; and a collector into Parquet.
+"""Rendering and publishing, plain and acknowledged by JetStream, compared with nats-py that sends
+ready-made buffers. Also the collector writing Parquet.
 
     .venv/bin/python tests/bench/stream.py [--seconds N]
 
-Ours runs on core 0: a session of the C core whose record ring a replayed file keeps full, the
-pump, the sink and the connection; nats-server and everything else have the other cores. The
-reference runs on core 0, publishing buffers of the sizes that ours had sent; the two take turns,
-ROUNDS times, and the turn of the median ratio counts: a virtual machine changes its pace from
-second to second, so two that follow each other compare best.
-Limits are ratios, so a slow machine is no excuse. Exits with 1 if one is missed.
+netsonde runs on core 0: a session of the C core whose record ring a replayed file keeps full, the
+pump, the sink and the connection. nats-server and everything else use the other cores. The
+reference, also on core 0, publishes buffers of the sizes that netsonde sent. The two alternate
+ROUNDS times and the round with the median ratio counts. A virtual machine changes its speed from
+second to second, so two adjacent runs compare best. Limits are ratios, so they apply to a slow
+machine too. Exits with 1 if one is missed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ WINDOW = 64
 ROUNDS = 7
 COLLECTED_MESSAGES: dict[Encoding, int] = {"ipfix": 8000, "json": 400}
 COLLECTED_FILE_MIB = 64
-RINGS = 50  # different ones, where what is the same in all batches would flatter
+RINGS = 50  # different ones, because identical batches would flatter the result
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Rate:
 
 
 class FullRing:
-    """A record ring that is never empty: the same thousand records, rendered anew each time, as
+    """A record ring that is never empty. It renders the same thousand records each time, like
     sonde_session_drain does from the ring."""
 
     def __init__(self, encoding: Encoding, fields: int) -> None:
@@ -97,7 +97,7 @@ class FullRing:
 
 
 def make_record(record: Any, number: int) -> None:
-    """Of a plausible mix: TCP and UDP, one in five IPv6, both directions."""
+    """Fills in a record of a plausible mix: TCP and UDP, one in five IPv6, both directions."""
     record.flow_id = secrets.randbits(64) | 1
     record.first_ns = record.flow_start_ns = 1_767_225_600_000_000_000 + number * 977_131
     record.last_ns = record.first_ns + secrets.randbelow(60_000_000_000)
@@ -144,10 +144,10 @@ async def connected(url: str) -> AsyncIterator[Connection]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-# ---- ours --------------------------------------------------------------------------------------
+# ---- netsonde ----------------------------------------------------------------------------------
 
 
-async def ours_core(url: str, encoding: Encoding, fields: int, seconds: float) -> Rate:
+async def measure_core(url: str, encoding: Encoding, fields: int, seconds: float) -> Rate:
     async with connected(url) as connection:
         publisher = Publisher(connection, root="bench", host="bench")
         composer, ring = Composer(publisher), FullRing(encoding, fields)
@@ -165,8 +165,8 @@ async def ours_core(url: str, encoding: Encoding, fields: int, seconds: float) -
     return Rate(sent / took, records / took, sent // messages)
 
 
-async def ours_acknowledged(url: str, encoding: Encoding, seconds: float) -> Rate:
-    """Through the spool; nothing lost: as many records acknowledged as were made."""
+async def measure_acknowledged(url: str, encoding: Encoding, seconds: float) -> Rate:
+    """Publishes through the spool. Every record made must be acknowledged."""
     connection = Connection(NatsSection(servers=[url]), host="bench", purpose="data")
     spool = Spool(OUT / "spool", bytes_max=256 << 20)
     spool.open()
@@ -178,14 +178,14 @@ async def ours_acknowledged(url: str, encoding: Encoding, seconds: float) -> Rat
     try:
         await connection.wait_connected()
         await pipeline.append(composer.compose("s", encoding, ring.drain()))
-        await pipeline.settled(20)  # the streams are made
+        await pipeline.settled(20)  # until the streams exist
         sent = records = messages = 0
         begin = time.perf_counter()
         while time.perf_counter() - begin < seconds:
             message = composer.compose("s", encoding, ring.drain())
             await pipeline.append(message)
-            # As a session at this rate would be held: by the ring, and not by the disk.
-            while spool.messages_waiting > 2 * WINDOW:  # noqa: ASYNC110 - a measure of its own
+            # A session at this rate would be limited by the ring, not by the disk.
+            while spool.messages_waiting > 2 * WINDOW:  # noqa: ASYNC110 - limits the rate
                 await asyncio.sleep(0.0005)
             await asyncio.sleep(0)
             sent, records = sent + len(message.payload), records + message.records
@@ -221,8 +221,8 @@ async def reference_core(url: str, seconds: float, mine: Rate) -> float:
 
 
 async def reference_acknowledged(url: str, seconds: float, sample: bytes, mine: Rate) -> float:
-    """nats-py's own publish_async, with as many under way as ours may have. The bytes are those of
-    a batch: a stream that compresses must have the same work."""
+    """nats-py's own publish_async, with as many messages in flight as netsonde may have. Sends
+    the bytes of a real batch, so that a compressing stream does the same work."""
     del mine
     client = await nats.connect(url, pending_size=4 << 20)
     js = client.jetstream(publish_async_max_pending=WINDOW)
@@ -266,8 +266,8 @@ async def fill_stream(url: str, encoding: Encoding, fields: int, messages: int) 
 
 
 def collect(url: str, records: int) -> float:
-    """Records a second, from the start of the process to its end with every file complete, less
-    the fetch that finds the stream empty. Every record must be in the files."""
+    """Records per second from process start to exit with complete files, less the final empty
+    fetch. Every record must be in the files."""
     directory = OUT / "collected"
     command = [str(Path(sys.executable).with_name("netsonde")), "collect", "--nats", url, "--json"]
     command += ["-o", str(directory), "--format", "parquet", "--until-idle", "0.01"]
@@ -285,7 +285,7 @@ def collect(url: str, records: int) -> float:
 
 
 def rows(seconds: float) -> list[Row]:
-    """Leaves this process on all cores."""
+    """Resets this process to all cores at the end."""
     logs.configure(LogSection(level="error"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         made = runner.run(measure(seconds))
@@ -296,57 +296,57 @@ def rows(seconds: float) -> list[Row]:
 async def measure(seconds: float) -> list[Row]:
     made: list[Row] = []
 
-    def tell(name: str, value: str, limit: str, holds: bool) -> None:
+    def add_row(name: str, value: str, limit: str, holds: bool) -> None:
         made.append(Row(name, value, limit=limit, verdict=KEPT if holds else MISSED))
 
     os.sched_setaffinity(0, {0})
     for encoding in ENCODINGS:
         async with server() as one:
-            mine, other = await take_turns(
-                partial(ours_core, one.url, encoding, 0, seconds),
+            mine, other = await alternate(
+                partial(measure_core, one.url, encoding, 0, seconds),
                 partial(reference_core, one.url, seconds),
             )
         holds = mine.bytes_per_sec >= RATIO * other
-        tell(f"render and publish, {encoding}", shown(mine, other), ">= 70 %", holds)
+        add_row(f"render and publish, {encoding}", shown(mine, other), ">= 70 %", holds)
     best = 0.0
     for encoding in ("msgpack", "ipfix"):
         async with server() as one:
             runs = [
-                await ours_core(one.url, encoding, field_bits(KEY_FIELDS), seconds)
+                await measure_core(one.url, encoding, field_bits(KEY_FIELDS), seconds)
                 for _ in range(ROUNDS)
             ]
         rate = statistics.median(run.records_per_sec for run in runs)
         best = max(best, rate)
         holds = encoding == "msgpack" or best >= 3e6
         value = f"{rate / 1e6:.2f} M records/s"
-        tell(f"key, counters, times, reason, {encoding}", value, "one >= 3 M/s", holds)
+        add_row(f"key, counters, times, reason, {encoding}", value, "one >= 3 M/s", holds)
     for encoding in ENCODINGS:
         async with server() as one:
             sample = bytes(FullRing(encoding, 0).drain().data)
-            mine, other = await take_turns(
-                partial(ours_acknowledged, one.url, encoding, seconds),
+            mine, other = await alternate(
+                partial(measure_acknowledged, one.url, encoding, seconds),
                 partial(reference_acknowledged, one.url, seconds, sample),
             )
         holds = mine.bytes_per_sec >= RATIO * other
-        tell(f"acknowledged, {encoding}", shown(mine, other), ">= 70 %", holds)
+        add_row(f"acknowledged, {encoding}", shown(mine, other), ">= 70 %", holds)
     os.sched_setaffinity(0, set(range(os.cpu_count() or 1)))
-    await measure_collector(tell)
+    await measure_collector(add_row)
     return made
 
 
-async def take_turns(
+async def alternate(
     ours: Callable[[], Awaitable[Rate]], reference: Callable[[Rate], Awaitable[float]]
 ) -> tuple[Rate, float]:
-    """The turn whose ratio is the median of all."""
-    turns: list[tuple[Rate, float]] = []
+    """Returns the round with the median ratio."""
+    rounds: list[tuple[Rate, float]] = []
     for _ in range(ROUNDS):
         mine = await ours()
-        turns.append((mine, await reference(mine)))
-    turns.sort(key=lambda turn: turn[0].bytes_per_sec / turn[1])
-    return turns[ROUNDS // 2]
+        rounds.append((mine, await reference(mine)))
+    rounds.sort(key=lambda round_: round_[0].bytes_per_sec / round_[1])
+    return rounds[ROUNDS // 2]
 
 
-async def measure_collector(tell: Callable[[str, str, str, bool], None]) -> None:
+async def measure_collector(add_row: Callable[[str, str, str, bool], None]) -> None:
     key, best = field_bits(KEY_FIELDS), 0.0
     choices: list[tuple[Encoding, int]] = [("ipfix", key), ("ipfix", 0), ("json", key)]
     for encoding, fields in choices:
@@ -357,7 +357,7 @@ async def measure_collector(tell: Callable[[str, str, str, bool], None]) -> None
         name = f"collect to Parquet, {encoding}{', key fields' if fields else ''}"
         best = max(best, rate)
         holds = best >= 1e6 if encoding == "ipfix" else True
-        tell(name, f"{rate / 1e6:.2f} M records/s", "IPFIX: 1 M/s", holds)
+        add_row(name, f"{rate / 1e6:.2f} M records/s", "IPFIX: 1 M/s", holds)
 
 
 def shown(mine: Rate, other: float) -> str:
@@ -368,7 +368,7 @@ def shown(mine: Rate, other: float) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per measurement")
     args = parser.parse_args()
     made = rows(args.seconds)
     print(render(made))

@@ -1,13 +1,13 @@
-"""How long `status` takes while the agent, on its one core, renders and publishes records as fast
-as it can, each acknowledged by a file-backed JetStream.
+"""The latency of `status` while the agent, on one core, renders and publishes records as fast as
+it can, each acknowledged by a file-backed JetStream.
 
-A table full of flows of one packet is handed over by `stop`: until it replies, the record ring
-is full. What is asked meanwhile goes over the other connection: by the same server, or, with
-`apart`, by one that stores nothing ([flows] servers). Asked in turns with the agent: a responder
-that does nothing, on the agent's core, and the server itself, for the answer to a PING. No agent
-could answer sooner. All but the agent and that responder share the other core. Who asks goes
-before all others there (SCHED_FIFO), and so does the server that stores nothing: they stand for
-machines of their own, and waiting for each other's core is no part of what is measured.
+`stop` flushes a table of one-packet flows. Until it replies, the record ring is full. Requests
+meanwhile use the other connection, to the same server or, with `apart`, to one that stores
+nothing ([flows] servers). Requests alternate between the agent, a responder on the agent's core
+that does nothing, and a PING to the server. No agent could answer sooner than the last two.
+Everything except the agent and that responder shares the other core. The requester and the server
+that stores nothing run with priority (SCHED_FIFO) there. They stand for separate machines, so
+their wait for a core is not measured.
 
     .venv/bin/python tests/bench/stream_requests.py [apart] [ENCODING…]
 """
@@ -39,23 +39,23 @@ from agent_replay import (
 )
 from nats.aio.msg import Msg
 from pinned import PREFIX, keep_off_the_meter_core
-from table import ninety_nine_ms
+from table import p99_ms
 from workbench import OUT, Trace
 
-ASKED_MIN = 400  # of each; with much fewer a 99th percentile says nothing
+REQUESTS_MIN = 400  # per kind; with fewer a 99th percentile is meaningless
 PAUSE_SEC = 0.002
-BEFORE_OTHERS = ("chrt", "-f", "1")
-FLOWS = 1_500_000  # of one packet each
+PRIORITY = ("chrt", "-f", "1")
+FLOWS = 1_500_000  # with one packet each
 BARE_SUBJECT = "bare.status"
-BARE_REPLY = b"x" * 3000  # about what `status` says
+BARE_REPLY = b"x" * 3000  # about the size of a `status` reply
 
 
 @dataclass(frozen=True)
 class Asked:
     taken_sec: list[float]
-    bare_sec: list[float]  # the responder that does nothing
+    bare_sec: list[float]  # a responder that does nothing
     ping_sec: list[float]
-    records_per_sec: float  # meanwhile
+    records_per_sec: float  # during the requests
 
 
 def measure(trace: Trace, encoding: str, *, apart: bool) -> Asked:
@@ -70,23 +70,23 @@ def measure(trace: Trace, encoding: str, *, apart: bool) -> Asked:
         url = stack.enter_context(serve(directory / "nats", store))
         if apart:
             settings["NETSONDE__FLOWS__SERVERS"] = url
-            url = stack.enter_context(serve(directory / "control", prefix=BEFORE_OTHERS))
+            url = stack.enter_context(serve(directory / "control", prefix=PRIORITY))
         stack.enter_context(run_agent(url, directory, encoding, settings=settings))
         stack.enter_context(run_bare(url))
-        with before_others():
+        with priority():
             asked = asyncio.run(time_status(url, trace))
     shutil.rmtree(directory)
     return asked
 
 
 @contextmanager
-def before_others() -> Iterator[None]:
-    """This process; not those that it starts."""
+def priority() -> Iterator[None]:
+    """Raises the priority of this process, but not of processes that it starts."""
     policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
     try:
         os.sched_setscheduler(0, policy, os.sched_param(1))
     except PermissionError:
-        print("requests beside the stream: not before others, needs root", file=sys.stderr)
+        print("requests during the stream: no priority, needs root", file=sys.stderr)
     try:
         yield
     finally:
@@ -114,7 +114,7 @@ async def respond(url: str) -> None:
 
 
 async def time_status(url: str, trace: Trace) -> Asked:
-    """Session after session, until enough was asked."""
+    """Runs sessions until enough requests were measured."""
     client = await nats.connect(url)
     taken: list[float] = []
     bare: list[float] = []
@@ -123,7 +123,7 @@ async def time_status(url: str, trace: Trace) -> Asked:
     try:
         await wait_until_ready(client)
         await wait_until_ready(client, subject=BARE_SUBJECT)
-        while len(taken) < ASKED_MIN:
+        while len(taken) < REQUESTS_MIN:
             body = {"interface": str(trace.path), "backend": "file", "metering": {"enable": True}}
             await ask(client, "start", body, 30.0)
             before = await wait_until_finished(client)
@@ -167,7 +167,7 @@ def main(words: list[str]) -> int:
 
 
 def shown(seconds: list[float]) -> str:
-    return f"{statistics.median(seconds) * 1e3:.1f}, {ninety_nine_ms(seconds):.1f}"
+    return f"{statistics.median(seconds) * 1e3:.1f}, {p99_ms(seconds):.1f}"
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-/* tracegen.c - makes the capture files that the benchmarks replay; same seed, same bytes.
+/* tracegen.c - makes the capture files that the benchmarks replay. Same seed, same bytes.
  *
  *   tracegen synthetic OUT PACKETS FLOWS SEED [EVERY]   TCP and UDP, 54 bytes, both directions
  *   tracegen mix OUT PACKETS SEED TRACE.pcap...         real packets under many addresses
  *
- * synthetic: every flow has at least one packet, all orders are random. mix: 64 copies of
- * the traces run side by side, each copy with the addresses of one of 100 sites (IPv4 and
- * IPv6 behind Ethernet and VLAN tags; other packets repeat as they are). Addresses change,
- * transport checksums do not: no meter looks at them. One packet every EVERY
- * microseconds [1].
+ * synthetic: every flow has at least one packet, in random order. mix: plays 64 copies of the
+ * traces in parallel. Each copy gets the addresses of one of 100 sites (IPv4 and IPv6, behind
+ * Ethernet and VLAN tags). Other packets repeat unchanged. Addresses change, transport checksums
+ * do not, because no meter checks them. One packet every EVERY microseconds [1].
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -21,9 +20,9 @@ enum {
   SNAPLEN = 262144,
   SYNTHETIC_FLOWS_MAX = 1 << 24,
   SYNTHETIC_BYTES = 54,
-  LANES = 64,
+  COPIES = 64,
   TRACES_MAX = 64,
-  SITES = 100, /* sets of addresses; a set comes again when the others have been */
+  SITES = 100, /* sets of addresses, used in rotation */
 };
 
 static const uint32_t start_sec = 1700000000;
@@ -110,7 +109,7 @@ static void seal_ipv4_header(uint8_t *ip, uint32_t header_bytes) {
   put16(ip + 10, ~(sum + (sum >> 16)));
 }
 
-/* Flow numbers and addresses map one to one, so FLOWS is exact. */
+/* Maps flow numbers to addresses one to one, so FLOWS is exact. */
 static void build_synthetic(uint8_t frame[SYNTHETIC_BYTES], uint32_t flow, int reverse) {
   static const uint16_t services[] = {443, 53, 80, 8080};
   uint32_t host = flow * 0x9e3779b1u & (SYNTHETIC_FLOWS_MAX - 1);
@@ -140,7 +139,7 @@ static void build_synthetic(uint8_t frame[SYNTHETIC_BYTES], uint32_t flow, int r
 
 static int make_synthetic(const char *path, uint64_t packets, uint64_t flows) {
   if (flows == 0 || flows > SYNTHETIC_FLOWS_MAX || packets < flows || packets > UINT32_MAX) {
-    die("needs 1 to 2^24 flows, and as many packets at least", path);
+    die("needs 1 to 2^24 flows, and at least as many packets", path);
   }
   uint32_t *order = allocate(packets * sizeof *order);
   for (uint64_t i = 0; i < packets; i++) {
@@ -171,13 +170,13 @@ struct trace {
   size_t length;
 };
 
-struct lane { /* one copy of one trace being played */
+struct playback { /* one copy of one trace being played */
   const struct trace *trace;
   size_t offset;
-  uint32_t number; /* of the copy; changes its addresses */
+  uint32_t number; /* number of the copy; selects its addresses */
 };
 
-/* Returns 0 for files that are no little-endian Ethernet pcap: those are left out. */
+/* Returns 0 if the file is not a little-endian Ethernet pcap. The caller skips it. */
 static int load_trace(const char *path, struct trace *trace) {
   FILE *file = fopen(path, "rb");
   if (file == NULL || fseek(file, 0, SEEK_END) != 0) {
@@ -199,7 +198,7 @@ static int load_trace(const char *path, struct trace *trace) {
   return 0;
 }
 
-/* Copy `number` of a packet: both addresses change alike, so conversations stay whole. */
+/* Rewrites a packet for copy `number`: both addresses change alike, so conversations stay whole. */
 static void rewrite_addresses(uint8_t *frame, uint32_t caplen, uint32_t number) {
   uint32_t offset = 12;
   while (offset + 6 <= caplen &&
@@ -229,21 +228,21 @@ static void rewrite_addresses(uint8_t *frame, uint32_t caplen, uint32_t number) 
   }
 }
 
-/* Plays the lane's next packet. Returns 0 at the trace's end. */
-static int play(struct lane *lane, struct writer *out) {
+/* Writes the next packet of a copy. Returns 0 at the end of its trace. */
+static int play(struct playback *playback, struct writer *out) {
   static uint8_t frame[SNAPLEN];
   uint32_t header[4];
-  if (lane->trace->length - lane->offset < sizeof header) {
+  if (playback->trace->length - playback->offset < sizeof header) {
     return 0;
   }
-  memcpy(header, lane->trace->bytes + lane->offset, sizeof header);
+  memcpy(header, playback->trace->bytes + playback->offset, sizeof header);
   uint32_t caplen = header[2];
-  if (caplen > SNAPLEN || lane->trace->length - lane->offset - sizeof header < caplen) {
+  if (caplen > SNAPLEN || playback->trace->length - playback->offset - sizeof header < caplen) {
     return 0;
   }
-  memcpy(frame, lane->trace->bytes + lane->offset + sizeof header, caplen);
-  lane->offset += sizeof header + caplen;
-  rewrite_addresses(frame, caplen, lane->number);
+  memcpy(frame, playback->trace->bytes + playback->offset + sizeof header, caplen);
+  playback->offset += sizeof header + caplen;
+  rewrite_addresses(frame, caplen, playback->number);
   write_packet(out, frame, caplen, header[3]);
   return 1;
 }
@@ -259,13 +258,13 @@ static int make_mix(const char *path, uint64_t packets, char **names, int count)
   }
   struct writer out;
   open_writer(&out, path);
-  struct lane lanes[LANES] = {{0}};
+  struct playback playbacks[COPIES] = {{0}};
   uint32_t copies = 0;
   while (out.packets < packets) {
-    struct lane *lane = &lanes[next_random() % LANES];
-    if (lane->trace == NULL || !play(lane, &out)) {
-      *lane = (struct lane){.trace = &traces[copies % (uint32_t)usable], .offset = 24};
-      lane->number = copies++ / (uint32_t)usable % SITES;
+    struct playback *playback = &playbacks[next_random() % COPIES];
+    if (playback->trace == NULL || !play(playback, &out)) {
+      *playback = (struct playback){.trace = &traces[copies % (uint32_t)usable], .offset = 24};
+      playback->number = copies++ / (uint32_t)usable % SITES;
     }
   }
   close_writer(&out);

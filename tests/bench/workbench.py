@@ -1,7 +1,7 @@
-"""What the benchmarks need, made on demand below out/: the core, the drivers, the traces.
+"""Builds the benchmarks' prerequisites on demand below out/: the core, the drivers, the traces.
 
-Everything here is a cache: a trace is made again only when its generator or its parameters
-change, the core is built by the project's own CMake files, in their release form.
+Everything is cached. A trace is made again only if its generator or its parameters change. The
+project's CMake files build the core in release mode.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Trace:
     name: str
     path: Path
     packets: int
-    flows: int | None  # None: only the meters know
+    flows: int | None  # None: unknown
 
 
 def run(*command: str | Path) -> str:
-    """The output of a command that must succeed; of one that does not, it is the reason."""
+    """Returns the output of a command. Raises with the output if the command fails."""
     done = subprocess.run(
         [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -42,14 +42,14 @@ def run(*command: str | Path) -> str:
 
 def build_core() -> None:
     OUT.mkdir(exist_ok=True)
-    # CMake leaves C files here that `make lint` would find and dislike.
+    # CMake writes C files here that `make lint` would find and reject.
     (OUT / ".clang-format").write_text("DisableFormat: true\nSortIncludes: Never\n")
     run("cmake", "-S", REPOSITORY / "native", "-B", CORE, "-DCMAKE_BUILD_TYPE=Release")
     run("cmake", "--build", CORE, "--parallel", "2", "--target", "sonde_core", "backend_file")
 
 
 def build_driver(name: str) -> Path:
-    """A C program over the core's static library; plugins find the core's symbols in it."""
+    """Builds a C program with the core's static library, whose symbols plugins use."""
     libraries = run("pkg-config", "--libs", "libpcap", "libcrypto").split()
     native = REPOSITORY / "native"
     binary = OUT / name
@@ -68,7 +68,7 @@ def build_generator() -> Path:
 
 
 def make_trace(name: str, *arguments: str | Path, packets: int, flows: int | None) -> Trace:
-    """`arguments` are the generator's, with {} for the output."""
+    """`arguments` are those of the generator, with {} for the output."""
     path = OUT / f"{name}.pcap"
     recipe = OUT / f"{name}.recipe"
     source = (HERE / "tracegen.c").read_bytes()
@@ -87,7 +87,7 @@ def make_synthetic(name: str, packets: int, flows: int, every_us: int = 1) -> Tr
 
 
 def make_mix(name: str, packets: int) -> Trace | None:
-    """None if the shared traces are not there."""
+    """Returns None if the shared traces are missing."""
     traces = sorted(SHARED_TRACES.glob("*.pcap"))
     if not traces:
         return None

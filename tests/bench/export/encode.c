@@ -1,9 +1,9 @@
-/* encode.c - how fast one core turns records into v5, v9 and IPFIX messages.
+/* encode.c - how many records per second one core encodes into v5, v9 and IPFIX messages.
  *
  *   encode [SECONDS]
  *
- * One JSON line a version and profile. The records are those of one-packet TCP flows with
- * an answer in every fourth, a mix of ports and addresses, more than a cache's worth of them.
+ * Prints one JSON line per version and profile. The records are one-packet TCP flows, every fourth
+ * with an answer, with mixed ports and addresses, and exceed a cache.
  */
 #include <inttypes.h>
 #include <stdio.h>

@@ -1,13 +1,13 @@
-/* send.c - a capture file through one session to one collector, without the agent.
+/* send.c - exports a capture file through one session to one collector, without the agent.
  *
  *   send PLUGIN_DIR FILE VERSION ADDRESS PORT [key=value …]
  *     profile=full  biflow=1  pace=BYTES_PER_SEC  table=FLOWS  ring=RECORDS  bytes=MESSAGE
  *     domain=N  tunnel=inner  filter=EXPRESSION  idle=MS  active=MS
- *     records=FILE  the stream's records, as JSON, for comparison; else its consumer is off
+ *     records=FILE  writes the stream's records as JSON for comparison; default: no consumer
  *
- * Prints one JSON object: the session's counters, the collector's, and the monotonic clock's
- * seconds when it started, had read the file through, and had sent the last record. Judges
- * nothing.
+ * Prints one JSON object: the session's counters, the collector's counters, and the monotonic
+ * times in seconds of the start, of the end of the file, and of the last record sent. The caller
+ * checks the results.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -90,7 +90,7 @@ static void add_collector(struct sonde_session *session, int argc, char **argv) 
     die("collector", &error);
 }
 
-/* An array of records a line. */
+/* Writes an array of records per line. */
 static void drain(struct sonde_session *session, FILE *file) {
   static uint8_t buffer[256 << 10];
   struct sonde_batch batch;

@@ -1,5 +1,5 @@
-/* generator.bpf.c - a paced source of UDP frames: runs over and over inside the kernel
- * (BPF_PROG_RUN with live frames), makes each frame another one, and redirects it. */
+/* generator.bpf.c - a paced source of UDP frames. It runs repeatedly inside the kernel
+ * (BPF_PROG_RUN with live frames), changes each frame, and redirects it. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
@@ -13,7 +13,7 @@ static long wait_until(__u32 turn, __u64 *when_ns) {
   return bpf_ktime_get_ns() >= *when_ns;
 }
 
-/* Late by more than this, the lost time is given up: a burst would not be the rate asked for. */
+/* A delay above this is not made up for: a burst would exceed the requested rate. */
 enum { LATE_NS = 100000 };
 
 static void pace(void) {
@@ -51,8 +51,8 @@ int generate(struct xdp_md *frame) {
   __u16 low = flow, high = flow >> 16;
   *(__u16 *)(data + 16) = __builtin_bswap16(length);
   *(__u16 *)(data + 38) = __builtin_bswap16(length - 20);
-  /* One address up, the other down by the same: the header's checksum does not change, but
-   * for the length, whose checksum was made ready. */
+  /* One address goes up as the other goes down, so the header's checksum changes only with the
+   * length. It is precomputed for each length. */
   *(__u16 *)(data + 24) = settings.checksum[size];
   *(__u16 *)(data + 28) = low;
   *(__u16 *)(data + 32) = ~low;

@@ -1,12 +1,12 @@
-/* generator.c - sends UDP frames out of an interface at a rate that no socket reaches.
+/* generator.c - sends UDP frames out of an interface at rates that no socket reaches.
  *
  *   generator OBJECT INTERFACE BYTES|imix FRAMES_PER_SEC SECONDS FLOWS
  *
- * BYTES with the frame's checksum, as one says "64-byte packets"; FLOWS a power of two; a rate
- * of 0 is as fast as it goes. Prints {"frames": …, "seconds": …}. To be pinned to a core.
+ * BYTES counts the frame's checksum, as in "64-byte packets". FLOWS is a power of two. A rate of
+ * 0 is unlimited. Prints {"frames": …, "seconds": …}. Pin it to a core.
  *
- * All frames come out of one call into the kernel, which a timer's signal ends: such a call
- * waits for tens of milliseconds before its first frame and after its last.
+ * A single call into the kernel sends all frames. A timer's signal ends the call, because such a
+ * call waits for tens of milliseconds before its first frame and after its last.
  */
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -80,7 +80,7 @@ static void end(int signal) {
   (void)signal;
 }
 
-/* Ended by a signal, which is no failure. */
+/* Sends until the timer's signal, which is not an error. */
 static int generate(struct bpf_object *object, struct bpf_test_run_opts *run, double seconds) {
   struct sigaction ended = {.sa_handler = end};
   struct itimerval timer = {.it_value = {.tv_sec = (time_t)seconds}};

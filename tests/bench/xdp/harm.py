@@ -1,14 +1,14 @@
-"""Does a shared capture slow the host's TCP down? One iperf3 stream, with and without it, in turns.
+"""The effect of a shared capture on the host's TCP: one iperf3 stream with and without a capture.
 
     harm.py [--pairs N] [--seconds S]     (root; two cores; iperf3)
 
-The stream runs over a veth pair, GSO and GRO as the kernel has them, and does not end between
-turns: what one connection gets, another may not. Both its ends share one core, which sets the
-pace, so that every nanosecond a packet shows and no other core's wake-ups do; the capture's
-reader has the other. Turns go without, with, with, without, … so that a drift meets both alike.
-The figure is the median, over all pairs of neighbours, of with over without; the number of pairs
-is fixed before the first. Beside it what chance alone does: the same of turns that are both
-without. Exits with 1 below the limit.
+The stream runs over a veth pair with the kernel's default GSO and GRO. One connection is used
+throughout, because connections differ in throughput. Both its ends share one core, which sets the
+pace, so each nanosecond per packet shows and wake-ups on other cores do not. The capture's reader
+uses the other core. Turns run without, with, with, without, … so a drift affects both equally.
+The figure is the median ratio of with to without over all adjacent pairs. The number of pairs is
+fixed in advance. The mode "nothing" shows the effect of chance: both turns are without a capture.
+Exits with 1 below the limit.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ LIMIT = 0.95
 SERVER_ADDRESS, CLIENT_ADDRESS = "10.3.0.1", "10.3.0.2"
 MODES = ("nothing", "xdp, added up", "xdp, packets")
 PORT = "5201"
-SETTLE_SEC = 0.15  # after a capture has begun or ended
-LONG_SEC = "3600"  # it is ended sooner
+SETTLE_SEC = 0.15  # after a capture starts or ends
+LONG_SEC = "3600"  # longer than any run; the client is killed first
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def stream() -> Iterator[None]:
     serve = live.inside(RECEIVER, READER_CORE, "iperf3", "-s", "-1", "-p", PORT, "--forceflush")
     send = live.inside(SENDER, READER_CORE, "iperf3", "-c", SERVER_ADDRESS, "-p", PORT,
                        "-t", LONG_SEC)  # fmt: skip
-    # What it says at the end is that the client went, which it did when told to.
+    # At the end iperf3 reports on stderr that the client is gone. That is expected.
     server = subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert server.stdout is not None
@@ -47,7 +47,7 @@ def stream() -> Iterator[None]:
                 raise RuntimeError("iperf3 does not listen")
         client = subprocess.Popen(send, stdout=subprocess.DEVNULL)
         try:
-            time.sleep(1)  # TCP finds its pace
+            time.sleep(1)  # until TCP reaches its rate
             yield
         finally:
             client.kill()
@@ -99,10 +99,10 @@ def ratios(mode: str, pairs: int, seconds: float) -> list[float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pairs", type=int, default=21)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each turn")
+    parser.add_argument("--seconds", type=float, default=0.5, help="per turn")
     wanted = parser.parse_args()
     if reason := live.missing():
-        print(f"TCP beside a capture: NOT MEASURED, {reason}")
+        print(f"TCP during a capture: NOT MEASURED, {reason}")
         return 1
     live.build()
     worst = 1.0

@@ -1,20 +1,20 @@
-"""Live metering: what a packet costs, and how many a second are taken without loss.
+"""Live metering: the cost of a packet, and the packets per second captured without loss.
 
     live.py [--runs N] [--sizes 64 512 imix] [--flows N] [--cost-rate N] [--readers NAME…]
 
-A generator on the first core sends over a veth pair; the kernel's receiving (a thread of its
-own) and the reader share the last core, as under load they do. Cost: time on the processor of
-the kernel's receiving thread and of the reader (with its DPDK process, where it has one), less
-the kernel's alone, a packet, at a rate that all of them bear. Lossless: the highest offered
-rate with at most 0.5 % lost. Saturated: what is taken when more is offered than can be. Runs
-of all readers alternate; figures are medians. Read them as ratios.
+A generator on the first core sends over a veth pair. The kernel's receiving thread and the reader
+share the last core, as they do under load. Cost: processor time per packet of the kernel's
+receiving thread and of the reader (with its DPDK process), less that of the kernel alone, at a
+rate that every reader bears. Lossless: the highest offered rate with at most 0.5 % loss.
+Saturated: the captured rate when more is offered than possible. Runs of all readers alternate.
+Figures are medians. Read them as ratios.
 
-The three run before whatever else the machine does (SCHED_RR, in turns of 3 ms). For cost and
-lossless the kernel's receiving goes before the reader as well, as an interrupt does: a ring
-of the veth holds 256 frames, a quarter of a millisecond. Saturated, when it would never let the
-reader in, the two are equals. Of an offered rate the best of eight short tries counts: on a
-virtual machine the host takes a core away for a millisecond more often than it shows. When it
-shows (steal in /proc/stat), the try is repeated.
+The three processes run with priority over all others (SCHED_RR, 3 ms slices). For cost and
+lossless the receiving thread also has priority over the reader, like an interrupt: a veth ring
+holds 256 frames, a quarter of a millisecond. Saturated, it would never yield to the reader, so
+both have equal priority. For each offered rate the best of eight short tries counts, because a
+virtual machine often loses a core for a millisecond without a sign. If the loss shows (steal in
+/proc/stat), the try is repeated.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ WARM_RATE, WARM_SEC = 400_000, 0.3
 TRIES, TRY_SEC = 8, 0.2
 FULLS = 5
 LOSS_MOST = 0.005
-STEAL_TICKS_MOST, REPEATS = 1, 4  # of both cores together, in hundredths of a second
-BEFORE_READER, BESIDE_READER = 2, 1  # SCHED_RR priorities of the receiving thread
+STEAL_TICKS_MOST, REPEATS = 1, 4  # ticks of 10 ms, of both cores together
+ABOVE_READER, EQUAL_TO_READER = 2, 1  # SCHED_RR priorities of the receiving thread
 SETTLE_SEC = 0.3
-DRAIN_SEC = 0.1  # what is on its way arrives
+DRAIN_SEC = 0.1  # until frames in flight arrive
 TURN_PATH = Path("/proc/sys/kernel/sched_rr_timeslice_ms")
 TURN_MS = 3
 
@@ -73,7 +73,7 @@ READERS: dict[str, list[str | Path]] = {
     "xdp, dedicated": [*METER, "xdp", IN_DEVICE, "dedicated"],
 }
 
-# Packets are taken whole, as a recording needs them; see recorder.py.
+# These readers capture whole packets, as a recording needs them. See recorder.py.
 WHOLE: dict[str, list[str | Path]] = {
     "metering": [*METER, "af_packet", IN_DEVICE, "", "0"],
     "recording": [*METER, "af_packet", IN_DEVICE, "", "16"],
@@ -81,7 +81,7 @@ WHOLE: dict[str, list[str | Path]] = {
 
 
 def missing() -> str | None:
-    """Why nothing can be measured here."""
+    """Returns why measuring is impossible on this machine, or None."""
     if os.geteuid() != 0:
         return "needs root: network namespaces and eBPF"
     return "needs two cores" if len(CORES) < 2 else None
@@ -120,8 +120,8 @@ def short_turns() -> Iterator[None]:
 
 @contextmanager
 def wire(*, threaded: bool = True) -> Iterator[None]:
-    """The pair. Threaded: the receiving end is polled by a kernel thread, which is pinned to
-    the reader's core; else in the sender's own time."""
+    """The veth pair. Threaded: a kernel thread, pinned to the reader's core, polls the receiving
+    end. Otherwise the sender's own time is used."""
     try:
         for namespace in (SENDER, RECEIVER):
             run("ip", "netns", "add", namespace)
@@ -141,12 +141,12 @@ def wire(*, threaded: bool = True) -> Iterator[None]:
 
 
 def receiving_thread() -> Path:
-    """Its /proc directory; another one each time that a program is attached to the device."""
+    """Returns its /proc directory. A new thread starts when a program is attached to the device."""
     found = subprocess.check_output(["pgrep", f"napi/{IN_DEVICE}-"], text=True).split()
     (pid,) = found
     workbench.run("taskset", "-pc", str(READER_CORE), pid)
     thread = Path("/proc") / pid
-    prioritize(thread, BESIDE_READER)
+    prioritize(thread, EQUAL_TO_READER)
     return thread
 
 
@@ -155,7 +155,7 @@ def prioritize(thread: Path, priority: int) -> None:
 
 
 def stolen_ticks() -> int:
-    """That the machine's host gave to others, of all cores."""
+    """Processor time, over all cores, that the machine's host gave to others."""
     return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
 
 
@@ -164,14 +164,14 @@ def on_processor_ns(thread: Path) -> int:
 
 
 def children_ns(process: subprocess.Popen[str]) -> int:
-    """Of the processes that the reader has made: that of `dpdk` takes the packets for it."""
+    """Processor time of the reader's child processes: the `dpdk` one receives the packets."""
     listed = Path(f"/proc/{process.pid}/task").glob("*/children")
     children = [Path("/proc") / pid for one in listed for pid in one.read_text().split()]
     return sum(on_processor_ns(task) for child in children for task in child.glob("task/*"))
 
 
 def capturing_ns(process: subprocess.Popen[str] | None) -> int:
-    """Of the capture thread alone."""
+    """Processor time of the capture thread alone."""
     tasks = Path(f"/proc/{process.pid}/task").iterdir() if process else ()
     return sum(on_processor_ns(task) for task in tasks
                if (task / "comm").read_text().startswith("sonde-cap"))  # fmt: skip
@@ -183,7 +183,7 @@ def received() -> int:
 
 
 def send(size: str, rate: float, seconds: float, flows: int) -> tuple[int, float]:
-    """Frames, and the seconds that they took."""
+    """Returns the number of frames sent and the seconds this took."""
     generator = BUILT / "generator"
     command = inside(SENDER, SOURCE_CORE, generator, f"{generator}.o", OUT_DEVICE, size,
                      str(round(rate)), str(seconds), str(flows))  # fmt: skip
@@ -192,16 +192,16 @@ def send(size: str, rate: float, seconds: float, flows: int) -> tuple[int, float
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What came of offering frames at one rate for a while."""
+class Trial:
+    """The result of offering frames at one rate for a while."""
 
     offered: int
     seconds: float
     taken: int
     stolen: int  # ticks
-    kernel_ns: float  # of the receiving thread, for each that was taken
-    capture_ns: float  # of the capture thread
-    cost_ns: float  # on the processor, kernel and reader, for each that was taken
+    kernel_ns: float  # receiving thread, per captured packet
+    capture_ns: float  # capture thread, per captured packet
+    cost_ns: float  # kernel and reader, per captured packet
 
     @property
     def lossless(self) -> bool:
@@ -221,7 +221,7 @@ class Turn:
 
 
 class Reader:
-    """A reader at work; "kernel alone" is nobody."""
+    """A running reader. "kernel alone" runs no process."""
 
     def __init__(self, name: str) -> None:
         self.process: subprocess.Popen[str] | None = None
@@ -255,7 +255,7 @@ class Reader:
         return said
 
     def count(self) -> tuple[int, float]:
-        """Packets taken, and nanoseconds on the processor, since the reader began."""
+        """Packets captured, and processor time in nanoseconds, since the reader began."""
         frames = received() - self.begun
         kernel_ns = on_processor_ns(self.thread)
         if self.process is None:
@@ -266,7 +266,7 @@ class Reader:
         said = self.answer("captured")
         return int(said["captured"]), kernel_ns + said["cpu_sec"] * 1e9
 
-    def offer(self, rate: float, seconds: float, size: str, flows: int) -> Turn:
+    def offer(self, rate: float, seconds: float, size: str, flows: int) -> Trial:
         before, before_ns = self.count()
         kernel_ns, capture_ns = on_processor_ns(self.thread), capturing_ns(self.process)
         stolen = stolen_ticks()
@@ -278,14 +278,14 @@ class Reader:
         after, after_ns = self.count()
         taken = after - before
         spent = (one / max(taken, 1) for one in (kernel_ns, capture_ns, after_ns - before_ns))
-        return Turn(offered, seconds, taken, stolen, *spent)
+        return Trial(offered, seconds, taken, stolen, *spent)
 
     def warm(self, size: str, flows: int) -> None:
-        """So that every flow is known and every page touched before anything is measured."""
+        """Creates every flow and touches every page before the measurement."""
         self.offer(WARM_RATE, max(WARM_SEC, 4 * flows / WARM_RATE), size, flows)
 
-    def offer_undisturbed(self, rate: float, seconds: float, size: str, flows: int) -> Turn:
-        """Repeated while the host disturbs, a few times; what nothing was lost of stands anyway."""
+    def offer_undisturbed(self, rate: float, seconds: float, size: str, flows: int) -> Trial:
+        """Repeats a try that the host disturbed, a few times. A try without loss always counts."""
         turn = self.offer(rate, seconds, size, flows)
         for _ in range(REPEATS):
             if not turn.disturbed or (rate and turn.lossless):
@@ -295,7 +295,7 @@ class Reader:
         return turn
 
     def highest_lossless(self, size: str, flows: int) -> float:
-        """A rate of the ladder that is borne, where the next is not."""
+        """Returns a rate of RATES that is lossless while the next is not."""
         borne, low, lost = 0.0, 0, len(RATES)
         while low < lost:
             middle = (low + lost) // 2
@@ -314,7 +314,7 @@ Figures = dict[str, dict[str, list[float]]]
 
 
 def share(figures: Figures, what: str, name: str, of: str) -> float:
-    """The median over the runs, since from one to the next the machine itself changes."""
+    """The median of the ratios over the runs, because the machine changes between runs."""
     pairs = zip(figures[name][what], figures[of][what], strict=True)
     return statistics.median(one / max(other, 1) for one, other in pairs)
 
@@ -337,13 +337,13 @@ def goals(figures: Figures) -> Iterator[tuple[str, bool]]:
 def measure_once(
     name: str, size: str, flows: int, cost_rate: float
 ) -> tuple[dict[str, float], int]:
-    """The figures, and how many tries were repeated because the host disturbed."""
+    """Returns the figures and how many tries were repeated because the host disturbed them."""
     with Reader(name) as reader:
-        prioritize(reader.thread, BEFORE_READER)
+        prioritize(reader.thread, ABOVE_READER)
         reader.warm(size, flows)
         turns = [reader.offer_undisturbed(cost_rate, COST_SEC, size, flows) for _ in range(COSTS)]
         lossless = reader.highest_lossless(size, flows)
-        prioritize(reader.thread, BESIDE_READER)
+        prioritize(reader.thread, EQUAL_TO_READER)
         full = [reader.offer_undisturbed(0, TRY_SEC, size, flows) for _ in range(FULLS)]
         return {
             "cost": statistics.median(turn.cost_ns for turn in turns),
@@ -364,14 +364,14 @@ def measure(size: str, readers: list[str], runs: int, flows: int, cost_rate: flo
             alone = figures["kernel alone"]["cost"][-1]  # the first of each run
             figures[name]["added"].append(found["cost"] - alone)
     floor = statistics.median(figures["kernel alone"]["cost"])
-    print(f"\n{size}, {flows} flows    ns a packet over {floor:.0f}   M/s lossless   saturated")
+    print(f"\n{size}, {flows} flows    ns per packet above {floor:.0f}   M/s lossless   saturated")
     for name in readers:
         middle = {what: statistics.median(values) for what, values in figures[name].items()}
         print(f"  {name:18} {middle['added']:20.0f} {middle['lossless'] / 1e6:16.2f}"
               f" {middle['saturated'] / 1e6:11.2f}")  # fmt: skip
-    print(f"  {discarded} tries discarded and repeated because the host took processors away")
-    for told, reached in goals(figures):
-        print(f"  {'reached' if reached else 'missed'}: {told}")
+    print(f"  {discarded} tries discarded and repeated because the host withdrew a processor")
+    for goal, reached in goals(figures):
+        print(f"  {'reached' if reached else 'missed'}: {goal}")
     sys.stdout.flush()
 
 
@@ -381,7 +381,7 @@ def main() -> int:
     parser.add_argument("--flows", type=int, default=65536, help="a power of two")
     parser.add_argument("--sizes", nargs="+", default=SIZES, choices=SIZES)
     parser.add_argument("--readers", nargs="+", default=list(READERS), choices=READERS)
-    parser.add_argument("--cost-rate", type=float, default=COST_RATE, help="frames a second")
+    parser.add_argument("--cost-rate", type=float, default=COST_RATE, help="frames per second")
     wanted = parser.parse_args()
     if reason := missing():
         print(f"live metering: NOT MEASURED, {reason}")

@@ -1,11 +1,11 @@
-/* meter.c - one live session of the C core for a while: what it captured, and at what price.
+/* meter.c - one live session of the C core, its packet counts, and its processor time.
  *
  *   meter PLUGIN_DIR BACKEND INTERFACE [FILTER|dedicated [BUFFER_MIB]]
  *
- * Metering is on and the records are rendered, as in an agent. With BUFFER_MIB packets are
- * taken whole, and recorded unless it is 0; else 128 bytes of each are enough. Prints one line of
- * JSON when the capture is on ("ready"), and one each time that it is told, by a line on standard
- * input, how many packets have come. Ends with its input.
+ * Metering is on and the records are rendered, as in an agent. With BUFFER_MIB whole packets are
+ * captured, and recorded unless it is 0. Otherwise 128 bytes of each suffice. Prints one line of
+ * JSON when the capture is ready ("ready"), and one for each line on standard input, which gives
+ * the number of packets sent so far. Ends at the end of its input.
  */
 #include <poll.h>
 #include <stdio.h>
@@ -39,7 +39,7 @@ static void drain(struct sonde_session *session, uint8_t *buffer, uint32_t bytes
   } while (batch.records);
 }
 
-/* Waits until so many are counted: what the kernel has added up can be a second old. */
+/* Waits until that many are counted. Counts of the kernel can be a second old. */
 static void settle(struct sonde_session *session, uint8_t *buffer, uint64_t wanted) {
   struct sonde_stats stats;
   double limit = now_sec() + LATE_SEC_MAX;
@@ -63,7 +63,7 @@ static int run(struct sonde_session *session, struct sonde_error *error) {
     return status;
   printf("{\"ready\": true}\n");
   fflush(stdout);
-  setvbuf(stdin, NULL, _IONBF, 0); /* or poll would miss what lies in the buffer */
+  setvbuf(stdin, NULL, _IONBF, 0); /* poll does not see data in a stdio buffer */
   for (;;) {
     while (poll(&told, 1, PAUSE_MS) == 0)
       drain(session, buffer, BUFFER_BYTES);

@@ -1,10 +1,10 @@
-/* minimal.c - the least that a live flow reader can do: take packets, find their flow, count.
+/* minimal.c - a minimal live flow reader: receive packets, find their flow, count.
  *
  *   minimal af_packet INTERFACE              a TPACKET_V3 ring
  *   minimal af_xdp INTERFACE OBJECT          an AF_XDP socket in copy mode, queue 0
  *
- * OBJECT is the backend's own redirecting program. No timeouts, no records, one look at the
- * headers: what meter.c is held against. Speaks as meter.c does.
+ * OBJECT is the backend's own redirecting program. No timeouts, no records, one pass over the
+ * headers. meter.c is compared with this program. Input and output are those of meter.c.
  */
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
@@ -28,17 +28,17 @@
 enum {
   TABLE_FLOWS = 1 << 20,
   BATCH = 64,
-  MEMORY_BYTES = 64 << 20, /* of the ring, or of the frames: as much as meter.c's */
+  MEMORY_BYTES = 64 << 20, /* ring or frames; the same amount as meter.c */
   BLOCK_BYTES = 1 << 18,
   BLOCKS = MEMORY_BYTES / BLOCK_BYTES,
   FRAME_BYTES = 4096,
   FRAMES = MEMORY_BYTES / FRAME_BYTES,
   BUSY_TRIES = 50,
   BUSY_PAUSE_MS = 10,
-  QUIET_MS = 200, /* so long without a packet, and all have come */
+  QUIET_MS = 200, /* after this long without a packet, all have arrived */
 };
 
-struct flow { /* one line */
+struct flow { /* fills one cache line */
   uint64_t key[5];
   uint64_t bytes;
   uint64_t packets; /* 0: free */
@@ -56,7 +56,7 @@ static uint32_t seen_count;
 
 /* ---- the flows ---------------------------------------------------------------------------- */
 
-/* In huge pages, as the core's. */
+/* Allocates huge pages, like the core. */
 static void *memory(size_t bytes) {
   void *got = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (got == MAP_FAILED)
@@ -79,7 +79,7 @@ static void meter(void) {
   seen_count = 0;
 }
 
-/* Of Ethernet, IPv4 and IPv6, TCP and UDP; of another packet only that it came. */
+/* Decodes Ethernet, IPv4 and IPv6, TCP and UDP. Only counts other packets. */
 static void look(const uint8_t *frame, uint32_t caplen, uint32_t bytes) {
   struct seen *one = &seen[seen_count];
   uint32_t ports = 0, header = 34;
@@ -182,8 +182,8 @@ static int attach(int fd, unsigned ifindex, const char *path) {
          bpf_link_create(program, (int)ifindex, BPF_XDP, &options) < 0;
 }
 
-/* The kernel lets go of the queue of a reader that has just ended a moment later. */
-static int bind_patiently(int fd, const struct sockaddr_xdp *address) {
+/* The kernel releases the queue of a terminated reader with a short delay. */
+static int bind_with_retries(int fd, const struct sockaddr_xdp *address) {
   int failed;
   for (int i = 0; i < BUSY_TRIES; i++) {
     failed = bind(fd, (const struct sockaddr *)address, sizeof *address);
@@ -214,12 +214,12 @@ static int open_xdp(const char *interface, const char *object) {
   for (uint32_t i = 0; i < FRAMES; i++)
     ((uint64_t *)fill.entries)[i] = (uint64_t)i * FRAME_BYTES;
   __atomic_store_n(fill.producer, FRAMES, __ATOMIC_RELEASE);
-  if (bind_patiently(fd, &address) || attach(fd, address.sxdp_ifindex, object))
+  if (bind_with_retries(fd, &address) || attach(fd, address.sxdp_ifindex, object))
     return -1;
   return fd;
 }
 
-/* What is taken goes back at once: the fill ring has a place for every frame. */
+/* Returns received frames at once: the fill ring has room for every frame. */
 static uint32_t take_xdp(int fd) {
   (void)fd;
   uint32_t at = *receive.consumer, back = *fill.producer;
