@@ -178,7 +178,7 @@ static void random_records_come_back(int version, int profile, int biflow, uint3
   sonde_encoder_destroy(encoder);
 }
 
-/* ---- FLOWS.md §6 ---------------------------------------------------------------------- */
+/* ---- what is sent: docs/export.md ------------------------------------------------------- */
 
 static void encode_one(struct sonde_encoder *encoder, const struct sonde_record *record,
                        uint64_t now_ns) {

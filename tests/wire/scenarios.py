@@ -1,4 +1,4 @@
-"""Small captures made by hand, each about one rule of FLOWS.md.
+"""Small captures made by hand, each for one rule of docs/flow-record.md.
 
 A scenario is a function that returns the packets; golden/<its name>.pcap is what it makes,
 golden/<its name>.jsonl what a meter must say to it, written by a human from the rules.
