@@ -3,8 +3,9 @@
 
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "host/clock.h"
 
 int sonde_events_init(struct sonde_events *events) {
   *events = (struct sonde_events){.wake.armed = true};
@@ -29,10 +30,8 @@ void sonde_events_arm(struct sonde_events *events) {
 
 void sonde_events_push(struct sonde_events *events, enum sonde_event_kind kind, int64_t value,
                        const char *detail) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
   struct sonde_event event = {.kind = kind, .value = value};
-  event.time_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+  event.time_ns = sonde_clock_ns(CLOCK_REALTIME);
   if (detail)
     strncpy(event.detail, detail, sizeof event.detail - 1);
   pthread_mutex_lock(&events->lock);

@@ -1,7 +1,7 @@
 /* packet_clock.c - see packet_clock.h. */
 #include "core/packet_clock.h"
 
-#include <time.h>
+#include "host/clock.h"
 
 static const int64_t STEP_MIN_NS = 50000000;         /* below it is slew and jitter */
 static const int64_t STAMP_AGE_MAX_NS = 60000000000; /* a ring never holds packets longer */
@@ -10,15 +10,9 @@ static const uint64_t LEAP_NS = 3600000000000;
 static const uint64_t STAMP_MAX_NS = UINT64_C(1) << 62;
 enum { LEAP_PACKETS = 16, START_TRIES = 5 };
 
-static int64_t read_clock(clockid_t id) {
-  struct timespec time;
-  clock_gettime(id, &time);
-  return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-}
-
 /* True if the thread was stopped since then: what it read meanwhile is of another moment. */
 static bool was_stopped(int64_t monotonic) {
-  return read_clock(CLOCK_MONOTONIC) - monotonic > STEP_MIN_NS / 2;
+  return (int64_t)sonde_clock_ns(CLOCK_MONOTONIC) - monotonic > STEP_MIN_NS / 2;
 }
 
 void sonde_packet_clock_start(struct sonde_packet_clock *clock, bool live) {
@@ -28,8 +22,8 @@ void sonde_packet_clock_start(struct sonde_packet_clock *clock, bool live) {
   int64_t monotonic;
   int tries = 0;
   do {
-    monotonic = read_clock(CLOCK_MONOTONIC);
-    clock->start_offset = clock->wall_offset = read_clock(CLOCK_REALTIME) - monotonic;
+    monotonic = (int64_t)sonde_clock_ns(CLOCK_MONOTONIC);
+    clock->start_offset = clock->wall_offset = (int64_t)sonde_clock_ns(CLOCK_REALTIME) - monotonic;
   } while (was_stopped(monotonic) && ++tries < START_TRIES);
   clock->now_ns = (uint64_t)(monotonic + clock->start_offset);
 }
@@ -37,8 +31,8 @@ void sonde_packet_clock_start(struct sonde_packet_clock *clock, bool live) {
 void sonde_packet_clock_tick(struct sonde_packet_clock *clock) {
   if (!clock->live)
     return;
-  int64_t monotonic = read_clock(CLOCK_MONOTONIC);
-  int64_t offset = read_clock(CLOCK_REALTIME) - monotonic;
+  int64_t monotonic = (int64_t)sonde_clock_ns(CLOCK_MONOTONIC);
+  int64_t offset = (int64_t)sonde_clock_ns(CLOCK_REALTIME) - monotonic;
   int64_t step = offset - clock->wall_offset;
   if ((step > STEP_MIN_NS || step < -STEP_MIN_NS) && !was_stopped(monotonic)) {
     clock->stepped_ns += step;

@@ -16,14 +16,7 @@
 #include "core/registry.h"
 #include "core/session_buffer.h"
 #include "exporter/exporter.h"
-
-static int fail(struct sonde_error *error, int status, int system_errno, const char *detail) {
-  error->status = status;
-  error->system_errno = system_errno;
-  strncpy(error->detail, detail, sizeof error->detail - 1);
-  error->detail[sizeof error->detail - 1] = 0;
-  return status;
-}
+#include "failure.h"
 
 static int check(const struct sonde_session_config *config, struct sonde_error *error) {
   struct {
@@ -45,7 +38,7 @@ static int check(const struct sonde_session_config *config, struct sonde_error *
   };
   for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
     if (!rules[i].holds)
-      return fail(error, SONDE_INVALID, 0, rules[i].otherwise);
+      return sonde_fail(error, SONDE_INVALID, 0, "%s", rules[i].otherwise);
   }
   return SONDE_OK;
 }
@@ -115,9 +108,9 @@ static int build_workers(struct sonde_session *session, const struct sonde_sessi
   if (records != MAP_FAILED)
     session->records = records;
   if (!session->workers || !session->flush_cursors || !session->records)
-    return fail(error, SONDE_NO_MEMORY, 0, "workers and record rings");
+    return sonde_fail(error, SONDE_NO_MEMORY, 0, "workers and record rings");
   if (getrandom(&id_seed, sizeof id_seed, 0) != sizeof id_seed)
-    return fail(error, SONDE_SYSTEM, errno, strerror(errno));
+    return sonde_fail(error, SONDE_SYSTEM, errno, "%s", strerror(errno));
   int status = SONDE_OK;
   for (uint32_t i = 0; i < count; i++) { /* all are built, so that close may release all */
     int built = build_worker(session, config, i, id_seed);
@@ -125,7 +118,7 @@ static int build_workers(struct sonde_session *session, const struct sonde_sessi
     sonde_ring_enable(&session->workers[i].ring, SONDE_RING_STREAM, true);
     status = status ? status : built;
   }
-  return status ? fail(error, status, 0, "flow table") : SONDE_OK;
+  return status ? sonde_fail(error, status, 0, "flow table") : SONDE_OK;
 }
 
 static int open_backend(struct sonde_session *session, const struct sonde_session_config *config,
@@ -167,7 +160,7 @@ int sonde_session_open(const struct sonde_session_config *config, struct sonde_s
   if (!made) {
     if (config->file_fd >= 0)
       close(config->file_fd);
-    return fail(error, SONDE_NO_MEMORY, 0, "session");
+    return sonde_fail(error, SONDE_NO_MEMORY, 0, "session");
   }
   pthread_mutex_init(&made->control, NULL);
   pthread_mutex_init(&made->draining, NULL);
@@ -182,7 +175,7 @@ int sonde_session_open(const struct sonde_session_config *config, struct sonde_s
   made->monitor_wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   made->export_wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (status == SONDE_OK && (events < 0 || made->monitor_wake_fd < 0 || made->export_wake.fd < 0))
-    status = fail(error, SONDE_SYSTEM, errno, strerror(errno));
+    status = sonde_fail(error, SONDE_SYSTEM, errno, "%s", strerror(errno));
   if (status == SONDE_OK)
     status = build_workers(made, config, error);
   if (status == SONDE_OK)
@@ -220,14 +213,14 @@ int sonde_session_start(struct sonde_session *session, struct sonde_error *error
   pthread_mutex_lock(&session->control);
   int status = SONDE_OK;
   if (atomic_load(&session->state) != SONDE_SESSION_OPEN)
-    status = fail(error, SONDE_STATE, 0, "the session has been started before");
+    status = sonde_fail(error, SONDE_STATE, 0, "the session has been started before");
   if (status == SONDE_OK && session->info.live)
     status = sonde_monitor_start(session, error);
   if (status == SONDE_OK)
     status = session->ops->start(session->backend, error);
   for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++) {
     if (sonde_worker_start(&session->workers[i]) < 0) {
-      status = fail(error, SONDE_SYSTEM, errno, "a capture thread could not be started");
+      status = sonde_fail(error, SONDE_SYSTEM, errno, "a capture thread could not be started");
       end_threads(session);
     }
   }
@@ -245,7 +238,7 @@ int sonde_session_stop(struct sonde_session *session, struct sonde_error *error)
   pthread_mutex_lock(&session->control);
   int status = SONDE_OK;
   if (atomic_load(&session->state) != SONDE_SESSION_RUNNING) {
-    status = fail(error, SONDE_STATE, 0, "the session is not running");
+    status = sonde_fail(error, SONDE_STATE, 0, "the session is not running");
   } else {
     end_threads(session);
     sonde_session_buffer_note_drops(session);
@@ -315,7 +308,7 @@ static int ask_all(struct sonde_session *session,
   *error = (struct sonde_error){0};
   int status = SONDE_OK;
   if (atomic_load(&session->state) != SONDE_SESSION_RUNNING)
-    status = fail(error, SONDE_STATE, 0, "the session is not running");
+    status = sonde_fail(error, SONDE_STATE, 0, "the session is not running");
   for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++)
     sonde_worker_ask(&session->workers[i], command, argument);
   return status;
@@ -360,7 +353,8 @@ int sonde_session_filter_set(struct sonde_session *session, const char *expressi
   if (session->ops->filter_set) {
     status = session->ops->filter_set(session->backend, expression, error);
   } else if (session->info.aggregated) { /* a sum cannot be filtered any more */
-    status = fail(error, SONDE_STATE, 0, "flows are added up: a filter can only be set at start");
+    status =
+        sonde_fail(error, SONDE_STATE, 0, "flows are added up: a filter can only be set at start");
   } else {
     status = expression && expression[0] ? sonde_filter_check_here(expression, error) : SONDE_OK;
     if (status == SONDE_OK)

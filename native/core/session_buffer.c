@@ -3,11 +3,11 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "core/filter.h"
 #include "core/session.h"
 #include "failure.h"
+#include "host/clock.h"
 #include "store/appender.h"
 #include "store/query.h"
 
@@ -36,12 +36,6 @@ static void raise_event(void *context, enum sonde_store_event event, int64_t val
   sonde_events_push(&session->events, kinds[event], value, detail);
 }
 
-static uint64_t epoch_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 int sonde_session_buffer_open(struct sonde_session *session,
                               const struct sonde_session_config *config,
                               struct sonde_error *error) {
@@ -55,7 +49,7 @@ int sonde_session_buffer_open(struct sonde_session *session,
       .raise = raise_event,
       .context = session,
   };
-  session->drops_looked_ns = epoch_ns();
+  session->drops_looked_ns = sonde_clock_ns(CLOCK_REALTIME);
   int status = sonde_store_open(&store, &session->store, error);
   for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++)
     session->workers[i].appender = sonde_store_appender(session->store, i);
@@ -70,7 +64,7 @@ void sonde_session_buffer_note_drops(struct sonde_session *session) {
   pthread_mutex_lock(&session->looking);
   uint64_t since_ns = session->drops_looked_ns;
   session->ops->stats(session->backend, &source);
-  session->drops_looked_ns = epoch_ns();
+  session->drops_looked_ns = sonde_clock_ns(CLOCK_REALTIME);
   if (source.dropped > session->drops_seen)
     sonde_store_note_drops(session->store, since_ns, session->drops_looked_ns);
   session->drops_seen = source.dropped;

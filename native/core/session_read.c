@@ -3,10 +3,10 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "core/session.h"
 #include "core/session_buffer.h"
+#include "host/clock.h"
 
 /* ---- statistics ----------------------------------------------------------------------- */
 
@@ -40,9 +40,7 @@ _Static_assert((int)SONDE_NON_FLOW_COUNT <= (int)SONDE_NON_FLOW_MAX, "the causes
 
 void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stats) {
   *stats = (struct sonde_stats){.heartbeat = UINT64_MAX};
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  stats->time_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+  stats->time_ns = sonde_clock_ns(CLOCK_REALTIME);
   stats->finished = !session->info.live;
   for (uint32_t i = 0; i < session->worker_count; i++) {
     struct sonde_worker *worker = &session->workers[i];

@@ -12,6 +12,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "host/clock.h"
+
 enum {
   RECEIVE_TIMEOUT_MS = 100, /* how late a timer may be on a silent interface */
   DRAIN_MIN_MS = 50,        /* a wake-up is not the end of what the kernel still holds */
@@ -300,11 +302,7 @@ static void rest(long wait_ns) {
 
 /* Nothing can come now: sleep until somebody asks for something, but keep the heart beating. */
 static void rest_until_asked(struct sonde_worker *worker) {
-  struct timespec until;
-  clock_gettime(CLOCK_MONOTONIC, &until);
-  until.tv_nsec += 100000000;
-  until.tv_sec += until.tv_nsec / 1000000000;
-  until.tv_nsec %= 1000000000;
+  struct timespec until = sonde_clock_deadline(100);
   pthread_mutex_lock(&worker->lock);
   if (!worker->command && !atomic_load(&worker->draining))
     pthread_cond_timedwait(&worker->changed, &worker->lock, &until);

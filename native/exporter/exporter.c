@@ -8,6 +8,7 @@
 
 #include "exporter/state.h"
 #include "failure.h"
+#include "host/clock.h"
 
 /* ---- calls to the thread -------------------------------------------------------------- */
 
@@ -65,14 +66,12 @@ static void end_thread(struct sonde_exporter *exporter) {
 int sonde_exporter_create(struct sonde_session *session, struct sonde_exporter **exporter,
                           struct sonde_error *error) {
   struct sonde_exporter *made = calloc(1, sizeof *made);
-  struct timespec now;
   pthread_condattr_t attributes;
   if (!made)
     return sonde_fail(error, SONDE_NO_MEMORY, 0, "exporter");
   made->session = session;
   made->ended = true;
-  clock_gettime(CLOCK_REALTIME, &now);
-  made->start_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+  made->start_ns = sonde_clock_ns(CLOCK_REALTIME);
   pthread_condattr_init(&attributes);
   pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
   pthread_cond_init(&made->changed, &attributes);
@@ -239,13 +238,8 @@ int sonde_session_collectors(struct sonde_session *session, struct sonde_collect
 int sonde_session_export_flush(struct sonde_session *session, uint32_t timeout_ms,
                                struct sonde_error *error) {
   struct sonde_exporter *exporter = session->exporter;
-  struct timespec until;
+  struct timespec until = sonde_clock_deadline(timeout_ms);
   *error = (struct sonde_error){0};
-  clock_gettime(CLOCK_MONOTONIC, &until);
-  until.tv_sec += timeout_ms / 1000;
-  until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-  until.tv_sec += until.tv_nsec / 1000000000;
-  until.tv_nsec %= 1000000000;
   int waited = 0;
   pthread_mutex_lock(&exporter->lock);
   uint64_t wanted = ++exporter->flush_wanted;

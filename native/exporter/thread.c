@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "exporter/state.h"
+#include "host/clock.h"
 
 enum {
   PIECE_RECORDS = 512,
@@ -15,12 +16,6 @@ enum {
 };
 static const uint64_t LINGER_NS = 20000000; /* … for no longer than this */
 static const uint64_t BEHIND_NS = 1000000000;
-
-static uint64_t read_clock(clockid_t id) {
-  struct timespec now;
-  clock_gettime(id, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 static bool session_is(const struct sonde_exporter *exporter, enum sonde_session_state state) {
   return atomic_load(&exporter->session->state) == (int)state;
@@ -164,7 +159,7 @@ static uint64_t serve(struct sonde_exporter *exporter, struct sonde_collector *c
   }
   if (lag > 0 && lingers(exporter, collector, lag, now_ns))
     return collector->linger_ns + LINGER_NS;
-  uint64_t wall_ns = read_clock(CLOCK_REALTIME);
+  uint64_t wall_ns = sonde_clock_ns(CLOCK_REALTIME);
   collector->linger_ns = 0;
   sonde_collector_begin(collector);
   if (now_ns >= collector->statistics_ns) {
@@ -264,7 +259,7 @@ void *sonde_exporter_run(void *argument) {
   struct sonde_exporter *exporter = argument;
   struct sonde_wake *wake = &exporter->session->export_wake;
   while (answer_calls(exporter)) {
-    uint64_t wanted = flush_wanted(exporter), now_ns = read_clock(CLOCK_MONOTONIC);
+    uint64_t wanted = flush_wanted(exporter), now_ns = sonde_clock_ns(CLOCK_MONOTONIC);
     bool emptied = empty_tables(exporter);
     uint64_t due_ns = serve_all(exporter, now_ns);
     if (due_ns) { /* those who make records need not wake a thread that comes anyway */

@@ -5,13 +5,11 @@
  * the state without harm. When the kernel had to drop messages (ENOBUFS), those still queued
  * are thrown away and the interface is asked for anew.
  */
-#include "link_watch.h"
+#include "host/link_watch.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <linux/if_link.h>
-#include <linux/netlink.h>
-#include <linux/rtnetlink.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -21,6 +19,7 @@
 #include <unistd.h>
 
 #include "failure.h"
+#include "host/rtnetlink.h"
 
 enum {
   CHANGES_MAX = 8,           /* one message makes at most RENAMED, DOWN or RETURNED, UP */
@@ -79,15 +78,9 @@ static void set_present(struct sonde_link_watch *link, int ifindex, const char *
 
 /* The interface's name, or NULL; the message is the kernel's, its lengths are checked still. */
 static const char *message_name(const struct nlmsghdr *message) {
-  const struct ifinfomsg *info = NLMSG_DATA(message);
-  int left = (int)IFLA_PAYLOAD(message);
-  for (const struct rtattr *at = IFLA_RTA(info); RTA_OK(at, left); at = RTA_NEXT(at, left)) {
-    if (at->rta_type == IFLA_IFNAME && RTA_PAYLOAD(at) > 0 &&
-        memchr(RTA_DATA(at), 0, RTA_PAYLOAD(at))) {
-      return RTA_DATA(at);
-    }
-  }
-  return NULL;
+  const struct rtattr *name =
+      sonde_rtnetlink_attribute(message, sizeof(struct ifinfomsg), IFLA_IFNAME);
+  return name && memchr(RTA_DATA(name), 0, RTA_PAYLOAD(name)) ? RTA_DATA(name) : NULL;
 }
 
 static void apply(struct sonde_link_watch *link, const struct nlmsghdr *message) {
@@ -227,7 +220,7 @@ int sonde_link_watch_open(const char *interface, struct sonde_link_watch **out,
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
   }
   snprintf(link->wanted, sizeof link->wanted, "%s", interface);
-  link->fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+  link->fd = sonde_rtnetlink_socket();
   /* Subscribed first and asked then: no change falls between. */
   socklen_t length = sizeof address;
   if (link->fd < 0 || bind(link->fd, (const struct sockaddr *)&address, sizeof address) ||

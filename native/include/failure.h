@@ -6,8 +6,10 @@
 #ifndef SONDE_FAILURE_H
 #define SONDE_FAILURE_H
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "status.h"
 
@@ -22,6 +24,12 @@ sonde_fail(struct sonde_error *error, int status, int system_errno, const char *
     va_end(arguments);
   }
   return status;
+}
+
+/* A system call failed: `what` and errno's words. */
+static inline int sonde_fail_system(struct sonde_error *error, const char *what) {
+  int status = errno == ENOMEM ? SONDE_NO_MEMORY : SONDE_SYSTEM;
+  return sonde_fail(error, status, errno, "%s: %s", what, strerror(errno));
 }
 
 #endif

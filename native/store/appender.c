@@ -1,17 +1,10 @@
 /* appender.c - see appender.h. What happens once a chunk, an extent or a batch. */
 #include "appender.h"
 
-#include <time.h>
-
+#include "host/clock.h"
 #include "state.h"
 
 static const uint64_t CUT_AGE_NS = 700000000; /* and the loop's turn: sealed within a second */
-
-uint64_t sonde_store_monotonic_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 static void begin_extent(struct sonde_appender *appender) {
   appender->extent.first_ns = UINT64_MAX;
@@ -81,7 +74,7 @@ bool sonde_appender_roll(struct sonde_appender *appender, uint64_t time_ns) {
 void sonde_appender_cut(struct sonde_appender *appender, uint64_t age_ns) {
   if (!appender->chunk || appender->packets == appender->extent.packets_before)
     return;
-  uint64_t now = sonde_store_monotonic_ns();
+  uint64_t now = sonde_clock_ns(CLOCK_MONOTONIC_COARSE);
   if (appender->extent.since_ns == 0)
     appender->extent.since_ns = now;
   if (now - appender->extent.since_ns < age_ns)

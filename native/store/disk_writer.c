@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "failure.h"
+#include "host/clock.h"
 #include "segment_file.h"
 #include "state.h"
 
@@ -59,7 +60,7 @@ static void fail_writing(struct sonde_disk_writer *writer, int system_errno, con
   bool first = !writer->failing;
   writer->failures++;
   writer->failing = true;
-  writer->resume_ns = sonde_store_monotonic_ns() + RETRY_NS;
+  writer->resume_ns = sonde_clock_ns(CLOCK_MONOTONIC_COARSE) + RETRY_NS;
   pthread_mutex_unlock(&writer->lock);
   if (first)
     writer->store->config.raise(writer->store->config.context, SONDE_STORE_SPILL_FAILED,
@@ -68,7 +69,7 @@ static void fail_writing(struct sonde_disk_writer *writer, int system_errno, con
 
 static void fail_file(struct sonde_disk_writer *writer, int system_errno, const char *what) {
   char detail[96];
-  writer->retry_ns = sonde_store_monotonic_ns() + RETRY_NS;
+  writer->retry_ns = sonde_clock_ns(CLOCK_MONOTONIC_COARSE) + RETRY_NS;
   snprintf(detail, sizeof detail, "%s: %s", what,
            system_errno ? strerror(system_errno) : "libcrypto failed");
   fail_writing(writer, system_errno, detail);
@@ -76,7 +77,7 @@ static void fail_file(struct sonde_disk_writer *writer, int system_errno, const 
 
 static void succeed(struct sonde_disk_writer *writer) {
   pthread_mutex_lock(&writer->lock);
-  bool over = writer->failing && sonde_store_monotonic_ns() >= writer->resume_ns;
+  bool over = writer->failing && sonde_clock_ns(CLOCK_MONOTONIC_COARSE) >= writer->resume_ns;
   int64_t packets = (int64_t)writer->failing_packets;
   if (over) {
     writer->failing = false;
@@ -212,7 +213,7 @@ static void save_extent(struct sonde_disk_writer *writer, struct sonde_chunk *ch
       .worker = chunk->worker,
   };
   int system_errno = 0;
-  bool waits = sonde_store_monotonic_ns() < writer->retry_ns;
+  bool waits = sonde_clock_ns(CLOCK_MONOTONIC_COARSE) < writer->retry_ns;
   if (opened < 0)
     failed = "a sealed extent could not be opened";
   else if (!waits)

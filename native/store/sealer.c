@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 
+#include "host/clock.h"
 #include "seal.h"
 #include "state.h"
 
@@ -68,7 +69,7 @@ int sonde_extent_open(struct sonde_chunk *chunk, uint32_t number, uint8_t *into)
 }
 
 static void tell_seal_failure(struct sonde_store *store, uint32_t packets) {
-  uint64_t now = sonde_store_monotonic_ns();
+  uint64_t now = sonde_clock_ns(CLOCK_MONOTONIC_COARSE);
   pthread_mutex_lock(&store->lock);
   bool tell = store->seal_told_ns == 0 || now - store->seal_told_ns >= TELL_INTERVAL_NS;
   if (tell)

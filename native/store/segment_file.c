@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "host/clock.h"
 
 static void reach_nothing(enum sonde_segment_file_state state) {
   (void)state;
@@ -70,15 +71,13 @@ static int write_fully(struct sonde_segment_file *file, const uint8_t *bytes, si
 
 static int make_header(struct sonde_segment_file *file, uint64_t number,
                        const struct sonde_sealkey *key) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
   file->is_sealed = key != NULL;
   file->header = (struct sonde_segment_header){
       .magic = "SONDESE",
       .version = SONDE_SEGMENT_VERSION,
       .suite = key ? SONDE_SUITE_AES_256_GCM : SONDE_SUITE_CLEAR,
       .workers = file->workers,
-      .created_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec,
+      .created_ns = sonde_clock_ns(CLOCK_REALTIME),
       .number = number,
   };
   memcpy(file->header.magic, "SONDESEG", 8);

@@ -95,6 +95,4 @@ int sonde_extent_open(struct sonde_chunk *chunk, uint32_t number, uint8_t *into)
 struct sonde_chunk *sonde_chunk_list_step(struct sonde_store *store, uint32_t worker,
                                           struct sonde_chunk *chunk);
 
-uint64_t sonde_store_monotonic_ns(void);
-
 #endif

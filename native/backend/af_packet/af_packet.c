@@ -14,12 +14,12 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "backend.h"
 #include "failure.h"
 #include "group.h"
+#include "host/clock.h"
 
 enum {
   DRAIN_MIN_MS = 3 * RING_RETIRE_MS, /* packets on their way pass, and the timer has run twice */
@@ -27,7 +27,7 @@ enum {
 };
 
 struct sonde_backend {
-  struct interface interface;
+  struct sonde_interface interface;
   struct program program;
   struct group group;
   char *expression;
@@ -41,12 +41,6 @@ struct sonde_backend {
   struct sonde_backend_stats past; /* of groups that are closed */
   int wake_fds[QUEUES_MAX];
 };
-
-static uint64_t monotonic_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 static int probe(struct sonde_error *error) {
   struct packet_ring ring;
@@ -112,7 +106,13 @@ static int packet_open(const struct sonde_backend_config *config, struct sonde_b
       status = sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
     }
   }
-  status = status ? status : interface_find(config->interface, &backend->interface, error);
+  if (!status && config->interface && strcmp(config->interface, "any") == 0) {
+    status = sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV,
+                        "any: this backend captures on one interface; pcap takes any");
+  }
+  status = status ? status
+                  : sonde_interface_find(config->interface, SONDE_TAP_SOCKET, &backend->interface,
+                                         error);
   status = status ? status
                   : group_open(&backend->group, backend->queues, backend->ring_bytes,
                                backend->snaplen, backend->interface.linktype, error);
@@ -177,7 +177,7 @@ static int wait_for(const struct packet_ring *ring, int wake_fd, int timeout_ms,
 /* Nothing more comes once the kernel says that all it accepted was handed over. */
 static bool is_drained(struct sonde_backend *backend, struct packet_ring *ring,
                        uint64_t quiesced_ms) {
-  uint64_t since_ms = monotonic_ms() - quiesced_ms;
+  uint64_t since_ms = sonde_clock_ms() - quiesced_ms;
   if (since_ms < DRAIN_MIN_MS) {
     return false;
   }
@@ -227,7 +227,7 @@ static void wake(struct sonde_backend *backend) {
 
 static void quiesce(struct sonde_backend *backend) {
   group_attach(&backend->group, &program_refuse_all, NULL);
-  atomic_store(&backend->quiesced_ms, monotonic_ms());
+  atomic_store(&backend->quiesced_ms, sonde_clock_ms());
   wake(backend);
 }
 
@@ -274,10 +274,10 @@ static int filter_set(struct sonde_backend *backend, const char *expression,
 }
 
 static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
-  struct interface interface;
+  struct sonde_interface interface;
   struct program program = {0};
   struct group group = {0};
-  int status = interface_find(backend->interface.name, &interface, error);
+  int status = sonde_interface_find(backend->interface.name, SONDE_TAP_SOCKET, &interface, error);
   status =
       status ? status
              : program_compile(&interface, backend->snaplen, backend->expression, &program, error);

@@ -13,10 +13,6 @@
 
 #include "failure.h"
 
-static int fail(struct sonde_error *error, const char *what) {
-  return sonde_fail(error, SONDE_SYSTEM, errno, "%s: %s", what, strerror(errno));
-}
-
 int group_open(struct group *group, uint32_t count, uint32_t ring_bytes, uint32_t snaplen,
                uint16_t linktype, struct sonde_error *error) {
   uint32_t blocks = ring_bytes / count / RING_BLOCK_BYTES;
@@ -47,19 +43,19 @@ static int join_fanout(const struct group *group, uint16_t linktype, struct sond
   if (setsockopt(fd, SOL_PACKET, PACKET_FANOUT, &request, sizeof request) ||
       setsockopt(fd, SOL_PACKET, PACKET_FANOUT_DATA, &spread, sizeof spread) ||
       getsockopt(fd, SOL_PACKET, PACKET_FANOUT, &request, &length)) {
-    return fail(error, "packet fanout");
+    return sonde_fail_system(error, "packet fanout");
   }
   request = (request & 0xffff) | PACKET_FANOUT_CBPF << 16;
   for (uint32_t i = 1; i < group->count; i++) {
     if (setsockopt(group->rings[i].fd, SOL_PACKET, PACKET_FANOUT, &request, sizeof request)) {
-      return fail(error, "joining the packet fanout");
+      return sonde_fail_system(error, "joining the packet fanout");
     }
   }
   return 0;
 }
 
-int group_start(const struct group *group, const struct interface *interface, bool promiscuous,
-                const struct program *program, struct sonde_error *error) {
+int group_start(const struct group *group, const struct sonde_interface *interface,
+                bool promiscuous, const struct program *program, struct sonde_error *error) {
   int status = 0;
   for (uint32_t i = 0; i < group->count && !status; i++) {
     status = packet_ring_bind(&group->rings[i], interface->index, error);

@@ -6,7 +6,7 @@
 #ifndef SONDE_AF_PACKET_GROUP_H
 #define SONDE_AF_PACKET_GROUP_H
 
-#include "interface.h"
+#include "host/interface.h"
 #include "packet_ring.h"
 
 enum { QUEUES_MAX = 64 };
@@ -20,8 +20,8 @@ struct group {
 int group_open(struct group *group, uint32_t count, uint32_t ring_bytes, uint32_t snaplen,
                uint16_t linktype, struct sonde_error *error);
 /* From its return on, every packet that passes the program is in a ring or counted. */
-int group_start(const struct group *group, const struct interface *interface, bool promiscuous,
-                const struct program *program, struct sonde_error *error);
+int group_start(const struct group *group, const struct sonde_interface *interface,
+                bool promiscuous, const struct program *program, struct sonde_error *error);
 int group_attach(const struct group *group, const struct program *program,
                  struct sonde_error *error);
 void group_close(struct group *group);

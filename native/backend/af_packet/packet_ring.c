@@ -20,11 +20,6 @@
 
 enum { VLAN_TAG_BYTES = 4, ETHERNET_ADDRESSES_BYTES = 12 };
 
-static int fail(struct sonde_error *error, const char *what) {
-  int status = errno == ENOMEM ? SONDE_NO_MEMORY : SONDE_SYSTEM;
-  return sonde_fail(error, status, errno, "%s: %s", what, strerror(errno));
-}
-
 static int set_option(const struct packet_ring *ring, int option, int value) {
   return setsockopt(ring->fd, SOL_PACKET, option, &value, sizeof value);
 }
@@ -47,14 +42,14 @@ int packet_ring_open(struct packet_ring *ring, uint32_t block_count, uint32_t sn
   ring->fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
   if (ring->fd < 0) {
     return errno == EPERM ? sonde_fail(error, SONDE_PERMISSION, errno, "needs CAP_NET_RAW")
-                          : fail(error, "packet socket");
+                          : sonde_fail_system(error, "packet socket");
   }
   if (set_option(ring, PACKET_VERSION, TPACKET_V3)) {
-    status = fail(error, "TPACKET_V3");
+    status = sonde_fail_system(error, "TPACKET_V3");
   } else if (set_option(ring, PACKET_VNET_HDR, 1)) {
-    status = fail(error, "PACKET_VNET_HDR");
+    status = sonde_fail_system(error, "PACKET_VNET_HDR");
   } else if (setsockopt(ring->fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof request)) {
-    status = fail(error, "packet ring");
+    status = sonde_fail_system(error, "packet ring");
   } else {
     ring->map = mmap(NULL, (size_t)block_count * RING_BLOCK_BYTES, PROT_READ | PROT_WRITE,
                      MAP_SHARED, ring->fd, 0);
@@ -62,7 +57,7 @@ int packet_ring_open(struct packet_ring *ring, uint32_t block_count, uint32_t sn
       status = packet_ring_attach(ring, &program_refuse_all, error);
     } else {
       ring->map = NULL;
-      status = fail(error, "mapping the packet ring");
+      status = sonde_fail_system(error, "mapping the packet ring");
     }
   }
   if (status) {
@@ -80,14 +75,14 @@ int packet_ring_bind(const struct packet_ring *ring, int ifindex, struct sonde_e
   if (errno == ENODEV || errno == ENXIO) { /* it went between open and start */
     return sonde_fail(error, SONDE_INTERFACE_INVALID, errno, "%s", strerror(errno));
   }
-  return fail(error, "bind");
+  return sonde_fail_system(error, "bind");
 }
 
 int packet_ring_promiscuous(const struct packet_ring *ring, int ifindex,
                             struct sonde_error *error) {
   struct packet_mreq membership = {.mr_ifindex = ifindex, .mr_type = PACKET_MR_PROMISC};
   return setsockopt(ring->fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &membership, sizeof membership)
-             ? fail(error, "promiscuous mode")
+             ? sonde_fail_system(error, "promiscuous mode")
              : 0;
 }
 
@@ -103,7 +98,7 @@ int packet_ring_attach(const struct packet_ring *ring, const struct program *pro
                       "the kernel does not run what libpcap makes of the expression; xdp and pcap "
                       "need no kernel for it");
   }
-  return fail(error, "attaching the filter");
+  return sonde_fail_system(error, "attaching the filter");
 }
 
 void packet_ring_close(struct packet_ring *ring) {

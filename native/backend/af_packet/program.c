@@ -51,8 +51,8 @@ static pcap_t *open_active(const char *name, uint32_t snaplen, int *problem,
 
 /* Frames of a bare IP link have no tags, so that a compiler without interface will do. An
  * interface that is down cannot be activated; lo has the same frames. */
-static int open_compiler(const struct interface *interface, uint32_t snaplen, pcap_t **compiler,
-                         struct sonde_error *error) {
+static int open_compiler(const struct sonde_interface *interface, uint32_t snaplen,
+                         pcap_t **compiler, struct sonde_error *error) {
   char words[PCAP_ERRBUF_SIZE] = "";
   int problem;
   if (interface->linktype == SONDE_LINKTYPE_RAW) {
@@ -73,7 +73,7 @@ static int open_compiler(const struct interface *interface, uint32_t snaplen, pc
                     "the filter cannot be compiled: %s and lo: %.160s", interface->name, words);
 }
 
-static int join(const struct interface *interface, const struct bpf_program *code,
+static int join(const struct sonde_interface *interface, const struct bpf_program *code,
                 struct program *program, struct sonde_error *error) {
   size_t before = interface->loopback ? REFUSE_OUTGOING : 0;
   if (code->bf_len + before > BPF_MAXINSNS) {
@@ -95,8 +95,8 @@ static int join(const struct interface *interface, const struct bpf_program *cod
   return 0;
 }
 
-int program_compile(const struct interface *interface, uint32_t snaplen, const char *expression,
-                    struct program *program, struct sonde_error *error) {
+int program_compile(const struct sonde_interface *interface, uint32_t snaplen,
+                    const char *expression, struct program *program, struct sonde_error *error) {
   struct bpf_insn accept = BPF_STMT(BPF_RET | BPF_K, snaplen);
   struct bpf_program code = {.bf_len = 1, .bf_insns = &accept};
   pcap_t *compiler = NULL;

@@ -5,7 +5,7 @@
 #include <linux/filter.h>
 #include <stdint.h>
 
-#include "interface.h"
+#include "host/interface.h"
 #include "status.h"
 
 struct program {
@@ -18,8 +18,8 @@ extern const struct program program_refuse_all;
 /* Compiles a filter expression (NULL or "": everything) for a socket on the interface; an
  * accepted frame is cut to snaplen. Free with program_free. Errors: FILTER_INVALID,
  * PERMISSION, NO_MEMORY. */
-int program_compile(const struct interface *interface, uint32_t snaplen, const char *expression,
-                    struct program *program, struct sonde_error *error);
+int program_compile(const struct sonde_interface *interface, uint32_t snaplen,
+                    const char *expression, struct program *program, struct sonde_error *error);
 void program_free(struct program *program);
 
 enum { PROGRAM_FANOUT_MAX = 320 };

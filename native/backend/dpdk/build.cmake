@@ -17,7 +17,8 @@ function(dpdk_engine_add plugin)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/backend/dpdk/engine*.c)
   add_executable(dpdk_engine ${sources})
   # Without sanitizers: EAL lays out the address space itself.
-  target_include_directories(dpdk_engine PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/include)
+  target_include_directories(dpdk_engine PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}
+    ${CMAKE_CURRENT_SOURCE_DIR}/include)
   target_include_directories(dpdk_engine SYSTEM PRIVATE ${DPDK_INCLUDE_DIRS})
   target_compile_definitions(dpdk_engine PRIVATE _GNU_SOURCE
     ALLOW_EXPERIMENTAL_API) # rte_eth_read_clock still is one

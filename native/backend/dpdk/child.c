@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "failure.h"
+#include "host/clock.h"
 
 enum {
   OPEN_MAX_MS = 30000, /* EAL may have much memory to prepare */
@@ -163,21 +164,15 @@ static void read_words(const struct child *child, char *words, size_t words_byte
 
 /* ---- its life --------------------------------------------------------------------------- */
 
-static int64_t monotonic_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static bool wait_end(struct child *child, int *how, int patience_ms) {
-  int64_t until_ms = monotonic_ms() + patience_ms;
+  int64_t until_ms = (int64_t)sonde_clock_ms() + patience_ms;
   while (child->pid) {
     pid_t ended = waitpid(child->pid, how, WNOHANG);
     if (ended == child->pid || (ended < 0 && errno != EINTR)) {
       child->pid = 0;
       return true;
     }
-    if (monotonic_ms() >= until_ms) {
+    if ((int64_t)sonde_clock_ms() >= until_ms) {
       return false;
     }
     nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);

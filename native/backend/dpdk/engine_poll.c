@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "engine_guard.h"
+#include "host/clock.h"
 
 enum {
   BURST = 64,
@@ -117,7 +118,7 @@ static void complete(struct shm_ring_record *record, const struct guard_frame *f
 
 static void write_burst(struct poller *poller, struct rte_mbuf **mbufs,
                         const struct guard_frame *frames, uint16_t count) {
-  uint64_t now_ns = port_now_ns();
+  uint64_t now_ns = sonde_clock_ns(CLOCK_REALTIME);
   for (uint16_t i = 0; i < count; i++) {
     struct rte_mbuf *mbuf = mbufs[i] = restore_tag(mbufs[i]);
     if (poller->flows) {

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "engine_guard.h"
+#include "host/clock.h"
 #include "status.h"
 
 enum {
@@ -27,12 +28,6 @@ enum {
 /* A Toeplitz key of one repeated 16-bit word gives both directions of a flow the same hash. */
 enum { SYMMETRIC_KEY_BYTES_MAX = 128 };
 static const uint8_t symmetric_word[2] = {0x6d, 0x5a};
-
-uint64_t port_now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 static int fail(struct engine_reply *reply, int status, const char *what, int code) {
   reply->status = status;
@@ -199,7 +194,7 @@ void port_clock_adjust(const struct port *port, struct port_clock *clock) {
   if (!clock->flag || clock->is_us || rte_eth_read_clock(port->id, &ticks)) {
     return;
   }
-  uint64_t now_ns = port_now_ns();
+  uint64_t now_ns = sonde_clock_ns(CLOCK_REALTIME);
   if (clock->base && ticks > clock->base) {
     clock->tick_ns = (double)(now_ns - clock->epoch_base_ns) / (double)(ticks - clock->base);
   }

@@ -48,8 +48,6 @@ bool port_refuse(struct port *port, uint64_t *accepted);
 void port_clock_adjust(const struct port *port, struct port_clock *clock);
 void port_close(struct port *port);
 
-uint64_t port_now_ns(void);
-
 static inline uint64_t port_stamp(const struct port_clock *clock, const struct rte_mbuf *mbuf,
                                   uint64_t now_ns) {
   if (!(mbuf->ol_flags & clock->flag)) {

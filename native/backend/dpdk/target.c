@@ -10,13 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "dedicated_check.h"
 #include "failure.h"
+#include "host/dedicated_check.h"
+#include "host/interface.h"
 
 enum {
   /* net_af_packet looks for frames one behind the other, so that they must fill their block.
@@ -35,24 +35,14 @@ static int refuse(const char *name, const char *why, struct sonde_error *error) 
 }
 
 static int look_at(struct target *target, const char *name, struct sonde_error *error) {
-  struct ifreq request = {0};
-  if (!*name || strlen(name) >= sizeof request.ifr_name) {
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.64s: %s", name, strerror(ENODEV));
+  struct sonde_interface interface;
+  int status = sonde_interface_find(name, SONDE_TAP_NONE, &interface, error);
+  if (status) {
+    return status;
   }
-  memcpy(request.ifr_name, name, strlen(name));
-  memcpy(target->interface, name, strlen(name) + 1);
-  int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  int failed = fd < 0 || ioctl(fd, SIOCGIFHWADDR, &request);
-  int cause = errno;
-  if (fd >= 0) {
-    close(fd);
-  }
-  if (failed) {
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, cause, "%s: %s", name, strerror(cause));
-  }
-  int hardware = request.ifr_hwaddr.sa_family;
-  target->loopback = hardware == ARPHRD_LOOPBACK;
-  return hardware == ARPHRD_ETHER || hardware == ARPHRD_LOOPBACK
+  memcpy(target->interface, interface.name, sizeof interface.name);
+  target->loopback = interface.loopback;
+  return interface.hardware == ARPHRD_ETHER || interface.loopback
              ? 0
              : refuse(name, "DPDK reads Ethernet only", error);
 }

@@ -6,13 +6,9 @@
 #include <sys/eventfd.h>
 #include <time.h>
 
-static const uint64_t jump_max_ns = UINT64_C(3600) * 1000000000;
+#include "host/clock.h"
 
-static uint64_t monotonic_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
+static const uint64_t jump_max_ns = UINT64_C(3600) * 1000000000;
 
 void pace_begin(struct pace *pace, double speed) {
   memset(pace, 0, sizeof *pace);
@@ -25,7 +21,7 @@ void pace_plan(struct pace *pace, uint64_t packet_ns) {
   if (!pace->begun || jump_ns > jump_max_ns) {
     pace->begun = true;
     pace->packet_base_ns = packet_ns;
-    pace->clock_base_ns = monotonic_ns();
+    pace->clock_base_ns = sonde_clock_ns(CLOCK_MONOTONIC);
   }
   pace->packet_ns = packet_ns;
   double after_ns = packet_ns > pace->packet_base_ns
@@ -36,7 +32,7 @@ void pace_plan(struct pace *pace, uint64_t packet_ns) {
 }
 
 bool pace_wait(struct pace *pace, int timeout_ms, int wake_fd) {
-  uint64_t now_ns = monotonic_ns();
+  uint64_t now_ns = sonde_clock_ns(CLOCK_MONOTONIC);
   uint64_t until_ns = now_ns + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * 1000000;
   until_ns = pace->due_ns < until_ns ? pace->due_ns : until_ns;
   if (until_ns > now_ns) {
@@ -47,7 +43,7 @@ bool pace_wait(struct pace *pace, int timeout_ms, int wake_fd) {
     if (ppoll(&wake, 1, &wait, NULL) > 0) {
       eventfd_read(wake_fd, &ignored);
     }
-    now_ns = monotonic_ns();
+    now_ns = sonde_clock_ns(CLOCK_MONOTONIC);
   }
   return now_ns >= pace->due_ns;
 }

@@ -4,11 +4,11 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "failure.h"
+#include "host/interface.h"
 #include "packet.h"
 
 /* libpcap's optimizer takes cubic time: two seconds for this much, minutes for 16 KiB. */
@@ -34,20 +34,6 @@ int device_probe(struct sonde_error *error) {
   return 0;
 }
 
-static int interface_flags(const char *name, short *flags) {
-  struct ifreq request = {0};
-  memcpy(request.ifr_name, name, strnlen(name, sizeof request.ifr_name - 1));
-  int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  int failed = fd < 0 || ioctl(fd, SIOCGIFFLAGS, &request);
-  int cause = errno;
-  if (fd >= 0) {
-    close(fd);
-  }
-  errno = cause;
-  *flags = request.ifr_flags;
-  return failed ? -1 : 0;
-}
-
 /* A capture stays with its interface when that is renamed. NULL: it is gone, or there is none. */
 static const char *present_name(const struct device *device, char name[static IF_NAMESIZE]) {
   return device->ifindex ? if_indextoname((unsigned)device->ifindex, name) : NULL;
@@ -55,19 +41,21 @@ static const char *present_name(const struct device *device, char name[static IF
 
 int device_set(struct device *device, const char *name, uint32_t snaplen, uint32_t buffer_bytes,
                bool promiscuous, struct sonde_error *error) {
-  short flags = 0;
+  struct sonde_interface interface = {0};
   if (!name || !*name || strlen(name) >= sizeof device->name) {
     return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.64s: %s", name ? name : "",
                       strerror(ENODEV));
   }
-  if (strcmp(name, "any") != 0 && interface_flags(name, &flags)) {
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, errno, "%s: %s", name, strerror(errno));
+  int status =
+      strcmp(name, "any") == 0 ? 0 : sonde_interface_find(name, SONDE_TAP_NONE, &interface, error);
+  if (status) {
+    return status;
   }
   *device = (struct device){.snaplen = snaplen,
                             .buffer_bytes =
                                 buffer_bytes < BUFFER_BYTES_MIN ? BUFFER_BYTES_MIN : buffer_bytes,
                             .promiscuous = promiscuous,
-                            .loopback = (flags & IFF_LOOPBACK) != 0,
+                            .loopback = interface.loopback,
                             .select_fd = -1};
   memcpy(device->name, name, strlen(name) + 1);
   return 0;
@@ -170,16 +158,16 @@ void device_refuse_all(const struct device *device) {
 }
 
 int device_trouble(const struct device *device, struct sonde_error *error) {
-  short flags = 0;
+  struct sonde_interface interface = {0};
   char present[IF_NAMESIZE];
   if (strcmp(device->name, "any") == 0) {
     return 0;
   }
   const char *name = present_name(device, present);
-  if (!name || interface_flags(name, &flags)) {
+  if (!name || sonde_interface_find(name, SONDE_TAP_NONE, &interface, error)) {
     return sonde_fail(error, SONDE_SYSTEM, errno, "%s: %s", device->name, strerror(errno));
   }
-  if (!(flags & IFF_UP)) {
+  if (!(interface.flags & IFF_UP)) {
     return sonde_fail(error, SONDE_LINK_DOWN, ENETDOWN, "%s", strerror(ENETDOWN));
   }
   return 0;

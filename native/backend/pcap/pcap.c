@@ -15,13 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "arena.h"
 #include "backend.h"
 #include "device.h"
 #include "failure.h"
+#include "host/clock.h"
 
 enum {
   DRAIN_MS = 10 * DEVICE_TIMEOUT_MS, /* the last block has come up by then */
@@ -39,12 +39,6 @@ struct sonde_backend {
   int wake_fd;
   bool is_down; /* the interface, as told by receive */
 };
-
-static uint64_t monotonic_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 static int probe(struct sonde_error *error) {
   return device_probe(error);
@@ -180,7 +174,7 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
     if (count > 0 || (count < 0 && !quiesced_ms)) {
       return count;
     }
-    if (count < 0 || (quiesced_ms && monotonic_ms() - quiesced_ms >= DRAIN_MS)) {
+    if (count < 0 || (quiesced_ms && sonde_clock_ms() - quiesced_ms >= DRAIN_MS)) {
       return 0;
     }
     if (waited && !quiesced_ms) {
@@ -204,7 +198,7 @@ static void quiesce(struct sonde_backend *backend) {
   pthread_mutex_lock(&backend->lock);
   device_refuse_all(&backend->device);
   pthread_mutex_unlock(&backend->lock);
-  atomic_store(&backend->quiesced_ms, monotonic_ms());
+  atomic_store(&backend->quiesced_ms, sonde_clock_ms());
   wake(backend);
 }
 

@@ -19,8 +19,9 @@
 #include <unistd.h>
 
 #include "backend.h"
-#include "dedicated_check.h"
 #include "failure.h"
+#include "host/clock.h"
+#include "host/dedicated_check.h"
 #include "source.h"
 
 enum {
@@ -42,12 +43,6 @@ struct sonde_backend {
   uint64_t dropped; /* of rings that are closed, and of this one as of counted */
   uint64_t counted; /* its counter when last read */
 };
-
-static uint64_t monotonic_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 static int probe(struct sonde_error *error) {
   const struct library *library;
@@ -201,10 +196,10 @@ static int take_last(struct sonde_backend *backend, struct sonde_packet *packets
     bool live = source->ring && source->kind != SOURCE_FILE;
     int held = live ? source->library->get_num_queued_pkts(source->ring) : 0;
     backend->drain_left = held < 0 ? DRAIN_UNKNOWN : held;
-    backend->drain_until_ms = monotonic_ms() + DRAIN_MS;
+    backend->drain_until_ms = sonde_clock_ms() + DRAIN_MS;
   }
   uint32_t left = (uint32_t)backend->drain_left;
-  bool late = left == DRAIN_UNKNOWN && monotonic_ms() >= backend->drain_until_ms;
+  bool late = left == DRAIN_UNKNOWN && sonde_clock_ms() >= backend->drain_until_ms;
   if (left == 0 || late) {
     return 0;
   }
@@ -231,7 +226,7 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
   if (backend->source.kind == SOURCE_FILE) {
     return receive_file(backend, packets, max, error);
   }
-  uint64_t now_ms = monotonic_ms();
+  uint64_t now_ms = sonde_clock_ms();
   uint64_t until_ms = now_ms + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
   for (bool last = false;; last = now_ms >= until_ms) {
     int count = take(backend, packets, max, error);
@@ -241,7 +236,7 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
     if (wait_for(backend, (int)(until_ms - now_ms))) {
       until_ms = 0; /* one more look */
     }
-    now_ms = monotonic_ms();
+    now_ms = sonde_clock_ms();
   }
 }
 

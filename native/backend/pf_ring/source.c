@@ -11,12 +11,12 @@
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "failure.h"
+#include "host/interface.h"
 
 static const char UNBOUND[] = "none"; /* the library's name for a ring on no device */
 static const char MODULE_INFO[] = "/proc/net/pf_ring/info";
@@ -120,25 +120,17 @@ static int set_file(struct source *source, const char *path, struct sonde_error 
 
 /* `device` is eth0 or eth0@channels. */
 static int set_device(struct source *source, const char *device, struct sonde_error *error) {
-  struct ifreq request = {0};
+  struct sonde_interface interface;
   size_t length = strcspn(device, "@");
-  if (length == 0 || length >= sizeof request.ifr_name ||
+  if (length == 0 || length >= sizeof source->interface ||
       (device[length] && device[length + 1 + strspn(device + length + 1, "0123456789,-")])) {
     return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.64s: %s", source->name,
                       strerror(ENODEV));
   }
-  memcpy(request.ifr_name, device, length);
-  memcpy(source->interface, request.ifr_name, sizeof source->interface);
-  int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  int failed = fd < 0 || ioctl(fd, SIOCGIFFLAGS, &request);
-  int cause = errno;
-  if (fd >= 0) {
-    close(fd);
-  }
-  source->loopback = (request.ifr_flags & IFF_LOOPBACK) != 0;
-  return failed ? sonde_fail(error, SONDE_INTERFACE_INVALID, cause, "%s: %s", source->interface,
-                             strerror(cause))
-                : 0;
+  snprintf(source->interface, sizeof source->interface, "%.*s", (int)length, device);
+  int status = sonde_interface_find(source->interface, SONDE_TAP_NONE, &interface, error);
+  source->loopback = interface.loopback;
+  return status;
 }
 
 int source_set(struct source *source, const char *name, struct sonde_error *error) {

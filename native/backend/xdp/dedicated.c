@@ -14,10 +14,10 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "failure.h"
+#include "host/clock.h"
 #include "object.h"
 #include "packet.h"
 #include "socket.h"
@@ -28,7 +28,7 @@ enum {
 };
 
 struct dedicated {
-  struct interface interface;
+  struct sonde_interface interface;
   struct bpf_object *object;
   uint32_t count;
   uint32_t next; /* whose turn it is to be read */
@@ -45,14 +45,8 @@ struct dedicated {
   struct pollfd *polled;
 };
 
-static uint64_t clock_ns(clockid_t clock) {
-  struct timespec now;
-  clock_gettime(clock, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /* A driver that does not tell has one. */
-static uint32_t count_queues(const struct interface *interface) {
+static uint32_t count_queues(const struct sonde_interface *interface) {
   struct ethtool_channels channels = {.cmd = ETHTOOL_GCHANNELS};
   struct ifreq request = {.ifr_data = (void *)&channels};
   memcpy(request.ifr_name, interface->name, sizeof interface->name);
@@ -110,8 +104,9 @@ static int open_sockets(struct dedicated *dedicated, struct sonde_error *error) 
   return status;
 }
 
-int dedicated_open(const struct sonde_backend_config *config, const struct interface *interface,
-                   struct dedicated **out, struct sonde_error *error) {
+int dedicated_open(const struct sonde_backend_config *config,
+                   const struct sonde_interface *interface, struct dedicated **out,
+                   struct sonde_error *error) {
   struct dedicated *dedicated = calloc(1, sizeof *dedicated);
   void *settings = NULL;
   if (!dedicated) {
@@ -186,7 +181,7 @@ static int attach_program(struct dedicated *dedicated, struct sonde_error *error
 static int attach(struct dedicated *dedicated, struct sonde_error *error) {
   int status = 0;
   if (dedicated->promiscuous) {
-    dedicated->promiscuous_fd = interface_promiscuous(&dedicated->interface, error);
+    dedicated->promiscuous_fd = sonde_interface_promiscuous(&dedicated->interface, error);
     status = dedicated->promiscuous_fd < 0 ? dedicated->promiscuous_fd : 0;
   }
   status = status ? status : attach_program(dedicated, error);
@@ -202,8 +197,8 @@ int dedicated_start(struct dedicated *dedicated, struct sonde_error *error) {
 }
 
 int dedicated_reopen(struct dedicated *dedicated, struct sonde_error *error) {
-  struct interface found;
-  int status = interface_find(dedicated->interface.name, &found, error);
+  struct sonde_interface found;
+  int status = sonde_interface_find(dedicated->interface.name, SONDE_TAP_HOOK, &found, error);
   if (status) {
     return status;
   }
@@ -218,7 +213,7 @@ int dedicated_reopen(struct dedicated *dedicated, struct sonde_error *error) {
 }
 
 static uint32_t take(struct dedicated *dedicated, struct sonde_packet *packets, uint32_t max) {
-  uint64_t now_ns = clock_ns(CLOCK_REALTIME);
+  uint64_t now_ns = sonde_clock_ns(CLOCK_REALTIME);
   uint32_t count = 0;
   for (uint32_t turn = 0; turn < dedicated->count && count < max; turn++) {
     struct socket *socket = &dedicated->sockets[dedicated->next];
@@ -257,7 +252,8 @@ int dedicated_receive(struct dedicated *dedicated, struct sonde_packet *packets,
   }
   for (bool waited = false;; waited = true) {
     uint64_t quiesced_ns = atomic_load(&dedicated->quiesced_ns);
-    bool last = quiesced_ns && clock_ns(CLOCK_MONOTONIC) - quiesced_ns >= DRAIN_MS * 1000000ull;
+    bool last =
+        quiesced_ns && sonde_clock_ns(CLOCK_MONOTONIC) - quiesced_ns >= DRAIN_MS * 1000000ull;
     uint32_t count = take(dedicated, packets, max);
     if (count || last || (waited && !quiesced_ns)) {
       return (int)count;
@@ -276,7 +272,7 @@ void dedicated_wake(struct dedicated *dedicated) {
 void dedicated_quiesce(struct dedicated *dedicated) {
   close_fd(&dedicated->link);
   close_fd(&dedicated->promiscuous_fd);
-  atomic_store(&dedicated->quiesced_ns, clock_ns(CLOCK_MONOTONIC));
+  atomic_store(&dedicated->quiesced_ns, sonde_clock_ns(CLOCK_MONOTONIC));
   dedicated_wake(dedicated);
 }
 

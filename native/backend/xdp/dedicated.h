@@ -6,13 +6,14 @@
 #define SONDE_XDP_DEDICATED_H
 
 #include "backend.h"
-#include "interface.h"
+#include "host/interface.h"
 
 struct dedicated;
 
 /* The pre-flight has passed. Errors: INTERFACE_INVALID, PERMISSION, NO_MEMORY, SYSTEM. */
-int dedicated_open(const struct sonde_backend_config *config, const struct interface *interface,
-                   struct dedicated **dedicated, struct sonde_error *error);
+int dedicated_open(const struct sonde_backend_config *config,
+                   const struct sonde_interface *interface, struct dedicated **dedicated,
+                   struct sonde_error *error);
 void dedicated_info(const struct dedicated *dedicated, struct sonde_backend_info *info);
 /* INTERFACE_SHARED if another program or socket has the device already. */
 int dedicated_start(struct dedicated *dedicated, struct sonde_error *error);

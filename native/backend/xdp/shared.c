@@ -136,7 +136,7 @@ static int open_queues(struct shared *shared, struct sonde_error *error) {
   return status;
 }
 
-int shared_open(const struct sonde_backend_config *config, const struct interface *interface,
+int shared_open(const struct sonde_backend_config *config, const struct sonde_interface *interface,
                 struct shared **out, struct sonde_error *error) {
   struct shared *shared = calloc(1, sizeof *shared);
   void *settings = NULL;
@@ -198,7 +198,7 @@ static void detach(struct shared *shared) {
 static int attach(struct shared *shared, struct sonde_error *error) {
   int ifindex = shared->interface.index;
   if (shared->promiscuous) {
-    shared->promiscuous_fd = interface_promiscuous(&shared->interface, error);
+    shared->promiscuous_fd = sonde_interface_promiscuous(&shared->interface, error);
     if (shared->promiscuous_fd < 0) {
       return shared->promiscuous_fd;
     }
@@ -223,8 +223,8 @@ int shared_start(struct shared *shared, struct sonde_error *error) {
 
 /* The new interface is another one to the kernel: what hung on the old went with it. */
 int shared_reopen(struct shared *shared, struct sonde_error *error) {
-  struct interface found;
-  int status = interface_find(shared->interface.name, &found, error);
+  struct sonde_interface found;
+  int status = sonde_interface_find(shared->interface.name, SONDE_TAP_HOOK, &found, error);
   if (status) {
     return status;
   }

@@ -11,7 +11,7 @@
 
 #include "backend.h"
 #include "bpf_ring.h"
-#include "interface.h"
+#include "host/interface.h"
 #include "object.h"
 #include "slots.h"
 
@@ -29,7 +29,7 @@ struct shared_queue { /* its reader's own */
 };
 
 struct shared {
-  struct interface interface;
+  struct sonde_interface interface;
   struct bpf_object *object;
   struct xdp_control *control; /* mapped, one a queue */
   void *slot_map;
@@ -51,7 +51,7 @@ struct shared {
   struct shared_queue *queues;
 };
 
-int shared_open(const struct sonde_backend_config *config, const struct interface *interface,
+int shared_open(const struct sonde_backend_config *config, const struct sonde_interface *interface,
                 struct shared **shared, struct sonde_error *error);
 void shared_info(const struct shared *shared, struct sonde_backend_info *info);
 int shared_start(struct shared *shared, struct sonde_error *error);

@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <time.h>
 
+#include "host/clock.h"
 #include "shared.h"
 
 static const uint64_t SCAN_MIN_NS = 20000000;  /* from one look at the slots to the next … */
@@ -17,12 +18,6 @@ static const uint64_t SCAN_SLOT_NS = 100000;   /* so that slots cost a few perce
 static const uint64_t QUIET_NS = 20000000;     /* after this long without anything: arm */
 static const uint64_t SLEEP_MAX_NS = 1000000;  /* between two looks at a ring that is filling */
 static const uint64_t SLEEP_SCAN_NS = 8000000; /* the same when little goes through the ring */
-
-static uint64_t clock_ns(clockid_t clock) {
-  struct timespec now;
-  clock_gettime(clock, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 /* ---- from the kernel's records to packets -------------------------------------------------- */
 
@@ -102,7 +97,7 @@ static uint32_t take_slots(struct shared_queue *queue, struct xdp_control *contr
 /* 0: no scan is due, or the ring has to be read further first. */
 static uint32_t scan(struct shared_queue *queue, struct xdp_control *control, bool last,
                      uint64_t epoch_ns, struct sonde_packet *packets, uint32_t max) {
-  uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+  uint64_t now_ns = sonde_clock_ns(CLOCK_MONOTONIC);
   if (queue->scan_asked_ns == 0) {
     if (!last && now_ns < queue->scan_due_ns) {
       return 0;
@@ -142,7 +137,7 @@ static bool is_quiet(const struct shared_queue *queue) {
 static void wait(struct shared *shared, uint32_t number, uint64_t timeout_ns) {
   struct shared_queue *queue = &shared->queues[number];
   uint32_t *armed = &shared->control[number].armed;
-  if (clock_ns(CLOCK_MONOTONIC) - queue->busy_ns >= QUIET_NS && is_quiet(queue)) {
+  if (sonde_clock_ns(CLOCK_MONOTONIC) - queue->busy_ns >= QUIET_NS && is_quiet(queue)) {
     __atomic_store_n(armed, 1, __ATOMIC_SEQ_CST);
     if (is_quiet(queue)) {
       sleep_for(queue, true, timeout_ns);
@@ -160,8 +155,8 @@ int shared_receive(struct shared *shared, uint32_t number, struct sonde_packet *
                    uint32_t max, int timeout_ms, struct sonde_error *error) {
   (void)error;
   struct shared_queue *queue = &shared->queues[number];
-  uint64_t begun_ns = clock_ns(CLOCK_MONOTONIC);
-  uint64_t epoch_ns = clock_ns(CLOCK_REALTIME) - begun_ns;
+  uint64_t begun_ns = sonde_clock_ns(CLOCK_MONOTONIC);
+  uint64_t epoch_ns = sonde_clock_ns(CLOCK_REALTIME) - begun_ns;
   uint64_t timeout_ns = timeout_ms > 0 ? (uint64_t)timeout_ms * 1000000 : 0;
   max = max > SHARED_BATCH_MAX ? SHARED_BATCH_MAX : max;
   bpf_ring_release(&queue->ring);
@@ -178,7 +173,7 @@ int shared_receive(struct shared *shared, uint32_t number, struct sonde_packet *
     if (shared->slot_count && !(last && is_quiet(queue))) {
       count = scan(queue, &shared->control[number], last, epoch_ns, packets, max);
     }
-    uint64_t spent_ns = clock_ns(CLOCK_MONOTONIC) - begun_ns;
+    uint64_t spent_ns = sonde_clock_ns(CLOCK_MONOTONIC) - begun_ns;
     if (count || last || spent_ns >= timeout_ns) {
       return (int)count;
     }

@@ -33,8 +33,7 @@ static int fail(struct sonde_error *error, const char *what) {
     return sonde_fail(error, SONDE_PERMISSION, errno, "%s: needs CAP_NET_RAW and CAP_NET_ADMIN",
                       what);
   }
-  int status = errno == ENOMEM ? SONDE_NO_MEMORY : SONDE_SYSTEM;
-  return sonde_fail(error, status, errno, "%s: %s", what, strerror(errno));
+  return sonde_fail_system(error, what);
 }
 
 static int map_ring(const struct socket *socket, const struct xdp_ring_offset *offsets,

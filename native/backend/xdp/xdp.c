@@ -10,8 +10,8 @@
 
 #include "backend.h"
 #include "dedicated.h"
-#include "dedicated_check.h"
 #include "failure.h"
+#include "host/dedicated_check.h"
 #include "shared.h"
 
 struct sonde_backend { /* one of the two is there */
@@ -23,11 +23,11 @@ struct sonde_backend { /* one of the two is there */
 static int xdp_open(const struct sonde_backend_config *config, struct sonde_backend **out,
                     struct sonde_error *error) {
   struct sonde_backend *backend = calloc(1, sizeof *backend);
-  struct interface interface;
+  struct sonde_interface interface;
   if (!backend) {
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
   }
-  int status = interface_find(config->interface, &interface, error);
+  int status = sonde_interface_find(config->interface, SONDE_TAP_HOOK, &interface, error);
   if (!status && config->dedicated) {
     status = sonde_dedicated_check(interface.name, 1, error);
     status = status ? status : dedicated_open(config, &interface, &backend->dedicated, error);

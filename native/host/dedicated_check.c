@@ -1,11 +1,10 @@
 /* dedicated_check.c - see dedicated_check.h. Asks the kernel by rtnetlink, in the caller's network
  * namespace; /sys would show that of whoever mounted it.
  */
-#include "dedicated_check.h"
+#include "host/dedicated_check.h"
 
 #include <errno.h>
 #include <linux/if_link.h>
-#include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,6 +14,7 @@
 #include <unistd.h>
 
 #include "failure.h"
+#include "host/rtnetlink.h"
 
 enum { ANSWER_BYTES_MAX = 65536, ANSWER_SEC_MAX = 2 };
 
@@ -22,23 +22,6 @@ struct verdict {
   unsigned index;     /* of the interface asked for */
   const char *reason; /* why the host needs it; NULL: no reason found */
 };
-
-/* The attribute of a type among those that fill `bytes`, or NULL. */
-static const struct rtattr *find(const void *first, int bytes, int type) {
-  const struct rtattr *one = first;
-  for (; RTA_OK(one, bytes); one = RTA_NEXT(one, bytes)) {
-    if (one->rta_type == type) {
-      return one;
-    }
-  }
-  return NULL;
-}
-
-static const struct rtattr *attribute(const struct nlmsghdr *head, size_t fixed_bytes, int type) {
-  size_t skipped = NLMSG_ALIGN(fixed_bytes);
-  return find((const char *)NLMSG_DATA(head) + skipped,
-              (int)head->nlmsg_len - (int)NLMSG_LENGTH(skipped), type);
-}
 
 static unsigned number(const struct rtattr *one) {
   unsigned value = 0;
@@ -50,17 +33,18 @@ static unsigned number(const struct rtattr *one) {
 
 /* The two ends of a veth name each other as their link, and neither lies upon the other. */
 static bool is_veth(const struct nlmsghdr *head) {
-  const struct rtattr *info = attribute(head, sizeof(struct ifinfomsg), IFLA_LINKINFO);
+  const struct rtattr *info =
+      sonde_rtnetlink_attribute(head, sizeof(struct ifinfomsg), IFLA_LINKINFO);
   const struct rtattr *kind =
-      info ? find(RTA_DATA(info), (int)RTA_PAYLOAD(info), IFLA_INFO_KIND) : NULL;
+      info ? sonde_rtnetlink_find(RTA_DATA(info), (int)RTA_PAYLOAD(info), IFLA_INFO_KIND) : NULL;
   return kind && RTA_PAYLOAD(kind) >= 4 && memcmp(RTA_DATA(kind), "veth", 4) == 0;
 }
 
 /* Whoever attached it gets the packets, or decides about them. */
 static bool has_xdp(const struct nlmsghdr *head) {
-  const struct rtattr *xdp = attribute(head, sizeof(struct ifinfomsg), IFLA_XDP);
+  const struct rtattr *xdp = sonde_rtnetlink_attribute(head, sizeof(struct ifinfomsg), IFLA_XDP);
   const struct rtattr *how =
-      xdp ? find(RTA_DATA(xdp), (int)RTA_PAYLOAD(xdp), IFLA_XDP_ATTACHED) : NULL;
+      xdp ? sonde_rtnetlink_find(RTA_DATA(xdp), (int)RTA_PAYLOAD(xdp), IFLA_XDP_ATTACHED) : NULL;
   return how && RTA_PAYLOAD(how) >= 1 && *(const uint8_t *)RTA_DATA(how) != XDP_ATTACHED_NONE;
 }
 
@@ -69,12 +53,13 @@ static void judge_link(const struct nlmsghdr *head, struct verdict *verdict) {
   bool itself = (unsigned)link->ifi_index == verdict->index;
   if (itself && (link->ifi_flags & IFF_LOOPBACK)) {
     verdict->reason = "it is the loopback interface";
-  } else if (itself && number(attribute(head, sizeof *link, IFLA_MASTER))) {
+  } else if (itself && number(sonde_rtnetlink_attribute(head, sizeof *link, IFLA_MASTER))) {
     verdict->reason = "it belongs to a bridge, bond or other master";
   } else if (itself && has_xdp(head)) {
     verdict->reason = "another XDP program is attached to it, and is not replaced";
-  } else if (!itself && number(attribute(head, sizeof *link, IFLA_LINK)) == verdict->index &&
-             !attribute(head, sizeof *link, IFLA_LINK_NETNSID) && !is_veth(head)) {
+  } else if (!itself &&
+             number(sonde_rtnetlink_attribute(head, sizeof *link, IFLA_LINK)) == verdict->index &&
+             !sonde_rtnetlink_attribute(head, sizeof *link, IFLA_LINK_NETNSID) && !is_veth(head)) {
     verdict->reason = "another interface (a VLAN, macvlan or the like) lies upon it";
   }
 }
@@ -102,8 +87,8 @@ static bool is_hop(const struct rtattr *several, unsigned index) {
 static void judge_route(const struct nlmsghdr *head, struct verdict *verdict) {
   const struct rtmsg *route = NLMSG_DATA(head);
   if (route->rtm_dst_len == 0 && route->rtm_type == RTN_UNICAST &&
-      (number(attribute(head, sizeof *route, RTA_OIF)) == verdict->index ||
-       is_hop(attribute(head, sizeof *route, RTA_MULTIPATH), verdict->index))) {
+      (number(sonde_rtnetlink_attribute(head, sizeof *route, RTA_OIF)) == verdict->index ||
+       is_hop(sonde_rtnetlink_attribute(head, sizeof *route, RTA_MULTIPATH), verdict->index))) {
     verdict->reason = "a default route leaves by it";
   }
 }
@@ -164,7 +149,7 @@ int sonde_dedicated_check(const char *interface, int vouched, struct sonde_error
                       "the host does not need them",
                       interface);
   }
-  int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+  int fd = sonde_rtnetlink_socket();
   struct timeval patience = {.tv_sec = ANSWER_SEC_MAX};
   int failed = fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   for (size_t i = 0; !failed && i < sizeof questions / sizeof questions[0]; i++) {

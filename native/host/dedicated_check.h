@@ -1,10 +1,10 @@
 /* dedicated_check.h - the pre-flight of every backend that takes packets away from the host.
  *
  * Such a backend starts only where the caller says so and the host shows that it can do
- * without the interface. Compiled into each plugin that needs it (backend/dedicated_check.c).
+ * without the interface.
  */
-#ifndef SONDE_DEDICATED_CHECK_H
-#define SONDE_DEDICATED_CHECK_H
+#ifndef SONDE_HOST_DEDICATED_CHECK_H
+#define SONDE_HOST_DEDICATED_CHECK_H
 
 #include "status.h"
 

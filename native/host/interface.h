@@ -1,0 +1,35 @@
+/* interface.h - what a backend has to know of a network interface before it attaches. */
+#ifndef SONDE_HOST_INTERFACE_H
+#define SONDE_HOST_INTERFACE_H
+
+#include <net/if.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "status.h"
+
+/* Where a backend sees the packets. The kind of header they begin with depends on it. */
+enum sonde_tap {
+  SONDE_TAP_NONE = 0, /* the link type is not needed */
+  SONDE_TAP_SOCKET,   /* a raw packet socket */
+  SONDE_TAP_HOOK,     /* the traffic control hooks */
+};
+
+struct sonde_interface {
+  char name[IF_NAMESIZE];
+  int index;
+  int hardware;      /* ARPHRD_… */
+  short flags;       /* IFF_… */
+  uint16_t linktype; /* enum sonde_linktype, for the tap that was given */
+  bool loopback;
+};
+
+/* Looks the interface up. Returns INTERFACE_INVALID in the kernel's words if no interface has
+ * this name, or with the reason if its frames cannot be decoded. Needs no privilege. */
+int sonde_interface_find(const char *name, enum sonde_tap tap, struct sonde_interface *interface,
+                         struct sonde_error *error);
+
+/* Returns a descriptor that holds the interface in promiscuous mode until it is closed. */
+int sonde_interface_promiscuous(const struct sonde_interface *interface, struct sonde_error *error);
+
+#endif
