@@ -80,7 +80,7 @@ static int build_worker(struct sonde_session *session, const struct sonde_sessio
       .id_seed = id_seed,
       .sink = sonde_worker_sink(worker),
   });
-  if (config->filter && config->filter[0] && !session->ops->filter_set) {
+  if (config->filter && config->filter[0] && !session->ops->filters) {
     worker->filter_expression = strdup(config->filter);
     if (!worker->filter_expression)
       return SONDE_NO_MEMORY;
@@ -127,7 +127,7 @@ static int open_backend(struct sonde_session *session, const struct sonde_sessio
   int status = check(config, error);
   if (status == SONDE_OK)
     status = sonde_registry_load(config->plugin_dir, config->backend, &session->ops, error);
-  if (status == SONDE_OK && config->filter && config->filter[0] && !session->ops->filter_set)
+  if (status == SONDE_OK && config->filter && config->filter[0] && !session->ops->filters)
     status = sonde_filter_check_here(config->filter, error);
   if (status < 0) {
     if (file_fd >= 0)
@@ -136,7 +136,7 @@ static int open_backend(struct sonde_session *session, const struct sonde_sessio
   }
   struct sonde_backend_config backend_config = {
       .interface = config->interface,
-      .filter = session->ops->filter_set ? config->filter : NULL,
+      .filter = session->ops->filters ? config->filter : NULL,
       .file_fd = file_fd,
       .queues = config->workers,
       .snaplen = config->snaplen,
@@ -296,7 +296,7 @@ static void apply_metering(struct sonde_worker *worker, void *argument) {
   if (!request->on && worker->metering) {
     worker->idle_ns = request->idle_ns;
     worker->active_ns = request->active_ns;
-    sonde_worker_flush_begin(worker, SONDE_FLUSH_METERING_OFF);
+    sonde_worker_metering_end(worker);
   } else {
     sonde_worker_metering_set(worker, request->on, request->idle_ns, request->active_ns);
   }
@@ -321,45 +321,6 @@ int sonde_session_metering_set(struct sonde_session *session, int on, uint64_t i
   int status = ask_all(session, apply_metering, &request, error);
   if (status == SONDE_OK)
     session->metering = on;
-  pthread_mutex_unlock(&session->control);
-  return status;
-}
-
-static void apply_flush(struct sonde_worker *worker, void *argument) {
-  (void)argument;
-  if (worker->flush == SONDE_FLUSH_NONE)
-    sonde_worker_flush_begin(worker, SONDE_FLUSH_SEGMENTS);
-}
-
-int sonde_session_flush(struct sonde_session *session, struct sonde_error *error) {
-  pthread_mutex_lock(&session->control);
-  int status = ask_all(session, apply_flush, NULL, error);
-  pthread_mutex_unlock(&session->control);
-  return status;
-}
-
-static void apply_filter(struct sonde_worker *worker, void *argument) {
-  const char *expression = argument;
-  sonde_worker_filters_drop(worker);
-  free(worker->filter_expression);
-  worker->filter_expression = expression && expression[0] ? strdup(expression) : NULL;
-}
-
-int sonde_session_filter_set(struct sonde_session *session, const char *expression,
-                             struct sonde_error *error) {
-  *error = (struct sonde_error){0};
-  pthread_mutex_lock(&session->control);
-  int status;
-  if (session->ops->filter_set) {
-    status = session->ops->filter_set(session->backend, expression, error);
-  } else if (session->info.aggregated) { /* a sum cannot be filtered any more */
-    status =
-        sonde_fail(error, SONDE_STATE, 0, "flows are added up: a filter can only be set at start");
-  } else {
-    status = expression && expression[0] ? sonde_filter_check_here(expression, error) : SONDE_OK;
-    if (status == SONDE_OK)
-      status = ask_all(session, apply_filter, (void *)(uintptr_t)expression, error);
-  }
   pthread_mutex_unlock(&session->control);
   return status;
 }

@@ -131,12 +131,6 @@ static bool passes_filter(struct sonde_worker *worker, const struct sonde_packet
   return filter && sonde_filter_match(filter, packet->data, packet->caplen, packet->wirelen);
 }
 
-void sonde_worker_filters_drop(struct sonde_worker *worker) {
-  for (uint32_t i = 0; i < worker->filter_count; i++)
-    sonde_filter_destroy(worker->filters[i].filter);
-  worker->filter_count = 0;
-}
-
 static uint32_t filter_batch(struct sonde_worker *worker, uint32_t count) {
   uint32_t kept = 0;
   for (uint32_t i = 0; i < count; i++) {
@@ -183,6 +177,43 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
   sonde_flow_table_update(worker->table, worker->decoded, flows);
 }
 
+/* ---- sums of a source that adds up ---- */
+
+/* Brings one side's times onto the flows' time line. False: one could not be believed. */
+static bool stamp_side(struct sonde_packet_clock *clock, struct sonde_delta *delta, unsigned side) {
+  bool first = sonde_packet_clock_stamp(clock, delta->first_ns[side], &delta->first_ns[side]);
+  bool last = sonde_packet_clock_stamp(clock, delta->last_ns[side], &delta->last_ns[side]);
+  return first && last;
+}
+
+static void add_one(struct sonde_worker *worker, struct sonde_delta *delta) {
+  struct sonde_worker_counters *counters = &worker->counters;
+  for (unsigned side = 0; side < 2; side++) {
+    if (delta->packets[side])
+      counters->timestamps_corrected += !stamp_side(&worker->clock, delta, side);
+  }
+  counters->frames += delta->frames;
+  counters->packets += delta->packets[0] + delta->packets[1];
+  counters->bytes += delta->l2_bytes[0] + delta->l2_bytes[1];
+}
+
+void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *packets,
+                        uint32_t count) {
+  struct sonde_delta deltas[SONDE_WORKER_BATCH];
+  uint32_t added = 0;
+  uint64_t complete_ns = worker->complete_ns;
+  for (uint32_t i = 0; i < count; i++) {
+    if (packets[i].caplen == 0) {
+      sonde_packet_clock_stamp(&worker->clock, packets[i].time_ns, &complete_ns);
+      continue;
+    }
+    memcpy(&deltas[added], packets[i].data, sizeof deltas[added]);
+    add_one(worker, &deltas[added++]);
+  }
+  sonde_flow_table_merge(worker->table, deltas, added);
+  worker->complete_ns = complete_ns;
+}
+
 static void meter_batch(struct sonde_worker *worker, uint32_t count) {
   if (worker->filter_expression)
     count = filter_batch(worker, count);
@@ -204,7 +235,7 @@ void sonde_worker_metering_set(struct sonde_worker *worker, bool on, uint64_t id
   worker->metering = on;
   worker->idle_ns = idle_ns;
   worker->active_ns = active_ns;
-  worker->flush = SONDE_FLUSH_NONE;
+  worker->metering_ends = false;
   sonde_flow_table_metering_set(worker->table, on, idle_ns, active_ns);
 }
 
@@ -214,17 +245,14 @@ void sonde_worker_expire(struct sonde_worker *worker) {
   sonde_flow_table_expire(worker->table, complete_ns);
 }
 
-void sonde_worker_flush_begin(struct sonde_worker *worker, enum sonde_worker_flush flush) {
-  worker->flush = flush;
+void sonde_worker_metering_end(struct sonde_worker *worker) {
+  worker->metering_ends = true;
   worker->flush_cursor = 0;
 }
 
 static void flush_some(struct sonde_worker *worker) {
-  if (!sonde_flow_table_flush(worker->table, false, &worker->flush_cursor))
-    return;
-  if (worker->flush == SONDE_FLUSH_METERING_OFF)
+  if (sonde_flow_table_flush(worker->table, false, &worker->flush_cursor))
     sonde_worker_metering_set(worker, false, worker->idle_ns, worker->active_ns);
-  worker->flush = SONDE_FLUSH_NONE;
 }
 
 bool sonde_worker_final_flush(struct sonde_worker *worker, uint32_t *cursor) {
@@ -394,7 +422,7 @@ static void *run(void *argument) {
     bool more = receive_batch(worker);
     note_clock_step(worker);
     sonde_worker_expire(worker);
-    if (worker->flush != SONDE_FLUSH_NONE)
+    if (worker->metering_ends)
       flush_some(worker);
     if (worker->appender)
       sonde_appender_turn(worker->appender);
@@ -423,7 +451,8 @@ void sonde_worker_init(struct sonde_worker *worker) {
 }
 
 void sonde_worker_release(struct sonde_worker *worker) {
-  sonde_worker_filters_drop(worker);
+  for (uint32_t i = 0; i < worker->filter_count; i++)
+    sonde_filter_destroy(worker->filters[i].filter);
   free(worker->filter_expression);
   sonde_decoder_destroy(worker->decoder);
   sonde_flow_table_destroy(worker->table);

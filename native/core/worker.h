@@ -37,12 +37,6 @@ struct sonde_worker_counters {
   struct sonde_flow_counters flow;
 };
 
-enum sonde_worker_flush {
-  SONDE_FLUSH_NONE = 0,
-  SONDE_FLUSH_SEGMENTS,     /* send every open segment */
-  SONDE_FLUSH_METERING_OFF, /* the same, then metering is off */
-};
-
 struct sonde_worker {
   /* Set at open, constant from start on. */
   uint32_t number;
@@ -81,7 +75,7 @@ struct sonde_worker {
   bool metering;
   uint64_t idle_ns;
   uint64_t active_ns;
-  enum sonde_worker_flush flush;
+  bool metering_ends; /* every open segment is sent, then metering is off */
   uint32_t flush_cursor;
   uint64_t dropped_told_ns; /* when the last alarm of each kind went out */
   uint64_t full_told_ns;
@@ -99,7 +93,7 @@ void sonde_worker_init(struct sonde_worker *worker);
 void sonde_worker_release(struct sonde_worker *worker);
 struct sonde_record_sink sonde_worker_sink(struct sonde_worker *worker);
 
-/* delta.c: packets of SONDE_LINKTYPE_DELTA; what came before them is in the table. */
+/* Adds packets of SONDE_LINKTYPE_DELTA to the table; what came before them is there already. */
 void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *packets,
                         uint32_t count);
 
@@ -119,14 +113,12 @@ void sonde_worker_unpark(struct sonde_worker *worker);
 /* Commands; each must run on the worker's thread. */
 void sonde_worker_metering_set(struct sonde_worker *worker, bool on, uint64_t idle_ns,
                                uint64_t active_ns);
-void sonde_worker_flush_begin(struct sonde_worker *worker, enum sonde_worker_flush flush);
+void sonde_worker_metering_end(struct sonde_worker *worker);
 /* Ends the flows whose time is up, as far as is known of them. */
 void sonde_worker_expire(struct sonde_worker *worker);
 
 /* After the thread has been joined: ends flows from *cursor on while the ring has room. True
  * when all have ended. Any thread; one at a time is let in. */
 bool sonde_worker_final_flush(struct sonde_worker *worker, uint32_t *cursor);
-
-void sonde_worker_filters_drop(struct sonde_worker *worker);
 
 #endif

@@ -7,7 +7,7 @@
  * Life: probe* → open → start → receive* (one thread a queue) → quiesce → receive* until
  * 0 → stop → close. Only receive runs on capture threads; everything else is called from
  * one control thread at a time, and never at the same time as receive on the same queue
- * except quiesce, filter_set and wake, which must be safe then.
+ * except quiesce and wake, which must be safe then.
  */
 #ifndef SONDE_BACKEND_H
 #define SONDE_BACKEND_H
@@ -30,7 +30,7 @@ struct sonde_backend; /* a backend's own state, opaque to the session */
 
 struct sonde_backend_config {
   const char *interface; /* interface name, device, or for `file` an open descriptor's path */
-  const char *filter;    /* BPF expression, or NULL; only given to backends with filter_set */
+  const char *filter;    /* BPF expression, or NULL; only given to backends with `filters` */
   int file_fd;           /* `file` only: opened by the caller, owned by the backend; else -1 */
   uint32_t queues;       /* 1…64 wanted; open may lower it, see info */
   uint32_t snaplen;      /* 64…262144 bytes of each frame */
@@ -59,6 +59,7 @@ struct sonde_backend_stats {   /* cumulative since start, over all queues and re
 struct sonde_backend_ops {
   uint32_t abi; /* SONDE_BACKEND_ABI */
   uint32_t features;
+  int filters; /* 0: the backend cannot filter, so the session does it in user space */
   const char *name;
   const char *description; /* one line for people */
 
@@ -87,10 +88,6 @@ struct sonde_backend_ops {
    * returns 0 when there are none left. */
   void (*quiesce)(struct sonde_backend *backend);
   void (*stats)(struct sonde_backend *backend, struct sonde_backend_stats *stats);
-
-  /* NULL if the backend cannot filter: the session then filters in user space. */
-  int (*filter_set)(struct sonde_backend *backend, const char *expression,
-                    struct sonde_error *error);
 
   /* The interface was deleted and is back (or receive said SYSTEM): attach again, keep
    * the counters. Called with every queue's receive out. NULL for sources that cannot. */

@@ -171,9 +171,6 @@ void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stat
 /* Applies from the next batch on. Turning metering off ends every segment with `forced`. */
 int sonde_session_metering_set(struct sonde_session *session, int on, uint64_t idle_timeout_ns,
                                uint64_t active_timeout_ns, struct sonde_error *error);
-/* NULL or "": no filter. */
-int sonde_session_filter_set(struct sonde_session *session, const char *expression,
-                             struct sonde_error *error);
 
 enum sonde_flow_sort {
   SONDE_FLOW_SORT_BYTES = 0,
@@ -197,9 +194,6 @@ struct sonde_flow_query {
 int sonde_session_list(struct sonde_session *session, const struct sonde_flow_query *query,
                        struct sonde_record *records, uint64_t *matching, uint64_t *active,
                        struct sonde_error *error);
-
-/* Emits a record for every active flow's open segment (reason forced), which stays active. */
-int sonde_session_flush(struct sonde_session *session, struct sonde_error *error);
 
 /* ---- capture buffer ------------------------------------------------------------------ */
 

@@ -222,6 +222,7 @@ static void check_wake(void) {
   finish(backend, 1);
 }
 
+/* Opens and starts; what succeeds is closed. */
 static int try_open(const char *interface, const char *filter, struct sonde_error *error) {
   struct sonde_backend_config config = {.interface = interface,
                                         .filter = filter,
@@ -231,7 +232,11 @@ static int try_open(const char *interface, const char *filter, struct sonde_erro
                                         .ring_bytes = 1 << 20};
   struct sonde_backend *backend = NULL;
   int status = ops->open(&config, &backend, error);
-  CHECK(backend == NULL);
+  CHECK(status == 0 || backend == NULL);
+  if (status == 0) {
+    status = ops->start(backend, error);
+    ops->close(backend);
+  }
   return status;
 }
 
@@ -244,6 +249,11 @@ static void check_refusals(void) {
   CHECK_EQ(try_open("a-name-that-is-too-long-for-linux", NULL, &error), SONDE_INTERFACE_INVALID);
   CHECK_EQ(try_open("any", NULL, &error), SONDE_INTERFACE_INVALID);
   CHECK_EQ(try_open("v0", "not a filter (", &error), SONDE_FILTER_INVALID);
+  CHECK_EQ(try_open("v0", "port eighty eighty", &error), SONDE_FILTER_INVALID);
+  CHECK(error.detail[0] != 0);
+  /* The kernel runs no loops. */
+  CHECK_EQ(try_open("v0", "ip6 protochain 6", &error), SONDE_FILTER_INVALID);
+  CHECK(strstr(error.detail, "kernel") != NULL);
   CHECK_EQ(ops->probe(&error), 0);
 
   pid_t child = fork();

@@ -248,31 +248,6 @@ static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out
   pthread_mutex_unlock(&backend->count_lock);
 }
 
-static int filter_set(struct sonde_backend *backend, const char *expression,
-                      struct sonde_error *error) {
-  struct program program = {0};
-  char *copy = strdup(expression ? expression : "");
-  int status = copy ? program_compile(&backend->interface, backend->snaplen, copy, &program, error)
-                    : sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  bool running = backend->started && !atomic_load(&backend->quiesced_ms);
-  if (!status && running) {
-    status = group_attach(&backend->group, &program, error);
-    if (status) { /* not one queue with the new, another with the old */
-      group_attach(&backend->group, &backend->program, NULL);
-    }
-  }
-  if (status) {
-    program_free(&program);
-    free(copy);
-    return status;
-  }
-  program_free(&backend->program);
-  free(backend->expression);
-  backend->program = program;
-  backend->expression = copy;
-  return 0;
-}
-
 static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
   struct sonde_interface interface;
   struct program program = {0};
@@ -317,7 +292,7 @@ static const struct sonde_backend_ops ops = {
     .wake = wake,
     .quiesce = quiesce,
     .stats = stats,
-    .filter_set = filter_set,
+    .filters = 1,
     .reopen = reopen,
     .stop = stop,
     .close = packet_close,

@@ -218,27 +218,6 @@ static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out
   pthread_mutex_unlock(&backend->lock);
 }
 
-static int filter_set(struct sonde_backend *backend, const char *expression,
-                      struct sonde_error *error) {
-  char *copy = strdup(expression ? expression : "");
-  if (!copy) {
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  }
-  int status = 0;
-  pthread_mutex_lock(&backend->lock);
-  if (backend->device.pcap && !atomic_load(&backend->quiesced_ms)) {
-    status = device_filter(&backend->device, copy, error);
-  }
-  if (!status) {
-    char *old = backend->expression;
-    backend->expression = copy;
-    copy = old;
-  }
-  pthread_mutex_unlock(&backend->lock);
-  free(copy);
-  return status;
-}
-
 static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
   pthread_mutex_lock(&backend->lock);
   count_drops(backend);
@@ -269,7 +248,7 @@ static const struct sonde_backend_ops ops = {
     .wake = wake,
     .quiesce = quiesce,
     .stats = stats,
-    .filter_set = filter_set,
+    .filters = 1,
     .reopen = reopen,
     .stop = stop,
     .close = live_close,
