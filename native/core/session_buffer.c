@@ -86,15 +86,8 @@ void sonde_session_buffer_stats(struct sonde_session *session, struct sonde_stat
   stats->buffer_oldest_ns = store.oldest_ns;
   stats->buffer_newest_ns = store.newest_ns;
   stats->buffer_packets = store.packets;
-  stats->chunks_overwritten = store.chunks_overwritten;
-  stats->packets_overwritten = store.packets_overwritten;
-  stats->packets_unrecorded = store.packets_unrecorded;
-  stats->seal_failures = store.seal_failures;
-  stats->packets_seal_lost = store.packets_seal_lost;
-  stats->segments = store.segments;
-  stats->segment_bytes = store.segment_bytes;
-  stats->spill_failures = store.spill_failures;
-  stats->packets_spill_lost = store.packets_spill_lost;
+#define COPY(name) stats->name = store.name;
+  SONDE_STORE_COUNTER_LIST(COPY)
   stats->encrypted = atomic_load(&session->encrypted);
 }
 

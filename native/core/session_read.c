@@ -11,29 +11,16 @@
 /* ---- statistics ----------------------------------------------------------------------- */
 
 static void add_worker(struct sonde_stats *stats, const struct sonde_worker_counters *counters) {
-  const struct sonde_flow_counters *flow = &counters->flow;
+#define ADD(name) stats->name += counters->name;
+#define ADD_FLOW(name) stats->name += counters->flow.name;
+  SONDE_WORKER_COUNTER_LIST(ADD)
+  SONDE_FLOW_COUNTER_LIST(ADD_FLOW)
   if (counters->turns < stats->heartbeat)
     stats->heartbeat = counters->turns;
-  stats->packets_captured += counters->packets;
-  stats->bytes_captured += counters->bytes;
-  stats->frames_captured += counters->frames;
-  stats->packets_non_flow += counters->packets_non_flow;
   for (uint32_t cause = 0; cause < SONDE_NON_FLOW_COUNT; cause++)
     stats->non_flow[cause] += counters->non_flow[cause];
-  stats->fragments += counters->fragments;
-  stats->ip_length_clamped += counters->ip_length_clamped;
-  stats->timestamps_corrected += counters->timestamps_corrected;
-  stats->packets_recorded += flow->packets_recorded;
-  stats->packets_active += flow->packets_active;
-  stats->packets_unmetered += flow->packets_unmetered;
-  stats->ip_bytes += flow->ip_bytes;
-  stats->records += flow->records;
   for (uint32_t reason = 0; reason < 6; reason++)
-    stats->records_by_reason[reason] += flow->records_by_reason[reason];
-  stats->records_dropped += flow->records_dropped;
-  stats->packets_records_dropped += flow->packets_records_dropped;
-  stats->flows_active += flow->flows_active;
-  stats->flows_created += flow->flows_created;
+    stats->records_by_reason[reason] += counters->flow.records_by_reason[reason];
 }
 
 _Static_assert((int)SONDE_NON_FLOW_COUNT <= (int)SONDE_NON_FLOW_MAX, "the causes fit");

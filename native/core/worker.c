@@ -158,8 +158,8 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
     if (i + 4 < count)
       __builtin_prefetch(packets[i + 4].data);
     int cause = sonde_decode(worker->decoder, packet, decoded);
-    counters->packets += decoded->packets;
-    counters->bytes += decoded->l2_bytes;
+    counters->packets_captured += decoded->packets;
+    counters->bytes_captured += decoded->l2_bytes;
     bool believed = sonde_packet_clock_stamp(&worker->clock, packet->time_ns, &decoded->time_ns);
     counters->timestamps_corrected += !believed;
     if (worker->appender)
@@ -173,7 +173,7 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
     counters->ip_length_clamped += !!(decoded->flags & SONDE_DECODED_CLAMPED);
     flows++;
   }
-  counters->frames += count;
+  counters->frames_captured += count;
   sonde_flow_table_update(worker->table, worker->decoded, flows);
 }
 
@@ -192,9 +192,9 @@ static void add_one(struct sonde_worker *worker, struct sonde_delta *delta) {
     if (delta->packets[side])
       counters->timestamps_corrected += !stamp_side(&worker->clock, delta, side);
   }
-  counters->frames += delta->frames;
-  counters->packets += delta->packets[0] + delta->packets[1];
-  counters->bytes += delta->l2_bytes[0] + delta->l2_bytes[1];
+  counters->frames_captured += delta->frames;
+  counters->packets_captured += delta->packets[0] + delta->packets[1];
+  counters->bytes_captured += delta->l2_bytes[0] + delta->l2_bytes[1];
 }
 
 void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *packets,

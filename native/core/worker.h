@@ -26,14 +26,8 @@ enum { SONDE_WORKER_BATCH = SONDE_FLOW_BATCH_MAX, SONDE_WORKER_LINKTYPES = 16 };
 /* What a worker counts, published as a whole after each batch. */
 struct sonde_worker_counters {
   uint64_t turns;
-  uint64_t frames;
-  uint64_t packets;
-  uint64_t bytes;
-  uint64_t packets_non_flow;
+  SONDE_WORKER_COUNTER_LIST(SONDE_COUNTER_MEMBER)
   uint64_t non_flow[SONDE_NON_FLOW_COUNT];
-  uint64_t fragments;
-  uint64_t ip_length_clamped;
-  uint64_t timestamps_corrected;
   struct sonde_flow_counters flow;
 };
 

@@ -39,16 +39,8 @@ struct sonde_flow_config {
 };
 
 struct sonde_flow_counters {
-  uint64_t packets_recorded;
-  uint64_t packets_active;
-  uint64_t packets_unmetered;
-  uint64_t ip_bytes;
-  uint64_t records;
+  SONDE_FLOW_COUNTER_LIST(SONDE_COUNTER_MEMBER)
   uint64_t records_by_reason[6];
-  uint64_t records_dropped;
-  uint64_t packets_records_dropped;
-  uint64_t flows_active;
-  uint64_t flows_created;
 };
 
 struct sonde_flow_table;

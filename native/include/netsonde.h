@@ -8,6 +8,7 @@
 #ifndef NETSONDE_H
 #define NETSONDE_H
 
+#include "counters.h"
 #include "export.h"
 #include "record.h"
 #include "status.h"
@@ -116,50 +117,28 @@ int sonde_session_events(struct sonde_session *session, struct sonde_event *even
 
 enum { SONDE_NON_FLOW_MAX = 16 };
 
-/* One consistent snapshot a worker, summed over workers. Conservation: packets_captured =
- * packets_recorded + packets_active + packets_non_flow + packets_unmetered. */
+/* The sum of one consistent snapshot per worker. packets_captured = packets_recorded +
+ * packets_active + packets_non_flow + packets_unmetered. */
 struct sonde_stats {
-  uint64_t time_ns;          /* of the snapshot, ns since the epoch */
-  uint64_t heartbeat;        /* grows while every capture thread turns its loop */
-  uint64_t packets_captured; /* wire packets */
-  uint64_t packets_dropped;  /* by the kernel or device ring */
-  uint64_t bytes_captured;   /* frames on the wire, without FCS */
-  uint64_t frames_captured;  /* as handed over by the backend: super-packets count once */
-  uint64_t packets_recorded; /* in records made so far */
-  uint64_t packets_active;   /* in active flows, not yet in a record */
-  uint64_t packets_non_flow;
-  uint64_t packets_unmetered;            /* in flows that ended while metering was off */
+  uint64_t time_ns;         /* of the snapshot, ns since the epoch */
+  uint64_t heartbeat;       /* grows while every capture thread runs its loop */
+  uint64_t packets_dropped; /* by the kernel or device ring */
+  SONDE_WORKER_COUNTER_LIST(SONDE_COUNTER_MEMBER)
+  SONDE_FLOW_COUNTER_LIST(SONDE_COUNTER_MEMBER)
+  SONDE_STORE_COUNTER_LIST(SONDE_COUNTER_MEMBER)
   uint64_t non_flow[SONDE_NON_FLOW_MAX]; /* by cause, order of sonde_non_flow_name */
-  uint64_t ip_bytes;                     /* IP octets of packets in flows */
-  uint64_t ip_length_clamped;
-  uint64_t fragments;
-  uint64_t records;                 /* made, over all reasons */
-  uint64_t records_by_reason[6];    /* enum sonde_end_reason */
-  uint64_t records_dropped;         /* made but lost: the ring was full and could not wait */
-  uint64_t packets_records_dropped; /* packets in those */
-  uint64_t records_waiting;         /* in the ring now */
-  uint64_t flows_active;
-  uint64_t flows_created;
+  uint64_t records_by_reason[6];         /* enum sonde_end_reason */
+  uint64_t records_waiting;              /* in the ring now */
   uint64_t flow_table_size;
-  uint64_t timestamps_corrected;
   uint64_t ring_freezes;
   uint64_t ring_used_permille;
   uint64_t buffer_bytes_used; /* by whole chunks; equals the capacity once it has wrapped */
   uint64_t buffer_bytes_capacity;
   uint64_t buffer_oldest_ns; /* of the packets in memory; 0: none */
   uint64_t buffer_newest_ns;
-  uint64_t buffer_packets; /* frames in memory; a super-packet is one, here and below */
-  uint64_t chunks_overwritten;
-  uint64_t packets_overwritten;
-  uint64_t packets_unrecorded; /* captured, but every chunk was busy */
-  uint64_t seal_failures;
-  uint64_t packets_seal_lost;
-  uint64_t segments; /* files in buffer_dir, and their size */
-  uint64_t segment_bytes;
-  uint64_t spill_failures;
-  uint64_t packets_spill_lost; /* never reached a segment; they may still be in memory */
-  int encrypted;               /* 1: the capture buffer is sealed */
-  int finished;                /* `file`: read to its end */
+  uint64_t buffer_packets; /* frames in memory: a super-packet counts once */
+  int encrypted;           /* 1: the capture buffer is sealed */
+  int finished;            /* `file`: read to its end */
   int link_up;
   int metering;
   char attach[96];

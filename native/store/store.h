@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "counters.h"
 #include "status.h"
 
 struct sonde_store;
@@ -37,16 +38,8 @@ struct sonde_store_stats {
   uint64_t oldest_ns; /* of the packets in memory; 0: none */
   uint64_t newest_ns;
   uint64_t packets; /* in memory */
-  uint64_t chunks_overwritten;
-  uint64_t packets_overwritten;
   uint64_t bytes_overwritten;
-  uint64_t packets_unrecorded; /* captured, but no chunk was free */
-  uint64_t seal_failures;
-  uint64_t packets_seal_lost;
-  uint64_t segments;
-  uint64_t segment_bytes;
-  uint64_t spill_failures; /* failed system calls and seals */
-  uint64_t packets_spill_lost;
+  SONDE_STORE_COUNTER_LIST(SONDE_COUNTER_MEMBER)
 };
 
 /* Errors: NO_MEMORY, INVALID, SYSTEM (threads, directory). */

@@ -11,32 +11,6 @@ from dataclasses import dataclass
 from ..core.values import Stats
 from ..wire.instant import NS_PER_SEC
 
-# Fields of Stats that status, metrics and stop show under the same name.
-COUNTERS = (
-    "packets_captured",
-    "packets_dropped",
-    "bytes_captured",
-    "frames_captured",
-    "packets_recorded",
-    "packets_active",
-    "packets_non_flow",
-    "packets_unmetered",
-    "packets_records_dropped",
-    "records",
-    "records_dropped",
-    "records_waiting",
-    "flows_created",
-    "timestamps_corrected",
-    "ring_freezes",
-    "chunks_overwritten",
-    "packets_overwritten",
-    "packets_unrecorded",
-    "packets_seal_lost",
-    "packets_spill_lost",
-    "seal_failures",
-    "spill_failures",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Rates:

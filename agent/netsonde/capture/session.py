@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from dataclasses import asdict
 from typing import Any
 
 from ..core.capture import Capture
 from ..core.library import lib
 from ..core.values import CoreEvent, Stats
 from ..recorder.status import buffer_state, retention_sec, usage_percent
+from ..wire.counters import CORE_COUNTERS, Counters
 from ..wire.events import EventKind, EventLog
 from ..wire.instant import NS_PER_SEC, rfc3339
 from ..wire.replies import (
@@ -22,7 +24,7 @@ from ..wire.replies import (
 from .collectors import Exporting
 from .plan import CapturePlan
 from .pump import Pump, Sink
-from .rates import COUNTERS, Rates, Window
+from .rates import Rates, Window
 
 # Events of the core: (stream, event).
 _EVENTS: dict[int, tuple[EventKind, str]] = {
@@ -69,12 +71,16 @@ class Session:
 
     def counters(self, stats: Stats) -> dict[str, Any]:
         """Returns the counters that status, metrics, STATS and Prometheus share."""
-        found: dict[str, Any] = {name: getattr(stats, name) for name in COUNTERS}
-        found["records_sent"] = self.pump.records_sent
-        found["records_unsent"] = self.pump.records_unsent
-        found["packets_records_unsent"] = self.pump.packets_unsent
-        found |= self.exporting.sums(self.exporting.stats())
-        return found
+        core = {name: getattr(stats, name) for name in CORE_COUNTERS}
+        return asdict(
+            Counters(
+                **core,
+                records_sent=self.pump.records_sent,
+                records_unsent=self.pump.records_unsent,
+                packets_records_unsent=self.pump.packets_unsent,
+                **self.exporting.sums(self.exporting.stats()),
+            )
+        )
 
     async def meter(self, metering: MeteringState) -> None:
         """Changes metering. The export interval replaces the active timeout while exporting."""

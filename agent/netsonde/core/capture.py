@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -43,7 +44,7 @@ _T = TypeVar("_T")
 Prepare = Callable[[Any], None]
 
 
-_NUMBERS = tuple(name for name, field in Stats.__dataclass_fields__.items() if field.type == "int")
+_NUMBERS = tuple(field.name for field in dataclasses.fields(Stats) if field.type == "int")
 
 
 # ---- without a session -----------------------------------------------------------------------

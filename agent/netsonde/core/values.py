@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..wire.counters import CoreCounters
+
 
 @dataclass(frozen=True, slots=True)
 class BackendReport:
@@ -170,46 +172,24 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(CoreCounters):
     """One snapshot of struct sonde_stats."""
 
     time_ns: int = 0
     heartbeat: int = 0
-    packets_captured: int = 0
-    packets_dropped: int = 0
-    bytes_captured: int = 0
-    frames_captured: int = 0
-    packets_recorded: int = 0
-    packets_active: int = 0
-    packets_non_flow: int = 0
-    packets_unmetered: int = 0
     ip_bytes: int = 0
     ip_length_clamped: int = 0
     fragments: int = 0
-    records: int = 0
-    records_dropped: int = 0
-    packets_records_dropped: int = 0
-    records_waiting: int = 0
     flows_active: int = 0
-    flows_created: int = 0
     flow_table_size: int = 0
-    timestamps_corrected: int = 0
-    ring_freezes: int = 0
     ring_used_permille: int = 0
     buffer_bytes_used: int = 0
     buffer_bytes_capacity: int = 0
     buffer_oldest_ns: int = 0
     buffer_newest_ns: int = 0
     buffer_packets: int = 0
-    chunks_overwritten: int = 0
-    packets_overwritten: int = 0
-    packets_unrecorded: int = 0
-    seal_failures: int = 0
-    packets_seal_lost: int = 0
     segments: int = 0
     segment_bytes: int = 0
-    spill_failures: int = 0
-    packets_spill_lost: int = 0
     finished: bool = False
     link_up: bool = True
     metering: bool = False

@@ -5,10 +5,11 @@ Replies carry `host` first. Numbers without a unit in their name are counts.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct, field
 
+from .counters import COUNTERS
 from .records import Count, FlowRecord, SpoolState, Time
 from .requests import (
     BackendName,
@@ -159,45 +160,8 @@ class MeteringState(Struct, kw_only=True):
     active_timeout_sec: TimeoutSec
 
 
-class Counters(Reply, kw_only=True):
-    """Cumulative since the session's start.
-
-    packets_captured = packets_recorded + packets_active + packets_non_flow +
-    packets_unmetered; records = records_sent + records_unsent + records_dropped +
-    records_waiting, but for those in flight.
-    """
-
-    packets_captured: Count = 0
-    packets_dropped: Count = 0
-    bytes_captured: Count = 0
-    frames_captured: Count = 0
-    packets_recorded: Count = 0
-    packets_active: Count = 0
-    packets_non_flow: Count = 0
-    packets_unmetered: Count = 0
-    packets_records_dropped: Count = 0
-    packets_records_unsent: Count = 0
-    records: Count = 0
-    records_sent: Count = 0
-    records_unsent: Count = 0
-    records_dropped: Count = 0
-    records_waiting: Count = 0
-    flows_created: Count = 0
-    timestamps_corrected: Count = 0
-    ring_freezes: Count = 0
-    chunks_overwritten: Count = 0
-    packets_overwritten: Count = 0
-    packets_unrecorded: Count = 0
-    packets_seal_lost: Count = 0
-    packets_spill_lost: Count = 0
-    seal_failures: Count = 0
-    spill_failures: Count = 0
-    export_records_sent: Count = 0
-    export_records_lost: Count = 0
-
-
-class StatusReply(Reply, kw_only=True):
-    """Without a session every number is 0 and the session's fields are absent."""
+class StatusSummary(Reply, kw_only=True):
+    """The fields of `status` that are present with and without a session."""
 
     running: bool = False
     interface: str = ""
@@ -206,6 +170,24 @@ class StatusReply(Reply, kw_only=True):
     packets_dropped: Count = 0
     uptime_sec: float = 0.0
     buffer_usage_percent: Percent = 0.0
+
+
+if TYPE_CHECKING:  # mypy does not know classes that defstruct makes
+    CountersReply = Reply
+    StatusCounters = StatusSummary
+else:
+
+    def _add_counters(name: str, base: type[Reply], kind: Any, default: Any) -> type[Reply]:
+        members = [(one, kind, default) for one in COUNTERS if one not in base.__struct_fields__]
+        return defstruct(name, members, bases=(base,), kw_only=True, module=__name__)
+
+    CountersReply = _add_counters("CountersReply", Reply, Count, 0)
+    StatusCounters = _add_counters("StatusCounters", StatusSummary, Count | UnsetType, UNSET)
+
+
+class StatusReply(StatusCounters, kw_only=True):
+    """Without a session every number is 0 and the session's fields are absent."""
+
     session_id: str | UnsetType = UNSET
     finished: bool | UnsetType = UNSET
     link_up: bool | UnsetType = UNSET
@@ -216,36 +198,11 @@ class StatusReply(Reply, kw_only=True):
     retention_sec: float | UnsetType = UNSET
     ring_used_percent: Percent | UnsetType = UNSET
     buffer_size_mb: int | UnsetType = UNSET
-    bytes_captured: Count | UnsetType = UNSET
-    frames_captured: Count | UnsetType = UNSET
-    packets_recorded: Count | UnsetType = UNSET
-    packets_active: Count | UnsetType = UNSET
-    packets_non_flow: Count | UnsetType = UNSET
-    packets_unmetered: Count | UnsetType = UNSET
     non_flow: dict[str, Count] | UnsetType = UNSET
-    packets_records_dropped: Count | UnsetType = UNSET
-    packets_records_unsent: Count | UnsetType = UNSET
     ip_bytes: Count | UnsetType = UNSET
     ip_length_clamped: Count | UnsetType = UNSET
     fragments: Count | UnsetType = UNSET
-    records: Count | UnsetType = UNSET
     records_by_reason: dict[str, Count] | UnsetType = UNSET
-    records_sent: Count | UnsetType = UNSET
-    records_unsent: Count | UnsetType = UNSET
-    records_dropped: Count | UnsetType = UNSET
-    records_waiting: Count | UnsetType = UNSET
-    flows_created: Count | UnsetType = UNSET
-    timestamps_corrected: Count | UnsetType = UNSET
-    ring_freezes: Count | UnsetType = UNSET
-    chunks_overwritten: Count | UnsetType = UNSET
-    packets_overwritten: Count | UnsetType = UNSET
-    packets_unrecorded: Count | UnsetType = UNSET
-    packets_seal_lost: Count | UnsetType = UNSET
-    packets_spill_lost: Count | UnsetType = UNSET
-    seal_failures: Count | UnsetType = UNSET
-    spill_failures: Count | UnsetType = UNSET
-    export_records_sent: Count | UnsetType = UNSET
-    export_records_lost: Count | UnsetType = UNSET
     metering: MeteringState | UnsetType | None = UNSET
     export: ExportState | UnsetType | None = UNSET
     encryption: EncryptionState | UnsetType | None = UNSET
@@ -253,7 +210,7 @@ class StatusReply(Reply, kw_only=True):
     spool: SpoolState | UnsetType | None = UNSET
 
 
-class MetricsReply(Counters, kw_only=True):
+class MetricsReply(CountersReply, kw_only=True):
     """Rates over `interval_sec` up to `time`, and cumulative counters."""
 
     session_id: str
