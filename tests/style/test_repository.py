@@ -152,3 +152,13 @@ def test_tests_own_their_ports_and_directories() -> None:
         if shared.search(line)
     ]
     assert found == []
+
+
+def test_architecture_names_files_that_exist() -> None:
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`((?:agent|native|tests|docs|schemas)/[\w./]+)`", text))
+    missing = [
+        name for name in sorted(named) if "NAME" not in name and not (REPOSITORY / name).exists()
+    ]
+    assert len(named) > 50
+    assert missing == []
