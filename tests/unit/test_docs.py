@@ -16,7 +16,6 @@ from netsonde.config.changes import LIVE_KEYS
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
-PENDING = {"ARCHITECTURE.md", "native/README.md"}  # links to them may precede them
 PAGES = sorted(
     page
     for page in {*REPOSITORY.glob("*.md"), *DOCS.glob("*.md"), *REPOSITORY.glob("*/**/README.md")}
@@ -135,7 +134,7 @@ def test_links_lead_to_files_in_the_repository(page: Path) -> None:
     local = [link for link in links if "://" not in link]
     targets = [(page.parent / link).resolve().relative_to(REPOSITORY) for link in local]
     dead = [str(target) for target in targets if not (REPOSITORY / target).exists()]
-    assert set(dead) <= PENDING
+    assert dead == []
 
 
 def test_index_lists_each_page() -> None:
