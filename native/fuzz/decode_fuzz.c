@@ -4,10 +4,10 @@
  *   byte 2-3 gso_size, big-endian        then     [u16 length of the first frame,] bytes
  *
  * Each frame is decoded from a heap copy of its exact size: whole, as a super-packet, and
- * cut in half. What is said of a flow must also make sense, or the target aborts.
+ * cut in half. The target aborts if the fields of a flow are inconsistent.
  *
- * With NETSONDE_TRACES, the directory of the shared traces, their frames become seeds too:
- * they are written to a temporary corpus that is removed at the end of the run.
+ * With NETSONDE_TRACES, the directory of the shared traces, their frames are seeds too. They
+ * are written to a temporary corpus that is removed at the end of the run.
  */
 #include <dirent.h>
 #include <pcap/pcap.h>
@@ -79,8 +79,8 @@ static void decode(struct sonde_decoder *decoder, struct sonde_packet packet) {
   free(copy);
 }
 
-static void decode_ways(struct sonde_decoder *decoder, const uint8_t *data, size_t size,
-                        uint16_t linktype, uint16_t gso_size) {
+static void decode_variants(struct sonde_decoder *decoder, const uint8_t *data, size_t size,
+                            uint16_t linktype, uint16_t gso_size) {
   struct sonde_packet packet = {
       .data = data,
       .time_ns = 1,
@@ -97,8 +97,8 @@ static void decode_ways(struct sonde_decoder *decoder, const uint8_t *data, size
   decode(decoder, packet);
 }
 
-/* One decoder a mode, made anew for inputs of two frames: only those can be about the
- * fragment table, and clearing it takes longer than all the rest. */
+/* Returns the mode's decoder. It is created again for inputs of two frames: only those use the
+ * fragment table, and clearing the table takes longer than everything else. */
 static struct sonde_decoder *take_decoder(int inner, int fresh) {
   static struct sonde_decoder *decoders[2];
   if (fresh) {
@@ -125,11 +125,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     left -= 2;
     if (first > left)
       first = left;
-    decode_ways(decoder, frame, first, linktype, gso_size);
+    decode_variants(decoder, frame, first, linktype, gso_size);
     frame += first;
     left -= first;
   }
-  decode_ways(decoder, frame, left, linktype, gso_size);
+  decode_variants(decoder, frame, left, linktype, gso_size);
   return 0;
 }
 
@@ -152,7 +152,7 @@ static void write_trace_seeds(const char *path) {
   struct pcap_pkthdr *header;
   const uint8_t *frame;
   pcap_t *trace = pcap_open_offline(path, error);
-  if (trace == NULL) /* the directory holds other files too */
+  if (trace == NULL) /* the directory holds other files as well */
     return;
   int linktype = pcap_datalink(trace);
   for (uint8_t index = 0; index < LINKTYPES; index++)

@@ -1,5 +1,6 @@
-/* file_fuzz.c - the file backend over arbitrary bytes: every byte of every packet is read, so
- * that the sanitizer sees any that lies outside of what the file holds.
+/* file_fuzz.c - libFuzzer target of the file backend over arbitrary bytes.
+ *
+ * Reads every byte of every packet, so that the sanitizer reports a read outside the file.
  */
 #include <assert.h>
 #include <stddef.h>

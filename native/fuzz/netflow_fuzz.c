@@ -1,8 +1,8 @@
 /* netflow_fuzz.c - libFuzzer target of the export decoder.
  *
- * The input is a file of raw messages, one after another, as `netsonde decode` reads it.
- * Each is decoded from a heap copy of what is left, so that a byte read too far is seen; a
- * file is read to its end, or until something in it is no message.
+ * The input is a file of raw messages in a row, as `netsonde decode` reads it. Each message is
+ * decoded from a heap copy of the rest, so that the sanitizer reports a read past the end. Stops
+ * at the end of the file or at the first malformed message.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,7 @@ static void require(int holds) {
     abort();
 }
 
-/* Every line is whole, and there are as many as records. */
+/* Checks that every line is whole and that there are as many as records. */
 static void check_text(const struct sonde_decoded_message *message) {
   uint32_t lines = 0;
   for (uint32_t i = 0; i < message->text_bytes; i++) {

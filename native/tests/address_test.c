@@ -1,7 +1,7 @@
-/* address_test.c - addresses as text, against inet_ntop and by the cases of RFC 5952.
+/* address_test.c - addresses as text, compared with inet_ntop and the examples of RFC 5952.
  *
- * inet_ntop gives ::ffff:a.b.c.d and ::a.b.c.d an IPv4 tail, which records do not have;
- * those are checked by example.
+ * inet_ntop writes ::ffff:a.b.c.d and ::a.b.c.d with an IPv4 tail, records do not. Those are
+ * checked by example.
  */
 #include <arpa/inet.h>
 #include <string.h>
@@ -44,7 +44,7 @@ static void check_random(void) {
     check_text(4, address, expected);
 
     randomize_address(address, 6);
-    for (int group = 0; group < 8; group++) { /* runs of zero groups of every place and length */
+    for (int group = 0; group < 8; group++) { /* runs of zero groups at every position */
       if (next_random() % 2) {
         memset(address + 2 * group, 0, 2);
       }

@@ -1,6 +1,6 @@
-/* af_packet_life_test.c - what may happen to an af_packet capture, on real interfaces in a network
- * of its own: overload, an interface that goes and comes, a wake, a refusal, a kill. What was
- * sent is captured or dropped, whatever happens.
+/* af_packet_life_test.c - the events in the life of an af_packet capture, on real interfaces in a
+ * separate network: overload, an interface that disappears and returns, a wake-up, a rejected
+ * open, a kill. Every sent frame is captured or counted as dropped.
  */
 #include <linux/capability.h>
 #include <pthread.h>
@@ -12,7 +12,7 @@
 #include "captured.h"
 #include "live.h"
 
-/* Nobody reads, the ring overflows, and still every frame is accounted for. */
+/* Nothing reads, the ring overflows, and every frame is still counted. */
 static void check_overload(uint32_t queues) {
   enum { OFFERED = 50000 };
   struct sonde_backend *backend = capture("v0", NULL, queues, 262144, 1 << 20);
@@ -44,7 +44,7 @@ static void *read_slowly(void *argument) {
   struct sonde_packet packets[BATCH];
   struct sonde_error error;
   for (;;) {
-    bool last = reading->quiesced; /* before receive: a 0 from before the quiesce is no end */
+    bool last = reading->quiesced; /* before receive: a 0 from before the quiesce is not the end */
     int count = ops->receive(reading->backend, reading->queue, packets, BATCH, 50, &error);
     if (count > 0) {
       reading->taken += (uint64_t)count;
@@ -55,7 +55,7 @@ static void *read_slowly(void *argument) {
   }
 }
 
-/* The same while threads read too slowly, and quiesce comes in the middle. */
+/* The same while threads read too slowly and quiesce comes in between. */
 static void check_overload_threads(void) {
   enum { OFFERED = 60000, QUEUES = 2 };
   struct sonde_backend *backend = capture("v0", NULL, QUEUES, 262144, 1 << 20);
@@ -89,7 +89,7 @@ static void check_overload_threads(void) {
   close(sender);
 }
 
-/* Receives until something other than 0 or packets comes, at most two seconds. */
+/* Receives until the status is neither 0 nor packets, for at most two seconds. */
 static int next_status(struct sonde_backend *backend, uint32_t queue) {
   struct sonde_packet packets[BATCH];
   struct sonde_error error;
@@ -137,7 +137,7 @@ static void check_link(void) {
   CHECK(info.ifindex != before);
   CHECK_EQ(info.ifindex, if_nametoindex("v0"));
   ops->stats(backend, &stats);
-  CHECK_EQ(stats.dropped, 5000); /* those not read before it was deleted are lost, too */
+  CHECK_EQ(stats.dropped, 5000); /* frames unread at the deletion are lost as well */
   sender = live_sender("v1");
   live_send(sender, frame.bytes, frame.length);
   seen_count = 0;
@@ -147,7 +147,7 @@ static void check_link(void) {
   live_run("ip link del filler");
 }
 
-/* A filter is compiled, and a capture begun, on an interface that is down. */
+/* The filter is compiled and the capture started while the interface is down. */
 static void check_down_at_start(void) {
   live_run("ip link set v0 down");
   struct sonde_backend *backend = capture("v0", "vlan 42", 1, 262144, 1 << 20);
@@ -184,7 +184,7 @@ static void check_loopback(uint32_t queues) {
 static void check_tun(void) {
   live_run("ip tuntap add dev t0 mode tun && ip addr add 10.8.0.1/24 dev t0 && "
            "ip link set t0 up");
-  int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC); /* unattached: frames go out and vanish */
+  int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC); /* not attached: sent frames are discarded */
   struct sonde_backend *backend = capture("t0", "udp port 7", 2, 262144, 1 << 20);
   struct sockaddr_in address = {
       .sin_family = AF_INET, .sin_port = htons(7), .sin_addr = {htonl(0x0a080002)}};
@@ -240,7 +240,7 @@ static int try_open(const char *interface, const char *filter, struct sonde_erro
   return status;
 }
 
-static void check_refusals(void) {
+static void check_rejected_opens(void) {
   struct sonde_error error = {0};
   CHECK_EQ(try_open("nosuch0", NULL, &error), SONDE_INTERFACE_INVALID);
   CHECK(strcmp(error.detail, "nosuch0: No such device") == 0);
@@ -257,7 +257,7 @@ static void check_refusals(void) {
   CHECK_EQ(ops->probe(&error), 0);
 
   pid_t child = fork();
-  if (child == 0) { /* the same without any capability */
+  if (child == 0) { /* the same without capabilities */
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct none[2] = {{0}};
     check_failures = 0;
@@ -306,7 +306,7 @@ int main(void) {
   check_loopback(2);
   check_tun();
   check_wake();
-  check_refusals();
+  check_rejected_opens();
   check_kill();
   free(seen);
   return check_report();

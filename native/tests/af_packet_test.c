@@ -1,5 +1,6 @@
-/* af_packet_test.c - what the af_packet backend sees on real veth pairs in a network of its own:
- * every packet once, whole or cut, with its tags, past its filter, in its queue.
+/* af_packet_test.c - the packets that the af_packet backend captures on real veth pairs in a
+ * separate network: each once, whole or cut to the snaplen, with its tags, matching the filter,
+ * in the right queue.
  */
 #include <linux/tcp.h>
 #include <sys/wait.h>
@@ -50,7 +51,7 @@ static void check_counts(void) {
 
 static const uint32_t tag_stacks[][4] = {
     {0x8100002a, 0},             /* 42 */
-    {0x81000000, 0},             /* priority tag: id 0 is a tag, too */
+    {0x81000000, 0},             /* priority tag: id 0 is a tag */
     {0x81006fff, 0},             /* priority 3, id 4095 */
     {0x88a80064, 0x81000014, 0}, /* QinQ */
     {0x81000064, 0x81000014, 0}, /* two customer tags */
@@ -59,7 +60,7 @@ static const uint32_t tag_stacks[][4] = {
 
 enum { TAG_STACKS = sizeof tag_stacks / sizeof tag_stacks[0] };
 
-/* Tags are back in line, byte for byte, in both directions. */
+/* Tags are restored in line, byte for byte, in both directions. */
 static void check_vlans(void) {
   for (int leaving = 0; leaving < 2; leaving++) {
     struct sonde_backend *backend = capture("v0", NULL, 1, 262144, 1 << 20);
@@ -78,7 +79,7 @@ static void check_vlans(void) {
     }
     close(sender);
   }
-  /* a tag that the kernel itself puts on: v0.42 sends through v0 */
+  /* a tag that the kernel itself adds: v0.42 sends through v0 */
   if (system(
           "ip link add link v0 name v0.42 type vlan id 42 2>/dev/null && ip link set v0.42 up")) {
     fprintf(stderr, "af_packet_test: this kernel has no VLAN devices\n");
@@ -114,7 +115,7 @@ static void check_snaplen(void) {
   close(sender);
 }
 
-/* The same frames for every expression; tcpdump, capturing beside us, is the oracle. */
+/* Counts the same frames for every expression. tcpdump captures in parallel as the oracle. */
 static void check_filters(void) {
   static const char *const expressions[] = {
       "udp port 80",          "port 53",       "vlan",
@@ -149,7 +150,7 @@ static void check_filters(void) {
     CHECK_EQ(finish(backend, 2), 0);
     counts[i] = seen_count;
   }
-  sleep(1); /* what is in its socket when the signal comes, tcpdump does not count */
+  sleep(1); /* tcpdump does not count frames still in its socket when the signal arrives */
   for (int i = 0; i < EXPRESSIONS; i++) {
     kill(pids[i], SIGINT);
     char line[256];
@@ -170,7 +171,7 @@ static void check_filters(void) {
   close(sender);
 }
 
-/* Whatever the ports, the direction, the fragment and the tags: one pair, one queue. */
+/* One address pair uses one queue, for any ports, direction, fragment and tags. */
 static void check_queues(uint32_t queues) {
   enum { PAIRS = 200 };
   static uint64_t queue_sets[2][PAIRS];
@@ -227,7 +228,7 @@ static void check_queues(uint32_t queues) {
   close(leaving);
 }
 
-/* The far end of a TCP connection, in a network of its own that v1 is moved to. */
+/* The far end of a TCP connection, in another network that v1 is moved to. */
 static void drain_tcp(int ready, int go) {
   char byte = 0;
   static char buffer[1 << 16];
@@ -272,9 +273,9 @@ static void check_gso(void) {
   }
   shutdown(fd, SHUT_WR);
   waitpid(far, NULL, 0);
-  struct tcp_info told = {0};
-  socklen_t told_bytes = sizeof told;
-  live_need(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &told, &told_bytes) == 0, "TCP_INFO");
+  struct tcp_info info = {0};
+  socklen_t info_bytes = sizeof info;
+  live_need(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &info_bytes) == 0, "TCP_INFO");
   close(fd);
   CHECK_EQ(finish(backend, 1), 0);
   uint64_t payload = 0;
@@ -289,8 +290,8 @@ static void check_gso(void) {
     super += packet->gso_size != 0;
   }
   CHECK(super > 100);
-  CHECK_EQ(payload, SENT + told.tcpi_bytes_retrans);
-  live_run("ip link del v0 2>/dev/null || true"); /* it may have gone with the far network */
+  CHECK_EQ(payload, SENT + info.tcpi_bytes_retrans);
+  live_run("ip link del v0 2>/dev/null || true"); /* possibly gone with the far network */
   live_pair();
 }
 

@@ -1,5 +1,5 @@
-/* capture_file.h - capture files made in memory, packet by packet or block by block, in either
- * byte order; and all that the file backend reads of one.
+/* capture_file.h - builds capture files in memory, packet by packet or block by block, in either
+ * byte order, and reads them with the file backend.
  */
 #ifndef SONDE_TESTS_CAPTURE_FILE_H
 #define SONDE_TESTS_CAPTURE_FILE_H
@@ -171,10 +171,10 @@ static inline int open_fd(int fd, double speed, struct sonde_backend **backend,
 }
 
 struct outcome {
-  int status; /* of open, then of the last receive */
+  int status; /* result of open, then of the last receive */
   uint32_t count;
-  struct sonde_packet packets[BATCH]; /* the first ones; data is not valid any more */
-  uint8_t sums[BATCH];                /* over their bytes, so that each byte is touched */
+  struct sonde_packet packets[BATCH]; /* the first ones; data is no longer valid */
+  uint8_t sums[BATCH];                /* sums of their bytes, to touch each byte */
   char detail[SONDE_ERROR_DETAIL_MAX];
 };
 
@@ -201,7 +201,7 @@ static inline struct outcome read_all_fd(int fd) {
   }
   memcpy(outcome.detail, error.detail, sizeof outcome.detail);
   ops->close(backend);
-  CHECK(fcntl(fd, F_GETFD) == -1); /* owned by the backend, failed or not */
+  CHECK(fcntl(fd, F_GETFD) == -1); /* the backend owns it, even if open failed */
   return outcome;
 }
 
@@ -209,7 +209,7 @@ static inline struct outcome read_all(void) {
   return read_all_fd(memory_file(image.length));
 }
 
-/* Everything above needs this first. false: why not was printed. */
+/* Must be called first. Returns false and prints why if it fails. */
 static inline bool capture_file_begin(void) {
   struct sonde_error error = {0};
   image.bytes = calloc(1, IMAGE_MAX);

@@ -1,4 +1,4 @@
-/* captured.h - one capture by the af_packet backend, and what it saw. */
+/* captured.h - helpers: one capture by the af_packet backend and the packets it returned. */
 #ifndef SONDE_TESTS_CAPTURED_H
 #define SONDE_TESTS_CAPTURED_H
 
@@ -15,7 +15,7 @@ enum { BATCH = 256, SEEN_MAX = 65536, QUEUES_MAX = 8 };
 
 static const struct sonde_backend_ops *ops;
 
-/* What the last collect saw, in order; data is copied up to 128 bytes. */
+/* The packets of the last collect, in order. Up to 128 bytes of data are copied. */
 static struct seen {
   struct sonde_packet packet;
   uint8_t bytes[128];
@@ -45,9 +45,9 @@ static inline struct sonde_backend *capture(const char *interface, const char *f
   return backend;
 }
 
-/* Receives from every queue until each returns 0. Senders of much call it in between: the
- * kernel closes a block after some milliseconds however little is in it, so that on a slow
- * machine few frames fill a ring that nobody reads. */
+/* Receives from every queue until each returns 0. Tests that send much call it in between: the
+ * kernel closes a block after some milliseconds even if it is nearly empty, so on a slow machine
+ * few frames fill an unread ring. */
 static inline void collect(struct sonde_backend *backend, uint32_t queues, int timeout_ms) {
   struct sonde_packet packets[BATCH];
   struct sonde_error error = {0};
@@ -65,7 +65,7 @@ static inline void collect(struct sonde_backend *backend, uint32_t queues, int t
   }
 }
 
-/* Ends a capture the way a session does; seen then holds the rest, too. Returns the drops. */
+/* Ends a capture like a session does and adds the rest to `seen`. Returns the drops. */
 static inline uint64_t finish(struct sonde_backend *backend, uint32_t queues) {
   struct sonde_backend_stats before;
   struct sonde_backend_stats after;
@@ -74,12 +74,12 @@ static inline uint64_t finish(struct sonde_backend *backend, uint32_t queues) {
   ops->stats(backend, &before);
   ops->stop(backend);
   ops->stats(backend, &after);
-  CHECK_EQ(before.dropped, after.dropped); /* nothing was left behind */
+  CHECK_EQ(before.dropped, after.dropped); /* everything was read */
   ops->close(backend);
   return after.dropped;
 }
 
-/* Everything above needs this first. false: why not was printed. */
+/* Must be called first. Returns false and prints why if it fails. */
 static inline bool captured_begin(void) {
   struct sonde_error error = {0};
   seen = calloc(SEEN_MAX, sizeof *seen);

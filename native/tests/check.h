@@ -1,5 +1,5 @@
-/* check.h - the assertions of the C tests: a failed check is printed, counted, and the test
- * goes on, so that one run shows every failure.
+/* check.h - the assertions of the C tests. A failed check is printed and counted. The test
+ * continues, so that one run shows every failure.
  *
  * A test is one executable: main() runs its checks and ends with `return check_report();`.
  * CHECK_EQ compares integers of any width as 64-bit values and prints both.

@@ -1,4 +1,4 @@
-/* columns_test.c - data records, read into columns. */
+/* columns_test.c - reads data records into columns. */
 #include <string.h>
 
 #include "check.h"
@@ -6,7 +6,7 @@
 
 enum { ROWS = 3, RECORD = 40, HEAD = 20, TABLE_ROWS = 8 };
 
-/* One message of one set: ROWS records of RECORD bytes. */
+/* One message with one set: ROWS records of RECORD bytes. */
 static uint8_t message[HEAD + ROWS * RECORD] = {0,        10, 0, sizeof message,
                                                 [16] = 1, 0,  0, sizeof message - 16};
 
@@ -70,16 +70,16 @@ static void check_texts(const void *first, const void *second, const void *third
   }
 }
 
-/* Two messages: a template and two sets of records in turn, then a set that lies. */
+/* Two messages: a template and two sets of records, alternately, then a set with a false length. */
 static const uint8_t messages[] = {
     0, 10, 0, 44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, /* */
     0, 2,  0, 8,  1, 0, 0, 1,                         /* templates */
     1, 0,  0, 10, 1, 2, 3, 4, 5, 6,                   /* three records of two bytes */
-    1, 1,  0, 10, 7, 7, 7, 7, 7, 7,                   /* of another kind */
+    1, 1,  0, 10, 7, 7, 7, 7, 7, 7,                   /* records of another template */
     0, 10, 0, 35, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, /* */
-    1, 0,  0, 7,  7, 8, 9,                            /* one, and padding */
-    0, 3,  0, 4,                                      /* options: not asked for */
-    1, 0,  0, 99, 1, 2, 3, 4,                         /* beyond its message */
+    1, 0,  0, 7,  7, 8, 9,                            /* one record and padding */
+    0, 3,  0, 4,                                      /* options, which are skipped */
+    1, 0,  0, 99, 1, 2, 3, 4,                         /* longer than its message */
 };
 
 static void check_sets(void) {
@@ -92,11 +92,11 @@ static void check_sets(void) {
   CHECK_EQ(sets[1].bytes_all, 9);
   CHECK_EQ(sets[2].id, 257);
   CHECK_EQ(sonde_ipfix_sets(messages, sizeof messages, sets, 2), 2);
-  for (uint32_t cut = 0; cut < sizeof messages; cut++) /* the sanitizers watch */
+  for (uint32_t cut = 0; cut < sizeof messages; cut++) /* the sanitizers check the reads */
     CHECK(sonde_ipfix_sets(messages, cut, sets, 4) <= 3);
 }
 
-/* Of all sets of one id, one behind the other, behind the rows that are there. */
+/* Rows of all sets with one template id are appended to the existing rows. */
 static void check_rows(void) {
   uint8_t left[TABLE_ROWS] = {[0] = 99};
   int32_t ends[TABLE_ROWS] = {[1] = 1};

@@ -1,8 +1,8 @@
-/* community_id_test.c - Community IDs against published ones.
+/* community_id_test.c - Community IDs compared with published ones.
  *
- * The ids of ICMP, GRE and IP-in-IP are those of the shared traces, which Zeek and Suricata
- * print too; the first TCP one is the specification's own example. The two directions of a
- * conversation have one id, a one-way ICMP type has a direction.
+ * The ids of ICMP, GRE and IP-in-IP are from the shared traces. Zeek and Suricata print the
+ * same. The first TCP id is the example of the specification. Both directions of a conversation
+ * have one id. A one-way ICMP type has a direction.
  */
 #include <arpa/inet.h>
 #include <string.h>
@@ -23,7 +23,7 @@ static const struct vector vectors[] = {
     {"66.59.111.190", "18.26.4.105", 123, 123, 17, 0, "1:veIAhY2jaBSkfqgIosmVNpCkTpE="},
     {"10.0.0.1", "10.0.0.1", 9, 3, 17, 0, "1:+lvOL8gOaIVQBYNDa934Z4SYnSo="},
     {"192.168.170.8", "192.168.170.20", 7, 80, 132, 0, "1:gFaHI1laWtpQlwRSTE0djem/ECM="},
-    /* paired ICMP, also to oneself */
+    /* paired ICMP, also with equal addresses */
     {"66.59.111.190", "172.28.2.3", 8, 0, 1, 0, "1:4qiuUiapfKrMDVDHhw0iOgvogqI="},
     {"192.0.2.1", "192.0.2.1", 8, 0, 1, 0, "1:VvzjLzIppyRTdjrTPqO6X5e/Sj8="},
     {"fe80::200:86ff:fe05:80da", "fe80::260:97ff:fe07:69ea", 135, 136, 58, 0,
@@ -42,7 +42,7 @@ static const struct vector vectors[] = {
      "1:hLZd0XGWojozrvxqE0dWB1iM6R0="},
     {"fe80::c801:eff:fe88:8", "ff02::16", 143, 0, 58, 1, "1:cLKbhjqePfJroWMAbA1lYRfgIp0="},
     {"fe80::2", "fe80::1", 0, 0, 58, 1, "1:n8O65GKyDjmkoNVQmIjZ21inJu8="},
-    /* fragments whose type nobody saw are one flow in both directions */
+    /* fragments of unknown ICMP type are one flow in both directions */
     {"10.0.0.2", "10.0.0.1", 0, 0, 1, 0, "1:z8UMHdES8RY5PfOROKWOo/y9vQg="},
     /* no ports in the hash */
     {"172.27.1.66", "66.59.109.137", 0, 0, 47, 0, "1:oOTmg3Toi6uG7waixDkGLxx1ZnI="},
@@ -79,8 +79,8 @@ static void check_vector(struct sonde_community_hash *hash, const struct vector 
   }
 }
 
-/* A libcrypto that gives no SHA-1 costs the id, not the record. */
-static void check_refusal(void) {
+/* If libcrypto rejects SHA-1, the id is missing but the record remains. */
+static void check_missing_sha1(void) {
   struct sonde_community_hash hash = {.digest = NULL, .context = NULL};
   struct sonde_record record = make_record(&vectors[0], 0);
   char text[SONDE_COMMUNITY_ID_BYTES] = "untouched";
@@ -96,6 +96,6 @@ int main(void) {
     check_vector(&hash, &vectors[i]);
   }
   sonde_community_hash_close(&hash);
-  check_refusal();
+  check_missing_sha1();
   return check_report();
 }

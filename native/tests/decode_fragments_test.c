@@ -1,5 +1,4 @@
-/* decode_fragments_test.c - later fragments get the ports of the first one, or none.
- */
+/* decode_fragments_test.c - later fragments get the ports of the first one, or port 0. */
 #include "check.h"
 #include "packets.h"
 #include "parse/decode.h"
@@ -12,7 +11,7 @@ enum { OUTER = 0, INNER = 1, FLOW = -1 };
 static struct sonde_decoder *decoder;
 
 static void decode_at(uint64_t time_ns, const char *layers, struct sonde_decoded *out) {
-  static struct crafted crafted; /* outlives the call, as out points into it */
+  static struct crafted crafted; /* static, because out points into it */
   packet_craft(&crafted, layers);
   struct sonde_packet packet = {
       .data = crafted.data,
@@ -58,7 +57,7 @@ static void test_out_of_order(void) {
   check_ports(START_NS, "ip4:11:0003:77 pay:16", 17, 1000, 53);
 }
 
-/* Another id, protocol or direction is another datagram. */
+/* Another id, protocol or direction means another datagram. */
 static void test_other_datagrams(void) {
   check_ports(START_NS, FIRST4, 17, 1000, 53);
   check_ports(START_NS, "ip4:11:0003:1235 pay:16", 17, 0, 0);
@@ -69,7 +68,7 @@ static void test_other_datagrams(void) {
   check_ports(START_NS, "ip6r:2c x:11000010000000aa pay:16", 17, 0, 0);
 }
 
-/* Behind an option only the first fragment knows the protocol. */
+/* After an option header only the first fragment shows the protocol. */
 static void test_protocol_of_first(void) {
   check_ports(START_NS, "ip6:2c x:3c000010000000bb pay:16", 60, 0, 0);
   check_ports(START_NS, "ip6:2c x:3c000001000000bb x:1100050200000100 udp:1000:53", 17, 1000, 53);
@@ -98,7 +97,7 @@ static void test_atomic(void) {
   check_ports(START_NS, "ip6:2c x:11000010000000cc pay:16", 17, 0, 0);
 }
 
-/* 60 s after its last use a datagram is forgotten; jumps of the clock break nothing. */
+/* A datagram expires 60 s after its last use. Clock jumps do no harm. */
 static void test_age(void) {
   check_ports(START_NS, FIRST4, 17, 1000, 53);
   check_ports(START_NS + 60 * SECOND_NS, LATER4, 17, 1000, 53);
@@ -113,7 +112,7 @@ static void test_age(void) {
   check_ports(START_NS - SECOND_NS, LATER4, 17, 1000, 53); /* out of order */
 }
 
-/* A flood of datagrams is forgotten in its turn, and the newest are still known. */
+/* A flood of datagrams evicts the oldest. The newest remain known. */
 static void test_full(void) {
   char layers[64];
   struct sonde_decoded out;
@@ -135,7 +134,7 @@ static void test_full(void) {
   CHECK(known_newest > 1020);
 }
 
-/* Inner mode: the first fragment shows the inner header, the others go to the outer flow
+/* Inner mode: the first fragment shows the inner header. Later ones count for the outer flow
  * with the outer ports. */
 static void test_tunnel_fragments(void) {
   struct sonde_decoded out;
@@ -150,8 +149,8 @@ static void test_tunnel_fragments(void) {
   check_ports(START_NS, "ip4:4 ip4:11:0001:9 pay:20", 17, 1000, 53);
 }
 
-/* What the export's full profile tells beside the record. */
-static void test_told_in_full(void) {
+/* Fields for the export's full profile that are not part of the record. */
+static void test_full_profile_fields(void) {
   enum { LABEL = 0x54321, FIRST = SONDE_EXTENSION_FRAGMENT_FIRST };
   static const struct {
     const char *layers;
@@ -208,7 +207,7 @@ int main(void) {
   test_age();
   test_full();
   test_tunnel_fragments();
-  test_told_in_full();
+  test_full_profile_fields();
   sonde_decoder_destroy(decoder);
   return check_report();
 }

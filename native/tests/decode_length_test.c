@@ -1,4 +1,4 @@
-/* decode_length_test.c - octets and wire packets: lengths that lie, lengths of 0, padding,
+/* decode_length_test.c - octets and wire packets: false lengths, lengths of 0, padding,
  * and super-packets.
  */
 #include "check.h"
@@ -24,9 +24,9 @@ static int decode(int mode, const struct crafted *crafted, uint32_t wirelen, uin
 
 struct octets_row {
   const char *layers;
-  uint32_t length_at; /* where the 16-bit length field is */
+  uint32_t length_at; /* position of the 16-bit length field */
   uint32_t length;
-  uint32_t padding; /* bytes after what was crafted */
+  uint32_t padding; /* bytes after the crafted packet */
   uint32_t ip_bytes;
   int clamped;
 };
@@ -44,7 +44,7 @@ static const struct octets_row octets_rows[] = {
     {"eth:86dd ip6:6 tcp:9:80 pay:40", 18, 60, 6, 100, 0},
     {"eth:86dd ip6:6 tcp:9:80 pay:40", 18, 61, 0, 100, 1},
     {"eth:86dd ip6:6 tcp:9:80 pay:40", 18, 0, 0, 100, 0},
-    /* BIG TCP: payload length 0, the real one in a hop-by-hop option */
+    /* BIG TCP: payload length 0, the real length in a hop-by-hop option */
     {"eth:86dd ip6:0 x:0600c20400010000 tcp:9:80 pay:32", 18, 0, 70000, 70100, 0},
 };
 
@@ -68,7 +68,7 @@ static void test_octets(void) {
   }
 }
 
-/* A file may say that less was on the wire than it carries: only the wire counts. */
+/* A file may give a wire length below the captured length. Only the wire length counts. */
 static void test_captured_past_wire(void) {
   struct crafted crafted;
   struct sonde_decoded out;
@@ -83,9 +83,9 @@ static void test_captured_past_wire(void) {
 }
 
 struct gso_row {
-  const char *headers; /* all that is repeated in each wire packet */
+  const char *headers; /* repeated in each wire packet */
   int mode;
-  int key_header;   /* which IP header makes the key */
+  int key_header;   /* index of the IP header that makes the key */
   int header_bytes; /* 0: all of `headers` */
 };
 
@@ -104,7 +104,7 @@ static const struct gso_row gso_rows[] = {
     {VXLAN "eth:86dd ip6:11 udp:9:80", INNER, 1, 0},
     {"eth:0800 ip4:2f x:00000800 ip4:6 tcp:9:80", OUTER, 0, 0},
     {"eth:0800 ip4:4 ip4:6 tcp:9:80", INNER, 1, 0},
-    {"eth:0800 ip4:11 udp:9:4789 x:00", OUTER, 0, 42}, /* a tunnel only by its port */
+    {"eth:0800 ip4:11 udp:9:4789 x:00", OUTER, 0, 42}, /* only the port suggests a tunnel */
 };
 
 static void check_segments(const struct gso_row *row, uint32_t payload, uint32_t gso_size) {
@@ -114,7 +114,7 @@ static void check_segments(const struct gso_row *row, uint32_t payload, uint32_t
   uint32_t header = row->header_bytes ? (uint32_t)row->header_bytes : crafted.bytes;
   uint32_t ip = crafted.ip_offset[row->key_header];
   for (uint32_t i = 0; i < crafted.ip_headers; i++) {
-    uint32_t at = crafted.ip_offset[i]; /* 0: longer than the field can say */
+    uint32_t at = crafted.ip_offset[i]; /* 0: longer than the field allows */
     packet_set_length(&crafted, at + (crafted.data[at] >> 4 == 6 ? 4 : 2), 0);
   }
   uint32_t wirelen = header + payload;
@@ -130,7 +130,7 @@ static void check_segments(const struct gso_row *row, uint32_t payload, uint32_t
 static void test_segments(void) {
   for (size_t i = 0; i < sizeof(gso_rows) / sizeof(gso_rows[0]); i++) {
     unsigned long failures = check_failures;
-    check_segments(&gso_rows[i], 14480, 1448); /* exactly ten */
+    check_segments(&gso_rows[i], 14480, 1448); /* exactly ten segments */
     check_segments(&gso_rows[i], 14481, 1448);
     check_segments(&gso_rows[i], 14479, 1448);
     check_segments(&gso_rows[i], 1448, 1448);
@@ -148,16 +148,16 @@ static void test_odd_segments(void) {
   CHECK_EQ(decode(OUTER, &crafted, crafted.bytes, 1448, &out), FLOW);
   CHECK_EQ(out.packets, 1);
   CHECK_EQ(out.l2_bytes, 54);
-  crafted.data[14 + 20 + 12] = 0xf0; /* the header is said to end past the frame */
+  crafted.data[14 + 20 + 12] = 0xf0; /* data offset past the frame's end */
   CHECK_EQ(decode(OUTER, &crafted, crafted.bytes, 1448, &out), FLOW);
   CHECK_EQ(out.packets, 1);
   CHECK_EQ(out.ip_bytes, 40);
-  packet_craft(&crafted, VXLAN "eth:0800 ip4:1 x:08000000 pay:100"); /* by the outer UDP */
+  packet_craft(&crafted, VXLAN "eth:0800 ip4:1 x:08000000 pay:100"); /* counted by the outer UDP */
   CHECK_EQ(decode(INNER, &crafted, 42 + 3 * 142, 142, &out), FLOW);
   CHECK_EQ(out.packets, 3);
   CHECK_EQ(out.ip_bytes, 124);
   CHECK_EQ(out.l2_bytes, 3 * 184);
-  packet_craft(&crafted, "eth:0800 ip4:32 pay:3000"); /* nothing that segments */
+  packet_craft(&crafted, "eth:0800 ip4:32 pay:3000"); /* a protocol without segmentation */
   CHECK_EQ(decode(OUTER, &crafted, crafted.bytes, 1448, &out), FLOW);
   CHECK_EQ(out.packets, 1);
 }

@@ -1,6 +1,6 @@
-/* decode_test.c - every layer, every cause, every ICMP pairing; one row of a table each.
+/* decode_test.c - every layer, every cause, every ICMP pairing, one table row each.
  *
- * Tunnels, octets and super-packets, and fragments have test files of their own beside it.
+ * Tunnels, lengths and fragments have separate test files.
  */
 #include "check.h"
 #include "packets.h"
@@ -19,7 +19,7 @@ static int decode(uint16_t linktype, const struct crafted *crafted, struct sonde
       .linktype = linktype,
       .direction = SONDE_DIRECTION_INGRESS,
   };
-  memset(out, 0xa5, sizeof(*out)); /* what decode leaves unset must not look right */
+  memset(out, 0xa5, sizeof(*out)); /* fields that decode leaves unset must look wrong */
   return sonde_decode(decoder, &packet, out);
 }
 
@@ -31,7 +31,7 @@ static uint16_t dest_port(const struct sonde_decoded *decoded) {
   return decoded->flags & SONDE_DECODED_REVERSED ? decoded->key.lo_port : decoded->key.hi_port;
 }
 
-/* ---- link layers: the same UDP packet, however it is wrapped ------------------------ */
+/* ---- link layers: the same UDP packet in each encapsulation -------------------------- */
 
 struct link_row {
   uint16_t linktype;
@@ -87,7 +87,7 @@ static const struct link_row link_rows[] = {
     {SONDE_LINKTYPE_PPP_HDLC, "x:0f000800", 0, {0}, NO_LABEL},
 };
 
-static void test_links(void) {
+static void test_link_layers(void) {
   for (size_t i = 0; i < sizeof(link_rows) / sizeof(link_rows[0]); i++) {
     const struct link_row *row = &link_rows[i];
     struct crafted crafted;
@@ -122,7 +122,7 @@ static void test_links(void) {
   }
 }
 
-/* IPv6 from 2001:db8:800:4000::1 reads like an Ethernet header with IPv4 behind it. */
+/* IPv6 from 2001:db8:800:4000::1 looks like an Ethernet header followed by IPv4. */
 static void test_mpls_guess(void) {
   struct crafted crafted;
   struct sonde_decoded out;
@@ -133,7 +133,7 @@ static void test_mpls_guess(void) {
   CHECK_EQ(out.ip_bytes, 48);
 }
 
-/* ---- what is no flow ---------------------------------------------------------------- */
+/* ---- packets without a flow ---------------------------------------------------------- */
 
 struct cause_row {
   uint16_t linktype;
@@ -194,7 +194,7 @@ static void test_causes(void) {
   }
 }
 
-/* A tag on every layer there is room for must end, one way or another. */
+/* Decoding ends even if every layer is a tag. */
 static void test_endless_tags(void) {
   struct crafted crafted;
   struct sonde_decoded out;
@@ -211,7 +211,7 @@ static void test_endless_tags(void) {
 /* ---- transport and extension headers ------------------------------------------------ */
 
 struct transport_row {
-  const char *layers; /* from the IP header on */
+  const char *layers; /* starting with the IP header */
   int protocol;
   int source_port;
   int dest_port;
@@ -232,7 +232,7 @@ static const struct transport_row transport_rows[] = {
     {"ip6:87 x:1100000000000000 udp:1000:53", 17, 1000, 53},
     {"ip6:33 x:110400000000000100000001aabbccddaabbccddaabbccdd udp:1000:53", 17, 1000, 53},
     {"ip6:0 x:3c00050200000100 x:2b00050200000100 x:1100000000000000 udp:1000:53", 17, 1000, 53},
-    {"ip6:2c x:1100000000000001 udp:1000:53", 17, 1000, 53}, /* an atomic fragment is none */
+    {"ip6:2c x:1100000000000001 udp:1000:53", 17, 1000, 53}, /* an atomic fragment is whole */
     {"ip6:3b", 59, 0, 0},
     {"ip6:3c x:11ff0502", 60, 0, 0},                /* extension header cut off */
     {"ip6:3c x:11ff050200000100 pay:8", 17, 0, 0},  /* longer than the packet */
@@ -276,16 +276,16 @@ static void test_tcp(void) {
   crafted.data[14 + 20 + 12] = 0x80; /* 12 bytes of options */
   CHECK_EQ(decode(SONDE_LINKTYPE_ETHERNET, &crafted, &out), FLOW);
   CHECK_EQ(out.tcp_payload, 88);
-  crafted.data[14 + 20 + 12] = 0x40; /* shorter than a TCP header is */
+  crafted.data[14 + 20 + 12] = 0x40; /* shorter than a TCP header */
   CHECK_EQ(decode(SONDE_LINKTYPE_ETHERNET, &crafted, &out), FLOW);
   CHECK_EQ(out.tcp_payload, 100);
-  crafted.data[14 + 20 + 12] = 0xf0; /* more header than there is segment */
+  crafted.data[14 + 20 + 12] = 0xf0; /* longer than the segment */
   crafted.data[14 + 3] = 44;
   CHECK_EQ(decode(SONDE_LINKTYPE_ETHERNET, &crafted, &out), FLOW);
   CHECK_EQ(out.tcp_payload, 0);
 }
 
-/* Bytes after the IP packet are padding, whatever they look like. */
+/* Bytes after the IP packet are padding, regardless of their content. */
 static void test_padding(void) {
   struct crafted crafted;
   struct sonde_decoded out;
@@ -298,8 +298,8 @@ static void test_padding(void) {
   CHECK(!(out.flags & (SONDE_DECODED_TCP | SONDE_DECODED_CLAMPED)));
 }
 
-/* The short way and the long way agree: a super-packet of one segment takes the long one. */
-static void test_plain_and_layered(void) {
+/* The fast path and the general path agree. A super-packet of one segment uses the general one. */
+static void test_fast_and_general_path_agree(void) {
   static const char *const lines[] = {
       "eth:0800 ip4:6 tcp:1000:80 pay:10",
       "eth:0800 ip4r:6 tcp:80:1000 pay:10",
@@ -335,7 +335,7 @@ static int decode_icmp(const char *ip, int type, int code, struct sonde_decoded 
   return decode(SONDE_LINKTYPE_RAW, &crafted, out);
 }
 
-/* Community ID v1; every type that is not here has no counterpart. */
+/* Community ID v1. A type that is not listed has no counterpart. */
 static const int pairs[2][6][2] = {
     {{8, 0}, {10, 9}, {13, 14}, {15, 16}, {17, 18}, {8, 0}},
     {{128, 129}, {130, 131}, {133, 134}, {135, 136}, {139, 140}, {144, 145}},
@@ -372,7 +372,7 @@ static void test_icmp(void) {
     }
 }
 
-/* One-way types whose type and code would swap into each other. */
+/* One-way types whose type and code would turn into each other if swapped. */
 static void test_icmp_one_way(void) {
   struct sonde_decoded first, second;
   CHECK_EQ(decode_icmp("ip4:1", 3, 3, &first), FLOW);
@@ -385,7 +385,7 @@ static void test_icmp_one_way(void) {
   CHECK(memcmp(&first.key, &second.key, sizeof(first.key)) == 0);
 }
 
-/* A host that talks to itself: the ports alone make the direction. */
+/* If both addresses are equal, the ports decide the direction. */
 static void test_same_address(void) {
   struct crafted crafted;
   struct sonde_decoded request, reply;
@@ -433,14 +433,14 @@ int main(void) {
   decoder = sonde_decoder_create(0);
   if (decoder == NULL)
     return 1;
-  test_links();
+  test_link_layers();
   test_mpls_guess();
   test_causes();
   test_endless_tags();
   test_transports();
   test_tcp();
   test_padding();
-  test_plain_and_layered();
+  test_fast_and_general_path_agree();
   test_icmp();
   test_icmp_one_way();
   test_same_address();

@@ -1,5 +1,5 @@
-/* decode_tunnel_test.c - tunnels: which IP header makes the key, in both modes, and what
- * happens when what is inside does not decode.
+/* decode_tunnel_test.c - tunnels: which IP header makes the key, in both modes, and the result if
+ * the inner packet does not decode.
  */
 #include "check.h"
 #include "packets.h"
@@ -24,7 +24,7 @@ static int decode(int mode, const struct crafted *crafted, uint32_t caplen,
 
 struct tunnel_row {
   const char *layers;
-  int key_header; /* which of the IP headers makes the key in inner mode, 0: the outermost */
+  int key_header; /* which IP header makes the key in inner mode, 0: the outermost */
   int type;
   uint32_t id;
   uint16_t lo_port; /* in inner mode */
@@ -65,7 +65,7 @@ static const struct tunnel_row rows[] = {
     {ETH "ip4:2f x:40000800aaaa0000" IN, 0, 0, 0, 0, 0, 0, {0}},      /* source routes */
     {ETH "ip4:2f x:00020800" IN, 0, 0, 0, 0, 0, 0, {0}},              /* version 2 */
     {ETH "ip4:2f x:00000806 pay:28", 0, 0, 0, 0, 0, 0, {0}},
-    {ETH "ip4:2f x:00000030" IN, 0, 0, 0, 0, 0, 0, {0}}, /* a length is no ethertype */
+    {ETH "ip4:2f x:00000030" IN, 0, 0, 0, 0, 0, 0, {0}}, /* a length, not an ethertype */
     {ETH "ip4:2f x:000088be" BRIDGED, 1, SONDE_TUNNEL_ERSPAN, 0, 9, 80, 0, {0}},
     {ETH "ip4:2f x:100088be00000001100a0c2a00000000" BRIDGED,
      1,
@@ -253,7 +253,7 @@ static void test_tunnels(void) {
   }
 }
 
-/* What an ICMP error quotes never flowed here. */
+/* The packet quoted by an ICMP error is not a flow. */
 static void test_icmp_quote(void) {
   struct crafted crafted;
   struct sonde_decoded out;
@@ -266,7 +266,7 @@ static void test_icmp_quote(void) {
   CHECK_EQ(out.key.protocol, 58);
 }
 
-/* More tunnels than anyone walks: some inner header is the key, and there is an end. */
+/* More tunnels than the decoder walks: some inner header is the key, and decoding ends. */
 static void test_depth(void) {
   struct crafted crafted;
   struct sonde_decoded out;
@@ -276,8 +276,8 @@ static void test_depth(void) {
   CHECK_EQ(out.key.protocol, 4);
 }
 
-/* Cut at every byte: nothing before the first IP header's end, the deepest whole header
- * after it, and ports once they are there. */
+/* Cut at every byte: no key before the end of the first IP header, then the deepest whole header,
+ * and ports as soon as they are included. */
 static void test_cuts(void) {
   struct crafted crafted;
   packet_craft(&crafted, "eth:88a8 tag:1:8100 tag:2:8847 x:00012140 ip6:0 x:2f00050200000100 "

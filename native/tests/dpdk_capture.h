@@ -1,4 +1,4 @@
-/* dpdk_capture.h - captures by the dpdk backend, what they saw, and the processes they make. */
+/* dpdk_capture.h - helpers: captures by the dpdk backend, their packets and their processes. */
 #ifndef SONDE_TESTS_DPDK_CAPTURE_H
 #define SONDE_TESTS_DPDK_CAPTURE_H
 
@@ -21,7 +21,7 @@ static struct seen {
 static uint32_t seen_count;
 
 enum { SHM_RING_BYTES = 32 << 20, SMALL_RING_BYTES = 1 << 20, HANGS_MS = 60000 };
-static uint32_t shm_ring_bytes = SHM_RING_BYTES; /* of the next capture */
+static uint32_t shm_ring_bytes = SHM_RING_BYTES; /* for the next capture */
 
 /* ---- what this test owns ---------------------------------------------------------------- */
 
@@ -30,7 +30,7 @@ static char temporary[] = "/tmp/netsonde-test-XXXXXX"; /* this test's own $TMPDI
 static int processes[PROCESSES_MAX];                   /* ids of the DPDK processes it started */
 static unsigned process_count;
 
-/* The process's id, which `attach` ends with. */
+/* Returns the process id at the end of `attach`. */
 static inline int process_of(const struct sonde_backend *backend) {
   struct sonde_backend_info info;
   ops->info(backend, &info);
@@ -148,8 +148,8 @@ static inline uint64_t elapsed_ms(const struct timespec *since) {
   return (uint64_t)((now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000);
 }
 
-/* Returns when the process has written that many frames that nobody read, or so many that a
- * thousandth of the ring would hold the rest. */
+/* Returns after the process has written that many unread frames, or so many that a thousandth
+ * of the ring would hold the rest. */
 static inline void wait_written(struct sonde_backend *backend, uint32_t frames, uint32_t length) {
   const uint64_t wanted = frames * shm_ring_room_needed(length) * 1000 / shm_ring_bytes;
   struct sonde_backend_stats stats = {0};
@@ -161,8 +161,8 @@ static inline void wait_written(struct sonde_backend *backend, uint32_t frames, 
   }
 }
 
-/* Loads the backend and makes the network; the functions above need both. Returns false if there
- * is no backend to test, after it has checked or printed the reason. */
+/* Loads the backend and makes the network. Must be called first. Returns false if the backend is
+ * missing, after checking or printing the reason. */
 static inline bool dpdk_begin(void) {
   int status = sonde_registry_load(SONDE_PLUGIN_DIR, "dpdk", &ops, &error);
   if (access(SONDE_PLUGIN_DIR "/dpdk.so", F_OK)) {

@@ -1,5 +1,5 @@
-/* dpdk_process_test.c - the process that a dpdk capture makes: it ends with it, its own end is
- * told, and nothing is left of it, however it goes.
+/* dpdk_process_test.c - the process of a dpdk capture: it ends with the capture, its own end is
+ * reported, and nothing of it remains in any case.
  */
 #include <signal.h>
 #include <sys/wait.h>
@@ -7,7 +7,7 @@
 #include "dpdk_capture.h"
 #include "live.h"
 
-static void check_ten_lives(void) {
+static void check_ten_captures(void) {
   struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 100, 0);
   int sender = live_sender("v1");
   for (int i = 0; i < 10; i++) {
@@ -23,7 +23,7 @@ static void check_ten_lives(void) {
 }
 
 static void check_killed_process(void) {
-  /* Each frame more than a thousandth of the ring, so that ten are known to be there. */
+  /* Each frame exceeds a thousandth of the ring, so all ten are known to be written. */
   struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 1100, 0);
   int sender = live_sender("v1");
   shm_ring_bytes = SMALL_RING_BYTES;
@@ -38,7 +38,7 @@ static void check_killed_process(void) {
   seen_count = 0;
   CHECK_EQ(collect(backend, HANGS_MS), SONDE_SYSTEM);
   CHECK(strstr(error.detail, "was killed by signal 9"));
-  CHECK_EQ(seen_count, 10); /* what it had written is not lost */
+  CHECK_EQ(seen_count, 10); /* frames already written are not lost */
   CHECK_EQ(collect(backend, HANGS_MS), SONDE_SYSTEM);
   live_run("ip link set v0 name gone0");
   CHECK(ops->reopen(backend, &error) != 0);
@@ -57,7 +57,7 @@ static void check_killed_process(void) {
   close(sender);
 }
 
-/* Stopped in mid-air and gone: neither quiesce nor stop waits for ever, or this would not end. */
+/* A process frozen in the middle of its work: quiesce and stop must not wait for it forever. */
 static void check_frozen_process(void) {
   struct sonde_backend *backend = capture("v0", 262144);
   int process = process_of(backend);
@@ -66,7 +66,7 @@ static void check_frozen_process(void) {
   CHECK(kill(process, 0) != 0);
 }
 
-/* The process does not outlive its agent, however that ends. */
+/* The process does not outlive its agent, even if the agent is killed. */
 static void check_killed_agent(void) {
   int pipes[2];
   int process = 0;
@@ -88,7 +88,7 @@ static void check_killed_agent(void) {
   for (int tries = 0; tries < HANGS_MS / 10 && state != 'Z'; tries++) {
     snprintf(path, sizeof path, "/proc/%d/stat", process);
     FILE *stat = fopen(path, "re");
-    state = 'Z'; /* gone altogether, or a zombie whose new parent takes its time */
+    state = 'Z'; /* gone, or a zombie that its new parent has not reaped yet */
     if (stat) {
       live_need(fscanf(stat, "%*d (%*[^)]) %c", &state) == 1, path);
       fclose(stat);
@@ -103,7 +103,7 @@ static void check_killed_agent(void) {
 int main(void) {
   if (!dpdk_begin())
     return check_report();
-  check_ten_lives();
+  check_ten_captures();
   check_killed_process();
   check_frozen_process();
   check_killed_agent();

@@ -1,5 +1,5 @@
-/* dpdk_test.c - what the dpdk backend sees with net_af_packet on a veth pair, net_pcap on a file
- * and net_null, and which names it takes.
+/* dpdk_test.c - the packets that the dpdk backend captures with net_af_packet on a veth pair,
+ * net_pcap on a file and net_null, and the names it accepts.
  */
 #include "dpdk_capture.h"
 #include "live.h"
@@ -57,7 +57,7 @@ static void check_counts(const char *interface) {
   live_send(arriving, frame.bytes, frame.length);
   struct sonde_backend *backend;
   CHECK_EQ(open_it(interface, 262144, 0, &backend), 0);
-  live_send(arriving, frame.bytes, frame.length); /* before start: not ours */
+  live_send(arriving, frame.bytes, frame.length); /* before start: not captured */
   usleep(20000);
   CHECK_EQ(ops->start(backend, &error), 0);
   struct sonde_backend_info info;
@@ -71,7 +71,7 @@ static void check_counts(const char *interface) {
   for (int i = 0; i < 2000; i++) {
     live_send(arriving, frame.bytes, frame.length);
     live_send(leaving, frame.bytes, frame.length);
-    if (i % 50 == 49) { /* its ring has hundreds of places */
+    if (i % 50 == 49) { /* the ring has only hundreds of slots */
       wait_written(backend, 2 * (uint32_t)i + 2, frame.length);
     }
   }
@@ -93,7 +93,7 @@ static void check_counts(const char *interface) {
   close(leaving);
 }
 
-/* Fragments stay fragments: the driver would have the kernel put them together. */
+/* Fragments stay fragments. By default the driver has the kernel reassemble them. */
 static void check_fragments_and_snaplen(void) {
   struct sonde_backend *backend = capture("v0", 64);
   struct live_frame first = live_udp4(NULL, 1, 2, 3, 4, 820, 0x2000);
@@ -109,7 +109,7 @@ static void check_fragments_and_snaplen(void) {
   close(sender);
 }
 
-/* An administrator's own promiscuous mode is not ours to clear. */
+/* The capture does not clear a promiscuous mode that an administrator set. */
 static void check_host_untouched(void) {
   live_run("ip link set v0 promisc on mtu 1400");
   struct sonde_backend *backend = capture("v0", 262144);
@@ -131,7 +131,7 @@ static void check_loopback(void) {
   close(sender);
 }
 
-/* With nobody reading, every ring runs full: what was lost is known to the packet. */
+/* Nothing reads, every ring overflows, and the number of lost packets is exact. */
 static void check_overload(void) {
   enum { OFFERED_MAX = 4000000 };
   struct sonde_backend *backend = capture("v0", 262144);
@@ -169,7 +169,7 @@ static void check_wake(void) {
 
 /* ---- files ------------------------------------------------------------------------------ */
 
-enum { FILE_PACKETS = 5000, FILE_PAYLOAD = 9000 }; /* more than the ring, each over buffers */
+enum { FILE_PACKETS = 5000, FILE_PAYLOAD = 9000 }; /* more than the ring, several buffers each */
 
 static void check_file(void) {
   const uint32_t head[] = {0xa1b2c3d4, 2 | 4 << 16, 0, 0, 262144, 1};

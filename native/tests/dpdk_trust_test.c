@@ -1,5 +1,6 @@
-/* dpdk_trust_test.c - a process that has gone mad, or was taken over, takes the agent down with
- * it in no way. This program plays that process too: under the name that the plugin looks for.
+/* dpdk_trust_test.c - a DPDK process that misbehaves or was taken over cannot harm the agent.
+ *
+ * This program also plays that process, under the name that the plugin looks for.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -13,12 +14,12 @@
 enum { SLOW_MS = 1500, FRAME_BYTES = 100, TURNS_MAX = 2 * SMALL_RING_BYTES / FRAME_BYTES / BATCH };
 
 static char place[] =
-    "/tmp/netsonde-trust-XXXXXX"; /* of the plugin and the process that it starts */
+    "/tmp/netsonde-trust-XXXXXX"; /* holds the plugin and the process that it starts */
 
 /* ---- the process -------------------------------------------------------------------------- */
 
 struct play {
-  const char *madness;
+  const char *fault;
   int area_fd;
   struct engine_setup setup;
   struct area *area;
@@ -59,15 +60,15 @@ static struct shm_ring_record *write_frame(struct play *play) {
   return record;
 }
 
-static bool plays(const struct play *play, const char *madness) {
-  return strcmp(play->madness, madness) == 0;
+static bool plays(const struct play *play, const char *fault) {
+  return strcmp(play->fault, fault) == 0;
 }
 
-static void go_mad(struct play *play) {
+static void misbehave(struct play *play) {
   struct shm_ring_record *record = write_frame(play);
   if (plays(play, "cuts the memory")) {
     live_need(ftruncate(play->area_fd, 0) < 0, "the memory can be cut off");
-  } else if (plays(play, "forgets the size")) {
+  } else if (plays(play, "writes a size of zero")) {
     play->area->shm_ring_bytes = 0;
   } else if (plays(play, "writes too large a frame")) {
     record->bytes = 1 << 19;
@@ -86,7 +87,7 @@ static void go_mad(struct play *play) {
 }
 
 static void never_end(struct play *play) {
-  for (uint32_t written = 0;; written++) { /* so that the reader never finds the ring empty */
+  for (uint32_t written = 0;; written++) { /* so the reader never finds the ring empty */
     bool full = !write_frame(play);
     if (full || written % BATCH == 0) {
       shm_ring_publish(&play->writer);
@@ -94,21 +95,21 @@ static void never_end(struct play *play) {
   }
 }
 
-static int play_process(const char *madness) {
-  struct play play = {.madness = madness};
-  struct engine_reply reply = {.queues = 1, .driver = "mad"};
+static int play_process(const char *fault) {
+  struct play play = {.fault = fault};
+  struct engine_reply reply = {.queues = 1, .driver = "faulty"};
   char command;
   if (!receive_setup(&play)) {
     return 1;
   }
   if (plays(&play, "dies") && play.writer.head) {
-    usleep(SLOW_MS * 1000); /* the second one takes its time */
+    usleep(SLOW_MS * 1000); /* the second process starts slowly */
   }
-  reply.status = plays(&play, "says what is no status") ? 5 : 0;
+  reply.status = plays(&play, "replies with an invalid status") ? 5 : 0;
   while (send(STDIN_FILENO, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply &&
          recv(STDIN_FILENO, &command, 1, 0) == 1) {
     if (command == ENGINE_START) {
-      go_mad(&play);
+      misbehave(&play);
       if (plays(&play, "dies")) {
         send(STDIN_FILENO, &reply, sizeof reply, MSG_NOSIGNAL);
         return 3;
@@ -123,77 +124,77 @@ static int play_process(const char *madness) {
 
 /* ---- the agent ---------------------------------------------------------------------------- */
 
-static struct sonde_backend *start_mad(const char *madness) {
-  setenv("NETSONDE_TEST_MADNESS", madness, 1);
+static struct sonde_backend *start_faulty(const char *fault) {
+  setenv("NETSONDE_TEST_FAULT", fault, 1);
   seen_count = 0;
   return capture("v0", 262144);
 }
 
-static void close_mad(struct sonde_backend *backend) {
+static void close_faulty(struct sonde_backend *backend) {
   struct sonde_backend_stats stats;
   ops->stats(backend, &stats);
   ops->stop(backend);
   ops->close(backend);
 }
 
-/* Its numbers are looked at before they are believed. */
+/* The agent checks the process's numbers before it uses them. */
 static void check_numbers(void) {
-  static const char *const harmless[] = {"cuts the memory", "forgets the size", "behaves"};
+  static const char *const harmless[] = {"cuts the memory", "writes a size of zero", "behaves"};
   for (size_t i = 0; i < sizeof harmless / sizeof harmless[0]; i++) {
-    struct sonde_backend *backend = start_mad(harmless[i]);
+    struct sonde_backend *backend = start_faulty(harmless[i]);
     CHECK_EQ(collect(backend, 200), 0);
     CHECK_EQ(seen_count, 1);
     CHECK_EQ(seen[0].packet.caplen, FRAME_BYTES);
     CHECK_EQ(seen[0].packet.direction, SONDE_DIRECTION_UNKNOWN);
-    close_mad(backend);
+    close_faulty(backend);
   }
   static const char *const damage[] = {"writes too large a frame", "writes nothing but gaps"};
   for (size_t i = 0; i < sizeof damage / sizeof damage[0]; i++) {
-    struct sonde_backend *backend = start_mad(damage[i]);
+    struct sonde_backend *backend = start_faulty(damage[i]);
     CHECK_EQ(collect(backend, 200), SONDE_SYSTEM);
     CHECK(strstr(error.detail, "damaged"));
-    close_mad(backend);
+    close_faulty(backend);
   }
   struct sonde_backend *backend;
-  setenv("NETSONDE_TEST_MADNESS", "says what is no status", 1);
+  setenv("NETSONDE_TEST_FAULT", "replies with an invalid status", 1);
   CHECK_EQ(open_it("v0", 262144, 0, &backend), SONDE_SYSTEM);
 }
 
-/* Its successor does not meet the damage again. */
+/* The next process starts with undamaged memory. */
 static void check_successor(void) {
-  struct sonde_backend *backend = start_mad("damages once");
+  struct sonde_backend *backend = start_faulty("damages once");
   CHECK_EQ(collect(backend, 200), SONDE_SYSTEM);
   CHECK_EQ(collect(backend, 200), SONDE_SYSTEM);
-  setenv("NETSONDE_TEST_MADNESS", "behaves", 1);
+  setenv("NETSONDE_TEST_FAULT", "behaves", 1);
   CHECK_EQ(ops->reopen(backend, &error), 0);
   CHECK_EQ(collect(backend, 200), 0);
   CHECK_EQ(seen_count, 1);
-  close_mad(backend);
+  close_faulty(backend);
 }
 
-/* It goes on writing after it has said that it stopped: the session ends all the same. */
+/* The process keeps writing after it reported its stop. The session still ends. */
 static void check_end(void) {
   shm_ring_bytes = SMALL_RING_BYTES;
-  struct sonde_backend *backend = start_mad("never ends");
+  struct sonde_backend *backend = start_faulty("never ends");
   shm_ring_bytes = SHM_RING_BYTES;
   struct sonde_packet packets[BATCH];
   uint32_t turns = 0;
   ops->quiesce(backend);
   while (turns < TURNS_MAX && ops->receive(backend, 0, packets, BATCH, 0, &error) > 0) {
-    usleep(1000); /* a session has more to do with them */
+    usleep(1000); /* like a session that processes them */
     turns++;
   }
   CHECK(turns < TURNS_MAX);
-  close_mad(backend);
+  close_faulty(backend);
 }
 
 static void *reopen_it(void *backend) {
   return ops->reopen(backend, &error) ? backend : NULL;
 }
 
-/* Statistics are asked for on threads that must not wait for a process to come up. */
+/* Threads that read statistics must not wait for a starting process. */
 static void check_statistics(void) {
-  struct sonde_backend *backend = start_mad("dies");
+  struct sonde_backend *backend = start_faulty("dies");
   struct sonde_backend_stats stats;
   struct timespec begin;
   pthread_t thread;
@@ -206,10 +207,10 @@ static void check_statistics(void) {
   }
   CHECK(elapsed_ms(&begin) < SLOW_MS);
   pthread_join(thread, NULL);
-  close_mad(backend);
+  close_faulty(backend);
 }
 
-/* The plugin and, beside it under the name that it looks for, this program. */
+/* Copies the plugin and this program, under the name that the plugin looks for. */
 static bool set_up(const char *self) {
   char path[512];
   char engine[256] = "";
@@ -234,10 +235,10 @@ static bool set_up(const char *self) {
 }
 
 int main(void) {
-  const char *madness = getenv("NETSONDE_TEST_MADNESS");
+  const char *fault = getenv("NETSONDE_TEST_FAULT");
   char self[256] = "";
-  if (madness) {
-    return play_process(madness);
+  if (fault) {
+    return play_process(fault);
   }
   live_need(readlink("/proc/self/exe", self, sizeof self - 1) > 0, "/proc/self/exe");
   make_temporary();

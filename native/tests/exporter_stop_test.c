@@ -1,10 +1,10 @@
-/* exporter_stop_test.c - after stop the export thread empties the table through the record
- * ring by itself: nobody is left to wake it, so it may not sleep while flows remain.
+/* exporter_stop_test.c - after stop the export thread drains the table through the record ring
+ * without wake-ups, so it must not sleep while flows remain.
  *
- * The flows are silent: their packets left in earlier records, so that their last records
- * make no message. A ring full of them once looked like a day's work done, and the thread
- * slept its longest between one ringful and the next. The linker hands this file the core's
- * ppoll (see CMakeLists.txt), which tells sleeps that nobody ended.
+ * The flows are silent: their packets left in earlier records, so their last records make no
+ * message. A ring full of them once looked like finished work, and the thread slept its maximum
+ * between two ringfuls. The linker redirects the core's ppoll to this file (see CMakeLists.txt),
+ * which counts the sleeps that ran to their timeout.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -20,7 +20,7 @@
 enum { FLOWS = 1000, RING_RECORDS = 64, FRAME = 60, DISCARD_PORT = 9, FLUSH_MS = 60000 };
 static const uint64_t SECOND = 1000000000;
 
-static struct sonde_session *_Atomic stopped; /* NULL until its stop has been called for */
+static struct sonde_session *_Atomic stopped; /* NULL until its stop was requested */
 static _Atomic int sleeps_through;
 
 int __real_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
@@ -30,7 +30,7 @@ int __wrap_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeou
 
 int __wrap_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
                  const sigset_t *mask) {
-  struct sonde_session *session = atomic_load(&stopped); /* before it sleeps, and stop woke it */
+  struct sonde_session *session = atomic_load(&stopped); /* read before the sleep: stop wakes it */
   int ready = __real_ppoll(fds, count, timeout, mask);
   if (session && ready == 0 && timeout->tv_sec > 0) {
     struct sonde_stats stats;
@@ -53,7 +53,8 @@ static void put_packet(FILE *file, uint32_t flow, uint32_t sec) {
   fwrite(frame, sizeof frame, 1, file);
 }
 
-/* One packet of each flow, and after the active timeout, before the idle one, another flow's. */
+/* One packet of each flow, then one of another flow, after the active and before the idle timeout.
+ */
 static int make_capture(void) {
   int fd = memfd_create("capture", MFD_CLOEXEC);
   FILE *file = fdopen(dup(fd), "w");
@@ -92,7 +93,7 @@ static struct sonde_session *open_session(void) {
   return session;
 }
 
-static void silent_flows_leave_without_a_pause(void) {
+static void silent_flows_are_drained_without_a_pause(void) {
   struct sonde_session *session = open_session();
   struct sonde_stats stats;
   struct sonde_error error;
@@ -100,7 +101,7 @@ static void silent_flows_leave_without_a_pause(void) {
   do {
     usleep(1000);
     sonde_session_stats(session, &stats);
-  } while (stats.packets_recorded < FLOWS); /* all but the last flow are silent now */
+  } while (stats.packets_recorded < FLOWS); /* then all but the last flow are silent */
   CHECK_EQ(stats.flows_active, FLOWS + 1);
   CHECK_EQ(sonde_session_stop(session, &error), 0);
   atomic_store(&stopped, session);
@@ -109,12 +110,12 @@ static void silent_flows_leave_without_a_pause(void) {
   CHECK_EQ(sleeps_through, 0);
   sonde_session_stats(session, &stats);
   CHECK_EQ(stats.flows_active, 0);
-  CHECK_EQ(stats.records, FLOWS + FLOWS + 1); /* each silent flow's end is a record too */
+  CHECK_EQ(stats.records, FLOWS + FLOWS + 1); /* the end of each silent flow is a record as well */
   CHECK_EQ(stats.records_dropped, 0);
   sonde_session_close(session);
 }
 
 int main(void) {
-  silent_flows_leave_without_a_pause();
+  silent_flows_are_drained_without_a_pause();
   return check_report();
 }

@@ -1,5 +1,5 @@
-/* file_pace_test.c - the file backend as a source that takes time: packets when their timestamps
- * say, a wait that can be woken, and an end before the file's.
+/* file_pace_test.c - the file backend with pacing: packets at the time of their timestamps, a wait
+ * that can be woken, and a stop before the end of the file.
  */
 #include <time.h>
 
@@ -13,8 +13,8 @@ static uint64_t clock_ms(void) {
   return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* Never early. How late depends on the machine; but at the file's own pace nothing would come
- * before the receive gives up. */
+/* Packets are never early. The delay depends on the machine. Without the speed-up no packet would
+ * arrive before the timeout of receive. */
 static void check_pace(void) {
   struct sonde_backend *backend = NULL;
   struct sonde_packet packets[BATCH];
@@ -22,9 +22,9 @@ static void check_pace(void) {
   image_begin(false);
   put_pcap_head(0xa1b2c3d4, 1);
   put_pcap_packet(1000, 0, 20, 20);
-  put_pcap_packet(1200, 0, 20, 20);  /* due after 200 ms at a thousandfold speed */
+  put_pcap_packet(1200, 0, 20, 20);  /* due after 200 ms at 1000 times the speed */
   put_pcap_packet(1100, 0, 20, 20);  /* backwards */
-  put_pcap_packet(90000, 0, 20, 20); /* a day later: not waited for */
+  put_pcap_packet(90000, 0, 20, 20); /* a day later: returned at once */
   put_pcap_packet(90100, 0, 20, 20);
   CHECK_EQ(open_fd(memory_file(image.length), 1000.0, &backend, &error), 0);
   uint64_t begin_ms = clock_ms();
@@ -40,7 +40,7 @@ static void check_pace(void) {
   ops->close(backend);
 }
 
-/* What ends a wait without a packet: its time, or a wake from elsewhere. */
+/* A wait without a packet ends by its timeout or by a wake-up from another thread. */
 static void check_wake(void) {
   struct sonde_backend *backend = NULL;
   struct sonde_packet packets[BATCH];

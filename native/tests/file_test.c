@@ -1,5 +1,5 @@
 /* file_test.c - the file backend over files made here: every byte order, resolution and block
- * type, every truncation, lengths that lie, and the traces that tshark read.
+ * type, every truncation, false lengths, and the traces with counts from tshark.
  */
 #include "capture_file.h"
 
@@ -11,7 +11,7 @@ static void check_pcap_orders(void) {
       put_pcap_packet(1700000000, 999999, 60, 60);
       put_pcap_packet(1700000001, 7, 3, 1514);
       put_pcap_packet(1700000002, 0, 0, 0);
-      put_pcap_packet(1700000003, 0, 60, 4); /* the writer left the wire length short */
+      put_pcap_packet(1700000003, 0, 60, 4); /* the writer stored a wire length that is too short */
       struct outcome got = read_all();
       CHECK_EQ(got.status, SONDE_END);
       CHECK_EQ(got.detail[0], 0);
@@ -31,7 +31,7 @@ static void check_pcap_orders(void) {
 static void check_linktypes_and_fcs(void) {
   static const uint32_t links[][3] = {
       {12, 101, 60},       {14, 101, 60},        {101, 101, 60},
-      {276, 276, 60},      {0xffff, 0xfffe, 60}, /* our own number */
+      {276, 276, 60},      {0xffff, 0xfffe, 60}, /* a private number of this project */
       {0x24000001, 1, 56}, {0x20000001, 1, 60}};
   for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) {
     image_begin(i % 2);
@@ -45,7 +45,7 @@ static void check_linktypes_and_fcs(void) {
   }
 }
 
-/* The seconds are what the packet's bytes count up from: 4 in the header is a packet sent. */
+/* The packet's bytes count up from `second`. A 4 in the header marks a sent packet. */
 static void check_cooked_directions(void) {
   static const struct {
     uint32_t link, second, direction;
@@ -58,7 +58,7 @@ static void check_cooked_directions(void) {
     image_begin(false);
     put_pcap_head(0xa1b2c3d4, cases[i].link);
     put_pcap_packet(cases[i].second, 0, 60, 60);
-    put_pcap_packet(cases[i].second, 0, 1, 60); /* cut before the header says so */
+    put_pcap_packet(cases[i].second, 0, 1, 60); /* cut before the direction field */
     struct outcome got = read_all();
     CHECK_EQ(got.packets[0].direction, cases[i].direction);
     CHECK_EQ(got.packets[1].direction, SONDE_DIRECTION_UNKNOWN);
@@ -76,7 +76,7 @@ static void check_pcapng_blocks(void) {
     put("skipped", 7);
     block_end(at);
     put_enhanced(1, UINT64_C(1700000000123456789), 64, 64, 1 | 4 << 5);
-    at = block_begin(3); /* simple: cut at the snaplen of interface 0 */
+    at = block_begin(3); /* simple packet: cut at the snaplen of interface 0 */
     put32(1000);
     image.length += 96;
     block_end(at);
@@ -92,7 +92,7 @@ static void check_pcapng_blocks(void) {
     put16(4);
     put32(2);
     block_end(at);
-    image.swapped = !swapped; /* a second section, in the other order, numbers anew */
+    image.swapped = !swapped; /* a second section in the other byte order restarts the ids */
     put_section();
     put_interface(276, 0, -1, 0);
     put_interface(SONDE_LINKTYPE_DELTA, 0, -1, 0);
@@ -156,8 +156,8 @@ static void check_resolutions(void) {
   }
 }
 
-/* Cut at every byte: what is whole is handed over, the rest is told, unless the cut falls
- * between two records. `ends` are the places where it does. */
+/* Cut at every byte: whole packets are returned and the cut is reported, unless it falls between
+ * two records. `ends` are those positions. */
 static void check_cut(const size_t *ends, const uint32_t *whole, size_t end_count) {
   for (size_t length = 0; length <= image.length; length++) {
     struct outcome got = read_all_fd(memory_file(length));
@@ -206,7 +206,7 @@ static void check_truncations(void) {
   check_cut(ends, (uint32_t[]){0, 0, 1, 1, 2}, 5);
 }
 
-/* One good packet, then 32-bit word `value` at `offset` of the block that follows. */
+/* One good packet, then a block with the 32-bit word `value` at `offset`. */
 static void check_lie(uint32_t type, size_t offset, uint32_t value, const char *words) {
   image_begin(false);
   put_section();
@@ -280,7 +280,7 @@ static void check_not_captures(void) {
   CHECK(strstr(got.detail, "Is a directory") != NULL);
 }
 
-/* Records straddle the reader's window in every alignment, and the largest frame passes. */
+/* Records straddle the reader's window in every alignment. The largest frame fits. */
 static void check_windows(void) {
   uint64_t bytes = 0;
   uint32_t packets = 0;
@@ -311,7 +311,7 @@ static void check_windows(void) {
   CHECK_EQ(got.count, 2);
 }
 
-/* Packets in the shared traces, as capinfos counts them. */
+/* The number of packets in the shared traces equals that of capinfos. */
 static void check_traces(void) {
   static const struct {
     const char *name;
@@ -342,7 +342,7 @@ static void check_traces(void) {
   for (size_t i = 0; i < sizeof traces / sizeof traces[0]; i++) {
     if (folder) {
       snprintf(path, sizeof path, "%s/%s", folder, traces[i].name);
-    } else { /* beside the repository */
+    } else { /* next to the repository */
       int here = (int)(strrchr(__FILE__, '/') - __FILE__);
       snprintf(path, sizeof path, "%.*s/../../../shared/traces/%s", here, __FILE__, traces[i].name);
     }

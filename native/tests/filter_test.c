@@ -1,4 +1,4 @@
-/* filter_test.c - user-space filters over each link type, and what is refused. */
+/* filter_test.c - user-space filters on each link type, and rejected expressions. */
 #include <string.h>
 
 #include "check.h"
@@ -62,7 +62,7 @@ static void check_linktypes(void) {
   CHECK(matches(SONDE_LINKTYPE_LOOP, "udp port 53", cooked, 4 + length));
 }
 
-/* Nobody wrote down which byte order the family of a NULL header is in. */
+/* The byte order of the family in a NULL header is unspecified. */
 static void check_null(void) {
   uint8_t packet[4 + sizeof ethernet] = {0, 0, 0, 2};
   struct sonde_packet big = {
@@ -75,7 +75,7 @@ static void check_null(void) {
   CHECK_EQ(sonde_filter_linktype(&big), SONDE_LINKTYPE_NULL);
 }
 
-static void check_refused(void) {
+static void check_rejected(void) {
   static char text[40000];
   struct sonde_error error = {0};
   CHECK_EQ(sonde_filter_check("vlan 7 and tcp port 80", &error), 0);
@@ -91,7 +91,7 @@ static void check_refused(void) {
   text[4000] = 0;
   CHECK_EQ(sonde_filter_check(text, &error), SONDE_FILTER_INVALID);
 
-  size_t length = 0; /* short enough as text, too long as a program */
+  size_t length = 0; /* short enough as text, too long as a compiled program */
   for (int i = 0; i < 330; i++) {
     length += (size_t)sprintf(text + length, "%snet %d.%d", i ? "||" : "", i % 199, i % 97);
   }
@@ -102,7 +102,7 @@ static void check_refused(void) {
            SONDE_FILTER_INVALID);
   CHECK(filter == NULL);
   sonde_filter_destroy(NULL);
-  /* A kernel knows the direction. Here it would match nothing, in silence. */
+  /* A kernel knows the direction. In user space the expression would silently match nothing. */
   CHECK_EQ(sonde_filter_check("inbound and udp", &error), 0);
   CHECK_EQ(sonde_filter_check_here("inbound and udp", &error), SONDE_FILTER_INVALID);
   CHECK_EQ(sonde_filter_check_here("not outbound", &error), SONDE_FILTER_INVALID);
@@ -114,6 +114,6 @@ int main(void) {
   check_ethernet();
   check_linktypes();
   check_null();
-  check_refused();
+  check_rejected();
   return check_report();
 }

@@ -1,4 +1,4 @@
-/* flow_test.c - the flow table on a clock of its own: timeouts, ends, sums, limits. */
+/* flow_test.c - the flow table with a simulated clock: timeouts, ends, sums, limits. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +15,7 @@ struct fixture {
   struct sonde_flow_table *table;
   struct sonde_record records[RECORDS_MAX];
   uint32_t count;
-  uint32_t limit; /* the sink is full from here on */
+  uint32_t limit; /* number of records after which the sink is full */
 };
 
 static struct sonde_record *reserve(void *context) {
@@ -113,7 +113,7 @@ static void idle_limit_is_inclusive(void) {
   }
 }
 
-static void active_segment_leaves_and_the_flow_stays(void) {
+static void active_timeout_emits_a_record_and_keeps_the_flow(void) {
   struct fixture *f = make(64, 300, 60);
   for (uint64_t s = 0; s <= 120; s += 10)
     send_packet(f, 1, s * SECOND, s % 20 != 0);
@@ -154,8 +154,8 @@ static void timer_ends_a_silent_flow_with_an_empty_record(void) {
   drop(f);
 }
 
-/* A segment opened late in a silent flow's life is due before the timer of its idleness. */
-static void segment_opened_late_is_due_in_time(void) {
+/* A segment that opens late in a silent flow is due before the idle timeout. */
+static void late_segment_is_due_in_time(void) {
   struct fixture *f = make(64, 300, 60);
   send_packet(f, 1, 0, false);
   sonde_flow_table_expire(f->table, START + 61 * SECOND);
@@ -168,8 +168,8 @@ static void segment_opened_late_is_due_in_time(void) {
   drop(f);
 }
 
-/* Replay must not depend on when the timer happens to look. */
-static void timer_and_packet_decide_alike(void) {
+/* A replay must not depend on when the timer runs. */
+static void timer_and_packet_expire_a_flow_at_the_same_time(void) {
   for (int with_timer = 0; with_timer < 2; with_timer++) {
     struct fixture *f = make(64, 300, 60);
     send_packet(f, 1, 0, false);
@@ -208,7 +208,7 @@ static void tcp_end_lingers(void) {
   drop(f);
 }
 
-static void syn_on_a_closing_flow_begins_anew(void) {
+static void syn_on_a_closing_flow_begins_a_new_flow(void) {
   struct fixture *f = make(64, 300, 86400);
   send_tcp(f, 0, false, SYN, 1, 0);
   send_tcp(f, 1, true, RST | ACK, 0, 0);
@@ -219,21 +219,21 @@ static void syn_on_a_closing_flow_begins_anew(void) {
   flush(f);
   CHECK_EQ(f->count, 2);
   CHECK(f->records[0].flow_id != f->records[1].flow_id);
-  CHECK_EQ(f->records[1].packets[0], 1); /* the new SYN's sender is the source */
+  CHECK_EQ(f->records[1].packets[0], 1); /* the sender of the new SYN is the source */
   drop(f);
 }
 
-static void sequence_events_are_told_apart(void) {
+static void sequence_events_are_distinguished(void) {
   struct fixture *f = make(64, 300, 86400);
   send_tcp(f, 0, false, ACK, 1000, 100);
-  send_tcp(f, 1, false, ACK, 1000, 100); /* again */
+  send_tcp(f, 1, false, ACK, 1000, 100); /* a retransmission */
   send_tcp(f, 2, false, ACK, 1300, 100); /* 1100…1300 is missing */
-  send_tcp(f, 3, false, ACK, 1100, 200); /* and comes late */
+  send_tcp(f, 3, false, ACK, 1100, 200); /* which arrives late */
   send_tcp(f, 4, false, ACK, 1399, 1);   /* keep-alive */
   for (int i = 0; i < 600; i++)
     send_tcp(f, 5, false, ACK, 1000, 100);
   for (int i = 0; i < 3; i++)
-    send_tcp(f, 6, true, SYN | ACK, 5000, 0); /* two of them sent again */
+    send_tcp(f, 6, true, SYN | ACK, 5000, 0); /* two of them are retransmissions */
   send_tcp(f, 7, false, FIN | ACK, 1400, 0);
   send_tcp(f, 8, false, FIN | ACK, 1400, 0);
   flush(f);
@@ -242,12 +242,12 @@ static void sequence_events_are_told_apart(void) {
   drop(f);
 }
 
-static void time_going_back_does_no_harm(void) {
+static void backward_time_does_no_harm(void) {
   struct fixture *f = make(64, 300, 60);
   send_packet(f, 1, 1000 * SECOND, false);
   send_packet(f, 1, 1000 * SECOND, true);
   send_packet(f, 1, 999500000000, false); /* half a second earlier: reordered */
-  send_packet(f, 1, 0, true);             /* far earlier: a clock that stepped */
+  send_packet(f, 1, 0, true);             /* far earlier: the clock was set back */
   sonde_flow_table_expire(f->table, START);
   CHECK_EQ(f->count, 0);
   flush(f);
@@ -259,7 +259,7 @@ static void time_going_back_does_no_harm(void) {
   drop(f);
 }
 
-static void clock_jump_of_years_turns_the_wheel_once(void) {
+static void clock_jump_of_years_turns_the_timer_wheel_once(void) {
   struct fixture *f = make(64, 300, 60);
   send_packet(f, 1, 0, false);
   send_packet(f, 2, 10 * 365 * 86400 * SECOND, false);
@@ -270,7 +270,7 @@ static void clock_jump_of_years_turns_the_wheel_once(void) {
   drop(f);
 }
 
-static void full_table_evicts_and_loses_nothing(void) {
+static void full_table_evicts_without_losing_packets(void) {
   struct fixture *f = make(256, 300, 86400);
   for (uint32_t i = 0; i < 2000; i++)
     send_packet(f, i, i * 1000, false);
@@ -284,7 +284,7 @@ static void full_table_evicts_and_loses_nothing(void) {
   drop(f);
 }
 
-static void exactly_as_many_flows_fit_as_announced(void) {
+static void table_holds_exactly_the_configured_flows(void) {
   enum { FLOWS = 1 << 20 };
   struct fixture *f = make(FLOWS, 300, 86400);
   for (uint32_t i = 0; i < FLOWS; i++)
@@ -294,9 +294,9 @@ static void exactly_as_many_flows_fit_as_announced(void) {
   drop(f);
 }
 
-/* Without its secret the hash multiplies an IPv4 address by zero: keys that differ only in
- * addresses have one home, where a few hundred fit. */
-static void keys_that_collide_without_the_secret_all_fit(void) {
+/* Without the secret the hash multiplies an IPv4 address by zero: keys that differ only in
+ * addresses share one slot, and only a few hundred fit. */
+static void keys_that_collide_without_the_secret_fit(void) {
   enum { FLOWS = 1 << 17 };
   const struct sonde_hash_secret none = {{0}};
   struct fixture *f = make(FLOWS, 300, 60);
@@ -312,7 +312,7 @@ static void keys_that_collide_without_the_secret_all_fit(void) {
   drop(f);
 }
 
-static void full_sink_makes_timers_wait_and_counts_the_rest(void) {
+static void full_sink_delays_timers_and_counts_lost_records(void) {
   struct fixture *f = make(64, 300, 86400);
   for (uint32_t i = 0; i < 10; i++)
     send_packet(f, i, 0, false);
@@ -327,17 +327,17 @@ static void full_sink_makes_timers_wait_and_counts_the_rest(void) {
   CHECK_EQ(sum(f), 10);
   f->limit = f->count;
   send_packet(f, 1, 500 * SECOND, false);
-  send_packet(f, 1, 900 * SECOND, false); /* its flow is over: the record cannot wait */
+  send_packet(f, 1, 900 * SECOND, false); /* its flow has ended: the record cannot wait */
   CHECK_EQ(counters->records_dropped, 1);
   CHECK_EQ(counters->packets_records_dropped, 1);
   drop(f);
 }
 
-static void flush_tells_what_was_over_already(void) {
+static void flush_reports_flows_that_had_ended(void) {
   struct fixture *f = make(64, 300, 86400);
   send_tcp(f, 0, false, RST, 1, 0);
   send_packet(f, 2, 5010000000, false);
-  sonde_flow_table_expire(f->table, START + 5010000000); /* the linger is over by 10 ms */
+  sonde_flow_table_expire(f->table, START + 5010000000); /* 10 ms after the end of the linger */
   flush(f);
   CHECK_EQ(f->count, 2);
   CHECK_EQ(f->records[0].end_reason, SONDE_END_END);
@@ -356,7 +356,7 @@ static void metering_off_counts_as_unmetered(void) {
   drop(f);
 }
 
-/* Whatever the timeouts, a flow's deltas add up to the same. */
+/* For any timeouts the deltas of a flow have the same sums. */
 static void sums_do_not_depend_on_timeouts(void) {
   const uint64_t limits[] = {1, 15, 60, 300};
   for (unsigned i = 0; i < 4; i++) {
@@ -408,20 +408,20 @@ static void listing_is_ordered_and_limited(void) {
 
 int main(void) {
   idle_limit_is_inclusive();
-  active_segment_leaves_and_the_flow_stays();
+  active_timeout_emits_a_record_and_keeps_the_flow();
   timer_ends_a_silent_flow_with_an_empty_record();
-  segment_opened_late_is_due_in_time();
-  timer_and_packet_decide_alike();
+  late_segment_is_due_in_time();
+  timer_and_packet_expire_a_flow_at_the_same_time();
   tcp_end_lingers();
-  syn_on_a_closing_flow_begins_anew();
-  sequence_events_are_told_apart();
-  time_going_back_does_no_harm();
-  clock_jump_of_years_turns_the_wheel_once();
-  full_table_evicts_and_loses_nothing();
-  exactly_as_many_flows_fit_as_announced();
-  keys_that_collide_without_the_secret_all_fit();
-  full_sink_makes_timers_wait_and_counts_the_rest();
-  flush_tells_what_was_over_already();
+  syn_on_a_closing_flow_begins_a_new_flow();
+  sequence_events_are_distinguished();
+  backward_time_does_no_harm();
+  clock_jump_of_years_turns_the_timer_wheel_once();
+  full_table_evicts_without_losing_packets();
+  table_holds_exactly_the_configured_flows();
+  keys_that_collide_without_the_secret_fit();
+  full_sink_delays_timers_and_counts_lost_records();
+  flush_reports_flows_that_had_ended();
   metering_off_counts_as_unmetered();
   sums_do_not_depend_on_timeouts();
   listing_is_ordered_and_limited();

@@ -1,8 +1,8 @@
-/* json_reference.h - a flow record as JSON, written slowly and independently by printf.
+/* json_reference.h - a slow, independent printf encoder of flow records as JSON.
  *
  * The tests compare both encodings with it: JSON byte by byte, MessagePack after decoding.
- * Protocol names come from a list of its own, the Community ID from the code under test
- * (community_id_test.c checks that against published ids).
+ * Protocol names come from a separate list, the Community ID from the code under test
+ * (community_id_test.c compares that with published ids).
  */
 #ifndef SONDE_TESTS_JSON_REFERENCE_H
 #define SONDE_TESTS_JSON_REFERENCE_H
@@ -127,7 +127,7 @@ static inline void add_tunnel(struct reference *out, const struct sonde_record *
   add(out, "}");
 }
 
-/* times_as_numbers: nanoseconds, as MessagePack has them. */
+/* times_as_numbers: nanoseconds, as in MessagePack. */
 static inline void add_times(struct reference *out, const struct sonde_record *r,
                              int times_as_numbers) {
   if (times_as_numbers) {
@@ -141,7 +141,7 @@ static inline void add_times(struct reference *out, const struct sonde_record *r
   add_time(out, "flow_start", r->flow_start_ns);
 }
 
-/* interface: a plain name, nothing to escape. */
+/* interface: a plain name without characters to escape. */
 static inline void write_reference(struct reference *out, const struct sonde_record *r,
                                    const char *interface, int times_as_numbers,
                                    struct sonde_community_hash *hash) {

@@ -1,4 +1,4 @@
-/* json_test.c - the JSON encoding: one record read by a human, many against a slow writer. */
+/* json_test.c - the JSON encoding: one literal record, and many compared with a slow encoder. */
 #include <stdlib.h>
 
 #include "check.h"
@@ -8,7 +8,7 @@
 
 enum { ROUNDS = 20000 };
 
-/* An HTTPS flow's second segment inside a VXLAN, as a reader of the stream sees it. */
+/* The second segment of an HTTPS flow inside a VXLAN, as it appears in the stream. */
 static const struct sonde_record example = {
     .flow_id = 0x00c0ffee12345678,
     .first_ns = 1795358303000000001,
@@ -86,7 +86,7 @@ static void check_example(void) {
   check_text(buffer, batch.bytes, example_json);
 }
 
-/* A final record after an empty segment, and one with everything absent. */
+/* A final record after an empty segment, and a record without optional fields. */
 static void check_empty_record(void) {
   struct sonde_record record = {.ip_version = 4,
                                 .final = 1,
@@ -127,7 +127,7 @@ static void check_random(struct sonde_community_hash *hash) {
     for (uint32_t i = 0; i < count; i++) {
       do {
         randomize_record(&records[i]);
-      } while (has_ipv4_tail(&records[i])); /* address_test.c has those */
+      } while (has_ipv4_tail(&records[i])); /* covered by address_test.c */
       add(&expected, "%s", i ? "," : "");
       write_reference(&expected, &records[i], "eth0", 0, hash);
     }
@@ -142,7 +142,7 @@ static void check_random(struct sonde_community_hash *hash) {
   }
 }
 
-/* Every day there is room for in 2^64 ns, against gmtime. */
+/* Every day that fits in 2^64 ns, compared with gmtime. */
 static void check_dates(struct sonde_community_hash *hash) {
   struct sonde_record record;
   randomize_record(&record);

@@ -1,5 +1,5 @@
-/* keys_test.c - keys of a session: the same one again is no other, and what was sealed with an
- * earlier one can be asked for, from the disk too, however often sealing was turned off and on.
+/* keys_test.c - keys of a session: setting the same key again changes nothing. Packets sealed with
+ * an earlier key remain readable, from disk too, after any number of changes.
  */
 #include <dirent.h>
 #include <unistd.h>
@@ -8,7 +8,7 @@
 
 enum { TIMES = 12, EACH = 20, EARLIER = 4000 };
 
-static struct told told;
+static struct store_events store_events;
 static struct sonde_decoder *decoder;
 static const uint8_t key_one[32] = {1, 2, 3}, key_two[32] = {4, 5, 6};
 static char directory[] = "/tmp/netsonde-keys-XXXXXX";
@@ -39,11 +39,11 @@ static void test_earlier_keys_open(void) {
                                       .workers = 1,
                                       .dir = directory,
                                       .disk_bytes = 64 << 20,
-                                      .raise = tell,
-                                      .context = &told};
+                                      .raise = note_event,
+                                      .context = &store_events};
   CHECK_EQ(sonde_store_open(&config, &store, &error), SONDE_OK);
   set_key(store, key_one);
-  append(store, 0, EARLIER); /* more than memory holds */
+  append(store, 0, EARLIER); /* more than fits in memory */
   for (uint64_t turn = 0, next = EARLIER; turn < TIMES; turn++, next += 2 * EACH) {
     set_key(store, NULL);
     append(store, next, next + EACH);
@@ -68,7 +68,7 @@ static void test_the_same_key_is_kept(void) {
   struct sonde_store *store = NULL;
   struct sonde_error error = {0};
   struct sonde_store_config config = {
-      .bytes = 8 << 20, .workers = 1, .raise = tell, .context = &told};
+      .bytes = 8 << 20, .workers = 1, .raise = note_event, .context = &store_events};
   CHECK_EQ(sonde_store_open(&config, &store, &error), SONDE_OK);
   set_key(store, key_one);
   const struct sonde_sealkey *first = store->key;

@@ -1,13 +1,13 @@
-/* link_watch_test.c - the rtnetlink watcher against real interfaces in a network of their own. */
+/* link_watch_test.c - the rtnetlink watcher with real interfaces in a separate network. */
 #include <poll.h>
 
 #include "check.h"
 #include "host/link_watch.h"
 #include "live.h"
 
-/* The changes that come, as letters: D down, U up, X deleted, R returned, N renamed. Up to
- * `expected` of them are waited for (the kernel takes its time over a carrier), and a moment
- * more for any that should not come. */
+/* Returns the changes as letters: D down, U up, X deleted, R returned, N renamed. Waits for
+ * `expected` changes, because the kernel takes time over a carrier, and a moment longer for
+ * unexpected ones. */
 static const char *changes(struct sonde_link_watch *link, size_t expected,
                            struct sonde_link_change *last) {
   static char letters[64];
@@ -51,7 +51,7 @@ static void check_changes(struct sonde_link_watch *link) {
   step(link, "ip link set v0 down", "D");
   CHECK_EQ(sonde_link_watch_is_up(link), 0);
   step(link, "ip link set v0 up", "U");
-  step(link, "ip link set v1 down", "D"); /* the carrier goes */
+  step(link, "ip link set v1 down", "D"); /* the carrier is lost */
   step(link, "ip link set v1 up", "U");
   step(link, "ip link add other type veth peer name other1 && ip link del other", "");
   step(link, "ip link set v0 down && ip link set v0 name w0 && ip link set w0 up", "DNU");
@@ -60,7 +60,7 @@ static void check_changes(struct sonde_link_watch *link) {
   CHECK_EQ(sonde_link_watch_is_up(link), 0);
   step(link, "ip link add v0 type veth peer name v1", "RD");
   step(link, "ip link set v1 up && ip link set v0 up", "U");
-  /* deleted and back before anybody looks; another one takes the name */
+  /* deleted and returned before the next read; another interface takes the name */
   step(link,
        "ip link del v0 && ip link add x0 type veth peer name v1 && ip link set v1 up && "
        "ip link set x0 name v0",
@@ -68,7 +68,7 @@ static void check_changes(struct sonde_link_watch *link) {
   step(link, "ip link set v0 up", "U");
 }
 
-/* A bridge says "deleted" of a port that leaves it: that is no deletion. */
+/* When a port leaves a bridge, the bridge sends "deleted". The port still exists. */
 static void check_bridge(struct sonde_link_watch *link) {
   if (system("ip link add br0 type bridge 2>/dev/null")) {
     fprintf(stderr, "link_watch_test: this kernel has no bridges\n");
@@ -79,7 +79,7 @@ static void check_bridge(struct sonde_link_watch *link) {
   live_run("ip link del br0");
 }
 
-/* Messages are lost because nobody reads: the state is right again afterwards. */
+/* Unread messages are lost. The state is correct again afterwards. */
 static void check_overrun(struct sonde_link_watch *link) {
   static const char flood[] = "for i in $(seq 60); do echo link set v0 mtu $((1300 + i)); done | "
                               "ip -batch - ";
@@ -94,7 +94,7 @@ static void check_overrun(struct sonde_link_watch *link) {
            "ip link add v0 type veth peer name v1 && ip link set v1 up && ip link set v0 up && %s",
            flood, flood);
   struct sonde_link_change last = {0};
-  changes(link, 3, &last); /* how many of them got through is chance, the end is not */
+  changes(link, 3, &last); /* the number received is random, the last one is not */
   CHECK_EQ(last.kind, SONDE_LINK_CHANGE_UP);
   CHECK_EQ(last.ifindex, if_nametoindex("v0"));
   CHECK_EQ(sonde_link_watch_is_up(link), 1);
@@ -117,8 +117,7 @@ int main(void) {
   check_overrun(link);
   sonde_link_watch_close(link);
 
-  CHECK_EQ(sonde_link_watch_open("late0", &link, &error),
-           0); /* absent: not told of until it comes */
+  CHECK_EQ(sonde_link_watch_open("late0", &link, &error), 0); /* absent: reported when it appears */
   struct sonde_link_change change;
   CHECK_EQ(sonde_link_watch_read(link, &change, &error), 0);
   live_run("ip tuntap add dev late0 mode tap");

@@ -1,6 +1,6 @@
-/* live.h - a network of their own for tests that capture: a fresh network namespace, made by
- * unshare, so that nothing outside is seen or touched and nothing is left behind, not even by
- * a test that is killed. Without root a user namespace goes with it.
+/* live.h - a separate network for tests that capture: a new network namespace, made by unshare.
+ * Nothing outside is visible or changed, and nothing remains, not even after a kill. Without
+ * root a user namespace is made as well.
  */
 #ifndef SONDE_TESTS_LIVE_H
 #define SONDE_TESTS_LIVE_H
@@ -45,7 +45,7 @@ __attribute__((format(printf, 1, 2))) static inline void live_run(const char *fo
   live_need(system(command) == 0, command);
 }
 
-/* Enters the new network: lo is up, and IPv6 sends nothing of its own accord. */
+/* Enters the new network: lo is up, and IPv6 sends nothing unasked. */
 static inline void live_begin(void) {
   bool root = geteuid() == 0;
   char map[32];
@@ -60,8 +60,8 @@ static inline void live_begin(void) {
   live_run("ip link set lo up");
 }
 
-/* Waits until the interface sends: the kernel turns its queue on some time after "up", and what
- * is sent before that is lost without a word. */
+/* Waits until the interface sends: the kernel starts its queue some time after "up" and silently
+ * drops frames sent before that. */
 static inline void live_wait_up(const char *interface) {
   struct ifreq request = {0};
   int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -78,7 +78,7 @@ static inline void live_wait_up(const char *interface) {
   close(fd);
 }
 
-/* A veth pair v0, v1: what is sent on one arrives at the other. */
+/* Makes a veth pair v0, v1: frames sent on one arrive at the other. */
 static inline void live_pair(void) {
   live_run("ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up");
   live_wait_up("v0");
@@ -93,7 +93,7 @@ static inline int live_sender(const char *interface) {
   return fd;
 }
 
-/* A full transmit queue is waited for: a frame that was sent has arrived. */
+/* Waits while the transmit queue is full, so every sent frame arrives. */
 static inline void live_send(int fd, const void *frame, size_t length) {
   ssize_t sent;
   while ((sent = send(fd, frame, length, 0)) < 0 && errno == ENOBUFS) {
@@ -112,7 +112,7 @@ static inline void live_put16(struct live_frame *frame, uint32_t value) {
   frame->bytes[frame->length++] = (uint8_t)value;
 }
 
-/* Ethernet, tags (tpid << 16 | tci, up to a zero), IPv4, UDP, and a payload that makes the
+/* Ethernet, tags (tpid << 16 | tci, ended by a zero), IPv4, UDP, and a payload that makes the
  * IP packet ip_bytes long. fragment: the IPv4 fragment field. */
 static inline struct live_frame live_udp4(const uint32_t *tags, uint32_t source, uint32_t dest,
                                           uint16_t source_port, uint16_t dest_port,
@@ -141,7 +141,7 @@ static inline struct live_frame live_udp4(const uint32_t *tags, uint32_t source,
   return frame;
 }
 
-/* The same over IPv6; the addresses are fd00:: and the number. */
+/* The same over IPv6 with addresses fd00:: plus the number. */
 static inline struct live_frame live_udp6(const uint32_t *tags, uint32_t source, uint32_t dest,
                                           uint16_t source_port, uint16_t dest_port) {
   struct live_frame frame = {.bytes = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1}, .length = 12};
@@ -168,7 +168,7 @@ static inline struct live_frame live_udp6(const uint32_t *tags, uint32_t source,
   return frame;
 }
 
-/* First line of a command's output that contains `word`, or "". */
+/* Returns the first line of a command's output that contains `word`, or "". */
 static inline const char *live_line(const char *command, const char *word) {
   static char line[1024];
   bool found = false;

@@ -1,9 +1,9 @@
-/* merge_test.c - what is added up is what one by one would have been.
+/* merge_test.c - packets that were added up give the same records as single packets.
  *
- * Random packets of a few flows go into two tables: into one as they are; into the other
- * added up by a plain model of the programs in the kernel, TCP's openings and ends alone as
- * packets, each after its flow's sum. The records must be the same, byte for byte, but for
- * what the seam allows: ids, and which segment a packet near an active timeout belongs to.
+ * Random packets of a few flows go into two tables: into one unchanged, into the other added up
+ * by a plain model of the kernel programs, with openings and ends of TCP as single packets after
+ * the sum of their flow. The records must be equal, byte for byte, except for two allowed
+ * differences: ids, and which segment a packet near an active timeout belongs to.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -51,7 +51,7 @@ static struct sonde_flow_table *create(unsigned which) {
 
 static const uint8_t mac[2][6] = {{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}};
 
-/* One packet of a flow: even ones are TCP, odd ones UDP. */
+/* One packet of a flow. Even flows are TCP, odd ones UDP. */
 static struct sonde_decoded make(unsigned flow, uint64_t time_ns) {
   unsigned side = draw(2), payload = draw(3) ? draw(1400) : 0;
   struct sonde_decoded packet = {
@@ -130,7 +130,7 @@ static void check_random_packets(void) {
   uint64_t now = 1000000000000;
   for (unsigned i = 0; i < PACKETS; i++) {
     unsigned flow = draw(FLOWS);
-    now += draw(2000000) + (draw(4000) == 0 ? 31000000000 : 0); /* rarely: all are idle */
+    now += draw(2000000) + (draw(4000) == 0 ? 31000000000 : 0); /* rarely: all become idle */
     struct sonde_decoded packet = make(flow, now);
     if (i % 97 == 0) {
       for (unsigned f = 0; f < FLOWS; f++)
@@ -139,7 +139,7 @@ static void check_random_packets(void) {
       sonde_flow_table_expire(summed, now - 1);
     }
     if (now - sums[flow].last_ns[0] > 30000000000 && now - sums[flow].last_ns[1] > 30000000000)
-      hand_over(summed, flow); /* a reader looks more often than flows time out */
+      hand_over(summed, flow); /* sums are read more often than flows time out */
     sonde_flow_table_update(plain, &packet, 1);
     if (packet.tcp_flags & (SYN | FIN | RST)) {
       hand_over(summed, flow);
@@ -171,7 +171,7 @@ static void check_random_packets(void) {
   sonde_flow_table_destroy(summed);
 }
 
-/* A younger packet came another way and began the flow; its older sum turns it round. */
+/* A younger packet arrived first and began the flow. Its older sum reverses the direction. */
 static void check_late_sum(void) {
   struct sonde_flow_table *table = create(0);
   record_count[0] = 0;
@@ -190,11 +190,11 @@ static void check_late_sum(void) {
   uint32_t cursor = 0;
   CHECK(sonde_flow_table_flush(table, true, &cursor));
   CHECK_EQ(record_count[0], 1);
-  CHECK_EQ(records[0][0].source_ip[2], 0); /* the key's lo side sent first */
+  CHECK_EQ(records[0][0].source_ip[2], 0); /* the lo side of the key sent first */
   CHECK_EQ(records[0][0].flow_start_ns, 1500000000);
   CHECK_EQ(records[0][0].packets[0], early.packets);
   CHECK_EQ(records[0][0].packets[1], late.packets);
-  CHECK_EQ(records[0][0].mpls_label, UINT32_MAX); /* as the first packet came, not the late one */
+  CHECK_EQ(records[0][0].mpls_label, UINT32_MAX); /* from the first packet, not the late one */
   CHECK_EQ(records[0][0].tunnel_type, SONDE_TUNNEL_NONE);
   CHECK_EQ(records[0][0].tunnel_id, 0);
   sonde_flow_table_destroy(table);

@@ -1,7 +1,7 @@
 /* msgpack_test.c - the MessagePack encoding, decoded and compared with the JSON reference.
  *
- * The decoder below turns MessagePack into JSON text and refuses what the encoder has no
- * business writing; times stay numbers. Integers must be in their shortest form.
+ * The decoder below turns MessagePack into JSON text and rejects types that the encoder must not
+ * write. Times stay numbers. Integers must be in their shortest form.
  */
 #include <stdlib.h>
 
@@ -119,7 +119,7 @@ static void check_random(struct sonde_community_hash *hash) {
     uint32_t count = (uint32_t)(next_random() % 3);
     for (uint32_t i = 0; i < count; i++) {
       do {
-        randomize_record(&records[i]); /* IPv6 text is address_test.c's; a tail would differ */
+        randomize_record(&records[i]); /* IPv6 text is covered by address_test.c */
       } while (has_ipv6(&records[i]));
       add(&expected, "%s", i ? "," : "");
       write_reference(&expected, &records[i], "eth0", 1, hash);
@@ -135,7 +135,7 @@ static void check_random(struct sonde_community_hash *hash) {
   }
 }
 
-/* The bytes that begin a batch, read by hand against the MessagePack specification. */
+/* The first bytes of a batch, written by hand from the MessagePack specification. */
 static void check_head(void) {
   struct sonde_record record = {.flow_id = 0xfedcba9876543210, .ip_version = 4};
   uint8_t buffer[2 * SONDE_RENDERED_RECORD_MAX];

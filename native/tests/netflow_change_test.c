@@ -1,5 +1,5 @@
-/* netflow_change_test.c - a collector's version changes and changes back, in the middle of a
- * record: each record is told of once, and each version's sequence numbers go on.
+/* netflow_change_test.c - a collector's version changes and changes back in the middle of a
+ * record: each record is exported once, and the sequence numbers of each version continue.
  */
 #include "check.h"
 #include "export.h"
@@ -52,7 +52,7 @@ static uint32_t sequence_of(int version) {
   return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* One message of each version in turn, until all records are done with. */
+/* Encodes messages of both versions alternately until all records are done. */
 static void change(const int versions[2], uint32_t bytes_max) {
   uint64_t packets = 0, octets = 0, sides = 0, expected_packets = 0, expected_octets = 0;
   uint32_t expected[11] = {0};

@@ -1,7 +1,7 @@
-/* netflow_encode_test.c - encoders against the project's own decoder and against the bytes.
+/* netflow_encode_test.c - the encoders, checked with the project's decoder and byte by byte.
  *
- * The decoder finds records by templates alone, so a template that does not fit its data
- * shows; sequence numbers, padding and bounds are read here, byte by byte.
+ * The decoder finds records by templates alone, so a template that does not fit its data fails.
+ * Sequence numbers, padding and bounds are read here from the bytes.
  */
 #include <stdlib.h>
 #include <time.h>
@@ -48,7 +48,7 @@ static struct sonde_encoder *make(int version, int profile, int biflow, uint32_t
   return encoder;
 }
 
-/* A record of a TCP flow that one packet each way made. */
+/* A record of a TCP flow with one packet in each direction. */
 static struct sonde_record plain_record(void) {
   struct sonde_record record = {
       .flow_id = 1,
@@ -99,7 +99,7 @@ static void sum_lines(const struct sonde_decoded_message *decoded, struct sums *
   }
 }
 
-/* Everything in `messages` decodes, is as long as it says, and counts up as its version does. */
+/* Checks that all of `messages` decodes, has the stated length, and counts up by its version. */
 static void read_back(struct sonde_export_decoder *decoder, int version, uint32_t bytes_max,
                       uint32_t *sequence, struct sums *sums) {
   for (uint32_t i = 0; i < messages.count; i++) {
@@ -129,7 +129,7 @@ static void read_back(struct sonde_export_decoder *decoder, int version, uint32_
   }
 }
 
-static void believable(struct sonde_record *record) {
+static void make_plausible(struct sonde_record *record) {
   randomize_record(record);
   for (int way = 0; way < 2; way++) {
     record->packets[way] &= (1ull << random_magnitude(5)) - 1;
@@ -139,7 +139,8 @@ static void believable(struct sonde_record *record) {
   record->first_ns = record->last_ns - record->first_ns % (300 * SECOND);
 }
 
-static void random_records_come_back(int version, int profile, int biflow, uint32_t bytes_max) {
+static void decoded_random_records_equal_the_originals(int version, int profile, int biflow,
+                                                       uint32_t bytes_max) {
   static struct sonde_record records[RECORDS];
   struct sonde_encoder *encoder = make(version, profile, biflow, bytes_max);
   struct sonde_export_decoder *decoder = sonde_export_decoder_create();
@@ -149,7 +150,7 @@ static void random_records_come_back(int version, int profile, int biflow, uint3
   uint32_t sequence = 0;
   for (uint32_t i = 0; i < RECORDS; i++) {
     struct sonde_record *record = &records[i];
-    believable(record);
+    make_plausible(record);
     if (version == 5 && record->ip_version == 6) {
       skipped += (record->packets[0] > 0) + (record->packets[1] > 0);
       continue;
@@ -157,11 +158,11 @@ static void random_records_come_back(int version, int profile, int biflow, uint3
     packets += record->packets[0] + record->packets[1];
     octets += record->bytes[0] + record->bytes[1];
   }
-  for (uint32_t done = 0, turn = 0; done < RECORDS; turn++) { /* varied records a message */
+  for (uint32_t done = 0, turn = 0; done < RECORDS; turn++) { /* varied records per message */
     uint32_t count = 1 + (uint32_t)(next_random() % 40);
     count = count < RECORDS - done ? count : RECORDS - done;
     clear();
-    if (turn % 3 == 0) { /* so little room that it breaks off */
+    if (turn % 3 == 0) { /* too little room, so a message ends early */
       messages.capacity = 2 * bytes_max;
       messages.max = 2;
     }
@@ -186,7 +187,7 @@ static void encode_one(struct sonde_encoder *encoder, const struct sonde_record 
   CHECK_EQ(sonde_encoder_add(encoder, record, 1, now_ns, &messages), 1);
 }
 
-static void lost_templates_come_again(int version) {
+static void lost_templates_are_sent_again(int version) {
   struct sonde_encoder *encoder = make(version, SONDE_PROFILE_COMPAT, 0, 1400);
   struct sonde_export_decoder *decoder = sonde_export_decoder_create();
   struct sonde_record record = plain_record();
@@ -216,7 +217,7 @@ static void lost_templates_come_again(int version) {
   sonde_export_decoder_destroy(decoder);
 }
 
-static void long_counters_are_split(void) {
+static void counters_above_32_bits_are_split(void) {
   struct sonde_encoder *encoder = make(5, 0, 0, 1464);
   struct sonde_record record = plain_record();
   uint64_t octets = 0, packets = 0;
@@ -239,7 +240,7 @@ static void long_counters_are_split(void) {
   sonde_encoder_destroy(encoder);
 }
 
-static void a_full_v5_message_has_thirty(void) {
+static void full_v5_message_has_thirty_records(void) {
   struct sonde_encoder *encoder = make(5, 0, 0, 1464);
   static struct sonde_record records[31];
   for (int i = 0; i < 31; i++) {
@@ -255,7 +256,7 @@ static void a_full_v5_message_has_thirty(void) {
   sonde_encoder_destroy(encoder);
 }
 
-/* ---- what is in a record -------------------------------------------------------------- */
+/* ---- contents of a record ------------------------------------------------------------- */
 
 static void check_text(int version, const struct sonde_record *record, uint32_t line,
                        const char *wanted) {
@@ -279,7 +280,7 @@ static void check_text(int version, const struct sonde_record *record, uint32_t 
   sonde_encoder_destroy(encoder);
 }
 
-static void directions_swap(int version) {
+static void reverse_direction_is_swapped(int version) {
   struct sonde_record record = plain_record();
   check_text(version, &record, 0, "\"source_ip\":\"10.0.0.1\",\"dest_ip\":\"10.0.0.2\"");
   check_text(version, &record, 1, "\"source_ip\":\"10.0.0.2\",\"dest_ip\":\"10.0.0.1\"");
@@ -294,12 +295,12 @@ static void directions_swap(int version) {
     check_text(version, &record, 1, "\"direction\":\"ingress\"");
     check_text(version, &record, 0, "\"end_reason\":\"idle\"");
   }
-  /* Cut to the millisecond; START ends in 123.456789 ms. */
+  /* Truncated to the millisecond. START ends in 123.456789 ms. */
   check_text(version, &record, 0, "\"first_seen\":\"2023-11-14T22:13:21.123000000Z\"");
   check_text(version, &record, 0, "\"last_seen\":\"2023-11-14T22:13:22.123000000Z\"");
 }
 
-static void icmp_types_pair(int version) {
+static void icmp_types_are_paired(int version) {
   struct sonde_record record = plain_record();
   record.protocol = 1;
   record.source_port = record.icmp_type = 8;
@@ -321,21 +322,21 @@ static void icmp_types_pair(int version) {
   }
 }
 
-static void empty_segments_are_silent(int version) {
+static void empty_segments_make_no_record(int version) {
   struct sonde_encoder *encoder = make(version, 0, 0, 1400);
   struct sonde_record record = plain_record();
   record.packets[0] = record.packets[1] = 0;
   encode_one(encoder, &record, START);
   CHECK_EQ(messages.count, 0);
-  record.packets[1] = 3; /* only the answer */
+  record.packets[1] = 3; /* only the reverse direction */
   encode_one(encoder, &record, START);
   CHECK_EQ(list[0].records, 1);
   sonde_encoder_destroy(encoder);
 }
 
-/* v5 and v9 say times as an offset: what a collector computes must be right to the ms, and
- * SysUptime must never move against the seconds. */
-static void clocks_hold(int version) {
+/* v5 and v9 give times as an offset. The time that a collector computes must be exact to the ms,
+ * and SysUptime must never drift against the seconds. */
+static void exported_times_are_exact(int version) {
   struct sonde_encoder *encoder = make(version, 0, 0, 1400);
   struct sonde_record record = plain_record();
   int64_t base = 0;
@@ -362,7 +363,7 @@ static void clocks_hold(int version) {
 }
 
 /* A replay with a jump of years, and a live session that runs for months. */
-static void clocks_are_chosen_anew(int version) {
+static void exported_times_survive_clock_jumps(int version) {
   const uint64_t year = 365 * 86400 * SECOND;
   struct sonde_encoder_config config = {.version = version,
                                         .message_bytes_max = 1400,
@@ -423,7 +424,7 @@ static void statistics_have_their_own_domain(void) {
   struct sonde_record record = plain_record();
   record.sampling_interval = 64;
   encode_one(encoder, &record, START);
-  CHECK_EQ(number(buffer + 8, 4), 0); /* the flows' domain has not counted them */
+  CHECK_EQ(number(buffer + 8, 4), 0); /* not counted in the flows' domain */
   clear();
   sonde_encoder_statistics(encoder, &totals, START, &messages);
   CHECK_EQ(sonde_export_decode(decoder, 0, buffer, list[0].bytes, &decoded), 0);
@@ -432,7 +433,7 @@ static void statistics_have_their_own_domain(void) {
   sonde_encoder_destroy(encoder);
 }
 
-static void bad_settings_are_named(void) {
+static void invalid_settings_are_named(void) {
   struct sonde_encoder_config config = {.version = 7};
   struct sonde_encoder *encoder = NULL;
   struct sonde_error error = {0};
@@ -447,27 +448,27 @@ static void bad_settings_are_named(void) {
 int main(void) {
   static const uint32_t sizes[] = {512, 515, 1400, 9001, 65507};
   for (int i = 0; i < 5; i++) {
-    random_records_come_back(5, SONDE_PROFILE_COMPAT, 0, sizes[i]);
+    decoded_random_records_equal_the_originals(5, SONDE_PROFILE_COMPAT, 0, sizes[i]);
     for (int profile = 0; profile < 2; profile++) {
-      random_records_come_back(9, profile, 0, sizes[i]);
-      random_records_come_back(10, profile, 0, sizes[i]);
-      random_records_come_back(10, profile, 1, sizes[i]);
+      decoded_random_records_equal_the_originals(9, profile, 0, sizes[i]);
+      decoded_random_records_equal_the_originals(10, profile, 0, sizes[i]);
+      decoded_random_records_equal_the_originals(10, profile, 1, sizes[i]);
     }
   }
   for (int version = 9; version <= 10; version++)
-    lost_templates_come_again(version);
-  long_counters_are_split();
-  a_full_v5_message_has_thirty();
+    lost_templates_are_sent_again(version);
+  counters_above_32_bits_are_split();
+  full_v5_message_has_thirty_records();
   static const int versions[] = {5, 9, 10};
   for (int i = 0; i < 3; i++) {
-    directions_swap(versions[i]);
-    icmp_types_pair(versions[i]);
-    empty_segments_are_silent(versions[i]);
+    reverse_direction_is_swapped(versions[i]);
+    icmp_types_are_paired(versions[i]);
+    empty_segments_make_no_record(versions[i]);
     if (versions[i] != 10)
-      clocks_hold(versions[i]);
-    clocks_are_chosen_anew(versions[i]);
+      exported_times_are_exact(versions[i]);
+    exported_times_survive_clock_jumps(versions[i]);
   }
   statistics_have_their_own_domain();
-  bad_settings_are_named();
+  invalid_settings_are_named();
   return check_report();
 }

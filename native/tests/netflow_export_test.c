@@ -1,6 +1,6 @@
-/* netflow_export_test.c - a session's export thread against sockets of this process: what is
- * received adds up, whoever else reads the records, and nobody's absence holds it up. Also
- * run under TSan.
+/* netflow_export_test.c - a session's export thread with sockets of this process as collectors:
+ * the received records add up, other readers do not matter, and an absent collector blocks
+ * nothing. Also run under TSan.
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 enum { PACKETS = 20000, FLOWS = 3000, FRAME = 60, FLUSH_MS = 20000 };
 static const uint64_t SECOND = 1000000000;
 
-/* UDP packets of FLOWS flows in turn, one a millisecond; every fourth round goes back. */
+/* UDP packets of FLOWS flows alternately, one per millisecond. Every fourth round is reversed. */
 static int make_capture(void) {
   int fd = memfd_create("capture", MFD_CLOEXEC);
   FILE *file = fdopen(dup(fd), "w");
@@ -66,7 +66,7 @@ static struct sonde_session *open_session(void) {
   return session;
 }
 
-/* ---- a collector of our own ----------------------------------------------------------- */
+/* ---- a collector ---------------------------------------------------------------------- */
 
 struct receiver {
   int fd;
@@ -146,8 +146,8 @@ static void end_receiver(struct receiver *receiver) {
   close(receiver->fd);
 }
 
-/* A port that nobody listens on. */
-static uint16_t find_deaf_port(void) {
+/* Returns a port without a listener. */
+static uint16_t find_closed_port(void) {
   struct receiver receiver;
   start_receiver(&receiver, AF_INET);
   end_receiver(&receiver);
@@ -178,7 +178,7 @@ static uint64_t drain(struct sonde_session *session) {
   return packets;
 }
 
-/* Runs the file through; returns the packets that the stream saw. */
+/* Replays the file. Returns the packets of the stream's records. */
 static uint64_t run(struct sonde_session *session, int stream) {
   struct sonde_error error;
   struct sonde_stats stats;
@@ -191,7 +191,7 @@ static uint64_t run(struct sonde_session *session, int stream) {
     sonde_session_stats(session, &stats);
   } while (!stats.finished);
   CHECK_EQ(sonde_session_stop(session, &error), 0);
-  int status = SONDE_STATE; /* while the stream is not read, the ring stays full */
+  int status = SONDE_STATE; /* the ring stays full while the stream is unread */
   for (int waited_ms = 0; status == SONDE_STATE && waited_ms < FLUSH_MS; waited_ms += 10) {
     packets += drain(session);
     status = sonde_session_export_flush(session, 10, &error);
@@ -215,7 +215,7 @@ static void check_received(struct sonde_session *session, uint32_t number,
   CHECK(sonde_session_collectors(session, stats, SONDE_COLLECTORS_MAX) > (int)number);
   CHECK_EQ(stats[number].packets_sent, PACKETS);
   CHECK_EQ(receiver->packets, PACKETS);
-  /* Statistics go out by the clock, also while we look. */
+  /* Statistics are sent by the clock, possibly during this check. */
   CHECK(receiver->messages >= messages_before);
   CHECK(receiver->messages <= stats[number].messages_sent);
   CHECK_EQ(receiver->gaps, 0);
@@ -224,7 +224,7 @@ static void check_received(struct sonde_session *session, uint32_t number,
   CHECK_EQ(stats[number].packets_lost, 0);
 }
 
-static void everyone_gets_everything(void) {
+static void every_collector_gets_every_record(void) {
   struct receiver receivers[3];
   struct sonde_session *session = open_session();
   start_receiver(&receivers[0], AF_INET);
@@ -239,7 +239,7 @@ static void everyone_gets_everything(void) {
   sonde_session_close(session);
 }
 
-static void the_stream_may_be_off(void) {
+static void export_works_without_the_stream(void) {
   struct receiver receiver;
   struct sonde_session *session = open_session();
   start_receiver(&receiver, AF_INET);
@@ -253,10 +253,10 @@ static void absent_collectors_are_counted(void) {
   struct receiver receiver;
   struct sonde_session *session = open_session();
   struct sonde_collector_stats stats[3];
-  uint16_t deaf = find_deaf_port();
+  uint16_t deaf = find_closed_port();
   start_receiver(&receiver, AF_INET);
   add(session, "127.0.0.1", deaf, 9);             /* refused */
-  add(session, "2001:db8:dead:beef::1", 2055, 9); /* no route, or nobody there */
+  add(session, "2001:db8:dead:beef::1", 2055, 9); /* no route or no host */
   add(session, "127.0.0.1", receiver.port, 9);
   CHECK_EQ(run(session, 1), PACKETS);
   CHECK_EQ(sonde_session_collectors(session, stats, 3), 3);
@@ -268,14 +268,14 @@ static void absent_collectors_are_counted(void) {
   sonde_session_close(session);
 }
 
-static void collectors_come_and_go(void) {
+static void collectors_can_be_added_and_removed(void) {
   struct receiver receiver;
   struct sonde_session *session = open_session();
   struct sonde_collector_stats stats[2];
   struct sonde_error error;
   uint64_t packets = 0;
   start_receiver(&receiver, AF_INET);
-  CHECK_EQ(sonde_session_export_flush(session, 1, &error), 0); /* nobody to wait for */
+  CHECK_EQ(sonde_session_export_flush(session, 1, &error), 0); /* no collector to wait for */
   CHECK_EQ(sonde_session_start(session, &error), 0);
   for (int i = 0; i < 50; i++) {
     add(session, "127.0.0.1", receiver.port, i % 2 ? 9 : 10);
@@ -302,7 +302,7 @@ static void collectors_come_and_go(void) {
   sonde_session_close(session);
 }
 
-static void bad_collectors_are_named(void) {
+static void invalid_collectors_are_named(void) {
   static const struct {
     const char *address;
     uint16_t port;
@@ -330,10 +330,10 @@ static void bad_collectors_are_named(void) {
 }
 
 int main(void) {
-  everyone_gets_everything();
-  the_stream_may_be_off();
+  every_collector_gets_every_record();
+  export_works_without_the_stream();
   absent_collectors_are_counted();
-  collectors_come_and_go();
-  bad_collectors_are_named();
+  collectors_can_be_added_and_removed();
+  invalid_collectors_are_named();
   return check_report();
 }

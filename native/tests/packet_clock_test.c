@@ -1,7 +1,7 @@
-/* packet_clock_test.c - a live capture's clock, with the system's clocks played here.
+/* packet_clock_test.c - a live capture's clock with simulated system clocks.
  *
- * The core's calls of clock_gettime come to this file's: each look takes a moment, and the
- * thread may be stopped before any of them.
+ * The core calls this file's clock_gettime. Each call takes a moment of simulated time, and the
+ * thread can be stopped before any call.
  */
 #include <time.h>
 
@@ -10,8 +10,8 @@
 
 static const int64_t SECOND = 1000000000, LOOK_NS = 30;
 static int64_t monotonic_ns = 1000000000000, wall_offset_ns = 1700000000000000000;
-static int64_t stopped_ns; /* before look number … */
-static int stopped_at;     /* … from now on, 0: not at all */
+static int64_t stopped_ns; /* duration of the stop */
+static int stopped_at;     /* number of calls from now until the stop, 0: no stop */
 
 int clock_gettime(clockid_t id, struct timespec *time) {
   if (stopped_at > 0 && --stopped_at == 0)
@@ -28,7 +28,7 @@ static void expect_no_step(struct sonde_packet_clock *clock) {
   CHECK_EQ(clock->epoch_offset, 0);
 }
 
-static void a_stopped_thread_finds_no_step(void) {
+static void stopped_thread_is_not_a_step(void) {
   stopped_ns = SECOND / 5;
   for (int look = 1; look <= 3; look++) {
     struct sonde_packet_clock clock;
@@ -45,7 +45,7 @@ static void a_stopped_thread_finds_no_step(void) {
   }
 }
 
-static void a_step_is_found(void) {
+static void step_is_detected(void) {
   static const int64_t steps[] = {3600, -3600, 1};
   struct sonde_packet_clock clock;
   uint64_t time_ns;
@@ -57,7 +57,7 @@ static void a_step_is_found(void) {
     sonde_packet_clock_tick(&clock);
     CHECK(clock.stepped_ns / 1000 == steps[i] * SECOND / 1000);
     CHECK((clock.epoch_offset - offset) / 1000 == steps[i] * SECOND / 1000);
-    CHECK(clock.now_ns - before_ns < 1000); /* flows do not step */
+    CHECK(clock.now_ns - before_ns < 1000); /* flow times do not step */
     uint64_t packet_ns = (uint64_t)(monotonic_ns + wall_offset_ns);
     CHECK(sonde_packet_clock_stamp(&clock, packet_ns, &time_ns));
     CHECK(time_ns <= clock.now_ns && clock.now_ns - time_ns < 1000);
@@ -65,8 +65,8 @@ static void a_step_is_found(void) {
   }
 }
 
-/* Deadlines are made of times by adding, so there is a last one. */
-static void a_time_past_all_is_not_believed(void) {
+/* Deadlines are times plus an offset, so there is a latest valid time. */
+static void time_beyond_the_maximum_is_rejected(void) {
   const uint64_t now_ns = UINT64_C(1700000000) * 1000000000;
   for (int live = 0; live < 2; live++) {
     static const uint64_t far[] = {UINT64_C(1) << 63, (UINT64_C(1) << 63) - 1, UINT64_MAX};
@@ -83,8 +83,8 @@ static void a_time_past_all_is_not_believed(void) {
 }
 
 int main(void) {
-  a_time_past_all_is_not_believed();
-  a_stopped_thread_finds_no_step();
-  a_step_is_found();
+  time_beyond_the_maximum_is_rejected();
+  stopped_thread_is_not_a_step();
+  step_is_detected();
   return check_report();
 }

@@ -1,4 +1,4 @@
-/* packets.h - packets for tests, written down as a line of layers.
+/* packets.h - builds packets for tests from a line of layers.
  *
  *   packet_craft(&packet, "eth:8100 tag:10:0800 ip4:17 udp:5000:53 pay:8");
  *
@@ -8,7 +8,7 @@
  *   ip6:NEXT                     2001:db8::1 → 2001:db8::2, the same; ip6r: back
  *   udp:FROM:TO  tcp:FROM:TO (flags ACK PSH, sequence 0x01020304)  pay:BYTES  x:HEX
  * Lengths in IP and UDP headers are set so that each packet ends where the frame ends.
- * A line that does not parse is a fault of the test, and aborts it.
+ * The test aborts if a line does not parse.
  */
 #ifndef SONDE_TESTS_PACKETS_H
 #define SONDE_TESTS_PACKETS_H
@@ -26,7 +26,7 @@ enum { PACKET_BYTES_MAX = 4096, PACKET_LENGTHS_MAX = 16 };
 struct crafted {
   uint8_t data[PACKET_BYTES_MAX];
   uint32_t bytes;
-  uint32_t ip_offset[PACKET_LENGTHS_MAX]; /* of each IP header, outermost first */
+  uint32_t ip_offset[PACKET_LENGTHS_MAX]; /* offset of each IP header, outermost first */
   uint32_t ip_headers;
   uint32_t udp_offset[PACKET_LENGTHS_MAX];
   uint32_t udp_headers;
@@ -98,7 +98,7 @@ static inline void packet_put_layer(struct crafted *packet, const char *token) {
   } else if (strncmp(token, "tag:", 4) == 0) {
     if (sscanf(colon, ":%u:%x", &first, &second) != 2)
       abort();
-    packet_put_u16(packet, 0xe000 | first); /* priority 7, which is no part of the id */
+    packet_put_u16(packet, 0xe000 | first); /* priority 7, which is not part of the id */
     packet_put_u16(packet, second);
   } else if (strncmp(token, "llc:", 4) == 0) {
     packet_put_hex(packet, "0200000000020200000000010028");

@@ -147,7 +147,7 @@ static void check_loopback_and_any(void) {
   int sender = live_sender("v1");
   live_send(sender, frame.bytes, frame.length);
   CHECK_EQ(finish(backend), 0);
-  CHECK_EQ(seen_count, 2); /* leaving v1, arriving at v0 */
+  CHECK_EQ(seen_count, 2); /* sent on v1, received on v0 */
   CHECK_EQ(seen[0].packet.linktype, SONDE_LINKTYPE_SLL2);
   CHECK_EQ(seen[0].packet.direction, SONDE_DIRECTION_EGRESS);
   CHECK_EQ(seen[1].packet.direction, SONDE_DIRECTION_INGRESS);
@@ -193,7 +193,7 @@ static void check_link(void) {
   close(sender);
 }
 
-/* Renamed it is the same interface, and opened again too, if libpcap has lost it meanwhile. */
+/* A renamed interface is the same one, and is reopened if libpcap has lost it meanwhile. */
 static void check_renamed(void) {
   struct sonde_backend *backend = capture("v0", "udp", 262144, 1 << 20);
   struct sonde_packet packets[BATCH];
@@ -208,7 +208,7 @@ static void check_renamed(void) {
   CHECK(status == 0 || ops->reopen(backend, &error) == 0);
   live_send(sender, frame.bytes, frame.length);
   seen_count = 0;
-  collect(backend, 100); /* and a silence after it */
+  collect(backend, 100); /* and silence after it */
   CHECK_EQ(seen_count, 1);
   ops->info(backend, &after);
   CHECK_EQ(after.ifindex, before.ifindex);
@@ -218,7 +218,7 @@ static void check_renamed(void) {
   close(sender);
 }
 
-static void check_refusals(void) {
+static void check_rejected_opens(void) {
   struct sonde_backend_config config = {
       .interface = "nosuch0", .file_fd = -1, .snaplen = 262144, .ring_bytes = 1 << 20};
   struct sonde_backend *backend = NULL;
@@ -248,7 +248,7 @@ int main(void) {
   check_loopback_and_any();
   check_link();
   check_renamed();
-  check_refusals();
+  check_rejected_opens();
   free(seen);
   return check_report();
 }

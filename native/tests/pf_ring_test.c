@@ -1,6 +1,6 @@
-/* pf_ring_test.c - the pf_ring backend on a veth pair, on lo and on a file, against the test
- * double of libpfring. The library is found by the loader at the process's start, so that the
- * test runs itself again with the double's directory in LD_LIBRARY_PATH.
+/* pf_ring_test.c - the pf_ring backend on a veth pair, on lo and on a file, with the test double
+ * of libpfring. The loader finds the library at the start of the process, so the test executes
+ * itself again with the double's directory in LD_LIBRARY_PATH.
  */
 #include <dlfcn.h>
 #include <time.h>
@@ -86,7 +86,7 @@ static void check_unavailable(const char *quirk, const char *words, int status) 
 
 static void check_reasons(void) {
   check_unavailable("no_module", "kernel module pf_ring is not loaded", SONDE_BACKEND_UNAVAILABLE);
-  /* The test's kernel has no such module either, so that asking it gives the same answer. */
+  /* The test's kernel lacks the module as well, so the backend's check gives the same answer. */
   check_unavailable("no_module,hidden_cause", "kernel module pf_ring is not loaded",
                     SONDE_BACKEND_UNAVAILABLE);
   check_unavailable("no_permission", "needs CAP_NET_RAW", SONDE_PERMISSION);
@@ -127,7 +127,7 @@ static void check_names(void) {
   }
 }
 
-/* What the host needs is not taken, even with `dedicated`. */
+/* An interface that the host needs is not taken, even with `dedicated`. */
 static void check_dedicated(void) {
   static const struct {
     const char *before;
@@ -183,7 +183,7 @@ static void check_counts(const char *interface, const char *quirks) {
   unsetenv("PFRING_DOUBLE");
 }
 
-/* Stamps that are no time of day reach the session as they are: it corrects and counts. */
+/* Invalid timestamps reach the session unchanged. The session corrects and counts them. */
 static void check_times(void) {
   static const struct {
     const char *quirk;
@@ -214,8 +214,7 @@ static uint64_t elapsed_ms(const struct timespec *since) {
   return (uint64_t)((now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000);
 }
 
-/* A wake-up that came before the wait is not lost, and without one the wait is as long as
- * was said. */
+/* A wake-up before the wait is not lost. Without a wake-up the wait lasts as long as requested. */
 static void check_wake(const char *quirks) {
   struct sonde_packet packets[4];
   struct timespec begin;
@@ -268,7 +267,7 @@ static void check_broken_and_reopened(void) {
   CHECK_EQ(seen_count, 2);
   setenv("PFRING_DOUBLE", "no_module", 1);
   CHECK_EQ(ops->reopen(backend, &error), SONDE_BACKEND_UNAVAILABLE);
-  CHECK_EQ(collect(backend, 10), SONDE_SYSTEM); /* closed, and says so */
+  CHECK_EQ(collect(backend, 10), SONDE_SYSTEM); /* the ring is closed, which is an error */
   unsetenv("PFRING_DOUBLE");
   CHECK_EQ(ops->reopen(backend, &error), 0);
   live_send(sender, frame.bytes, frame.length);
@@ -309,7 +308,7 @@ static void check_file(void) {
   unlink(path);
 }
 
-/* Without the library the reason is the loader's own. */
+/* Without the library the reason is the loader's message. */
 static void check_absent(void) {
   if (dlopen("libpfring.so.1", RTLD_NOW)) {
     fprintf(stderr, "this host has a libpfring: its absence cannot be tested here\n");

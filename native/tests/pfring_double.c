@@ -1,12 +1,11 @@
-/* pfring_double.c - stands in for libpfring in tests: the functions that the pf_ring backend
- * calls, over a packet socket or a small reader of capture files. Built as libpfring.so.1;
- * nothing of it is ever installed.
+/* pfring_double.c - a test double of libpfring: the functions that the pf_ring backend calls, over
+ * a packet socket or a small reader of capture files. Built as libpfring.so.1, never installed.
  *
- * The real library's quirks are here too, always or by name in the environment variable
- * PFRING_DOUBLE (comma separated): no_module, no_permission, slot_mismatch, hidden_cause (open
- * says ENODEV for each of these three), monotonic (time stamps since boot), no_time, no_stats
- * (the structure is left alone), no_poll (nothing to poll on), no_queued (the fill is not
- * told), broken (the third receive of a ring fails).
+ * It has the real library's quirks, always or by name in the environment variable PFRING_DOUBLE
+ * (comma separated): no_module, no_permission, slot_mismatch, hidden_cause (open fails with ENODEV
+ * for each of these three), monotonic (timestamps since boot), no_time, no_stats (the structure
+ * stays unchanged), no_poll (no descriptor to poll), no_queued (the fill level is unknown), broken
+ * (the third receive of a ring fails).
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,14 +23,14 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Nobody includes a header of it: it is found by name. */
+/* There is no header for these functions: the backend finds them by name. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 #define OFFERED __attribute__((visibility("default")))
 
 enum { QUEUE_SLOTS = 4096, FRAME_BYTES_MAX = 65536, TAG_BYTES = 4, TAG_AT = 12 };
-enum { SEND_ONLY = 1 }; /* of enum socket_mode: both, send only, receive only */
+enum { SEND_ONLY = 1 }; /* enum socket_mode: both, send only, receive only */
 
-struct header { /* the part of struct pfring_pkthdr that every version has in the same place */
+struct header { /* the part of struct pfring_pkthdr that is the same in every version */
   struct timeval time;
   uint32_t caplen;
   uint32_t len;
@@ -158,9 +157,9 @@ OFFERED int pfring_enable_ring(struct pfring *ring) {
   return address.sll_ifindex ? bind(ring->fd, (struct sockaddr *)&address, sizeof address) : -1;
 }
 
-/* What comes beside a frame: its time, and the tag that the kernel put aside. */
-static void read_beside(struct msghdr *message, struct header *header,
-                        struct tpacket_auxdata *beside) {
+/* Reads a frame's ancillary data: its time, and the tag that the kernel removed. */
+static void read_ancillary(struct msghdr *message, struct header *header,
+                           struct tpacket_auxdata *beside) {
   for (struct cmsghdr *one = CMSG_FIRSTHDR(message); one; one = CMSG_NXTHDR(message, one)) {
     if (one->cmsg_level == SOL_PACKET && one->cmsg_type == PACKET_AUXDATA) {
       memcpy(beside, CMSG_DATA(one), sizeof *beside);
@@ -180,7 +179,7 @@ static void read_beside(struct msghdr *message, struct header *header,
   header->time.tv_usec = (suseconds_t)(header->time_ns % 1000000000 / 1000);
 }
 
-/* Takes one frame off the socket into the queue. */
+/* Moves one frame from the socket to the queue. */
 static bool pull(struct pfring *ring) {
   static __thread uint8_t frame[FRAME_BYTES_MAX + TAG_BYTES];
   char control[256];
@@ -202,7 +201,7 @@ static bool pull(struct pfring *ring) {
   }
   struct slot *slot = &ring->queue[(ring->head + ring->count) % QUEUE_SLOTS];
   memset(slot, 0, sizeof *slot);
-  read_beside(&message, &slot->header, &beside);
+  read_ancillary(&message, &slot->header, &beside);
   if (beside.tp_status & TP_STATUS_VLAN_VALID) {
     uint16_t tag[2] = {htons(beside.tp_vlan_tpid), htons(beside.tp_vlan_tci)};
     memmove(frame + TAG_AT + TAG_BYTES, frame + TAG_AT, (size_t)length - TAG_AT);
@@ -218,7 +217,7 @@ static bool pull(struct pfring *ring) {
   return true;
 }
 
-/* As the real one: into a buffer, it says 0 whether there was a packet or not. */
+/* Like the real library, it returns 0 for a read into a buffer with or without a packet. */
 static int read_file(struct pfring *ring, uint8_t *buffer, unsigned buffer_bytes,
                      struct header *header) {
   uint32_t record[4];
@@ -240,7 +239,7 @@ static int read_file(struct pfring *ring, uint8_t *buffer, unsigned buffer_bytes
 OFFERED int pfring_recv(struct pfring *ring, uint8_t **buffer, unsigned buffer_bytes,
                         struct header *header, uint8_t wait) {
   if (!ring->enabled || buffer_bytes == 0 || wait) {
-    return -7; /* the backend must not: it would lose packets or a wake-up */
+    return -7; /* the backend must not do this: it would lose packets or a wake-up */
   }
   if (ring->mode == SEND_ONLY) {
     return -7;

@@ -1,5 +1,5 @@
-/* random_record.h - flow records with arbitrary but reproducible contents, for the tests of
- * the encodings: every field takes small, large and extreme values, valid or not.
+/* random_record.h - flow records with arbitrary but reproducible contents, for the encoding
+ * tests. Every field takes small, large and extreme values, valid or not.
  */
 #ifndef SONDE_TESTS_RANDOM_RECORD_H
 #define SONDE_TESTS_RANDOM_RECORD_H
@@ -17,7 +17,7 @@ static inline uint64_t next_random(void) { /* splitmix64 */
   return z ^ z >> 31;
 }
 
-/* A value of random magnitude, so that every length of number comes up. */
+/* Returns a value of random magnitude, so that numbers of every length occur. */
 static inline uint64_t random_magnitude(uint32_t bits) {
   uint32_t shift = (uint32_t)(next_random() % (bits + 1));
   return shift == 0 ? 0 : next_random() >> (64 - shift);

@@ -1,4 +1,4 @@
-/* registry_test.c - what is told of each backend: missing, broken, foreign, unusable, usable. */
+/* registry_test.c - the report on each backend: missing, broken, foreign, unusable, usable. */
 #include <linux/capability.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,7 +96,7 @@ static void check_broken_package(void) {
   struct sonde_error error = {0};
   const struct sonde_backend_ops *ops = NULL;
   CHECK(mkdtemp(folder) != NULL);
-  put_file(folder, "xdp.so", "this is no library");
+  put_file(folder, "xdp.so", "not a shared library");
   snprintf(command, sizeof command, "cp '%s/file.so' '%s/dpdk.so'", SONDE_PLUGIN_DIR, folder);
   CHECK_EQ(system(command), 0);
   snprintf(command, sizeof command, "cp /lib/*/libdl.so.2 '%s/pf_ring.so'", folder);

@@ -1,6 +1,6 @@
-/* render_test.c - the bounds of a batch: capacities, the longest record, odd interfaces.
+/* render_test.c - the bounds of a batch: capacities, the longest record, unusual interfaces.
  *
- * Buffers are allocated to the byte, so that the sanitizers see a write past the end.
+ * Buffers are allocated to the byte, so the sanitizers report a write past the end.
  */
 #include <stdlib.h>
 
@@ -12,13 +12,13 @@
 static const int encodings[] = {SONDE_ENCODING_JSON, SONDE_ENCODING_MSGPACK};
 static const uint32_t empty_bytes[] = {2, 5};
 
-/* Every field as long as it can be. */
+/* A record with every field at its maximum length. */
 static struct sonde_record make_longest_record(void) {
   struct sonde_record record;
   memset(&record, 0xff, sizeof record);
   record.mpls_label = UINT32_MAX - 1;
   record.handshake_rtt_us = UINT32_MAX - 1;
-  record.packets[0] = record.bytes[0] = record.l2_bytes[0] = 0; /* so that the sums are 2^64-1 */
+  record.packets[0] = record.bytes[0] = record.l2_bytes[0] = 0; /* so the sums are 2^64-1 */
   record.total_packets[0] = record.total_bytes[0] = 0;
   record.vlan_depth = SONDE_VLAN_DEPTH_MAX;
   record.ip_version = record.tunnel_ip_version = 6;
@@ -45,7 +45,7 @@ static int render(const struct sonde_record *records, uint32_t count, int encodi
   return status;
 }
 
-/* No name and no protocol number makes a record longer than the bound that is promised. */
+/* No name and no protocol number makes a record longer than the documented bound. */
 static void check_longest_record(void) {
   char names[4][256];
   memset(names, 0, sizeof names);
@@ -67,7 +67,7 @@ static void check_longest_record(void) {
   }
 }
 
-/* Any capacity, any record: as many records as are sure to fit, and a whole array always. */
+/* For any capacity and record: as many records as surely fit, and always a complete array. */
 static void check_capacities(void) {
   struct sonde_record records[3];
   for (uint32_t capacity = 0; capacity < 3 * SONDE_RENDERED_RECORD_MAX; capacity++) {
@@ -89,7 +89,7 @@ static void check_capacities(void) {
   }
 }
 
-/* What the batch says of its records is of those rendered, not of those offered. */
+/* The summary of a batch covers the rendered records, not the offered ones. */
 static void check_summary(void) {
   struct sonde_record records[4] = {0};
   for (uint32_t i = 0; i < 4; i++) {
@@ -119,7 +119,7 @@ static void check_interface(const char *name, const char *json) {
   CHECK(strstr((char *)buffer, expected) != NULL);
 }
 
-/* UTF-8 passes, what is not UTF-8 becomes U+FFFD, long names are cut between characters. */
+/* UTF-8 is kept, other bytes become U+FFFD, long names are cut between characters. */
 static void check_interfaces(void) {
   check_interface(NULL, "\"\"");
   check_interface("", "\"\"");
@@ -133,7 +133,7 @@ static void check_interfaces(void) {
   char name[600], json[600];
   memset(name, 'a', sizeof name);
   name[sizeof name - 1] = 0;
-  uint32_t bytes = SONDE_INTERFACE_TOKEN_MAX - 6 - 1; /* room for an escape is kept */
+  uint32_t bytes = SONDE_INTERFACE_TOKEN_MAX - 6 - 1; /* leaves room for an escape */
   snprintf(json, sizeof json, "\"%.*s\"", (int)bytes, name);
   check_interface(name, json);
 }

@@ -1,4 +1,4 @@
-/* seal_test.c - nothing lies in clear: chunks in memory under a key, a key that changes, a
+/* seal_test.c - no packet remains in clear: chunks in memory under a key, a key that changes, a
  * libcrypto that fails, and a marker that must not be found.
  */
 #include <time.h>
@@ -6,7 +6,7 @@
 #include "store/seal.h"
 #include "stored_packets.h"
 
-static struct told told;
+static struct store_events store_events;
 static struct sonde_decoder *decoder;
 static const uint8_t key_one[32] = {1, 2, 3}, key_two[32] = {4, 5, 6};
 
@@ -14,7 +14,7 @@ static struct sonde_store *open_store(void) {
   struct sonde_store *store = NULL;
   struct sonde_error error = {0};
   struct sonde_store_config config = {
-      .bytes = 16 << 20, .workers = 1, .raise = tell, .context = &told};
+      .bytes = 16 << 20, .workers = 1, .raise = note_event, .context = &store_events};
   CHECK_EQ(sonde_store_open(&config, &store, &error), SONDE_OK);
   return store;
 }
@@ -26,7 +26,7 @@ static void append(struct sonde_store *store, uint64_t from, uint64_t to) {
   sonde_appender_publish(appender);
 }
 
-/* What enabling means: key, cut, wipe, seal. */
+/* Does the steps of enabling: key, cut, wipe, seal. */
 static void set_key(struct sonde_store *store, const uint8_t *key) {
   struct sonde_error error = {0};
   CHECK_EQ(sonde_store_key_set(store, key, &error), SONDE_OK);
@@ -37,7 +37,7 @@ static void set_key(struct sonde_store *store, const uint8_t *key) {
   }
 }
 
-/* Over all packets' bytes, whoever may be at work on them. */
+/* Counts markers in all packet bytes, also while threads use them. */
 static uint32_t count_markers(const struct sonde_store *store) {
   uint32_t found = 0;
   for (uint32_t i = 0; i < store->fresh; i++) {
@@ -53,7 +53,7 @@ static uint32_t count_markers(const struct sonde_store *store) {
   return found;
 }
 
-/* All of from … to-1 come back, whole and in order. */
+/* Checks that packets from … to-1 are returned, whole and in order. */
 static void check_all(struct sonde_store *store, uint64_t from, uint64_t to, bool complete) {
   struct sonde_query *query;
   struct sonde_error error = {0};
@@ -81,7 +81,7 @@ static void test_enable_midway(void) {
   check_all(store, 0, 5000, true);
   CHECK_EQ(count_markers(store), 0);
 
-  /* What is open is sealed when it is a second old: the worker's turns cut it. */
+  /* The worker cuts an open chunk when it is a second old. Then it is sealed. */
   append(store, 5000, 6000);
   for (int turn = 0; turn < 20 && count_markers(store); turn++) {
     sonde_appender_turn(sonde_store_appender(store, 0));
@@ -91,7 +91,7 @@ static void test_enable_midway(void) {
   CHECK_EQ(count_markers(store), 0);
   check_all(store, 0, 6000, true);
 
-  /* Rotation: the old key's chunks are still answered for; and off again. */
+  /* Rotation: chunks of the old key remain readable. Then sealing is turned off again. */
   append(store, 6000, 7000);
   set_key(store, key_two);
   append(store, 7000, 12000);
@@ -105,7 +105,7 @@ static void test_enable_midway(void) {
   sonde_store_close(store);
 }
 
-/* Three times over under a key. */
+/* Fills the buffer three times under a key. */
 static void test_wrap(void) {
   struct sonde_store *store = open_store();
   struct sonde_store_stats stats;
@@ -122,8 +122,8 @@ static void test_wrap(void) {
   sonde_store_close(store);
 }
 
-/* Chunks that have been used before hold old packets behind the new ones, in the open chunk
- * and behind the last packet of each full one. */
+/* Reused chunks hold old packets after the new ones: in the open chunk, and after the last packet
+ * of each full one. */
 static void test_wrapped_in_clear(void) {
   struct sonde_store *store = open_store();
   struct sonde_error error = {0};
@@ -132,7 +132,7 @@ static void test_wrapped_in_clear(void) {
   set_key(store, key_one);
   CHECK_EQ(count_markers(store), 0);
 
-  /* The worker comes to a chunk in clear before the sealing does. */
+  /* The worker reuses a chunk in clear before it is sealed. */
   set_key(store, NULL);
   append(store, 70000, 140000);
   CHECK_EQ(sonde_store_key_set(store, key_two, &error), SONDE_OK);
@@ -143,7 +143,7 @@ static void test_wrapped_in_clear(void) {
   sonde_store_close(store);
 }
 
-/* An extent moved, or changed by a bit, is not opened. */
+/* An extent that was moved, or changed by a bit, is rejected. */
 static void test_tampering(void) {
   struct sonde_store *store = open_store();
   struct sonde_query *query;
@@ -179,7 +179,7 @@ static void test_tampering(void) {
 
 static int fail_update(EVP_CIPHER_CTX *context, unsigned char *out, int *out_bytes,
                        const unsigned char *in, int in_bytes) {
-  /* The worst kind: it has written half of it, in clear. */
+  /* The worst failure: half of the output is written in clear. */
   if (out)
     memcpy(out, in, (size_t)in_bytes / 2);
   (void)context;
@@ -208,7 +208,7 @@ static int fail_control(EVP_CIPHER_CTX *context, int type, int number, void *poi
 static void test_failure(const struct sonde_libcrypto *broken) {
   struct sonde_store *store = open_store();
   struct sonde_store_stats stats;
-  uint32_t told_before = told.seal_failed;
+  uint32_t failed_before = store_events.seal_failed;
   append(store, 0, 3000);
   sonde_libcrypto = broken;
   set_key(store, key_one);
@@ -220,9 +220,9 @@ static void test_failure(const struct sonde_libcrypto *broken) {
   sonde_store_stats(store, &stats);
   CHECK(stats.seal_failures > 0);
   CHECK_EQ(stats.packets_seal_lost, 6000);
-  CHECK(told.seal_failed > told_before);
+  CHECK(store_events.seal_failed > failed_before);
 
-  /* Capture goes on, and what comes now is kept. */
+  /* Capture continues and keeps new packets. */
   append(store, 6000, 7000);
   check_all(store, 6000, 7000, false);
   sonde_store_close(store);

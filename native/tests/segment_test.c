@@ -1,5 +1,5 @@
-/* segment_test.c - segment files: every bit flipped, every length cut, frames dropped,
- * repeated, swapped; wrong keys; a disk that fails; and a kill in every state.
+/* segment_test.c - segment files: every bit flipped, every length cut, frames dropped, repeated
+ * and swapped, wrong keys, a disk that fails, and a kill in every state.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -14,7 +14,7 @@
 #include "store/state.h"
 #include "stored_packets.h"
 
-static struct told told;
+static struct store_events store_events;
 static struct sonde_decoder *decoder;
 static const uint8_t key_one[32] = {1, 2, 3}, key_two[32] = {4, 5, 6};
 static char directory[] = "/tmp/netsonde-segment-XXXXXX";
@@ -28,8 +28,8 @@ static struct sonde_store *open_store(const uint8_t *key, uint64_t disk_bytes) {
                                       .workers = 1,
                                       .dir = directory,
                                       .disk_bytes = disk_bytes,
-                                      .raise = tell,
-                                      .context = &told};
+                                      .raise = note_event,
+                                      .context = &store_events};
   CHECK_EQ(sonde_store_open(&config, &store, &error), SONDE_OK);
   if (key)
     CHECK_EQ(sonde_store_key_set(store, key, &error), SONDE_OK);
@@ -40,7 +40,7 @@ static void rest_ms(long ms) {
   nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
 }
 
-/* Extents of `each` packets, given time to reach the disk. */
+/* Appends extents of `each` packets and waits until they reach the disk. */
 static void append(struct sonde_store *store, uint64_t from, uint64_t to, uint64_t each) {
   struct sonde_appender *appender = sonde_store_appender(store, 0);
   for (uint64_t number = from; number < to; number++) {
@@ -62,7 +62,7 @@ static void empty_directory(void) {
   closedir(dir);
 }
 
-/* Files whose name has `part`; the last such name in `name`. */
+/* Counts files whose name contains `part`. The last such name is stored in `name`. */
 static uint32_t count_files(const char *part, char name[300]) {
   uint32_t count = 0;
   DIR *dir = opendir(directory);
@@ -103,7 +103,7 @@ static void write_image(const struct image *image, int fd) {
   CHECK_EQ(pwrite(fd, image->bytes, image->length, 0), image->length);
 }
 
-/* Reads the whole file; returns what ended it, or why it could not be opened. */
+/* Reads the whole file. Returns the status at its end, or the reason why open failed. */
 static int read_segment(int fd, const uint8_t *key, uint64_t *packets) {
   struct sonde_segment *segment;
   struct sonde_error error = {0};
@@ -122,7 +122,7 @@ static int read_segment(int fd, const uint8_t *key, uint64_t *packets) {
   return status;
 }
 
-/* The same by the reader beneath, which maps no large buffers: for tests by the ten thousand. */
+/* The same with the frame reader, which maps no large buffers: for tens of thousands of tests. */
 static int read_frames(int fd, const uint8_t *key, uint64_t *packets) {
   static uint8_t clear[SONDE_FRAME_PAYLOAD_MAX];
   struct sonde_segment_reader reader;
@@ -152,7 +152,7 @@ static void make_image(struct image *image, const uint8_t *key) {
   close(fd);
 }
 
-/* Where frame `number` begins; frame 3 is the final one. */
+/* Returns the offset of frame `number`. Frame 3 is the final one. */
 static size_t frame_at(const struct image *image, uint32_t number) {
   size_t at = sizeof(struct sonde_segment_header);
   for (; number > 0; number--) {
@@ -192,7 +192,7 @@ static void test_cuts(const struct image *image, int fd, const uint8_t *key) {
   }
 }
 
-/* order: indices of the frames that the file then has, -1 ends. */
+/* order: indices of the frames that the file then contains, ended by -1. */
 static void check_order(const struct image *image, int fd, const uint8_t *key, const int *order,
                         int status_expected, uint64_t packets_expected) {
   static struct image other;
@@ -219,7 +219,7 @@ static void test_frames(const struct image *image, int fd, const uint8_t *key) {
   check_order(image, fd, key, (int[]){0, 1, 2, 3, 0, -1}, SONDE_DAMAGED, 6);
   check_order(image, fd, key, (int[]){3, -1}, SONDE_REORDERED, 0);
 
-  /* An attacker who renumbers frames 1 and 2 meets the tags. */
+  /* An attacker who renumbers frames 1 and 2 fails the tag check. */
   static struct image renumbered;
   uint64_t packets;
   renumbered = *image;
@@ -246,7 +246,7 @@ static void test_format(const uint8_t *key) {
   write_image(&image, fd);
   CHECK_EQ(read_segment(fd, key_two, &packets), key ? SONDE_KEY_WRONG : SONDE_END);
   CHECK_EQ(read_segment(fd, NULL, &packets), key ? SONDE_KEY_WRONG : SONDE_END);
-  if (key) { /* frames of another file under the same key: its salt makes another key */
+  if (key) { /* frames of another file with the same key: its salt gives another file key */
     make_image(&other, key);
     CHECK_EQ(other.length, image.length);
     memcpy(other.bytes + frame_at(&other, 1), image.bytes + frame_at(&image, 1),
@@ -295,7 +295,7 @@ static void test_query(const uint8_t *key) {
     check_no_marker();
   sonde_store_close(store);
 
-  /* The next session answers for what the last one left; under another key it says so. */
+  /* The next session reads the segments of the last one. With another key it reports so. */
   store = open_store(key, 256 << 20);
   CHECK_EQ(check_query(store, 0, true), count);
   sonde_store_close(store);
@@ -336,7 +336,7 @@ static _Atomic int write_errno;
 static ssize_t failing_write(int fd, const void *bytes, size_t count, off_t offset) {
   if (!write_errno)
     return pwrite(fd, bytes, count, offset);
-  if (count > 100) /* the disk takes a part, then no more */
+  if (count > 100) /* the disk writes a part and then fails */
     return pwrite(fd, bytes, 100, offset);
   errno = write_errno;
   return -1;
@@ -349,14 +349,14 @@ static int failing_sync(int fd) {
   return -1;
 }
 
-static void reach_nothing(enum sonde_segment_file_state state) {
+static void ignore_state(enum sonde_segment_file_state state) {
   (void)state;
 }
 
 static void test_failing_disk(int system_errno) {
-  const struct sonde_segment_file_system failing = {failing_write, failing_sync, reach_nothing};
+  const struct sonde_segment_file_system failing = {failing_write, failing_sync, ignore_state};
   struct sonde_store_stats stats;
-  uint32_t failed = told.spill_failed, resumed = told.spill_resumed;
+  uint32_t failed = store_events.spill_failed, resumed = store_events.spill_resumed;
   char name[300];
   empty_directory();
   sonde_segment_file_system = &failing;
@@ -364,15 +364,15 @@ static void test_failing_disk(int system_errno) {
   append(store, 0, 1000, 200);
   write_errno = system_errno;
   append(store, 1000, 2000, 200);
-  CHECK_EQ(told.spill_failed, failed + 1);
+  CHECK_EQ(store_events.spill_failed, failed + 1);
   sonde_store_stats(store, &stats);
   CHECK(stats.spill_failures > 0);
   CHECK_EQ(stats.packets_spill_lost, 1000);
-  CHECK_EQ(check_query(store, 0, true), 2000); /* memory does not care */
+  CHECK_EQ(check_query(store, 0, true), 2000); /* memory is unaffected */
   write_errno = 0;
   rest_ms(1100);
   append(store, 2000, 3000, 200);
-  CHECK_EQ(told.spill_resumed, resumed + 1);
+  CHECK_EQ(store_events.spill_resumed, resumed + 1);
   CHECK_EQ(check_query(store, 0, true), 3000);
   check_no_marker();
   sonde_store_close(store);

@@ -1,6 +1,6 @@
-/* session_buffer_test.c - a session with a capture buffer: a trace replayed and asked back under
- * filters equals what the filter lets through of the trace, sealed or not, from memory and
- * from segments; and queries that run while capture does.
+/* session_buffer_test.c - a session with a capture buffer. A replayed trace, queried with filters,
+ * returns exactly the packets that match: sealed or not, from memory and from segments, and
+ * while the capture runs.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -36,7 +36,7 @@ static void craft_frames(void) {
     packet_craft(&frames[i], layers[i]);
 }
 
-/* Packet n is frame n % FRAMES with n in its source MAC; one microsecond apart. */
+/* Packet n is frame n % FRAMES with n in its source MAC. Packets are one microsecond apart. */
 static void make_frame(struct crafted *frame, uint32_t number) {
   *frame = frames[number % FRAMES];
   memcpy(frame->data + 6, &number, sizeof number);
@@ -92,8 +92,8 @@ static void finish(struct sonde_session *session) {
   } while (!stats.finished);
 }
 
-/* Takes one piece of the answer apart: packets in order, each as it was in the trace. Returns
- * how many are not. */
+/* Checks the packets of one block of the answer: in order, each equal to the trace. Returns how
+ * many are wrong. */
 static uint32_t check_blocks(const uint8_t *bytes, uint32_t length, uint64_t *last,
                              uint64_t *count) {
   uint32_t block[7], faults = 0;
@@ -112,7 +112,7 @@ static uint32_t check_blocks(const uint8_t *bytes, uint32_t length, uint64_t *la
   return faults;
 }
 
-/* Asks and reads; returns how many packets were wrong. Any thread. */
+/* Queries and reads on any thread. Returns how many packets were wrong. */
 static uint32_t read_answer(struct sonde_session *session, const char *expression, uint32_t from,
                             uint32_t to, struct sonde_packets_summary *summary) {
   static _Thread_local uint8_t buffer[READ_BYTES];
@@ -145,7 +145,7 @@ static uint64_t count_matches(const char *expression, uint32_t from, uint32_t to
   return count;
 }
 
-/* Whatever the index skips, the answer is the same as the filter's over the whole trace. */
+/* The index only skips chunks: the answer equals that of the filter over the whole trace. */
 static void check_expressions(struct sonde_session *session, uint32_t from) {
   static const char *const expressions[] = {
       "",
@@ -188,7 +188,7 @@ static int count_inherited(void) {
   return count;
 }
 
-/* A program that the agent starts meanwhile gets no descriptor of an answer's. */
+/* A program that the agent starts meanwhile inherits no descriptor of an answer. */
 static void check_inherited(struct sonde_session *session) {
   static uint8_t buffer[READ_BYTES];
   struct sonde_packets *packets;
@@ -222,7 +222,7 @@ static void test_answers(int sealed, const char *dir, uint64_t buffer_bytes) {
   sonde_session_close(session);
 }
 
-static void test_refusals(void) {
+static void test_invalid_queries(void) {
   struct sonde_session *session = open_session(0, NULL, 0);
   struct sonde_packets *packets;
   struct sonde_error error;
@@ -237,7 +237,7 @@ static void test_refusals(void) {
 
 static _Atomic int capturing;
 
-static void *ask_on_and_on(void *argument) {
+static void *query_repeatedly(void *argument) {
   uintptr_t answers = 0, faults = 0;
   do {
     struct sonde_packets_summary summary;
@@ -247,7 +247,7 @@ static void *ask_on_and_on(void *argument) {
   return (void *)faults;
 }
 
-/* A second's replay into a buffer that wraps, asked by two threads while its keys change. */
+/* Replays a second into a buffer that wraps, while two threads query it and its keys change. */
 static void test_concurrent(void) {
   struct sonde_session *session = open_session(4 << 20, directory, 0.05);
   struct sonde_error error;
@@ -256,7 +256,7 @@ static void test_concurrent(void) {
   capturing = 1;
   CHECK_EQ(sonde_session_start(session, &error), SONDE_OK);
   for (int i = 0; i < 2; i++)
-    pthread_create(&askers[i], NULL, ask_on_and_on, session);
+    pthread_create(&askers[i], NULL, query_repeatedly, session);
   for (int turn = 0; turn < 6; turn++) {
     const uint8_t other[32] = {(uint8_t)turn};
     nanosleep(&(struct timespec){.tv_nsec = 150000000}, NULL);
@@ -290,7 +290,7 @@ static void empty_directory(void) {
 int main(void) {
   craft_frames();
   CHECK(mkdtemp(directory) != NULL);
-  test_refusals();
+  test_invalid_queries();
   test_answers(0, NULL, 64 << 20);
   test_answers(1, NULL, 64 << 20);
   test_answers(1, directory, 64 << 20);

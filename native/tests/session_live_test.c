@@ -1,5 +1,5 @@
-/* session_live_test.c - whole sessions on a veth pair in a network of its own, through what may
- * happen to an interface.
+/* session_live_test.c - whole sessions on a veth pair in a separate network, while its interface
+ * is deleted and returns.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -43,7 +43,7 @@ static void send_one(void) {
   close(sender);
 }
 
-/* Returns whether so many flows are active, before patience ends. */
+/* Returns whether that many flows become active before the timeout. */
 static bool await_active(struct sonde_session *session, uint64_t wanted) {
   struct sonde_stats stats;
   for (int waited_ms = 0; waited_ms < PATIENCE_MS; waited_ms += LOOK_MS) {
@@ -56,7 +56,7 @@ static bool await_active(struct sonde_session *session, uint64_t wanted) {
   return false;
 }
 
-/* The source is broken as long as its interface is gone. What it had seen grows old. */
+/* The source fails while its interface is gone. Flows seen before still time out. */
 static void flows_end_without_a_source(void) {
   struct sonde_session *session = begin("pcap", SECOND);
   struct sonde_stats stats;
@@ -76,8 +76,8 @@ static void flows_end_without_a_source(void) {
   sonde_session_close(session);
 }
 
-/* Returns NULL if it always found a capture. */
-static void *look_on(void *argument) {
+/* Returns NULL if every read found a capture. */
+static void *read_statistics(void *argument) {
   struct sonde_session *session = argument;
   struct sonde_stats stats;
   bool found = true;
@@ -88,12 +88,12 @@ static void *look_on(void *argument) {
   return found ? NULL : session;
 }
 
-/* Who looks while the interface comes and goes sees one or the other. */
+/* A reader during the deletion and return of the interface always finds one of the captures. */
 static void statistics_at_any_time(void) {
   struct sonde_session *session = begin("af_packet", SECOND);
   struct sonde_event event;
   pthread_t thread;
-  live_need(pthread_create(&thread, NULL, look_on, session) == 0, "thread");
+  live_need(pthread_create(&thread, NULL, read_statistics, session) == 0, "thread");
   for (int i = 0; i < 3; i++) {
     live_run("ip link del v0");
     live_pair();
@@ -117,7 +117,7 @@ static void *stop_it(void *session) {
   return sonde_session_stop(session, &error) ? NULL : session;
 }
 
-/* Of two who stop it one does. */
+/* If two threads stop a session, exactly one succeeds. */
 static void one_stop_of_two(void) {
   for (int i = 0; i < 5; i++) {
     struct sonde_session *session = begin("af_packet", SECOND);

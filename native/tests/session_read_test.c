@@ -1,4 +1,4 @@
-/* session_read_test.c - a listing of a worker that has no thread, its source and clock played here.
+/* session_read_test.c - a listing of a worker without a thread, with a simulated source and clock.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -45,8 +45,8 @@ static uint64_t list(struct sonde_session *session) {
   return active;
 }
 
-/* A source that adds up is behind the clock: a flow is not idle before it says so. */
-static void a_listing_waits_for_what_is_added_up(struct sonde_session *session) {
+/* A source that adds up is behind the clock: a flow is idle only once the source confirms it. */
+static void listing_waits_for_added_up_packets(struct sonde_session *session) {
   struct sonde_worker *worker = session->workers;
   struct sonde_delta delta = {
       .key = {.lo_ip = {10, 0, 0, 1}, .hi_ip = {10, 0, 0, 2}, .ip_version = 4, .protocol = 17},
@@ -80,7 +80,7 @@ int main(void) {
   session->workers->table = sonde_flow_table_create(&(struct sonde_flow_config){
       .flows_max = 16, .sink = {.reserve = reserve, .commit = commit, .room = room}});
   sonde_worker_metering_set(session->workers, true, SECOND, 60 * SECOND);
-  a_listing_waits_for_what_is_added_up(session);
+  listing_waits_for_added_up_packets(session);
   sonde_worker_release(session->workers);
   pthread_mutex_destroy(&session->control);
   free(session->workers);

@@ -1,7 +1,7 @@
 /* session_test.c - whole sessions over a crafted capture file: threads, rings, requests.
  *
- * The record ring is as small as it may be, so replay has to wait for the drain; what is
- * asked meanwhile must neither lose a packet nor a record. Also run under TSan.
+ * The record ring has its minimum size, so the replay has to wait for the drain. Requests
+ * meanwhile must lose neither a packet nor a record. Also run under TSan.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +22,7 @@
 enum { PACKETS = 60000, FLOWS = 9000, FRAME = 60 };
 static const uint64_t SECOND = 1000000000;
 
-/* UDP packets of FLOWS flows in turn, one a millisecond. */
+/* UDP packets of FLOWS flows alternately, one per millisecond. */
 static int make_capture_of(uint32_t linktype) {
   int fd = memfd_create("capture", MFD_CLOEXEC);
   FILE *file = fdopen(dup(fd), "w");
@@ -59,7 +59,7 @@ static struct sonde_session_config config(int fd) {
       .backend = "file",
       .interface = "crafted",
       .file_fd = fd,
-      .workers = 4, /* a file has one queue, whatever is asked */
+      .workers = 4, /* ignored: a file has one queue */
       .snaplen = 262144,
       .ring_bytes = 1 << 20,
       .flow_table_size = 16384,
@@ -123,13 +123,13 @@ static void every_packet_reaches_a_record(void) {
   CHECK_EQ(stats.flows_active, 0);
   CHECK_EQ(packets, PACKETS);
   CHECK_EQ(records, stats.records);
-  /* Each flow's packets are nine seconds apart, past the idle timeout. */
+  /* The packets of each flow are nine seconds apart, more than the idle timeout. */
   CHECK_EQ(records, PACKETS);
   CHECK_EQ(sonde_session_stop(session, &error), SONDE_STATE);
   sonde_session_close(session);
 }
 
-static void requests_meanwhile_lose_nothing(void) {
+static void requests_during_replay_lose_nothing(void) {
   struct sonde_session_config c = config(make_capture());
   c.idle_timeout_ns = 300 * SECOND;
   struct sonde_session *session = NULL;
@@ -155,7 +155,7 @@ static void requests_meanwhile_lose_nothing(void) {
   sonde_session_close(session);
 }
 
-static void metering_off_and_on(void) {
+static void metering_can_be_turned_off_and_on(void) {
   struct sonde_session_config c = config(make_capture());
   c.idle_timeout_ns = 300 * SECOND;
   c.record_ring_size = 1 << 15;
@@ -178,7 +178,7 @@ static void metering_off_and_on(void) {
   sonde_session_close(session); /* without stop, with flows in the table */
 }
 
-static void filter_counts_only_what_passes(void) {
+static void filter_counts_only_matching_packets(void) {
   struct sonde_session_config c = config(make_capture());
   c.filter = "host 10.0.0.1";
   struct sonde_session *session = NULL;
@@ -195,7 +195,7 @@ static void filter_counts_only_what_passes(void) {
 
 static _Atomic bool threads_fail;
 
-/* The linker hands this file the core's pthread_create (see CMakeLists.txt). */
+/* The linker redirects the core's pthread_create to this file (see CMakeLists.txt). */
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
                           void *argument);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
@@ -207,8 +207,8 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, v
                                     : __real_pthread_create(thread, attributes, run, argument);
 }
 
-/* Of a collector that could not be had nothing is left that waits for records. */
-static void a_refused_collector_holds_nothing_up(void) {
+/* A rejected collector leaves nothing behind that waits for records. */
+static void rejected_collector_blocks_nothing(void) {
   struct sonde_session_config c = config(make_capture());
   struct sonde_collector_config collector = {.address = "127.0.0.1", .port = 9, .version = 9};
   struct sonde_collector_stats collectors[1];
@@ -231,7 +231,7 @@ static void a_refused_collector_holds_nothing_up(void) {
 static const uint8_t datagram[] = {0x45, 0, 0, 32, 0, 1,   0, 0,  64, 17, 0, 0, 10, 0, 0, 1,
                                    10,   0, 0, 2,  4, 210, 0, 53, 0,  12, 0, 0, 1,  2, 3, 4};
 
-/* A pcapng section of one interface and one packet a link type: `head` and the datagram. */
+/* A pcapng section with one interface and one packet per link type: `head` and the datagram. */
 static const struct {
   uint16_t linktype;
   uint8_t head_bytes;
@@ -247,8 +247,8 @@ static const struct {
     {9, 4, {0xff, 3, 0, 0x21}},
     {50, 4, {0xff, 3, 0, 0x21}},
     {228, 0, {0}},
-    {147, 2, {0}}, /* for private use: in no flow, and the expression fits nothing in it */
-    {229, 0, {0}}, /* IPv6, which the datagram is not */
+    {147, 2, {0}}, /* private use: not a flow, and the expression cannot match */
+    {229, 0, {0}}, /* IPv6, but the datagram is IPv4 */
 };
 enum { LINK_HEADS = sizeof link_heads / sizeof link_heads[0], LINKS_MATCHING = LINK_HEADS - 2 };
 
@@ -285,7 +285,7 @@ static int make_capture_of_links(void) {
 
 static _Atomic unsigned compiled;
 
-/* As pthread_create above. */
+/* Redirected by the linker, like pthread_create above. */
 int __real_pcap_compile(pcap_t *pcap, struct bpf_program *program, const char *expression,
                         int optimize, bpf_u_int32 netmask);
 int __wrap_pcap_compile(pcap_t *pcap, struct bpf_program *program, const char *expression,
@@ -297,7 +297,7 @@ int __wrap_pcap_compile(pcap_t *pcap, struct bpf_program *program, const char *e
   return __real_pcap_compile(pcap, program, expression, optimize, netmask);
 }
 
-/* Captured of a file behind a filter. */
+/* Returns the number of packets captured from a file with a filter. */
 static uint64_t filtered(int fd, const char *expression) {
   struct sonde_session_config c = config(fd);
   c.filter = expression;
@@ -313,12 +313,12 @@ static uint64_t filtered(int fd, const char *expression) {
   return stats.packets_captured;
 }
 
-static void filter_fits_each_link_type(void) {
+static void filter_matches_on_each_link_type(void) {
   CHECK_EQ(filtered(make_capture_of_links(), "udp port 53"), LINKS_MATCHING);
 }
 
-/* The compiler is asked once, not for each packet that the expression cannot fit. */
-static void filter_that_fits_nothing_is_compiled_once(void) {
+/* An expression that cannot match the link type is compiled once, not for each packet. */
+static void unmatchable_filter_is_compiled_once(void) {
   atomic_store(&compiled, 0);
   CHECK_EQ(filtered(make_capture(), "ether host 2:0:0:0:0:1"), PACKETS);
   unsigned fits = atomic_exchange(&compiled, 0);
@@ -326,7 +326,7 @@ static void filter_that_fits_nothing_is_compiled_once(void) {
   CHECK(atomic_load(&compiled) <= fits + 1);
 }
 
-static void bad_configurations_are_refused(void) {
+static void invalid_configurations_are_rejected(void) {
   struct sonde_session *session = NULL;
   struct sonde_error error;
   struct sonde_session_config c = config(make_capture());
@@ -340,17 +340,17 @@ static void bad_configurations_are_refused(void) {
   c.snaplen = 10;
   CHECK_EQ(sonde_session_open(&c, &session, &error), SONDE_INVALID);
   c = config(open("/dev/null", O_RDONLY | O_CLOEXEC));
-  CHECK_EQ(sonde_session_open(&c, &session, &error), SONDE_FORMAT); /* not even a header */
+  CHECK_EQ(sonde_session_open(&c, &session, &error), SONDE_FORMAT); /* shorter than a header */
 }
 
 int main(void) {
   every_packet_reaches_a_record();
-  requests_meanwhile_lose_nothing();
-  metering_off_and_on();
-  filter_counts_only_what_passes();
-  a_refused_collector_holds_nothing_up();
-  filter_fits_each_link_type();
-  filter_that_fits_nothing_is_compiled_once();
-  bad_configurations_are_refused();
+  requests_during_replay_lose_nothing();
+  metering_can_be_turned_off_and_on();
+  filter_counts_only_matching_packets();
+  rejected_collector_blocks_nothing();
+  filter_matches_on_each_link_type();
+  unmatchable_filter_is_compiled_once();
+  invalid_configurations_are_rejected();
   return check_report();
 }

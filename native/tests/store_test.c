@@ -1,17 +1,17 @@
-/* store_test.c - the buffer in memory: three times over, ranges, filters, limits, several
- * workers, and a query that capture overtakes.
+/* store_test.c - the buffer in memory: filled three times, ranges, filters, limits, several
+ * workers, and a query that is overtaken by the capture.
  */
 #include "store/state.h"
 #include "stored_packets.h"
 
-static struct told told;
+static struct store_events store_events;
 static struct sonde_decoder *decoder;
 
 static struct sonde_store *open_store(uint64_t bytes, uint32_t workers) {
   struct sonde_store *store = NULL;
   struct sonde_error error = {0};
   struct sonde_store_config config = {
-      .bytes = bytes, .workers = workers, .raise = tell, .context = &told};
+      .bytes = bytes, .workers = workers, .raise = note_event, .context = &store_events};
   CHECK_EQ(sonde_store_open(&config, &store, &error), SONDE_OK);
   return store;
 }
@@ -37,7 +37,7 @@ static struct sonde_query *open_query(struct sonde_store *store, uint64_t from, 
 }
 
 static void test_wrap(void) {
-  const uint64_t count = 3 * (16u << 20) / 700; /* about 700 bytes a packet with its head */
+  const uint64_t count = 3 * (16u << 20) / 700; /* about 700 bytes per packet with its head */
   struct sonde_store *store = open_store(16 << 20, 1);
   struct sonde_store_stats stats;
   append(store, 0, 0, count);
@@ -69,7 +69,7 @@ static void test_wrap(void) {
   free(answer.bytes);
   sonde_query_close(query);
 
-  /* A range that the buffer still holds is complete. */
+  /* A range that the buffer still holds is returned completely. */
   query = open_query(store, count - 1000, count - 501);
   answer = read_answer(query);
   for (number = count - 1000; next_answer(&answer, &packet); number++)
@@ -112,7 +112,7 @@ static void test_limits(void) {
   sonde_store_close(store);
 }
 
-/* Workers' packets come back as one, in the order of time. */
+/* Packets of all workers are merged in order of time. */
 static void test_workers(void) {
   enum { WORKERS = 5, EACH = 3000 };
   struct sonde_store *store = open_store(64 << 20, WORKERS);
@@ -146,7 +146,7 @@ static bool match_host(void *context, const struct sonde_packet *packet) {
   return memcmp(packet->data + at, wanted->address, 4) == 0;
 }
 
-/* Skipping chunks changes nothing but the chunks read. */
+/* Skipped chunks do not change the answer. */
 static void test_filter(void) {
   struct sonde_store *store = open_store(32 << 20, 1);
   const uint64_t count = 30000;
@@ -185,7 +185,7 @@ static void test_filter(void) {
   sonde_store_close(store);
 }
 
-/* The query holds one chunk; the rest is overwritten before it gets there. */
+/* The query pins one chunk. The rest is overwritten before the query reads it. */
 static void test_overtaken(void) {
   struct sonde_store *store = open_store(16 << 20, 1);
   append(store, 0, 0, 20000);
@@ -218,7 +218,7 @@ static void pin_all(struct sonde_store *store, int pins) {
   pthread_mutex_unlock(&store->lock);
 }
 
-/* Every chunk is being read: what comes is counted, and told as a gap. */
+/* Every chunk is pinned by a reader: new packets are counted and reported as a gap. */
 static void test_no_chunk(void) {
   struct sonde_store *store = open_store(1 << 20, 1);
   struct sonde_store_stats stats;

@@ -1,7 +1,7 @@
-/* stored_packets.h - packets to put into a store, and pcapng answers taken apart again.
+/* stored_packets.h - makes packets for a store and parses pcapng answers.
  *
- * Packet number n of a worker is determined by n: its length, host, port and bytes; so a test
- * can say what a query must give without keeping what it appended.
+ * Packet n of a worker is a function of n: its length, host, port and bytes. So a test knows the
+ * expected answer of a query without keeping the appended packets.
  */
 #ifndef SONDE_TESTS_STORED_PACKETS_H
 #define SONDE_TESTS_STORED_PACKETS_H
@@ -28,7 +28,7 @@ struct made {
   struct sonde_packet packet;
 };
 
-/* UDP from 10.w.h.h to 192.168.0.1:53, ARP now and then. */
+/* UDP from 10.w.h.h to 192.168.0.1:53, occasionally ARP. */
 static inline void make_packet(struct made *made, uint32_t worker, uint64_t number) {
   uint32_t host = (uint32_t)(number / 7 % 1000);
   uint32_t caplen = 80 + (uint32_t)(number * 2654435761u >> 7) % 1200;
@@ -74,7 +74,7 @@ struct answer {
   uint8_t *bytes;
   size_t length;
   size_t at;
-  int status; /* that ended the reading */
+  int status; /* status that ended the reading */
 };
 
 static inline struct answer read_answer(struct sonde_query *query) {
@@ -98,7 +98,7 @@ static inline uint32_t answer_u32(const struct answer *answer, size_t at) {
   return value;
 }
 
-/* The next enhanced packet block; its link type goes unread. */
+/* Reads the next enhanced packet block. Its link type is ignored. */
 static inline bool next_answer(struct answer *answer, struct sonde_packet *packet) {
   while (answer->at + 12 <= answer->length) {
     size_t at = answer->at;
@@ -132,22 +132,22 @@ static inline void check_packet(const struct sonde_packet *packet, uint32_t work
         memcmp(packet->data, made.data, packet->caplen) == 0);
 }
 
-/* What a store would tell its session. */
-struct told {
+/* Receives a store's events in place of its session. */
+struct store_events {
   _Atomic uint32_t seal_failed, spill_failed, spill_resumed;
 };
 
-static inline void tell(void *context, enum sonde_store_event event, int64_t value,
-                        const char *detail) {
-  struct told *told = context;
+static inline void note_event(void *context, enum sonde_store_event event, int64_t value,
+                              const char *detail) {
+  struct store_events *store_events = context;
   (void)value;
   (void)detail;
-  told->seal_failed += event == SONDE_STORE_SEAL_FAILED;
-  told->spill_failed += event == SONDE_STORE_SPILL_FAILED;
-  told->spill_resumed += event == SONDE_STORE_SPILL_RESUMED;
+  store_events->seal_failed += event == SONDE_STORE_SEAL_FAILED;
+  store_events->spill_failed += event == SONDE_STORE_SPILL_FAILED;
+  store_events->spill_resumed += event == SONDE_STORE_SPILL_RESUMED;
 }
 
-/* Until what was closed is sealed and spilled. */
+/* Waits until every closed chunk is sealed and on disk. */
 static inline void wait_for_rest(struct sonde_store *store) {
   for (int turn = 0; turn < 20000; turn++) {
     pthread_mutex_lock(&store->lock);
@@ -159,7 +159,7 @@ static inline void wait_for_rest(struct sonde_store *store) {
       return;
     nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
   }
-  CHECK(!"the store came to rest");
+  CHECK(!"the store still has work after the timeout");
 }
 
 #endif

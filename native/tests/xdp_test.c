@@ -1,7 +1,7 @@
-/* xdp_test.c - the xdp backend on real veth pairs in a network of its own.
+/* xdp_test.c - the xdp backend on real veth pairs in a separate network.
  *
- * Every check counts exactly: what was sent is handed over, as packets or added up, or is
- * dropped and counted. What flows come of it, tests/live looks at.
+ * Every check counts exactly: each sent packet is returned, as a packet or added up, or is dropped
+ * and counted. tests/live checks the resulting flows.
  */
 #include <linux/capability.h>
 #include <sys/syscall.h>
@@ -15,14 +15,14 @@ enum { BATCH = 64, FRAMES = 5000 };
 
 static const struct sonde_backend_ops *ops;
 
-/* What a capture has handed over. */
+/* Packets and sums that a capture has returned. */
 static struct {
   uint64_t packets;
   uint64_t added_up;
   uint64_t l2_bytes;
   uint64_t outgoing;
   uint32_t marks;
-  uint8_t last[128]; /* of the last packet */
+  uint8_t last[128]; /* data of the last packet */
   struct sonde_packet packet;
 } seen;
 
@@ -68,7 +68,7 @@ static void note(const struct sonde_packet *packet) {
   }
 }
 
-/* Ends a capture the way a session does. Returns the drops. */
+/* Ends a capture like a session does. Returns the drops. */
 static uint64_t finish(struct sonde_backend *backend) {
   struct sonde_packet packets[BATCH];
   struct sonde_error error = {0};
@@ -84,7 +84,7 @@ static uint64_t finish(struct sonde_backend *backend) {
   ops->stats(backend, &before);
   ops->stop(backend);
   ops->stats(backend, &after);
-  CHECK_EQ(before.dropped, after.dropped); /* nothing was left behind */
+  CHECK_EQ(before.dropped, after.dropped); /* everything was read */
   ops->close(backend);
   return after.dropped;
 }
@@ -116,7 +116,7 @@ static void check_counts(void) {
   CHECK(seen.added_up > 2 * FRAMES - 100); /* the first ones wake the reader */
   CHECK(seen.marks > 0);
 
-  backend = capture(0, 1, 32 << 20); /* takes what arrives, and that alone */
+  backend = capture(0, 1, 32 << 20); /* dedicated: captures incoming frames only */
   int arriving = live_sender("v1");
   for (uint32_t i = 0; i < 100; i++) {
     live_send(arriving, frame.bytes, frame.length);
@@ -127,7 +127,7 @@ static void check_counts(void) {
   close(arriving);
 }
 
-/* However many flows have been added up, and wherever a batch of them ends, none stays behind. */
+/* No sum is left behind, for any number of flows and any end of a batch. */
 static void check_every_sum(void) {
   static const uint32_t counts[] = {BATCH - 1, BATCH, BATCH + 6, 2 * BATCH - 1, 3 * BATCH + 1};
   int arriving = live_sender("v1");
@@ -144,7 +144,7 @@ static void check_every_sum(void) {
   close(arriving);
 }
 
-/* A tag that the kernel keeps beside the frame is back in line, and in the key. */
+/* A tag that the kernel keeps outside the frame is restored in line and is in the key. */
 static void check_tags(void) {
   static const uint32_t stacks[][4] = {{0x8100002a}, {0x88a80064, 0x81000014}, {0x81000000}};
   for (size_t i = 0; i < sizeof stacks / sizeof stacks[0]; i++) {
@@ -163,7 +163,7 @@ static void check_tags(void) {
   }
 }
 
-/* Fragments always come as packets; more of them than the ring holds are dropped, and counted. */
+/* Fragments are always sent as packets. If they overflow the ring, they are dropped and counted. */
 static void check_overflow(void) {
   struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 1000, 0x2000);
   for (int aggregate = 0; aggregate < 2; aggregate++) {
@@ -176,7 +176,7 @@ static void check_overflow(void) {
   }
 }
 
-/* A backend that nobody reads at all has lost everything when it stops, and says so. */
+/* A backend that is never read has lost everything when it stops, and reports so. */
 static void check_unread(void) {
   struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 100, 0);
   struct sonde_backend_stats stats;
@@ -190,7 +190,7 @@ static void check_unread(void) {
   }
 }
 
-static void check_refusals(void) {
+static void check_rejected_opens(void) {
   struct sonde_error error = {0};
   CHECK(!open_on("nonesuch", 0, 0, 1 << 20, &error));
   CHECK_EQ(error.status, SONDE_INTERFACE_INVALID);
@@ -204,7 +204,7 @@ static void check_refusals(void) {
   CHECK_EQ(finish(first), 0);
 }
 
-/* Without the privileges the probe says which are missing. */
+/* Without the privileges the probe names the missing ones. */
 static void check_privileges(void) {
   pid_t child = fork();
   if (child == 0) {
@@ -223,7 +223,7 @@ static void check_privileges(void) {
 int main(void) {
   struct sonde_error error = {0};
   if (sonde_registry_load(SONDE_PLUGIN_DIR, "xdp", &ops, &error) || ops->probe(&error)) {
-    fprintf(stderr, "xdp cannot be tested here: %s\n", error.detail);
+    fprintf(stderr, "xdp cannot be tested on this machine: %s\n", error.detail);
     return 1;
   }
   live_begin();
@@ -233,7 +233,7 @@ int main(void) {
   check_tags();
   check_overflow();
   check_unread();
-  check_refusals();
+  check_rejected_opens();
   check_privileges();
   return check_report();
 }
