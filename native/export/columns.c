@@ -18,8 +18,8 @@ enum { LINE = 64, AHEAD = 2048 };
 
 struct walk {
   const uint8_t *data;
-  uint32_t end;         /* of the data */
-  uint32_t message_end; /* of the current message */
+  uint32_t end;         /* end of the data */
+  uint32_t message_end; /* end of the current message */
   uint32_t at;          /* start of the next set or message */
 };
 
@@ -118,7 +118,7 @@ struct span { /* consecutive data records */
   const uint8_t *first;
   uint32_t record_bytes;
   uint32_t rows;
-  uint32_t row; /* of the columns, for the first record */
+  uint32_t row; /* column row for the first record */
 };
 
 static void put_numbers(const struct sonde_column *column, const struct span *span) {

@@ -20,7 +20,7 @@ enum { SONDE_INTERFACE_TOKEN_MAX = 384, SONDE_INTERFACE_BYTES_MAX = 255 };
 struct sonde_rendering {
   struct sonde_community_hash community;
   uint64_t fields; /* the selection; see fields.h */
-  uint64_t day;    /* of `date`, since the epoch; UINT64_MAX: `date` is not set */
+  uint64_t day;    /* the day in `date`, since the epoch; UINT64_MAX: not set */
   char date[11];   /* "2026-11-22T" */
   uint32_t interface_token_bytes;
   char interface_token[SONDE_INTERFACE_TOKEN_MAX]; /* encoded, with quotes or header */
@@ -28,7 +28,7 @@ struct sonde_rendering {
 
 struct sonde_encoding_ops {
   uint32_t open_bytes;  /* reserved for the array's opening, before the first record */
-  uint32_t empty_bytes; /* of an array without records */
+  uint32_t empty_bytes; /* size of an array without records */
   void (*prepare)(struct sonde_rendering *rendering, const char *interface);
   /* Writes a record and its separator: at most SONDE_RENDERED_RECORD_MAX bytes, including
    * bytes written behind the end. Returns the end. */

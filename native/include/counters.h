@@ -14,7 +14,7 @@
 #define SONDE_WORKER_COUNTER_LIST(X)                                                               \
   X(packets_captured) /* wire packets */                                                           \
   X(bytes_captured)   /* frames on the wire, without FCS */                                        \
-  X(frames_captured)  /* as received from the backend: a super-packet counts once */               \
+  X(frames_captured)  /* frames from the backend: a super-packet counts once */                    \
   X(packets_non_flow)                                                                              \
   X(fragments)                                                                                     \
   X(ip_length_clamped)                                                                             \
