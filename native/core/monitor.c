@@ -12,8 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "core/session.h"
 #include "core/session_buffer.h"
+#include "core/session_state.h"
 #include "host/link_watch.h"
 
 enum { LOOK_MS = 250, BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 5000 };

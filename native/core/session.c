@@ -3,7 +3,7 @@
  * It builds the pipeline at open, starts and stops its threads, and hands requests to
  * them. It counts nothing itself. Reading (stats, listing, draining) is in session_read.c.
  */
-#include "core/session.h"
+#include "core/session_state.h"
 
 #include <errno.h>
 #include <stdlib.h>

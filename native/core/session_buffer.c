@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "core/filter.h"
-#include "core/session.h"
+#include "core/session_state.h"
 #include "failure.h"
 #include "host/clock.h"
 #include "store/appender.h"

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/session.h"
 #include "core/session_buffer.h"
+#include "core/session_state.h"
 #include "host/clock.h"
 
 /* ---- statistics ----------------------------------------------------------------------- */

@@ -2,9 +2,8 @@
 #ifndef SONDE_EXPORTER_STATE_H
 #define SONDE_EXPORTER_STATE_H
 
-#include "core/session.h"
+#include "core/session_state.h"
 #include "exporter/collector.h"
-#include "exporter/exporter.h"
 
 struct sonde_exporter {
   struct sonde_session *session;

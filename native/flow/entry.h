@@ -14,8 +14,8 @@
 #ifndef SONDE_FLOW_ENTRY_H
 #define SONDE_FLOW_ENTRY_H
 
+#include "flow_config.h"
 #include "hash.h"
-#include "table.h"
 #include "wheel.h"
 
 enum { SONDE_BUCKET_SLOTS = 8, SONDE_PROBE_MAX = 64, SONDE_FLOW_TCP = 6 };

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "entry.h"
+#include "table.h"
 
 static int compare_numbers(uint64_t a, uint64_t b) {
   return (a > b) - (a < b);

@@ -5,6 +5,7 @@
  * If that packet had begun the flow, the flow turns round: source is who sent first.
  */
 #include "entry.h"
+#include "table.h"
 
 static void swap_numbers(uint64_t pair[2]) {
   uint64_t first = pair[0];

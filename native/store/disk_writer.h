@@ -13,7 +13,7 @@
 
 #include "chunk.h"
 #include "segment_file.h"
-#include "store.h"
+#include "store_config.h"
 
 struct sonde_disk_writer;
 

@@ -6,7 +6,7 @@
 #ifndef SONDE_STORE_PACKET_SOURCE_H
 #define SONDE_STORE_PACKET_SOURCE_H
 
-#include "query.h"
+#include "packet.h"
 #include "segment_dir.h"
 #include "selection.h"
 #include "state.h"

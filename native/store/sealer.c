@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 
+#include "disk_writer.h"
 #include "host/clock.h"
 #include "seal.h"
 #include "state.h"

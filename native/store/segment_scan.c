@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "disk_writer.h"
 #include "packet_source.h"
 
 int sonde_segment_scan_open(struct sonde_store *store, struct sonde_segment_scan *scan) {

@@ -2,13 +2,14 @@
 #ifndef SONDE_STORE_STATE_H
 #define SONDE_STORE_STATE_H
 
-#include "appender.h"
 #include "chunk.h"
-#include "disk_writer.h"
 #include "gap_log.h"
 #include "netsonde.h"
 #include "sealkey.h"
-#include "store.h"
+#include "store_config.h"
+
+struct sonde_appender;
+struct sonde_disk_writer;
 
 enum { SONDE_STORE_WORKERS_MAX = 64 };
 
@@ -20,7 +21,6 @@ struct sonde_chunk_list {
   uint64_t next_packet;        /* number of the first packet that is in no full chunk */
   uint64_t forgotten_first_ns; /* of the packets that were overwritten; 0, 0: none */
   uint64_t forgotten_last_ns;
-  struct sonde_appender appender;
 };
 
 struct sonde_chunk_queue {
@@ -36,6 +36,7 @@ struct sonde_store {
   uint32_t chunk_count;
   uint64_t bloom_seed[3];
   struct sonde_chunk_list *lists;
+  struct sonde_appender *appenders; /* one a worker */
 
   pthread_mutex_t lock; /* see chunk.h */
   uint32_t fresh;       /* chunks from here on have never been used */

@@ -1,5 +1,5 @@
 /* store.c - see store.h. */
-#include "state.h"
+#include "store.h"
 
 #include <errno.h>
 #include <openssl/crypto.h>
@@ -7,7 +7,10 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 
+#include "appender.h"
+#include "disk_writer.h"
 #include "failure.h"
+#include "state.h"
 
 enum { HUGE_PAGE_BYTES = 2 << 20 };
 
@@ -41,9 +44,9 @@ static int map_memory(struct sonde_store *store) {
   return SONDE_OK;
 }
 
-static void set_up_lanes(struct sonde_store *store) {
+static void set_up_appenders(struct sonde_store *store) {
   for (uint32_t i = 0; i < store->config.workers; i++) {
-    struct sonde_appender *appender = &store->lists[i].appender;
+    struct sonde_appender *appender = &store->appenders[i];
     appender->store = store;
     appender->worker = i;
     memcpy(appender->seed, store->bloom_seed, sizeof appender->seed);
@@ -63,15 +66,16 @@ int sonde_store_open(const struct sonde_store_config *config, struct sonde_store
   pthread_cond_init(&made->sealer_work, NULL);
   size_chunks(made);
   made->lists = calloc(config->workers, sizeof *made->lists);
+  made->appenders = calloc(config->workers, sizeof *made->appenders);
   int status = SONDE_OK;
-  if (!made->lists || map_memory(made) < 0)
+  if (!made->lists || !made->appenders || map_memory(made) < 0)
     status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "capture buffer of %llu bytes",
                         (unsigned long long)config->bytes);
   if (status == SONDE_OK &&
       getrandom(made->bloom_seed, sizeof made->bloom_seed, 0) != sizeof made->bloom_seed)
     status = sonde_fail(error, SONDE_SYSTEM, errno, "getrandom: %s", strerror(errno));
   if (status == SONDE_OK) {
-    set_up_lanes(made);
+    set_up_appenders(made);
     if (config->dir)
       status = sonde_disk_writer_open(made, config->dir, config->disk_bytes, &made->writer, error);
   }
@@ -90,7 +94,7 @@ void sonde_store_close(struct sonde_store *store) {
     return;
   if (store->writer)
     for (uint32_t i = 0; i < store->config.workers; i++)
-      sonde_appender_cut(&store->lists[i].appender, 0);
+      sonde_appender_cut(&store->appenders[i], 0);
   sonde_sealer_stop(store);
   sonde_disk_writer_close(store->writer);
   for (uint32_t i = 0; i < store->fresh; i++) {
@@ -105,11 +109,12 @@ void sonde_store_close(struct sonde_store *store) {
   pthread_cond_destroy(&store->sealer_work);
   pthread_mutex_destroy(&store->lock);
   free(store->lists);
+  free(store->appenders);
   free(store);
 }
 
 struct sonde_appender *sonde_store_appender(struct sonde_store *store, uint32_t worker) {
-  return &store->lists[worker].appender;
+  return &store->appenders[worker];
 }
 
 /* ---- sealing -------------------------------------------------------------------------- */

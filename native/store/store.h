@@ -7,40 +7,11 @@
 #ifndef SONDE_STORE_STORE_H
 #define SONDE_STORE_STORE_H
 
-#include <stdbool.h>
-#include <stdint.h>
-
-#include "counters.h"
 #include "status.h"
+#include "store_config.h"
 
 struct sonde_store;
 struct sonde_appender;
-
-enum sonde_store_event {
-  SONDE_STORE_SEAL_FAILED = 1, /* value: packets lost with it; once a second at most */
-  SONDE_STORE_SPILL_FAILED,    /* value: errno; at the first failure of a row */
-  SONDE_STORE_SPILL_RESUMED,   /* value: packets that were not spilled in between */
-};
-
-struct sonde_store_config {
-  uint64_t bytes; /* of memory, over all workers */
-  uint32_t workers;
-  const char *dir;     /* of segment files, or NULL */
-  uint64_t disk_bytes; /* all segment files together */
-  /* Called from the store's threads, with no lock held. */
-  void (*raise)(void *context, enum sonde_store_event event, int64_t value, const char *detail);
-  void *context;
-};
-
-struct sonde_store_stats {
-  uint64_t bytes_used; /* capacity once wrapped */
-  uint64_t bytes_capacity;
-  uint64_t oldest_ns; /* of the packets in memory; 0: none */
-  uint64_t newest_ns;
-  uint64_t packets; /* in memory */
-  uint64_t bytes_overwritten;
-  SONDE_STORE_COUNTER_LIST(SONDE_COUNTER_MEMBER)
-};
 
 /* Errors: NO_MEMORY, INVALID, SYSTEM (threads, directory). */
 int sonde_store_open(const struct sonde_store_config *config, struct sonde_store **store,

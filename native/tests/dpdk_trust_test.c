@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "backend/dpdk/engine.h"
+#include "backend/dpdk/engine_protocol.h"
 #include "dpdk_capture.h"
 #include "live.h"
 

@@ -11,7 +11,9 @@
 #include <unistd.h>
 
 #include "store/segment.h"
+#include "store/segment_file.h"
 #include "store/state.h"
+#include "store/store.h"
 #include "stored_packets.h"
 
 static struct store_events store_events;

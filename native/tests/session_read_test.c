@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "core/session.h"
+#include "core/session_state.h"
 
 static const uint64_t SECOND = 1000000000, BEGIN = UINT64_C(1700000000) * 1000000000;
 

@@ -1,7 +1,9 @@
 /* store_test.c - the buffer in memory: filled three times, ranges, filters, limits, several
  * workers, and a query that is overtaken by the capture.
  */
+#include "store/segment_file.h"
 #include "store/state.h"
+#include "store/store.h"
 #include "stored_packets.h"
 
 static struct store_events store_events;

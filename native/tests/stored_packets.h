@@ -15,7 +15,9 @@
 #include "parse/decode.h"
 #include "store/appender.h"
 #include "store/query.h"
+#include "store/segment_file.h"
 #include "store/state.h"
+#include "store/store.h"
 
 #define MARKER "MaRkEr-0f-cLeAr-tExT"
 

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "engine.h"
+#include "engine_protocol.h"
 #include "status.h"
 
 struct child {

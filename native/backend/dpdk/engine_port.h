@@ -9,7 +9,7 @@
 #include <rte_mbuf_dyn.h>
 #include <stdbool.h>
 
-#include "engine.h"
+#include "engine_protocol.h"
 
 /* Time stamps of the hardware. Each thread has its own, adjusted by itself. */
 struct port_clock {

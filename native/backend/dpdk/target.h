@@ -11,7 +11,7 @@
 #define SONDE_DPDK_TARGET_H
 
 #include "backend.h"
-#include "engine.h"
+#include "engine_protocol.h"
 
 struct target {
   enum engine_kind kind;

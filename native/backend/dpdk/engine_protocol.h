@@ -1,12 +1,12 @@
-/* engine.h - what the agent's plugin and the DPDK process say to each other.
+/* engine_protocol.h - what the agent's plugin and the DPDK process say to each other.
  *
  * The process's standard input is a SOCK_SEQPACKET socket. First comes a struct
  * engine_setup with the descriptors of the shared area and of one doorbell a queue; then
  * single bytes, enum engine_command. Each is answered by a struct engine_reply. When the
  * socket is closed, the process ends: that is how it dies with the agent, also a killed one.
  */
-#ifndef SONDE_DPDK_ENGINE_H
-#define SONDE_DPDK_ENGINE_H
+#ifndef SONDE_DPDK_ENGINE_PROTOCOL_H
+#define SONDE_DPDK_ENGINE_PROTOCOL_H
 
 #include <stdint.h>
 

@@ -1,7 +1,7 @@
-/* session.h - what a session is made of; shared by session.c, monitor.c, session_read.c and
- * exporter.c. */
-#ifndef SONDE_CORE_SESSION_H
-#define SONDE_CORE_SESSION_H
+/* session_state.h - what a session is made of; shared by session.c, monitor.c, session_read.c,
+ * session_buffer.c and exporter/. */
+#ifndef SONDE_CORE_SESSION_STATE_H
+#define SONDE_CORE_SESSION_STATE_H
 
 #include "core/wake.h"
 #include "core/worker.h"
