@@ -1,8 +1,7 @@
-"""The same machine, without some of its shared libraries.
+"""A mount namespace in which this machine lacks some of its shared libraries.
 
-A command that is run with `without(…)` before it sees, in a mount namespace of its own, a
-library directory in which the ones named are not there: the loader says of them what it says
-on a host that never had them. Everything else is as it is. Needs root, like the live tests.
+A command with `without(…)` in front sees a library directory without the named files. The loader
+reports them as missing, as on a host that never had them. Needs root.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ LIBRARIES = Path("/usr/lib") / str(sysconfig.get_config_var("MULTIARCH"))
 DPDK = ("librte_*", "dpdk")
 BPF = ("libbpf.*", "libxdp.*")
 
-# The real directory moves aside, and links into it take its place.
+# The real directory is mounted elsewhere; a directory of links replaces it.
 _HIDE = 'mount --bind "$1" "$2" && mount --bind "$3" "$1" && shift 3 && exec "$@"'
 
 
 def without(directory: Path, *patterns: str) -> tuple[str, ...]:
-    """What goes before a command. `directory` is for the links, and must outlive the command;
-    `patterns` are of names in LIBRARIES. With none of them, only the detour is there."""
+    """Returns the words to put before a command. `directory` holds the links and must outlive the
+    command. `patterns` match names in LIBRARIES; without any, all libraries remain visible."""
     real, shown = directory / "real", directory / "shown"
     real.mkdir(parents=True)
     shown.mkdir()

@@ -1,8 +1,7 @@
-"""The controller's and the collector's side of the bus, for tests.
+"""The controller's and the collector's side of the bus.
 
-`Bus.request` gives a reply's code, headers and decoded body, and checks what every reply
-must have (CONTRACT: headers, a body, the host). `Collector` keeps the flow batches that
-come by and checks what every batch must have.
+`Bus.request` returns a reply's code, headers and decoded body, and checks the parts that every
+reply must have. `Collector` keeps flow batches and checks each one.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class Bus:
             url,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.05,
-            error_cb=_expected,  # the tests kill servers on purpose
+            error_cb=_expected,  # servers are killed during tests
         )
         return cls(client, root)
 
@@ -87,10 +86,10 @@ class Bus:
         await self.client.close()
 
     async def returned(self) -> None:
-        """After the server was killed and started again: connected anew, and listening. (Asked
-        for the state alone, the client may not have noticed yet that the server was gone.)"""
+        """Waits for the reconnection after a server restart. Counts reconnections, because the
+        client may still believe it is connected to the server that is gone."""
         await eventually(
-            lambda: self.client.stats["reconnects"] > self._reconnects, "the client to be back"
+            lambda: self.client.stats["reconnects"] > self._reconnects, "the client to reconnect"
         )
         self._reconnects = self.client.stats["reconnects"]
         await settled(self.client)
@@ -107,7 +106,7 @@ class Bus:
         headers: Mapping[str, str] | None = None,
         timeout_sec: float = REQUEST_TIMEOUT_SEC,
     ) -> Reply:
-        """`body`: an object to be sent as JSON, bytes as they are, or nothing."""
+        """Sends `body`: an object as JSON, bytes unchanged, or an empty body."""
         message = await self.client.request(
             self.subject(verb, host),
             body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode(),
@@ -117,14 +116,14 @@ class Bus:
         return Reply.of(message)
 
     async def ok(self, verb: str, body: Any = None, **options: Any) -> dict[str, Any]:
-        """The body of a reply that must be a success."""
+        """Returns the body of a reply that must be a success."""
         reply = await self.request(verb, body, **options)
         assert reply.code < 300, reply
         return reply.body
 
     async def gather(self, subject: str, replies: int, body: bytes = b"") -> list[Msg]:
-        """All replies to one request: exactly `replies` must come, and no more within the
-        time of a further round trip through every agent."""
+        """Returns all replies to one request. Exactly `replies` must arrive, and no more during one
+        further round trip through every agent."""
         inbox = self.client.new_inbox()
         heard: list[Msg] = []
         subscription = await self.client.subscribe(inbox, cb=_keeper(heard))
@@ -147,7 +146,7 @@ class Bus:
         return events
 
     async def messages(self, subject: str) -> list[Msg]:
-        """A list that grows with what is published on `subject`."""
+        """Returns a list that grows with the messages published on `subject`."""
         heard: list[Msg] = []
         await self.client.subscribe(subject, cb=_keeper(heard))
         await settled(self.client)
@@ -155,14 +154,14 @@ class Bus:
 
 
 async def settled(client: Client) -> None:
-    """All that the client has sent is with the server, and what the server had for it has come.
-    nats-py's PING overtakes what waits for its flusher; the first round trip lets that run."""
+    """Waits until the server has everything sent and its messages have arrived. nats-py sends a
+    PING before the data in its flusher's queue; the first round trip lets the flusher run."""
     await client.flush()
     await client.flush()
 
 
 class Events:
-    """What came on the events stream, in order."""
+    """The messages of the events stream, in order."""
 
     def __init__(self) -> None:
         self.messages: list[Msg] = []
@@ -175,7 +174,7 @@ class Events:
 
 
 class Collector:
-    """Every flow batch of one host (or all), checked as it comes."""
+    """Keeps and checks every flow batch of one host, or of all hosts."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
@@ -208,7 +207,7 @@ class Collector:
         if message.subject != f"{self.bus.root}.stream.flows.{batch['host']}":
             self.problems.append(f"{stamp} came on {message.subject}")
         if stamp in self._seen:
-            return  # sent again after a reconnection: the id is there to tell
+            return  # sent again after a reconnection, with the same id
         self._seen.add(stamp)
         self.batches.append(batch)
 
@@ -230,20 +229,21 @@ class Collector:
     async def packets_of(
         self, session_id: str, expected: int, *, within_sec: float = PATIENCE_SEC
     ) -> list[dict[str, Any]]:
-        """The session's records, when (and only when) they hold `expected` packets."""
+        """Returns the session's records once they hold exactly `expected` packets."""
         await eventually(
             lambda: self.packets(session_id) >= expected,
-            f"records of {expected} packets, {self.packets(session_id)} came at first",
+            f"records of {expected} packets, {self.packets(session_id)} arrived at first",
             within_sec=within_sec,
         )
         await settled(self.bus.client)
-        await asyncio.sleep(0)  # callbacks of what the flush brought in
+        await asyncio.sleep(0)  # lets callbacks run for the flushed messages
         assert self.packets(session_id) == expected
         assert self.problems == []
         return self.of_session(session_id)
 
     def gaps(self) -> list[str]:
-        """Numbers missing between the first and last batch of each boot of each host."""
+        """Returns the missing numbers between the first and last batch of each boot of each
+        host."""
         seqs: dict[tuple[str, str], set[int]] = {}
         for batch in self.batches:
             seqs.setdefault((batch["host"], batch["boot"]), set()).add(batch["seq"])

@@ -1,4 +1,4 @@
-"""Waiting for a live capture to have seen what was sent, and holding it to its law."""
+"""Waits until a live capture has seen the sent packets, and checks packet conservation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ async def start(bus: Bus, backend: str = "af_packet", **options: Any) -> dict[st
 
 
 async def settled(bus: Bus, offered: int) -> dict[str, Any]:
-    """The status once captured + dropped have reached `offered` packets: exactly that."""
+    """Returns the status once captured + dropped equals `offered` packets."""
 
     async def ask() -> dict[str, Any] | None:
         status = await bus.ok("status")
@@ -29,7 +29,7 @@ async def settled(bus: Bus, offered: int) -> dict[str, Any]:
 
 
 async def at_rest(bus: Bus) -> dict[str, Any]:
-    """The status of a capture whose wire has fallen silent: two looks, 50 ms apart, alike."""
+    """Returns the status of an idle capture: two readings, 50 ms apart, are equal."""
     before: dict[str, Any] = {}
 
     async def ask() -> dict[str, Any] | None:
@@ -40,11 +40,11 @@ async def at_rest(bus: Bus) -> dict[str, Any]:
         before = status
         return status if same else None
 
-    status = await eventually(ask, "the counters to stand still", interval_sec=0.05)
+    status = await eventually(ask, "the counters to stop changing", interval_sec=0.05)
     check_conservation(status)
     return status
 
 
 def delivered(wire: Wire, device: str = HOST_DEVICE) -> int:
-    """Packets that the kernel has taken in on the host's end of the wire."""
+    """Returns the packets that the kernel received on the host's end of the wire."""
     return int(wire.link(device)["stats64"]["rx"]["packets"])

@@ -1,8 +1,7 @@
-"""Real NetFlow and IPFIX collectors as processes, and what each says that it has got.
+"""Real NetFlow and IPFIX collectors as processes, and the records that each one received.
 
-nfcapd, nfacctd and (over what tcpdump captured) tshark read every record into one form, a
-`Uniflow`, so that they can be held against each other and against the records that the
-agent sent over NATS. All of them run where the test runs: in a namespace of its own.
+nfcapd, nfacctd and tshark (on what tcpdump captured) all yield `Uniflow` records, so that tests can
+compare them with each other and with the records that the agent sent over NATS.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ UTC = {**os.environ, "TZ": "UTC"}
 ICMP, TCP, ICMPV6 = 1, 6, 58
 FLAG_LETTERS = "CEUAPRSF"
 
-_ports = itertools.count(20001)  # the namespace is the test's own: all of them are free
+_ports = itertools.count(20001)  # a port that is taken is skipped or fails the test
 
 
 def next_port() -> int:
@@ -59,7 +58,7 @@ class Uniflow(NamedTuple):
 def uniflows(
     records: Iterable[Mapping[str, Any]], *, ifindex: int = 0, ipv4_only: bool = False
 ) -> Counter[Uniflow]:
-    """What a collector must have been told, out of the records that NATS carried."""
+    """Returns the uniflows that a collector must have, from the records sent over NATS."""
     found: Counter[Uniflow] = Counter()
     for record in records:
         if not (ipv4_only and record["ip_version"] == 6):
@@ -102,14 +101,14 @@ def _sides(record: Mapping[str, Any], ifindex: int) -> Iterator[Uniflow]:
 
 
 def milliseconds(text: str) -> int:
-    """Of an ISO time with a fraction, cut off below the millisecond."""
+    """Parses an ISO time and truncates it to milliseconds."""
     whole, _, fraction = text.removesuffix("Z").replace(" ", "T").partition(".")
     seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
     return seconds * 1000 + int((fraction + "000")[:3])
 
 
 def without(flows: Counter[Uniflow], *fields: str) -> Counter[Uniflow]:
-    """With those fields as 0, for what a protocol or a collector does not tell."""
+    """Sets those fields to 0, for a protocol or collector that does not report them."""
     blank: dict[str, Any] = dict.fromkeys(fields, 0)
     found: Counter[Uniflow] = Counter()
     for flow, count in flows.items():
@@ -118,7 +117,7 @@ def without(flows: Counter[Uniflow], *fields: str) -> Counter[Uniflow]:
 
 
 def totals(flows: Counter[Uniflow]) -> tuple[int, int, int]:
-    """(records, packets, octets)"""
+    """Returns (records, packets, octets)."""
     return (
         flows.total(),
         sum(flow.packets * count for flow, count in flows.items()),
@@ -130,7 +129,7 @@ def totals(flows: Counter[Uniflow]) -> tuple[int, int, int]:
 
 
 class _Process:
-    """A program that is up when `ready` holds, and ends in good order by a signal."""
+    """A program that is running once `ready` is true, and that a signal stops."""
 
     end_signal = signal.SIGTERM
 
@@ -181,7 +180,8 @@ class _Process:
 
 
 def _udp_sockets(port: int) -> list[tuple[int, int]]:
-    """Those bound to the port in this namespace: (bytes that wait in it, datagrams dropped)."""
+    """Returns (queued bytes, dropped datagrams) of each socket bound to the port in this
+    namespace."""
     found = []
     for table in ("udp", "udp6"):
         for line in Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]:
@@ -192,7 +192,7 @@ def _udp_sockets(port: int) -> list[tuple[int, int]]:
 
 
 def _sleeps(pid: int) -> bool:
-    """All threads of the process and of its children wait for something to do."""
+    """Returns whether all threads of the process and of its children are asleep."""
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
             state = (task / "stat").read_text().rpartition(")")[2].split()[0]
@@ -200,7 +200,7 @@ def _sleeps(pid: int) -> bool:
             if state != "S" or not all(map(_sleeps, children)):
                 return False
     except (FileNotFoundError, ProcessLookupError):
-        return False  # a thread or a child that has just ended
+        return False  # a thread or a child has just ended
     return True
 
 
@@ -208,7 +208,7 @@ class _Collector(_Process):
     port: int
 
     def finish(self) -> None:
-        """Ends it once it has dealt with all that was sent to it, which must be all there was."""
+        """Stops the collector after it has read everything that was sent to it."""
         if not _udp_sockets(self.port):
             return
         eventually_now(self._done, f"{self.port} to be read")
@@ -216,9 +216,9 @@ class _Collector(_Process):
         self.stop()
 
     def _done(self) -> bool:
-        """An empty socket is not enough: a collector that ends loses the datagram that it has
-        just taken, and what it has not passed on to a process of its own. Looked at in the
-        order in which the datagram goes."""
+        """Returns whether the collector is idle: socket empty, all threads asleep, checked in the
+        order in which a datagram passes them. An empty socket is not enough. A collector that exits
+        loses the datagram it has just read and what it has not passed to its child process."""
         assert self._process is not None
         return _udp_sockets(self.port)[0][0] == 0 and _sleeps(self._process.pid)
 
@@ -254,7 +254,7 @@ class Nfcapd(_Collector):
             text=True,
             env=UTC,
         ).stdout
-        # Quiet, it leaves the list's brackets out; of no flows it says so in words.
+        # With -q, nfdump omits the brackets of the list; without flows it prints a sentence.
         found = json.loads(f"[{shown}]") if "{" in shown else []
         return Counter(map(_of_nfdump, found))
 
@@ -281,7 +281,8 @@ def _of_nfdump(one: Mapping[str, Any]) -> Uniflow:
 
 
 class Nfacctd(_Collector):
-    """It adds up what has equal fields: so does `flows`, and so must what it is held against."""
+    """nfacctd adds up records with equal keys. `flows` does so too; compare with `added_up`
+    records."""
 
     end_signal = signal.SIGINT
 
@@ -314,7 +315,7 @@ class Nfacctd(_Collector):
     def flows(self) -> Counter[Uniflow]:
         self.finish()
         assert "ERROR" not in self.log, self.log
-        eventually_now(self._purged, "nfacctd to have written its cache")
+        eventually_now(self._purged, "nfacctd to write its cache")
         return added_up(map(_of_nfacctd, map(json.loads, self.out.read_text().splitlines())))
 
     def _purged(self) -> bool:
@@ -322,7 +323,7 @@ class Nfacctd(_Collector):
 
 
 def added_up(flows: Iterable[Uniflow]) -> Counter[Uniflow]:
-    """Records alike but for packets, octets and TCP flags, as one."""
+    """Merges records that differ only in packets, octets and TCP flags."""
     sums: dict[Uniflow, Uniflow] = {}
     for flow in flows:
         key = flow._replace(packets=0, octets=0, tcp_flags=0)
@@ -367,7 +368,7 @@ def _seconds_to_ms(text: str) -> int:
 
 
 class Sniffer(_Process):
-    """tcpdump on loopback: the export as it lay on the wire."""
+    """tcpdump on loopback: captures the export datagrams."""
 
     def __init__(self, directory: Path, interface: str = "lo") -> None:
         super().__init__(directory)
@@ -379,7 +380,7 @@ class Sniffer(_Process):
         return "listening on" in self.log
 
     def finish(self, datagrams: int) -> None:
-        """Ends it once that many are in the file: all that were sent, and not one more."""
+        """Stops tcpdump once exactly that many datagrams are in the file."""
         eventually_now(lambda: self._written() >= datagrams, f"{datagrams} datagrams")
         self.stop()
         assert self._written() == datagrams
@@ -393,7 +394,7 @@ class Sniffer(_Process):
 
 
 class Tshark:
-    """An exporter's datagrams as the protocol checker sees them."""
+    """tshark's dissection of an exporter's datagrams."""
 
     def __init__(self, path: Path, ports: Iterable[int]) -> None:
         self.path = path
@@ -412,14 +413,15 @@ class Tshark:
         return done.stdout
 
     def complaints(self) -> str:
-        """Of the dissector: malformed fields, wrong sequence numbers, unknown templates."""
+        """Returns the dissector's complaints: malformed fields, sequence errors, unknown
+        templates."""
         return self.run("-Y", "(_ws.expert || _ws.malformed || _ws.unreassembled) && cflow")
 
     def messages(self) -> int:
         return len(self.run("-Y", "cflow.version", "-T", "fields", "-e", "cflow.version").split())
 
     def payload_bytes(self) -> list[int]:
-        """Of each datagram, without the UDP header."""
+        """Returns the size of each datagram without the UDP header."""
         return [int(text) - 8 for text in self.run("-T", "fields", "-e", "udp.length").split()]
 
 
@@ -445,7 +447,7 @@ class Inbox:
                 return port
 
     def take(self) -> list[bytes]:
-        """What has come since the last call."""
+        """Returns the datagrams received since the last call."""
         taken = []
         while True:
             try:

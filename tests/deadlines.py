@@ -1,7 +1,7 @@
-"""Waiting for a condition, never for a time.
+"""Waits for a condition instead of a fixed time.
 
-`eventually` asks again until the answer is true or the deadline has passed; the deadline
-is what a slow machine is allowed, not what a test takes.
+`eventually` repeats a question until the answer is true or the deadline has passed. The deadline
+allows for a slow machine; a test normally takes far less.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class _Boolean(Protocol):
 
 
 Answer = TypeVar("Answer")
-# What can be false, as no coroutine can: else mypy would take one for an answer.
+# A type that can be false. A coroutine cannot, so mypy does not mistake one for an answer.
 Plain = TypeVar("Plain", bound=_Boolean | Sized)
 
 PATIENCE_SEC = 60.0
@@ -48,7 +48,7 @@ async def eventually(
     within_sec: float = PATIENCE_SEC,
     interval_sec: float = INTERVAL_SEC,
 ) -> Answer:
-    """The first true answer. `what` completes "timed out waiting for …"."""
+    """Returns the first true answer. `what` completes "timed out waiting for …"."""
     deadline = time.monotonic() + within_sec
     while True:
         answer = ask()
@@ -64,7 +64,7 @@ async def eventually(
 def eventually_now(
     ask: Callable[[], Answer | None], what: str, *, within_sec: float = PATIENCE_SEC
 ) -> Answer:
-    """The same where no event loop runs, or where blocking it does no harm."""
+    """The blocking variant, for code without an event loop."""
     deadline = time.monotonic() + within_sec
     while not (answer := ask()):
         if time.monotonic() > deadline:

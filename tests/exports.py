@@ -1,4 +1,4 @@
-"""Export asked for over the bus, and what came out of it: for tests with an agent."""
+"""Requests for export over the bus, and checks of the exported datagrams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOWS = 400
 
 
 def conversations(count: int = FLOWS, *, first: int = 0) -> list[Packet]:
-    """One packet each, a millisecond apart."""
+    """Returns packets of distinct flows, one packet each, 1 ms apart."""
     made = []
     for number in range(first, first + count):
         source = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
@@ -41,7 +41,7 @@ def lost(one: dict[str, Any]) -> int:
 
 
 def decoded(datagrams: list[bytes]) -> tuple[int, int]:
-    """(data records of flows, sets whose template was not known)"""
+    """Returns (flow records, sets with an unknown template)."""
     decoder = ExportDecoder()
     flows = unknown = 0
     for data in datagrams:

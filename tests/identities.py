@@ -1,6 +1,6 @@
 """NATS identities as an operator has them: nkeys, the JWTs that they sign, creds files.
 
-Written from the published description of the JWTs; nats-server is the judge.
+Written from the published description of the JWTs and verified by nats-server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UNLIMITED = {"subs": -1, "data": -1, "payload": -1}
 
 
 class Identity:
-    """An nkey of one kind, as nats-server encodes it."""
+    """An nkey of one type, encoded as nats-server expects."""
 
     def __init__(self, kind: int) -> None:
         self.kind = kind
@@ -34,7 +34,7 @@ class Identity:
         return encoded(prefix + self.key.private_bytes_raw())
 
     def token(self, subject: str, claims: dict[str, object], **more: object) -> str:
-        """A NATS JWT about `subject`, signed by this identity."""
+        """Returns a NATS JWT about `subject`, signed by this identity."""
         now = int(time.time())
         body = {"jti": "x", "iat": now, "iss": self.public, "sub": subject, "nats": claims, **more}
         head = segment({"typ": "JWT", "alg": "ed25519-nkey"})
@@ -62,14 +62,14 @@ def creds(directory: Path, jwt: str, seed: str) -> Path:
 
 
 class Operation:
-    """An operator with one account, which may use JetStream or not."""
+    """An operator with one account, with or without JetStream."""
 
     def __init__(self, *, jetstream: bool = False) -> None:
         self.jetstream = jetstream
         self.operator, self.account = Identity(OPERATOR), Identity(ACCOUNT)
 
     def user_jwt(self, user: Identity, *, lives_sec: int = 0) -> str:
-        """lives_sec: 0 for ever."""
+        """Returns a creds file. `lives_sec` 0 means that it does not expire."""
         claims: dict[str, object] = {"type": "user", "version": 2, **UNLIMITED}
         expires = {"exp": int(time.time()) + lives_sec} if lives_sec else {}
         return self.account.token(user.public, claims, **expires)
@@ -82,7 +82,7 @@ class Operation:
         account = self.operator.token(self.account.public, claims)
         operator = self.operator.token(self.operator.public, {"type": "operator", "version": 2})
         preload, system = f"{self.account.public}: {account}", ""
-        if self.jetstream:  # which talks to itself in an account of its own
+        if self.jetstream:  # the server requires a separate system account
             own = Identity(ACCOUNT)
             claims["limits"] = {**UNLIMITED, "conn": -1}
             preload += f", {own.public}: {self.operator.token(own.public, claims)}"

@@ -4,10 +4,9 @@
     │ agent on sonde0 ├──────┤ peer0, senders  │
     └─────────────────┘      └─────────────────┘
 
-The test itself moves into `host` for as long as it lasts (a thread's namespace is its own),
-so that nats-server, the agent and the client's sockets are all in there without knowing.
-Both sides are mute: no addresses, no IPv6, no ARP; only what a test sends is on the wire.
-Names carry this process's id, and everything is deleted however the test ends.
+The test's thread enters `host`, so nats-server, the agent and the client's sockets are in there
+too. Neither side has addresses, IPv6 or ARP: only the test's packets are on the wire. Names contain
+this process's id. Both namespaces are deleted when the test ends.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ HOST_DEVICE, PEER_DEVICE = "sonde0", "peer0"
 MTU_MAX = 65535
 HOST_ADDRESS, PEER_ADDRESS = "10.77.0.1", "10.77.0.2"
 
-# For sockets that do not choose: above the ports that traceroute probes (33435 and on), whose
-# every datagram tshark remarks on, whatever it carries.
+# Local ports lie above those that traceroute probes (33435 and higher), because tshark flags every
+# datagram on those.
 _LOCAL_PORTS = "40000 60999"
 
 _numbers = itertools.count(1)
@@ -64,14 +63,14 @@ class Wire:
         return self
 
     def connect(self, device: str = HOST_DEVICE, peer_device: str = PEER_DEVICE) -> None:
-        """The veth pair, both ends up and able to carry the largest frame there is."""
+        """Creates the veth pair with the largest MTU and sets both ends up."""
         one = ("link", "add", device, "mtu", str(MTU_MAX), "netns", self.host, "type", "veth")
         ip(*one, "peer", "name", peer_device, "mtu", str(MTU_MAX), "netns", self.peer)
         self.host_ip("link", "set", device, "arp", "off", "up")
         self.peer_ip("link", "set", peer_device, "arp", "off", "up")
 
     def address(self) -> None:
-        """Lets the two ends talk IP to each other."""
+        """Gives both ends IP addresses."""
         self.host_ip("link", "set", HOST_DEVICE, "arp", "on")
         self.peer_ip("link", "set", PEER_DEVICE, "arp", "on")
         self.host_ip("addr", "add", f"{HOST_ADDRESS}/24", "dev", HOST_DEVICE)
@@ -88,7 +87,7 @@ class Wire:
         return ip("-n", self.peer, *arguments)
 
     def link(self, device: str = HOST_DEVICE) -> dict[str, Any]:
-        """The host side's interface as `ip -details -statistics link` tells it."""
+        """Returns `ip -details -statistics link` of the host side's interface."""
         shown = self.host_ip("-json", "-details", "-statistics", "link", "show", "dev", device)
         return json.loads(shown)[0]  # type: ignore[no-any-return]
 
@@ -97,7 +96,7 @@ class Wire:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """Before a command: runs it in the host namespace, with a /sys of its own."""
+        """Words before a command that run it in the host namespace, with that namespace's /sys."""
         return ("ip", "netns", "exec", self.host)
 
     @property
@@ -106,7 +105,7 @@ class Wire:
 
 
 class Sender:
-    """Puts frames on the wire exactly as they are, and counts them."""
+    """Sends raw frames unchanged and counts them."""
 
     def __init__(self, namespace: str, device: str) -> None:
         self.socket = in_namespace(namespace, lambda: _raw_socket(device))
@@ -114,7 +113,7 @@ class Sender:
         self.bytes_sent = 0
 
     def send(self, frames: Iterable[bytes]) -> int:
-        """Returns how many. A full transmit queue is waited for, so none is lost here."""
+        """Returns the number of frames sent. Retries while the transmit queue is full."""
         count = 0
         for frame in frames:
             while True:
@@ -153,7 +152,7 @@ def ip(*arguments: str) -> str:
 
 @contextlib.contextmanager
 def entered(namespace: str) -> Iterator[None]:
-    """This thread, and the processes it starts, are in `namespace`."""
+    """Moves this thread, and the processes it starts, into `namespace`."""
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         _setns(namespace)
@@ -164,7 +163,7 @@ def entered(namespace: str) -> Iterator[None]:
 
 
 def in_namespace(namespace: str, make: Callable[[], Result]) -> Result:
-    """Runs `make` on a thread of its own that is in `namespace`."""
+    """Runs `make` in a new thread that has entered `namespace`."""
     made: list[Result] = []
     failed: list[BaseException] = []
 
@@ -197,11 +196,11 @@ def _setns_fd(fd: int) -> None:
         raise OSError(number, os.strerror(number), "setns")
 
 
-# ---- what an interface does and has counted ---------------------------------------------------
+# ---- interface settings and counters ----------------------------------------------------------
 
 
 def offload_set(namespace: str, device: str, **wanted: bool) -> None:
-    """offload_set(ns, "sonde0", gso=False, tso=False, gro=False), as ethtool -K does it."""
+    """Sets offloads as `ethtool -K` does: offload_set(ns, "sonde0", gso=False, tso=False)."""
 
     def apply() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
@@ -214,14 +213,14 @@ def offload_set(namespace: str, device: str, **wanted: bool) -> None:
 
 
 def queue_add(namespace: str, device: str) -> None:
-    """A queueing discipline, which counts packets as the wire has them; veth has none."""
+    """Adds a queueing discipline, which counts packets as they leave; veth has none by default."""
     tc = ["ip", "netns", "exec", namespace, "tc"]
     add = [*tc, "qdisc", "replace", "dev", device, "root", "pfifo", "limit", "100000"]
     subprocess.run(add, check=True, capture_output=True)
 
 
 def queue_counters(namespace: str, device: str) -> tuple[int, int]:
-    """(packets, bytes) sent: GSO super-packets as the packets that they stand for."""
+    """Returns (packets, bytes) sent. A GSO super-packet counts as the packets it is split into."""
     tc = ["ip", "netns", "exec", namespace, "tc", "-statistics", "-json"]
     shown = subprocess.run(
         [*tc, "qdisc", "show", "dev", device], check=True, capture_output=True, text=True

@@ -1,9 +1,8 @@
-"""The shared traces and what a right meter makes of them.
+"""The shared traces and the flows that a correct meter finds in them.
 
-The traces lie outside the repository: NETSONDE_TRACES names their directory, by default
-`../shared/traces` beside the checkout. Their ORACLE.json was made by independent meters;
-nothing in it comes from this project. `digest` folds flow records from the bus into the
-one line a flow that ORACLE.json's checksums are taken over.
+The traces are outside the repository. NETSONDE_TRACES names their directory (default:
+`../shared/traces` next to the checkout). Independent meters produced their ORACLE.json. `digest`
+turns flow records into the lines that ORACLE.json's checksums cover, one line per flow.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ DIRECTORY = Path(
     os.environ.get("NETSONDE_TRACES") or REPOSITORY.parent / "shared" / "traces"
 ).resolve()
 TRACES_EXPECTED = 19
-ACTIVE_NEVER_SEC = 86_400  # the largest active timeout there is stands for "inf"
+ACTIVE_NEVER_SEC = 86_400  # "inf" in the oracle: the largest active timeout
 
 Record = Mapping[str, Any]
 
@@ -45,11 +44,11 @@ class Trace:
         return int(self.facts["packets"])
 
     def accepted(self, name: str) -> list[Any]:
-        """The expected value, and others that the oracle lets pass."""
+        """Returns the expected value and the oracle's accepted alternatives."""
         return [self.expected[name], *self.facts["accept"].get(name, [])]
 
     def timeout_pairs(self) -> dict[tuple[int, int], int]:
-        """(idle, active) in seconds → how many records carry packets."""
+        """Returns (idle, active) in seconds → the number of records that carry packets."""
         pairs = {}
         for pair, count in self.expected["records"].items():
             idle, active = pair.split("/")
@@ -58,7 +57,7 @@ class Trace:
 
 
 def traces() -> list[Trace]:
-    """All of them, or none when the directory is absent: tests/wire says so aloud."""
+    """Returns all traces, or an empty list without the directory; tests/wire reports that."""
     oracle = DIRECTORY / "ORACLE.json"
     if not oracle.is_file():
         return []
@@ -75,7 +74,7 @@ def trace(prefix: str) -> Trace:
 
 @dataclass
 class Flow:
-    """All records of one key together, in the order in which they came."""
+    """All records of one key, in order of arrival."""
 
     first: Record
     packets: list[int] = field(default_factory=lambda: [0, 0])
@@ -110,7 +109,7 @@ def endpoints(record: Record) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
 
 
 def key(record: Record) -> tuple[Any, ...]:
-    """Free of direction."""
+    """Returns the flow key without direction."""
     low, high = sorted(endpoints(record))
     return (
         tuple(record["vlan"]),
@@ -122,7 +121,7 @@ def key(record: Record) -> tuple[Any, ...]:
 
 
 def flows(records: Iterable[Record]) -> dict[tuple[Any, ...], Flow]:
-    """Records by key, those that carry no packets left out."""
+    """Groups records by key. Skips records without packets."""
     table: dict[tuple[Any, ...], Flow] = {}
     for record in records:
         if record["packets"]:
@@ -153,7 +152,7 @@ def digest(records: Iterable[Record]) -> str:
 
 
 def microseconds(time_rfc3339: str) -> int:
-    """Of a time with nanoseconds, which strptime does not read."""
+    """Converts a time with nanoseconds, which strptime cannot parse."""
     seconds, fraction = time_rfc3339.removesuffix("Z").split(".")
     assert len(fraction) == 9, time_rfc3339
     whole = calendar.timegm(time.strptime(seconds, "%Y-%m-%dT%H:%M:%S"))
@@ -164,11 +163,10 @@ def microseconds(time_rfc3339: str) -> int:
 
 
 def frames(trace: Trace) -> list[bytes]:
-    """The trace as Ethernet frames of their full wire length, for a real interface.
+    """Returns the trace as Ethernet frames of full wire length, for a real interface.
 
-    A packet that the capture cut is filled up with zeros: its headers are all there, and
-    nothing else of it is metered. SLL2 (no Ethernet header was captured) gets one.
-    """
+    Truncated packets are padded with zeros; their headers are complete, and only those are metered.
+    SLL2 packets get an Ethernet header."""
     made = []
     for packet in packets.read_capture(trace.path):
         data = packet.data

@@ -1,12 +1,11 @@
-"""Frames made by hand, and capture files read and written, in plain Python.
+"""Handmade frames, and a reader and writer of capture files in plain Python.
 
-A frame is built from the inside out, each function wrapping the bytes of the one before:
+A frame is built from the inside out; each function wraps the bytes of the previous one:
 
     ethernet(ipv4(udp(b"query", 53000, 53), UDP, "10.0.0.1", "10.0.0.2"))
 
-Checksums of IP headers are right; those of transport headers are zero, because a meter
-does not look at them. Times are whole nanoseconds since the epoch, so that a test can
-stand on either side of a limit.
+IP header checksums are correct. Transport checksums are zero, because a meter does not check them.
+Times are whole nanoseconds since the epoch, so that a test can hit either side of a limit.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ SERVER_MAC = bytes.fromhex("020000000002")
 
 @dataclass(frozen=True)
 class Packet:
-    """One packet of a capture file: `wirelen` is what the wire carried."""
+    """One packet of a capture file. `wirelen` is its length on the wire."""
 
     time_ns: int
     data: bytes
@@ -83,7 +82,8 @@ def ipv4(
     more_fragments: bool = False,
     total_length: int | None = None,
 ) -> bytes:
-    """`fragment_offset` in bytes, a multiple of 8; `total_length` to lie about it."""
+    """Returns an IPv4 packet. `fragment_offset` is in bytes, a multiple of 8. `total_length`
+    overrides the length field."""
     length = 20 + len(payload) if total_length is None else total_length
     flags = (0x2000 if more_fragments else 0) | fragment_offset // 8
     addresses = ipaddress.IPv4Address(source).packed + ipaddress.IPv4Address(dest).packed
@@ -120,7 +120,7 @@ def icmp(kind: int, code: int = 0, body: bytes = b"\0\1\0\1") -> bytes:
 
 
 def arp(source: str, target: str) -> bytes:
-    """A request: who has `target`?"""
+    """Returns an ARP request for `target`."""
     head = struct.pack("!HHBBH", 1, IPV4, 6, 4, 1)
     sender = CLIENT_MAC + ipaddress.IPv4Address(source).packed
     return head + sender + bytes(6) + ipaddress.IPv4Address(target).packed
@@ -149,7 +149,7 @@ def write_pcap(
 
 
 def read_capture(path: Path) -> list[Packet]:
-    """A pcap or pcapng file, whole."""
+    """Reads a whole pcap or pcapng file."""
     data = path.read_bytes()
     if data[:4] == b"\x0a\x0d\x0d\x0a":
         return list(_pcapng(data))
@@ -171,9 +171,9 @@ def _pcap(data: bytes) -> Iterator[Packet]:
 
 
 def _pcapng(data: bytes) -> Iterator[Packet]:
-    """Interface and enhanced packet blocks of a little-endian file: what the shared traces
-    hold. A big-endian section is refused, not guessed at."""
-    interfaces: list[tuple[int, int]] = []  # link type, nanoseconds a tick
+    """Reads interface and enhanced packet blocks of a little-endian file, as the shared traces use.
+    Rejects big-endian sections."""
+    interfaces: list[tuple[int, int]] = []  # link type, nanoseconds per tick
     offset = 0
     while offset + 12 <= len(data):
         kind, length = struct.unpack_from("<II", data, offset)
@@ -191,7 +191,7 @@ def _pcapng(data: bytes) -> Iterator[Packet]:
 
 
 def _tick_ns(options: bytes) -> int:
-    """if_tsresol, option 9: a power of ten; microseconds where it is absent."""
+    """Returns if_tsresol (option 9) as a power of ten; without it, microseconds."""
     offset = 0
     while offset + 4 <= len(options):
         code, length = struct.unpack_from("<HH", options, offset)

@@ -1,7 +1,7 @@
-"""Packets asked back from a capture buffer, and what else may be said about them.
+"""Retrieval of packets from a capture buffer, and searches for packets at rest.
 
-`retrieve` fetches an answer from the object store and checks all that the reply claims of it;
-`tcpdump` is the independent opinion on which packets match an expression.
+`retrieve` downloads a result from the object store and checks it against the reply. `tcpdump`
+decides independently which packets match a filter.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ START_NS = 1_767_225_600 * SECOND_NS
 
 
 def jetstream(directory: Path) -> str:
-    """Lines of configuration for a nats-server with an object store."""
+    """Returns configuration lines for a nats-server with an object store."""
     return f'jetstream {{ store_dir: "{directory}" }}'
 
 
 async def retrieve(bus: Bus, directory: Path, **body: Any) -> tuple[dict[str, Any], list[Packet]]:
-    """The reply, and the packets of the object that it names."""
+    """Returns the reply and the packets of the object that the reply names."""
     reply = await bus.ok("packets", {"to": "object_store", **body}, timeout_sec=60)
     store = await bus.client.jetstream().object_store(reply["bucket"])
     answer = directory / "answer.pcapng"
@@ -40,7 +40,7 @@ async def retrieve(bus: Bus, directory: Path, **body: Any) -> tuple[dict[str, An
 
 
 def checked(reply: dict[str, Any], answer: Path) -> list[Packet]:
-    """The packets of a pcapng file, which must be as the reply says."""
+    """Returns the packets of a pcapng file after checking them against the reply."""
     data = answer.read_bytes()
     assert len(data) == reply["bytes"]
     assert hashlib.sha256(data).hexdigest() == reply["sha256"]
@@ -57,13 +57,13 @@ def checked(reply: dict[str, Any], answer: Path) -> list[Packet]:
 
 
 def spelled(time_ns: int) -> str:
-    """RFC 3339, UTC, with nanoseconds."""
+    """Formats a time as RFC 3339 in UTC with nanoseconds."""
     moment = datetime.fromtimestamp(time_ns // SECOND_NS, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ns % SECOND_NS:09d}Z"
 
 
 def tcpdump(capture: Path, expression: str) -> list[bytes]:
-    """The frames in the file that match, by tcpdump's judgement."""
+    """Returns the frames in the file that match according to tcpdump."""
     chosen = capture.with_suffix(".chosen")
     command = ["tcpdump", "-n", "-r", str(capture), "-w", str(chosen)]
     done = subprocess.run([*command, expression], capture_output=True, text=True, check=False)
@@ -76,7 +76,7 @@ def frames_of(found: Sequence[Packet]) -> list[bytes]:
 
 
 def numbered(count: int, *, payload_bytes: int = 1000, every_ns: int = 100_000) -> list[Packet]:
-    """Datagrams that carry their number and a marker."""
+    """Returns datagrams that carry their number and a marker."""
     filling = MARKER * (payload_bytes // len(MARKER))
     return [
         at(
@@ -118,12 +118,12 @@ def markers_on_disk(directory: Path) -> int:
         try:
             return sum(path.read_bytes().count(MARKER) for path in directory.iterdir())
         except FileNotFoundError:
-            continue  # a segment got its final name, or went, between two looks
+            continue  # a segment was renamed or deleted during the search
 
 
 def markers_in_buffer(pid: int, capacity: int) -> int:
-    """In the memory of the agent's capture buffer: the mapping of that size which no core
-    dump holds."""
+    """Counts markers in the agent's capture buffer: the mapping of that size which is excluded from
+    core dumps."""
     found, seen = 0, 0
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         for start, end in buffer_mappings(pid, capacity):
@@ -136,8 +136,8 @@ def markers_in_buffer(pid: int, capacity: int) -> int:
 
 
 def markers_in_memory(pid: int) -> int:
-    """In all anonymous memory of the agent: wherever a copy may lie. A kernel's ring is not
-    anonymous; the buffer that a file is read into is."""
+    """Counts markers in the agent's anonymous memory. A kernel ring is not anonymous; the buffer
+    that a file is read into is."""
     found = 0
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
@@ -145,13 +145,13 @@ def markers_in_memory(pid: int) -> int:
             if access.startswith("rw") and inode == "0" and name in ([], ["[heap]"]):
                 start, end = (int(part, 16) for part in bounds.split("-"))
                 memory.seek(start)
-                with contextlib.suppress(OSError):  # unmapped between two looks
+                with contextlib.suppress(OSError):  # unmapped during the search
                     found += memory.read(end - start).count(MARKER)
     return found
 
 
 def buffer_mappings(pid: int, capacity: int) -> Iterator[tuple[int, int]]:
-    """Anonymous, at least as large as the buffer, and excluded from core dumps."""
+    """Yields anonymous mappings at least as large as the buffer and excluded from core dumps."""
     for entry in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text()):
         head = entry.partition("\n")[0].split()
         start, end = (int(part, 16) for part in head[0].split("-"))

@@ -1,7 +1,6 @@
-"""A capture file through the agent: start, read to its end, stop, every record in hand.
+"""Replays a capture file through the agent: start, read to the end, stop, collect all records.
 
-`replay` also checks what holds for any replay at all: the conservation law, and the life of
-each flow as its records tell it.
+`replay` also checks packet conservation and the sequence of each flow's records.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ async def replay(
 
 
 async def finished(bus: Bus, host: str = "alpha") -> dict[str, Any]:
-    """The status of a session whose file has been read to the end."""
+    """Returns the status of a session whose file has been read to the end."""
 
     async def ask() -> dict[str, Any] | None:
         status = await bus.ok("status", host=host)
@@ -67,7 +66,7 @@ async def finished(bus: Bus, host: str = "alpha") -> dict[str, Any]:
 async def records_of(
     collector: Collector, session_id: str, stopped: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """All records of a stopped session: as many as its reply says, and not one more."""
+    """Returns all records of a stopped session, exactly as many as its reply says."""
     assert stopped["records_unsent"] == 0
     assert stopped["records_dropped"] == 0
     expected = stopped["records_sent"]
@@ -84,7 +83,8 @@ async def records_of(
 
 
 def check_conservation(status: Mapping[str, Any]) -> None:
-    """captured = Σ packets over records + packets in active flows + packets_non_flow."""
+    """Checks captured = Σ packets over records + packets in active flows + packets_non_flow +
+    unmetered."""
     assert status["packets_captured"] == (
         status["packets_recorded"]
         + status["packets_active"]
@@ -96,8 +96,8 @@ def check_conservation(status: Mapping[str, Any]) -> None:
 
 
 def check_lives(records: Sequence[Record]) -> None:
-    """Each flow_id: segments 0, 1, …, one final record and it is the last, totals that are
-    the sums of the deltas, and no time that runs backwards."""
+    """Checks each flow_id: segments 0, 1, …; only the last record is final; totals are sums of
+    deltas; times never run backwards."""
     lives: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         lives[record["flow_id"]].append(record)

@@ -1,4 +1,4 @@
-"""Everyone whom `netsonde nats setup` gives a key, and what they do on the bus by hand."""
+"""The clients that `netsonde nats setup` gives keys to, and their use of the bus."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def key_of(directory: Path, name: str) -> Path:
 
 @dataclass
 class Someone:
-    """A client with one of the keys. `refusals`: what the server said no to."""
+    """A client with one of the keys. `refusals` holds the server's permission errors."""
 
     client: Client
     refusals: list[str]
@@ -79,7 +79,7 @@ async def entered(
     client.login = login
 
     async def note(error: Exception) -> None:
-        refusals.append(str(error).lower())  # as nats-py makes the subjects in it
+        refusals.append(str(error).lower())  # nats-py lowercases the subjects
 
     await client.connect(
         server.url, error_cb=note, inbox_prefix=inbox, allow_reconnect=False, **login.options
@@ -96,7 +96,7 @@ async def both_answer(someone: Someone) -> None:
         heard = await someone.listen(inbox)
         await someone.publish("capture.backends", reply=inbox)
         try:
-            await eventually(lambda: len(heard) == 2, "two", within_sec=1)
+            await eventually(lambda: len(heard) == 2, "two replies", within_sec=1)
         except AssertionError:
             return False
         return True
@@ -121,10 +121,10 @@ async def answers(someone: Someone, subject: str) -> bool:
 
 
 def raw_client(server: NatsServer, seed: str) -> socket.socket:
-    """The bare protocol, for what no client library would send."""
+    """Speaks the bare NATS protocol, to send what a client library would not."""
     stream = socket.create_connection(("127.0.0.1", server.port), 5)
     info = json.loads(stream.recv(65536).partition(b" ")[2])
-    # The server takes base64 of either alphabet, without padding.
+    # The server accepts base64 of either alphabet, without padding.
     signature = nkey.sign(seed, info["nonce"]).decode()
     login = {"nkey": nkey.public_key(seed), "sig": signature, "headers": True, "verbose": False}
     stream.sendall(b"CONNECT " + json.dumps(login).encode() + b"\r\nPING\r\n")

@@ -1,8 +1,8 @@
-"""Running the agent as a user who is not root, with exactly the capabilities that are named.
+"""Runs the agent as a user other than root, with exactly the named capabilities.
 
-What that user must be able to read may lie below directories that only root may enter (a
-home, a private checkout). The command then runs in a mount namespace in which those are
-replaced by open ones that hold nothing but what is needed.
+The files that this user must read may be below directories that only root may enter, such as a
+home. The command then runs in a mount namespace in which open directories replace those and contain
+only the required files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-USER_ID = 47_474  # nobody's
+USER_ID = 47_474  # no account uses it
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 _SCRIPT = """
@@ -36,7 +36,7 @@ exec "$@"
 
 
 def prefix(capabilities: Sequence[str], stage: Path) -> tuple[str, ...]:
-    """Before a command. `stage`: an empty directory that anyone may enter."""
+    """Words before a command. `stage` is an empty directory that any user may enter."""
     needed = {Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve(), REPOSITORY}
     private = sorted({_private(path) for path in needed} - {None}, key=str)
     hidden = sorted(path for path in needed if _private(path) is not None)
@@ -56,7 +56,7 @@ def drop(capabilities: Sequence[str]) -> tuple[str, ...]:
 
 
 def _private(path: Path) -> Path | None:
-    """The uppermost directory on the way that others may not enter."""
+    """Returns the topmost directory of the path that other users may not enter."""
     for directory in [*reversed(path.parents), path]:
         if not directory.stat().st_mode & 0o001:
             return directory
@@ -65,7 +65,7 @@ def _private(path: Path) -> Path | None:
 
 @contextlib.contextmanager
 def open_directory() -> Iterator[Path]:
-    """pytest's own temporary directories are root's alone."""
+    """Makes a directory open to all users; pytest's temporary directories are private to root."""
     made = Path(tempfile.mkdtemp(prefix="netsonde-test-"))
     made.chmod(0o777)
     try:
