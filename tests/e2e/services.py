@@ -1,6 +1,6 @@
-"""What the NATS Services specification (ADR-32) says of its three answers, as JSON Schema.
+"""JSON Schemas of the three replies in the NATS Services specification (ADR-32).
 
-Written from the ADR and held against the schemas that the nats CLI validates with
+Written from the ADR and compared with the schemas that the nats CLI validates against
 (io.nats.micro.v1): the same required members, types and name alphabet.
 """
 
@@ -13,7 +13,7 @@ import jsonschema
 
 NAME = {"type": "string", "pattern": "^[a-zA-Z0-9_-]+$"}
 TEXT = {"type": "string", "minLength": 1}
-# semver.org, item 2, 9 and 10
+# semver.org, items 2, 9 and 10
 VERSION = {
     "type": "string",
     "pattern": (
@@ -94,7 +94,7 @@ STATS = answer(
 
 
 def validated(data: bytes, schema: dict[str, Any]) -> dict[str, Any]:
-    """The decoded answer, or jsonschema's complaint."""
+    """Returns the decoded reply, or raises jsonschema's error."""
     body = json.loads(data)
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     jsonschema.Draft202012Validator(schema, format_checker=checker).validate(body)

@@ -1,4 +1,4 @@
-"""The command line as its users have it: a process against a real server and real agents."""
+"""The command line as a process, against a real server and real agents."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(nats_server: NatsServer) -> Run:
-    """`run("status", "--json")`: the command, pointed at the test's server."""
+    """`run("status", "--json")` runs the command against the test's server."""
 
     def run_command(*words: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -44,7 +44,7 @@ def run(nats_server: NatsServer) -> Run:
 
 @pytest.fixture
 def pair(fleet: Fleet) -> list[Agent]:
-    """Two agents, in two sites."""
+    """Two agents at different sites."""
     return [
         fleet.start("alpha", labels={"site": "ams"}, metrics={"interval_sec": 0.2}),
         fleet.start("beta", labels={"site": "lon"}, metrics={"interval_sec": 0.2}),
@@ -52,7 +52,7 @@ def pair(fleet: Fleet) -> list[Agent]:
 
 
 def conversation(count: int) -> list[Packet]:
-    """So many flows of one datagram each, a hundredth of a second apart."""
+    """Returns `count` flows of one datagram each, 10 ms apart."""
     return [
         at(
             1_700_000_000 * SECOND_NS + number * SECOND_NS // 100,
@@ -67,7 +67,7 @@ def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 def rows(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
-    """Of a piped table, without its head."""
+    """Returns the cells of a piped table without its header."""
     return [line.split() for line in done.stdout.splitlines()[1:]]
 
 
@@ -87,9 +87,7 @@ def test_ps_lists_agents_with_their_labels(run: Run, pair: list[Agent]) -> None:
     assert missing.stderr.startswith("gamma: ")
 
 
-def test_ps_takes_the_pace_of_every_other_command(
-    run: Run, pair: list[Agent], tmp_path: Path
-) -> None:
+def test_ps_accepts_the_rollout_flags(run: Run, pair: list[Agent], tmp_path: Path) -> None:
     for flags, hosts in (
         (["--limit", "50%"], ["alpha"]),
         (["--batch", "1", "--max-failures", "0"], ["alpha", "beta"]),
@@ -116,7 +114,7 @@ def test_ps_takes_the_pace_of_every_other_command(
         (["--batch", "1"], ["alpha", "beta"]),
     ],
 )
-def test_each_way_of_targeting_reaches_its_hosts(
+def test_each_target_flag_reaches_its_hosts(
     run: Run, pair: list[Agent], flags: list[str], hosts: list[str]
 ) -> None:
     done = run("status", "--json", *flags)
@@ -125,7 +123,7 @@ def test_each_way_of_targeting_reaches_its_hosts(
     assert all(body["running"] is False for body in objects(done))
 
 
-def test_a_nodes_file_and_a_host_that_is_not_there(
+def test_host_in_nodes_file_that_is_not_connected_is_reported(
     run: Run, pair: list[Agent], tmp_path: Path
 ) -> None:
     nodes = tmp_path / "nodes"
@@ -138,14 +136,16 @@ def test_a_nodes_file_and_a_host_that_is_not_there(
     assert done.stderr == "gamma: no agent of that name is connected\n"
 
 
-def test_nobody_there_is_1_and_said(run: Run) -> None:
+def test_no_reply_exits_with_1_and_a_message(run: Run) -> None:
     for flags in ([], ["--group", "site=ams"]):
         done = run("status", *flags)
         assert (done.returncode, done.stdout) == (1, "")
         assert "no agent answered" in done.stderr
 
 
-def test_nats_url_and_no_nats(nats_server: NatsServer, alpha: Agent) -> None:
+def test_nats_url_is_used_and_unreachable_server_exits_with_69(
+    nats_server: NatsServer, alpha: Agent
+) -> None:
     done = subprocess.run(
         [COMMAND, "status", "--json", "--config", os.devnull],
         capture_output=True,
@@ -167,7 +167,7 @@ def test_nats_url_and_no_nats(nats_server: NatsServer, alpha: Agent) -> None:
 # ---- a session -----------------------------------------------------------------------------
 
 
-def test_a_session_from_start_to_stop(
+def test_session_from_start_to_stop(
     run: Run, alpha: Agent, capture_file: Callable[[list[Packet]], Path]
 ) -> None:
     path = capture_file(conversation(7))
@@ -211,13 +211,13 @@ def test_a_session_from_start_to_stop(
         assert done.stderr.startswith("alpha: 400 no_session: ")
 
 
-def test_the_request_names_what_is_wrong(run: Run, alpha: Agent) -> None:
+def test_rejected_request_names_the_invalid_field(run: Run, alpha: Agent) -> None:
     done = run("start", "-i", "nowhere0", "--backend", "af_packet", "--workers", "65")
     assert done.returncode == 1
     assert "alpha: 422 invalid_request ($.workers): " in done.stderr
 
 
-def test_a_request_id_repeats_the_first_answer(
+def test_repeated_request_id_returns_the_first_reply(
     run: Run, alpha: Agent, capture_file: Callable[[list[Packet]], Path]
 ) -> None:
     words = ["start", "-i", str(capture_file(conversation(1))), "-b", "file", "--json"]
@@ -227,7 +227,7 @@ def test_a_request_id_repeats_the_first_answer(
     assert objects(first) == objects(second)
 
 
-def test_metering_and_following(
+def test_meter_and_follow_print_every_record(
     run: Run,
     nats_server: NatsServer,
     alpha: Agent,
@@ -260,7 +260,7 @@ def test_metering_and_following(
     assert watcher.stderr.read() == ""
 
 
-def test_a_group_and_a_limit_choose_whose_records_come(
+def test_group_and_limit_select_the_followed_hosts(
     run: Run,
     nats_server: NatsServer,
     pair: list[Agent],
@@ -302,7 +302,7 @@ def spawn(server: NatsServer, *words: str) -> subprocess.Popen[str]:
 
 
 def is_followed(server: NatsServer, host: str) -> bool:
-    """Does anyone subscribe to the host's flows? If nobody does, NATS says so, and says it
+    """Returns whether the host's flows have a subscriber. Without one, NATS reports "no responders"
     before it answers the next PING."""
 
     async def probe() -> bool:
@@ -321,7 +321,7 @@ def is_followed(server: NatsServer, host: str) -> bool:
     return asyncio.run(probe())
 
 
-def test_a_reader_that_leaves_ends_the_command_quietly(
+def test_closed_pipe_ends_the_command_silently(
     nats_server: NatsServer, run: Run, pair: list[Agent]
 ) -> None:
     flags = " ".join(client_flags(nats_server.url))
@@ -337,7 +337,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(
     assert done.returncode == 141
 
 
-def test_backends_and_schema(run: Run, alpha: Agent) -> None:
+def test_backends_and_schema_are_printed(run: Run, alpha: Agent) -> None:
     (body,) = objects(run("backends", "--json"))
     table = rows(run("backends"))
     named = [entry["name"] for entry in [*body["available"], *body["unavailable"]]]

@@ -1,4 +1,5 @@
-"""The demo, as a newcomer runs it: it ends well, and leaves nothing behind however it ends."""
+"""`netsonde demo`, as a newcomer runs it. It succeeds and leaves nothing behind, even when
+interrupted."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def environment(directory: Path) -> dict[str, str]:
 
 
 def processes_in(directory: Path) -> list[str]:
-    """Command lines of processes that were given a path in the demo's directory."""
+    """Returns command lines of processes that have a path in the demo's directory."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -31,14 +32,14 @@ def processes_in(directory: Path) -> list[str]:
                     (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 )
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended just now
+                continue  # the process has just ended
             if str(directory) in words:
                 found.append(words)
     return found
 
 
 @pytest.mark.parametrize("flags", [[], ["--replay"]], ids=["live", "replay"])
-def test_the_demo_ends_well_and_in_time(tmp_path: Path, flags: list[str]) -> None:
+def test_demo_succeeds_in_time(tmp_path: Path, flags: list[str]) -> None:
     directory = tmp_path / "demo"
     began = time.monotonic()
     done = subprocess.run(
@@ -65,7 +66,7 @@ def test_the_demo_ends_well_and_in_time(tmp_path: Path, flags: list[str]) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     directory = tmp_path / "demo"
     demo = subprocess.Popen(
         [COMMAND, "demo"],
@@ -87,10 +88,10 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signa
     assert processes_in(directory) == []
 
 
-def test_a_killed_demo_takes_its_processes_along(tmp_path: Path) -> None:
+def test_killed_demo_ends_its_processes(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
     demo = subprocess.Popen([COMMAND, "demo"], stdout=subprocess.PIPE, env=environment(directory))
     eventually_now(lambda: len(processes_in(directory)) >= 2, "server and agent to run")
     demo.kill()
     demo.communicate()
-    eventually_now(lambda: not processes_in(directory), "them to end")
+    eventually_now(lambda: not processes_in(directory), "server and agent to end")

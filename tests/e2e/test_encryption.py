@@ -1,7 +1,7 @@
-"""Sealing the capture buffer: keys, refusals, and nothing to be found at rest.
+"""Encryption of the capture buffer: keys, rejections, and no plaintext at rest.
 
-A marker in every packet is looked for in all files below [buffer] dir and in the memory of
-the buffer itself; the same search finds it where nothing is sealed, or it would prove nothing.
+Every packet contains a marker. The tests search all files below [buffer] dir and the buffer's
+memory for the marker. The same search must find the marker in an unencrypted buffer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from recording import make_key, numbered_file, retrieve, sealing
 from replay import finished
 from servers import NatsServer
 
-# The loop is the test's own; the agent's is the same whatever it is. Once is enough.
+# The loop is only the test client's, so one is enough.
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 READER = Path(__file__).parents[2] / "schemas" / "segment_reader.py"
@@ -63,7 +63,7 @@ async def record(bus: Bus, path: Path, **options: Any) -> dict[str, Any]:
 
 
 async def captured(bus: Bus, count: int) -> int:
-    """How many packets the session has captured: at least so many."""
+    """Returns the number of captured packets once it is at least `count`."""
 
     async def ask() -> int:
         seen: int = (await bus.ok("status"))["packets_captured"]
@@ -78,12 +78,12 @@ def decrypt(files: list[Path], key: Path, out: Path) -> subprocess.CompletedProc
 
 
 def read_alone(file: Path, key: Path, out: Path) -> int:
-    """By the stand-alone reader, which shares no code with the agent."""
+    """Decrypts with the stand-alone reader, which shares no code with the agent."""
     return subprocess.run([sys.executable, READER, file, out, key], check=False).returncode
 
 
 def left_behind(disk: Path) -> list[Path]:
-    """Of a session that runs, or was killed: files with more than a header."""
+    """Returns the files of a running or killed session that hold more than a header."""
     return [file for file in disk.iterdir() if file.stat().st_size > 96]
 
 
@@ -91,15 +91,15 @@ def segments(disk: Path) -> list[Path]:
     return sorted(disk.glob("*.segment"))
 
 
-# ---- nothing in clear --------------------------------------------------------------------------
+# ---- no plaintext ------------------------------------------------------------------------------
 
 
-async def test_nothing_is_in_clear_at_rest(
+async def test_no_plaintext_at_rest(
     recorder: Agent, bus: Bus, key: Path, disk: Path, tmp_path: Path
 ) -> None:
     path, made = numbered_file(tmp_path / "made.pcap", 3000, every_ns=500_000)
     await record(bus, path)
-    await eventually(lambda: recording.markers_on_disk(disk) > 0, "clear segments")
+    await eventually(lambda: recording.markers_on_disk(disk) > 0, "unencrypted segments")
     assert recording.markers_in_buffer(recorder.pid, BUFFER_BYTES) > len(made)
     await bus.ok("stop")
 
@@ -115,18 +115,18 @@ async def test_nothing_is_in_clear_at_rest(
     reply, found = await retrieve(bus, tmp_path)
     assert reply["complete"]
     assert found == made
-    assert recording.markers_in_buffer(recorder.pid, BUFFER_BYTES) == 0  # nor after the asking
+    assert recording.markers_in_buffer(recorder.pid, BUFFER_BYTES) == 0  # after retrieval
     assert recording.markers_on_disk(disk) == 0
     await bus.ok("stop")
     assert recording.markers_on_disk(disk) == 0
 
 
-async def test_turned_on_in_the_middle_it_seals_what_was_there(
+async def test_enabling_encryption_mid_session_seals_earlier_packets(
     recorder: Agent, bus: Bus, key: Path, disk: Path, tmp_path: Path
 ) -> None:
     path, made = numbered_file(tmp_path / "made.pcap", 5000)
     await record(bus, path)
-    await eventually(lambda: recording.markers_on_disk(disk) > 0, "clear segments")
+    await eventually(lambda: recording.markers_on_disk(disk) > 0, "unencrypted segments")
     reply = await bus.ok("encryption.enable", sealing(key))
     assert (reply["status"], reply["cipher_suite"]) == ("enabled", "AES-256-GCM")
     assert reply["key_file"] == str(key)
@@ -139,14 +139,14 @@ async def test_turned_on_in_the_middle_it_seals_what_was_there(
     reply = await bus.ok("encryption.enable", {**sealing(key), "enable": False})
     assert reply["status"] == "disabled"
     assert (await bus.ok("status"))["encryption"] is None
-    _, found = await retrieve(bus, tmp_path)  # what was sealed can still be opened
+    _, found = await retrieve(bus, tmp_path)  # the sealed packets can be decrypted
     assert found == made
 
 
-async def test_turned_on_after_it_wrapped_it_leaves_nothing_behind(
+async def test_enabling_encryption_after_wrapping_leaves_no_plaintext(
     recorder: Agent, bus: Bus, key: Path, tmp_path: Path
 ) -> None:
-    """Old packets lie behind the new ones in chunks that have been used before."""
+    """Reused chunks contain old packets behind the new ones."""
     path, made = numbered_file(tmp_path / "made.pcap", 20_000)
     status = await record(bus, path)
     assert status["buffer_usage_percent"] == 100
@@ -156,7 +156,7 @@ async def test_turned_on_after_it_wrapped_it_leaves_nothing_behind(
     assert found[-100:] == made[-100:]
 
 
-async def test_with_another_key_a_new_period_begins(
+async def test_another_key_starts_a_new_period(
     recorder: Agent, bus: Bus, key: Path, disk: Path, tmp_path: Path
 ) -> None:
     other = make_key(key.with_name("two.key"), b"ab" * 32 + b"\n")
@@ -164,7 +164,7 @@ async def test_with_another_key_a_new_period_begins(
     body = {"interface": str(path), "backend": "file", "replay_speed": 1}
     await bus.ok("start", {**body, "encryption": sealing(key)})
     first = (await bus.ok("status"))["encryption"]["key_id"]
-    await eventually(lambda: left_behind(disk), "something sealed with the first key")
+    await eventually(lambda: left_behind(disk), "a segment sealed with the first key")
     second = (await bus.ok("encryption.enable", sealing(other)))["key_id"]
     assert first != second
     safe = await captured(bus, await captured(bus, 500) + 500)
@@ -188,10 +188,10 @@ async def test_with_another_key_a_new_period_begins(
     assert opened == made[: stopped["packets_captured"]]
 
 
-# ---- what a kill leaves ------------------------------------------------------------------------
+# ---- after a kill ------------------------------------------------------------------------------
 
 
-async def test_a_kill_loses_nothing_that_was_sealed(
+async def test_kill_loses_no_sealed_packet(
     recorder: Agent, bus: Bus, key: Path, disk: Path, tmp_path: Path
 ) -> None:
     path, made = numbered_file(tmp_path / "made.pcap", 8000, every_ns=500_000)
@@ -206,7 +206,7 @@ async def test_a_kill_loses_nothing_that_was_sealed(
         decrypt(files, key, so_far)
         return len(read_capture(so_far)) if so_far.stat().st_size else 0
 
-    # An extent is closed within a second; when the keeper and the disk come to it is up to them.
+    # An extent is closed within a second. The sealer and the disk writer may take longer.
     await eventually(lambda: on_disk() >= safe, "a second of packets on the disk", interval_sec=0.2)
     recorder.kill()
     left = left_behind(disk)
@@ -217,14 +217,14 @@ async def test_a_kill_loses_nothing_that_was_sealed(
     opened = read_capture(tmp_path / "out.pcapng")
     assert opened == made[: len(opened)]
     assert len(opened) >= safe
-    # The next session opens the directory, and asks the same files.
+    # The next session opens the directory and reads the same files.
     recorder.start()
     await bus.ok("start", {"interface": "lo", "backend": "af_packet", "encryption": sealing(key)})
     _, found = await retrieve(bus, tmp_path, filter="udp and dst host 10.9.9.9")
     assert found == opened
 
 
-async def test_a_changed_file_is_found_out(
+async def test_modified_file_is_detected(
     recorder: Agent, bus: Bus, key: Path, disk: Path, tmp_path: Path
 ) -> None:
     path, made = numbered_file(tmp_path / "made.pcap", 2000)
@@ -283,7 +283,7 @@ KEY_FILES: dict[str, tuple[Callable[[Path], object], int, str | None]] = {
 }
 
 
-async def test_key_files(recorder: Agent, bus: Bus, key: Path, tmp_path: Path) -> None:
+async def test_key_file_is_validated(recorder: Agent, bus: Bus, key: Path, tmp_path: Path) -> None:
     path, _ = numbered_file(tmp_path / "made.pcap", 10)
     await record(bus, path)
     wrong = []
@@ -310,13 +310,13 @@ async def test_key_files(recorder: Agent, bus: Bus, key: Path, tmp_path: Path) -
         assert (reply.code, reply.error) == (403, "path_not_allowed"), outside
 
 
-# ---- refusals ----------------------------------------------------------------------------------
+# ---- rejections --------------------------------------------------------------------------------
 
 
-async def test_refusals_in_their_order(
+async def test_rejections_follow_a_fixed_order(
     recorder: Agent, bus: Bus, key: Path, tmp_path: Path
 ) -> None:
-    """422, then 400 and 403, then 503: for the verb and for start's object alike."""
+    """422, then 400 and 403, then 503, for the verb and for the object in `start`."""
     good = sealing(key)
     unknown = {**good, "cipher_suite": "ROT13"}
     missing = sealing(key.with_name("missing.key"))
@@ -339,7 +339,7 @@ async def test_refusals_in_their_order(
         assert found == (code, error, f"$.encryption.{field}")
     reply = await bus.request("start", {"interface": "lo", "backend": "pcap", "encryption": good})
     assert (reply.code, reply.error) == (503, "encryption_unavailable")
-    assert (await bus.request("status")).code == 204  # nothing started
+    assert (await bus.request("status")).code == 204  # no session was started
 
     await bus.ok("start", {"interface": "lo", "backend": "pcap"})
     for body, code, error, field in table:
@@ -353,7 +353,7 @@ async def test_refusals_in_their_order(
 # ---- the command line --------------------------------------------------------------------------
 
 
-async def test_the_commands(
+async def test_commands_encrypt_and_fetch(
     recorder: Agent, bus: Bus, nats_server: NatsServer, key: Path, tmp_path: Path
 ) -> None:
     def run(*words: str | Path) -> subprocess.CompletedProcess[bytes]:
@@ -377,10 +377,10 @@ async def test_the_commands(
     assert read_capture(out) == [made[number] for number in range(7, 700, 50)]
     done = await asyncio.to_thread(run, "packets", "--start", "-5m", "-w", "-")
     out.write_bytes(done.stdout)
-    assert (done.returncode, read_capture(out)) == (0, [])  # the recording is of another year
+    assert (done.returncode, read_capture(out)) == (0, [])  # the recording is from another year
     done = await asyncio.to_thread(run, "packets", "--max-packets", "3", "--open")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(b"10.9.9.9") == 3  # in tshark's lines
+    assert done.stdout.count(b"10.9.9.9") == 3  # printed by tshark
     assert b"complete: no: limit" in done.stderr
     done = await asyncio.to_thread(run, "packets", "--to", "file")
     assert (done.returncode, b"403 path_not_allowed" in done.stderr) == (1, True)

@@ -1,7 +1,7 @@
-"""Each error code of the contract, provoked over the bus: CONTRACT §3 and §4.
+"""Every error code of CONTRACT §3 and §4, provoked over the bus.
 
-A table a situation: no session, a session running, a start that cannot be. `field` says
-which part of the body is to blame, where one is.
+There is one table per situation: no session, a running session, an impossible start. `field` names
+the part of the body that is invalid, if any.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def outcome(reply: Reply) -> tuple[int, str | None, str | None]:
     return reply.code, reply.error, reply.body.get("field")
 
 
-# ---- 422: the body is not of the verb's form -------------------------------------------------
+# ---- 422: the body does not match the verb's schema ------------------------------------------
 
 NOT_OF_THE_FORM: list[tuple[str, Any, str | None]] = [
     ("backends", {"name": "pcap"}, "$.name"),
@@ -96,8 +96,8 @@ NOT_OF_THE_FORM: list[tuple[str, Any, str | None]] = [
 ]
 
 
-async def test_422_for_a_body_that_is_not_of_the_form(alpha: Agent, bus: Bus) -> None:
-    """Without a session, so that these also show that 422 goes before 400."""
+async def test_422_for_a_body_that_violates_the_schema(alpha: Agent, bus: Bus) -> None:
+    """There is no session, so these cases also show that 422 takes precedence over 400."""
     wrong = []
     for verb, body, field in NOT_OF_THE_FORM:
         reply = await bus.request(verb, body)
@@ -125,7 +125,9 @@ async def test_400_without_a_session(alpha: Agent, bus: Bus) -> None:
         assert outcome(reply) == (400, "no_session", None), verb
 
 
-async def test_400_for_what_this_host_has_not(alpha: Agent, bus: Bus, capture: Path) -> None:
+async def test_400_for_an_interface_or_backend_this_host_lacks(
+    alpha: Agent, bus: Bus, capture: Path
+) -> None:
     absent = {"interface": str(capture.parent / "absent.pcap"), **FILE}
     for body, error, field in (
         ({**GOOD_START, "interface": "nosuch0"}, "invalid_interface", "$.interface"),
@@ -143,7 +145,9 @@ async def test_400_for_what_this_host_has_not(alpha: Agent, bus: Bus, capture: P
         assert (await bus.request("status")).code == 204
 
 
-async def test_400_for_a_file_that_is_no_capture(alpha: Agent, bus: Bus, tmp_path: Path) -> None:
+async def test_400_for_a_file_that_does_not_hold_a_capture(
+    alpha: Agent, bus: Bus, tmp_path: Path
+) -> None:
     (tmp_path / "words.pcap").write_text("not a capture, but long enough to be looked into")
     (tmp_path / "empty.pcap").write_bytes(b"")
     (tmp_path / "folder.pcap").mkdir()
@@ -175,20 +179,22 @@ NO_COLLECTORS = (
 )
 
 
-async def test_400_for_what_is_no_collector(alpha: Agent, bus: Bus, capture: Path) -> None:
+async def test_400_for_an_invalid_collector(alpha: Agent, bus: Bus, capture: Path) -> None:
     file = {"interface": str(capture), **FILE}
     for address in NO_COLLECTORS:
         export = {**COLLECTOR, "collector_ip": address}
         reply = await bus.request("start", {**file, "export": export})
         assert outcome(reply)[:2] == (400, "invalid_collector"), address
-        assert (await bus.request("status")).code == 204, "nothing may have started"
+        assert (await bus.request("status")).code == 204, "no session was started"
     await bus.ok("start", file)
     for address in NO_COLLECTORS:
         export = {**COLLECTOR, "collector_ip": address}
         reply = await bus.request("netflow.export.enable", export)
         assert outcome(reply)[:2] == (400, "invalid_collector"), address
     reply = await bus.request("netflow.export.enable", {**COLLECTOR, "enable": False})
-    assert outcome(reply)[:2] == (400, "invalid_collector"), "there is none to remove"
+    assert outcome(reply)[:2] == (400, "invalid_collector"), (
+        "the session has no collector to remove"
+    )
     status = await bus.ok("status")
     assert status["export"] is None
     assert status["metering"]["enabled"] is False
@@ -234,7 +240,7 @@ async def test_403_outside_the_replay_directories(
 
 
 async def test_404_for_an_unknown_verb(alpha: Agent, bus: Bus) -> None:
-    """A verb of the contract that this build does not announce is as unknown as any other."""
+    """A verb of the contract that this build does not announce is unknown too."""
     info = json.loads(
         (await bus.client.request("$SRV.INFO.netsonde.alpha", timeout=REQUEST_TIMEOUT_SEC)).data
     )
@@ -258,13 +264,13 @@ async def test_409_while_a_session_is_active(alpha: Agent, bus: Bus, capture: Pa
     reply = await bus.request("start", body)
     assert outcome(reply)[:2] == (409, "session_active")
     assert (await bus.ok("status"))["session_id"] == started["session_id"]
-    # 422 goes before 409 as well: the body is looked at first.
+    # 422 takes precedence over 409: the body is checked first.
     assert (await bus.request("start", {**body, "workers": 0})).code == 422
     await bus.ok("stop")
     assert (await bus.request("stop")).error == "no_session"
 
 
-async def test_409_for_all_but_one_of_many_starts_at_once(
+async def test_409_for_all_but_one_of_concurrent_starts(
     alpha: Agent, bus: Bus, capture: Path
 ) -> None:
     body = {"interface": str(capture), **FILE}
@@ -273,19 +279,19 @@ async def test_409_for_all_but_one_of_many_starts_at_once(
     assert codes == [200] + [409] * 15
 
 
-async def test_429_for_too_many_costly_requests(alpha: Agent, bus: Bus, capture: Path) -> None:
+async def test_429_for_too_many_expensive_requests(alpha: Agent, bus: Bus, capture: Path) -> None:
     await bus.ok("start", {"interface": str(capture), **FILE})
     replies = await asyncio.gather(*(bus.request("flows", {"limit": 10000}) for _ in range(300)))
     codes = {reply.code for reply in replies}
     assert codes == {200, 429}
     assert {reply.error for reply in replies if reply.code == 429} == {"too_many_requests"}
-    assert (await bus.request("flows")).code == 200  # and it is over as soon as they are
+    assert (await bus.request("flows")).code == 200  # the limit applies only while they run
 
 
 # ---- 503 --------------------------------------------------------------------------------------
 
 
-async def test_503_for_a_backend_that_is_known_and_not_available(alpha: Agent, bus: Bus) -> None:
+async def test_503_for_a_known_backend_that_is_unavailable(alpha: Agent, bus: Bus) -> None:
     unavailable = (await bus.ok("backends"))["unavailable"]
     assert unavailable
     for backend in unavailable:
@@ -293,7 +299,7 @@ async def test_503_for_a_backend_that_is_known_and_not_available(alpha: Agent, b
         reply = await bus.request("start", body)
         assert outcome(reply)[:2] == (503, "backend_unavailable"), reply
         assert backend["reason"] in reply.body["detail"]
-        # 400 goes before 503. (What is an interface to DPDK or PF_RING only they know.)
+        # 400 takes precedence over 503. Only DPDK and PF_RING can parse their interface names.
         reply = await bus.request("start", {**body, "filter": "tcp prot 80"})
         assert outcome(reply)[:2] == (400, "invalid_filter")
         if backend["name"] == "xdp":
@@ -305,12 +311,12 @@ async def test_503_for_metering_on_the_portable_fallback(alpha: Agent, bus: Bus)
     fallback = {"interface": "lo", "backend": "pcap"}
     reply = await bus.request("start", {**fallback, "metering": {"enable": True}})
     assert outcome(reply)[:2] == (503, "flow_metering_unavailable")
-    assert (await bus.request("status")).code == 204  # nothing started
+    assert (await bus.request("status")).code == 204  # no session was started
     await bus.ok("start", fallback)
     reply = await bus.request("flow.meter.enable", {"enable": True})
     assert outcome(reply)[:2] == (503, "flow_metering_unavailable")
     assert "Flow metering not available on configured backend" in reply.body["detail"]
-    # 422 goes before 503.
+    # 422 takes precedence over 503.
     assert (await bus.request("flow.meter.enable", {"enable": 1})).code == 422
     await bus.ok("stop")
 
@@ -319,12 +325,12 @@ async def test_503_for_export_on_the_portable_fallback(alpha: Agent, bus: Bus) -
     fallback = {"interface": "lo", "backend": "pcap"}
     reply = await bus.request("start", {**fallback, "export": COLLECTOR})
     assert outcome(reply) == (503, "netflow_export_unavailable", "$.export")
-    assert (await bus.request("status")).code == 204  # nothing started
+    assert (await bus.request("status")).code == 204  # no session was started
     await bus.ok("start", {**fallback, "export": {**COLLECTOR, "enable": False}})
     for enable in (True, False):
         reply = await bus.request("netflow.export.enable", {**COLLECTOR, "enable": enable})
         assert outcome(reply)[:2] == (503, "netflow_export_unavailable")
-    # 422 goes before 400, and 400 before 503.
+    # 422 takes precedence over 400, and 400 over 503.
     reply = await bus.request("netflow.export.enable", {**COLLECTOR, "collector_ip": "0.0.0.0"})
     assert outcome(reply)[:2] == (400, "invalid_collector")
     reply = await bus.request(
@@ -335,10 +341,10 @@ async def test_503_for_export_on_the_portable_fallback(alpha: Agent, bus: Bus) -
     await bus.ok("stop")
 
 
-async def test_503_for_features_of_start_that_cannot_be_had(
+async def test_503_for_unavailable_features_of_start(
     fleet: Fleet, bus: Bus, capture: Path, tmp_path: Path
 ) -> None:
-    """The nested objects turn features on with the first packet, or nothing starts."""
+    """Nested objects enable features from the first packet; otherwise nothing starts."""
     fallback = {"interface": "lo", "backend": "pcap"}
     key = make_key(tmp_path / "keys" / "one.key")
     fleet.start(encryption={"key_dirs": [key.parent]})

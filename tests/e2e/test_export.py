@@ -1,4 +1,4 @@
-"""Export over the bus: who is told what, from when on, and until when."""
+"""Export over the bus: its collectors, its start and its end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from replay import finished, records_of
 
 Write = Callable[..., Path]
 
-# The loop of the client makes no difference here, and the wire takes its time.
+# The client's loop does not matter here, and a wire costs time, so one loop is enough.
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 
@@ -43,10 +43,12 @@ def sender(wire: Wire) -> Iterator[Sender]:
     sender.close()
 
 
-# ---- adding, changing, removing ---------------------------------------------------------------
+# ---- add, change, remove ---------------------------------------------------------------------
 
 
-async def test_collectors_come_change_and_go(fleet: Fleet, bus: Bus, sender: Sender) -> None:
+async def test_collectors_are_added_changed_and_removed(
+    fleet: Fleet, bus: Bus, sender: Sender
+) -> None:
     fleet.start("alpha")
     first, second = Inbox(), Inbox()
     await start(bus)
@@ -71,7 +73,9 @@ async def test_collectors_come_change_and_go(fleet: Fleet, bus: Bus, sender: Sen
     await bus.ok("netflow.export.enable", collector(first.port, 5, export_interval_sec=30))
     told = {one["collector_port"]: one for one in await exported(bus)}
     assert {port: one["version"] for port, one in told.items()} == {first.port: 5, second.port: 10}
-    assert (await bus.ok("status"))["export"]["export_interval_sec"] == 20, "the least of them"
+    assert (await bus.ok("status"))["export"]["export_interval_sec"] == 20, (
+        "the smallest interval applies"
+    )
 
     reply = await bus.request("netflow.export.enable", collector(second.port, enable=False))
     assert (reply.code, reply.body["status"]) == (200, "disabled")
@@ -96,10 +100,11 @@ async def test_collectors_come_change_and_go(fleet: Fleet, bus: Bus, sender: Sen
     second.close()
 
 
-async def test_the_interval_is_the_active_timeout_while_export_is_on(
+async def test_export_interval_is_the_active_timeout(
     fleet: Fleet, bus: Bus, sender: Sender
 ) -> None:
-    """Records of a flow that lives on leave after a second, until the collector has gone."""
+    """With export, records of an active flow leave after a second, until the collector is
+    removed."""
     fleet.start("alpha")
     inbox = Inbox()
     flow = conversations(1)[0].data
@@ -121,19 +126,17 @@ async def test_the_interval_is_the_active_timeout_while_export_is_on(
         datagrams.extend(inbox.take())
         return decoded(datagrams)[0] >= 1
 
-    await eventually(told, "a record, at the collector")
+    await eventually(told, "a record at the collector")
     await bus.ok("netflow.export.enable", collector(inbox.port, enable=False))
     before = await segments()
     for _ in range(8):
         await asyncio.sleep(0.2)
-        assert await segments() <= before + 1  # one may have been on its way
+        assert await segments() <= before + 1  # one record may have been in flight
     await bus.ok("stop")
     inbox.close()
 
 
-async def test_start_takes_export_along_or_does_not_start(
-    fleet: Fleet, bus: Bus, capture_file: Write
-) -> None:
+async def test_start_enables_export_or_fails(fleet: Fleet, bus: Bus, capture_file: Write) -> None:
     fleet.start("alpha", export={"max_message_bytes": 512})
     path = str(capture_file(conversations()))
     inbox = Inbox()
@@ -145,14 +148,14 @@ async def test_start_takes_export_along_or_does_not_start(
     stopped = await bus.ok("stop")
     (one,) = stopped["export"]["collectors"]
     assert (one["records_sent"], one["packets_sent"], lost(one)) == (FLOWS, FLOWS, 0)
-    datagrams = inbox.take()  # stop has answered: all of it must be here
+    datagrams = inbox.take()  # after the reply to stop, every record has arrived
     assert len(datagrams) == one["messages_sent"]
     assert max(map(len, datagrams)) <= 512
     assert decoded(datagrams) == (FLOWS, 0)
     inbox.close()
 
 
-async def test_metrics_count_what_was_exported(fleet: Fleet, bus: Bus, capture_file: Write) -> None:
+async def test_metrics_count_exported_records(fleet: Fleet, bus: Bus, capture_file: Write) -> None:
     fleet.start("alpha", metrics={"interval_sec": 0.2})
     inbox = Inbox()
     path = str(capture_file(conversations()))
@@ -160,7 +163,7 @@ async def test_metrics_count_what_was_exported(fleet: Fleet, bus: Bus, capture_f
     body = {"interface": path, "backend": "file", "metering": metering}
     await bus.ok("start", {**body, "export": collector(inbox.port)})
     await finished(bus)
-    # The file's own clock ends with it: what is idle by then has left, the rest waits.
+    # The file's clock ends with the file: flows idle by then have left, the others remain.
     metrics = await bus.ok("metrics")
     (one,) = await exported(bus)
     assert metrics["export_records_sent"] == one["records_sent"]
@@ -169,10 +172,10 @@ async def test_metrics_count_what_was_exported(fleet: Fleet, bus: Bus, capture_f
     inbox.close()
 
 
-# ---- several and standing collectors -----------------------------------------------------------
+# ---- several collectors, standing collectors ---------------------------------------------------
 
 
-async def test_standing_collectors_are_every_session_s(
+async def test_standing_collectors_apply_to_every_session(
     fleet: Fleet, bus: Bus, capture_file: Write
 ) -> None:
     inboxes = [Inbox(), Inbox()]
@@ -215,7 +218,7 @@ async def test_ipv4_and_ipv6_collectors_at_once(
         for version, (address, one) in zip((9, 10), collectors.items(), strict=True)
     )
     stream = await Collector.listen(bus)
-    # Paced, so that the second one is there before the first record.
+    # Paced, so that the second collector is added before the first record.
     paced = {"interface": path, "backend": "file", "replay_speed": 1.0, "export": first}
     started = await bus.ok("start", paced)
     await bus.ok("netflow.export.enable", {**second, "collector_ip": "0:0:0:0:0:0:0:1"})
@@ -227,7 +230,7 @@ async def test_ipv4_and_ipv6_collectors_at_once(
         assert one.summary()["Sequence Errors"] == 0
 
 
-async def test_interface_indexes_of_a_live_capture(
+async def test_live_capture_exports_interface_indexes(
     fleet: Fleet, bus: Bus, wire: Wire, sender: Sender, tmp_path: Path
 ) -> None:
     fleet.start("alpha")

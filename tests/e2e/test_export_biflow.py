@@ -1,8 +1,8 @@
-"""`biflow = true`, one IPFIX record for both directions (RFC 5103), and `profile = "full"`, as
-tshark reads them.
+"""`biflow = true` (RFC 5103: one IPFIX record for both directions) and `profile = "full"`, read by
+tshark.
 
-tshark is the only one of our collectors that reads reverse elements: each comes after its
-forward twin, under the same name.
+Of the collectors here, only tshark reads reverse elements. Each follows its forward element under
+the same name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 
 class Biflow(NamedTuple):
-    """One record. What counts a direction: forward, and reverse if the record has it."""
+    """One record. A counter covers the forward direction, and the reverse one if the record has
+    it."""
 
     source: str
     dest: str
@@ -58,7 +59,7 @@ def inside(wire: Wire) -> Wire:
 
 
 @pytest.mark.parametrize("prefix", TRACES)
-async def test_both_directions_in_one_record(
+async def test_both_directions_are_in_one_record(
     fleet: Fleet, bus: Bus, tmp_path: Path, prefix: str
 ) -> None:
     inbox = Inbox()
@@ -74,7 +75,7 @@ async def test_both_directions_in_one_record(
     assert tshark.complaints() == ""
     found = Counter(map(of_tshark, data_records(tshark)))
     assert found == Counter(map(of_stream, replayed.non_empty))
-    assert any(len(one.packets) == 2 for one in found), "an answer in the same record"
+    assert any(len(one.packets) == 2 for one in found), "the reply is in the same record"
     assert found.total() == sent["records_sent"]
     assert sum(sum(one.packets) for one in found.elements()) == sent["packets_sent"]
     assert sum(sum(one.octets) for one in found.elements()) == sent["octets_sent"]
@@ -124,7 +125,7 @@ def of_tshark(pairs: list[tuple[str, Any]]) -> Biflow:
 
 
 def data_records(tshark: Tshark) -> list[list[tuple[str, Any]]]:
-    """Of flows, each as (name, value) pairs: names come twice."""
+    """Returns each flow as (name, value) pairs, because names occur twice."""
     found: list[list[tuple[str, Any]]] = []
 
     def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -136,8 +137,8 @@ def data_records(tshark: Tshark) -> list[list[tuple[str, Any]]]:
     return found
 
 
-async def test_the_full_profile_tells_of_headers(fleet: Fleet, bus: Bus, tmp_path: Path) -> None:
-    """Tags, flow labels, extension headers and fragments, in both versions that have them."""
+async def test_full_profile_exports_header_fields(fleet: Fleet, bus: Bus, tmp_path: Path) -> None:
+    """Tags, flow labels, extension headers and fragments, in both versions that support them."""
     extensions = bytes([43, 0, *bytes(6)]) + bytes([60, 0, *bytes(6)]) + bytes([UDP, 0, *bytes(6)])
     labelled = bytearray(ipv6(extensions + udp(b"", 4000, 53), 0, "2001:db8::1", "2001:db8::2"))
     labelled[1:4] = bytes.fromhex("054321")

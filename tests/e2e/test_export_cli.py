@@ -62,7 +62,7 @@ def one_object(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return json.loads(line)  # type: ignore[no-any-return]
 
 
-def test_on_and_off(run: Run, alpha: Agent, trace: Path, inbox: Inbox) -> None:
+def test_export_on_and_off(run: Run, alpha: Agent, trace: Path, inbox: Inbox) -> None:
     where = ("--collector-ip", HOST, "--collector-port", str(inbox.port))
     refused = run("export", "on", *where)
     assert (refused.returncode, refused.stdout) == (1, "")
@@ -83,7 +83,7 @@ def test_on_and_off(run: Run, alpha: Agent, trace: Path, inbox: Inbox) -> None:
     assert run("export", "on", *where, "--version", "7").returncode == 2
 
 
-def test_start_export_and_decode(
+def test_decode_reads_what_start_exported(
     run: Run, alpha: Agent, trace: Path, inbox: Inbox, tmp_path: Path
 ) -> None:
     where = f"{HOST}:{inbox.port}"
@@ -113,10 +113,11 @@ def test_start_export_and_decode(
     assert run("start", "-i", str(trace), "-b", "file", "--export", "nowhere").returncode == 2
 
 
-def test_stop_waits_while_a_collector_is_sent_the_rest(
+def test_stop_waits_for_a_slow_collector(
     run: Run, fleet: Fleet, inbox: Inbox, tmp_path: Path
 ) -> None:
-    """Some 50 bytes a record at 125,000 bytes a second take longer than any other answer."""
+    """At about 50 bytes a record and 125,000 bytes a second, this takes longer than the default
+    timeout."""
     count = 9000
     fleet.start("alpha", export={"pace_mbps": 1})
     frames = [
@@ -138,13 +139,13 @@ def test_stop_waits_while_a_collector_is_sent_the_rest(
         (b"\0\x0a\0\x10" + bytes(12) + b"\0\x09", "the last 2 bytes"),
     ],
 )
-def test_what_decode_says_of_other_files(run: Run, content: bytes, words: str) -> None:
+def test_decode_reports_invalid_files(run: Run, content: bytes, words: str) -> None:
     done = run("decode", "-", given=content)
     assert (done.returncode, done.stdout) == (1, "")
     assert words in done.stderr
 
 
-def test_decode_of_a_file_that_is_not_there(run: Run, tmp_path: Path) -> None:
+def test_decode_reports_an_absent_file(run: Run, tmp_path: Path) -> None:
     done = run("decode", str(tmp_path / "absent"))
     assert done.returncode == 1
     assert "No such file" in done.stderr

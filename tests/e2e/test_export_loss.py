@@ -1,7 +1,7 @@
-"""What a collector misses: absent, refusing, out of reach, too slow, or started too late.
+"""A collector is absent, refuses, has no route, is slow or starts late.
 
-Capture goes on as if nothing were wrong, every record is counted as sent or lost by its
-cause, and export resumes by itself.
+Capture continues. Every record is counted as sent, or as lost with its cause. Export resumes
+automatically.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from packets import read_capture, write_pcap
 from replay import finished
 
 FAR_DEVICE, FAR_COLLECTOR = "far0", "10.78.0.2"
-fresh = itertools.count(100_000, 1000)  # numbers of conversations that never were
+fresh = itertools.count(100_000, 1000)  # sequence numbers of made-up conversations
 Write = Callable[..., Path]
 
-# The loop of the client makes no difference here, and the wire takes its time.
+# The client's loop does not matter here, and a wire costs time, so one loop is enough.
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 
@@ -44,10 +44,10 @@ def sender(wire: Wire) -> Iterator[Sender]:
     sender.close()
 
 
-async def test_a_refused_collector_is_counted_told_and_resumed(
+async def test_refused_collector_is_counted_reported_and_resumed(
     fleet: Fleet, bus: Bus, sender: Sender
 ) -> None:
-    """Nobody listens: ICMP says so. Then somebody does."""
+    """No collector listens, so ICMP rejects the datagrams. Then one starts."""
     fleet.start("alpha", metrics={"interval_sec": 0.2})
     port = next_port()
     events = await bus.events(kind="alarm")
@@ -87,10 +87,10 @@ async def test_a_refused_collector_is_counted_told_and_resumed(
     inbox.close()
 
 
-async def test_a_collector_without_a_route_and_one_that_is_well(
+async def test_unroutable_collector_does_not_affect_another(
     fleet: Fleet, bus: Bus, wire: Wire, sender: Sender
 ) -> None:
-    """Two are independent; the way to the first is there in the end."""
+    """Two collectors are independent. A route to the first one appears later."""
     fleet.start("alpha")
     inbox = Inbox()
     await start(bus, metering={"enable": True, "flow_timeout_sec": 1})
@@ -103,7 +103,7 @@ async def test_a_collector_without_a_route_and_one_that_is_well(
         one, other = await exported(bus)
         return lost(one) == 100 and other["records_sent"] == 100
 
-    await eventually(told, "one to lose and one to get a hundred records")
+    await eventually(told, "one collector to lose and one to receive a hundred records")
     one, other = await exported(bus)
     assert one["connected"] is False
     assert "unreachable" in one["last_error"].lower()
@@ -123,10 +123,10 @@ async def test_a_collector_without_a_route_and_one_that_is_well(
     inbox.close()
 
 
-async def test_a_queue_that_is_full_holds_nothing_up(
+async def test_full_queue_blocks_nothing(
     fleet: Fleet, bus: Bus, wire: Wire, sender: Sender
 ) -> None:
-    """The way to the collector takes 64 kbit/s, until it is as wide as any."""
+    """The link to the collector carries 64 kbit/s until the test removes the limit."""
     fleet.start("alpha")
     narrow_way(wire)
     inbox = in_namespace(wire.peer, lambda: Inbox(FAR_COLLECTOR))
@@ -141,7 +141,7 @@ async def test_a_queue_that_is_full_holds_nothing_up(
         (one,) = await exported(bus)
         return int(one["records_lost"]["no_room"]) > 0
 
-    await eventually(no_room, "records to find no room")
+    await eventually(no_room, "records to be dropped for lack of room")
     assert (await bus.ok("status"))["packets_dropped"] == 0
     widen_way()
     (before,) = await exported(bus)
@@ -161,7 +161,7 @@ async def test_a_queue_that_is_full_holds_nothing_up(
 
 
 def narrow_way(wire: Wire) -> None:
-    """A second veth pair, not captured on, with a slow queue at its near end."""
+    """Adds a second veth pair, which is not captured, with a slow queue at its near end."""
     wire.connect(FAR_DEVICE, "farpeer0")
     wire.host_ip("link", "set", FAR_DEVICE, "arp", "on")
     wire.peer_ip("link", "set", "farpeer0", "arp", "on")
@@ -181,10 +181,10 @@ def leave_out(path: Path, number: int, to: Path) -> None:
     write_pcap(to, kept)
 
 
-async def test_the_first_datagrams_lost(
+async def test_collector_recovers_from_lost_templates(
     fleet: Fleet, bus: Bus, capture_file: Write, tmp_path: Path
 ) -> None:
-    """FLOWS §6: whoever missed the templates at the start decodes after a refresh of them."""
+    """FLOWS §6: a collector that missed the first templates decodes after their refresh."""
     fleet.start("alpha", export={"max_message_bytes": 512})
     inbox = Inbox()
     sniffer = Sniffer(tmp_path / "sniffer")
@@ -196,19 +196,17 @@ async def test_the_first_datagrams_lost(
     datagrams = inbox.take()
     assert decoded(datagrams) == (FLOWS, 0)
     waited = [decoded(datagrams[lost_first:])[1] for lost_first in range(2, 25)]
-    assert 0 < max(waited) <= 20, "templates come again within 20 messages"
+    assert 0 < max(waited) <= 20, "templates are repeated within 20 messages"
     sniffer.finish(one["messages_sent"])
     whole = Tshark(sniffer.path, [inbox.port])
     assert whole.complaints() == ""
     cut = tmp_path / "cut.pcap"
     leave_out(sniffer.path, 5, cut)
-    assert Tshark(cut, [inbox.port]).complaints() != "", "the checker checks"
+    assert Tshark(cut, [inbox.port]).complaints() != "", "tshark reports the missing templates"
     inbox.close()
 
 
-async def test_a_restart_begins_again_with_templates(
-    fleet: Fleet, bus: Bus, capture_file: Write
-) -> None:
+async def test_restart_sends_templates_again(fleet: Fleet, bus: Bus, capture_file: Write) -> None:
     inbox = Inbox()
     standing = {"collectors": [{"ip": HOST, "port": inbox.port, "version": 10}]}
     agent = fleet.start("alpha", export=standing)
@@ -225,10 +223,8 @@ async def test_a_restart_begins_again_with_templates(
     inbox.close()
 
 
-async def test_capture_ends_while_the_bus_is_away(
-    fleet: Fleet, bus: Bus, capture_file: Write
-) -> None:
-    """A server that is gone keeps no record from the collectors."""
+async def test_capture_ends_while_nats_is_away(fleet: Fleet, bus: Bus, capture_file: Write) -> None:
+    """Records reach the collectors although the server is gone."""
     inbox = Inbox()
     many = 3000
     agent = fleet.start(

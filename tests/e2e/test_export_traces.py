@@ -1,8 +1,8 @@
 """Every shared trace exported to real collectors, in all three versions at once.
 
-A trace is one session with five standing collectors: nfcapd for v5, v9 and IPFIX, nfacctd
-for v9 and IPFIX; tcpdump listens to all of it for tshark. Each record of each collector must
-be one that the agent also sent over NATS, field by field, and none may be missing.
+Each trace is one session with five standing collectors: nfcapd for v5, v9 and IPFIX, nfacctd for v9
+and IPFIX. tcpdump captures all datagrams for tshark. Each collector must hold exactly the records
+that the agent also sent over NATS, field by field.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from replay import Replay, replay
 
 VERSIONS = (5, 9, 10)
 IDLE_SEC, ACTIVE_SEC = 15, 60
-FULL_PROFILE = ("02", "03", "08", "09", "12", "15", "17")  # tags, labels, tunnels, no MACs
+FULL_PROFILE = ("02", "03", "08", "09", "12", "15", "17")  # tags, labels, tunnels, no MAC addresses
 
 TRACES = oracle.traces()
 
@@ -48,25 +48,25 @@ def inside(wire: Wire) -> Wire:
     return wire
 
 
-def test_every_trace_reads_back_from_every_collector(fleet: Fleet, tmp_path: Path) -> None:
+def test_every_collector_reads_back_every_trace(fleet: Fleet, tmp_path: Path) -> None:
     assert len(TRACES) == oracle.TRACES_EXPECTED
     asyncio.run(Stage(tmp_path, profile="compat").play(fleet, TRACES))
 
 
-def test_the_full_profile_reads_back_too(fleet: Fleet, tmp_path: Path) -> None:
+def test_full_profile_reads_back_too(fleet: Fleet, tmp_path: Path) -> None:
     chosen = [oracle.trace(prefix) for prefix in FULL_PROFILE]
     asyncio.run(Stage(tmp_path, profile="full", max_message_bytes=512).play(fleet, chosen))
 
 
 class Stage:
-    """The collectors of several sessions; an nfcapd each, so that none sees a restart."""
+    """The collectors of several sessions. Each session has a new nfcapd, so none sees a restart."""
 
     def __init__(self, directory: Path, **export: Any) -> None:
         self.directory = directory
         self.ports = {version: next_port() for version in VERSIONS}
         self.nfacctds: dict[int, Nfacctd] = {}
         self.message_bytes_max = export.get("max_message_bytes", 1400)
-        self.messages_sent = 0  # in the last session
+        self.messages_sent = 0  # from the last session
         self.expected: list[Uniflow] = []
         self.settings = export
 
@@ -78,8 +78,8 @@ class Stage:
             fleet.start(export={**self.settings, "collectors": self.collectors()})
             bus = await Bus.connect(fleet.server.url)
             for trace in traces:
-                # A capture for each: a later session may get an earlier one's source port, and
-                # tshark would take the two for one exporter whose sequence goes back.
+                # One capture per session: a later session may reuse an earlier source port, and
+                # tshark would take both for one exporter whose sequence numbers run backwards.
                 with Sniffer(self.directory / f"sniffer-{trace.path.name[:2]}") as sniffer:
                     await self.play_one(bus, trace)
                     self.check_datagrams(sniffer)
@@ -124,7 +124,7 @@ class Stage:
 
 
 def told(replayed: Replay) -> Mapping[str, Any]:
-    """What stop said of the export: nothing was lost."""
+    """Checks the export part of the stop reply: no record was lost."""
     export: Mapping[str, Any] = replayed.stopped["export"]
     for one in export["collectors"]:
         assert set(one["records_lost"].values()) == {0}, one
@@ -151,7 +151,7 @@ def check_nfcapd(
 
 
 def as_nfacctd_says(version: int, flow: Uniflow) -> Uniflow:
-    """Of version 9 it keeps whole seconds, rounded up: it cuts off how long ago it was."""
+    """Rounds version 9 times up to whole seconds, as nfacctd does: it truncates the age."""
     if version == 10:
         return flow
     return flow._replace(

@@ -1,5 +1,5 @@
-"""`netsonde flows --follow` beside JetStream and a collector: both have every record, in each
-encoding, and have it alike."""
+"""`netsonde flows --follow` next to JetStream and a collector: all three receive every record, in
+each encoding."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from servers import NatsServer
 
 ENCODINGS = ("json", "msgpack", "ipfix")
 START_NS = 1_767_225_600 * SECOND_NS
-# Of which an IPFIX record must say the same as one in JSON. Its times are milliseconds, and so
-# are those here; what it has for ports of ICMP is another thing.
+# Fields that IPFIX and JSON records must agree on. IPFIX times are milliseconds, and so are those
+# of this test. IPFIX has other values for the ports of ICMP.
 ALIKE = (
     "source_ip", "dest_ip", "protocol", "protocol_number", "icmp_type", "vlan", "packets", "bytes",
     "reverse_packets", "reverse_bytes", "first_seen", "last_seen", "end_reason",
@@ -65,8 +65,8 @@ def spawn(server: NatsServer, *words: str) -> subprocess.Popen[str]:
 
 
 async def is_followed(bus: Bus, host: str) -> bool:
-    """Does anyone subscribe to the host's flows? NATS tells at once if nobody does, as long as
-    there is no stream of JetStream that would answer."""
+    """Returns whether the host's flows have a subscriber. NATS reports "no responders" at once,
+    unless a JetStream stream covers the subject."""
     empty = {"host": host, "boot": "1", "seq": time.time_ns(), "session_id": "s", "records": []}
     inbox = bus.client.new_inbox()
     refusals = await bus.client.subscribe(inbox)
@@ -87,7 +87,7 @@ def essence(record: dict[str, Any]) -> list[Any]:
     return [record.get(name) for name in names]
 
 
-async def test_followers_and_a_collector_see_the_same(
+async def test_followers_and_collector_receive_the_same_records(
     fleet: Fleet,
     nats_server: NatsServer,
     bus: Bus,
@@ -99,14 +99,14 @@ async def test_followers_and_a_collector_see_the_same(
     follow += [word for encoding in ENCODINGS for word in ("--host", encoding)]
     program = spawn(nats_server, *follow, "--host", "program", "--json")
     person = spawn(nats_server, *follow, "--host", "person")
-    await eventually(lambda: is_followed(bus, "program"), "the program to subscribe")
-    await eventually(lambda: is_followed(bus, "person"), "the person to subscribe")
+    await eventually(lambda: is_followed(bus, "program"), "the JSON follower to subscribe")
+    await eventually(lambda: is_followed(bus, "person"), "the table follower to subscribe")
     for encoding in ENCODINGS:
         flows = {"jetstream": True, "encoding": encoding, "spool_dir": tmp_path / f"{encoding}.sp"}
         fleet.agent(encoding, flows=flows).spawn()
     for host in ENCODINGS:
         subject = f"$SRV.PING.netsonde.{host}"
-        await eventually(partial(answers, nats_server.url, subject), f"{host}")
+        await eventually(partial(answers, nats_server.url, subject), f"{host} to answer")
     collected = tmp_path / "collected"
     collector = spawn(nats_server, "collect", "-o", str(collected), "--json")
 
@@ -135,7 +135,7 @@ async def test_followers_and_a_collector_see_the_same(
     lines = [line for path in collected.glob("*.jsonl") for line in path.read_text().splitlines()]
     stored = sorted(map(json.loads, lines), key=order)
     for record in stored:
-        del record["session_id"]  # the one thing that a follower is not told
+        del record["session_id"]  # the only field that a follower does not print
     assert followed == stored
 
     assert {record["host"] for record in followed} == set(ENCODINGS)

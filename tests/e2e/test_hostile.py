@@ -1,4 +1,4 @@
-"""Ten thousand hostile requests over every verb: no fault, nothing let slip, nothing kept."""
+"""Ten thousand hostile requests over every verb: no crash, no leak, no file disclosed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SLIPS = re.compile(
 
 
 def victim(fleet: Fleet, tmp_path: Path) -> Agent:
-    """It allows a directory with one capture in it, and some traps."""
+    """An agent that may replay one directory with a capture and several traps."""
     allowed = tmp_path / SECRET
     (allowed / "directory").mkdir(parents=True)
     os.mkfifo(allowed / "fifo")
@@ -52,10 +52,10 @@ def victim(fleet: Fleet, tmp_path: Path) -> Agent:
     )
 
 
-def test_hostile_requests(
+def test_hostile_requests_do_no_harm(
     wire: netns.Wire, nats_server: NatsServer, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """In a namespace of its own: an export to a made-up collector leaves nothing."""
+    """Runs in a network namespace, so that an export to a made-up collector stays inside."""
     agent = victim(fleet, tmp_path)
     seen: Counter[tuple[str, int]] = Counter()
     memory: list[int] = []
@@ -91,7 +91,7 @@ def test_hostile_requests(
     for verb in VERBS:
         assert sum(n for (subject, _), n in seen.items() if subject.endswith(verb)) > 100, verb
     assert {200, 204, 400, 403, 404, 409, 422} <= {code for _, code in seen}
-    assert memory[1] - memory[0] < GROWTH_KIB_MAX, f"KiB resident: {memory}"
+    assert memory[1] - memory[0] < GROWTH_KIB_MAX, f"resident KiB: {memory}"
     assert descriptors < 64
     assert "incident" not in agent.log
 
@@ -115,14 +115,14 @@ def check(request: Request, reply: Reply) -> None:
     assert reply.code in (200, 204, 400, 403, 404, 409, 422, 429, 503), (request, reply)
     told = reply.raw.decode(errors="replace") + "\n".join(map(str, reply.headers.values()))
     slip = SLIPS.search(told)
-    # What the requester said may come back to it.
+    # A reply may repeat the requester's own words.
     asked = request.body.decode(errors="replace")
     assert slip is None or slip[0] in asked or reply.code < 300, (slip, request, reply)
     assert SECRET not in told, (request, reply)
 
 
 async def quiet(bus: Bus, agent: Agent) -> int:
-    """Resident KiB with no session."""
+    """Returns the resident KiB without a session."""
     await bus.request("stop")
     assert (await bus.request("status")).code == 204
     return resident_kib(agent.pid)

@@ -1,7 +1,7 @@
-"""What `netsonde nats setup` writes, on a real server: each role's part, and nothing beyond it.
+"""The roles of `netsonde nats setup` on a real server: each can do its part and nothing more.
 
-Two agents, `alpha` and `beta`; besides them their stolen keys are used by hand, as are those
-of a controller, an operator and a collector.
+There are two agents, `alpha` and `beta`. The test also uses their keys as a thief would, and the
+keys of a controller, an operator and a collector.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from roles import (
 )
 from servers import NatsServer
 
-QUIET_SEC = 0.3  # for what must not come; a round trip is a few milliseconds
+QUIET_SEC = 0.3  # wait for messages that must not arrive; a round trip takes a few milliseconds
 
 
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    """In the place of the suite's open one."""
+    """Replaces the suite's server, which needs no login."""
     config = setup(tmp_path).read_text()
     server = NatsServer(tmp_path / "nats", config=config).start()
     yield server
@@ -91,7 +91,7 @@ async def test_each_role_can_do_its_part(
         assert [agent.log.count("ermissions") for agent in agents] == [0, 0]
 
 
-def test_the_commands_take_a_key(
+def test_commands_accept_a_key(
     agents: list[Agent], nats_server: NatsServer, tmp_path: Path
 ) -> None:
     def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -108,7 +108,7 @@ def test_the_commands_take_a_key(
     assert "no_session" in run("ctl", "stop").stdout
 
 
-async def test_the_caller_is_in_the_audit_and_cannot_be_forged(
+async def test_audit_names_the_caller_and_ignores_forged_headers(
     agents: list[Agent], nats_server: NatsServer, tmp_path: Path
 ) -> None:
     forged = '{"acc":"root","user":"root","host":"10.9.9.9"}'
@@ -140,14 +140,14 @@ async def test_the_caller_is_in_the_audit_and_cannot_be_forged(
         for message in audits:
             caller = json.loads(message.data)["data"]["caller"]
             assert caller == {"account": "ctl", "user": public, "address": "127.0.0.1"}
-    assert public in agents[0].log, "the audit is in the log, too"
+    assert public in agents[0].log, "the audit is also in the log"
 
 
 # ---- what is forbidden ---------------------------------------------------------------------------
 
-# (whose key, publish or listen, subject)
+# (owner of the key, publish or subscribe, subject)
 FORBIDDEN = [
-    # A stolen agent's key commands nobody, not even its own host.
+    # An agent's stolen key cannot command any host, not even its own.
     ("alpha", "publish", "capture.host.beta.start"),
     ("alpha", "publish", "capture.host.beta.stop"),
     ("alpha", "publish", "capture.host.beta.status"),
@@ -156,7 +156,7 @@ FORBIDDEN = [
     ("alpha", "publish", "capture.status"),
     ("alpha", "publish", "capture.group.site.fra.stop"),
     ("alpha", "publish", "$SRV.PING"),
-    # It speaks in nobody else's name.
+    # It cannot publish in another agent's name.
     ("alpha", "publish", "capture.stream.flows.beta"),
     ("alpha", "publish", "capture.stream.metrics.beta"),
     ("alpha", "publish", "capture.stream.events.beta.audit"),
@@ -164,7 +164,7 @@ FORBIDDEN = [
     ("alpha", "publish", "_INBOX.anyone"),
     ("alpha", "publish", "_INBOX_beta.1"),
     ("alpha", "publish", "_R_.guess.1"),
-    # It hears nobody else.
+    # It receives nothing meant for other agents.
     ("alpha", "listen", "capture.stream.flows.beta"),
     ("alpha", "listen", "capture.stream.>"),
     ("alpha", "listen", "capture.host.beta.>"),
@@ -177,21 +177,21 @@ FORBIDDEN = [
     ("alpha", "listen", "_R_.>"),
     ("alpha", "listen", "$SRV.PING.netsonde.beta"),
     ("alpha", "listen", "$SYS.>"),
-    # An operator changes nothing.
+    # An operator cannot change anything.
     ("ops", "publish", "capture.start"),
     ("ops", "publish", "capture.host.alpha.stop"),
     ("ops", "publish", "capture.group.site.ams.flow.meter.enable"),
     ("ops", "publish", "capture.stream.flows.alpha"),
     ("ops", "publish", "capture.host.alpha.status.x"),
     ("ops", "listen", "capture.host.>"),
-    # A collector asks nothing.
+    # A collector cannot send requests.
     ("col", "publish", "capture.start"),
     ("col", "publish", "capture.status"),
     ("col", "publish", "capture.host.alpha.stop"),
     ("col", "publish", "capture.stream.flows.alpha"),
     ("col", "publish", "$SRV.PING"),
     ("col", "listen", "capture.stop"),
-    # A controller is no agent.
+    # A controller cannot act as an agent.
     ("ctl", "publish", "capture.stream.events.alpha.audit"),
     ("ctl", "publish", "$SYS.REQ.SERVER.PING"),
     ("ctl", "publish", "$JS.API.STREAM.CREATE.X"),
@@ -200,7 +200,7 @@ FORBIDDEN = [
 ]  # fmt: skip
 
 
-async def test_what_is_forbidden_is_refused(
+async def test_forbidden_subjects_are_refused(
     agents: list[Agent], nats_server: NatsServer, tmp_path: Path
 ) -> None:
     assert len(FORBIDDEN) >= 25
@@ -219,14 +219,14 @@ async def test_what_is_forbidden_is_refused(
                     await thief.listen(subject)
                 await thief.refused(subject)
         assert [m for m in heard if b"stolen" in m.data] == []
-        # Nor has anything happened.
+        # No request had an effect.
         assert (await ask(controller, "capture.host.beta.stop")).error == "no_session"
 
 
 async def test_replies_are_private(
     agents: list[Agent], nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    """Another client may listen to every inbox of its own account, and hears nothing."""
+    """Another client subscribes to every inbox of its account and receives nothing."""
     async with (
         entered(nats_server, tmp_path, "ctl") as controller,
         entered(nats_server, tmp_path, "ops") as snoop,
@@ -234,7 +234,7 @@ async def test_replies_are_private(
     ):
         await both_answer(controller)
         heard = await snoop.listen("_INBOX.>")
-        # The stolen key hears what alpha is asked, and nothing of what beta is.
+        # The stolen key receives requests to alpha and none to beta.
         asked = await thief.listen("capture.host.alpha.>")
         await ask(controller, "capture.host.beta.status")
         assert (await ask(controller, "capture.host.beta.status")).code == 204
@@ -243,10 +243,10 @@ async def test_replies_are_private(
         assert asked == []
 
 
-async def test_an_agent_answers_only_what_it_was_asked(
+async def test_agent_can_reply_only_to_received_requests(
     agents: list[Agent], nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    """With a stolen key: one reply to a request that came, and none to one that did not."""
+    """The stolen key may send one reply to a received request, and none without a request."""
     async with (
         entered(nats_server, tmp_path, "ctl") as controller,
         entered(nats_server, tmp_path, "alpha", inbox="_INBOX_alpha") as thief,
@@ -254,16 +254,16 @@ async def test_an_agent_answers_only_what_it_was_asked(
         await both_answer(controller)
         asked = await thief.listen("capture.host.alpha.>")
         await ask(controller, "capture.host.alpha.status")
-        await eventually(lambda: asked, "the request, at the thief")
+        await eventually(lambda: asked, "the request to reach the thief")
         await thief.publish(asked[0].reply, b"{}")
         await thief.publish(asked[0].reply, b"{}")
         await thief.refused(asked[0].reply)
 
 
-async def test_a_reply_subject_cannot_be_an_order(
+async def test_reply_subject_cannot_carry_a_command(
     agents: list[Agent], nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    """An operator may not stop beta; it asks alpha to send its answer there."""
+    """An operator is not allowed to stop beta and asks alpha to reply to beta's `stop` subject."""
     async with (
         entered(nats_server, tmp_path, "ctl") as controller,
         entered(nats_server, tmp_path, "ops") as operator,
@@ -279,7 +279,7 @@ async def test_a_reply_subject_cannot_be_an_order(
         assert audits == []
 
 
-async def test_nobody_without_a_key(nats_server: NatsServer, tmp_path: Path) -> None:
+async def test_client_without_a_key_is_rejected(nats_server: NatsServer, tmp_path: Path) -> None:
     login = Login(NatsSection(nkey=str(tmp_path / "stranger.nk")))
     (tmp_path / "stranger.nk").write_text(nkey.make_seed())
     for options in ({}, {"user": "alpha", "password": ""}, login.options):

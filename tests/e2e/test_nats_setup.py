@@ -1,4 +1,4 @@
-"""`netsonde nats setup`, run again with more, and with what it refuses."""
+"""`netsonde nats setup`: repeated runs and rejected arguments."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_setup_keeps_keys_and_rotates_on_demand(tmp_path: Path) -> None:
         ("--host", "a", "--tls-cert", "x"),
     ],
 )
-def test_what_setup_refuses(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_setup_rejects_invalid_arguments(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
         [str(COMMAND), "nats", "setup", "--out", str(tmp_path), *arguments],
         capture_output=True,

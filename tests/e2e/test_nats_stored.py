@@ -1,6 +1,5 @@
-"""Roles and JetStream, on a real server: records collected and packets fetched by the keys that
-`netsonde nats setup` made, and what those keys may not do with what is stored.
-"""
+"""Roles and JetStream on a real server: the keys of `netsonde nats setup` collect records and fetch
+packets, and cannot do anything else with stored data."""
 
 from __future__ import annotations
 
@@ -21,15 +20,15 @@ from recording import numbered_file
 from roles import ask, both_answer, entered, key_of, setup
 from servers import NatsServer
 
-DATAGRAMS = 2000  # twenty times a chunk of an object
-FLOWS = 350  # of numbered datagrams: 50 ports by 7 addresses
+DATAGRAMS = 2000  # twenty chunks of an object
+FLOWS = 350  # numbered datagrams use 50 ports and 7 addresses
 
 
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     config = setup(tmp_path, "--jetstream", str(tmp_path / "jetstream")).read_text()
     server = NatsServer(tmp_path / "nats", config=config).start()
-    os.kill(server.pid, signal.SIGHUP)  # as after a change: all must hold from then on, too
+    os.kill(server.pid, signal.SIGHUP)  # a reload must not change the rules
     yield server
     server.kill()
 
@@ -54,7 +53,7 @@ def agents(stored: None, fleet: Fleet, tmp_path: Path) -> list[Agent]:
 def command(
     server: NatsServer, directory: Path, name: str, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    """`netsonde …` with the key of that name."""
+    """Runs `netsonde …` with the key of that name."""
     key = str(key_of(directory, name))
     return subprocess.run(
         [str(COMMAND), *arguments, *client_flags(server.url), "--nkey", key],
@@ -70,7 +69,7 @@ def make_streams(
 
 
 async def capture(server: NatsServer, directory: Path, host: str) -> list[Packet]:
-    """The host has recorded and metered these."""
+    """Returns the packets that the host has recorded and metered."""
     path, made = numbered_file(directory / f"{host}.pcap", DATAGRAMS)
     async with entered(server, directory, "ctl") as controller:
         await both_answer(controller)
@@ -83,7 +82,7 @@ async def capture(server: NatsServer, directory: Path, host: str) -> list[Packet
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
-async def test_records_and_packets_reach_whom_they_are_for(
+async def test_records_and_packets_reach_their_owners(
     agents: list[Agent], nats_server: NatsServer, tmp_path: Path
 ) -> None:
     made = await capture(nats_server, tmp_path, "alpha")
@@ -104,14 +103,14 @@ async def test_records_and_packets_reach_whom_they_are_for(
     assert (summary["records"], summary["packets"], summary["gaps"]) == (FLOWS, DATAGRAMS, [])
     files = (tmp_path / "records").glob("*.jsonl")
     assert sum(len(file.read_text().splitlines()) for file in files) == FLOWS
-    # All of it was acknowledged: to another run of the collector nothing comes.
+    # Everything was acked, so another run of the collector receives nothing.
     collect = ("collect", "-o", str(tmp_path / "again"), *collect[3:])
     done = await asyncio.to_thread(command, nats_server, tmp_path, "col", *collect)
     assert json.loads(done.stderr.splitlines()[-1])["records"] == 0, done.stderr
     assert [agent.log.count("ermissions") for agent in agents] == [0, 0]
 
 
-def test_streams_are_made_once_and_by_one(
+def test_streams_are_created_with_the_streams_key_only(
     stored: None, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     again = make_streams(nats_server, tmp_path, "streams")
@@ -124,8 +123,8 @@ def test_streams_are_made_once_and_by_one(
 # ---- what is forbidden ---------------------------------------------------------------------------
 
 BUCKET, OTHER_BUCKET = "OBJ_capture-packets-alpha", "OBJ_capture-packets-beta"
-# (whose key, subjects). Whoever makes a stream may have any subject copied into it, and whoever
-# makes a consumer may have what is in a stream, and empty messages, delivered to any subject.
+# (owner of the key, subjects). Creating a stream allows copying any subject into it. Creating a
+# consumer allows delivery of a stream's messages, and of empty ones, to any subject.
 FORBIDDEN = {
     "alpha": (
         "$JS.API.INFO",
@@ -193,7 +192,7 @@ FORBIDDEN = {
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
-async def test_what_is_stored_is_out_of_reach(
+async def test_stored_data_is_out_of_reach(
     stored: None, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     for name, subjects in FORBIDDEN.items():
@@ -207,10 +206,10 @@ async def test_what_is_stored_is_out_of_reach(
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
-async def test_jetstream_gives_no_orders(
+async def test_jetstream_cannot_deliver_commands(
     agents: list[Agent], nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    """It answers whom it is told to answer: with alpha's key, beta is made to hear it."""
+    """JetStream replies to any given subject; alpha's key uses that to send beta a request."""
     async with (
         entered(nats_server, tmp_path, "ctl") as controller,
         entered(nats_server, tmp_path, "col") as collector,
@@ -219,7 +218,7 @@ async def test_jetstream_gives_no_orders(
         await both_answer(controller)
         audits = await collector.listen("capture.stream.events.beta.audit")
         await thief.publish("capture.stream.flows.alpha", reply="capture.host.beta.stop")
-        await eventually(lambda: audits, "the refusal, in beta's audit")
+        await eventually(lambda: audits, "the refusal in beta's audit")
         told = json.loads(audits[0].data)
         assert (told["event"], told["data"]["code"]) == ("stop", 403)
         assert "caller" not in told["data"]

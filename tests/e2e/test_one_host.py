@@ -1,4 +1,4 @@
-"""`netsonde run --embedded-nats`: one host, and no other program."""
+"""`netsonde run --embedded-nats`: one host without any other program."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(url: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def embedded(config: Path, port: int) -> Iterator[str]:
-    """The URL of its server."""
+    """Runs an agent with an embedded server. Yields the server's URL."""
     url = f"nats://127.0.0.1:{port}"
     words = ["run", "--embedded-nats", "--config", str(config), "--nats", url, "--host", "alpha"]
     with config.with_suffix(".log").open("ab") as log:
@@ -46,7 +46,7 @@ def embedded(config: Path, port: int) -> Iterator[str]:
         agent.wait()
 
 
-def test_packets_come_back_and_records_outlast_the_server(
+def test_packets_return_and_records_outlast_the_server(
     tmp_path: Path, capture_file: Callable[[list[Packet]], Path]
 ) -> None:
     frames = [

@@ -1,7 +1,7 @@
-"""The verb `packets`: files that were replayed are asked back, from memory and from disk.
+"""The verb `packets`: replayed packets are retrieved from memory and from disk.
 
-Every answer is checked against what went in (recording.retrieve); the buffer is filled
-several times over, the disk runs full, and what is missing must be said to be missing.
+Every result is compared with the input (recording.retrieve). The buffer wraps several times and the
+disk runs full; every missing packet must be reported as missing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from recording import make_key, numbered, numbered_file, retrieve, sealing, spel
 from replay import finished
 from servers import NatsServer
 
-# The loop is the test's own; the agent's is the same whatever it is. Once is enough.
+# The loop is only the test client's, so one is enough.
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 PLAIN_SERVER = "plain_server"
@@ -49,7 +49,7 @@ CUT_PORTS = range(7001, 7007)
 
 @pytest.fixture
 def nats_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[NatsServer]:
-    """With an object store, unless the test is marked otherwise by its parameters."""
+    """A server with an object store, unless the test's parameters say otherwise."""
     plain = PLAIN_SERVER in request.node.name
     config = "" if plain else recording.jetstream(tmp_path / "js")
     server = NatsServer(tmp_path / "nats", config=config).start()
@@ -69,7 +69,7 @@ def recorder(fleet: Fleet, tmp_path: Path) -> Agent:
 
 
 async def record(bus: Bus, path: Path, **options: Any) -> dict[str, Any]:
-    """The status of a replay that has come to its end."""
+    """Returns the status of a replay that has reached its end."""
     await bus.ok("start", {"interface": str(path), "backend": "file", **options})
     return await finished(bus)
 
@@ -78,14 +78,14 @@ def contents(found: list[Packet]) -> list[tuple[int, bytes, int, int]]:
     return [(one.time_ns, one.data, one.wirelen, one.linktype) for one in found]
 
 
-# ---- what went in comes back --------------------------------------------------------------------
+# ---- retrieval equals input ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-async def test_every_trace_comes_back_as_it_was(
+async def test_every_trace_is_retrieved_unchanged(
     recorder: Agent, bus: Bus, tmp_path: Path, sealed: bool
 ) -> None:
-    """Times, lengths on the wire and link types included."""
+    """Times, wire lengths and link types are equal too."""
     options = {"encryption": sealing(tmp_path / "keys" / "one.key")} if sealed else {}
     wrong = []
     for trace in oracle.traces():
@@ -98,7 +98,7 @@ async def test_every_trace_comes_back_as_it_was(
     assert not wrong, "\n".join(wrong)
 
 
-async def test_times_and_limits(recorder: Agent, bus: Bus, tmp_path: Path) -> None:
+async def test_time_range_and_limits(recorder: Agent, bus: Bus, tmp_path: Path) -> None:
     path, made = numbered_file(tmp_path / "made.pcap", 2000)
     await record(bus, path)
     middle = made[1000].time_ns
@@ -107,7 +107,7 @@ async def test_times_and_limits(recorder: Agent, bus: Bus, tmp_path: Path) -> No
         ({"end": spelled(middle)}, made[:1001]),
         ({"start": spelled(middle), "end": spelled(middle)}, made[1000:1001]),
         ({"start": spelled(middle + 1), "end": spelled(middle + 99_999)}, []),
-        # The same instant, spelled with an offset.
+        # The same instant, written with an offset.
         ({"start": spelled(middle + 7200 * SECOND_NS).replace("Z", "+02:00")}, made[1000:]),
         ({"start": "2000-01-01T00:00:00Z", "end": "2030-01-01t00:00:00.5z"}, made),
         ({"end": "9999-12-31T23:59:59Z"}, made),
@@ -130,10 +130,10 @@ async def test_times_and_limits(recorder: Agent, bus: Bus, tmp_path: Path) -> No
     assert reply["packets"] == sum(n % 7 == 3 and n % 50 == 3 for n in range(2000))
 
 
-async def test_ports_behind_the_end_of_their_packet_are_found(
+async def test_ports_beyond_the_ip_length_match_a_filter(
     recorder: Agent, bus: Bus, tmp_path: Path
 ) -> None:
-    """BPF reads them whatever the IP header says of its length; a flow has no such ports."""
+    """BPF reads ports whatever length the IP header states. A flow has no such ports."""
     made = numbered(3000)
     for number, port in enumerate(CUT_PORTS):
         made[100 + number] = at(made[100 + number].time_ns, cut_short(number, port))
@@ -148,7 +148,7 @@ async def test_ports_behind_the_end_of_their_packet_are_found(
 
 
 def cut_short(number: int, port: int) -> bytes:
-    """TCP or UDP in an IP packet that is said to end before, or within, the ports."""
+    """Returns TCP or UDP in an IP packet whose length field ends before, or within, the ports."""
     segment, protocol = (tcp(b"", port, 1), TCP) if number % 2 else (udp(b"", port, 1), UDP)
     if number < 4:
         return ethernet(resized(ipv4(segment, protocol, "10.0.0.1", "10.0.0.2"), 2, 20 + number))
@@ -159,13 +159,15 @@ def resized(packet: bytes, place: int, octets: int) -> bytes:
     return packet[:place] + octets.to_bytes(2, "big") + packet[place + 2 :]
 
 
-async def test_nothing_recorded_is_an_answer(recorder: Agent, bus: Bus, tmp_path: Path) -> None:
+async def test_empty_recording_gives_an_empty_result(
+    recorder: Agent, bus: Bus, tmp_path: Path
+) -> None:
     await bus.ok("start", {"interface": "lo", "backend": "af_packet", "filter": "host 192.0.2.77"})
     reply, found = await retrieve(bus, tmp_path)
     assert (found, reply["packets"], reply["complete"]) == ([], 0, True)
 
 
-async def test_to_a_file(recorder: Agent, bus: Bus, tmp_path: Path) -> None:
+async def test_result_is_written_to_a_file(recorder: Agent, bus: Bus, tmp_path: Path) -> None:
     path, made = numbered_file(tmp_path / "made.pcap", 500)
     await record(bus, path)
     reply = await bus.ok("packets", {"to": "file", "filter": "port 53"})
@@ -177,25 +179,25 @@ async def test_to_a_file(recorder: Agent, bus: Bus, tmp_path: Path) -> None:
     assert os.listdir(answer.parent) == [answer.name]
 
 
-# ---- over the brim ------------------------------------------------------------------------------
+# ---- beyond the capacity ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-async def test_wrapped_three_times_over(
+async def test_wrapped_buffer_returns_the_newest_and_reports_the_rest(
     recorder: Agent, bus: Bus, tmp_path: Path, sealed: bool
 ) -> None:
-    """The newest are there, and exactly what is not is said to be overwritten."""
+    """The newest packets are returned. Exactly the others are reported as overwritten."""
     options = {"encryption": sealing(tmp_path / "keys" / "one.key")} if sealed else {}
     path, made = numbered_file(tmp_path / "made.pcap", 16_000, every_ns=100_000)
     status = await record(bus, path, buffer_size_mb=4, replay_speed=1, **options)
     assert status["buffer_usage_percent"] == 100
     assert status["buffer"]["bytes_capacity"] == 4 << 20
     (mapping,) = recording.buffer_mappings(recorder.pid, 4 << 20)
-    assert mapping[1] - mapping[0] == 4 << 20  # all the memory that there is for packets
+    assert mapping[1] - mapping[0] == 4 << 20  # all memory for packets
     assert status["packets_unrecorded"] == status["packets_seal_lost"] == 0
     reply, found = await retrieve(bus, tmp_path)
     kept = len(found)
-    assert kept * 1200 > 3 << 20  # of four; the chunk being written is not full
+    assert kept * 1200 > 3 << 20  # the capacity is 4 MiB, and the chunk being written is not full
     assert contents(found) == contents(made[-kept:])
     assert status["packets_overwritten"] == len(made) - kept
     assert not reply["complete"]
@@ -205,20 +207,20 @@ async def test_wrapped_three_times_over(
     assert spelled(made[-kept - 1].time_ns) <= gap["to"] <= spelled(made[-kept].time_ns)
     expected_sec = (made[-1].time_ns - made[-kept].time_ns) / SECOND_NS
     assert status["retention_sec"] == pytest.approx(expected_sec, abs=0.01)
-    # What lies within reach is complete, and says so.
+    # A range within reach is complete, and the reply says so.
     reply, _ = await retrieve(bus, tmp_path, start=spelled(made[-kept].time_ns))
     assert reply["complete"]
     assert (await bus.ok("metrics"))["buffer_usage_percent"] == 100
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-async def test_the_disk_reaches_further_back(
+async def test_disk_reaches_further_back_than_memory(
     fleet: Fleet, bus: Bus, tmp_path: Path, sealed: bool
 ) -> None:
     key = make_key(tmp_path / "keys" / "one.key")
     disk = tmp_path / "segments"
     fleet.start(encryption={"key_dirs": [key.parent]}, buffer={"dir": disk, "disk_mb": 64})
-    # At a pace that gives the disk's thread some 400 ms for a chunk: it does not hold capture up.
+    # This pace gives the disk writer about 400 ms for a chunk, so it does not block capture.
     path, made = numbered_file(tmp_path / "made.pcap", 12_000, every_ns=250_000)
     options = {"encryption": sealing(key)} if sealed else {}
     status = await record(bus, path, buffer_size_mb=8, replay_speed=1, **options)
@@ -228,7 +230,7 @@ async def test_the_disk_reaches_further_back(
     assert reply["complete"], reply
     assert contents(found) == contents(made)
     await bus.ok("stop")
-    # A later session on the same directory still knows them, with the same key at hand.
+    # A later session on the same directory still reads them with the same key.
     later = at(made[-1].time_ns + SECOND_NS, made[0].data)
     await record(bus, write_pcap(tmp_path / "more.pcap", [later]), **options)
     _, found = await retrieve(bus, tmp_path)
@@ -245,7 +247,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-async def test_a_full_disk_is_told_and_capture_goes_on(
+async def test_full_disk_raises_an_alarm_and_capture_continues(
     fleet: Fleet, bus: Bus, tmp_path: Path, small_disk: Path
 ) -> None:
     fleet.start(buffer={"dir": small_disk, "disk_mb": 64})
@@ -261,12 +263,12 @@ async def test_a_full_disk_is_told_and_capture_goes_on(
     status = await bus.ok("status")
     assert status["spill_failures"] > 0
     assert status["packets_spill_lost"] > 0
-    reply, found = await retrieve(bus, tmp_path)  # memory holds them all
+    reply, found = await retrieve(bus, tmp_path)  # memory holds all packets
     assert contents(found) == contents(made)
     assert reply["complete"]
 
 
-# ---- refusals -----------------------------------------------------------------------------------
+# ---- rejections ---------------------------------------------------------------------------------
 
 NOT_OF_THE_FORM: list[tuple[dict[str, Any], str]] = [
     ({}, "$.to"),
@@ -283,7 +285,7 @@ NOT_OF_THE_FORM: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_refusals_without_a_session(recorder: Agent, bus: Bus) -> None:
+async def test_rejections_without_a_session(recorder: Agent, bus: Bus) -> None:
     wrong = []
     for body, field in NOT_OF_THE_FORM:
         reply = await bus.request("packets", body)
@@ -294,7 +296,7 @@ async def test_refusals_without_a_session(recorder: Agent, bus: Bus) -> None:
     assert (reply.code, reply.error) == (400, "no_session")
 
 
-async def test_refusals_of_a_session(
+async def test_rejections_during_a_session(
     fleet: Fleet, bus: Bus, recorder: Agent, tmp_path: Path
 ) -> None:
     path, _ = numbered_file(tmp_path / "made.pcap", 10)
@@ -319,7 +321,7 @@ async def test_503_without_an_object_store(
     assert (await bus.request("packets", {"to": "file"})).code == 200
 
 
-async def test_429_for_too_many_at_once(recorder: Agent, bus: Bus, tmp_path: Path) -> None:
+async def test_429_for_too_many_requests_at_once(recorder: Agent, bus: Bus, tmp_path: Path) -> None:
     path, made = numbered_file(tmp_path / "made.pcap", 20_000)
     await record(bus, path)
     body = {"to": "file", "filter": "udp"}
@@ -330,10 +332,10 @@ async def test_429_for_too_many_at_once(recorder: Agent, bus: Bus, tmp_path: Pat
     assert (await bus.request("packets", body)).code == 200
 
 
-async def test_a_request_that_nobody_waits_for_ends(
+async def test_abandoned_request_ends_at_its_deadline(
     recorder: Agent, bus: Bus, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    """Its deadline comes while the bus stands still: nothing of the object stays."""
+    """The deadline passes while the server is frozen. No part of the object remains."""
     path, _ = numbered_file(tmp_path / "made.pcap", 20_000)
     await record(bus, path)
     deadline = datetime.now(UTC) + timedelta(seconds=0.03)
@@ -348,8 +350,9 @@ async def test_a_request_that_nobody_waits_for_ends(
     assert stream.state.messages == entry.chunks + 1
 
 
-async def test_the_bucket_stays_within_its_bounds(fleet: Fleet, bus: Bus, tmp_path: Path) -> None:
-    """Made on demand with limits; when it is full the oldest objects make room."""
+async def test_bucket_stays_within_its_limits(fleet: Fleet, bus: Bus, tmp_path: Path) -> None:
+    """The bucket is created on demand with limits. When it is full, the oldest objects are
+    deleted."""
     fleet.start(buffer={"bucket_mb": 8, "bucket_hours": 2})
     path, made = numbered_file(tmp_path / "made.pcap", 3000)
     await record(bus, path)

@@ -1,4 +1,4 @@
-"""The host's own policy: who may ask what, beyond what the NATS server lets through."""
+"""The host's own policy: it restricts callers further than the NATS server does."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from servers import NatsServer
 
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    """In the place of the suite's open one."""
+    """Replaces the suite's server, which needs no login."""
     config = setup(tmp_path).read_text()
     server = NatsServer(tmp_path / "nats", config=config).start()
     yield server
     server.kill()
 
 
-async def test_the_host_s_policy_refuses_by_caller(
+async def test_host_policy_refuses_by_caller(
     fleet: Fleet, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     policy = {"identity": "server", "allow": {"ops": ["read"], "ctl": ["status", "stop"]}}
@@ -34,13 +34,15 @@ async def test_the_host_s_policy_refuses_by_caller(
         entered(nats_server, tmp_path, "ops") as operator,
         entered(nats_server, tmp_path, "col") as collector,
     ):
-        await eventually(lambda: answers(controller, "capture.host.alpha.status"), "alpha")
+        await eventually(
+            lambda: answers(controller, "capture.host.alpha.status"), "alpha to answer"
+        )
         events = await collector.listen("capture.stream.events.alpha.audit")
         assert (await ask(controller, "capture.host.alpha.stop")).error == "no_session"
         assert (await ask(operator, "capture.host.alpha.backends")).code == 200
         refused = await ask(controller, "capture.host.alpha.backends")
         assert (refused.code, refused.error) == (403, "policy_denied")
-        # Before a look at the body: it tells nothing to who may not ask.
+        # Refused before the body is read: a forbidden caller learns nothing.
         refused = await ask(controller, "capture.host.alpha.start", {"nonsense": 1})
         assert (refused.code, refused.error) == (403, "policy_denied")
         await eventually(lambda: len(events) == 3, "the audit events")
@@ -51,8 +53,9 @@ async def test_the_host_s_policy_refuses_by_caller(
         assert {e["data"]["caller"]["account"] for e in told} == {"ctl"}
 
 
-async def test_without_a_server_that_vouches_a_name_is_nobody_s(tmp_path: Path) -> None:
-    """On an open bus anyone can write the header: only the entry for anyone counts."""
+async def test_caller_name_is_ignored_without_an_authenticating_server(tmp_path: Path) -> None:
+    """On an open server any client can forge the header, so only the entry for any caller
+    applies."""
     server = NatsServer(tmp_path / "open").start()
     fleet = Fleet(server, tmp_path / "agents")
     policy = {"allow": {"root": ["*"], "*": ["status"]}}

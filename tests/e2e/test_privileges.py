@@ -51,7 +51,7 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("backend", ["af_packet", "pcap", "xdp", "dpdk"])
-async def test_it_captures_with_exactly_the_documented_capabilities(
+async def test_captures_with_exactly_the_documented_capabilities(
     wire: netns.Wire, nats_server: NatsServer, bus: Bus, shared: Path, backend: str
 ) -> None:
     fleet = Fleet(nats_server, shared)
@@ -95,7 +95,7 @@ async def test_xdp_needs_each_of_its_capabilities(
     assert fleet.dismiss() == []
 
 
-def test_without_a_privilege_it_does_not_start(shared: Path) -> None:
+def test_run_without_privileges_exits_with_77(shared: Path) -> None:
     config = shared / "netsonde.toml"
     config.write_text(toml({"http": {"listen": ""}, "agent": {"host": "alpha"}}))
     done = subprocess.run(
@@ -109,7 +109,7 @@ def test_without_a_privilege_it_does_not_start(shared: Path) -> None:
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-async def test_an_agent_for_files_needs_none(
+async def test_agent_without_live_capture_needs_no_capability(
     nats_server: NatsServer, bus: Bus, shared: Path
 ) -> None:
     fleet = Fleet(nats_server, shared)
@@ -123,7 +123,7 @@ async def test_an_agent_for_files_needs_none(
 
 
 @pytest.mark.usefixtures("server_on_default_port")
-def test_doctor_says_what_is_missing_and_how_to_grant_it(shared: Path) -> None:
+def test_doctor_reports_missing_capabilities_and_how_to_grant_them(shared: Path) -> None:
     code, found = doctor(shared)
     assert code == 77
     assert found["capture"]["state"] == "bad"
@@ -132,7 +132,7 @@ def test_doctor_says_what_is_missing_and_how_to_grant_it(shared: Path) -> None:
         assert "AmbientCapabilities=CAP_NET_RAW" in found[backend]["detail"]
     assert found["file"]["state"] == "ok"
     code, found = doctor(shared, "CAP_NET_RAW")
-    assert code == 69, "nothing but NATS is amiss"
+    assert code == 69, "NATS is the only failed check"
     assert found["capture"]["state"] == found["af_packet"]["state"] == "ok"
     assert "AmbientCapabilities=CAP_NET_ADMIN CAP_PERFMON CAP_BPF" in found["xdp"]["detail"]
     assert "CAP_NET_RAW" not in found["xdp"]["detail"].partition(":")[0]
@@ -151,7 +151,7 @@ def server_on_default_port() -> Iterator[None]:
         yield
 
 
-def test_doctor_finds_what_is_wrong_with_the_configuration(tmp_path: Path) -> None:
+def test_doctor_reports_an_invalid_configuration(tmp_path: Path) -> None:
     config = tmp_path / "netsonde.toml"
     config.write_text("[nats]\nrood = 1\n")
     done = subprocess.run(
@@ -166,10 +166,10 @@ def test_doctor_finds_what_is_wrong_with_the_configuration(tmp_path: Path) -> No
 # ---- the supervisor --------------------------------------------------------------------------
 
 
-async def test_systemd_is_told_when_it_runs_lives_and_ends(
+async def test_systemd_is_notified_of_start_watchdog_and_stop(
     nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """READY while NATS is still away; WATCHDOG=1 again and again; STOPPING at the end."""
+    """READY=1 while NATS is still unreachable, WATCHDOG=1 repeatedly, STOPPING=1 at the end."""
     address = tmp_path / "notify"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(address))
@@ -189,7 +189,7 @@ async def test_systemd_is_told_when_it_runs_lives_and_ends(
         except BlockingIOError:
             return heard
 
-    await eventually(lambda: listen().count("WATCHDOG=1") >= 3, "the watchdog to be fed")
+    await eventually(lambda: listen().count("WATCHDOG=1") >= 3, "three watchdog notifications")
     assert "READY=1" in heard
     assert port == nats_server.port
     assert agent.terminate() == 0

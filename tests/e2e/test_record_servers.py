@@ -1,4 +1,4 @@
-"""`[flows] servers`: what holds up the server that stores records does not reach requests."""
+"""`[flows] servers`: a frozen record server does not delay requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLOWS = 3_000
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[NatsServer]:
-    """With JetStream, and not joined to the one that requests go over."""
+    """A JetStream server that is not connected to the server for requests."""
     server = NatsServer(tmp_path / "store", config=recording.jetstream(tmp_path / "js")).start()
     yield server
     server.kill()
@@ -40,7 +40,7 @@ def capture(tmp_path: Path) -> Path:
 
 
 async def has_records(stored: Bus, wanted: int) -> bool:
-    """Does the stream hold so many? False, too, before it is made."""
+    """Returns whether the stream holds `count` records; false if it does not exist yet."""
     js = stored.client.jetstream()
     try:
         state = (await js.stream_info("CAPTURE_FLOWS")).state
@@ -50,7 +50,7 @@ async def has_records(stored: Bus, wanted: int) -> bool:
     return sum(int((batch.headers or {})["Records"]) for batch in batches) == wanted
 
 
-async def test_a_server_that_stands_still_holds_no_request_up(
+async def test_frozen_record_server_blocks_no_request(
     store: NatsServer, fleet: Fleet, bus: Bus, capture: Path, tmp_path: Path
 ) -> None:
     flows: dict[str, Any] = {"jetstream": True, "encoding": "ipfix", "servers": [store.url]}
@@ -58,7 +58,7 @@ async def test_a_server_that_stands_still_holds_no_request_up(
     fleet.start(flows=flows)
     stored = await Bus.connect(store.url)
     try:
-        await eventually(lambda: has_records(stored, 0), "the stream to be made")
+        await eventually(lambda: has_records(stored, 0), "the stream to exist")
         store.freeze()
         body = {"interface": str(capture), "backend": "file", "metering": {"enable": True}}
         await bus.ok("start", body)
@@ -72,7 +72,7 @@ async def test_a_server_that_stands_still_holds_no_request_up(
         await stored.close()
 
 
-async def test_batches_and_events_are_of_one_boot(
+async def test_batches_and_events_share_one_boot_id(
     store: NatsServer, fleet: Fleet, bus: Bus, capture: Path
 ) -> None:
     fleet.start(flows={"servers": [store.url]})

@@ -1,4 +1,4 @@
-"""What may be in a request besides the right thing: bodies, encodings, ids, deadlines."""
+"""Unusual requests: bodies, encodings, ids, deadlines and floods."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def start_body(tmp_path: Path) -> dict[str, str]:
 # ---- bodies -------------------------------------------------------------------------------
 
 
-async def test_body_that_cannot_be_decoded_is_400(alpha: Agent, bus: Bus) -> None:
+async def test_undecodable_body_is_400(alpha: Agent, bus: Bus) -> None:
     for body in (
         b"{",
         b'{"enable": tru}',
@@ -44,31 +44,31 @@ async def test_body_that_cannot_be_decoded_is_400(alpha: Agent, bus: Bus) -> Non
             assert (reply.code, reply.error) == (400, "malformed_request"), body[:40]
 
 
-async def test_body_that_is_no_object_is_422(alpha: Agent, bus: Bus) -> None:
+async def test_body_other_than_an_object_is_422(alpha: Agent, bus: Bus) -> None:
     for body in (b"[]", b"7", b'"status"', b"null", b"true"):
         assert (await bus.request("status", body)).code == 422, body
 
 
-async def test_empty_body_is_an_empty_object(alpha: Agent, bus: Bus) -> None:
+async def test_empty_body_means_an_empty_object(alpha: Agent, bus: Bus) -> None:
     assert (await bus.request("status", b"")).code == 204
     assert (await bus.request("status", b"{}")).code == 204
     assert (await bus.request("start", b"")).code == 422
 
 
-async def test_megabyte_body_is_answered(alpha: Agent, bus: Bus) -> None:
+async def test_megabyte_body_gets_a_short_reply(alpha: Agent, bus: Bus) -> None:
     padding = "x" * (MEGABYTE - 100)
     for verb in ("status", "start", "stop", "flows"):
         reply = await bus.request(verb, {"padding": padding})
         assert reply.code == 422
-        assert len(reply.raw) < 10_000  # what was sent is not sent back
+        assert len(reply.raw) < 10_000  # the reply does not repeat the body
     filter_reply = await bus.request(
         "start", {"interface": "lo", "backend": "af_packet", "filter": padding}
     )
     assert filter_reply.code in (400, 422)
 
 
-async def test_odd_names_break_nothing(alpha: Agent, bus: Bus) -> None:
-    """Strings that are trouble elsewhere: NUL, slashes, newlines, format directives."""
+async def test_malicious_names_are_rejected(alpha: Agent, bus: Bus) -> None:
+    """Strings that break other programs: NUL, slashes, newlines, format directives."""
     for name in ("lo\0", "../lo", "lo\n", "%s%n", "lo;reboot", "ä" * 300, "\ud7ff"):
         reply = await bus.request("start", {"interface": name, "backend": "af_packet"})
         assert (reply.code, reply.error) == (400, "invalid_interface"), name
@@ -79,14 +79,16 @@ async def test_odd_names_break_nothing(alpha: Agent, bus: Bus) -> None:
 # ---- encodings ----------------------------------------------------------------------------
 
 
-async def test_messagepack_in_and_out(alpha: Agent, bus: Bus, start_body: dict[str, str]) -> None:
+async def test_messagepack_request_and_reply(
+    alpha: Agent, bus: Bus, start_body: dict[str, str]
+) -> None:
     packed = msgspec.msgpack.encode(start_body)
     both = {"Content-Type": MSGPACK, "Accept": MSGPACK}
     started = await bus.request("start", packed, headers=both)
     assert started.code == 200
     assert started.headers["Content-Type"] == MSGPACK
     assert started.body["interface"] == start_body["interface"]
-    # One way only: asked for in JSON, answered in MessagePack; and the other way round.
+    # Mixed: a JSON request for a MessagePack reply, and the reverse.
     flows = await bus.request("flows", {"limit": 5}, headers={"Accept": MSGPACK})
     assert flows.headers["Content-Type"] == MSGPACK
     assert flows.body["active_flows"] == len(flows.body["flows"])
@@ -95,7 +97,7 @@ async def test_messagepack_in_and_out(alpha: Agent, bus: Bus, start_body: dict[s
     assert status.body["session_id"] == started.body["session_id"]
 
 
-async def test_errors_come_in_the_encoding_asked_for(alpha: Agent, bus: Bus) -> None:
+async def test_errors_use_the_requested_encoding(alpha: Agent, bus: Bus) -> None:
     accept = {"Accept": MSGPACK}
     for verb, body in (("nosuch", {}), ("stop", {}), ("flows", {"limit": 0}), ("stop", b"{")):
         reply = await bus.request(verb, body, headers=accept)
@@ -103,7 +105,7 @@ async def test_errors_come_in_the_encoding_asked_for(alpha: Agent, bus: Bus) -> 
         assert reply.headers["Content-Type"] == MSGPACK
 
 
-async def test_messagepack_that_cannot_be_decoded_is_400(alpha: Agent, bus: Bus) -> None:
+async def test_undecodable_messagepack_is_400(alpha: Agent, bus: Bus) -> None:
     packed = {"Content-Type": MSGPACK}
     for body in (b"\xc1", b"\x81", b"\x81\xa4inte", b"\xdf\xff\xff\xff\xff", b"{}"):
         reply = await bus.request("status", body, headers=packed)
@@ -123,7 +125,7 @@ async def test_request_id_is_echoed(alpha: Agent, bus: Bus) -> None:
     assert "Request-Id" not in (await bus.request("status")).headers
 
 
-async def test_same_request_id_gives_the_first_reply_again(
+async def test_same_request_id_returns_the_first_reply(
     alpha: Agent, bus: Bus, start_body: dict[str, str]
 ) -> None:
     headers = {"Request-Id": "start-1"}
@@ -133,7 +135,7 @@ async def test_same_request_id_gives_the_first_reply_again(
     assert again.body == first.body
     assert "Replayed" not in first.headers
     assert again.headers["Replayed"] == "true"
-    # Still the first reply when the session is long over: a late retry starts nothing.
+    # Still the first reply after the session: a late retry starts nothing.
     await bus.ok("stop", headers={"Request-Id": "stop-1"})
     late = await bus.request("start", start_body, headers=headers)
     assert (late.code, late.headers["Replayed"]) == (200, "true")
@@ -157,7 +159,7 @@ async def test_request_id_with_another_body_is_409(
     assert (await bus.request("status")).code == 200
 
 
-async def test_request_id_covers_requests_that_overlap(
+async def test_request_id_covers_overlapping_requests(
     alpha: Agent, bus: Bus, start_body: dict[str, str]
 ) -> None:
     headers = {"Request-Id": "start-1"}
@@ -169,8 +171,10 @@ async def test_request_id_covers_requests_that_overlap(
     assert sum("Replayed" in reply.headers for reply in replies) == 15
 
 
-async def test_errors_are_replayed_too(alpha: Agent, bus: Bus, start_body: dict[str, str]) -> None:
-    """A refused stop does not stop, on its second arrival, the session of somebody else."""
+async def test_error_replies_are_replayed_too(
+    alpha: Agent, bus: Bus, start_body: dict[str, str]
+) -> None:
+    """A refused stop that arrives again must not stop another caller's session."""
     headers = {"Request-Id": "stop-1"}
     assert (await bus.request("stop", headers=headers)).error == "no_session"
     await bus.ok("start", start_body)
@@ -183,7 +187,7 @@ async def test_errors_are_replayed_too(alpha: Agent, bus: Bus, start_body: dict[
 
 
 def moment(seconds: float, *, zone: str = "Z") -> str:
-    """RFC 3339, so many seconds from now."""
+    """Returns the RFC 3339 time `seconds` from now."""
     now = datetime.datetime.now(datetime.UTC)
     then = now + datetime.timedelta(seconds=seconds)
     if zone != "Z":
@@ -191,22 +195,20 @@ def moment(seconds: float, *, zone: str = "Z") -> str:
     return then.isoformat().replace("+00:00", "Z")
 
 
-async def test_request_that_arrives_late_is_400(
-    alpha: Agent, bus: Bus, start_body: dict[str, str]
-) -> None:
+async def test_late_request_is_400(alpha: Agent, bus: Bus, start_body: dict[str, str]) -> None:
     for stamp in (moment(-1), moment(-1, zone="+02:00"), "1999-12-31T23:59:59Z"):
         reply = await bus.request("start", start_body, headers={"Expires-At": stamp})
         assert (reply.code, reply.error) == (400, "expired"), stamp
     assert (await bus.request("status")).code == 204
 
 
-async def test_request_that_is_in_time_is_served(alpha: Agent, bus: Bus) -> None:
+async def test_request_before_its_deadline_is_served(alpha: Agent, bus: Bus) -> None:
     for stamp in (moment(60), moment(60, zone="+02:00"), "2999-01-01T00:00:00.000000001Z"):
         reply = await bus.request("status", headers={"Expires-At": stamp})
         assert reply.code == 204, stamp
 
 
-async def test_deadline_that_cannot_be_read_is_refused(
+async def test_invalid_deadline_is_rejected(
     alpha: Agent, bus: Bus, start_body: dict[str, str]
 ) -> None:
     for stamp in ("tomorrow", "1767225600", "2026-13-01T00:00:00Z"):
@@ -218,8 +220,9 @@ async def test_deadline_that_cannot_be_read_is_refused(
 # ---- many at once -------------------------------------------------------------------------
 
 
-async def test_a_flood_is_answered_to_the_last_request(alpha: Agent, bus: Bus) -> None:
-    """200 at once are all served; of 2,000 some may be refused, but each is answered."""
+async def test_every_request_of_a_flood_gets_a_reply(alpha: Agent, bus: Bus) -> None:
+    """All of 200 concurrent requests succeed. Some of 2,000 may be rejected, but each gets a
+    reply."""
     replies = await asyncio.gather(*(bus.request("status") for _ in range(200)))
     assert {reply.code for reply in replies} == {204}
     replies = await asyncio.gather(*(bus.request("status") for _ in range(2000)))

@@ -1,4 +1,4 @@
-"""A session's life over the bus when all goes well: every response field of CONTRACT §4."""
+"""A session from start to stop over the bus: every response field of CONTRACT §4."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START_NS = 1_767_225_600 * SECOND_NS
 
 
 def conversation() -> list[Packet]:
-    """Ten UDP flows of 1…10 packets to 10.1.0.1:53, and a TCP flow of two large ones."""
+    """Returns ten UDP flows of 1…10 packets to 10.1.0.1:53, and a TCP flow of two large packets."""
     made = []
     for number in range(1, 11):
         for _ in range(number):
@@ -44,7 +44,7 @@ def types(body: dict[str, Any], **expected: type | tuple[type, ...]) -> None:
 NUMBER = (int, float)
 
 
-async def test_backends_are_each_in_exactly_one_list(alpha: Agent, bus: Bus) -> None:
+async def test_each_backend_is_in_exactly_one_list(alpha: Agent, bus: Bus) -> None:
     body = await bus.ok("backends")
     names = [one["name"] for one in body["available"] + body["unavailable"]]
     assert sorted(names) == ["af_packet", "dpdk", "file", "pcap", "pf_ring", "xdp"]
@@ -64,11 +64,11 @@ async def test_backends_are_each_in_exactly_one_list(alpha: Agent, bus: Bus) -> 
     for backend in body["unavailable"]:
         types(backend, name=str, description=str, reason=str)
         assert backend["reason"]
-    # Tests run as root: these three are always to be had.
+    # Tests run as root, so these three are always available.
     assert {"af_packet", "pcap", "file"} <= {one["name"] for one in body["available"]}
 
 
-async def test_no_session_is_204_with_zeros(alpha: Agent, bus: Bus) -> None:
+async def test_status_without_a_session_is_204_with_zeros(alpha: Agent, bus: Bus) -> None:
     reply = await bus.request("status")
     assert reply.code == 204
     assert reply.body["running"] is False
@@ -124,7 +124,7 @@ async def test_session_from_start_to_stop(alpha: Agent, bus: Bus, capture: Path)
     assert (await bus.request("status")).code == 204
 
 
-async def test_sessions_have_ids_of_their_own(alpha: Agent, bus: Bus, capture: Path) -> None:
+async def test_sessions_have_unique_ids(alpha: Agent, bus: Bus, capture: Path) -> None:
     seen = set()
     for _ in range(3):
         seen.add(
@@ -169,12 +169,12 @@ async def test_flows_are_listed_filtered_and_sorted(alpha: Agent, bus: Bus, capt
     assert await listed(filter={"ip": "fd00::1"}) == []
     for body in ({"filter": {"ip": "10.0.0"}}, {"filter": {"protocol": "no such"}}):
         assert (await bus.request("flows", body)).code in (400, 422)
-    # Listing changes no state.
+    # Listing does not change any state.
     assert await bus.ok("flows") == whole
 
 
-async def test_metering_off_and_on_again(alpha: Agent, bus: Bus, capture: Path) -> None:
-    """Off: every segment leaves, `forced`; nothing is lost, nothing is told twice."""
+async def test_metering_off_and_on_loses_no_packet(alpha: Agent, bus: Bus, capture: Path) -> None:
+    """Turning metering off sends every segment once, with the reason `forced`."""
     collector = await Collector.listen(bus)
     started = await bus.ok(
         "start", {"interface": str(capture), "backend": "file", "metering": {"enable": True}}
@@ -211,7 +211,7 @@ async def test_no_records_leave_while_metering_is_off(
     assert collector.batches == []
 
 
-async def test_filter_and_snaplen_of_a_replay(alpha: Agent, bus: Bus, capture: Path) -> None:
+async def test_filter_and_snaplen_apply_to_a_replay(alpha: Agent, bus: Bus, capture: Path) -> None:
     body = {"interface": str(capture), "backend": "file"}
     for options, packets in (
         ({"filter": "tcp"}, 2),
@@ -224,13 +224,14 @@ async def test_filter_and_snaplen_of_a_replay(alpha: Agent, bus: Bus, capture: P
         assert status["packets_captured"] == packets, options
         flows = (await bus.ok("flows"))["flows"]
         assert sum(flow["packets"] for flow in flows) == packets
-        if "snaplen" in options:  # octets are the wire's, however little is kept
+        if "snaplen" in options:  # octets on the wire, whatever the snaplen
             assert sum(flow["bytes"] for flow in flows) == 2880 + 128 * 55
         await bus.ok("stop")
 
 
-async def test_replay_at_the_speed_of_the_recording(alpha: Agent, bus: Bus, tmp_path: Path) -> None:
-    """200 seconds of recording at 400 times the speed: not over at once, and long before."""
+async def test_replay_speed_scales_the_recording(alpha: Agent, bus: Bus, tmp_path: Path) -> None:
+    """200 seconds of recording at 400 times the speed take between 0.3 s and much less than 200
+    s."""
     frame = conversation()[0].data
     path = write_pcap(
         tmp_path / "minutes.pcap", [at(START_NS + 20 * n * SECOND_NS, frame) for n in range(11)]

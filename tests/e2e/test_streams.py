@@ -1,4 +1,4 @@
-"""What is published without being asked for: metrics, events, the audit trail, batches."""
+"""Messages that agents publish without a request: metrics, events, the audit trail, batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from packets import SECOND_NS, UDP, at, ethernet, ipv4, udp, write_pcap
 from replay import check_conservation, finished, records_of
 
 START_NS = 1_767_225_600 * SECOND_NS
-FLOWS = 2_500  # more than two batches hold
+FLOWS = 2_500  # more than two batches
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def test_batches_are_bounded_numbered_and_complete(
     assert len(collector.batches) >= 3
     seqs = [batch["seq"] for batch in collector.batches]
     assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
-    # Numbers go on over sessions: one boot, one sequence.
+    # Numbers continue over sessions: one boot, one sequence.
     again = await bus.ok(
         "start", {"interface": str(capture), "backend": "file", "metering": {"enable": True}}
     )
@@ -75,7 +75,7 @@ async def test_metrics_are_published_every_interval(fleet: Fleet, bus: Bus, capt
     started = await bus.ok("start", {"interface": str(capture), "backend": "file"})
     await finished(bus)
     before = len(messages)
-    # One may have been on its way when the file had been read.
+    # One message may have been in flight when the file ended.
     await eventually(lambda: len(messages) >= before + 3, "three more metrics messages")
     bodies = [json.loads(message.data) for message in messages]
     asked = await bus.ok("metrics")
@@ -89,7 +89,7 @@ async def test_metrics_are_published_every_interval(fleet: Fleet, bus: Bus, capt
     assert last["active_flows"] == FLOWS
 
 
-async def test_another_metrics_interval_begins_at_once(
+async def test_changed_metrics_interval_applies_at_once(
     fleet: Fleet, bus: Bus, capture: Path
 ) -> None:
     agent = fleet.start(metrics={"interval_sec": 3600})
@@ -101,9 +101,9 @@ async def test_another_metrics_interval_begins_at_once(
     await bus.ok("stop")
 
 
-async def test_rates_are_those_of_the_interval(fleet: Fleet, bus: Bus, tmp_path: Path) -> None:
-    """100 packets a second of 142 bytes, paced: packets_per_sec and Mb/s follow from what one
-    message counts more than the one before, however late either is."""
+async def test_rates_cover_the_interval(fleet: Fleet, bus: Bus, tmp_path: Path) -> None:
+    """100 packets a second of 142 bytes: packets_per_sec and Mb/s follow from the difference
+    between two messages, however late either of them is."""
     frame = ethernet(ipv4(udp(bytes(100), 1000, 53), UDP, "10.0.0.1", "10.1.0.1"))
     path = write_pcap(
         tmp_path / "paced.pcap",
@@ -125,7 +125,7 @@ async def test_rates_are_those_of_the_interval(fleet: Fleet, bus: Bus, tmp_path:
     await bus.ok("stop")
 
 
-async def test_events_tell_a_life(fleet: Fleet, bus: Bus, capture: Path) -> None:
+async def test_events_cover_the_life_of_an_agent(fleet: Fleet, bus: Bus, capture: Path) -> None:
     events = await bus.events()
     agent = fleet.start()
     await eventually(lambda: "lifecycle" in events.kinds(), "the agent's first event")
@@ -142,7 +142,7 @@ async def test_events_tell_a_life(fleet: Fleet, bus: Bus, capture: Path) -> None
     before = len(events.messages)
     assert agent.terminate() == 0
     await eventually(
-        lambda: "lifecycle" in events.kinds()[before:], "the agent's last event, on SIGTERM"
+        lambda: "lifecycle" in events.kinds()[before:], "the agent's last event, after SIGTERM"
     )
 
 
@@ -175,7 +175,7 @@ async def test_audit_trail_has_every_change_and_refusal(
             assert word in line, (word, line)
 
 
-async def test_conservation_is_exposed(alpha: Agent, bus: Bus, capture: Path) -> None:
+async def test_packet_conservation_is_visible(alpha: Agent, bus: Bus, capture: Path) -> None:
     await bus.ok(
         "start", {"interface": str(capture), "backend": "file", "metering": {"enable": True}}
     )

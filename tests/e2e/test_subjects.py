@@ -1,4 +1,4 @@
-"""Who answers on which subject: one agent, all of them, a group; and NATS discovery."""
+"""The subjects of one agent, of all agents and of a group, and NATS service discovery."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ async def test_group_subject_is_answered_by_its_members(pair: list[Agent], bus: 
     assert (reply.body["host"], reply.error) == ("beta", "no_session")
 
 
-async def test_nobody_answers_for_absent_hosts_and_groups(pair: list[Agent], bus: Bus) -> None:
+async def test_absent_hosts_and_groups_have_no_responder(pair: list[Agent], bus: Bus) -> None:
     for subject in (
         "capture.host.gamma.status",
         "capture.group.site.fra.status",
         "capture.group.rack.ams.status",
-        "capture.reboot",  # bare subjects are subscribed verb by verb
+        "capture.reboot",  # each verb has its own subscription on the bare subject
         "capture.host.alpha",
         "other.host.alpha.status",
     ):
@@ -62,7 +62,7 @@ async def test_nobody_answers_for_absent_hosts_and_groups(pair: list[Agent], bus
             await bus.client.request(subject, b"{}", timeout=REQUEST_TIMEOUT_SEC)
 
 
-async def test_root_of_several_tokens(fleet: Fleet, bus: Bus) -> None:
+async def test_root_may_have_several_tokens(fleet: Fleet, bus: Bus) -> None:
     fleet.start("alpha", labels={"site": "ams"}, nats={"root": "acme.capture"})
     for subject in ("status", "host.alpha.status", "group.site.ams.status"):
         reply = Reply.of(
@@ -103,20 +103,20 @@ async def test_ping_is_answered_on_all_three_levels(pair: list[Agent], bus: Bus)
         await bus.client.request("$SRV.PING.netsonde.gamma", timeout=REQUEST_TIMEOUT_SEC)
 
 
-async def test_info_is_as_the_specification_has_it(pair: list[Agent], bus: Bus) -> None:
+async def test_info_matches_the_specification(pair: list[Agent], bus: Bus) -> None:
     for subject in ("$SRV.INFO", "$SRV.INFO.netsonde"):
         for one in await bus.gather(subject, 2):
             validated(one.data, services.INFO)
     (answer,) = await bus.gather("$SRV.INFO.netsonde.beta", 1)
     info = validated(answer.data, services.INFO)
-    assert info["description"]  # without one the nats command does not list the service
+    assert info["description"]  # without this field the nats command does not list the service
     assert {"site": "ams", "rack": "r7"}.items() <= info["metadata"].items()
     endpoints = {endpoint["name"]: endpoint["subject"] for endpoint in info["endpoints"]}
     assert {verb.replace(".", "-") for verb in VERBS} <= endpoints.keys()
     for verb in VERBS:
         subject = endpoints[verb.replace(".", "-")]
         reply = Reply.of(await bus.client.request(subject, b'{"?":1}', timeout=REQUEST_TIMEOUT_SEC))
-        assert reply.code == 422, "an endpoint's subject is one that is answered"
+        assert reply.code == 422, "every listed subject has a responder"
 
 
 async def test_stats_count_requests_and_errors(alpha: Agent, bus: Bus) -> None:
@@ -130,7 +130,7 @@ async def test_stats_count_requests_and_errors(alpha: Agent, bus: Bus) -> None:
     assert before["num_requests"] == before["num_errors"] == 0
     for _ in range(3):
         assert (await bus.request("flows")).code == 400
-    # Every reply counts, and it may be counted after it has left.
+    # A reply may be counted after it was sent.
     after = await eventually(
         lambda: _when(endpoint("flows"), lambda one: one["num_requests"] == 3), "three requests"
     )
@@ -155,7 +155,7 @@ async def test_schema_is_an_asyncapi_document_of_every_verb(alpha: Agent, bus: B
     text = json.dumps(document)
     for verb in VERBS:
         assert f".{verb}" in text or f'"{verb}"' in text, verb
-    # Every reference in it leads somewhere.
+    # Every reference resolves.
     for target in references(document):
         node = document
         for part in target.removeprefix("#/").split("/"):

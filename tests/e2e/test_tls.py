@@ -1,4 +1,4 @@
-"""TLS without a way down, every way to log in, and secrets that change while capture runs."""
+"""TLS without downgrade, every login method, and secrets that change during a capture."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ START_NS = 1_767_225_600 * SECOND_NS
 
 
 class Authority:
-    """A CA, and certificates of it."""
+    """A CA and certificates signed by it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -69,7 +69,7 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[Any]:
-    """Makes servers; each is gone when the test is."""
+    """Makes servers and kills them when the test ends."""
     made: list[NatsServer] = []
 
     def make(config: str) -> NatsServer:
@@ -105,7 +105,7 @@ async def answering(bus: Bus, host: str = "alpha") -> None:
 # ---- TLS ------------------------------------------------------------------------------------
 
 
-async def test_tls_and_client_certificates(
+async def test_tls_with_client_certificates(
     authority: Authority, servers: Any, fleet: Fleet
 ) -> None:
     server = servers(authority.server_config(f'ca_file: "{authority.ca}"\n verify: true'))
@@ -116,7 +116,7 @@ async def test_tls_and_client_certificates(
         await answering(bus)
 
 
-async def test_tls_first(authority: Authority, servers: Any, fleet: Fleet) -> None:
+async def test_tls_first_handshake(authority: Authority, servers: Any, fleet: Fleet) -> None:
     server = servers(authority.server_config("handshake_first: true"))
     keys: dict[str, Any] = {"tls_ca": authority.ca, "tls_handshake_first": True}
     fleet.agent(nats={"servers": [server.url], **keys}).spawn()
@@ -126,7 +126,7 @@ async def test_tls_first(authority: Authority, servers: Any, fleet: Fleet) -> No
 
 
 class PlainServer:
-    """Says it is a NATS server, offers no TLS, and keeps all that it is told."""
+    """Claims to be a NATS server, offers no TLS, and keeps all received bytes."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -168,29 +168,29 @@ def plain() -> Iterator[PlainServer]:
 
 
 @pytest.mark.parametrize("scheme", ["nats", "tls"])
-async def test_a_plaintext_server_hears_nothing(
+async def test_plaintext_server_receives_no_secret(
     scheme: str, plain: PlainServer, authority: Authority, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Neither the agent nor the command line tells it a password, nor a signature."""
+    """Neither the agent nor the command line sends it a password or a signature."""
     secret = tmp_path / "secret"
     secret.write_text("s3cret-w0rd")
     url = f"{scheme}://127.0.0.1:{plain.port}"
     keys: dict[str, Any] = {"tls_ca": str(authority.ca), "user": "agent"}
     keys["password_file"] = str(secret)
     agent = fleet.agent(nats={"servers": [url], **keys}).spawn()
-    eventually_now(lambda: plain.visits >= 3, "the agent to have tried again and again")
+    eventually_now(lambda: plain.visits >= 3, "three attempts by the agent")
     with pytest.raises(UnreachableError):
         async with connect(NatsSection(servers=[url], **keys)):
             pass
     assert b"CONNECT" not in plain.heard
     assert b"s3cret" not in plain.heard
-    eventually_now(lambda: "TLS" in agent.log, "the reason, in the log")
+    eventually_now(lambda: "TLS" in agent.log, "the reason in the log")
     assert "s3cret" not in agent.log
     assert agent.alive
 
 
 @pytest.mark.parametrize("fault", ["stranger", "name"])
-async def test_a_server_of_another_authority_or_name(
+async def test_server_with_another_ca_or_name_is_rejected(
     fault: str, authority: Authority, servers: Any, fleet: Fleet, tmp_path: Path
 ) -> None:
     signer = Authority(tmp_path / "stranger") if fault == "stranger" else authority
@@ -221,7 +221,7 @@ def reload(server: NatsServer, config: str) -> None:
 
 @pytest.fixture
 def long_capture(tmp_path: Path) -> Path:
-    """A minute, ten packets a second, replayed at the pace it was captured at."""
+    """Writes a minute of traffic, ten packets a second, to be replayed at its original pace."""
 
     def packet(number: int) -> Packet:
         ip = ipv4(udp(bytes(60), 1000 + number, 53), UDP, "10.0.0.1", "10.1.0.1")
@@ -233,13 +233,15 @@ def long_capture(tmp_path: Path) -> Path:
 async def session_goes_on_through(
     change: Any, agent: Agent, server: NatsServer, keys: dict[str, Any], capture: Path
 ) -> None:
-    """One session, before and after; the agent is back without help."""
+    """Checks that one session continues and that the agent reconnects without help."""
     async with controller(server, section(server, **keys)) as bus:
         await answering(bus)
         start = {"interface": str(capture), "backend": "file", "replay_speed": 1.0}
         started = await bus.ok("start", start)
     change()
-    eventually_now(lambda: agent.log.count('"event": "connected"') >= 4, "both connections back")
+    eventually_now(
+        lambda: agent.log.count('"event": "connected"') >= 4, "both connections to be back"
+    )
     async with controller(server, section(server, **keys)) as bus:
         await answering(bus)
         status = await bus.ok("status")
@@ -250,11 +252,11 @@ async def session_goes_on_through(
         async def more() -> bool:
             return bool((await bus.ok("status"))["packets_captured"] > first)
 
-        await eventually(more, "capture to go on")
+        await eventually(more, "capture to continue")
         await bus.ok("stop")
 
 
-async def test_a_rotated_password(servers: Any, fleet: Fleet, tmp_path: Path,
+async def test_rotated_password_is_used(servers: Any, fleet: Fleet, tmp_path: Path,
                                   long_capture: Path) -> None:  # fmt: skip
     secret = tmp_path / "password"
     secret.write_text("old\n")
@@ -264,15 +266,15 @@ async def test_a_rotated_password(servers: Any, fleet: Fleet, tmp_path: Path,
 
     def rotate() -> None:
         reload(server, with_user("new"))
-        eventually_now(lambda: "uthorization" in agent.log, "the old one to be refused")
-        secret.write_text("")  # in the middle of being written
-        eventually_now(lambda: "password_file" in agent.log, "the agent to have looked")
+        eventually_now(lambda: "uthorization" in agent.log, "the old password to be rejected")
+        secret.write_text("")  # truncated, as during a write
+        eventually_now(lambda: "password_file" in agent.log, "the agent to read the file")
         secret.write_text("new\n")
 
     await session_goes_on_through(rotate, agent, server, keys, long_capture)
 
 
-async def test_a_rotated_nkey(servers: Any, fleet: Fleet, tmp_path: Path,
+async def test_rotated_nkey_is_used(servers: Any, fleet: Fleet, tmp_path: Path,
                               long_capture: Path) -> None:  # fmt: skip
     seed = tmp_path / "agent.nk"
     first, second = nkey.make_seed(), nkey.make_seed()
@@ -282,13 +284,13 @@ async def test_a_rotated_nkey(servers: Any, fleet: Fleet, tmp_path: Path,
 
     def rotate() -> None:
         reload(server, with_nkey(nkey.public_key(second)))
-        eventually_now(lambda: "uthorization" in agent.log, "the old one to be refused")
+        eventually_now(lambda: "uthorization" in agent.log, "the old nkey to be rejected")
         seed.write_text(second)
 
     await session_goes_on_through(rotate, agent, server, {"nkey": seed}, long_capture)
 
 
-async def test_creds_that_expire(servers: Any, fleet: Fleet, tmp_path: Path,
+async def test_renewed_creds_are_used(servers: Any, fleet: Fleet, tmp_path: Path,
                                  long_capture: Path) -> None:  # fmt: skip
     operation, user = Operation(), Identity(USER)
     server = servers(operation.server_config())
@@ -298,14 +300,14 @@ async def test_creds_that_expire(servers: Any, fleet: Fleet, tmp_path: Path,
 
     def rotate() -> None:
         eventually_now(
-            lambda: re.search("Expired|Violation", agent.log), "the expired one to be refused"
+            lambda: re.search("Expired|Violation", agent.log), "the expired creds to be rejected"
         )
         creds(tmp_path, operation.user_jwt(user), user.seed)
 
     await session_goes_on_through(rotate, agent, server, {"creds": lasting}, long_capture)
 
 
-async def test_a_token(servers: Any, fleet: Fleet, tmp_path: Path) -> None:
+async def test_token_login(servers: Any, fleet: Fleet, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("t0ken\n")
     server = servers('authorization { token: "t0ken" }\n')
@@ -314,7 +316,7 @@ async def test_a_token(servers: Any, fleet: Fleet, tmp_path: Path) -> None:
         await answering(bus)
 
 
-async def test_a_wrong_password_is_refused_and_not_shown(
+async def test_wrong_password_is_rejected_and_not_logged(
     servers: Any, fleet: Fleet, tmp_path: Path
 ) -> None:
     secret = tmp_path / "password"
@@ -323,7 +325,7 @@ async def test_a_wrong_password_is_refused_and_not_shown(
     agent = fleet.agent(
         nats={"servers": [server.url], "user": "agent", "password_file": secret}
     ).spawn()
-    eventually_now(lambda: "uthorization" in agent.log, "the refusal, in the log")
+    eventually_now(lambda: "uthorization" in agent.log, "the rejection in the log")
     assert agent.alive
     assert "wr0ng" not in agent.log
     client = GuardedClient()

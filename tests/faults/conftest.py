@@ -1,4 +1,4 @@
-"""The stage of the stream's faults, and the one table that they end with."""
+"""Fixtures of the stream fault tests, and the table that they print at the end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Crowd:
 def set_stage(
     tmp_path: Path, crowd: Crowd, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Stage]]:
-    """Makes the stage, on one JetStream server unless given others; a second one in a test
-    needs a name."""
+    """Makes a stage, on one JetStream server unless given others. A second stage in a test needs a
+    name."""
     made: list[Stage] = []
 
     def make(*servers: NatsServer, name: str = "") -> Stage:
@@ -51,7 +51,7 @@ def set_stage(
 
 @pytest.fixture(autouse=True)
 def rows(record_property: Callable[[str, object], None]) -> Iterator[None]:
-    """A test's lines of the table go with its report: they may be of another process."""
+    """Adds a test's table rows to its report, because the test may run in another process."""
     before = len(ROWS)
     yield
     for row in ROWS[before:]:

@@ -1,8 +1,7 @@
-"""What every fault of the stream is played on: an agent that meters a crowd of one-packet
-flows, a JetStream server, collectors, and the sums that must come out equal.
+"""The stage of the stream fault tests: an agent, a JetStream server, collectors and checks.
 
-The crowd is a capture file of FLOWS flows, replayed by its own clock at RATE flows a second;
-each ends a second after its packet, so records leave at that rate all the while.
+The agent replays a crowd: a capture file of FLOWS one-packet flows at RATE flows a second. Each
+flow ends a second after its packet, so records leave at the same rate.
 """
 
 from __future__ import annotations
@@ -57,11 +56,11 @@ class Sums:
 @dataclass
 class Crowd:
     path: Path
-    bytes: int  # of IP, over all packets
+    bytes: int  # IP octets of all packets
 
 
 def write_crowd(path: Path, *, flows: int = FLOWS, rate: int = RATE) -> Crowd:
-    """UDP packets from as many addresses as there are flows, of different sizes."""
+    """Writes UDP packets of different sizes, each from a different address."""
     total = 0
     ethernet = bytes.fromhex("02000000000202000000000108 00".replace(" ", ""))
     with path.open("wb") as file:
@@ -79,7 +78,7 @@ def write_crowd(path: Path, *, flows: int = FLOWS, rate: int = RATE) -> Crowd:
 
 
 def live_frames() -> list[bytes]:
-    """For a wire: LIVE_FLOWS flows of one packet, each from an address of its own."""
+    """Returns LIVE_FLOWS one-packet flows, each from a different address, to send on a wire."""
     sources = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(LIVE_FLOWS)]
     payload = udp(b"x" * 20, 1000, 53)
     return [ethernet(ipv4(payload, UDP, source, "10.200.0.1")) for source in sources]
@@ -115,7 +114,7 @@ class Stage:
     directory: Path
     crowd: Crowd
     servers: Sequence[NatsServer]
-    creds: Path | None = None  # for who asks
+    creds: Path | None = None  # a NATS client for requests
     collectors: list[subprocess.Popen[bytes]] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -143,7 +142,8 @@ class Stage:
         return agent
 
     def collect(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Comes back when the collector pulls: one that has never reached the bus gives up."""
+        """Starts a collector and returns once it pulls. A collector that cannot reach NATS at the
+        start exits."""
         log = (self.directory / f"collector-{next(self._numbers)}.log").open("wb")
         line = [*self.fleet.prefix, str(COMMAND), "collect", "-o", str(self.output)]
         line += [*client_flags(",".join(self.urls)), "--ack-wait", "2", "--rotate-mb", "4"]
@@ -159,17 +159,19 @@ class Stage:
         return process
 
     async def _pulled(self) -> bool:
-        """Does a collector wait for the stream's messages?"""
+        """Returns whether a collector waits for messages of the stream."""
         waiting: int = (await self._consumer()).get("num_waiting", 0)
         return waiting > 0
 
     def drained(self) -> bool:
-        """Have the collectors acknowledged, and so written, every message of the stream?"""
+        """Returns whether the collectors have acked, and so written, every message of the
+        stream."""
         consumer = asyncio.run(self._consumer())
         return consumer.get("num_pending") == consumer.get("num_ack_pending") == 0
 
     async def _consumer(self) -> dict[str, Any]:
-        """What JetStream tells of the collectors' consumer; nothing while there is none."""
+        """Returns JetStream's state of the collectors' consumer; empty if the consumer does not
+        exist."""
         name = "$JS.API.CONSUMER.INFO.CAPTURE_FLOWS.netsonde-collect"
         client = await self._connect()
         try:
@@ -197,13 +199,13 @@ class Stage:
         return self.ask("start", body)
 
     def ask(self, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """As soon as the agent is there to answer."""
+        """Sends a request and repeats it until the agent replies."""
 
         async def ask() -> dict[str, Any] | None:
             try:
                 client = await self._connect()
             except (OSError, TimeoutError, nats.errors.Error):
-                return None  # it came to a server that is dead or frozen
+                return None  # the server was dead or frozen
             try:
                 return await Bus(client).ok(verb, body)
             except (nats.errors.NoRespondersError, TimeoutError):
@@ -221,7 +223,8 @@ class Stage:
         return eventually_now(ask, what)
 
     def finish(self) -> dict[str, Any]:
-        """The file is read, the session stopped, the spool empty: the stop reply."""
+        """Waits for the end of the file, stops the session, drains the spool. Returns the stop
+        reply."""
         self.until(lambda status: status["finished"], "the file to be read")
         return self.stop()
 
@@ -229,7 +232,7 @@ class Stage:
         return self.ask("stop")
 
     def spool(self) -> dict[str, Any]:
-        """Its figures when nothing waits in it any more."""
+        """Returns the spool's counters once its backlog is empty."""
         found = self.until(
             lambda status: status["spool"]["records_waiting"] == 0,
             "the spool to empty",
@@ -237,8 +240,8 @@ class Stage:
         return dict(found["spool"])
 
     def gather(self, expected: int) -> tuple[Sums, int]:
-        """Ends the collectors when they have that many records; the sums, and how many records
-        came twice."""
+        """Stops the collectors once they have that many records. Returns the sums and the number of
+        duplicates."""
         state = self.output / "state.json"
 
         def arrived() -> int:
@@ -250,7 +253,7 @@ class Stage:
         eventually_now(
             lambda: arrived() >= expected, f"{expected} records collected", within_sec=90
         )
-        time.sleep(0.5)  # one too many would come now
+        time.sleep(0.5)  # time for a superfluous record to arrive
         for process in self.collectors:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -266,7 +269,7 @@ class Stage:
         return Sums(records, packets, size), records - len(seen)
 
     def settle(self, fault: str, stopped: dict[str, Any], *, lost: int = 0) -> None:
-        """What the collectors wrote is what the meter made, once each."""
+        """Checks that the collectors wrote every metered record exactly once."""
         assert stopped["records_unsent"] == 0
         assert stopped["records_dropped"] == 0
         collected, doubled = self.gather(stopped["records"] - lost)

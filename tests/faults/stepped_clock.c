@@ -1,8 +1,8 @@
-/* stepped_clock.c - LD_PRELOADed: a wall clock that a test can step, for one process.
+/* stepped_clock.c - a preloaded library: a wall clock that a test can step, for one process.
  *
- * The file named by STEPPED_CLOCK holds one int64_t: the nanoseconds that CLOCK_REALTIME is off,
- * read anew at each look. The machine's own clock stays as it is, and so does every other clock
- * of the process. Kernel timestamps of packets are not changed.
+ * The file named by STEPPED_CLOCK holds one int64_t: the offset of CLOCK_REALTIME in nanoseconds,
+ * which each call reads. The machine's clock and every other clock of the process are
+ * unchanged, and so are kernel timestamps of packets.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -34,7 +34,7 @@ __attribute__((constructor)) static void open_clock(void) {
 }
 
 int clock_gettime(clockid_t id, struct timespec *now) {
-  if (next_clock_gettime == NULL) /* another constructor was first */
+  if (next_clock_gettime == NULL) /* called before this library's constructor */
     open_clock();
   int result = next_clock_gettime(id, now);
   if (result == 0 && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) {

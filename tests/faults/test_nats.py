@@ -1,8 +1,7 @@
-"""The bus is late, dies, comes back, freezes: capture goes on, and nothing is lost for good.
+"""NATS is unavailable at the start, dies, restarts, freezes: capture continues without loss.
 
-A paced replay stands in for the network: it goes on by the clock whatever the bus does. To
-be sure that the collector has come back before the agent publishes to it, the agent is
-frozen while the server returns; core NATS keeps nothing for those who are not there.
+A paced replay stands in for live traffic: its clock runs whether NATS works or not. Core NATS
+stores nothing, so the tests freeze the agent until the collector has reconnected.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ METERING = {"enable": True, "flow_timeout_sec": 1, "active_timeout_sec": 1}
 
 @pytest.fixture
 def capture(tmp_path: Path) -> Path:
-    """Four seconds, 100 packets a second, a new flow every tenth of a second."""
+    """Writes four seconds of traffic: 100 packets a second, a new flow every tenth of a second."""
 
     def packet(number: int) -> Packet:
         ip = ipv4(udp(bytes(60), 1000 + number // 10, 53), UDP, "10.0.0.1", "10.1.0.1")
@@ -45,7 +44,8 @@ def paced(capture: Path) -> dict[str, Any]:
 
 
 async def back_together(server: NatsServer, agent: Agent, bus: Bus) -> None:
-    """Starts the server again; the agent finds it only once the collector is there."""
+    """Restarts the server. The agent, frozen meanwhile, finds it after the collector has
+    reconnected."""
     agent.signal(signal.SIGSTOP)
     server.start()
     await bus.returned()
@@ -59,10 +59,10 @@ async def answering(bus: Bus, agent: Agent) -> None:
         assert server is not None
         return answers(server.geturl(), f"$SRV.PING.netsonde.{agent.host}")
 
-    eventually_now(ask, "the agent to answer again")
+    eventually_now(ask, "the agent to reply again")
 
 
-async def test_agent_starts_before_the_bus(fleet: Fleet, tmp_path: Path, capture: Path) -> None:
+async def test_agent_starts_before_the_server(fleet: Fleet, tmp_path: Path, capture: Path) -> None:
     late = NatsServer(tmp_path / "late")
     late.port = free_port()
     agent = fleet.agent(nats={"servers": [late.url]}).spawn()
@@ -81,7 +81,7 @@ async def test_agent_starts_before_the_bus(fleet: Fleet, tmp_path: Path, capture
         late.kill()
 
 
-async def test_server_is_killed_and_comes_back(
+async def test_killed_server_comes_back_without_loss(
     fleet: Fleet, nats_server: NatsServer, bus: Bus, capture: Path
 ) -> None:
     agent = fleet.start()
@@ -89,7 +89,7 @@ async def test_server_is_killed_and_comes_back(
     started = await bus.ok("start", paced(capture))
     await eventually(lambda: len(collector.batches) >= 1, "the first records")
     nats_server.kill()
-    # Capture goes on: the file is read to its end by its own clock, with nobody to tell.
+    # Capture continues without NATS: the replay reaches the end of the file on time.
     eventually_now(lambda: "capture: finished" in agent.log, "the file's end, in the log")
     await back_together(nats_server, agent, bus)
     status = await finished(bus)
@@ -97,8 +97,7 @@ async def test_server_is_killed_and_comes_back(
     assert status["packets_captured"] == 400
     check_conservation(status)
     stopped = await bus.ok("stop")
-    # A batch may have been in flight when the server died, and then its number is missing;
-    # every other record came, once.
+    # Only a batch in flight when the server died may be missing; every other record arrives once.
     records = await all_but_gaps(collector, started["session_id"], stopped)
     if not collector.gaps():
         assert sum(record["packets"] for record in records) == 400
@@ -124,10 +123,10 @@ async def all_but_gaps(
     return collector.of_session(session_id)
 
 
-async def test_server_dies_in_a_quiet_moment(
+async def test_idle_server_restart_loses_nothing(
     fleet: Fleet, nats_server: NatsServer, bus: Bus, tmp_path: Path
 ) -> None:
-    """Nothing in flight: then nothing at all may be missing when it is back."""
+    """No batch is in flight, so none may be missing after the restart."""
     first = ethernet(ipv4(udp(b"1", 1000, 53), UDP, "10.0.0.1", "10.1.0.1"))
     later = ethernet(ipv4(udp(b"2", 2000, 53), UDP, "10.0.0.1", "10.1.0.1"))
     capture = write_pcap(
@@ -147,9 +146,7 @@ async def test_server_dies_in_a_quiet_moment(
     check_lives(records)
 
 
-async def test_server_restarts_again_and_again(
-    alpha: Agent, nats_server: NatsServer, bus: Bus
-) -> None:
+async def test_server_restarts_repeatedly(alpha: Agent, nats_server: NatsServer, bus: Bus) -> None:
     for _ in range(4):
         nats_server.kill()
         nats_server.start()
@@ -158,10 +155,10 @@ async def test_server_restarts_again_and_again(
         assert (await bus.request("status")).code == 204
 
 
-async def test_server_freezes_and_thaws(
+async def test_frozen_server_thaws_without_loss(
     fleet: Fleet, nats_server: NatsServer, bus: Bus, capture: Path
 ) -> None:
-    """A frozen server takes what is sent to it and says nothing. Capture goes on."""
+    """A frozen server accepts data and does not reply. Capture continues."""
     agent = fleet.start()
     collector = await Collector.listen(bus)
     started = await bus.ok("start", paced(capture))
@@ -179,10 +176,10 @@ async def test_server_freezes_and_thaws(
         assert sum(record["packets"] for record in records) == 400
 
 
-def test_agent_moves_on_from_a_server_that_stays_frozen(
+def test_agent_leaves_a_frozen_server_for_the_next_one(
     fleet: Fleet, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    """Two servers configured, the first one freezes for good: found again on the second."""
+    """The first of two configured servers stays frozen; the agent connects to the second."""
     second = NatsServer(tmp_path / "second").start()
     try:
         agent = fleet.agent(nats={"servers": [nats_server.url, second.url]}).start()
@@ -197,10 +194,10 @@ def test_agent_moves_on_from_a_server_that_stays_frozen(
         second.kill()
 
 
-# ---- the agent's own end ---------------------------------------------------------------------
+# ---- the agent ends ---------------------------------------------------------------------------
 
 
-async def test_sigterm_hands_over_every_record(fleet: Fleet, bus: Bus, capture: Path) -> None:
+async def test_sigterm_delivers_every_record(fleet: Fleet, bus: Bus, capture: Path) -> None:
     agent = fleet.start()
     collector = await Collector.listen(bus)
     lifecycle = await bus.events(kind="lifecycle")
@@ -211,10 +208,10 @@ async def test_sigterm_hands_over_every_record(fleet: Fleet, bus: Bus, capture: 
     records = await collector.packets_of(started["session_id"], 400)
     check_lives(records)
     assert {record["end_reason"] for record in records} == {"forced"}
-    await eventually(lambda: lifecycle.messages, "a word of farewell")
+    await eventually(lambda: lifecycle.messages, "the stop event")
 
 
-async def test_sigterm_without_a_bus_is_not_held_up(
+async def test_sigterm_without_a_server_exits_in_time(
     fleet: Fleet, nats_server: NatsServer, bus: Bus, capture: Path
 ) -> None:
     agent = fleet.start()
@@ -222,11 +219,13 @@ async def test_sigterm_without_a_bus_is_not_held_up(
     await bus.ok("start", body)
     await finished(bus)
     nats_server.kill()
-    assert agent.terminate() == 0  # within the time that terminate allows
+    assert agent.terminate() == 0  # terminate() enforces the deadline
 
 
-async def test_killed_agent_is_a_new_boot(fleet: Fleet, bus: Bus, capture: Path) -> None:
-    """Numbers start again under another `boot`, so that no two batches share an id."""
+async def test_restart_after_sigkill_uses_a_new_boot_id(
+    fleet: Fleet, bus: Bus, capture: Path
+) -> None:
+    """Numbers restart under another `boot`, so no two batches share an id."""
     agent = fleet.start()
     collector = await Collector.listen(bus)
     body = {"interface": str(capture), "backend": "file", "metering": {"enable": True}}
@@ -239,4 +238,4 @@ async def test_killed_agent_is_a_new_boot(fleet: Fleet, bus: Bus, capture: Path)
         assert (await bus.request("status")).code == 204
     boots = [batch["boot"] for batch in collector.batches]
     assert len(set(boots)) == 2
-    assert boots == sorted(boots)  # later runs sort after earlier ones
+    assert boots == sorted(boots)  # boot ids sort in order of start

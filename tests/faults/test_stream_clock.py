@@ -1,8 +1,7 @@
-"""The wall clock is set, forward by hours and back by more, under the agent and the collector.
+"""The wall clock of agent and collector jumps forward by hours and back by more.
 
-A library of the test's own stands before both and moves what they read as the time of day; the
-machine's clock stays. Flows live on a monotonic clock and files are rotated whatever the date:
-every record arrives, once.
+A preloaded library changes the time of day that both read; the machine's clock is unchanged. Flow
+timing and file rotation use a monotonic clock, so every record arrives exactly once.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ STEPS_SEC = (30 * 3600, -20 * 3600)
 
 
 class SteppedClock:
-    """What the processes behind `prefix` take for the time of day."""
+    """The time of day that the processes behind `prefix` read."""
 
     def __init__(self, directory: Path) -> None:
         source = Path(__file__).with_name("stepped_clock.c")
@@ -36,7 +35,7 @@ class SteppedClock:
         self.prefix = ("env", f"LD_PRELOAD={library}", f"STEPPED_CLOCK={self._file}")
 
     def set(self, seconds: int) -> None:
-        """This far off the machine's clock, from now on. In place: it is mapped."""
+        """Sets the offset from the machine's clock. Writes in place, because the file is mapped."""
         with self._file.open("r+b" if self._file.exists() else "wb") as file:
             file.write(struct.pack("=q", seconds * SECOND_NS))
 
@@ -47,12 +46,12 @@ def clock(tmp_path: Path) -> SteppedClock:
 
 
 def wait_for_file(stage: Stage, now_sec: float) -> None:
-    """Until the collector has begun one on that day, by its own clock."""
+    """Waits until the collector has started a file on that day, by its own clock."""
     name = time.strftime("flows-%Y%m%dT*", time.gmtime(now_sec))
-    eventually_now(lambda: list(stage.output.glob(name)), f"the collector to begin {name}")
+    eventually_now(lambda: list(stage.output.glob(name)), f"the collector to start {name}")
 
 
-def test_clock_set_forward_and_back(
+def test_clock_set_forward_and_back_loses_no_record(
     wire: netns.Wire, clock: SteppedClock, set_stage: SetStage
 ) -> None:
     stage = set_stage()
@@ -65,9 +64,11 @@ def test_clock_set_forward_and_back(
     sender.send(frames[:part])
     for number, seconds in enumerate(STEPS_SEC, 1):
         clock.set(seconds)
-        eventually_now(lambda: "alarm: clock_step" in agent.log, "the step to be noticed")
-        # What comes now begins a file, which is named after the stepped clock.
-        eventually_now(lambda: not list(stage.output.glob("*.part")), "the last file to be whole")
+        eventually_now(lambda: "alarm: clock_step" in agent.log, "the step to be reported")
+        # The next records start a new file, named after the stepped clock.
+        eventually_now(
+            lambda: not list(stage.output.glob("*.part")), "the last file to be complete"
+        )
         sender.send(frames[number * part :][:part])
         wait_for_file(stage, time.time() + seconds)
     sender.close()

@@ -1,5 +1,5 @@
-"""The ends of the stream fail: the agent and the collector are killed, the collector is slow
-or not there, the spool's disk is full."""
+"""The ends of the stream fail: agent or collector is killed, the collector is slow or absent, the
+spool's disk is full."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deadlines import eventually_now
 SetStage = Callable[..., Stage]
 
 
-def test_collector_killed_in_the_middle_of_a_file(set_stage: SetStage) -> None:
+def test_collector_killed_in_the_middle_of_a_file_loses_no_record(set_stage: SetStage) -> None:
     stage = set_stage()
     stage.agent()
     stage.collect()
@@ -33,11 +33,11 @@ def test_collector_killed_in_the_middle_of_a_file(set_stage: SetStage) -> None:
     stage.settle("collector SIGKILL, three times", stage.finish())
 
 
-def test_collector_slow_and_late(set_stage: SetStage) -> None:
+def test_slow_and_late_collector_receives_every_record(set_stage: SetStage) -> None:
     stage = set_stage()
     stage.agent()
     stage.start()
-    time.sleep(2)  # nobody collects
+    time.sleep(2)  # no collector runs
     process = stage.collect()
     for _ in range(3):
         time.sleep(0.5)
@@ -50,28 +50,28 @@ def test_collector_slow_and_late(set_stage: SetStage) -> None:
 # ---- the agent is killed -----------------------------------------------------------------
 
 
-def test_agent_killed_between_two_batches(set_stage: SetStage) -> None:
-    """What had reached the spool arrives; what had not is counted at the next start."""
+def test_agent_killed_between_two_batches_counts_its_losses(set_stage: SetStage) -> None:
+    """Spooled records arrive; the next start counts the others as lost."""
     stage = set_stage()
     agent = stage.agent()
     stage.collect()
     stage.start()
     stage.until(lambda status: status["records_sent"] > FLOWS // 4, "a quarter of the records")
-    stage.servers[0].kill()  # so that much lies in the spool alone
+    stage.servers[0].kill()  # so that much is only in the spool
     time.sleep(1.2)
     agent.kill()
     stage.servers[0].start()
     agent.start()
     spool = stage.spool()
     assert "alarm: unclean_end" in agent.log
-    # In the stream and with it in the files: everything that ever was in the spool.
-    eventually_now(stage.drained, "the collector to have all that the stream has")
+    # Everything that was ever spooled is in the stream, and so in the files.
+    eventually_now(stage.drained, "the collector to have read the whole stream")
     collected, doubled = stage.gather(1)
     collected_more = _stream_records(stage)
     assert doubled == 0
     assert collected.records == collected_more
-    # Nobody can know of the last second; but everything known a second before is either here
-    # or counted.
+    # Losses of the last second are unknown. Everything known a second earlier arrived or is
+    # counted.
     at_mark = collected.packets + spool["packets_lost"]
     assert FLOWS // 4 < at_mark <= FLOWS
     assert spool["packets_lost"] > 0
@@ -82,7 +82,7 @@ def test_agent_killed_between_two_batches(set_stage: SetStage) -> None:
 
 
 def _stream_records(stage: Stage) -> int:
-    """What the stream holds: every spooled record, by the collector's own account."""
+    """Checks that the stream holds every spooled record, according to the collector."""
     state = json.loads((stage.output / "state.json").read_bytes())
     assert not any(
         len(ranges) > 1 for boots in state["ledger"]["seen"].values() for ranges in boots.values()
@@ -106,8 +106,10 @@ def spooled_on(directory: Path, spool_mb: int) -> dict[str, Any]:
     return {"spool_dir": directory / "spool", "spool_mb": spool_mb}
 
 
-def test_spool_disk_full_with_a_healthy_server(tiny_disk: Path, set_stage: SetStage) -> None:
-    """The bound is above what the disk has; acknowledgements make room, so nothing is lost."""
+def test_spool_disk_full_with_a_healthy_server_loses_nothing(
+    tiny_disk: Path, set_stage: SetStage
+) -> None:
+    """The spool's limit exceeds the disk. Acks free space, so nothing is lost."""
     stage = set_stage()
     stage.agent(flows=spooled_on(tiny_disk, 64))
     stage.collect()
@@ -115,7 +117,9 @@ def test_spool_disk_full_with_a_healthy_server(tiny_disk: Path, set_stage: SetSt
     stage.settle("spool's disk full, server well", stage.finish())
 
 
-def test_spool_disk_full_while_the_server_is_away(tiny_disk: Path, set_stage: SetStage) -> None:
+def test_spool_disk_full_while_the_server_is_away_raises_an_alarm(
+    tiny_disk: Path, set_stage: SetStage
+) -> None:
     stage = set_stage()
     agent = stage.agent(flows=spooled_on(tiny_disk, 64))
     stage.collect()
@@ -129,8 +133,9 @@ def test_spool_disk_full_while_the_server_is_away(tiny_disk: Path, set_stage: Se
     stage.settle("spool's disk full, server away", stopped, lost=stage.spool()["records_lost"])
 
 
-def test_spool_bound_reached_while_the_server_is_away(set_stage: SetStage) -> None:
-    """Oldest dropped, the loss exact, an alarm, and recovery by itself."""
+def test_spool_limit_reached_while_the_server_is_away_drops_the_oldest(set_stage: SetStage) -> None:
+    """The oldest records are dropped and counted exactly, an alarm is raised, and the stream
+    recovers."""
     stage = set_stage()
     agent = stage.agent(flows={"spool_mb": 8})
     stage.collect()

@@ -1,5 +1,5 @@
-"""The server dies, freezes, is cut off, fills up; a cluster loses its leader, then its
-majority; credentials expire. Every record arrives, once."""
+"""The NATS server dies, freezes, is unreachable or full; a cluster loses its leader and then its
+majority; credentials expire. Every record arrives exactly once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from servers import NatsServer, free_port
 SetStage = Callable[..., Stage]
 
 
-def test_server_killed_and_restarted(set_stage: SetStage) -> None:
+def test_server_killed_and_restarted_loses_no_record(set_stage: SetStage) -> None:
     stage = set_stage()
     stage.agent()
     stage.collect()
@@ -39,9 +39,11 @@ def test_server_killed_and_restarted(set_stage: SetStage) -> None:
 FROZEN_SEC = 60
 
 
-def test_server_frozen_for_a_minute(cluster: list[NatsServer], set_stage: SetStage) -> None:
-    """With no other server all waits for the thaw; with two more in its cluster, agent and
-    collector find them by themselves, and are done before it. Side by side: a minute is long."""
+def test_server_frozen_for_a_minute_loses_no_record(
+    cluster: list[NatsServer], set_stage: SetStage
+) -> None:
+    """A single server: delivery waits for the thaw. In a cluster of three, agent and collector
+    switch servers and finish before the thaw. Both cases run at the same time to save a minute."""
     alone, many = set_stage(name="alone"), set_stage(*cluster, name="many")
     agent = alone.agent()
     many.agent(flows={"stream_replicas": 3})
@@ -51,10 +53,10 @@ def test_server_frozen_for_a_minute(cluster: list[NatsServer], set_stage: SetSta
         stage.start()
     time.sleep(1.5)
     for stage in (alone, many):
-        stage.servers[0].freeze()  # which both of its agent's connections are on
+        stage.servers[0].freeze()  # both of this agent's connections use it
     frozen = time.monotonic()
     many.settle("nats-server SIGSTOP, two more in its cluster", many.finish())
-    eventually_now(lambda: "does not answer, dropping" in agent.log, "the freeze to be noticed")
+    eventually_now(lambda: "does not answer, dropping" in agent.log, "the freeze to be reported")
     time.sleep(max(0.0, frozen + FROZEN_SEC - time.monotonic()))
     for stage in (alone, many):
         stage.servers[0].thaw()
@@ -66,7 +68,7 @@ def test_server_frozen_for_a_minute(cluster: list[NatsServer], set_stage: SetSta
 
 @pytest.fixture
 def far_server(wire: netns.Wire, tmp_path: Path) -> Iterator[NatsServer]:
-    """In the other namespace, at the far end of a link of its own."""
+    """A server in the peer namespace, at the far end of the wire."""
     wire.address()
     wire.connect("sonde1", "peer1")
     server = NatsServer(
@@ -79,7 +81,7 @@ def far_server(wire: netns.Wire, tmp_path: Path) -> Iterator[NatsServer]:
     server.kill()
 
 
-def test_partition_while_capturing(
+def test_partition_while_capturing_loses_no_record(
     wire: netns.Wire, far_server: NatsServer, set_stage: SetStage
 ) -> None:
     stage = set_stage(far_server)
@@ -105,12 +107,12 @@ def test_partition_while_capturing(
 # ---- the server's disk is full -----------------------------------------------------------
 
 
-def test_server_out_of_disk(tmpfs: Path, set_stage: SetStage) -> None:
+def test_full_server_disk_loses_no_record(tmpfs: Path, set_stage: SetStage) -> None:
     server = NatsServer(
         tmpfs.parent / "nats", config=f'jetstream {{ store_dir: "{tmpfs}", max_file: 1GB }}\n'
     ).start()
     stage = set_stage(server)
-    agent = stage.agent(flows={"fields": []})  # whole records fill it sooner
+    agent = stage.agent(flows={"fields": []})  # uncompressed records fill the disk sooner
     stage.start()
     stage.collect()
     log = server.directory / "nats-server.log"
@@ -152,7 +154,7 @@ def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
 
 
 def leader(servers: list[NatsServer]) -> str | None:
-    """The stream's leader, by its server's name."""
+    """Returns the server name of the stream's leader."""
 
     async def ask() -> str | None:
         client = await nats.connect([server.url for server in servers], connect_timeout=1)
@@ -168,7 +170,7 @@ def leader(servers: list[NatsServer]) -> str | None:
     return asyncio.run(ask())
 
 
-def test_cluster_loses_its_leader_and_then_a_majority(
+def test_cluster_without_leader_then_without_majority_loses_no_record(
     cluster: list[NatsServer], set_stage: SetStage
 ) -> None:
     stage = set_stage(*cluster)
@@ -191,7 +193,7 @@ def test_cluster_loses_its_leader_and_then_a_majority(
 # ---- credentials -------------------------------------------------------------------------
 
 
-def test_credentials_expire(tmp_path: Path, set_stage: SetStage) -> None:
+def test_expired_credentials_lose_no_record(tmp_path: Path, set_stage: SetStage) -> None:
     operation = Operation(jetstream=True)
     server = NatsServer(
         tmp_path / "nats",

@@ -1,4 +1,4 @@
-"""Without the shared traces there is nothing to ask these files; test_presence.py says so."""
+"""Skips the trace tests without the shared traces; test_presence.py reports their absence."""
 
 import oracle
 

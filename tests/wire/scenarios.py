@@ -1,9 +1,8 @@
 """Small captures made by hand, each for one rule of docs/flow-record.md.
 
-A scenario is a function that returns the packets; golden/<its name>.pcap is what it makes,
-golden/<its name>.jsonl what a meter must say to it, written by a human from the rules.
-`python tests/wire/scenarios.py` writes the pcaps again; test_golden.py checks that they
-are fresh.
+A scenario is a function that returns packets. golden/<its name>.pcap holds those packets, and
+golden/<its name>.jsonl the records that a meter must produce, written by hand from the rules.
+`python tests/wire/scenarios.py` rewrites the pcaps; test_golden.py checks that they are current.
 """
 
 from __future__ import annotations
@@ -54,12 +53,12 @@ def scenario(make: Callable[[], list[Packet]]) -> Callable[[], list[Packet]]:
 
 
 def datagram(ms: int, port: int, payload: bytes = b"12345678") -> Packet:
-    """A → B, from UDP port `port` to 53: 36 bytes of IP."""
+    """Returns a UDP packet A → B from `port` to 53, with 36 bytes of IP."""
     return at(START_NS + ms * MS_NS, ethernet(ipv4(udp(payload, port, 53), UDP, A, B)))
 
 
 def segment(ms: int, flags: int, payload: bytes = b"", *, back: bool = False) -> Packet:
-    """One TCP segment between A:40000 and B:80; 40 bytes of IP and the payload."""
+    """Returns a TCP segment between A:40000 and B:80: 40 bytes of IP and the payload."""
     source, dest, ports = (B, A, (80, 40000)) if back else (A, B, (40000, 80))
     return at(START_NS + ms * MS_NS, ethernet(ipv4(tcp(payload, *ports, flags), TCP, source, dest)))
 
@@ -69,7 +68,7 @@ def handshake(ms: int) -> list[Packet]:
 
 
 def fins(ms: int) -> list[Packet]:
-    """Both sides close; the last ACK comes after both FINs."""
+    """Both sides close; the last ACK follows both FINs."""
     return [
         segment(ms, FIN | ACK),
         segment(ms + 1, FIN | ACK, back=True),
@@ -95,13 +94,13 @@ def idle_timeout() -> list[Packet]:
 
 @scenario
 def active_timeout() -> list[Packet]:
-    """One flow; the segment's clock starts with its first packet, and 60.000 s are enough."""
+    """One flow; a segment's time starts with its first packet, and 60.000 s end the segment."""
     return [datagram(ms, 1001) for ms in (0, 59_999, 60_000, 119_999, 120_001)]
 
 
 @scenario
 def empty_segment() -> list[Packet]:
-    """Flow 1001 falls silent after a segment has left; flow 1002 lets time go by."""
+    """Flow 1001 is silent after a segment was sent; flow 1002 advances the time."""
     return [datagram(0, 1001), datagram(1, 1002), datagram(100_000, 1002), datagram(301_000, 1002)]
 
 
@@ -115,13 +114,13 @@ def equal_times() -> list[Packet]:
 
 @scenario
 def reversed_times() -> list[Packet]:
-    """Packets out of order by seconds; neither time nor timeout runs backwards."""
+    """Packets are out of order by seconds; neither time nor timeouts run backwards."""
     return [datagram(ms, 1001) for ms in (10_000, 5_000, 7_000, 10_001)]
 
 
 @scenario
 def year_jump() -> list[Packet]:
-    """Ten years on, and back again: one flow ends idle, the rest is one flow."""
+    """The clock jumps ten years ahead and back: one flow ends idle, the rest is one flow."""
     later = START_NS + 10 * YEAR_NS
     first = datagram(0, 1001)
     return [first, at(later, first.data), at(later + SECOND_NS, first.data), datagram(2_000, 1001)]
@@ -129,7 +128,7 @@ def year_jump() -> list[Packet]:
 
 @scenario
 def long_silence() -> list[Packet]:
-    """Two hours without a packet, and little after them: the first flow ended long ago."""
+    """Two hours without packets, then a few: the first flow ended long before."""
     return [datagram(0, 1001), datagram(7_200_000, 1002), datagram(7_200_001, 1002)]
 
 
@@ -138,21 +137,22 @@ def long_silence() -> list[Packet]:
 
 @scenario
 def tcp_close() -> list[Packet]:
-    """FIN both ways; the last ACK, 2 ms later, still belongs. Another flow lets the 5 s pass."""
+    """FIN both ways. The last ACK, 2 ms later, belongs to the flow. Another flow advances time by 5
+    s."""
     data = [segment(10, PSH | ACK, b"GET /"), segment(11, PSH | ACK, b"200 OK", back=True)]
     return [*handshake(0), *data, *fins(20), datagram(5_100, 1001)]
 
 
 @scenario
 def tcp_half_close() -> list[Packet]:
-    """FIN one way only ends nothing."""
+    """A FIN in one direction does not end the flow."""
     half = [segment(10, FIN | ACK), segment(11, ACK, back=True)]
     return [*handshake(0), *half, datagram(10_000, 1001), segment(10_001, ACK, b"more", back=True)]
 
 
 @scenario
 def tcp_reset() -> list[Packet]:
-    """A reset ends the flow after the linger; a straggler within it makes no ghost flow."""
+    """A reset ends the flow after the linger time; a late packet within it starts no new flow."""
     return [
         *handshake(0),
         segment(10, RST | ACK, back=True),
@@ -163,7 +163,7 @@ def tcp_reset() -> list[Packet]:
 
 @scenario
 def syn_reuse() -> list[Packet]:
-    """The same ports again one second after the close: a new flow at once."""
+    """The same ports, one second after the close, start a new flow at once."""
     return [*handshake(0), *fins(10), *handshake(1_000)]
 
 
@@ -172,7 +172,8 @@ def syn_reuse() -> list[Packet]:
 
 @scenario
 def icmp_pairs() -> list[Packet]:
-    """Echo and its reply are one flow; an error is its own, and its quote makes none."""
+    """An echo and its reply are one flow. An error is a separate flow; the packet it quotes is
+    not."""
     quoted = ipv4(udp(b"12345678", 1001, 53), UDP, A, B)
     return [
         at(START_NS, ethernet(ipv4(icmp(8), ICMP, A, B))),
@@ -183,7 +184,7 @@ def icmp_pairs() -> list[Packet]:
 
 @scenario
 def fragments() -> list[Packet]:
-    """Later fragments inherit the first one's ports; without a first one, ports are 0."""
+    """Later fragments inherit the first one's ports. Without a first fragment, ports are 0."""
     whole = udp(bytes(24), 1001, 53)
     parts = [
         ipv4(whole[:16], UDP, A, B, ident=7, more_fragments=True),
@@ -196,8 +197,8 @@ def fragments() -> list[Packet]:
 
 @scenario
 def vlan_keys() -> list[Packet]:
-    """One pair of addresses untagged, tagged 42, and tagged 10/20: three flows. The tag's
-    priority bits are no part of the id."""
+    """One address pair untagged, tagged 42, and tagged 10/20: three flows. The tag's priority bits
+    are not part of the id."""
     datagram_42 = ipv4(udp(b"12345678", 1001, 53), UDP, A, B)
     stacks = [(), (42,), (10, 20), (42 | 5 << 13,)]
     return [
@@ -208,8 +209,8 @@ def vlan_keys() -> list[Packet]:
 
 @scenario
 def lengths() -> list[Packet]:
-    """IP total length 0 (TSO), one that claims more than the wire carried, and Ethernet
-    padding, which is no IP octet."""
+    """IP total length 0 (TSO), a length beyond the wire's, and Ethernet padding, which does not
+    count as IP."""
     body = udp(bytes(100), 1001, 53)
     padded = ethernet(ipv4(udp(b"", 1001, 53), UDP, A, B))
     return [
@@ -221,7 +222,7 @@ def lengths() -> list[Packet]:
 
 @scenario
 def non_flow() -> list[Packet]:
-    """What has no IP header is counted by its cause, and makes no flow."""
+    """Packets without an IP header are counted by cause and start no flow."""
     return [
         at(START_NS, ethernet(arp(A, B), ARP)),
         at(START_NS + MS_NS, ethernet(bytes(46), LLDP)),

@@ -1,8 +1,8 @@
-"""Captures of a few packets and the records they must give, both to be read by a human.
+"""Captures of a few packets and the records they must produce, readable by a human.
 
-golden/<name>.jsonl: the first line says what it is about, how to meter, and what `status`
-must hold; each further line is one record, with the fields that matter, in the order of
-flow start, then source port, then segment.
+The first line of golden/<name>.jsonl describes the case, the meter's settings, and the `status` to
+expect. Each further line is one record with the relevant fields, ordered by flow start, source port
+and segment.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from packets import write_pcap
 from replay import replay
 
 
-def test_captures_and_expectations_come_in_pairs() -> None:
+def test_every_capture_has_expectations() -> None:
     for suffix in ("pcap", "jsonl"):
         assert {path.stem for path in GOLDEN.glob(f"*.{suffix}")} == SCENARIOS.keys()
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_capture_is_what_its_scenario_makes(name: str, tmp_path: Path) -> None:
+def test_capture_matches_its_scenario(name: str, tmp_path: Path) -> None:
     fresh = write_pcap(tmp_path / "fresh.pcap", SCENARIOS[name]())
     assert (GOLDEN / f"{name}.pcap").read_bytes() == fresh.read_bytes()
 
 
-async def test_records_are_as_written(alpha: Agent, bus: Bus, tmp_path: Path) -> None:
-    """All in one agent, one session after the other."""
+async def test_records_match_the_expectations(alpha: Agent, bus: Bus, tmp_path: Path) -> None:
+    """Runs all scenarios in one agent, one session after the other."""
     failures = []
     for name in SCENARIOS:
         head, *expected = [
@@ -59,7 +59,9 @@ async def test_records_are_as_written(alpha: Agent, bus: Bus, tmp_path: Path) ->
     assert not failures, "\n".join(failures)
 
 
-async def test_causes_of_what_is_no_flow(alpha: Agent, bus: Bus, tmp_path: Path) -> None:
+async def test_packets_outside_flows_are_counted_by_cause(
+    alpha: Agent, bus: Bus, tmp_path: Path
+) -> None:
     capture = write_pcap(tmp_path / "non-flow.pcap", SCENARIOS["non-flow"]())
     replayed = await replay(bus, capture)
     causes = {cause: count for cause, count in replayed.status["non_flow"].items() if count}

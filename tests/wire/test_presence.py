@@ -1,4 +1,4 @@
-"""Are the shared traces here? Their absence must not look like success."""
+"""Checks that the shared traces are present: their absence must not look like success."""
 
 from __future__ import annotations
 

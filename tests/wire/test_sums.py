@@ -1,4 +1,4 @@
-"""Timeouts cut flows into records; they must not change what the records add up to."""
+"""Timeouts cut flows into records and must not change the sums over those records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ ACTIVES_SEC = (1, 7, 60, 86_400)
 
 
 def traffic(seed: int) -> list[Packet]:
-    """Flows of all tempos, both ways, over some twenty minutes, now and then out of order."""
+    """Returns flows of all rates, both ways, over about twenty minutes, some packets out of
+    order."""
     chance = random.Random(seed)
     made = []
     time_ns = START_NS
@@ -41,9 +42,7 @@ def traffic(seed: int) -> list[Packet]:
     return made
 
 
-async def test_sums_are_the_same_for_every_pair_of_timeouts(
-    alpha: Agent, bus: Bus, tmp_path: Path
-) -> None:
+async def test_sums_do_not_depend_on_timeouts(alpha: Agent, bus: Bus, tmp_path: Path) -> None:
     made = traffic(seed=20260101)
     capture = write_pcap(tmp_path / "traffic.pcap", made)
     octets = sum(len(packet.data) - 14 for packet in made)
@@ -55,10 +54,10 @@ async def test_sums_are_the_same_for_every_pair_of_timeouts(
             records = replayed.records
             assert sum(record["packets"] for record in records) == PACKETS
             assert sum(record["bytes"] for record in records) == octets
-            # By key: every pair of timeouts alike.
+            # By key: equal for every pair of timeouts.
             lines = lines or oracle.flow_lines(records)
             assert oracle.flow_lines(records) == lines
-            # By flow_id: the idle timeout alone says where one flow ends and the next begins.
+            # By flow_id: only the idle timeout decides where one flow ends and the next begins.
             by_flow_id: Counter[str] = Counter()
             for record in records:
                 by_flow_id[record["flow_id"]] += record["packets"]
@@ -67,10 +66,10 @@ async def test_sums_are_the_same_for_every_pair_of_timeouts(
             assert sums == sums_of_this_idle, f"{idle_sec}/{active_sec}"
 
 
-async def test_records_of_a_segment_span_no_more_than_the_active_timeout(
+async def test_record_spans_less_than_the_active_timeout(
     alpha: Agent, bus: Bus, tmp_path: Path
 ) -> None:
-    """`first_seen` and `last_seen` of one record are less than the active timeout apart."""
+    """`first_seen` and `last_seen` of a record are less than the active timeout apart."""
     capture = write_pcap(tmp_path / "traffic.pcap", traffic(seed=7))
     replayed = await replay(bus, capture, idle_sec=300, active_sec=7)
     assert any(record["end_reason"] == "active" for record in replayed.records)

@@ -1,7 +1,7 @@
-"""Every shared trace, through `file` and NATS alone, against the oracle.
+"""Every shared trace, replayed by the `file` backend and read over NATS, matches the oracle.
 
-One agent a test replays its trace once for every pair of timeouts the oracle knows: the
-flows must come out the same each time, only cut into records differently.
+Each test's agent replays its trace once for every pair of timeouts in the oracle. The flows must be
+the same each time, only cut into different records.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ each_trace = pytest.mark.parametrize("trace", TRACES, ids=lambda trace: trace.pa
 
 
 @each_trace
-async def test_outer_flows_are_the_oracles(fleet: Fleet, bus: Bus, trace: Trace) -> None:
+async def test_outer_flows_match_the_oracle(fleet: Fleet, bus: Bus, trace: Trace) -> None:
     fleet.start(flows={"tunnel": "outer"})
     for (idle_sec, active_sec), record_count in trace.timeout_pairs().items():
         replayed = await replay(bus, trace.path, idle_sec=idle_sec, active_sec=active_sec)
         assert oracle.digest(replayed.records) in trace.accepted("flows_sha256")
         assert len(replayed.non_empty) == record_count, f"{idle_sec}/{active_sec}"
         check_counts(trace, replayed)
-        # Of traces with very many flows the oracle spells out the ten largest.
+        # For traces with very many flows, the oracle lists only the ten largest.
         spelled_out = trace.facts.get("flows") or trace.facts["top10_by_bytes"]
         check_spelled_out(spelled_out, replayed.records)
 
 
 @each_trace
-async def test_inner_flows_are_the_oracles(fleet: Fleet, bus: Bus, trace: Trace) -> None:
+async def test_inner_flows_match_the_oracle(fleet: Fleet, bus: Bus, trace: Trace) -> None:
     fleet.start(flows={"tunnel": "inner"})
     for idle_sec, active_sec in ((300, oracle.ACTIVE_NEVER_SEC), (15, 60)):
         replayed = await replay(bus, trace.path, idle_sec=idle_sec, active_sec=active_sec)
@@ -44,8 +44,8 @@ async def test_inner_flows_are_the_oracles(fleet: Fleet, bus: Bus, trace: Trace)
         check_tunnels(trace, replayed.records)
 
 
-async def test_full_table_lets_nothing_get_lost(fleet: Fleet, bus: Bus) -> None:
-    """A SYN scan of 1,994 flows through a table of 256."""
+async def test_full_flow_table_loses_no_packet(fleet: Fleet, bus: Bus) -> None:
+    """A SYN scan of 1,994 flows passes through a table of 256."""
     trace = oracle.trace("14")
     fleet.start(flows={"flow_table_size": 256})
     replayed = await replay(bus, trace.path)
@@ -82,11 +82,11 @@ def check_counts(trace: Trace, replayed: Replay) -> None:
 
 
 def check_listing(replayed: Replay) -> None:
-    """`flows` gives the active flows in order, and with cumulative totals."""
+    """Checks that `flows` returns the active flows in order, with cumulative totals."""
     listed = replayed.listing["flows"]
     active = replayed.status["active_flows"]
     assert replayed.listing["active_flows"] == active
-    # A megabyte, the most that a reply can be, holds some thousand flows.
+    # A reply is at most a megabyte, which holds some thousand flows.
     assert replayed.listing["truncated"] == (len(listed) < active)
     assert len(listed) >= min(active, 1000)
     order = [
@@ -100,7 +100,7 @@ def check_listing(replayed: Replay) -> None:
 
 
 def check_spelled_out(spelled_out: list[dict[str, Any]], records: list[dict[str, Any]]) -> None:
-    """Direction, both sides' counts, flags, times, Community ID."""
+    """Checks direction, both sides' counts, flags, times and Community ID."""
     found = {name(flow): flow for flow in oracle.flows(records).values()}
     for expected in spelled_out:
         flow = found[
@@ -135,7 +135,7 @@ TUNNELS = {"gre", "erspan", "ipip", "vxlan", "geneve", "gtpu", "teredo"}
 
 
 def check_tunnels(trace: Trace, records: list[dict[str, Any]]) -> None:
-    """As many packets in each kind of tunnel as the oracle counted."""
+    """Checks the number of packets in each type of tunnel."""
     found: Counter[str] = Counter()
     for record in records:
         if record["tunnel"]:
