@@ -56,9 +56,8 @@ static int compile(uint16_t linktype, uint32_t snaplen, const char *expression,
     *filter = made;
     made = NULL;
   }
-  if (compiler) {
+  if (compiler)
     pcap_close(compiler);
-  }
   sonde_filter_destroy(made);
   return status;
 }

@@ -26,10 +26,9 @@ struct watch {
 };
 
 static bool any_broken(const struct sonde_session *session) {
-  for (uint32_t i = 0; i < session->worker_count; i++) {
+  for (uint32_t i = 0; i < session->worker_count; i++)
     if (atomic_load(&session->workers[i].broken))
       return true;
-  }
   return false;
 }
 

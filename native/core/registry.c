@@ -26,11 +26,9 @@ static const struct known_backend {
 enum { KNOWN_BACKENDS = sizeof known_backends / sizeof known_backends[0] };
 
 static const struct known_backend *find(const char *name) {
-  for (size_t i = 0; i < KNOWN_BACKENDS; i++) {
-    if (strcmp(known_backends[i].name, name) == 0) {
+  for (size_t i = 0; i < KNOWN_BACKENDS; i++)
+    if (strcmp(known_backends[i].name, name) == 0)
       return &known_backends[i];
-    }
-  }
   return NULL;
 }
 
@@ -46,9 +44,8 @@ static int plugin_path(const char *plugin_dir, const char *name, char path[stati
 static int load(const char *path, const char *name, const struct sonde_backend_ops **ops,
                 struct sonde_error *error) {
   void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (!handle) {
+  if (!handle)
     return sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, 0, "%s", dlerror());
-  }
   sonde_backend_entry *entry;
   *(void **)&entry = dlsym(handle, SONDE_BACKEND_SYMBOL);
   if (!entry) {
@@ -71,9 +68,8 @@ static int load(const char *path, const char *name, const struct sonde_backend_o
 int sonde_registry_load(const char *plugin_dir, const char *name,
                         const struct sonde_backend_ops **ops, struct sonde_error *error) {
   char path[PATH_MAX];
-  if (!find(name)) {
+  if (!find(name))
     return sonde_fail(error, SONDE_BACKEND_UNKNOWN, 0, "no backend is named %.32s", name);
-  }
   int status = plugin_path(plugin_dir, name, path, error);
   return status ? status : load(path, name, ops, error);
 }
@@ -95,26 +91,23 @@ static void probe(const char *plugin_dir, const struct known_backend *known,
       report->usable = ops->probe(&error) == 0;
     }
   }
-  if (!report->usable) {
+  if (!report->usable)
     snprintf(report->reason, sizeof report->reason, "%s", error.detail);
-  }
 }
 
 int sonde_backend_probe(const char *plugin_dir, struct sonde_backend_report *reports,
                         uint32_t max) {
   uint32_t count = max < KNOWN_BACKENDS ? max : (uint32_t)KNOWN_BACKENDS;
-  for (uint32_t i = 0; i < count; i++) {
+  for (uint32_t i = 0; i < count; i++)
     probe(plugin_dir, &known_backends[i], &reports[i]);
-  }
   return (int)count;
 }
 
 int sonde_backend_probe_one(const char *plugin_dir, const char *name,
                             struct sonde_backend_report *report) {
   const struct known_backend *known = find(name);
-  if (!known) {
+  if (!known)
     return SONDE_BACKEND_UNKNOWN;
-  }
   probe(plugin_dir, known, report);
   return 0;
 }

@@ -36,10 +36,9 @@ static int check(const struct sonde_session_config *config, struct sonde_error *
        "timeouts: from 1 ms"},
       {config->replay_speed >= 0, "replay_speed: not below 0"},
   };
-  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
     if (!rules[i].holds)
       return sonde_fail(error, SONDE_INVALID, 0, "%s", rules[i].otherwise);
-  }
   return SONDE_OK;
 }
 

@@ -108,10 +108,9 @@ static void raise_alarms(struct sonde_worker *worker, const struct sonde_flow_co
 /* One program for each link type that a file turns out to hold; a live source has one. NULL for
  * a link type in which the expression makes no sense: it matches nothing there. */
 static const struct sonde_filter *filter_for(struct sonde_worker *worker, uint16_t linktype) {
-  for (uint32_t i = 0; i < worker->filter_count; i++) {
+  for (uint32_t i = 0; i < worker->filter_count; i++)
     if (worker->filters[i].linktype == linktype)
       return worker->filters[i].filter;
-  }
   if (worker->filter_count == SONDE_WORKER_LINKTYPES)
     return NULL;
   struct sonde_error error;
@@ -133,10 +132,9 @@ static bool passes_filter(struct sonde_worker *worker, const struct sonde_packet
 
 static uint32_t filter_batch(struct sonde_worker *worker, uint32_t count) {
   uint32_t kept = 0;
-  for (uint32_t i = 0; i < count; i++) {
+  for (uint32_t i = 0; i < count; i++)
     if (passes_filter(worker, &worker->packets[i]))
       worker->packets[kept++] = worker->packets[i];
-  }
   return kept;
 }
 
@@ -188,10 +186,9 @@ static bool stamp_side(struct sonde_packet_clock *clock, struct sonde_delta *del
 
 static void add_one(struct sonde_worker *worker, struct sonde_delta *delta) {
   struct sonde_worker_counters *counters = &worker->counters;
-  for (unsigned side = 0; side < 2; side++) {
+  for (unsigned side = 0; side < 2; side++)
     if (delta->packets[side])
       counters->timestamps_corrected += !stamp_side(&worker->clock, delta, side);
-  }
   counters->frames_captured += delta->frames;
   counters->packets_captured += delta->packets[0] + delta->packets[1];
   counters->bytes_captured += delta->l2_bytes[0] + delta->l2_bytes[1];

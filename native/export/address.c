@@ -51,20 +51,17 @@ static uint32_t find_zeros(const uint16_t groups[GROUPS], uint32_t *start) {
 
 static char *put_ipv6(char *p, const uint8_t address[16]) {
   uint16_t groups[GROUPS];
-  for (uint32_t i = 0; i < GROUPS; i++) {
+  for (uint32_t i = 0; i < GROUPS; i++)
     groups[i] = (uint16_t)(address[2 * i] << 8 | address[2 * i + 1]);
-  }
   uint32_t start, zeros = find_zeros(groups, &start);
   for (uint32_t i = 0; i < start; i++) {
     p = put_group(p, groups[i]);
     *p++ = ':';
   }
-  if (zeros == 0) {
+  if (zeros == 0)
     return p - 1; /* the last group's colon */
-  }
-  if (start == 0) {
+  if (start == 0)
     *p++ = ':';
-  }
   *p++ = ':';
   for (uint32_t i = start + zeros; i < GROUPS; i++) {
     p = put_group(p, groups[i]);

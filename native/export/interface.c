@@ -19,17 +19,13 @@ static uint32_t measure_sequence(const uint8_t *s) {
       {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
   };
   for (uint32_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
-    if (s[0] < forms[i].first_low || s[0] > forms[i].first_high) {
+    if (s[0] < forms[i].first_low || s[0] > forms[i].first_high)
       continue;
-    }
-    if (forms[i].length > 1 && (s[1] < forms[i].second_low || s[1] > forms[i].second_high)) {
+    if (forms[i].length > 1 && (s[1] < forms[i].second_low || s[1] > forms[i].second_high))
       return 0;
-    }
-    for (uint32_t j = 2; j < forms[i].length; j++) {
-      if (s[j] < 0x80 || s[j] > 0xbf) {
+    for (uint32_t j = 2; j < forms[i].length; j++)
+      if (s[j] < 0x80 || s[j] > 0xbf)
         return 0;
-      }
-    }
     return forms[i].length;
   }
   return 0;
@@ -41,9 +37,8 @@ static char *put_json_character(char *p, const uint8_t *s, uint32_t length) {
     memcpy(p, "\\u00", 4);
     return put_hex(p + 4, s, 1);
   }
-  if (s[0] == '"' || s[0] == '\\') {
+  if (s[0] == '"' || s[0] == '\\')
     *p++ = '\\';
-  }
   memcpy(p, s, length);
   return p + length;
 }
@@ -67,9 +62,8 @@ uint32_t sonde_interface_msgpack(const char *name, char *out) {
   char *text = out + 2, *p = text;
   while (*s != 0) {
     uint32_t length = measure_sequence(s), bytes = length == 0 ? 3 : length;
-    if (p + bytes > text + SONDE_INTERFACE_BYTES_MAX) {
+    if (p + bytes > text + SONDE_INTERFACE_BYTES_MAX)
       break;
-    }
     memcpy(p, length == 0 ? (const uint8_t *)replacement : s, bytes);
     p += bytes;
     s += length == 0 ? 1 : length;

@@ -102,9 +102,8 @@ static char *put_mac_or_null(char *p, uint8_t has_mac, const uint8_t mac[6]) {
 }
 
 static char *put_label(char *p, const struct sonde_label *label) {
-  if (label->length == 0) {
+  if (label->length == 0)
     return put_null(p);
-  }
   p = put_quote(p);
   memcpy(p, label->text, SONDE_LABEL_TEXT_MAX);
   return put_quote(p + label->length);
@@ -112,9 +111,8 @@ static char *put_label(char *p, const struct sonde_label *label) {
 
 static char *put_community_id(char *p, const struct sonde_record *record,
                               struct sonde_rendering *rendering) {
-  if (sonde_community_id_put(&rendering->community, record, p + 1) != 0) {
+  if (sonde_community_id_put(&rendering->community, record, p + 1) != 0)
     return put_null(p);
-  }
   return put_quote(put_quote(p) + SONDE_COMMUNITY_ID_BYTES);
 }
 
@@ -133,9 +131,8 @@ static char *put_vlan(char *p, const struct sonde_record *record) {
 #define PUT_KEY(p, name) PUT(p, ",\"" name "\":")
 
 static char *put_tunnel(char *p, const struct sonde_record *record) {
-  if (record->tunnel_type == SONDE_TUNNEL_NONE) {
+  if (record->tunnel_type == SONDE_TUNNEL_NONE)
     return put_null(p);
-  }
   char *start = p;
   SONDE_TUNNEL_MEMBER_LIST(SONDE_TUNNEL_MEMBER_PUT);
   *start = '{';

@@ -50,9 +50,8 @@ static inline char *put_boolean(char *p, int value) {
  * counter is unpredictable for the processor, so the longer forms share one path without
  * branches: store nine bytes, then advance by as many as the form has. */
 static inline char *put_number(char *p, uint64_t value) {
-  if (value < 0x80) {
+  if (value < 0x80)
     return put_byte(p, (uint32_t)value);
-  }
   uint32_t form = (value > UINT8_MAX) + (value > UINT16_MAX) + (value > UINT32_MAX);
   uint32_t bytes = 1u << form;
   uint64_t big_endian = htobe64(value << (64 - 8 * bytes));
@@ -97,9 +96,8 @@ static char *put_mac_or_null(char *p, uint8_t has_mac, const uint8_t mac[6]) {
 }
 
 static char *put_label(char *p, const struct sonde_label *label) {
-  if (label->length == 0) {
+  if (label->length == 0)
     return put_null(p);
-  }
   p = put_byte(p, FIXSTR | label->length);
   memcpy(p, label->text, SONDE_LABEL_TEXT_MAX);
   return p + label->length;
@@ -107,9 +105,8 @@ static char *put_label(char *p, const struct sonde_label *label) {
 
 static char *put_community_id(char *p, const struct sonde_record *record,
                               struct sonde_rendering *rendering) {
-  if (sonde_community_id_put(&rendering->community, record, p + 1) != 0) {
+  if (sonde_community_id_put(&rendering->community, record, p + 1) != 0)
     return put_null(p);
-  }
   return put_byte(p, FIXSTR | SONDE_COMMUNITY_ID_BYTES) + SONDE_COMMUNITY_ID_BYTES;
 }
 
@@ -117,16 +114,14 @@ static char *put_vlan(char *p, const struct sonde_record *record) {
   uint32_t depth =
       record->vlan_depth < SONDE_VLAN_DEPTH_MAX ? record->vlan_depth : SONDE_VLAN_DEPTH_MAX;
   p = put_byte(p, FIXARRAY | depth);
-  for (uint32_t i = 0; i < depth; i++) {
+  for (uint32_t i = 0; i < depth; i++)
     p = put_number(p, record->vlan[i]);
-  }
   return p;
 }
 
 static char *put_tunnel(char *p, const struct sonde_record *record) {
-  if (record->tunnel_type == SONDE_TUNNEL_NONE) {
+  if (record->tunnel_type == SONDE_TUNNEL_NONE)
     return put_null(p);
-  }
   p = put_byte(p, FIXMAP | TUNNEL_MEMBERS);
   SONDE_TUNNEL_MEMBER_LIST(SONDE_TUNNEL_MEMBER_PUT);
   return p;

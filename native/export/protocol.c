@@ -47,9 +47,8 @@ static const struct row rows[256] = {
 
 char *sonde_protocol_put(char *p, uint8_t protocol) {
   const struct row *row = &rows[protocol];
-  if (row->length == 0) {
+  if (row->length == 0)
     return put_octet(p, protocol);
-  }
   memcpy(p, row->name, SONDE_PROTOCOL_TEXT_MAX);
   return p + row->length;
 }

@@ -24,12 +24,10 @@ const char *sonde_record_field_name(uint32_t field) {
 }
 
 void sonde_batch_count(struct sonde_batch *batch, const struct sonde_record *record) {
-  if (batch->records == 0 || record->first_ns < batch->first_ns) {
+  if (batch->records == 0 || record->first_ns < batch->first_ns)
     batch->first_ns = record->first_ns;
-  }
-  if (record->last_ns > batch->last_ns) {
+  if (record->last_ns > batch->last_ns)
     batch->last_ns = record->last_ns;
-  }
   batch->packets += record->packets[0] + record->packets[1];
   batch->records++;
 }
@@ -40,14 +38,12 @@ int sonde_records_render_fields(const struct sonde_record *records, uint32_t cou
   memset(batch, 0, sizeof *batch);
   fields &= SONDE_FIELDS_ALL;
   fields = fields ? fields : SONDE_FIELDS_ALL;
-  if (encoding == SONDE_ENCODING_IPFIX) {
+  if (encoding == SONDE_ENCODING_IPFIX)
     return sonde_ipfix_render(records, count, fields, interface, buffer, capacity, batch);
-  }
   assert(encoding == SONDE_ENCODING_JSON || encoding == SONDE_ENCODING_MSGPACK);
   const struct sonde_encoding_ops *ops = encodings[encoding];
-  if (capacity < ops->empty_bytes) {
+  if (capacity < ops->empty_bytes)
     return SONDE_TOO_SMALL;
-  }
   struct sonde_rendering rendering = {.fields = fields, .day = UINT64_MAX};
   sonde_community_hash_open(&rendering.community);
   ops->prepare(&rendering, interface);

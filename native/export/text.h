@@ -81,9 +81,8 @@ static inline char *put_eight(char *p, uint32_t value) {
 
 /* One to eight digits. */
 static inline char *put_small(char *p, uint32_t value) {
-  if (value < 100) {
+  if (value < 100)
     return put_octet(p, (uint8_t)value);
-  }
   if (value < 10000) {
     p = put_octet(p, (uint8_t)(value / 100));
     return put_pair(p, value % 100);
@@ -100,9 +99,8 @@ static inline char *put_small(char *p, uint32_t value) {
 }
 
 static inline char *put_decimal(char *p, uint64_t value) {
-  if (value < 100000000) {
+  if (value < 100000000)
     return put_small(p, (uint32_t)value);
-  }
   uint64_t high = value / 100000000;
   uint32_t low = (uint32_t)(value % 100000000);
   if (high < 100000000) {

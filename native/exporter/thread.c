@@ -202,11 +202,10 @@ static bool empty_tables(struct sonde_exporter *exporter) {
 }
 
 static bool anything_waits(struct sonde_exporter *exporter) {
-  for (uint32_t i = 0; i < exporter->collector_count; i++) {
+  for (uint32_t i = 0; i < exporter->collector_count; i++)
     if (!sonde_collector_idle(exporter->collectors[i]) ||
         total_lag(exporter, exporter->collectors[i]) > 0)
       return true;
-  }
   return false;
 }
 

@@ -198,12 +198,11 @@ void sonde_flow_table_expire(struct sonde_flow_table *table, uint64_t now_ns) {
   if ((int64_t)(now_ns - table->now_ns) > 0 || table->now_ns == 0)
     table->now_ns = now_ns;
   while ((count = take_due(table, due)) > 0) {
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++)
       if (age(table, due[i], now_ns))
         release(table, due[i]);
       else
         arm(table, due[i]);
-    }
   }
 }
 

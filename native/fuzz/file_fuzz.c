@@ -23,17 +23,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static volatile uint8_t sum;
 
   config.file_fd = memfd_create("fuzz", MFD_CLOEXEC);
-  if (config.file_fd < 0 || write(config.file_fd, data, size) != (ssize_t)size) {
+  if (config.file_fd < 0 || write(config.file_fd, data, size) != (ssize_t)size)
     abort();
-  }
   if (ops->open(&config, &backend, &error) == 0) {
     int count;
     while ((count = ops->receive(backend, 0, packets, 7, 0, &error)) > 0) {
       for (int i = 0; i < count; i++) {
         assert(packets[i].caplen <= packets[i].wirelen && packets[i].caplen <= size);
-        for (uint32_t j = 0; j < packets[i].caplen; j++) {
+        for (uint32_t j = 0; j < packets[i].caplen; j++)
           sum = (uint8_t)(sum + packets[i].data[j]);
-        }
       }
     }
     assert(count == SONDE_END);

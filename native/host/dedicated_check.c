@@ -25,9 +25,8 @@ struct verdict {
 
 static unsigned number(const struct rtattr *one) {
   unsigned value = 0;
-  if (one && RTA_PAYLOAD(one) >= sizeof value) {
+  if (one && RTA_PAYLOAD(one) >= sizeof value)
     memcpy(&value, RTA_DATA(one), sizeof value);
-  }
   return value;
 }
 
@@ -66,9 +65,8 @@ static void judge_link(const struct nlmsghdr *head, struct verdict *verdict) {
 
 static void judge_address(const struct nlmsghdr *head, struct verdict *verdict) {
   const struct ifaddrmsg *address = NLMSG_DATA(head);
-  if (address->ifa_index == verdict->index && address->ifa_scope != RT_SCOPE_LINK) {
+  if (address->ifa_index == verdict->index && address->ifa_scope != RT_SCOPE_LINK)
     verdict->reason = "it has an IP address";
-  }
 }
 
 /* Whether one of the next hops of a route with several leaves by the interface. */
@@ -77,9 +75,8 @@ static bool is_hop(const struct rtattr *several, unsigned index) {
   int bytes = several ? (int)RTA_PAYLOAD(several) : 0;
   for (; bytes >= (int)sizeof *hop && RTNH_OK(hop, bytes);
        bytes -= RTNH_ALIGN(hop->rtnh_len), hop = RTNH_NEXT(hop)) {
-    if ((unsigned)hop->rtnh_ifindex == index) {
+    if ((unsigned)hop->rtnh_ifindex == index)
       return true;
-    }
   }
   return false;
 }
@@ -112,27 +109,23 @@ static int ask(int fd, const struct question *question, struct verdict *verdict)
                         .nlmsg_type = question->request,
                         .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP}};
   _Alignas(struct nlmsghdr) char answer[ANSWER_BYTES_MAX];
-  if (send(fd, &request, sizeof request, 0) < 0) {
+  if (send(fd, &request, sizeof request, 0) < 0)
     return -1;
-  }
   for (;;) {
     ssize_t got = recv(fd, answer, sizeof answer, 0);
-    if (got <= 0) {
+    if (got <= 0)
       return -1;
-    }
     unsigned left = (unsigned)got;
     for (struct nlmsghdr *head = (void *)answer; NLMSG_OK(head, left);
          head = NLMSG_NEXT(head, left)) {
-      if (head->nlmsg_type == NLMSG_DONE) {
+      if (head->nlmsg_type == NLMSG_DONE)
         return 0;
-      }
       if (head->nlmsg_type == NLMSG_ERROR) {
         errno = -((struct nlmsgerr *)NLMSG_DATA(head))->error;
         return -1;
       }
-      if (head->nlmsg_type == question->answer && !verdict->reason) {
+      if (head->nlmsg_type == question->answer && !verdict->reason)
         question->judge(head, verdict);
-      }
     }
   }
 }
@@ -152,17 +145,15 @@ int sonde_dedicated_check(const char *interface, int vouched, struct sonde_error
   int fd = sonde_rtnetlink_socket();
   struct timeval patience = {.tv_sec = ANSWER_SEC_MAX};
   int failed = fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  for (size_t i = 0; !failed && i < sizeof questions / sizeof questions[0]; i++) {
+  for (size_t i = 0; !failed && i < sizeof questions / sizeof questions[0]; i++)
     failed = ask(fd, &questions[i], &verdict);
-  }
   int status =
       failed ? sonde_fail(error, SONDE_SYSTEM, errno, "rtnetlink: %s", strerror(errno)) : 0;
   if (!failed && verdict.reason) {
     status = sonde_fail(error, SONDE_INTERFACE_SHARED, 0,
                         "%s: the host still needs this interface: %s", interface, verdict.reason);
   }
-  if (fd >= 0) {
+  if (fd >= 0)
     close(fd);
-  }
   return status;
 }

@@ -51,13 +51,11 @@ int sonde_interface_find(const char *name, enum sonde_tap tap, struct sonde_inte
                          struct sonde_error *error) {
   struct ifreq request = {0};
   memset(interface, 0, sizeof *interface);
-  if (!name || !*name || strlen(name) >= sizeof interface->name) {
+  if (!name || !*name || strlen(name) >= sizeof interface->name)
     return refuse(name ? name : "", ENODEV, error);
-  }
   int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) {
+  if (fd < 0)
     return sonde_fail_system(error, "socket");
-  }
   memcpy(interface->name, name, strlen(name) + 1);
   memcpy(request.ifr_name, interface->name, sizeof request.ifr_name);
   int failed = ioctl(fd, SIOCGIFINDEX, &request) ? errno : 0;
@@ -67,9 +65,8 @@ int sonde_interface_find(const char *name, enum sonde_tap tap, struct sonde_inte
   failed = failed ? failed : ioctl(fd, SIOCGIFFLAGS, &request) ? errno : 0;
   interface->flags = request.ifr_flags;
   close(fd);
-  if (failed) {
+  if (failed)
     return refuse(name, failed, error);
-  }
   interface->loopback = interface->hardware == ARPHRD_LOOPBACK;
   int linktype = tap == SONDE_TAP_NONE ? 0 : hardware_linktype(interface->hardware, tap);
   interface->linktype = (uint16_t)linktype;
@@ -83,16 +80,14 @@ int sonde_interface_promiscuous(const struct sonde_interface *interface,
                                 struct sonde_error *error) {
   struct packet_mreq membership = {.mr_ifindex = interface->index, .mr_type = PACKET_MR_PROMISC};
   int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0); /* protocol 0: receives nothing */
-  if (fd < 0 && errno == EPERM) {
+  if (fd < 0 && errno == EPERM)
     return sonde_fail(error, SONDE_PERMISSION, errno, "promiscuous mode needs CAP_NET_RAW");
-  }
   if (fd >= 0 &&
       setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &membership, sizeof membership) == 0) {
     return fd;
   }
   int status = sonde_fail(error, SONDE_SYSTEM, errno, "promiscuous mode: %s", strerror(errno));
-  if (fd >= 0) {
+  if (fd >= 0)
     close(fd);
-  }
   return status;
 }

@@ -65,11 +65,10 @@ static void set_present(struct sonde_link_watch *link, int ifindex, const char *
   bool renamed = strncmp(link->name, name, sizeof link->name - 1) != 0;
   link->ifindex = ifindex;
   snprintf(link->name, sizeof link->name, "%s", name);
-  if (is_new) {
+  if (is_new)
     tell(link, SONDE_LINK_CHANGE_RETURNED);
-  } else if (renamed) {
+  else if (renamed)
     tell(link, SONDE_LINK_CHANGE_RENAMED);
-  }
   if (is_new || up != link->up) {
     link->up = up;
     tell(link, up ? SONDE_LINK_CHANGE_UP : SONDE_LINK_CHANGE_DOWN);
@@ -84,14 +83,12 @@ static const char *message_name(const struct nlmsghdr *message) {
 }
 
 static void apply(struct sonde_link_watch *link, const struct nlmsghdr *message) {
-  if (message->nlmsg_len < NLMSG_LENGTH(sizeof(struct ifinfomsg))) {
+  if (message->nlmsg_len < NLMSG_LENGTH(sizeof(struct ifinfomsg)))
     return;
-  }
   const struct ifinfomsg *info = NLMSG_DATA(message);
   const char *name = message_name(message);
-  if (info->ifi_family != AF_UNSPEC) {
+  if (info->ifi_family != AF_UNSPEC)
     return; /* a bridge telling of its ports: "deleted" there means "left the bridge" */
-  }
   if (message->nlmsg_type == RTM_DELLINK && info->ifi_index == link->ifindex && link->ifindex) {
     set_gone(link);
   } else if (message->nlmsg_type == RTM_NEWLINK && name &&
@@ -110,9 +107,8 @@ static int fetch(struct sonde_link_watch *link) {
   do {
     length = recvmsg(link->fd, &head, MSG_DONTWAIT);
   } while (length < 0 && errno == EINTR);
-  if (length < 0) {
+  if (length < 0)
     return errno == EAGAIN ? 0 : -1;
-  }
   link->at = 0;
   link->pending = from.nl_pid == 0 && !(head.msg_flags & MSG_TRUNC) ? (size_t)length : 0;
   link->overrun |= (head.msg_flags & MSG_TRUNC) != 0;
@@ -136,11 +132,9 @@ static const struct nlmsghdr *next_message(struct sonde_link_watch *link) {
  * the answer will be, and might leave no room for it. */
 static int ask(struct sonde_link_watch *link) {
   int fetched;
-  while ((fetched = fetch(link)) != 0) {
-    if (fetched < 0 && errno != ENOBUFS) {
+  while ((fetched = fetch(link)) != 0)
+    if (fetched < 0 && errno != ENOBUFS)
       return -1;
-    }
-  }
   link->pending = 0;
   struct {
     struct nlmsghdr head;
@@ -155,9 +149,8 @@ static int ask(struct sonde_link_watch *link) {
       .info = {.ifi_index = link->ifindex},
       .attribute = {.rta_len = RTA_LENGTH(IF_NAMESIZE), .rta_type = IFLA_IFNAME},
   };
-  if (link->ifindex) {
+  if (link->ifindex)
     request.head.nlmsg_len = NLMSG_LENGTH(sizeof request.info);
-  }
   memcpy(request.name, link->wanted, sizeof request.name);
   return send(link->fd, &request, request.head.nlmsg_len, 0) < 0 ? -1 : 0;
 }
@@ -169,9 +162,8 @@ static int await_answer(struct sonde_link_watch *link) {
   for (;;) {
     const struct nlmsghdr *message;
     while ((message = next_message(link))) {
-      if (message->nlmsg_seq != link->sequence || message->nlmsg_pid != link->port) {
+      if (message->nlmsg_seq != link->sequence || message->nlmsg_pid != link->port)
         continue;
-      }
       if (message->nlmsg_type == NLMSG_ERROR) {
         const struct nlmsgerr *answer = NLMSG_DATA(message);
         errno = -answer->error;
@@ -181,9 +173,8 @@ static int await_answer(struct sonde_link_watch *link) {
       return 1;
     }
     int fetched = fetch(link);
-    if (fetched < 0 && (errno != ENOBUFS || ask(link))) {
+    if (fetched < 0 && (errno != ENOBUFS || ask(link)))
       return -1; /* with ENOBUFS the answer may be among what was lost */
-    }
     if (fetched == 0 && poll(&readable, 1, ANSWER_TIMEOUT_MS) == 0) {
       errno = ETIMEDOUT;
       return -1;
@@ -197,13 +188,11 @@ static int resync(struct sonde_link_watch *link) {
   int found = 0;
   if (link->ifindex) {
     found = ask(link) ? -1 : await_answer(link);
-    if (found == 0) {
+    if (found == 0)
       set_gone(link);
-    }
   }
-  if (found == 0) {
+  if (found == 0)
     found = ask(link) ? -1 : await_answer(link);
-  }
   link->overrun = found < 0;
   return found < 0 ? -1 : 0;
 }
@@ -216,9 +205,8 @@ int sonde_link_watch_open(const char *interface, struct sonde_link_watch **out,
                       interface ? interface : "", strerror(ENODEV));
   }
   struct sonde_link_watch *link = calloc(1, sizeof *link);
-  if (!link) {
+  if (!link)
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  }
   snprintf(link->wanted, sizeof link->wanted, "%s", interface);
   link->fd = sonde_rtnetlink_socket();
   /* Subscribed first and asked then: no change falls between. */
@@ -252,13 +240,11 @@ int sonde_link_watch_read(struct sonde_link_watch *link, struct sonde_link_chang
       continue;
     }
     int fetched = link->overrun ? -1 : fetch(link);
-    if (fetched == 0) {
+    if (fetched == 0)
       return 0;
-    }
     bool lost = link->overrun || (fetched < 0 && errno == ENOBUFS);
-    if (fetched < 0 && (!lost || resync(link))) {
+    if (fetched < 0 && (!lost || resync(link)))
       return sonde_fail(error, SONDE_SYSTEM, errno, "rtnetlink: %s", strerror(errno));
-    }
   }
   *change = link->changes[link->change_first];
   link->change_first = (link->change_first + 1) % CHANGES_MAX;
@@ -268,9 +254,8 @@ int sonde_link_watch_read(struct sonde_link_watch *link, struct sonde_link_chang
 
 void sonde_link_watch_close(struct sonde_link_watch *link) {
   if (link) {
-    if (link->fd >= 0) {
+    if (link->fd >= 0)
       close(link->fd);
-    }
     free(link);
   }
 }

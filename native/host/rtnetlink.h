@@ -16,11 +16,9 @@ static inline int sonde_rtnetlink_socket(void) {
 /* The attribute of a type among those that fill `bytes`, or NULL. */
 static inline const struct rtattr *sonde_rtnetlink_find(const void *first, int bytes, int type) {
   const struct rtattr *one = first;
-  for (; RTA_OK(one, bytes); one = RTA_NEXT(one, bytes)) {
-    if (one->rta_type == type) {
+  for (; RTA_OK(one, bytes); one = RTA_NEXT(one, bytes))
+    if (one->rta_type == type)
       return one;
-    }
-  }
   return NULL;
 }
 

@@ -67,12 +67,11 @@ bool sonde_segment_dir_drop_oldest(struct sonde_segment_dir *segments) {
 
 bool sonde_segment_dir_drop_clear(struct sonde_segment_dir *segments) {
   uint32_t index = 0;
-  while (index < segments->count) {
+  while (index < segments->count)
     if (!segments->files[index].clear)
       index++;
     else if (!drop(segments, index))
       return false;
-  }
   return true;
 }
 
@@ -127,12 +126,11 @@ static int take_stock(struct sonde_segment_dir *segments, DIR *dir) {
   if (segments->count)
     qsort(segments->files, segments->count, sizeof *segments->files, compare_files);
   uint32_t kept = 0;
-  for (uint32_t i = 0; i < segments->count; i++) {
+  for (uint32_t i = 0; i < segments->count; i++)
     if (kept && segments->files[kept - 1].number == segments->files[i].number)
       segments->bytes -= segments->files[i].bytes;
     else
       segments->files[kept++] = segments->files[i];
-  }
   segments->count = kept;
   return status;
 }

@@ -24,9 +24,8 @@ static void check_text(int ip_version, const uint8_t address[16], const char *ex
   char *end = sonde_address_put(text, (uint8_t)ip_version, address);
   CHECK(end > text && end <= text + SONDE_ADDRESS_TEXT_MAX);
   *end = 0;
-  if (strcmp(text, expected) != 0) {
+  if (strcmp(text, expected) != 0)
     fprintf(stderr, "\"%s\" should be \"%s\"\n", text, expected);
-  }
   CHECK(strcmp(text, expected) == 0);
 }
 
@@ -44,11 +43,9 @@ static void check_random(void) {
     check_text(4, address, expected);
 
     randomize_address(address, 6);
-    for (int group = 0; group < 8; group++) { /* runs of zero groups at every position */
-      if (next_random() % 2) {
+    for (int group = 0; group < 8; group++) /* runs of zero groups at every position */
+      if (next_random() % 2)
         memset(address + 2 * group, 0, 2);
-      }
-    }
     inet_ntop(AF_INET6, address, expected, sizeof expected);
     if (!has_ipv4_tail(expected)) {
       check_text(6, address, expected);

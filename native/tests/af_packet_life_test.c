@@ -70,9 +70,8 @@ static void check_overload_threads(void) {
   for (uint32_t i = 0; i < OFFERED; i++) {
     struct live_frame frame = live_udp4(NULL, i % 100, ~i % 100, 1, 2, 1000, 0);
     live_send(sender, frame.bytes, frame.length);
-    if (i % 1000 == 0) {
+    if (i % 1000 == 0)
       ops->stats(backend, &stats);
-    }
   }
   ops->quiesce(backend);
   uint64_t taken = 0;
@@ -94,9 +93,8 @@ static int next_status(struct sonde_backend *backend, uint32_t queue) {
   struct sonde_packet packets[BATCH];
   struct sonde_error error;
   int status = 0;
-  for (int i = 0; i < 20 && status >= 0; i++) {
+  for (int i = 0; i < 20 && status >= 0; i++)
     status = ops->receive(backend, queue, packets, BATCH, 100, &error);
-  }
   return status;
 }
 
@@ -118,9 +116,8 @@ static void check_link(void) {
   seen_count = 0;
   collect(backend, 2, 100);
   CHECK_EQ(seen_count, 1);
-  for (int i = 0; i < 5000; i++) { /* more than the ring holds */
+  for (int i = 0; i < 5000; i++) /* more than the ring holds */
     live_send(sender, frame.bytes, frame.length);
-  }
   ops->stats(backend, &stats);
   uint64_t dropped = stats.dropped;
   CHECK(dropped > 0);
@@ -170,9 +167,8 @@ static void check_loopback(uint32_t queues) {
   int fd = socket(AF_INET, SOCK_DGRAM, 0);
   int server = socket(AF_INET, SOCK_DGRAM, 0);
   live_need(bind(server, (struct sockaddr *)&address, sizeof address) == 0, "bind");
-  for (int i = 0; i < 100; i++) {
+  for (int i = 0; i < 100; i++)
     sendto(fd, "x", 1, 0, (struct sockaddr *)&address, sizeof address);
-  }
   CHECK_EQ(finish(backend, queues), 0);
   CHECK_EQ(seen_count, 100);
   CHECK_EQ(seen[0].packet.linktype, SONDE_LINKTYPE_ETHERNET);

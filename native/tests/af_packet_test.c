@@ -23,9 +23,8 @@ static void check_counts(void) {
   for (int i = 0; i < 10000; i++) {
     live_send(arriving, frame.bytes, frame.length);
     live_send(leaving, frame.bytes, frame.length - 20);
-    if (i % 64 == 0) {
+    if (i % 64 == 0)
       collect(backend, 1, 0);
-    }
   }
   CHECK_EQ(finish(backend, 1), 0);
   CHECK_EQ(seen_count, 20000);
@@ -155,11 +154,9 @@ static void check_filters(void) {
     kill(pids[i], SIGINT);
     char line[256];
     unsigned expected = UINT32_MAX;
-    while (fgets(line, sizeof line, oracles[i])) {
-      if (strstr(line, "packets captured")) {
+    while (fgets(line, sizeof line, oracles[i]))
+      if (strstr(line, "packets captured"))
         sscanf(line, "%u", &expected);
-      }
-    }
     pclose(oracles[i]);
     if (counts[i] * EXPRESSIONS != expected) {
       fprintf(stderr, "'%s': %u, tcpdump %u in %d rounds\n", expressions[i], counts[i], expected,
@@ -209,9 +206,8 @@ static void check_queues(uint32_t queues) {
   CHECK_EQ(seen_count, PAIRS * 20);
   for (uint32_t i = 0; i < seen_count; i++) {
     const uint8_t *ip = seen[i].bytes + 14;
-    while (ip[-2] == 0x81 || ip[-2] == 0x88) {
+    while (ip[-2] == 0x81 || ip[-2] == 0x88)
       ip += 4;
-    }
     uint32_t six = ip[0] >> 4 == 6;
     uint32_t low = six ? ip[23] : ip[15];
     uint32_t high = six ? ip[39] : ip[19];
@@ -254,9 +250,8 @@ static void check_gso(void) {
   int go[2];
   live_need(pipe(ready) == 0 && pipe(go) == 0, "pipe");
   pid_t far = fork();
-  if (far == 0) {
+  if (far == 0)
     drain_tcp(ready[1], go[0]);
-  }
   live_need(read(ready[0], &byte, 1) == 1, "the far network");
   live_run("ip link set v1 netns %d && ip addr add 10.9.0.1/24 dev v0", far);
   live_need(write(go[1], &byte, 1) == 1 && read(ready[0], &byte, 1) == 1, "the far end");

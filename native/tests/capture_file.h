@@ -27,9 +27,8 @@ static struct image {
 } image;
 
 static inline void put(const void *bytes, size_t length) {
-  if (image.length + length > IMAGE_MAX) {
+  if (image.length + length > IMAGE_MAX)
     abort();
-  }
   memcpy(image.bytes + image.length, bytes, length);
   image.length += length;
 }
@@ -65,9 +64,8 @@ static inline void put_pcap_packet(uint32_t sec, uint32_t fraction, uint32_t cap
   put32(fraction);
   put32(caplen);
   put32(wirelen);
-  for (uint32_t i = 0; i < caplen; i++) {
+  for (uint32_t i = 0; i < caplen; i++)
     put(&(uint8_t){(uint8_t)(i + sec)}, 1);
-  }
 }
 
 static inline size_t block_begin(uint32_t type) {
@@ -77,9 +75,8 @@ static inline size_t block_begin(uint32_t type) {
 }
 
 static inline void block_end(size_t at) {
-  while (image.length % 4) {
+  while (image.length % 4)
     put("", 1);
-  }
   size_t end = image.length + 4;
   uint32_t length = (uint32_t)(end - at);
   put32(length);
@@ -102,9 +99,8 @@ static inline void put_option(uint32_t code, const void *value, uint32_t length)
   put16(code);
   put16(length);
   put(value, length);
-  while (image.length % 4) {
+  while (image.length % 4)
     put("", 1);
-  }
 }
 
 /* resolution < 0: the option is absent */
@@ -115,9 +111,8 @@ static inline void put_interface(uint32_t linktype, uint32_t snaplen, int resolu
   put16(0);
   put32(snaplen);
   put_option(2, "eth0", 5);
-  if (resolution >= 0) {
+  if (resolution >= 0)
     put_option(9, &(uint8_t){(uint8_t)resolution}, 1);
-  }
   if (offset) {
     uint64_t raw = image.swapped ? __builtin_bswap64((uint64_t)offset) : (uint64_t)offset;
     put_option(14, &raw, sizeof raw);
@@ -135,12 +130,10 @@ static inline void put_enhanced(uint32_t id, uint64_t ticks, uint32_t caplen, ui
   put32((uint32_t)ticks);
   put32(caplen);
   put32(wirelen);
-  for (uint32_t i = 0; i < caplen; i++) {
+  for (uint32_t i = 0; i < caplen; i++)
     put(&(uint8_t){(uint8_t)i}, 1);
-  }
-  while (image.length % 4) {
+  while (image.length % 4)
     put("", 1);
-  }
   if (flags >= 0) {
     put_option(1, "a remark", 8);
     put16(2);
@@ -153,9 +146,8 @@ static inline void put_enhanced(uint32_t id, uint64_t ticks, uint32_t caplen, ui
 
 static inline int memory_file(size_t length) {
   int fd = memfd_create("capture", MFD_CLOEXEC);
-  if (fd < 0 || write(fd, image.bytes, length) != (ssize_t)length) {
+  if (fd < 0 || write(fd, image.bytes, length) != (ssize_t)length)
     abort();
-  }
   return fd;
 }
 
@@ -190,9 +182,8 @@ static inline struct outcome read_all_fd(int fd) {
     outcome.status = ops->receive(backend, 0, packets, BATCH, 0, &error);
     for (int i = 0; i < outcome.status; i++, outcome.count++) {
       uint8_t sum = 0;
-      for (uint32_t j = 0; j < packets[i].caplen; j++) {
+      for (uint32_t j = 0; j < packets[i].caplen; j++)
         sum = (uint8_t)(sum + packets[i].data[j]);
-      }
       if (outcome.count < BATCH) {
         outcome.packets[outcome.count] = packets[i];
         outcome.sums[outcome.count] = sum;

@@ -92,9 +92,8 @@ static void check_missing_sha1(void) {
 int main(void) {
   struct sonde_community_hash hash;
   sonde_community_hash_open(&hash);
-  for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++) {
+  for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++)
     check_vector(&hash, &vectors[i]);
-  }
   sonde_community_hash_close(&hash);
   check_missing_sha1();
   return check_report();

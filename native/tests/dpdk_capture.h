@@ -51,9 +51,8 @@ static inline bool is_own_file(const char *name) {
   char prefix[32];
   for (unsigned i = 0; i < process_count; i++) {
     snprintf(prefix, sizeof prefix, "netsonde-dpdk%d", processes[i]);
-    if (strncmp(name, prefix, strlen(prefix)) == 0) {
+    if (strncmp(name, prefix, strlen(prefix)) == 0)
       return true;
-    }
   }
   return false;
 }
@@ -61,12 +60,10 @@ static inline bool is_own_file(const char *name) {
 static inline unsigned count_entries(const char *path, bool own_directory) {
   unsigned count = 0;
   DIR *directory = opendir(path);
-  for (struct dirent *one; directory && (one = readdir(directory));) {
+  for (struct dirent *one; directory && (one = readdir(directory));)
     count += own_directory ? one->d_name[0] != '.' : is_own_file(one->d_name);
-  }
-  if (directory) {
+  if (directory)
     closedir(directory);
-  }
   return count;
 }
 
@@ -98,9 +95,8 @@ static inline int open_it(const char *interface, uint32_t snaplen, int dedicated
   error = (struct sonde_error){0};
   *backend = NULL;
   int status = ops->open(&config, backend, &error);
-  if (status == 0) {
+  if (status == 0)
     remember_process(process_of(*backend));
-  }
   return status;
 }
 
@@ -120,9 +116,8 @@ static inline int collect(struct sonde_backend *backend, int timeout_ms) {
   int count;
   while ((count = ops->receive(backend, 0, packets, BATCH, timeout_ms, &error)) > 0) {
     for (int i = 0; i < count; i++, seen_count++) {
-      if (seen_count >= SEEN_MAX) {
+      if (seen_count >= SEEN_MAX)
         continue;
-      }
       seen[seen_count].packet = packets[i];
       memcpy(seen[seen_count].bytes, packets[i].data,
              packets[i].caplen < 128 ? packets[i].caplen : 128);

@@ -29,9 +29,8 @@ static void check_killed_process(void) {
   shm_ring_bytes = SMALL_RING_BYTES;
   struct sonde_backend *backend = capture("v0", 262144);
   int process = process_of(backend);
-  for (int i = 0; i < 10; i++) {
+  for (int i = 0; i < 10; i++)
     live_send(sender, frame.bytes, frame.length);
-  }
   wait_written(backend, 10, frame.length);
   shm_ring_bytes = SHM_RING_BYTES;
   kill(process, SIGKILL);
@@ -48,9 +47,8 @@ static void check_killed_process(void) {
   CHECK_EQ(ops->reopen(backend, &error), 0);
   remember_process(process_of(backend));
   CHECK(process_of(backend) != process);
-  for (int i = 0; i < 5; i++) {
+  for (int i = 0; i < 5; i++)
     live_send(sender, frame.bytes, frame.length);
-  }
   CHECK_EQ(finish(backend), 0);
   CHECK_EQ(seen_count, 5);
   CHECK_EQ(left_behind(), 0);

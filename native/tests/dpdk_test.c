@@ -37,9 +37,8 @@ static void check_names(void) {
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
     struct sonde_backend *backend;
     CHECK_EQ(open_it(rows[i].name, 262144, rows[i].dedicated, &backend), rows[i].status);
-    if (!strstr(error.detail, rows[i].words)) {
+    if (!strstr(error.detail, rows[i].words))
       fprintf(stderr, "%s: %s\n", rows[i].name, error.detail);
-    }
     CHECK(strstr(error.detail, rows[i].words));
     CHECK(!strstr(error.detail, "Usage"));
     ops->close(backend);
@@ -71,9 +70,8 @@ static void check_counts(const char *interface) {
   for (int i = 0; i < 2000; i++) {
     live_send(arriving, frame.bytes, frame.length);
     live_send(leaving, frame.bytes, frame.length);
-    if (i % 50 == 49) { /* the ring has only hundreds of slots */
+    if (i % 50 == 49) /* the ring has only hundreds of slots */
       wait_written(backend, 2 * (uint32_t)i + 2, frame.length);
-    }
   }
   CHECK_EQ(finish(backend), 0);
   CHECK_EQ(seen_count, 4000);
@@ -123,9 +121,8 @@ static void check_loopback(void) {
   struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 100, 0);
   struct sonde_backend *backend = capture("lo", 262144);
   int sender = live_sender("lo");
-  for (int i = 0; i < 100; i++) {
+  for (int i = 0; i < 100; i++)
     live_send(sender, frame.bytes, frame.length);
-  }
   CHECK_EQ(finish(backend), 0);
   CHECK_EQ(seen_count, 100);
   close(sender);
@@ -141,9 +138,8 @@ static void check_overload(void) {
   uint64_t offered = 0;
   for (; stats.freezes == 0 && offered < OFFERED_MAX; offered++) {
     live_send(sender, frame.bytes, frame.length);
-    if (offered % 1000 == 0) {
+    if (offered % 1000 == 0)
       ops->stats(backend, &stats);
-    }
   }
   CHECK(stats.freezes > 0);
   CHECK(stats.ring_used_permille > 900);
@@ -179,9 +175,8 @@ static void check_file(void) {
   int fd = mkstemp(path);
   FILE *file = fdopen(fd, "wb");
   fwrite(head, sizeof head, 1, file);
-  for (size_t i = 0; i < sizeof frame; i++) {
+  for (size_t i = 0; i < sizeof frame; i++)
     frame[i] = (uint8_t)(i * 7 + i / 256);
-  }
   for (uint32_t i = 0; i < FILE_PACKETS; i++) {
     const uint32_t record[] = {1700000000, i, sizeof frame, sizeof frame};
     fwrite(record, sizeof record, 1, file);

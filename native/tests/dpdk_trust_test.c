@@ -34,9 +34,8 @@ static bool receive_setup(struct play *play) {
   struct iovec into = {.iov_base = &play->setup, .iov_len = sizeof play->setup};
   struct msghdr message = {
       .msg_iov = &into, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-  if (recvmsg(STDIN_FILENO, &message, 0) != sizeof play->setup) {
+  if (recvmsg(STDIN_FILENO, &message, 0) != sizeof play->setup)
     return false;
-  }
   memcpy(&play->area_fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
   play->area =
       mmap(NULL, play->setup.area_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, play->area_fd, 0);
@@ -89,9 +88,8 @@ static void misbehave(struct play *play) {
 static void never_end(struct play *play) {
   for (uint32_t written = 0;; written++) { /* so the reader never finds the ring empty */
     bool full = !write_frame(play);
-    if (full || written % BATCH == 0) {
+    if (full || written % BATCH == 0)
       shm_ring_publish(&play->writer);
-    }
   }
 }
 
@@ -99,12 +97,10 @@ static int play_process(const char *fault) {
   struct play play = {.fault = fault};
   struct engine_reply reply = {.queues = 1, .driver = "faulty"};
   char command;
-  if (!receive_setup(&play)) {
+  if (!receive_setup(&play))
     return 1;
-  }
-  if (plays(&play, "dies") && play.writer.head) {
+  if (plays(&play, "dies") && play.writer.head)
     usleep(SLOW_MS * 1000); /* the second process starts slowly */
-  }
   reply.status = plays(&play, "replies with an invalid status") ? 5 : 0;
   while (send(STDIN_FILENO, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply &&
          recv(STDIN_FILENO, &command, 1, 0) == 1) {
@@ -215,11 +211,9 @@ static bool set_up(const char *self) {
   char path[512];
   char engine[256] = "";
   DIR *plugins = opendir(SONDE_PLUGIN_DIR);
-  for (struct dirent *one; plugins && (one = readdir(plugins));) {
-    if (strncmp(one->d_name, "dpdk-engine-abi", 15) == 0) {
+  for (struct dirent *one; plugins && (one = readdir(plugins));)
+    if (strncmp(one->d_name, "dpdk-engine-abi", 15) == 0)
       snprintf(engine, sizeof engine, "%s", one->d_name);
-    }
-  }
   closedir(plugins);
   if (!*engine) {
     fprintf(stderr, "built without libdpdk: there is no process\n");
@@ -237,9 +231,8 @@ static bool set_up(const char *self) {
 int main(void) {
   const char *fault = getenv("NETSONDE_TEST_FAULT");
   char self[256] = "";
-  if (fault) {
+  if (fault)
     return play_process(fault);
-  }
   live_need(readlink("/proc/self/exe", self, sizeof self - 1) > 0, "/proc/self/exe");
   make_temporary();
   if (set_up(self)) {

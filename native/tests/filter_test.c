@@ -92,9 +92,8 @@ static void check_rejected(void) {
   CHECK_EQ(sonde_filter_check(text, &error), SONDE_FILTER_INVALID);
 
   size_t length = 0; /* short enough as text, too long as a compiled program */
-  for (int i = 0; i < 330; i++) {
+  for (int i = 0; i < 330; i++)
     length += (size_t)sprintf(text + length, "%snet %d.%d", i ? "||" : "", i % 199, i % 97);
-  }
   CHECK(length <= 4096);
   CHECK_EQ(sonde_filter_check(text, &error), SONDE_FILTER_INVALID);
   struct sonde_filter *filter = NULL;

@@ -382,10 +382,9 @@ static void sums_do_not_depend_on_timeouts(void) {
 
 static void listing_is_ordered_and_limited(void) {
   struct fixture *f = make(1024, 300, 60);
-  for (uint32_t i = 0; i < 500; i++) {
+  for (uint32_t i = 0; i < 500; i++)
     for (uint32_t n = 0; n <= i % 7; n++)
       send_packet(f, i, i * 1000, n & 1);
-  }
   struct sonde_flow_query query = {.limit = 40, .port = -1, .protocol = -1, .min_packets = 2};
   struct sonde_record listed[40];
   uint64_t matching = 0;

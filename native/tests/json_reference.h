@@ -79,9 +79,8 @@ static inline void add_front(struct reference *out, const struct sonde_record *r
   add(out, ",\"source_port\":%u,\"dest_port\":%u", r->source_port, r->dest_port);
   add_protocol(out, r->protocol);
   add(out, ",\"protocol_number\":%u,\"ip_version\":%u,\"vlan\":[", r->protocol, r->ip_version);
-  for (int i = 0; i < r->vlan_depth; i++) {
+  for (int i = 0; i < r->vlan_depth; i++)
     add(out, i ? ",%u" : "%u", r->vlan[i]);
-  }
   add(out, "]");
   add_number_or_null(out, "mpls_label", r->mpls_label, r->mpls_label == UINT32_MAX);
   add_mac(out, "source_mac", r->has_mac, r->source_mac);

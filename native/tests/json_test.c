@@ -67,9 +67,8 @@ static const char example_json[] =
 
 static void check_text(const uint8_t *buffer, uint32_t bytes, const char *expected) {
   int same = bytes == strlen(expected) && memcmp(buffer, expected, bytes) == 0;
-  if (!same) {
+  if (!same)
     fprintf(stderr, "%.*s\nshould be\n%s\n", (int)bytes, buffer, expected);
-  }
   CHECK(same);
 }
 
@@ -112,9 +111,8 @@ static int has_ipv4_tail(const struct sonde_record *record) {
                           record->tunnel_dest_ip};
   for (int i = 0; i < 4; i++) {
     inet_ntop(AF_INET6, six[i], text, sizeof text);
-    if ((i < 2 ? record->ip_version : record->tunnel_ip_version) == 6 && strchr(text, '.')) {
+    if ((i < 2 ? record->ip_version : record->tunnel_ip_version) == 6 && strchr(text, '.'))
       return 1;
-    }
   }
   return 0;
 }

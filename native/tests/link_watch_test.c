@@ -17,10 +17,8 @@ static const char *changes(struct sonde_link_watch *link, size_t expected,
   size_t count = 0;
   int status;
   do {
-    while ((status = sonde_link_watch_read(link, last, &error)) == 1 &&
-           count < sizeof letters - 1) {
+    while ((status = sonde_link_watch_read(link, last, &error)) == 1 && count < sizeof letters - 1)
       letters[count++] = by_kind[last->kind];
-    }
     CHECK_EQ(status, 0);
   } while (poll(&readable, 1, count < expected ? 3000 : 200) > 0);
   letters[count] = 0;
@@ -31,12 +29,10 @@ static void expect(struct sonde_link_watch *link, const char *expected, const ch
   struct sonde_link_change last = {0};
   const char *seen = changes(link, strlen(expected), &last);
   CHECK(strcmp(seen, expected) == 0);
-  if (strcmp(seen, expected) != 0) {
+  if (strcmp(seen, expected) != 0)
     fprintf(stderr, "after %s: changes %s, expected %s\n", after, seen, expected);
-  }
-  if (strchr(expected, 'R')) {
+  if (strchr(expected, 'R'))
     CHECK_EQ(last.ifindex, if_nametoindex("v0"));
-  }
 }
 
 static void step(struct sonde_link_watch *link, const char *command, const char *expected) {
@@ -109,9 +105,8 @@ int main(void) {
   CHECK_EQ(sonde_link_watch_open("a-name-too-long-for-linux", &link, &error),
            SONDE_INTERFACE_INVALID);
   CHECK_EQ(sonde_link_watch_open("v0", &link, &error), 0);
-  if (!link) {
+  if (!link)
     return check_report();
-  }
   check_changes(link);
   check_bridge(link);
   check_overrun(link);

@@ -68,9 +68,8 @@ static inline void live_wait_up(const char *interface) {
   snprintf(request.ifr_name, sizeof request.ifr_name, "%s", interface);
   for (int tries = 0; tries < 500; tries++) {
     live_need(ioctl(fd, SIOCGIFFLAGS, &request) == 0, interface);
-    if (request.ifr_flags & IFF_RUNNING) {
+    if (request.ifr_flags & IFF_RUNNING)
       break;
-    }
     usleep(10000);
   }
   live_need(request.ifr_flags & IFF_RUNNING, interface);
@@ -96,9 +95,8 @@ static inline int live_sender(const char *interface) {
 /* Waits while the transmit queue is full, so every sent frame arrives. */
 static inline void live_send(int fd, const void *frame, size_t length) {
   ssize_t sent;
-  while ((sent = send(fd, frame, length, 0)) < 0 && errno == ENOBUFS) {
+  while ((sent = send(fd, frame, length, 0)) < 0 && errno == ENOBUFS)
     usleep(100);
-  }
   live_need(sent == (ssize_t)length, "send");
 }
 
@@ -174,9 +172,8 @@ static inline const char *live_line(const char *command, const char *word) {
   bool found = false;
   FILE *output = popen(command, "r");
   live_need(output != NULL, command);
-  while (!found && fgets(line, sizeof line, output)) {
+  while (!found && fgets(line, sizeof line, output))
     found = strstr(line, word) != NULL;
-  }
   pclose(output);
   return found ? line : "";
 }

@@ -23,9 +23,8 @@ static uint64_t take(struct cursor *in, uint32_t bytes) {
     return 0;
   }
   uint64_t value = 0;
-  for (uint32_t i = 0; i < bytes; i++) {
+  for (uint32_t i = 0; i < bytes; i++)
     value = value << 8 | *in->p++;
-  }
   return value;
 }
 
@@ -63,37 +62,36 @@ static void decode_items(struct cursor *in, uint64_t count, int is_map, struct r
 
 static void decode_value(struct cursor *in, struct reference *out, int depth) {
   uint8_t head = (uint8_t)take(in, 1);
-  if (in->broken || depth > 4) {
+  if (in->broken || depth > 4)
     in->broken = 1;
-  } else if (head < 0x80) {
+  else if (head < 0x80)
     add(out, "%u", head);
-  } else if (head < 0x90) {
+  else if (head < 0x90)
     decode_items(in, head & 15, 1, out, depth);
-  } else if (head < 0xa0) {
+  else if (head < 0xa0)
     decode_items(in, head & 15, 0, out, depth);
-  } else if (head < 0xc0) {
+  else if (head < 0xc0)
     decode_string(in, head & 31, out);
-  } else if (head == 0xc0) {
+  else if (head == 0xc0)
     add(out, "null");
-  } else if (head == 0xc2 || head == 0xc3) {
+  else if (head == 0xc2 || head == 0xc3)
     add(out, head == 0xc3 ? "true" : "false");
-  } else if (head == 0xcc) {
+  else if (head == 0xcc)
     decode_integer(in, 1, 0x80, out);
-  } else if (head == 0xcd) {
+  else if (head == 0xcd)
     decode_integer(in, 2, 0x100, out);
-  } else if (head == 0xce) {
+  else if (head == 0xce)
     decode_integer(in, 4, 0x10000, out);
-  } else if (head == 0xcf) {
+  else if (head == 0xcf)
     decode_integer(in, 8, 0x100000000, out);
-  } else if (head == 0xd9) {
+  else if (head == 0xd9)
     decode_string(in, (uint32_t)take(in, 1), out);
-  } else if (head == 0xdd) {
+  else if (head == 0xdd)
     decode_items(in, take(in, 4), 0, out, depth);
-  } else if (head == 0xde) {
+  else if (head == 0xde)
     decode_items(in, take(in, 2), 1, out, depth);
-  } else {
+  else
     in->broken = 1;
-  }
 }
 
 static void check_decoded(const uint8_t *buffer, uint32_t bytes, const char *expected) {
@@ -102,9 +100,8 @@ static void check_decoded(const uint8_t *buffer, uint32_t bytes, const char *exp
   decode_value(&in, &out, 0);
   CHECK(!in.broken);
   CHECK(in.p == in.end);
-  if (strcmp(out.text, expected) != 0) {
+  if (strcmp(out.text, expected) != 0)
     fprintf(stderr, "%s\nshould be\n%s\n", out.text, expected);
-  }
   CHECK(strcmp(out.text, expected) == 0);
 }
 

@@ -114,9 +114,8 @@ static void check_overload(void) {
   struct sonde_backend *backend = capture("v0", NULL, 262144, 1 << 20);
   struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 1000, 0);
   int sender = live_sender("v1");
-  for (int i = 0; i < OFFERED; i++) {
+  for (int i = 0; i < OFFERED; i++)
     live_send(sender, frame.bytes, frame.length);
-  }
   uint64_t dropped = finish(backend);
   CHECK(dropped > 0 && seen_count > 0);
   CHECK_EQ(seen_count + dropped, OFFERED);
@@ -129,9 +128,8 @@ static void send_local(int packets) {
   int fd = socket(AF_INET, SOCK_DGRAM, 0);
   int server = socket(AF_INET, SOCK_DGRAM, 0);
   live_need(bind(server, (struct sockaddr *)&address, sizeof address) == 0, "bind");
-  for (int i = 0; i < packets; i++) {
+  for (int i = 0; i < packets; i++)
     sendto(fd, "x", 1, 0, (struct sockaddr *)&address, sizeof address);
-  }
   close(fd);
   close(server);
 }
@@ -162,9 +160,8 @@ static void check_link(void) {
   struct live_frame frame = live_udp4(NULL, 1, 2, 3, 4, 100, 0);
   int status = 0;
   live_run("ip link set v0 down");
-  for (int i = 0; i < 20 && status >= 0; i++) {
+  for (int i = 0; i < 20 && status >= 0; i++)
     status = ops->receive(backend, 0, packets, BATCH, 100, &error);
-  }
   CHECK_EQ(status, SONDE_LINK_DOWN);
   live_run("ip link set v0 up");
   live_wait_up("v0");
@@ -178,9 +175,8 @@ static void check_link(void) {
 
   live_run("ip link del v0");
   status = 0;
-  for (int i = 0; i < 20 && status >= 0; i++) {
+  for (int i = 0; i < 20 && status >= 0; i++)
     status = ops->receive(backend, 0, packets, BATCH, 100, &error);
-  }
   CHECK_EQ(status, SONDE_SYSTEM);
   CHECK_EQ(ops->reopen(backend, &error), SONDE_INTERFACE_INVALID);
   CHECK_EQ(ops->receive(backend, 0, packets, BATCH, 10, &error), SONDE_SYSTEM);

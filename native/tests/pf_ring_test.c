@@ -49,9 +49,8 @@ static int collect(struct sonde_backend *backend, int timeout_ms) {
   int count;
   while ((count = ops->receive(backend, 0, packets, BATCH, timeout_ms, &error)) > 0) {
     for (int i = 0; i < count; i++, seen_count++) {
-      if (seen_count >= SEEN_MAX) {
+      if (seen_count >= SEEN_MAX)
         continue;
-      }
       struct seen *to = &seen[seen_count];
       to->packet = packets[i];
       memcpy(to->bytes, packets[i].data,
@@ -119,9 +118,8 @@ static void check_names(void) {
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
     struct sonde_backend *backend;
     int status = open_it(rows[i].name, 262144, rows[i].dedicated, &backend);
-    if (status != rows[i].status) {
+    if (status != rows[i].status)
       fprintf(stderr, "%s: %s\n", rows[i].name, error.detail);
-    }
     CHECK_EQ(status, rows[i].status);
     ops->close(backend);
   }
@@ -240,9 +238,8 @@ static void check_overload(void) {
   uint64_t offered = 0;
   for (; offered < OFFERED || (stats.dropped == 0 && offered < 20 * OFFERED); offered++) {
     live_send(sender, frame.bytes, frame.length);
-    if (offered % 1000 == 0) {
+    if (offered % 1000 == 0)
       ops->stats(backend, &stats);
-    }
   }
   while (collect(backend, 20) > 0) {
   }
@@ -259,9 +256,8 @@ static void check_broken_and_reopened(void) {
   setenv("PFRING_DOUBLE", "broken", 1);
   struct sonde_backend *backend = capture("v0", 262144);
   seen_count = 0;
-  for (int i = 0; i < 10; i++) {
+  for (int i = 0; i < 10; i++)
     live_send(sender, frame.bytes, frame.length);
-  }
   CHECK_EQ(collect(backend, 10), SONDE_SYSTEM);
   CHECK(strstr(error.detail, "pfring_recv returned -1"));
   CHECK_EQ(seen_count, 2);
@@ -331,9 +327,8 @@ int main(int argc, char **argv) {
   if (argc == 1) {
     check_absent();
     setenv("LD_LIBRARY_PATH", SONDE_DOUBLE_DIR, 1);
-    if (check_report() == 0) {
+    if (check_report() == 0)
       execl("/proc/self/exe", argv[0], "with-the-double", NULL);
-    }
     return 1;
   }
   live_begin();

@@ -72,24 +72,20 @@ static bool quirk(const char *name) {
   size_t length = strlen(name);
   while (names && *names) {
     size_t one = strcspn(names, ",");
-    if (one == length && strncmp(names, name, length) == 0) {
+    if (one == length && strncmp(names, name, length) == 0)
       return true;
-    }
     names += one + (names[one] == ',');
   }
   return false;
 }
 
 OFFERED void pfring_close(struct pfring *ring) {
-  for (; ring->count; ring->count--, ring->head++) {
+  for (; ring->count; ring->count--, ring->head++)
     free(ring->queue[ring->head % QUEUE_SLOTS].data);
-  }
-  if (ring->fd >= 0) {
+  if (ring->fd >= 0)
     close(ring->fd);
-  }
-  if (ring->file) {
+  if (ring->file)
     fclose(ring->file);
-  }
   free(ring);
 }
 
@@ -140,20 +136,17 @@ OFFERED struct pfring *pfring_open(const char *device, uint32_t caplen, uint32_t
 
 OFFERED int pfring_enable_ring(struct pfring *ring) {
   ring->enabled = true;
-  if (ring->file) {
+  if (ring->file)
     return 0;
-  }
   struct sockaddr_ll address = {.sll_family = AF_PACKET,
                                 .sll_protocol = htons(ETH_P_ALL),
                                 .sll_ifindex = (int)if_nametoindex(ring->device)};
   struct packet_mreq membership = {.mr_ifindex = address.sll_ifindex, .mr_type = PACKET_MR_PROMISC};
   int on = 1;
-  if (ring->received_only) {
+  if (ring->received_only)
     setsockopt(ring->fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on);
-  }
-  if (ring->promiscuous) {
+  if (ring->promiscuous)
     setsockopt(ring->fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &membership, sizeof membership);
-  }
   return address.sll_ifindex ? bind(ring->fd, (struct sockaddr *)&address, sizeof address) : -1;
 }
 
@@ -192,13 +185,11 @@ static bool pull(struct pfring *ring) {
                            .msg_iovlen = 1,
                            .msg_control = control,
                            .msg_controllen = sizeof control};
-  if (ring->count == QUEUE_SLOTS) {
+  if (ring->count == QUEUE_SLOTS)
     return false;
-  }
   ssize_t length = recvmsg(ring->fd, &message, MSG_TRUNC | MSG_DONTWAIT);
-  if (length < 0) {
+  if (length < 0)
     return false;
-  }
   struct slot *slot = &ring->queue[(ring->head + ring->count) % QUEUE_SLOTS];
   memset(slot, 0, sizeof *slot);
   read_ancillary(&message, &slot->header, &beside);
@@ -222,38 +213,32 @@ static int read_file(struct pfring *ring, uint8_t *buffer, unsigned buffer_bytes
                      struct header *header) {
   uint32_t record[4];
   memset(header, 0, sizeof *header);
-  if (fread(record, sizeof record, 1, ring->file) != 1) {
+  if (fread(record, sizeof record, 1, ring->file) != 1)
     return 0;
-  }
   uint32_t kept = record[2] < buffer_bytes ? record[2] : buffer_bytes;
   *header = (struct header){.time = {.tv_sec = (time_t)record[0], .tv_usec = record[1]},
                             .caplen = record[2],
                             .len = record[3]};
-  if (fread(buffer, 1, kept, ring->file) != kept) {
+  if (fread(buffer, 1, kept, ring->file) != kept)
     memset(header, 0, sizeof *header);
-  }
   fseek(ring->file, (long)(record[2] - kept), SEEK_CUR);
   return 0;
 }
 
 OFFERED int pfring_recv(struct pfring *ring, uint8_t **buffer, unsigned buffer_bytes,
                         struct header *header, uint8_t wait) {
-  if (!ring->enabled || buffer_bytes == 0 || wait) {
+  if (!ring->enabled || buffer_bytes == 0 || wait)
     return -7; /* the backend must not do this: it would lose packets or a wake-up */
-  }
-  if (ring->mode == SEND_ONLY) {
+  if (ring->mode == SEND_ONLY)
     return -7;
-  }
   if (quirk("broken") && ++ring->calls >= 3) {
     errno = EIO;
     return -1;
   }
-  if (ring->file) {
+  if (ring->file)
     return read_file(ring, *buffer, buffer_bytes, header);
-  }
-  if (ring->count == 0 && !pull(ring)) {
+  if (ring->count == 0 && !pull(ring))
     return 0;
-  }
   struct slot *slot = &ring->queue[ring->head++ % QUEUE_SLOTS];
   ring->count--;
   ring->received++;
@@ -276,12 +261,10 @@ OFFERED int pfring_get_num_queued_pkts(struct pfring *ring) {
 OFFERED int pfring_stats(struct pfring *ring, struct counters *counters) {
   struct tpacket_stats since;
   socklen_t length = sizeof since;
-  if (ring->file || quirk("no_stats")) {
+  if (ring->file || quirk("no_stats"))
     return 0;
-  }
-  if (getsockopt(ring->fd, SOL_PACKET, PACKET_STATISTICS, &since, &length) == 0) {
+  if (getsockopt(ring->fd, SOL_PACKET, PACKET_STATISTICS, &since, &length) == 0)
     ring->dropped += since.tp_drops;
-  }
   *counters = (struct counters){.received = ring->received, .dropped = ring->dropped};
   return 0;
 }

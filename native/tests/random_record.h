@@ -25,9 +25,8 @@ static inline uint64_t random_magnitude(uint32_t bits) {
 
 static inline void randomize_address(uint8_t address[16], int ip_version) {
   memset(address, 0, 16);
-  for (uint32_t i = 0; i < (ip_version == 6 ? 16u : 4u); i++) {
+  for (uint32_t i = 0; i < (ip_version == 6 ? 16u : 4u); i++)
     address[i] = (uint8_t)(next_random() % 3 == 0 ? 0 : next_random());
-  }
 }
 
 static inline void randomize_record(struct sonde_record *record) {
@@ -63,9 +62,8 @@ static inline void randomize_record(struct sonde_record *record) {
   record->source_port = (uint16_t)random_magnitude(16);
   record->dest_port = (uint16_t)random_magnitude(16);
   record->vlan_depth = (uint8_t)(next_random() % (SONDE_VLAN_DEPTH_MAX + 1));
-  for (int i = 0; i < SONDE_VLAN_DEPTH_MAX; i++) {
+  for (int i = 0; i < SONDE_VLAN_DEPTH_MAX; i++)
     record->vlan[i] = (uint16_t)random_magnitude(12);
-  }
   record->protocol = protocols[next_random() % sizeof protocols];
   record->has_mac = next_random() % 2;
   for (int i = 0; i < 6; i++) {

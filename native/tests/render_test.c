@@ -38,9 +38,8 @@ static int render(const struct sonde_record *records, uint32_t count, int encodi
   CHECK_EQ(buffer[capacity], 0xa5);
   CHECK(batch->bytes <= capacity);
   uint8_t *exact = realloc(buffer, capacity == 0 ? 1 : capacity);
-  if (capacity > 0) {
+  if (capacity > 0)
     status = sonde_records_render(records, count, encoding, interface, exact, capacity, batch);
-  }
   free(exact);
   return status;
 }
@@ -72,9 +71,8 @@ static void check_capacities(void) {
   struct sonde_record records[3];
   for (uint32_t capacity = 0; capacity < 3 * SONDE_RENDERED_RECORD_MAX; capacity++) {
     for (int i = 0; i < 2; i++) {
-      for (int j = 0; j < 3; j++) {
+      for (int j = 0; j < 3; j++)
         randomize_record(&records[j]);
-      }
       struct sonde_batch batch;
       int status = render(records, 3, encodings[i], "eth0", capacity, &batch);
       CHECK_EQ(status, capacity < empty_bytes[i] ? SONDE_TOO_SMALL : SONDE_OK);

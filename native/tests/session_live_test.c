@@ -48,9 +48,8 @@ static bool await_active(struct sonde_session *session, uint64_t wanted) {
   struct sonde_stats stats;
   for (int waited_ms = 0; waited_ms < PATIENCE_MS; waited_ms += LOOK_MS) {
     sonde_session_stats(session, &stats);
-    if (stats.flows_active == wanted) {
+    if (stats.flows_active == wanted)
       return true;
-    }
     usleep(LOOK_MS * 1000);
   }
   return false;
@@ -98,11 +97,9 @@ static void statistics_at_any_time(void) {
     live_run("ip link del v0");
     live_pair();
     event.kind = 0;
-    for (int tries = 0; tries < PATIENCE_MS && event.kind != SONDE_EVENT_LINK_RETURNED; tries++) {
-      if (!sonde_session_events(session, &event, 1)) {
+    for (int tries = 0; tries < PATIENCE_MS && event.kind != SONDE_EVENT_LINK_RETURNED; tries++)
+      if (!sonde_session_events(session, &event, 1))
         usleep(1000);
-      }
-    }
     CHECK_EQ(event.kind, SONDE_EVENT_LINK_RETURNED);
   }
   atomic_store(&enough, true);

@@ -75,11 +75,9 @@ static uint64_t finish(struct sonde_backend *backend) {
   struct sonde_backend_stats before, after;
   int count;
   ops->quiesce(backend);
-  while ((count = ops->receive(backend, 0, packets, BATCH, 10, &error)) > 0) {
-    for (int i = 0; i < count; i++) {
+  while ((count = ops->receive(backend, 0, packets, BATCH, 10, &error)) > 0)
+    for (int i = 0; i < count; i++)
       note(&packets[i]);
-    }
-  }
   CHECK_EQ(count, 0);
   ops->stats(backend, &before);
   ops->stop(backend);
@@ -118,9 +116,8 @@ static void check_counts(void) {
 
   backend = capture(0, 1, 32 << 20); /* dedicated: captures incoming frames only */
   int arriving = live_sender("v1");
-  for (uint32_t i = 0; i < 100; i++) {
+  for (uint32_t i = 0; i < 100; i++)
     live_send(arriving, frame.bytes, frame.length);
-  }
   CHECK_EQ(finish(backend), 0);
   CHECK_EQ(seen.packets, 100);
   CHECK_EQ(seen.outgoing, 0);

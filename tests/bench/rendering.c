@@ -62,10 +62,9 @@ static uint64_t select_key_fields(void) {
       "bytes",     "first_seen", "last_seen",   "end_reason", "reverse_packets", "reverse_bytes",
   };
   uint64_t fields = 0;
-  for (uint32_t i = 0; sonde_record_field_name(i); i++) {
+  for (uint32_t i = 0; sonde_record_field_name(i); i++)
     for (size_t j = 0; j < sizeof names / sizeof names[0]; j++)
       fields |= (uint64_t)(strcmp(names[j], sonde_record_field_name(i)) == 0) << i;
-  }
   return fields;
 }
 
@@ -82,9 +81,8 @@ int main(int argc, char **argv) {
   random_state = strtoull(argv[3], NULL, 10);
   static struct sonde_record batch_records[BATCH_RECORDS];
   static uint8_t buffer[BUFFER_BYTES];
-  for (int i = 0; i < BATCH_RECORDS; i++) {
+  for (int i = 0; i < BATCH_RECORDS; i++)
     make_record(&batch_records[i]);
-  }
   struct timespec begin, end;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &begin);
   while (records < wanted) {

@@ -32,9 +32,8 @@ static uint64_t measure_memory_kib(void) {
   char line[256];
   uint64_t kib = 0, value;
   FILE *file = fopen("/proc/self/status", "r");
-  if (file == NULL) {
+  if (file == NULL)
     die("cannot read /proc/self/status", NULL);
-  }
   while (fgets(line, sizeof line, file)) {
     if (sscanf(line, "RssAnon: %" SCNu64, &value) == 1 ||
         sscanf(line, "RssShmem: %" SCNu64, &value) == 1) {
@@ -51,12 +50,10 @@ static void drain(struct sonde_session *session, int encoding, struct rendered *
   for (;;) {
     int status =
         sonde_session_drain(session, encoding, BATCH_RECORDS, buffer, sizeof buffer, &batch);
-    if (status < 0) {
+    if (status < 0)
       die(sonde_status_name(status), NULL);
-    }
-    if (batch.records == 0) {
+    if (batch.records == 0)
       return;
-    }
     rendered->records += batch.records;
     rendered->packets += batch.packets;
     rendered->bytes += batch.bytes;
@@ -93,12 +90,10 @@ static struct sonde_session *open_session(char **argv, int metering) {
   };
   struct sonde_session *session;
   struct sonde_error error;
-  if (config.file_fd < 0) {
+  if (config.file_fd < 0)
     die("cannot open the file", NULL);
-  }
-  if (sonde_session_open(&config, &session, &error) < 0) {
+  if (sonde_session_open(&config, &session, &error) < 0)
     die("open", &error);
-  }
   return session;
 }
 
@@ -113,15 +108,13 @@ int main(int argc, char **argv) {
   struct rendered rendered = {0};
   struct sonde_stats stats = {0};
   struct sonde_error error;
-  if (sonde_session_start(session, &error) < 0) {
+  if (sonde_session_start(session, &error) < 0)
     die("start", &error);
-  }
   while (!stats.finished) {
     struct pollfd ready = {.fd = sonde_session_event_fd(session), .events = POLLIN};
     uint64_t edges;
-    if (poll(&ready, 1, POLL_MS) == 1 && read(ready.fd, &edges, sizeof edges) < 0) {
+    if (poll(&ready, 1, POLL_MS) == 1 && read(ready.fd, &edges, sizeof edges) < 0)
       die("event fd", NULL);
-    }
     drain(session, encoding, &rendered);
     sonde_session_stats(session, &stats);
   }
@@ -129,9 +122,8 @@ int main(int argc, char **argv) {
   sonde_session_stats(session, &stats);
   printf("{");
   print_stats("finished", &stats);
-  if (sonde_session_stop(session, &error) < 0) {
+  if (sonde_session_stop(session, &error) < 0)
     die("stop", &error);
-  }
   drain(session, encoding, &rendered);
   sonde_session_stats(session, &stats);
   print_stats("stopped", &stats);

@@ -47,9 +47,8 @@ static double clock_seconds(clockid_t clock) {
 static int make_file(uint64_t packets) {
   int fd = memfd_create("packets", MFD_CLOEXEC);
   FILE *file = fd < 0 ? NULL : fdopen(dup(fd), "w");
-  if (file == NULL) {
+  if (file == NULL)
     die("no memory for the packets");
-  }
   const uint32_t head[6] = {0xa1b23c4d, 4u << 16 | 2, 0, 0, 262144, 1};
   uint8_t packet[16 + PACKET_BYTES] = {0};
   uint8_t *frame = packet + 16;
@@ -68,9 +67,8 @@ static int make_file(uint64_t packets) {
     memcpy(frame + 34, (uint8_t[]){(uint8_t)(flow >> 8 | 0x80), (uint8_t)flow}, 2);
     fwrite(packet, sizeof packet, 1, file);
   }
-  if (fclose(file) != 0) {
+  if (fclose(file) != 0)
     die("no memory for the packets");
-  }
   return fd;
 }
 
@@ -80,9 +78,8 @@ static void wait_until_finished(struct sonde_session *session, struct sonde_stat
     struct pollfd ready = {.fd = sonde_session_event_fd(session), .events = POLLIN};
     uint64_t edges;
     struct sonde_batch batch;
-    if (poll(&ready, 1, 5) == 1 && read(ready.fd, &edges, sizeof edges) < 0) {
+    if (poll(&ready, 1, 5) == 1 && read(ready.fd, &edges, sizeof edges) < 0)
       die("event fd");
-    }
     do {
       sonde_session_drain(session, SONDE_ENCODING_JSON, 1000, buffer, sizeof buffer, &batch);
     } while (batch.records);
@@ -110,14 +107,12 @@ static struct sonde_session *replay(const char *plugins, int fd, uint64_t buffer
   struct sonde_session *session;
   struct sonde_error error;
   lseek(config.file_fd, 0, SEEK_SET);
-  if (sonde_session_open(&config, &session, &error) < 0) {
+  if (sonde_session_open(&config, &session, &error) < 0)
     die(error.detail);
-  }
   usleep(200000); /* until the first chunks have their pages */
   double begun = clock_seconds(CLOCK_MONOTONIC);
-  if (sonde_session_start(session, &error) < 0) {
+  if (sonde_session_start(session, &error) < 0)
     die(error.detail);
-  }
   wait_until_finished(session, stats);
   *seconds = clock_seconds(CLOCK_MONOTONIC) - begun;
   return session;
@@ -135,25 +130,21 @@ static double capture_seconds(void) {
       fclose(file);
       snprintf(path, sizeof path, "/proc/self/task/%s/schedstat", task->d_name);
       file = fopen(path, "r");
-      if (file && fscanf(file, "%llu", &ns) != 1) {
+      if (file && fscanf(file, "%llu", &ns) != 1)
         ns = 0;
-      }
     }
-    if (file) {
+    if (file)
       fclose(file);
-    }
   }
-  if (tasks) {
+  if (tasks)
     closedir(tasks);
-  }
   return (double)ns * 1e-9;
 }
 
 static void print_costs(const char *name, const double *ns) {
   printf("\"%s\": [", name);
-  for (int run = 0; run < RUNS; run++) {
+  for (int run = 0; run < RUNS; run++)
     printf("%s%.1f", run ? ", " : "", ns[run]);
-  }
   printf("], ");
 }
 
@@ -183,9 +174,8 @@ static double ask(struct sonde_session *session, const char *filter,
   struct sonde_packets *packets;
   struct sonde_error error;
   double begun = clock_seconds(CLOCK_MONOTONIC);
-  if (sonde_session_packets_open(session, filter, 0, 0, 0, 0, &packets, &error) < 0) {
+  if (sonde_session_packets_open(session, filter, 0, 0, 0, 0, &packets, &error) < 0)
     die(error.detail);
-  }
   while (sonde_session_packets_read(packets, buffer, sizeof buffer) >= 0) {
   }
   sonde_session_packets_summary(packets, summary);
@@ -223,16 +213,14 @@ static void bench_seal(void) {
   uint8_t *data = aligned_alloc(64, SEAL_BYTES);
   uint8_t key[32] = {1}, nonce[SONDE_NONCE_BYTES], tag[SONDE_TAG_BYTES], aad[24] = {0};
   struct sonde_seal_text text = {aad, sizeof aad, SEAL_BYTES, data, data};
-  if (data == NULL) {
+  if (data == NULL)
     die("no memory");
-  }
   memset(data, 7, SEAL_BYTES);
   double begun = clock_seconds(CLOCK_THREAD_CPUTIME_ID);
   for (uint64_t i = 0; i < SEAL_ROUNDS; i++) {
     sonde_nonce(i, 0, nonce);
-    if (sonde_seal(key, nonce, &text, tag) < 0) {
+    if (sonde_seal(key, nonce, &text, tag) < 0)
       die("libcrypto failed");
-    }
   }
   double seconds = clock_seconds(CLOCK_THREAD_CPUTIME_ID) - begun;
   printf("{\"mb_per_s\": %.1f}\n", (double)SEAL_BYTES * SEAL_ROUNDS / seconds / 1e6);

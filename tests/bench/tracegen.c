@@ -43,9 +43,8 @@ static void die(const char *what, const char *name) {
 
 static void *allocate(size_t bytes) {
   void *memory = malloc(bytes);
-  if (memory == NULL) {
+  if (memory == NULL)
     die("no memory for", "the trace");
-  }
   return memory;
 }
 
@@ -58,17 +57,15 @@ struct writer {
 };
 
 static void write_bytes(struct writer *out, const void *bytes, size_t length) {
-  if (fwrite(bytes, 1, length, out->file) != length) {
+  if (fwrite(bytes, 1, length, out->file) != length)
     die("cannot write", out->path);
-  }
 }
 
 static void open_writer(struct writer *out, const char *path) {
   const uint32_t header[6] = {MAGIC, 2 | 4 << 16, 0, 0, SNAPLEN, ETHERNET};
   *out = (struct writer){.file = fopen(path, "wb"), .path = path};
-  if (out->file == NULL) {
+  if (out->file == NULL)
     die("cannot create", path);
-  }
   write_bytes(out, header, sizeof header);
 }
 
@@ -83,9 +80,8 @@ static void write_packet(struct writer *out, const uint8_t *frame, uint32_t capl
 }
 
 static void close_writer(struct writer *out) {
-  if (fclose(out->file) != 0) {
+  if (fclose(out->file) != 0)
     die("cannot write", out->path);
-  }
 }
 
 /* ---- packets ------------------------------------------------------------------------- */
@@ -102,9 +98,8 @@ static uint32_t load16(const uint8_t *p) {
 static void seal_ipv4_header(uint8_t *ip, uint32_t header_bytes) {
   uint32_t sum = 0;
   put16(ip + 10, 0);
-  for (uint32_t i = 0; i < header_bytes; i += 2) {
+  for (uint32_t i = 0; i < header_bytes; i += 2)
     sum += load16(ip + i);
-  }
   sum = (sum & 0xffff) + (sum >> 16);
   put16(ip + 10, ~(sum + (sum >> 16)));
 }
@@ -138,13 +133,11 @@ static void build_synthetic(uint8_t frame[SYNTHETIC_BYTES], uint32_t flow, int r
 }
 
 static int make_synthetic(const char *path, uint64_t packets, uint64_t flows) {
-  if (flows == 0 || flows > SYNTHETIC_FLOWS_MAX || packets < flows || packets > UINT32_MAX) {
+  if (flows == 0 || flows > SYNTHETIC_FLOWS_MAX || packets < flows || packets > UINT32_MAX)
     die("needs 1 to 2^24 flows, and at least as many packets", path);
-  }
   uint32_t *order = allocate(packets * sizeof *order);
-  for (uint64_t i = 0; i < packets; i++) {
+  for (uint64_t i = 0; i < packets; i++)
     order[i] = (uint32_t)(i < flows ? i : next_random() % flows);
-  }
   for (uint64_t i = packets - 1; i > 0; i--) {
     uint64_t j = next_random() % (i + 1);
     uint32_t flow = order[i];
@@ -179,21 +172,18 @@ struct playback { /* one copy of one trace being played */
 /* Returns 0 if the file is not a little-endian Ethernet pcap. The caller skips it. */
 static int load_trace(const char *path, struct trace *trace) {
   FILE *file = fopen(path, "rb");
-  if (file == NULL || fseek(file, 0, SEEK_END) != 0) {
+  if (file == NULL || fseek(file, 0, SEEK_END) != 0)
     die("cannot read", path);
-  }
   trace->length = (size_t)ftell(file);
   rewind(file);
   trace->bytes = allocate(trace->length + 1);
-  if (fread(trace->bytes, 1, trace->length, file) != trace->length) {
+  if (fread(trace->bytes, 1, trace->length, file) != trace->length)
     die("cannot read", path);
-  }
   fclose(file);
   uint32_t header[6] = {0};
   memcpy(header, trace->bytes, trace->length < sizeof header ? trace->length : sizeof header);
-  if ((header[0] == MAGIC || header[0] == MAGIC_NS) && header[5] == ETHERNET) {
+  if ((header[0] == MAGIC || header[0] == MAGIC_NS) && header[5] == ETHERNET)
     return 1;
-  }
   free(trace->bytes);
   return 0;
 }
@@ -205,9 +195,8 @@ static void rewrite_addresses(uint8_t *frame, uint32_t caplen, uint32_t number) 
          (load16(frame + offset) == 0x8100 || load16(frame + offset) == 0x88a8)) {
     offset += 4;
   }
-  if (offset + 2 > caplen) {
+  if (offset + 2 > caplen)
     return;
-  }
   uint8_t *ip = frame + offset + 2;
   uint32_t ethertype = load16(frame + offset), left = caplen - offset - 2;
   const uint8_t change[3] = {(uint8_t)(number >> 16), (uint8_t)(number >> 8), (uint8_t)number};
@@ -217,9 +206,8 @@ static void rewrite_addresses(uint8_t *frame, uint32_t caplen, uint32_t number) 
       ip[17 + i] ^= change[i];
     }
     uint32_t header_bytes = (ip[0] & 15u) * 4;
-    if (header_bytes >= 20 && header_bytes <= left) {
+    if (header_bytes >= 20 && header_bytes <= left)
       seal_ipv4_header(ip, header_bytes);
-    }
   } else if (ethertype == 0x86dd && left >= 40) {
     for (int i = 0; i < 3; i++) {
       ip[8 + 4 + i] ^= change[i];
@@ -232,14 +220,12 @@ static void rewrite_addresses(uint8_t *frame, uint32_t caplen, uint32_t number) 
 static int play(struct playback *playback, struct writer *out) {
   static uint8_t frame[SNAPLEN];
   uint32_t header[4];
-  if (playback->trace->length - playback->offset < sizeof header) {
+  if (playback->trace->length - playback->offset < sizeof header)
     return 0;
-  }
   memcpy(header, playback->trace->bytes + playback->offset, sizeof header);
   uint32_t caplen = header[2];
-  if (caplen > SNAPLEN || playback->trace->length - playback->offset - sizeof header < caplen) {
+  if (caplen > SNAPLEN || playback->trace->length - playback->offset - sizeof header < caplen)
     return 0;
-  }
   memcpy(frame, playback->trace->bytes + playback->offset + sizeof header, caplen);
   playback->offset += sizeof header + caplen;
   rewrite_addresses(frame, caplen, playback->number);
@@ -250,12 +236,10 @@ static int play(struct playback *playback, struct writer *out) {
 static int make_mix(const char *path, uint64_t packets, char **names, int count) {
   static struct trace traces[TRACES_MAX];
   int usable = 0;
-  for (int i = 0; i < count && usable < TRACES_MAX; i++) {
+  for (int i = 0; i < count && usable < TRACES_MAX; i++)
     usable += load_trace(names[i], &traces[usable]);
-  }
-  if (usable == 0) {
+  if (usable == 0)
     die("no Ethernet pcap among the traces", path);
-  }
   struct writer out;
   open_writer(&out, path);
   struct playback playbacks[COPIES] = {{0}};
@@ -268,9 +252,8 @@ static int make_mix(const char *path, uint64_t packets, char **names, int count)
     }
   }
   close_writer(&out);
-  for (int i = 0; i < usable; i++) {
+  for (int i = 0; i < usable; i++)
     free(traces[i].bytes);
-  }
   return 0;
 }
 

@@ -45,9 +45,8 @@ struct sonde_backend {
 static int probe(struct sonde_error *error) {
   struct packet_ring ring;
   int status = packet_ring_open(&ring, RING_BLOCKS_MIN, 64, SONDE_LINKTYPE_ETHERNET, error);
-  if (status == 0) {
+  if (status == 0)
     packet_ring_close(&ring);
-  }
   return status;
 }
 
@@ -69,16 +68,13 @@ static void replace(struct sonde_backend *backend, const struct group *next) {
 }
 
 static void packet_close(struct sonde_backend *backend) {
-  if (!backend) {
+  if (!backend)
     return;
-  }
   group_close(&backend->group);
   program_free(&backend->program);
-  for (uint32_t i = 0; i < backend->queues; i++) {
-    if (backend->wake_fds[i] >= 0) {
+  for (uint32_t i = 0; i < backend->queues; i++)
+    if (backend->wake_fds[i] >= 0)
       close(backend->wake_fds[i]);
-    }
-  }
   pthread_mutex_destroy(&backend->count_lock);
   free(backend->expression);
   free(backend);
@@ -87,9 +83,8 @@ static void packet_close(struct sonde_backend *backend) {
 static int packet_open(const struct sonde_backend_config *config, struct sonde_backend **out,
                        struct sonde_error *error) {
   struct sonde_backend *backend = calloc(1, sizeof *backend);
-  if (!backend) {
+  if (!backend)
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  }
   pthread_mutex_init(&backend->count_lock, NULL);
   backend->queues = config->queues < 1            ? 1
                     : config->queues > QUEUES_MAX ? QUEUES_MAX
@@ -102,9 +97,8 @@ static int packet_open(const struct sonde_backend_config *config, struct sonde_b
       backend->expression ? 0 : sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
   for (uint32_t i = 0; i < backend->queues; i++) {
     backend->wake_fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (backend->wake_fds[i] < 0) {
+    if (backend->wake_fds[i] < 0)
       status = sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
-    }
   }
   if (!status && config->interface && strcmp(config->interface, "any") == 0) {
     status = sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV,
@@ -151,12 +145,10 @@ static int start(struct sonde_backend *backend, struct sonde_error *error) {
 static int socket_trouble(const struct packet_ring *ring, struct sonde_error *error) {
   int trouble = 0;
   socklen_t length = sizeof trouble;
-  if (getsockopt(ring->fd, SOL_SOCKET, SO_ERROR, &trouble, &length)) {
+  if (getsockopt(ring->fd, SOL_SOCKET, SO_ERROR, &trouble, &length))
     trouble = errno;
-  }
-  if (trouble == 0) {
+  if (trouble == 0)
     return 0;
-  }
   return sonde_fail(error, trouble == ENETDOWN ? SONDE_LINK_DOWN : SONDE_SYSTEM, trouble, "%s",
                     strerror(trouble));
 }
@@ -165,12 +157,10 @@ static int wait_for(const struct packet_ring *ring, int wake_fd, int timeout_ms,
                     struct sonde_error *error) {
   struct pollfd fds[2] = {{.fd = ring->fd, .events = POLLIN}, {.fd = wake_fd, .events = POLLIN}};
   eventfd_t ignored;
-  if (poll(fds, 2, timeout_ms < 0 ? 0 : timeout_ms) <= 0) {
+  if (poll(fds, 2, timeout_ms < 0 ? 0 : timeout_ms) <= 0)
     return 0;
-  }
-  if (fds[1].revents) {
+  if (fds[1].revents)
     eventfd_read(wake_fd, &ignored);
-  }
   return fds[0].revents & (POLLERR | POLLHUP | POLLNVAL) ? socket_trouble(ring, error) : 0;
 }
 
@@ -178,9 +168,8 @@ static int wait_for(const struct packet_ring *ring, int wake_fd, int timeout_ms,
 static bool is_drained(struct sonde_backend *backend, struct packet_ring *ring,
                        uint64_t quiesced_ms) {
   uint64_t since_ms = sonde_clock_ms() - quiesced_ms;
-  if (since_ms < DRAIN_MIN_MS) {
+  if (since_ms < DRAIN_MIN_MS)
     return false;
-  }
   pthread_mutex_lock(&backend->count_lock);
   packet_ring_count(ring);
   bool drained = ring->taken >= ring->accepted;
@@ -190,39 +179,33 @@ static bool is_drained(struct sonde_backend *backend, struct packet_ring *ring,
 
 static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
                    uint32_t max, int timeout_ms, struct sonde_error *error) {
-  if (queue >= backend->group.count || max == 0) {
+  if (queue >= backend->group.count || max == 0)
     return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
-  }
   struct packet_ring *ring = &backend->group.rings[queue];
   bool waited = false;
   for (;;) {
     uint32_t count = packet_ring_take(ring, packets, max);
-    if (count) {
+    if (count)
       return (int)count;
-    }
     uint64_t quiesced_ms = atomic_load(&backend->quiesced_ms);
     if (quiesced_ms) {
-      if (is_drained(backend, ring, quiesced_ms)) {
+      if (is_drained(backend, ring, quiesced_ms))
         return 0;
-      }
       wait_for(ring, backend->wake_fds[queue], RING_RETIRE_MS, NULL);
       continue;
     }
-    if (waited) {
+    if (waited)
       return 0;
-    }
     int status = wait_for(ring, backend->wake_fds[queue], timeout_ms, error);
-    if (status) {
+    if (status)
       return status;
-    }
     waited = true;
   }
 }
 
 static void wake(struct sonde_backend *backend) {
-  for (uint32_t i = 0; i < backend->queues; i++) {
+  for (uint32_t i = 0; i < backend->queues; i++)
     eventfd_write(backend->wake_fds[i], 1);
-  }
 }
 
 static void quiesce(struct sonde_backend *backend) {

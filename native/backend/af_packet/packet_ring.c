@@ -60,21 +60,18 @@ int packet_ring_open(struct packet_ring *ring, uint32_t block_count, uint32_t sn
       status = sonde_fail_system(error, "mapping the packet ring");
     }
   }
-  if (status) {
+  if (status)
     packet_ring_close(ring);
-  }
   return status;
 }
 
 int packet_ring_bind(const struct packet_ring *ring, int ifindex, struct sonde_error *error) {
   struct sockaddr_ll address = {
       .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = ifindex};
-  if (bind(ring->fd, (const struct sockaddr *)&address, sizeof address) == 0) {
+  if (bind(ring->fd, (const struct sockaddr *)&address, sizeof address) == 0)
     return 0;
-  }
-  if (errno == ENODEV || errno == ENXIO) { /* it went between open and start */
+  if (errno == ENODEV || errno == ENXIO) /* it went between open and start */
     return sonde_fail(error, SONDE_INTERFACE_INVALID, errno, "%s", strerror(errno));
-  }
   return sonde_fail_system(error, "bind");
 }
 
@@ -90,9 +87,8 @@ int packet_ring_attach(const struct packet_ring *ring, const struct program *pro
                        struct sonde_error *error) {
   struct sock_fprog code = {.len = program->length,
                             .filter = (struct sock_filter *)program->instructions};
-  if (setsockopt(ring->fd, SOL_SOCKET, SO_ATTACH_FILTER, &code, sizeof code) == 0) {
+  if (setsockopt(ring->fd, SOL_SOCKET, SO_ATTACH_FILTER, &code, sizeof code) == 0)
     return 0;
-  }
   if (errno == EINVAL) { /* it loops (protochain), or reads what it did not write */
     return sonde_fail(error, SONDE_FILTER_INVALID, errno,
                       "the kernel does not run what libpcap makes of the expression; xdp and pcap "
@@ -102,12 +98,10 @@ int packet_ring_attach(const struct packet_ring *ring, const struct program *pro
 }
 
 void packet_ring_close(struct packet_ring *ring) {
-  if (ring->map) {
+  if (ring->map)
     munmap(ring->map, (size_t)ring->block_count * RING_BLOCK_BYTES);
-  }
-  if (ring->fd >= 0) {
+  if (ring->fd >= 0)
     close(ring->fd);
-  }
   ring->map = NULL;
   ring->fd = -1;
 }
@@ -165,20 +159,17 @@ static void describe(const struct packet_ring *ring, uint8_t *at, struct sonde_p
 }
 
 uint32_t packet_ring_take(struct packet_ring *ring, struct sonde_packet *packets, uint32_t max) {
-  if (ring->spent) {
+  if (ring->spent)
     give_back(ring);
-  }
   while (ring->left == 0) { /* a block retired by the timer may be empty */
-    if (!block_is_ours(ring, ring->head)) {
+    if (!block_is_ours(ring, ring->head))
       return 0;
-    }
     const struct tpacket_hdr_v1 *block = block_head(ring, ring->head);
     ring->left = block->num_pkts;
     ring->packet =
         (uint8_t *)ring->map + (size_t)ring->head * RING_BLOCK_BYTES + block->offset_to_first_pkt;
-    if (ring->left == 0) {
+    if (ring->left == 0)
       give_back(ring);
-    }
   }
   uint32_t count = ring->left < max ? ring->left : max;
   for (uint32_t i = 0; i < count; i++) {
@@ -206,8 +197,7 @@ void packet_ring_count(struct packet_ring *ring) {
 
 uint32_t ring_blocks_used(const struct packet_ring *ring) {
   uint32_t used = 0;
-  for (uint32_t block = 0; ring->map && block < ring->block_count; block++) {
+  for (uint32_t block = 0; ring->map && block < ring->block_count; block++)
     used += block_is_ours(ring, block);
-  }
   return used;
 }

@@ -35,9 +35,8 @@ static pcap_t *open_active(const char *name, uint32_t snaplen, int *problem,
                            char words[static PCAP_ERRBUF_SIZE]) {
   pcap_t *pcap = pcap_create(name, words);
   *problem = PCAP_ERROR;
-  if (!pcap) {
+  if (!pcap)
     return NULL;
-  }
   pcap_set_snaplen(pcap, (int)snaplen);
   pcap_set_buffer_size(pcap, COMPILER_BUFFER_BYTES);
   *problem = pcap_activate(pcap);
@@ -60,15 +59,12 @@ static int open_compiler(const struct sonde_interface *interface, uint32_t snapl
     return *compiler ? 0 : sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
   }
   *compiler = open_active(interface->name, snaplen, &problem, words);
-  if (!*compiler && problem == PCAP_ERROR_IFACE_NOT_UP) {
+  if (!*compiler && problem == PCAP_ERROR_IFACE_NOT_UP)
     *compiler = open_active("lo", snaplen, &problem, words);
-  }
-  if (*compiler) {
+  if (*compiler)
     return 0;
-  }
-  if (problem == PCAP_ERROR_PERM_DENIED) {
+  if (problem == PCAP_ERROR_PERM_DENIED)
     return sonde_fail(error, SONDE_PERMISSION, EPERM, "needs CAP_NET_RAW");
-  }
   return sonde_fail(error, SONDE_INTERFACE_INVALID, 0,
                     "the filter cannot be compiled: %s and lo: %.160s", interface->name, words);
 }
@@ -82,9 +78,8 @@ static int join(const struct sonde_interface *interface, const struct bpf_progra
                       BPF_MAXINSNS);
   }
   program->instructions = calloc(code->bf_len + before, sizeof *program->instructions);
-  if (!program->instructions) {
+  if (!program->instructions)
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  }
   program->length = (uint16_t)(code->bf_len + before);
   memcpy(program->instructions, refuse_outgoing, before * sizeof *refuse_outgoing);
   for (uint32_t i = 0; i < code->bf_len; i++) {
@@ -100,17 +95,15 @@ int program_compile(const struct sonde_interface *interface, uint32_t snaplen,
   struct bpf_insn accept = BPF_STMT(BPF_RET | BPF_K, snaplen);
   struct bpf_program code = {.bf_len = 1, .bf_insns = &accept};
   pcap_t *compiler = NULL;
-  if (!expression || !*expression) {
+  if (!expression || !*expression)
     return join(interface, &code, program, error);
-  }
   if (strnlen(expression, EXPRESSION_BYTES_MAX + 1) > EXPRESSION_BYTES_MAX) {
     return sonde_fail(error, SONDE_FILTER_INVALID, 0, "the expression is longer than %d bytes",
                       EXPRESSION_BYTES_MAX);
   }
   int status = open_compiler(interface, snaplen, &compiler, error);
-  if (status) {
+  if (status)
     return status;
-  }
   if (pcap_compile(compiler, &code, expression, 1, PCAP_NETMASK_UNKNOWN)) {
     status = sonde_fail(error, SONDE_FILTER_INVALID, 0, "%s", pcap_geterr(compiler));
   } else {

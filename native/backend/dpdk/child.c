@@ -32,9 +32,8 @@ extern char **environ;
 
 static int program_path(char path[static PATH_MAX], struct sonde_error *error) {
   Dl_info self;
-  if (!dladdr((void *)(uintptr_t)&child_probe, &self) || !self.dli_fname) {
+  if (!dladdr((void *)(uintptr_t)&child_probe, &self) || !self.dli_fname)
     return sonde_fail(error, SONDE_SYSTEM, 0, "the plugin's own path is not known");
-  }
   const char *slash = strrchr(self.dli_fname, '/');
   int length = slash ? (int)(slash - self.dli_fname) + 1 : 0;
   snprintf(path, PATH_MAX, "%.*s%s", length, self.dli_fname, SONDE_DPDK_ENGINE);
@@ -49,19 +48,15 @@ static int spawn(const char *path, int input, int output, const char *runtime, p
   char setting[PATH_MAX];
   char *arguments[] = {(char *)(uintptr_t)path, NULL};
   size_t count = 0;
-  while (environ[count]) {
+  while (environ[count])
     count++;
-  }
   char **environment = calloc(count + 2, sizeof *environment);
-  if (!environment) {
+  if (!environment)
     return ENOMEM;
-  }
   size_t kept = 0;
-  for (size_t i = 0; i < count; i++) {
-    if (strncmp(environ[i], "RUNTIME_DIRECTORY=", 18) != 0) {
+  for (size_t i = 0; i < count; i++)
+    if (strncmp(environ[i], "RUNTIME_DIRECTORY=", 18) != 0)
       environment[kept++] = environ[i];
-    }
-  }
   snprintf(setting, sizeof setting, "RUNTIME_DIRECTORY=%s", runtime);
   environment[kept] = setting;
   posix_spawn_file_actions_t actions;
@@ -88,16 +83,14 @@ static int spawn(const char *path, int input, int output, const char *runtime, p
 /* Its standard streams must not be among the descriptors that stand in for them. */
 static int lift(int fd) {
   int lifted = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  if (fd >= 0) {
+  if (fd >= 0)
     close(fd);
-  }
   return lifted;
 }
 
 static void shut(int *fd) {
-  if (*fd >= 0) {
+  if (*fd >= 0)
     close(*fd);
-  }
   *fd = -1;
 }
 
@@ -107,9 +100,8 @@ static int run_program(struct child *child, const char *runtime, struct sonde_er
   int pipes[2] = {-1, -1};
   *child = (struct child){.control = -1, .output = -1};
   int status = program_path(path, error);
-  if (status) {
+  if (status)
     return status;
-  }
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) ||
       pipe2(pipes, O_CLOEXEC | O_NONBLOCK)) { /* what does not fit any more is not needed */
     status = sonde_fail(error, SONDE_SYSTEM, errno, "socketpair: %s", strerror(errno));
@@ -138,11 +130,9 @@ static bool is_chatter(const char *line) {
       "EAL: Detected",   "EAL: Selected", "EAL: Physical", "EAL: Probe",         "EAL: Using",
       "EAL: VFIO",       "EAL: No free",  "EAL: No avail", "EAL: Bus (",         "EAL: FATAL",
       "EAL: Unregister", "TELEMETRY:",    "libbpf:",       "Port0 dev_configure"};
-  for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++) {
-    if (strncmp(line, starts[i], strlen(starts[i])) == 0) {
+  for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++)
+    if (strncmp(line, starts[i], strlen(starts[i])) == 0)
       return true;
-    }
-  }
   return *line == 0;
 }
 
@@ -172,9 +162,8 @@ static bool wait_end(struct child *child, int *how, int patience_ms) {
       child->pid = 0;
       return true;
     }
-    if ((int64_t)sonde_clock_ms() >= until_ms) {
+    if ((int64_t)sonde_clock_ms() >= until_ms)
       return false;
-    }
     nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
   }
   return true;
@@ -199,9 +188,8 @@ void child_describe(struct child *child, char *text, size_t text_bytes) {
   int how = 0;
   pid_t pid = child->pid;
   char words[160] = "";
-  if (child->output >= 0) {
+  if (child->output >= 0)
     read_words(child, words, sizeof words);
-  }
   if (!pid || !wait_end(child, &how, END_MAX_MS)) {
     snprintf(text, text_bytes, "the DPDK process does not answer");
   } else if (WIFSIGNALED(how)) {
@@ -283,18 +271,16 @@ int child_open(struct child *child, const struct engine_setup *setup, int area_f
   char runtime[RUNTIME_BYTES];
   *child = (struct child){.control = -1, .output = -1};
   int status = make_runtime(runtime, error);
-  if (status) {
+  if (status)
     return status;
-  }
   status = run_program(child, runtime, error);
   pid_t pid = child->pid;
   if (!status) { /* a failing send shows in the reply that does not come */
     send_setup(child, setup, area_fd, doorbells);
     status = receive_reply(child, OPEN_MAX_MS, reply, error);
   }
-  if (status) {
+  if (status)
     child_close(child);
-  }
   remove_runtime(runtime, pid);
   return status;
 }
@@ -302,9 +288,8 @@ int child_open(struct child *child, const struct engine_setup *setup, int area_f
 int child_ask(struct child *child, enum engine_command command, struct sonde_error *error) {
   struct engine_reply reply;
   char byte = (char)command;
-  if (child->control < 0) {
+  if (child->control < 0)
     return sonde_fail(error, SONDE_SYSTEM, 0, "the DPDK process is gone");
-  }
   send(child->control, &byte, 1, MSG_NOSIGNAL);
   return receive_reply(child, ASK_MAX_MS, &reply, error);
 }

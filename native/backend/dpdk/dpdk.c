@@ -58,21 +58,16 @@ static int probe(struct sonde_error *error) {
 }
 
 static void dpdk_close(struct sonde_backend *backend) {
-  if (!backend) {
+  if (!backend)
     return;
-  }
   child_close(&backend->child);
-  if (backend->area) {
+  if (backend->area)
     munmap(backend->area, backend->setup.area_bytes);
-  }
-  if (backend->area_fd >= 0) {
+  if (backend->area_fd >= 0)
     close(backend->area_fd);
-  }
-  for (uint32_t i = 0; i < SHM_RINGS_MAX; i++) {
-    if (backend->readers[i].doorbell >= 0) {
+  for (uint32_t i = 0; i < SHM_RINGS_MAX; i++)
+    if (backend->readers[i].doorbell >= 0)
       close(backend->readers[i].doorbell);
-    }
-  }
   pthread_mutex_destroy(&backend->counting);
   pthread_mutex_destroy(&backend->telling);
   free(backend);
@@ -98,26 +93,22 @@ static int make_shm_rings(struct sonde_backend *backend, const struct sonde_back
   uint64_t shm_ring_bytes = SHM_RING_BYTES_MIN;
   uint64_t wanted =
       backend->target.kind == ENGINE_FILE ? FILE_RING_BYTES : config->ring_bytes / backend->queues;
-  while (shm_ring_bytes * 2 <= wanted && shm_ring_bytes < SHM_RING_BYTES_MAX) {
+  while (shm_ring_bytes * 2 <= wanted && shm_ring_bytes < SHM_RING_BYTES_MAX)
     shm_ring_bytes *= 2;
-  }
   backend->setup.area_bytes = AREA_HEAD_BYTES + shm_ring_bytes * backend->queues;
   backend->shm_ring_bytes = shm_ring_bytes;
   backend->area_fd = make_memory(backend->setup.area_bytes);
-  if (backend->area_fd < 0) {
+  if (backend->area_fd < 0)
     return sonde_fail(error, SONDE_SYSTEM, errno, "memfd: %s", strerror(errno));
-  }
   void *memory = mmap(NULL, backend->setup.area_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
                       backend->area_fd, 0);
-  if (memory == MAP_FAILED) {
+  if (memory == MAP_FAILED)
     return sonde_fail(error, SONDE_NO_MEMORY, errno, "mmap: %s", strerror(errno));
-  }
   backend->area = memory;
   for (uint32_t i = 0; i < backend->queues; i++) {
     backend->readers[i].doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (backend->readers[i].doorbell < 0) {
+    if (backend->readers[i].doorbell < 0)
       return sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
-    }
   }
   return 0;
 }
@@ -126,15 +117,13 @@ static int make_child(struct sonde_backend *backend, uint32_t *queues, struct so
   int doorbells[SHM_RINGS_MAX];
   struct engine_reply reply = {0};
   backend->area->shm_ring_bytes = backend->shm_ring_bytes;
-  for (uint32_t i = 0; i < backend->queues; i++) {
+  for (uint32_t i = 0; i < backend->queues; i++)
     doorbells[i] = backend->readers[i].doorbell;
-  }
   backend->setup.queues = backend->queues;
   int status =
       child_open(&backend->child, &backend->setup, backend->area_fd, doorbells, &reply, error);
-  if (!status && (reply.queues < 1 || reply.queues > backend->queues)) {
+  if (!status && (reply.queues < 1 || reply.queues > backend->queues))
     status = sonde_fail(error, SONDE_SYSTEM, 0, "the port offers %u queues", reply.queues);
-  }
   if (!status) {
     *queues = reply.queues;
     memcpy(backend->driver, reply.driver, sizeof backend->driver);
@@ -146,17 +135,15 @@ static int make_child(struct sonde_backend *backend, uint32_t *queues, struct so
 static int dpdk_open(const struct sonde_backend_config *config, struct sonde_backend **out,
                      struct sonde_error *error) {
   struct sonde_backend *backend = aligned_alloc(64, sizeof *backend);
-  if (!backend) {
+  if (!backend)
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  }
   memset(backend, 0, sizeof *backend);
   pthread_mutex_init(&backend->telling, NULL);
   pthread_mutex_init(&backend->counting, NULL);
   backend->area_fd = -1;
   backend->child = (struct child){.control = -1, .output = -1};
-  for (uint32_t i = 0; i < SHM_RINGS_MAX; i++) {
+  for (uint32_t i = 0; i < SHM_RINGS_MAX; i++)
     backend->readers[i].doorbell = -1;
-  }
   int status = target_set(&backend->target, config, error);
   /* Nobody can spread the others' packets over queues: no memory for more than one. */
   bool spreads = backend->target.kind == ENGINE_DEVICE || backend->target.flows;
@@ -245,9 +232,8 @@ static int take(struct sonde_backend *backend, uint32_t queue, struct sonde_pack
       return sonde_fail(error, SONDE_SYSTEM, 0, "the DPDK process wrote a damaged record");
     }
     reader->position += head.bytes;
-    if (head.caplen == SHM_RING_GAP) {
+    if (head.caplen == SHM_RING_GAP)
       continue;
-    }
     uint32_t caplen = (uint32_t)head.caplen;
     packets[count++] = (struct sonde_packet){
         .data = at + sizeof head,
@@ -283,9 +269,8 @@ static void wait_for(struct sonde_backend *backend, uint32_t queue, int timeout_
   eventfd_t ignored;
   atomic_store(&ring->waiting, 1); /* and only then look again: see shm_ring_publish */
   atomic_thread_fence(memory_order_seq_cst);
-  if (atomic_load(&ring->head) == reader->position) {
+  if (atomic_load(&ring->head) == reader->position)
     poll(fds, 2, timeout_ms < 0 ? 0 : timeout_ms);
-  }
   atomic_store(&ring->waiting, 0);
   eventfd_read(reader->doorbell, &ignored);
 }
@@ -293,20 +278,17 @@ static void wait_for(struct sonde_backend *backend, uint32_t queue, int timeout_
 /* What an empty ring means. 0: nothing now. */
 static int judge_empty(struct sonde_backend *backend, uint32_t queue, struct sonde_error *error) {
   struct shm_ring *ring = &backend->area->rings[queue];
-  if (atomic_load(&backend->quiesced)) {
+  if (atomic_load(&backend->quiesced))
     return 0;
-  }
-  if (backend->target.kind == ENGINE_FILE && atomic_load(&ring->finished)) {
+  if (backend->target.kind == ENGINE_FILE && atomic_load(&ring->finished))
     return atomic_load(&ring->head) == backend->readers[queue].position ? SONDE_END : 0;
-  }
   return child_gone(&backend->child) ? tell_death(backend, error) : 0;
 }
 
 static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
                    uint32_t max, int timeout_ms, struct sonde_error *error) {
-  if (queue >= backend->queues || max == 0) {
+  if (queue >= backend->queues || max == 0)
     return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
-  }
   /* What was handed over last time is done with. */
   atomic_store_explicit(&backend->area->rings[queue].tail, backend->readers[queue].position,
                         memory_order_release);
@@ -319,21 +301,18 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
 }
 
 static void wake(struct sonde_backend *backend) {
-  for (uint32_t i = 0; i < backend->queues; i++) {
+  for (uint32_t i = 0; i < backend->queues; i++)
     eventfd_write(backend->readers[i].doorbell, 1);
-  }
 }
 
 /* When the process has answered, all that it took is in the rings. It is not waited for the end
  * of what one writes that goes on all the same. */
 static void quiesce(struct sonde_backend *backend) {
   struct sonde_error error;
-  if (!child_gone(&backend->child)) {
+  if (!child_gone(&backend->child))
     child_ask(&backend->child, ENGINE_QUIESCE, &error);
-  }
-  for (uint32_t i = 0; i < backend->queues; i++) {
+  for (uint32_t i = 0; i < backend->queues; i++)
     backend->readers[i].last = atomic_load(&backend->area->rings[i].head);
-  }
   atomic_store(&backend->quiesced, true);
   wake(backend);
 }
@@ -377,14 +356,12 @@ static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
   pthread_mutex_lock(&backend->counting);
   backend->missed_before += atomic_exchange(&backend->area->missed, 0);
   pthread_mutex_unlock(&backend->counting);
-  for (uint32_t i = 0; i < backend->queues; i++) {
+  for (uint32_t i = 0; i < backend->queues; i++)
     mend_shm_ring(backend, i);
-  }
   int status = make_child(backend, &queues, error);
   status = status ? status : child_ask(&backend->child, ENGINE_START, error);
-  if (!status && backend->queues != queues) {
+  if (!status && backend->queues != queues)
     status = sonde_fail(error, SONDE_SYSTEM, 0, "the port has another number of queues now");
-  }
   if (status) {
     child_close(&backend->child);
     snprintf(backend->death, sizeof backend->death, "%.190s", error->detail);

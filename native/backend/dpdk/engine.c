@@ -74,12 +74,10 @@ static bool huge_pages(void) {
   char line[128];
   unsigned long pages = 0;
   FILE *info = fopen("/proc/meminfo", "re");
-  while (info && fgets(line, sizeof line, info)) {
+  while (info && fgets(line, sizeof line, info))
     sscanf(line, "HugePages_Free: %lu", &pages);
-  }
-  if (info) {
+  if (info)
     fclose(info);
-  }
   return pages > 0;
 }
 
@@ -145,9 +143,8 @@ static int open_port(struct engine *engine, struct engine_reply *reply) {
 
 static void start_polling(struct engine *engine, struct engine_reply *reply) {
   struct area *area = engine->area;
-  if (engine->polling || port_start(&engine->port, reply)) {
+  if (engine->polling || port_start(&engine->port, reply))
     return;
-  }
   atomic_store(&area->missed, 0);
   for (uint16_t i = 0; i < engine->port.queues && reply->status == 0; i++) {
     struct shm_ring *ring = &area->rings[i];
@@ -173,23 +170,19 @@ static void start_polling(struct engine *engine, struct engine_reply *reply) {
 }
 
 static void count_missed(struct engine *engine) {
-  if (engine->polling) {
+  if (engine->polling)
     atomic_store(&engine->area->missed, port_missed(&engine->port));
-  }
 }
 
 static void quiesce(struct engine *engine) {
   uint64_t accepted = UINT64_MAX;
-  if (!engine->polling) {
+  if (!engine->polling)
     return;
-  }
   port_refuse(&engine->port, &accepted);
-  for (uint16_t i = 0; i < engine->port.queues; i++) {
+  for (uint16_t i = 0; i < engine->port.queues; i++)
     poller_drain(&engine->pollers[i], accepted, DRAIN_MAX_MS);
-  }
-  for (uint16_t i = 0; i < engine->port.queues; i++) {
+  for (uint16_t i = 0; i < engine->port.queues; i++)
     poller_stop(&engine->pollers[i]);
-  }
   count_missed(engine);
   engine->polling = false;
 }
@@ -201,44 +194,36 @@ static void serve(struct engine *engine) {
   for (;;) {
     int ready = poll(&control, 1, COUNT_EVERY_MS);
     count_missed(engine);
-    if (ready <= 0) {
+    if (ready <= 0)
       continue;
-    }
     struct engine_reply reply = {0};
-    if (recv(CONTROL_FD, &command, 1, 0) != 1) {
+    if (recv(CONTROL_FD, &command, 1, 0) != 1)
       return;
-    }
-    if (command == ENGINE_START) {
+    if (command == ENGINE_START)
       start_polling(engine, &reply);
-    } else if (command == ENGINE_QUIESCE) {
+    else if (command == ENGINE_QUIESCE)
       quiesce(engine);
-    }
-    if (send(CONTROL_FD, &reply, sizeof reply, MSG_NOSIGNAL) < 0) {
+    if (send(CONTROL_FD, &reply, sizeof reply, MSG_NOSIGNAL) < 0)
       return;
-    }
   }
 }
 
 int main(void) {
   static struct engine engine;
   struct engine_reply reply = {0};
-  if (receive_setup(&engine)) {
+  if (receive_setup(&engine))
     return 1; /* not started by the agent */
-  }
   prctl(PR_SET_NAME, "netsonde-dpdk");
   signal(SIGPIPE, SIG_IGN); /* a dead agent reads no words: that must not stop the cleaning up */
   guard_close();
   open_port(&engine, &reply);
-  if (send(CONTROL_FD, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply && reply.status == 0) {
+  if (send(CONTROL_FD, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply && reply.status == 0)
     serve(&engine);
-  }
-  for (uint16_t i = 0; i < engine.port.queues; i++) {
+  for (uint16_t i = 0; i < engine.port.queues; i++)
     poller_stop(&engine.pollers[i]);
-  }
   if (engine.eal) {
-    if (rte_eth_dev_is_valid_port(engine.port.id)) {
+    if (rte_eth_dev_is_valid_port(engine.port.id))
       port_close(&engine.port);
-    }
     rte_eal_cleanup();
   }
   return reply.status == 0 ? 0 : 1;

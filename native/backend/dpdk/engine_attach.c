@@ -26,9 +26,8 @@ static int link_ifindex;
 int bpf_xdp_detach(int ifindex, unsigned flags, const void *options) {
   (void)flags;
   (void)options;
-  if (link_fd < 0 || ifindex != link_ifindex) {
+  if (link_fd < 0 || ifindex != link_ifindex)
     return -EBUSY;
-  }
   close(link_fd);
   link_fd = -1;
   return 0;
@@ -37,18 +36,16 @@ int bpf_xdp_detach(int ifindex, unsigned flags, const void *options) {
 /* Where there is a program already, EBUSY: the kernel lets no link in beside it or instead. */
 int bpf_xdp_attach(int ifindex, int program_fd, unsigned flags, const void *options) {
   union bpf_attr request;
-  if (program_fd < 0) {
+  if (program_fd < 0)
     return bpf_xdp_detach(ifindex, flags, options);
-  }
   memset(&request, 0, sizeof request);
   request.link_create.prog_fd = (uint32_t)program_fd;
   request.link_create.target_ifindex = (uint32_t)ifindex;
   request.link_create.attach_type = BPF_XDP;
   request.link_create.flags = flags & XDP_FLAGS_MODES;
   int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &request, sizeof request);
-  if (fd < 0) {
+  if (fd < 0)
     return -errno;
-  }
   link_fd = fd; /* close-on-exec, as all of bpf()'s */
   link_ifindex = ifindex;
   return 0;

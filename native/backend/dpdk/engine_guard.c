@@ -51,9 +51,8 @@ int guard_socket(void) {
 /* With one queue there is nothing to fan out, and the driver's way comes with reassembly. */
 __attribute__((visibility("default"))) int setsockopt(int fd, int level, int name,
                                                       const void *value, socklen_t length) {
-  if (closed && level == SOL_PACKET && (name == PACKET_FANOUT || name == PACKET_TX_RING)) {
+  if (closed && level == SOL_PACKET && (name == PACKET_FANOUT || name == PACKET_TX_RING))
     return 0;
-  }
   if (level == SOL_PACKET && name == PACKET_RX_RING) {
     captures_with = fd;
     memcpy(&layout, value, length < sizeof layout ? length : sizeof layout);
@@ -65,9 +64,8 @@ __attribute__((visibility("default"))) int setsockopt(int fd, int level, int nam
  * is nothing, but nobody else's memory either: it will unmap both. */
 __attribute__((visibility("default"))) void *mmap64(void *address, size_t length, int protection,
                                                     int flags, int fd, off64_t offset) {
-  if (!closed || fd < 0 || fd != captures_with) {
+  if (!closed || fd < 0 || fd != captures_with)
     return (void *)syscall(SYS_mmap, address, length, protection, flags, fd, offset);
-  }
   void *both =
       (void *)syscall(SYS_mmap, NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   return both == MAP_FAILED ? both
@@ -80,18 +78,16 @@ __attribute__((visibility("default"))) int ioctl(int fd, unsigned long request, 
   va_start(arguments, request);
   void *argument = va_arg(arguments, void *);
   va_end(arguments);
-  if (closed && (request == SIOCSIFFLAGS || request == SIOCSIFMTU || request == SIOCSIFHWADDR)) {
+  if (closed && (request == SIOCSIFFLAGS || request == SIOCSIFMTU || request == SIOCSIFHWADDR))
     return 0;
-  }
   return (int)syscall(SYS_ioctl, fd, request, argument);
 }
 
 int guard_count(uint64_t *accepted, uint64_t *dropped) {
   struct tpacket_stats since;
   socklen_t length = sizeof since;
-  if (getsockopt(captures_with, SOL_PACKET, PACKET_STATISTICS, &since, &length)) {
+  if (getsockopt(captures_with, SOL_PACKET, PACKET_STATISTICS, &since, &length))
     return -errno;
-  }
   *accepted += since.tp_packets - since.tp_drops; /* the first includes the second */
   *dropped += since.tp_drops;
   return 0;
@@ -122,9 +118,8 @@ int guard_find_ring(void) {
   char line[512];
   FILE *maps = fopen("/proc/self/maps", "re");
   ring = NULL;
-  if (!maps || layout.tp_frame_nr == 0 || fstat(captures_with, &about)) {
+  if (!maps || layout.tp_frame_nr == 0 || fstat(captures_with, &about))
     errno = maps ? ENOTSOCK : errno;
-  }
   while (maps && layout.tp_frame_nr && !ring && fgets(line, sizeof line, maps)) {
     unsigned long begin;
     unsigned long inode;
@@ -134,9 +129,8 @@ int guard_find_ring(void) {
       ring = (const uint8_t *)begin;
     }
   }
-  if (maps) {
+  if (maps)
     fclose(maps);
-  }
   ring_next = 0;
   return ring ? 0 : -1;
 }
@@ -156,9 +150,8 @@ uint16_t guard_look(struct guard_frame *frames, uint16_t max) {
   for (; count < max; count++) {
     const struct tpacket2_hdr *head = frame_at(ring_next + count);
     uint32_t status = __atomic_load_n(&head->tp_status, __ATOMIC_ACQUIRE);
-    if (!(status & TP_STATUS_USER)) {
+    if (!(status & TP_STATUS_USER))
       break;
-    }
     const struct sockaddr_ll *from =
         (const void *)((const uint8_t *)head + TPACKET_ALIGN(sizeof *head));
     bool tagged = status & TP_STATUS_VLAN_VALID;

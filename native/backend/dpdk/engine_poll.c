@@ -46,9 +46,8 @@ static void fill_flow(struct poller *poller, struct rte_mbuf *mbuf) {
   uint8_t *frame = rte_pktmbuf_mtod(mbuf, uint8_t *);
   uint32_t flow = (uint32_t)(poller->flow_next++ % poller->flows);
   uint16_t bytes = mbuf->data_len;
-  if (bytes < FLOW_HEAD_BYTES) {
+  if (bytes < FLOW_HEAD_BYTES)
     return;
-  }
   uint16_t ip_bytes = htons((uint16_t)(bytes - 14));
   uint16_t udp_bytes = htons((uint16_t)(bytes - 34));
   uint32_t addresses[2] = {htonl(0x0a000000 | flow >> 4), htonl(0x0b000001 + poller->queue)};
@@ -73,9 +72,8 @@ static void copy_segments(const struct rte_mbuf *mbuf, uint8_t *to, uint32_t cap
 
 /* A tag that the port took off although it was not asked to goes back where it was. */
 static struct rte_mbuf *restore_tag(struct rte_mbuf *mbuf) {
-  if (unlikely(mbuf->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED)) {
+  if (unlikely(mbuf->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED))
     rte_vlan_insert(&mbuf);
-  }
   return mbuf;
 }
 
@@ -88,18 +86,16 @@ static struct shm_ring_record *reserve(struct poller *poller, uint32_t caplen) {
   }
   if (poller->port->kind == ENGINE_FILE) {
     while (!record && !atomic_load(&poller->stopping) && !atomic_load(&poller->draining)) {
-      if (shm_ring_publish(writer)) {
+      if (shm_ring_publish(writer))
         eventfd_write(poller->doorbell, 1);
-      }
       sleep_ns(SLEEP_NS);
       record = shm_ring_reserve(writer, caplen);
     }
     return record;
   }
   atomic_fetch_add_explicit(&writer->shared->dropped, 1, memory_order_relaxed);
-  if (!writer->full) {
+  if (!writer->full)
     atomic_fetch_add_explicit(&writer->shared->freezes, 1, memory_order_relaxed);
-  }
   writer->full = true;
   return NULL;
 }
@@ -121,29 +117,24 @@ static void write_burst(struct poller *poller, struct rte_mbuf **mbufs,
   uint64_t now_ns = sonde_clock_ns(CLOCK_REALTIME);
   for (uint16_t i = 0; i < count; i++) {
     struct rte_mbuf *mbuf = mbufs[i] = restore_tag(mbufs[i]);
-    if (poller->flows) {
+    if (poller->flows)
       fill_flow(poller, mbuf);
-    }
     uint32_t caplen = mbuf->pkt_len < poller->snaplen ? mbuf->pkt_len : poller->snaplen;
     struct shm_ring_record *record = reserve(poller, caplen);
-    if (unlikely(!record)) {
+    if (unlikely(!record))
       continue;
-    }
     record->wirelen = mbuf->pkt_len;
     record->direction = 0;
     record->time_ns = port_stamp(&poller->clock, mbuf, now_ns);
     copy_segments(mbuf, (uint8_t *)(record + 1), caplen);
-    if (frames) {
+    if (frames)
       complete(record, &frames[i]);
-    }
   }
-  if (shm_ring_publish(&poller->writer)) {
+  if (shm_ring_publish(&poller->writer))
     eventfd_write(poller->doorbell, 1);
-  }
   rte_pktmbuf_free_bulk(mbufs, count);
-  if (now_ns - poller->clock.epoch_base_ns >= CLOCK_EVERY_NS) {
+  if (now_ns - poller->clock.epoch_base_ns >= CLOCK_EVERY_NS)
     port_clock_adjust(poller->port, &poller->clock);
-  }
 }
 
 /* ---- the loop --------------------------------------------------------------------------- */
@@ -165,15 +156,12 @@ static void rest(void) {
 
 /* After so many looks in vain, is there nothing left to wait for? */
 static bool is_over(const struct poller *poller, uint64_t taken, uint64_t drained, unsigned looks) {
-  if (atomic_load_explicit(&poller->stopping, memory_order_relaxed)) {
+  if (atomic_load_explicit(&poller->stopping, memory_order_relaxed))
     return true;
-  }
-  if (poller->port->kind == ENGINE_FILE && looks >= FILE_END_LOOKS) {
+  if (poller->port->kind == ENGINE_FILE && looks >= FILE_END_LOOKS)
     return true;
-  }
-  if (!atomic_load_explicit(&poller->draining, memory_order_acquire)) {
+  if (!atomic_load_explicit(&poller->draining, memory_order_acquire))
     return false;
-  }
   /* A source that never runs dry is not drained to its end. */
   uint64_t until = atomic_load(&poller->drain_until);
   return until == UINT64_MAX ? looks >= DRAIN_LOOKS || drained >= DRAIN_PACKETS_MAX
@@ -187,12 +175,10 @@ static uint16_t take_burst(struct poller *poller) {
   bool kernel = poller->port->kind == ENGINE_KERNEL;
   uint16_t count = kernel ? guard_look(frames, BURST) : BURST;
   count = count ? rte_eth_rx_burst(poller->port->id, poller->queue, mbufs, count) : 0;
-  if (kernel) {
+  if (kernel)
     guard_took(count);
-  }
-  if (count) {
+  if (count)
     write_burst(poller, mbufs, kernel ? frames : NULL, count);
-  }
   return count;
 }
 
@@ -229,15 +215,13 @@ int poller_start(struct poller *poller) {
 void poller_drain(struct poller *poller, uint64_t accepted, int patience_ms) {
   atomic_store(&poller->drain_until, accepted);
   atomic_store(&poller->draining, true);
-  for (int ms = 0; ms < patience_ms && !atomic_load(&poller->writer.shared->finished); ms++) {
+  for (int ms = 0; ms < patience_ms && !atomic_load(&poller->writer.shared->finished); ms++)
     sleep_ns(1000000);
-  }
 }
 
 void poller_stop(struct poller *poller) {
   atomic_store(&poller->stopping, true);
-  if (poller->running) {
+  if (poller->running)
     pthread_join(poller->thread, NULL);
-  }
   poller->running = false;
 }

@@ -49,9 +49,8 @@ static int make_pool(struct port *port, struct engine_reply *reply) {
 static void spread(struct rte_eth_conf *conf, const struct rte_eth_dev_info *info,
                    uint8_t key[static SYMMETRIC_KEY_BYTES_MAX]) {
   uint8_t key_bytes = info->hash_key_size < SYMMETRIC_KEY_BYTES_MAX ? info->hash_key_size : 0;
-  for (int i = 0; i < key_bytes; i++) {
+  for (int i = 0; i < key_bytes; i++)
     key[i] = symmetric_word[i % 2];
-  }
   conf->rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
   conf->rx_adv_conf.rss_conf.rss_hf = RSS_WANTED & info->flow_type_rss_offloads;
   conf->rx_adv_conf.rss_conf.rss_key = key_bytes ? key : NULL;
@@ -66,20 +65,17 @@ static int configure(struct port *port, const struct engine_setup *setup,
   uint16_t descriptors = DESCRIPTORS;
   uint16_t unused = 0;
   int code = rte_eth_dev_info_get(port->id, &info);
-  if (code) {
+  if (code)
     return fail(reply, SONDE_SYSTEM, "rte_eth_dev_info_get", code);
-  }
   snprintf(reply->driver, sizeof reply->driver, "%s", info.driver_name);
   bool spreads = port->kind == ENGINE_DEVICE && info.hash_key_size &&
                  (info.flow_type_rss_offloads & RSS_WANTED);
   uint32_t most = spreads || setup->flows ? info.max_rx_queues : 1;
   port->queues = (uint16_t)(setup->queues < most ? setup->queues : most);
-  if (spreads && port->queues > 1) {
+  if (spreads && port->queues > 1)
     spread(&conf, &info, key);
-  }
-  if (port->kind == ENGINE_DEVICE) {
+  if (port->kind == ENGINE_DEVICE)
     conf.rxmode.mtu = info.max_mtu < JUMBO_MTU ? info.max_mtu : JUMBO_MTU;
-  }
   /* No VLAN stripping: a tag stays where the wire had it. */
   conf.rxmode.offloads =
       info.rx_offload_capa & (RTE_ETH_RX_OFFLOAD_SCATTER | RTE_ETH_RX_OFFLOAD_TIMESTAMP);
@@ -146,9 +142,8 @@ static uint64_t read_missed(const struct port *port) {
 
 int port_start(struct port *port, struct engine_reply *reply) {
   int code = rte_eth_dev_start(port->id);
-  if (code) {
+  if (code)
     return fail(reply, SONDE_SYSTEM, "rte_eth_dev_start", code);
-  }
   port->started = true;
   port->clock.at = rte_mbuf_dynfield_lookup(RTE_MBUF_DYNFIELD_TIMESTAMP_NAME, NULL);
   int flag = rte_mbuf_dynflag_lookup(RTE_MBUF_DYNFLAG_RX_TIMESTAMP_NAME, NULL);
@@ -159,9 +154,8 @@ int port_start(struct port *port, struct engine_reply *reply) {
     code = code || !port->loopback ? code : guard_ignore_outgoing();
     code = code || !port->promiscuous ? code : guard_promiscuous(port->ifindex);
     code = code ? code : guard_count(&before, &port->dropped);
-    if (code) {
+    if (code)
       return fail(reply, SONDE_SYSTEM, "the driver's packet socket", code < -1 ? code : errno);
-    }
     port->dropped = 0;
     discard(port, before);
   } else if (port->promiscuous) {
@@ -180,9 +174,8 @@ uint64_t port_missed(struct port *port) {
 }
 
 bool port_refuse(struct port *port, uint64_t *accepted) {
-  if (port->kind != ENGINE_KERNEL || guard_refuse_all()) {
+  if (port->kind != ENGINE_KERNEL || guard_refuse_all())
     return false;
-  }
   nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* those on their way pass */
   port_missed(port);
   *accepted = port->accepted;
@@ -191,20 +184,17 @@ bool port_refuse(struct port *port, uint64_t *accepted) {
 
 void port_clock_adjust(const struct port *port, struct port_clock *clock) {
   uint64_t ticks;
-  if (!clock->flag || clock->is_us || rte_eth_read_clock(port->id, &ticks)) {
+  if (!clock->flag || clock->is_us || rte_eth_read_clock(port->id, &ticks))
     return;
-  }
   uint64_t now_ns = sonde_clock_ns(CLOCK_REALTIME);
-  if (clock->base && ticks > clock->base) {
+  if (clock->base && ticks > clock->base)
     clock->tick_ns = (double)(now_ns - clock->epoch_base_ns) / (double)(ticks - clock->base);
-  }
   clock->base = ticks;
   clock->epoch_base_ns = now_ns;
 }
 
 void port_close(struct port *port) {
-  if (port->started) {
+  if (port->started)
     rte_eth_dev_stop(port->id);
-  }
   rte_eth_dev_close(port->id);
 }

@@ -50,13 +50,11 @@ void port_close(struct port *port);
 
 static inline uint64_t port_stamp(const struct port_clock *clock, const struct rte_mbuf *mbuf,
                                   uint64_t now_ns) {
-  if (!(mbuf->ol_flags & clock->flag)) {
+  if (!(mbuf->ol_flags & clock->flag))
     return now_ns;
-  }
   uint64_t stamp = *RTE_MBUF_DYNFIELD(mbuf, clock->at, uint64_t *);
-  if (clock->is_us) {
+  if (clock->is_us)
     return stamp * 1000;
-  }
   double since = (double)(int64_t)(stamp - clock->base) * clock->tick_ns;
   return clock->tick_ns > 0 ? clock->epoch_base_ns + (uint64_t)(int64_t)since : now_ns;
 }

@@ -74,9 +74,8 @@ static inline struct shm_ring_record *shm_ring_reserve(struct shm_ring_writer *w
   uint64_t gap = bytes > to_end ? to_end : 0;
   if (writer->head + gap + bytes - writer->tail > writer->mask + 1) {
     writer->tail = atomic_load_explicit(&writer->shared->tail, memory_order_acquire);
-    if (writer->head + gap + bytes - writer->tail > writer->mask + 1) {
+    if (writer->head + gap + bytes - writer->tail > writer->mask + 1)
       return 0;
-    }
   }
   struct shm_ring_record *record =
       (struct shm_ring_record *)(writer->ring + (writer->head & writer->mask));

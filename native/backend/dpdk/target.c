@@ -37,9 +37,8 @@ static int refuse(const char *name, const char *why, struct sonde_error *error) 
 static int look_at(struct target *target, const char *name, struct sonde_error *error) {
   struct sonde_interface interface;
   int status = sonde_interface_find(name, SONDE_TAP_NONE, &interface, error);
-  if (status) {
+  if (status)
     return status;
-  }
   memcpy(target->interface, interface.name, sizeof interface.name);
   target->loopback = interface.loopback;
   return interface.hardware == ARPHRD_ETHER || interface.loopback
@@ -50,18 +49,16 @@ static int look_at(struct target *target, const char *name, struct sonde_error *
 static int set_kernel(struct target *target, const char *name,
                       const struct sonde_backend_config *config, struct sonde_error *error) {
   uint32_t frame_bytes = FRAME_BYTES_MIN;
-  while (frame_bytes < FRAME_BYTES_MAX && frame_bytes < config->snaplen + FRAME_HEAD_BYTES) {
+  while (frame_bytes < FRAME_BYTES_MAX && frame_bytes < config->snaplen + FRAME_HEAD_BYTES)
     frame_bytes *= 2;
-  }
   uint32_t frames = config->ring_bytes / frame_bytes; /* of whole blocks */
   frames = frames < RING_FRAMES_MIN   ? RING_FRAMES_MIN
            : frames > RING_FRAMES_MAX ? RING_FRAMES_MAX
                                       : frames;
   target->kind = ENGINE_KERNEL;
   int status = look_at(target, name, error);
-  if (!status && strchr(name, ',')) {
+  if (!status && strchr(name, ','))
     status = refuse(name, "a comma cannot be in a name that DPDK is given", error);
-  }
   snprintf(target->device, sizeof target->device,
            "net_af_packet0,iface=%s,blocksz=%d,framesz=%u,framecnt=%u,qpairs=1", target->interface,
            BLOCK_BYTES, frame_bytes, frames / 32 * 32);
@@ -95,9 +92,8 @@ static int set_pci(struct target *target, const char *address, int dedicated,
   target->kind = ENGINE_DEVICE;
   snprintf(target->device, sizeof target->device, "%s", address);
   snprintf(path, sizeof path, "/sys/bus/pci/devices/%s", address);
-  if (stat(path, &about)) {
+  if (stat(path, &about))
     return refuse(address, "there is no such PCI device", error);
-  }
   if (!dedicated) {
     return sonde_fail(error, SONDE_INTERFACE_SHARED, 0,
                       "%s: DPDK takes the whole device from the host; say \"dedicated\": true if "
@@ -107,14 +103,11 @@ static int set_pci(struct target *target, const char *address, int dedicated,
   snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/net", address);
   DIR *interfaces = opendir(path);
   int status = 0;
-  for (struct dirent *one; !status && interfaces && (one = readdir(interfaces));) {
-    if (one->d_name[0] != '.' && if_nametoindex(one->d_name)) {
+  for (struct dirent *one; !status && interfaces && (one = readdir(interfaces));)
+    if (one->d_name[0] != '.' && if_nametoindex(one->d_name))
       status = sonde_dedicated_check(one->d_name, dedicated, error);
-    }
-  }
-  if (interfaces) {
+  if (interfaces)
     closedir(interfaces);
-  }
   return status;
 }
 
@@ -137,9 +130,8 @@ static const struct vdev *find_vdev(const char *name) {
     size_t length = strlen(vdevs[i].driver);
     size_t digits =
         strncmp(name, vdevs[i].driver, length) ? 0 : strspn(name + length, "0123456789");
-    if (digits && digits < 4 && (name[length + digits] == 0 || name[length + digits] == ',')) {
+    if (digits && digits < 4 && (name[length + digits] == 0 || name[length + digits] == ','))
       return &vdevs[i];
-    }
   }
   return NULL;
 }
@@ -152,18 +144,16 @@ static int read_arguments(const struct vdev *vdev, char *text, const char **valu
   while ((one = strtok_r(NULL, ",", &place))) {
     char known[64];
     char *equals = strchr(one, '=');
-    if (!equals || equals[1] == 0) {
+    if (!equals || equals[1] == 0)
       return refuse(one, "an argument is key=value", error);
-    }
     *equals = 0;
     snprintf(known, sizeof known, "%.32s ", one);
-    if (vdev->required && strcmp(one, vdev->required) == 0 && !*value) {
+    if (vdev->required && strcmp(one, vdev->required) == 0 && !*value)
       *value = equals + 1;
-    } else if (!strstr(vdev->allowed, known)) {
+    else if (!strstr(vdev->allowed, known))
       return refuse(one, "this argument is not among those that may be given", error);
-    } else if (equals[1 + strspn(equals + 1, "0123456789")]) {
+    else if (equals[1 + strspn(equals + 1, "0123456789")])
       return refuse(equals + 1, "the argument is a number", error);
-    }
   }
   return vdev->required && !*value ? refuse(vdev->required, "this argument is needed", error) : 0;
 }
@@ -171,9 +161,8 @@ static int read_arguments(const struct vdev *vdev, char *text, const char **valu
 static int check_file(struct target *target, const char *path, struct sonde_error *error) {
   struct stat about;
   target->kind = ENGINE_FILE;
-  if (stat(path, &about)) {
+  if (stat(path, &about))
     return sonde_fail(error, SONDE_INTERFACE_INVALID, errno, "%.128s: %s", path, strerror(errno));
-  }
   return S_ISREG(about.st_mode) ? 0 : refuse(path, "not a regular file", error);
 }
 
@@ -190,16 +179,14 @@ static int set_vdev(struct target *target, const struct vdev *vdev,
   }
   memcpy(copy, target->device, sizeof copy);
   int status = read_arguments(vdev, copy, &value, error);
-  if (!status && strcmp(vdev->driver, "net_af_packet") == 0) {
+  if (!status && strcmp(vdev->driver, "net_af_packet") == 0)
     return set_kernel(target, value, config, error);
-  }
   if (!status && strcmp(vdev->driver, "net_af_xdp") == 0) {
     status = look_at(target, value, error);
     status = status ? status : sonde_dedicated_check(value, config->dedicated, error);
   }
-  if (!status && strcmp(vdev->driver, "net_pcap") == 0) {
+  if (!status && strcmp(vdev->driver, "net_pcap") == 0)
     status = check_file(target, value, error);
-  }
   return status;
 }
 
@@ -208,22 +195,18 @@ int target_set(struct target *target, const struct sonde_backend_config *config,
   const char *name = config->interface ? config->interface : "";
   char address[16];
   *target = (struct target){0};
-  if (strlen(name) >= sizeof target->device) {
+  if (strlen(name) >= sizeof target->device)
     return refuse(name, "too long", error);
-  }
   snprintf(target->device, sizeof target->device, "%s", name);
-  if (if_nametoindex(name)) {
+  if (if_nametoindex(name))
     return set_kernel(target, name, config, error);
-  }
-  if (is_pci(name, address)) {
+  if (is_pci(name, address))
     return set_pci(target, address, config->dedicated, error);
-  }
   char bare[sizeof target->device];
   snprintf(bare, sizeof bare, "%.*s", (int)strcspn(name, ";"), name);
   const struct vdev *vdev = find_vdev(bare);
-  if (vdev) {
+  if (vdev)
     return set_vdev(target, vdev, config, error);
-  }
   if (strncmp(name, "net_", 4) == 0) {
     return refuse(name,
                   "not one of the virtual devices that may be used: net_null, net_ring, "

@@ -32,16 +32,13 @@ static int probe(struct sonde_error *error) {
 }
 
 static void file_close(struct sonde_backend *backend) {
-  if (!backend) {
+  if (!backend)
     return;
-  }
   reader_close(&backend->reader);
-  if (backend->wake_fd >= 0) {
+  if (backend->wake_fd >= 0)
     close(backend->wake_fd);
-  }
-  if (backend->file_fd >= 0) {
+  if (backend->file_fd >= 0)
     close(backend->file_fd);
-  }
   free(backend);
 }
 
@@ -50,9 +47,8 @@ static int file_open(const struct sonde_backend_config *config, struct sonde_bac
   const char *name = config->interface ? config->interface : "the file";
   struct sonde_backend *backend = calloc(1, sizeof *backend);
   if (!backend) {
-    if (config->file_fd >= 0) {
+    if (config->file_fd >= 0)
       close(config->file_fd);
-    }
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s: %s", name, strerror(ENOMEM));
   }
   backend->file_fd = config->file_fd;
@@ -96,14 +92,12 @@ static uint32_t take_paced(struct sonde_backend *backend, struct sonde_packet *p
   while (count < max) {
     if (!backend->has_pending) {
       backend->has_pending = reader_next(&backend->reader, &backend->pending, 1, count == 0);
-      if (!backend->has_pending) {
+      if (!backend->has_pending)
         break;
-      }
       pace_plan(&backend->pace, backend->pending.time_ns);
     }
-    if (!pace_wait(&backend->pace, count ? 0 : timeout_ms, backend->wake_fd)) {
+    if (!pace_wait(&backend->pace, count ? 0 : timeout_ms, backend->wake_fd))
       break;
-    }
     packets[count++] = backend->pending;
     backend->has_pending = false;
   }
@@ -112,17 +106,14 @@ static uint32_t take_paced(struct sonde_backend *backend, struct sonde_packet *p
 
 static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
                    uint32_t max, int timeout_ms, struct sonde_error *error) {
-  if (queue != 0) {
+  if (queue != 0)
     return sonde_fail(error, SONDE_INVALID, 0, "a file has one queue");
-  }
-  if (max == 0 || atomic_load_explicit(&backend->quiesced, memory_order_relaxed)) {
+  if (max == 0 || atomic_load_explicit(&backend->quiesced, memory_order_relaxed))
     return 0;
-  }
   uint32_t count = backend->pace.speed > 0 ? take_paced(backend, packets, max, timeout_ms)
                                            : reader_next(&backend->reader, packets, max, true);
-  if (count == 0 && !backend->has_pending && backend->reader.ended) {
+  if (count == 0 && !backend->has_pending && backend->reader.ended)
     return sonde_fail(error, SONDE_END, 0, "%s", backend->reader.detail);
-  }
   return (int)count;
 }
 

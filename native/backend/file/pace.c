@@ -40,9 +40,8 @@ bool pace_wait(struct pace *pace, int timeout_ms, int wake_fd) {
     struct timespec wait = {.tv_sec = (time_t)((until_ns - now_ns) / 1000000000),
                             .tv_nsec = (long)((until_ns - now_ns) % 1000000000)};
     eventfd_t ignored;
-    if (ppoll(&wake, 1, &wait, NULL) > 0) {
+    if (ppoll(&wake, 1, &wait, NULL) > 0)
       eventfd_read(wake_fd, &ignored);
-    }
     now_ns = sonde_clock_ns(CLOCK_MONOTONIC);
   }
   return now_ns >= pace->due_ns;

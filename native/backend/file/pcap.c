@@ -17,15 +17,13 @@ enum {
 bool pcap_open(struct reader *reader) {
   struct window *window = &reader->window;
   uint32_t magic;
-  if (window_left(window) < sizeof magic) {
+  if (window_left(window) < sizeof magic)
     return false;
-  }
   memcpy(&magic, window->cursor, sizeof magic);
   reader->swapped = magic == __builtin_bswap32(MAGIC_US) || magic == __builtin_bswap32(MAGIC_NS);
   magic = load32(reader, window->cursor);
-  if (magic != (uint32_t)MAGIC_US && magic != (uint32_t)MAGIC_NS) {
+  if (magic != (uint32_t)MAGIC_US && magic != (uint32_t)MAGIC_NS)
     return false;
-  }
   if (window_left(window) < HEAD_BYTES) {
     reader_end(reader, "the file's head is cut off at byte %zu", window_left(window));
     return true;
@@ -50,9 +48,8 @@ uint32_t pcap_next(struct reader *reader, struct sonde_packet *packets, uint32_t
                  (unsigned long long)window_offset(&reader->window), caplen);
       return count;
     }
-    if ((size_t)(end - cursor) - RECORD_HEAD_BYTES < caplen) {
+    if ((size_t)(end - cursor) - RECORD_HEAD_BYTES < caplen)
       break;
-    }
     struct sonde_packet *packet = &packets[count++];
     packet_set(packet, cursor + RECORD_HEAD_BYTES, caplen, load32(reader, cursor + 12),
                reader->fcs_bytes, reader->snaplen);

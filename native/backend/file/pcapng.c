@@ -39,15 +39,13 @@ static bool block_lie(struct reader *reader, const char *what) {
 static int take_option(struct reader *reader, const uint8_t **at, const uint8_t *end,
                        struct option *option) {
   size_t left = (size_t)(end - *at);
-  if (left < 4) {
+  if (left < 4)
     return 0;
-  }
   option->code = load16(reader, *at);
   option->length = load16(reader, *at + 2);
   option->value = *at + 4;
-  if (option->code == OPTION_END) {
+  if (option->code == OPTION_END)
     return 0;
-  }
   size_t padded = 4 + (((size_t)option->length + 3) & ~(size_t)3);
   if (padded > left) {
     block_lie(reader, "has an option that is longer than the block");
@@ -67,9 +65,8 @@ static void set_resolution(struct pcapng_interface *interface, uint8_t resolutio
   }
   if (exponent <= 9) {
     interface->tick_ns = 1;
-    for (uint8_t power = exponent; power < 9; power++) {
+    for (uint8_t power = exponent; power < 9; power++)
       interface->tick_ns *= 10;
-    }
     return;
   }
   interface->ns_ticks = 1;
@@ -83,38 +80,32 @@ static void set_resolution(struct pcapng_interface *interface, uint8_t resolutio
 
 static uint64_t tick_time(const struct pcapng_interface *interface, uint64_t ticks) {
   __int128 time_ns;
-  if (interface->tick_ns) {
+  if (interface->tick_ns)
     time_ns = (__int128)ticks * interface->tick_ns;
-  } else if (interface->ns_ticks) {
+  else if (interface->ns_ticks)
     time_ns = ticks / interface->ns_ticks;
-  } else {
+  else
     time_ns = ((__int128)ticks * 1000000000) >> interface->shift;
-  }
   time_ns += (__int128)interface->offset_sec * 1000000000;
-  if (time_ns < 0) {
+  if (time_ns < 0)
     return 0;
-  }
   return time_ns > (__int128)UINT64_MAX ? UINT64_MAX : (uint64_t)time_ns;
 }
 
 static bool section_begin(struct reader *reader, const uint8_t *block, uint32_t length) {
-  if (length < 28) {
+  if (length < 28)
     return block_lie(reader, "is too short for a section header");
-  }
-  if (load16(reader, block + 12) != 1) {
+  if (load16(reader, block + 12) != 1)
     return block_lie(reader, "has a version of pcapng that is not known");
-  }
   reader->interface_count = 0;
   return true;
 }
 
 static bool interface_add(struct reader *reader, const uint8_t *block, uint32_t length) {
-  if (length < 20) {
+  if (length < 20)
     return block_lie(reader, "is too short for an interface description");
-  }
-  if (reader->interface_count == INTERFACES_MAX) {
+  if (reader->interface_count == INTERFACES_MAX)
     return block_lie(reader, "describes more interfaces than can be kept");
-  }
   struct pcapng_interface *interface = &reader->interfaces[reader->interface_count];
   *interface = (struct pcapng_interface){.linktype = linktype_normal(load16(reader, block + 8)),
                                          .snaplen = load32(reader, block + 12)};
@@ -160,16 +151,13 @@ static bool apply_flags(struct reader *reader, const uint8_t *at, const uint8_t 
 /* Enhanced and obsolete packet blocks differ only in how the interface is written. */
 static bool read_packet(struct reader *reader, const uint8_t *block, uint32_t length, uint32_t id,
                         struct sonde_packet *packet) {
-  if (length < 32) {
+  if (length < 32)
     return block_lie(reader, "is too short for a packet");
-  }
   uint32_t caplen = load32(reader, block + 20);
-  if (caplen > FRAME_MAX || caplen > length - 32) {
+  if (caplen > FRAME_MAX || caplen > length - 32)
     return block_lie(reader, "claims more captured bytes than it can hold");
-  }
-  if (id >= reader->interface_count) {
+  if (id >= reader->interface_count)
     return block_lie(reader, "names an interface that its section does not describe");
-  }
   const struct pcapng_interface *interface = &reader->interfaces[id];
   uint32_t fcs_bytes = interface->fcs_bytes;
   struct sonde_packet flagged = {.direction = SONDE_DIRECTION_UNKNOWN};
@@ -181,9 +169,8 @@ static bool read_packet(struct reader *reader, const uint8_t *block, uint32_t le
   packet_set(packet, block + 28, caplen, load32(reader, block + 24), fcs_bytes, reader->snaplen);
   packet->linktype = interface->linktype;
   packet_direct(packet);
-  if (flagged.direction != SONDE_DIRECTION_UNKNOWN) {
+  if (flagged.direction != SONDE_DIRECTION_UNKNOWN)
     packet->direction = flagged.direction;
-  }
   packet->time_ns =
       tick_time(interface, (uint64_t)load32(reader, block + 12) << 32 | load32(reader, block + 16));
   return true;
@@ -192,19 +179,16 @@ static bool read_packet(struct reader *reader, const uint8_t *block, uint32_t le
 /* It carries no time: the newest one seen stands in, so that replay does not jump. */
 static bool read_simple(struct reader *reader, const uint8_t *block, uint32_t length,
                         uint64_t time_ns, struct sonde_packet *packet) {
-  if (length < 16) {
+  if (length < 16)
     return block_lie(reader, "is too short for a packet");
-  }
-  if (reader->interface_count == 0) {
+  if (reader->interface_count == 0)
     return block_lie(reader, "names an interface that its section does not describe");
-  }
   const struct pcapng_interface *interface = &reader->interfaces[0];
   uint32_t wirelen = load32(reader, block + 8);
   uint32_t caplen =
       interface->snaplen && interface->snaplen < wirelen ? interface->snaplen : wirelen;
-  if (caplen > FRAME_MAX || caplen > length - 16) {
+  if (caplen > FRAME_MAX || caplen > length - 16)
     return block_lie(reader, "claims more captured bytes than it can hold");
-  }
   packet_set(packet, block + 12, caplen, wirelen, interface->fcs_bytes, reader->snaplen);
   packet->linktype = interface->linktype;
   packet_direct(packet);
@@ -215,35 +199,30 @@ static bool read_simple(struct reader *reader, const uint8_t *block, uint32_t le
 /* Type and length of the block at the cursor. False: refill, or the reading has ended. */
 static bool block_head(struct reader *reader, uint32_t *type, uint32_t *length) {
   const uint8_t *block = reader->window.cursor;
-  if (window_left(&reader->window) < BLOCK_BYTES_MIN) {
+  if (window_left(&reader->window) < BLOCK_BYTES_MIN)
     return false;
-  }
   *type = load32(reader, block);
   if (*type == BLOCK_SECTION) {
     uint32_t magic;
     memcpy(&magic, block + 8, sizeof magic);
     reader->swapped = magic == __builtin_bswap32(BYTE_ORDER_MAGIC);
-    if (load32(reader, block + 8) != BYTE_ORDER_MAGIC) {
+    if (load32(reader, block + 8) != BYTE_ORDER_MAGIC)
       return block_lie(reader, "has no byte order");
-    }
   }
   *length = load32(reader, block + 4);
-  if (*length < BLOCK_BYTES_MIN || *length % 4) {
+  if (*length < BLOCK_BYTES_MIN || *length % 4)
     return block_lie(reader, "has an impossible length");
-  }
   return true;
 }
 
 bool pcapng_open(struct reader *reader) {
   const struct window *window = &reader->window;
   uint32_t word;
-  if (window_left(window) < sizeof word) {
+  if (window_left(window) < sizeof word)
     return false;
-  }
   memcpy(&word, window->cursor, sizeof word);
-  if (word != BLOCK_SECTION) {
+  if (word != BLOCK_SECTION)
     return false;
-  }
   if (window_left(window) < BLOCK_BYTES_MIN) {
     reader_end(reader, "the file's head is cut off at byte %zu", window_left(window));
     return true;
@@ -258,9 +237,8 @@ static bool read_block(struct reader *reader, uint32_t type, uint32_t length,
                        struct sonde_packet *packets, uint32_t *count) {
   const uint8_t *block = reader->window.cursor;
   bool good;
-  if (load32(reader, block + length - 4) != length) {
+  if (load32(reader, block + length - 4) != length)
     return block_lie(reader, "does not repeat its length at its end");
-  }
   switch (type) {
   case BLOCK_SECTION:
     return section_begin(reader, block, length);
@@ -290,9 +268,8 @@ uint32_t pcapng_next(struct reader *reader, struct sonde_packet *packets, uint32
     passed = reader->skip_bytes < passed ? (size_t)reader->skip_bytes : passed;
     window->cursor += passed;
     reader->skip_bytes -= passed;
-    if (!block_head(reader, &type, &length)) {
+    if (!block_head(reader, &type, &length))
       break;
-    }
     bool known = type == BLOCK_SECTION || type == BLOCK_INTERFACE ||
                  type == BLOCK_PACKET_OBSOLETE || type == BLOCK_PACKET_SIMPLE ||
                  type == BLOCK_PACKET_ENHANCED;
@@ -304,9 +281,8 @@ uint32_t pcapng_next(struct reader *reader, struct sonde_packet *packets, uint32
       block_lie(reader, "is longer than any real one");
       break;
     }
-    if (window_left(window) < length || !read_block(reader, type, length, packets, &count)) {
+    if (window_left(window) < length || !read_block(reader, type, length, packets, &count))
       break;
-    }
     window->cursor += length;
   }
   return count;

@@ -18,9 +18,8 @@ int reader_open(struct reader *reader, int fd, uint32_t snaplen) {
   }
   while (window_fill(&reader->window)) {
   }
-  if (window_left(&reader->window) && (pcap_open(reader) || pcapng_open(reader))) {
+  if (window_left(&reader->window) && (pcap_open(reader) || pcapng_open(reader)))
     return 0;
-  }
   int cause = window_left(&reader->window) ? 0 : reader->window.read_errno;
   reader_close(reader);
   errno = cause;
@@ -43,12 +42,10 @@ void reader_end(struct reader *reader, const char *format, ...) {
 
 bool reader_refill(struct reader *reader, bool may_refill) {
   struct window *window = &reader->window;
-  if (reader->ended || !may_refill) {
+  if (reader->ended || !may_refill)
     return false;
-  }
-  if (window_fill(window)) {
+  if (window_fill(window))
     return true;
-  }
   if (window->read_errno) {
     reader_end(reader, "reading failed at byte %llu: %s", (unsigned long long)window->end_offset,
                strerror(window->read_errno));
@@ -63,15 +60,13 @@ bool reader_refill(struct reader *reader, bool may_refill) {
 
 uint32_t reader_next(struct reader *reader, struct sonde_packet *packets, uint32_t max,
                      bool may_refill) {
-  if (reader->ended || max == 0) {
+  if (reader->ended || max == 0)
     return 0;
-  }
   uint32_t count;
   do {
     count = reader->pcapng ? pcapng_next(reader, packets, max) : pcap_next(reader, packets, max);
   } while (count == 0 && reader_refill(reader, may_refill));
-  if (count) {
+  if (count)
     reader->last_ns = packets[count - 1].time_ns;
-  }
   return count;
 }

@@ -84,9 +84,8 @@ static inline uint16_t load16(const struct reader *reader, const uint8_t *at) {
 /* Some writers store a platform's own DLT for raw IP. What a file calls 65535 is a frame that
  * nobody can read, and must not pass for a struct sonde_delta, which is believed. */
 static inline uint16_t linktype_normal(uint32_t linktype) {
-  if (linktype == SONDE_LINKTYPE_DELTA) {
+  if (linktype == SONDE_LINKTYPE_DELTA)
     return SONDE_LINKTYPE_DELTA - 1;
-  }
   return linktype == 12 || linktype == 14 ? SONDE_LINKTYPE_RAW : (uint16_t)linktype;
 }
 

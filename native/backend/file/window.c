@@ -23,17 +23,15 @@ int window_open(struct window *window, int fd) {
 }
 
 void window_close(struct window *window) {
-  if (window->memory) {
+  if (window->memory)
     munmap(window->memory, WINDOW_BYTES);
-  }
   window->memory = NULL;
 }
 
 bool window_fill(struct window *window) {
   size_t left = window_left(window);
-  if (window->at_end || left == WINDOW_BYTES) {
+  if (window->at_end || left == WINDOW_BYTES)
     return false;
-  }
   memmove(window->memory, window->cursor, left);
   window->cursor = window->memory;
   window->end = window->memory + left;

@@ -48,9 +48,8 @@ int device_set(struct device *device, const char *name, uint32_t snaplen, uint32
   }
   int status =
       strcmp(name, "any") == 0 ? 0 : sonde_interface_find(name, SONDE_TAP_NONE, &interface, error);
-  if (status) {
+  if (status)
     return status;
-  }
   *device = (struct device){.snaplen = snaplen,
                             .buffer_bytes =
                                 buffer_bytes < BUFFER_BYTES_MIN ? BUFFER_BYTES_MIN : buffer_bytes,
@@ -97,9 +96,8 @@ int device_open(struct device *device, const char *expression, struct sonde_erro
   const char *name = present_name(device, present);
   name = name ? name : device->name;
   device->pcap = pcap_create(name, words);
-  if (!device->pcap) {
+  if (!device->pcap)
     return sonde_fail(error, SONDE_SYSTEM, 0, "%s: %.200s", device->name, words);
-  }
   /* No immediate mode: it would have libpcap fall back to the older ring. */
   pcap_set_snaplen(device->pcap, (int)device->snaplen);
   pcap_set_promisc(device->pcap, device->promiscuous);
@@ -113,22 +111,18 @@ int device_open(struct device *device, const char *expression, struct sonde_erro
     goto out;
   }
   device->ifindex = (int)if_nametoindex(name);
-  if (strcmp(device->name, "any") == 0) {
+  if (strcmp(device->name, "any") == 0)
     pcap_set_datalink(device->pcap, DLT_LINUX_SLL2);
-  }
-  if (device->loopback) {
+  if (device->loopback)
     pcap_setdirection(device->pcap, PCAP_D_IN); /* each packet goes out and comes in */
-  }
   device->linktype = dlt_linktype(pcap_datalink(device->pcap));
   status = device_filter(device, expression, error);
-  if (!status && pcap_setnonblock(device->pcap, 1, words)) {
+  if (!status && pcap_setnonblock(device->pcap, 1, words))
     status = sonde_fail(error, SONDE_SYSTEM, 0, "%s: %.200s", device->name, words);
-  }
   device->select_fd = pcap_get_selectable_fd(device->pcap);
 out:
-  if (status) {
+  if (status)
     device_close(device);
-  }
   return status;
 }
 
@@ -138,9 +132,8 @@ int device_filter(struct device *device, const char *expression, struct sonde_er
     return sonde_fail(error, SONDE_FILTER_INVALID, 0, "the expression is longer than %d bytes",
                       EXPRESSION_BYTES_MAX);
   }
-  if (pcap_compile(device->pcap, &program, expression, 1, PCAP_NETMASK_UNKNOWN)) {
+  if (pcap_compile(device->pcap, &program, expression, 1, PCAP_NETMASK_UNKNOWN))
     return sonde_fail(error, SONDE_FILTER_INVALID, 0, "%s", pcap_geterr(device->pcap));
-  }
   int status = pcap_setfilter(device->pcap, &program)
                    ? sonde_fail(error, SONDE_SYSTEM, 0, "%s", pcap_geterr(device->pcap))
                    : 0;
@@ -152,31 +145,26 @@ int device_filter(struct device *device, const char *expression, struct sonde_er
 void device_refuse_all(const struct device *device) {
   struct sock_filter refuse = BPF_STMT(BPF_RET | BPF_K, 0);
   struct sock_fprog program = {.len = 1, .filter = &refuse};
-  if (device->pcap) {
+  if (device->pcap)
     setsockopt(pcap_fileno(device->pcap), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
-  }
 }
 
 int device_trouble(const struct device *device, struct sonde_error *error) {
   struct sonde_interface interface = {0};
   char present[IF_NAMESIZE];
-  if (strcmp(device->name, "any") == 0) {
+  if (strcmp(device->name, "any") == 0)
     return 0;
-  }
   const char *name = present_name(device, present);
-  if (!name || sonde_interface_find(name, SONDE_TAP_NONE, &interface, error)) {
+  if (!name || sonde_interface_find(name, SONDE_TAP_NONE, &interface, error))
     return sonde_fail(error, SONDE_SYSTEM, errno, "%s: %s", device->name, strerror(errno));
-  }
-  if (!(interface.flags & IFF_UP)) {
+  if (!(interface.flags & IFF_UP))
     return sonde_fail(error, SONDE_LINK_DOWN, ENETDOWN, "%s", strerror(ENETDOWN));
-  }
   return 0;
 }
 
 void device_close(struct device *device) {
-  if (device->pcap) {
+  if (device->pcap)
     pcap_close(device->pcap);
-  }
   device->pcap = NULL;
   device->select_fd = -1;
 }

@@ -45,14 +45,12 @@ static int probe(struct sonde_error *error) {
 }
 
 static void live_close(struct sonde_backend *backend) {
-  if (!backend) {
+  if (!backend)
     return;
-  }
   device_close(&backend->device);
   arena_close(&backend->arena);
-  if (backend->wake_fd >= 0) {
+  if (backend->wake_fd >= 0)
     close(backend->wake_fd);
-  }
   pthread_mutex_destroy(&backend->lock);
   free(backend->expression);
   free(backend);
@@ -62,9 +60,8 @@ static int live_open(const struct sonde_backend_config *config, struct sonde_bac
                      struct sonde_error *error) {
   struct sonde_backend *backend = calloc(1, sizeof *backend);
   int status = 0;
-  if (!backend) {
+  if (!backend)
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  }
   pthread_mutex_init(&backend->lock, NULL);
   backend->expression = strdup(config->filter ? config->filter : "");
   backend->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -132,24 +129,21 @@ static int take(struct sonde_backend *backend, struct sonde_packet *packets, uin
   int status = 0;
   arena_reset(&backend->arena);
   pthread_mutex_lock(&backend->lock);
-  if (!backend->device.pcap) {
+  if (!backend->device.pcap)
     status = sonde_fail(error, SONDE_SYSTEM, ENODEV, "%s", strerror(ENODEV));
-  }
   while (!status && filling.count < max) {
     uint32_t room = arena_frames(&backend->arena);
     room = room < max - filling.count ? room : max - filling.count;
-    if (room == 0) {
+    if (room == 0)
       break;
-    }
     int count = pcap_dispatch(backend->device.pcap, (int)room, keep, (u_char *)&filling);
     if (count < 0) {
       status = device_trouble(&backend->device, error);
       status = status ? status
                       : sonde_fail(error, SONDE_SYSTEM, 0, "%s", pcap_geterr(backend->device.pcap));
     }
-    if (count <= 0) {
+    if (count <= 0)
       break;
-    }
   }
   pthread_mutex_unlock(&backend->lock);
   return filling.count ? (int)filling.count : status;
@@ -165,28 +159,23 @@ static int link_trouble(struct sonde_backend *backend, struct sonde_error *error
 
 static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
                    uint32_t max, int timeout_ms, struct sonde_error *error) {
-  if (queue != 0 || max == 0) {
+  if (queue != 0 || max == 0)
     return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
-  }
   for (bool waited = false;; waited = true) {
     int count = take(backend, packets, max, error);
     uint64_t quiesced_ms = atomic_load(&backend->quiesced_ms);
-    if (count > 0 || (count < 0 && !quiesced_ms)) {
+    if (count > 0 || (count < 0 && !quiesced_ms))
       return count;
-    }
-    if (count < 0 || (quiesced_ms && sonde_clock_ms() - quiesced_ms >= DRAIN_MS)) {
+    if (count < 0 || (quiesced_ms && sonde_clock_ms() - quiesced_ms >= DRAIN_MS))
       return 0;
-    }
-    if (waited && !quiesced_ms) {
+    if (waited && !quiesced_ms)
       return link_trouble(backend, error);
-    }
     struct pollfd fds[2] = {{.fd = backend->device.select_fd, .events = POLLIN},
                             {.fd = backend->wake_fd, .events = POLLIN}};
     eventfd_t ignored;
     poll(fds, 2, quiesced_ms ? DEVICE_TIMEOUT_MS : timeout_ms < 0 ? 0 : timeout_ms);
-    if (fds[1].revents) {
+    if (fds[1].revents)
       eventfd_read(backend->wake_fd, &ignored);
-    }
   }
 }
 

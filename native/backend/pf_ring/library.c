@@ -34,9 +34,8 @@ static const struct {
 static int find_symbols(void *handle, struct library *library, struct sonde_error *error) {
   for (size_t i = 0; i < sizeof symbols / sizeof symbols[0]; i++) {
     void *symbol = dlsym(handle, symbols[i].name);
-    if (!symbol) {
+    if (!symbol)
       return sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, 0, "%s", dlerror());
-    }
     *(void **)((char *)library + symbols[i].at) = symbol;
   }
   return 0;
@@ -52,15 +51,13 @@ int library_load(const struct library **library, struct sonde_error *error) {
     void *handle = NULL;
     for (size_t i = 0; !handle && i < sizeof names / sizeof names[0]; i++) {
       handle = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
-      if (!handle && i == 0) { /* the words for the name that a host should have */
+      if (!handle && i == 0) /* the words for the name that a host should have */
         status = sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, 0, "%s", dlerror());
-      }
     }
     status = handle ? find_symbols(handle, &loaded, error) : status;
     is_loaded = status == 0;
-    if (handle && status) {
+    if (handle && status)
       dlclose(handle);
-    }
   }
   pthread_mutex_unlock(&lock);
   *library = &loaded;

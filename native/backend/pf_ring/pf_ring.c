@@ -51,14 +51,12 @@ static int probe(struct sonde_error *error) {
 }
 
 static void ring_close(struct sonde_backend *backend) {
-  if (!backend) {
+  if (!backend)
     return;
-  }
   source_close(&backend->source);
   free(backend->arena);
-  if (backend->wake_fd >= 0) {
+  if (backend->wake_fd >= 0)
     close(backend->wake_fd);
-  }
   pthread_mutex_destroy(&backend->lock);
   free(backend);
 }
@@ -70,27 +68,24 @@ static int check_source(struct sonde_backend *backend, const struct sonde_backen
   status = status ? status : source_set(source, config->interface, error);
   source->promiscuous = config->promiscuous != 0;
   source->caplen = config->snaplen < PFRING_CAPLEN_MAX ? config->snaplen : PFRING_CAPLEN_MAX;
-  if (!status && source->kind == SOURCE_ZERO_COPY) {
+  if (!status && source->kind == SOURCE_ZERO_COPY)
     status = sonde_dedicated_check(source->interface, config->dedicated, error);
-  }
   return status ? status : source_open(source, error);
 }
 
 static int ring_open(const struct sonde_backend_config *config, struct sonde_backend **out,
                      struct sonde_error *error) {
   struct sonde_backend *backend = calloc(1, sizeof *backend);
-  if (!backend) {
+  if (!backend)
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  }
   int status = 0;
   pthread_mutex_init(&backend->lock, NULL);
   backend->arena = malloc(ARENA_BYTES);
   backend->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (backend->wake_fd < 0) {
+  if (backend->wake_fd < 0)
     status = sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
-  } else if (!backend->arena) {
+  else if (!backend->arena)
     status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  }
   status = status ? status : check_source(backend, config, error);
   if (status) {
     ring_close(backend);
@@ -122,9 +117,8 @@ static int take_one(struct source *source, uint8_t *to, struct sonde_packet *pac
   uint8_t *buffer = to;
   memset(&header, 0, offsetof(struct pfring_header, rest));
   int got = source->library->recv(source->ring, &buffer, source->caplen, &header, 0);
-  if (got < 0 || (got == 0 && (source->kind != SOURCE_FILE || header.len == 0))) {
+  if (got < 0 || (got == 0 && (source->kind != SOURCE_FILE || header.len == 0)))
     return got;
-  }
   uint64_t stamp_ns =
       (uint64_t)header.time.tv_sec * 1000000000 + (uint64_t)header.time.tv_usec * 1000;
   bool live = source->kind != SOURCE_FILE;
@@ -149,22 +143,18 @@ static int take(struct sonde_backend *backend, struct sonde_packet *packets, uin
   uint32_t used = 0;
   uint32_t count = 0;
   int got = 1;
-  if (!source->ring) {
+  if (!source->ring)
     return sonde_fail(error, SONDE_SYSTEM, ENODEV, "%s: %s", source->name, strerror(ENODEV));
-  }
   while (count < max && ARENA_BYTES - used >= source->caplen) {
     got = take_one(source, backend->arena + used, &packets[count]);
-    if (got <= 0) {
+    if (got <= 0)
       break;
-    }
     used += (packets[count++].caplen + 7) & ~7u;
   }
-  if (count) {
+  if (count)
     return (int)count;
-  }
-  if (got < 0) {
+  if (got < 0)
     return sonde_fail(error, SONDE_SYSTEM, errno, "%s: pfring_recv returned %d", source->name, got);
-  }
   return 0;
 }
 
@@ -179,12 +169,10 @@ static bool wait_for(struct sonde_backend *backend, int timeout_ms) {
     timeout_ms = 0;
   }
   poll(fds, 2, timeout_ms < 0 ? 0 : timeout_ms);
-  if (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL)) {
+  if (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL))
     nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL); /* it stays ready: do not spin */
-  }
-  if (fds[0].revents) {
+  if (fds[0].revents)
     eventfd_read(backend->wake_fd, &ignored);
-  }
   return fds[0].revents != 0;
 }
 
@@ -200,9 +188,8 @@ static int take_last(struct sonde_backend *backend, struct sonde_packet *packets
   }
   uint32_t left = (uint32_t)backend->drain_left;
   bool late = left == DRAIN_UNKNOWN && sonde_clock_ms() >= backend->drain_until_ms;
-  if (left == 0 || late) {
+  if (left == 0 || late)
     return 0;
-  }
   int count = take(backend, packets, max < left ? max : left, NULL);
   backend->drain_left -= count > 0 ? count : 0;
   return count > 0 ? count : 0;
@@ -217,25 +204,20 @@ static int receive_file(struct sonde_backend *backend, struct sonde_packet *pack
 
 static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
                    uint32_t max, int timeout_ms, struct sonde_error *error) {
-  if (queue != 0 || max == 0) {
+  if (queue != 0 || max == 0)
     return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
-  }
-  if (atomic_load(&backend->quiesced)) {
+  if (atomic_load(&backend->quiesced))
     return take_last(backend, packets, max);
-  }
-  if (backend->source.kind == SOURCE_FILE) {
+  if (backend->source.kind == SOURCE_FILE)
     return receive_file(backend, packets, max, error);
-  }
   uint64_t now_ms = sonde_clock_ms();
   uint64_t until_ms = now_ms + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
   for (bool last = false;; last = now_ms >= until_ms) {
     int count = take(backend, packets, max, error);
-    if (count || last || atomic_load(&backend->quiesced)) {
+    if (count || last || atomic_load(&backend->quiesced))
       return count;
-    }
-    if (wait_for(backend, (int)(until_ms - now_ms))) {
+    if (wait_for(backend, (int)(until_ms - now_ms)))
       until_ms = 0; /* one more look */
-    }
     now_ms = sonde_clock_ms();
   }
 }
@@ -280,9 +262,8 @@ static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
   source_close(&backend->source);
   int status = source_open(&backend->source, error);
   status = status ? status : source_enable(&backend->source, error);
-  if (status) {
+  if (status)
     source_close(&backend->source);
-  }
   pthread_mutex_unlock(&backend->lock);
   return status;
 }

@@ -33,21 +33,18 @@ static void module_value(const char *key, char *value, size_t value_bytes) {
       snprintf(value, value_bytes, "%.*s", (int)strcspn(text, " \t\r\n"), text);
     }
   }
-  if (info) {
+  if (info)
     fclose(info);
-  }
 }
 
 /* Releases 6 say ENODEV whatever went wrong. Of a ring that is bound to nothing that is
  * no answer: the module itself is asked for a socket, as the library did. 0: it gives one. */
 static int true_cause(const char *name, int cause) {
-  if (cause != ENODEV || strcmp(name, UNBOUND) != 0) {
+  if (cause != ENODEV || strcmp(name, UNBOUND) != 0)
     return cause;
-  }
   int fd = socket(PFRING_FAMILY, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL));
-  if (fd < 0) {
+  if (fd < 0)
     return errno;
-  }
   close(fd);
   return 0;
 }
@@ -90,9 +87,8 @@ static int open_failure(const struct library *library, const char *name, int cau
 int source_probe(const struct library *library, struct sonde_error *error) {
   errno = 0;
   struct pfring *ring = library->open(UNBOUND, 64, 0);
-  if (!ring) {
+  if (!ring)
     return open_failure(library, UNBOUND, errno, error);
-  }
   library->close(ring);
   return 0;
 }
@@ -112,9 +108,8 @@ static int set_file(struct source *source, const char *path, struct sonde_error 
     return sonde_fail(error, SONDE_INTERFACE_INVALID, errno, "%s: %s", source->name,
                       strerror(errno));
   }
-  if (!S_ISREG(about.st_mode)) {
+  if (!S_ISREG(about.st_mode))
     return sonde_fail(error, SONDE_INTERFACE_INVALID, 0, "%s: not a regular file", source->name);
-  }
   return 0;
 }
 
@@ -140,9 +135,8 @@ int source_set(struct source *source, const char *name, struct sonde_error *erro
   }
   memcpy(source->name, name, strlen(name) + 1);
   source->select_fd = -1;
-  if (strncmp(name, "pcap:", 5) == 0) {
+  if (strncmp(name, "pcap:", 5) == 0)
     return set_file(source, name + 5, error);
-  }
   source->kind = strncmp(name, "zc:", 3) == 0 ? SOURCE_ZERO_COPY : SOURCE_KERNEL;
   return set_device(source, source->kind == SOURCE_ZERO_COPY ? name + 3 : name, error);
 }
@@ -163,9 +157,8 @@ int source_open(struct source *source, struct sonde_error *error) {
   library->set_application_name(source->ring, application);
   library->set_socket_mode(source->ring, PFRING_RECEIVE_MODE);
   library->set_poll_watermark(source->ring, 1); /* or the last packets would wait for more */
-  if (source->loopback) {
+  if (source->loopback)
     library->set_direction(source->ring, PFRING_RECEIVED_ONLY); /* each goes out and comes in */
-  }
   source->select_fd = source->kind == SOURCE_FILE ? -1 : library->get_selectable_fd(source->ring);
   return 0;
 }
@@ -181,9 +174,8 @@ int source_enable(struct source *source, struct sonde_error *error) {
 }
 
 void source_close(struct source *source) {
-  if (source->ring) {
+  if (source->ring)
     source->library->close(source->ring);
-  }
   source->ring = NULL;
   source->select_fd = -1;
 }

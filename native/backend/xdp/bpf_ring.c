@@ -40,15 +40,12 @@ int bpf_ring_open(struct bpf_ring *ring, uint32_t bytes, struct sonde_error *err
 }
 
 void bpf_ring_close(struct bpf_ring *ring) {
-  if (ring->reader_map) {
+  if (ring->reader_map)
     munmap(ring->reader_map, ring->page_bytes);
-  }
-  if (ring->writer_map) {
+  if (ring->writer_map)
     munmap(ring->writer_map, ring->page_bytes + 2 * ring->bytes);
-  }
-  if (ring->fd >= 0) {
+  if (ring->fd >= 0)
     close(ring->fd);
-  }
   *ring = (struct bpf_ring){.fd = -1};
 }
 
@@ -61,14 +58,12 @@ const struct xdp_record *bpf_ring_next(struct bpf_ring *ring) {
   while (ring->position < written) {
     const uint8_t *at = ring->data + (ring->position & (ring->bytes - 1));
     uint32_t head = __atomic_load_n((const uint32_t *)(const void *)at, __ATOMIC_ACQUIRE);
-    if (head & BUSY) {
+    if (head & BUSY)
       return NULL;
-    }
     uint32_t length = head & ~DISCARDED;
     ring->position += (length + HEADER_BYTES + 7) & ~7u;
-    if (!(head & DISCARDED)) {
+    if (!(head & DISCARDED))
       return (const struct xdp_record *)(const void *)(at + HEADER_BYTES);
-    }
   }
   return NULL;
 }

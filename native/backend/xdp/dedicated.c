@@ -52,19 +52,16 @@ static uint32_t count_queues(const struct sonde_interface *interface) {
   memcpy(request.ifr_name, interface->name, sizeof interface->name);
   int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   uint32_t count = 0;
-  if (fd >= 0 && ioctl(fd, SIOCETHTOOL, &request) == 0) {
+  if (fd >= 0 && ioctl(fd, SIOCETHTOOL, &request) == 0)
     count = channels.rx_count + channels.combined_count;
-  }
-  if (fd >= 0) {
+  if (fd >= 0)
     close(fd);
-  }
   return count < 1 ? 1 : count > SOCKETS_MAX ? SOCKETS_MAX : count;
 }
 
 static void close_fd(int *fd) {
-  if (*fd >= 0) {
+  if (*fd >= 0)
     close(*fd);
-  }
   *fd = -1;
 }
 
@@ -74,9 +71,8 @@ static void close_sockets(struct dedicated *dedicated) {
   pthread_mutex_lock(&dedicated->lock);
   for (uint32_t i = 0; dedicated->sockets && i < dedicated->count; i++) {
     struct socket *socket = &dedicated->sockets[i];
-    if (socket->fd < 0) {
+    if (socket->fd < 0)
       continue;
-    }
     socket_release(socket);
     while (socket_take(socket, 0, 0, &packet, 1)) {
       dedicated->past_dropped++;
@@ -96,9 +92,8 @@ static int open_sockets(struct dedicated *dedicated, struct sonde_error *error) 
     struct socket *socket = &dedicated->sockets[i];
     status = socket_open(socket, dedicated->ring_bytes / dedicated->count, error);
     status = status ? status : socket_bind(socket, dedicated->interface.index, i, error);
-    if (!status && bpf_map_update_elem(map, &i, &socket->fd, 0)) {
+    if (!status && bpf_map_update_elem(map, &i, &socket->fd, 0))
       status = sonde_fail(error, SONDE_SYSTEM, errno, "handing over a socket: %s", strerror(errno));
-    }
     dedicated->polled[i] = (struct pollfd){.fd = socket->fd, .events = POLLIN};
   }
   return status;
@@ -109,9 +104,8 @@ int dedicated_open(const struct sonde_backend_config *config,
                    struct sonde_error *error) {
   struct dedicated *dedicated = calloc(1, sizeof *dedicated);
   void *settings = NULL;
-  if (!dedicated) {
+  if (!dedicated)
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  }
   pthread_mutex_init(&dedicated->lock, NULL);
   dedicated->interface = *interface;
   dedicated->snaplen = config->snaplen;
@@ -129,9 +123,8 @@ int dedicated_open(const struct sonde_backend_config *config,
     status = sonde_fail(error, SONDE_INTERFACE_INVALID, 0, "%s is not an Ethernet interface",
                         interface->name);
   }
-  for (uint32_t i = 0; dedicated->sockets && i < dedicated->count; i++) {
+  for (uint32_t i = 0; dedicated->sockets && i < dedicated->count; i++)
     dedicated->sockets[i].fd = -1;
-  }
   status =
       status ? status : object_open(object_dedicated(), &dedicated->object, &settings, 0, error);
   status = status ? status : object_load(dedicated->object, error);
@@ -157,9 +150,8 @@ static int attach_program(struct dedicated *dedicated, struct sonde_error *error
   LIBBPF_OPTS(bpf_link_create_opts, options, .flags = XDP_FLAGS_DRV_MODE);
   dedicated->link =
       bpf_link_create(bpf_program__fd(program), dedicated->interface.index, BPF_XDP, &options);
-  if (dedicated->link >= 0) {
+  if (dedicated->link >= 0)
     return 0;
-  }
   int number = errno;
   const char *name = dedicated->interface.name;
   switch (number) {
@@ -199,9 +191,8 @@ int dedicated_start(struct dedicated *dedicated, struct sonde_error *error) {
 int dedicated_reopen(struct dedicated *dedicated, struct sonde_error *error) {
   struct sonde_interface found;
   int status = sonde_interface_find(dedicated->interface.name, SONDE_TAP_HOOK, &found, error);
-  if (status) {
+  if (status)
     return status;
-  }
   close_fd(&dedicated->link);
   close_fd(&dedicated->promiscuous_fd);
   close_sockets(dedicated);
@@ -218,9 +209,8 @@ static uint32_t take(struct dedicated *dedicated, struct sonde_packet *packets, 
   for (uint32_t turn = 0; turn < dedicated->count && count < max; turn++) {
     struct socket *socket = &dedicated->sockets[dedicated->next];
     dedicated->next = dedicated->next + 1 == dedicated->count ? 0 : dedicated->next + 1;
-    if (socket->fd >= 0) {
+    if (socket->fd >= 0)
       count += socket_take(socket, now_ns, dedicated->snaplen, &packets[count], max - count);
-    }
   }
   return count;
 }
@@ -228,40 +218,33 @@ static uint32_t take(struct dedicated *dedicated, struct sonde_packet *packets, 
 /* LINK_DOWN if a socket has lost its interface: it is back when reopen is called. */
 static int wait(struct dedicated *dedicated, int timeout_ms, struct sonde_error *error) {
   dedicated->polled[dedicated->count] = (struct pollfd){.fd = dedicated->wake_fd, .events = POLLIN};
-  if (poll(dedicated->polled, dedicated->count + 1, timeout_ms) <= 0) {
+  if (poll(dedicated->polled, dedicated->count + 1, timeout_ms) <= 0)
     return 0;
-  }
   if (dedicated->polled[dedicated->count].revents) {
     eventfd_t ignored;
     eventfd_read(dedicated->wake_fd, &ignored);
   }
-  for (uint32_t i = 0; i < dedicated->count; i++) {
-    if (dedicated->polled[i].revents & (POLLERR | POLLHUP | POLLNVAL)) {
+  for (uint32_t i = 0; i < dedicated->count; i++)
+    if (dedicated->polled[i].revents & (POLLERR | POLLHUP | POLLNVAL))
       return sonde_fail(error, SONDE_LINK_DOWN, ENETDOWN, "%s", strerror(ENETDOWN));
-    }
-  }
   return 0;
 }
 
 int dedicated_receive(struct dedicated *dedicated, struct sonde_packet *packets, uint32_t max,
                       int timeout_ms, struct sonde_error *error) {
-  for (uint32_t i = 0; i < dedicated->count; i++) {
-    if (dedicated->sockets[i].fd >= 0) {
+  for (uint32_t i = 0; i < dedicated->count; i++)
+    if (dedicated->sockets[i].fd >= 0)
       socket_release(&dedicated->sockets[i]);
-    }
-  }
   for (bool waited = false;; waited = true) {
     uint64_t quiesced_ns = atomic_load(&dedicated->quiesced_ns);
     bool last =
         quiesced_ns && sonde_clock_ns(CLOCK_MONOTONIC) - quiesced_ns >= DRAIN_MS * 1000000ull;
     uint32_t count = take(dedicated, packets, max);
-    if (count || last || (waited && !quiesced_ns)) {
+    if (count || last || (waited && !quiesced_ns))
       return (int)count;
-    }
     int status = wait(dedicated, quiesced_ns || timeout_ms < 0 ? 1 : timeout_ms, error);
-    if (status && !quiesced_ns) {
+    if (status && !quiesced_ns)
       return status;
-    }
   }
 }
 
@@ -281,9 +264,8 @@ void dedicated_stats(struct dedicated *dedicated, struct sonde_backend_stats *st
   *stats = (struct sonde_backend_stats){.dropped = dedicated->past_dropped};
   for (uint32_t i = 0; i < dedicated->count; i++) {
     const struct socket *socket = &dedicated->sockets[i];
-    if (socket->fd < 0) {
+    if (socket->fd < 0)
       continue;
-    }
     uint32_t used = socket_used_permille(socket);
     stats->dropped += socket_dropped(socket);
     stats->ring_used_permille = used > stats->ring_used_permille ? used : stats->ring_used_permille;

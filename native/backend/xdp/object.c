@@ -70,12 +70,10 @@ int object_open(struct object object, struct bpf_object **opened, void **setting
   libbpf_set_print(listen);
   last_words[0] = 0;
   *opened = bpf_object__open_mem(object.bytes, object.length, NULL);
-  if (!*opened) {
+  if (!*opened)
     return fail(error, errno, "reading the compiled programs");
-  }
-  if (settings_bytes == 0) {
+  if (settings_bytes == 0)
     return 0;
-  }
   struct bpf_map *map;
   bpf_object__for_each_map(map, *opened) {
     size_t bytes = 0;
@@ -113,12 +111,10 @@ int object_attach_tcx(struct bpf_object *opened, const char *program, int ifinde
   struct bpf_program *found = bpf_object__find_program_by_name(opened, program);
   last_words[0] = 0;
   int link = found ? link_create(bpf_program__fd(found), ifindex, egress) : -1;
-  if (link >= 0) {
+  if (link >= 0)
     return link;
-  }
-  if (errno == ENODEV) { /* it went between open and start */
+  if (errno == ENODEV) /* it went between open and start */
     return sonde_fail(error, SONDE_INTERFACE_INVALID, errno, "%s", strerror(errno));
-  }
   return fail(error, errno, egress ? "attaching to TCX egress" : "attaching to TCX ingress");
 }
 
@@ -133,19 +129,16 @@ int object_probe(struct sonde_error *error) {
   last_words[0] = 0;
   int program = bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "sonde_probe", "Apache-2.0", pass,
                               sizeof pass / sizeof *pass, NULL);
-  if (program < 0) {
+  if (program < 0)
     return fail(error, errno, "loading a program");
-  }
   /* No interface has this number, and only a kernel that knows the hook looks for it. */
   int link = link_create(program, INT_MAX, 0);
   int number = link < 0 ? errno : 0;
-  if (link >= 0) {
+  if (link >= 0)
     close(link);
-  }
   close(program);
-  if (number == ENODEV || number == 0) {
+  if (number == ENODEV || number == 0)
     return 0;
-  }
   if (number == EINVAL) {
     struct utsname host = {0};
     uname(&host);

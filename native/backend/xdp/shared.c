@@ -26,9 +26,8 @@ static int out_of_memory(struct sonde_error *error) {
 
 static uint32_t power_of_two_down(uint32_t number, uint32_t least, uint32_t most) {
   uint32_t power = least;
-  while (power < most && power * 2 <= number) {
+  while (power < most && power * 2 <= number)
     power *= 2;
-  }
   return power;
 }
 
@@ -57,9 +56,8 @@ static int settle(const struct sonde_backend_config *config, struct shared *shar
   settings->snaplen = config->snaplen;
   settings->tunnels = config->tunnels != 0;
   settings->bare = shared->interface.linktype == SONDE_LINKTYPE_RAW;
-  if (getrandom(settings->secret, sizeof settings->secret, 0) != sizeof settings->secret) {
+  if (getrandom(settings->secret, sizeof settings->secret, 0) != sizeof settings->secret)
     return sonde_fail(error, SONDE_SYSTEM, errno, "getrandom: %s", strerror(errno));
-  }
   bpf_map__set_max_entries(find_map(shared, "slots"), slots ? slots : 1);
   bpf_map__set_max_entries(find_map(shared, "tags"), slots ? slots / XDP_SLOT_WAYS : 1);
   bpf_map__set_max_entries(find_map(shared, "bits"), slots ? slots / 64 : 1);
@@ -89,29 +87,24 @@ static int map_slots(struct shared *shared, struct sonde_error *error) {
   bpf_object__for_each_map(map, shared->object) {
     const char *name = bpf_map__name(map);
     size_t length = strlen(name);
-    if (length > 4 && strcmp(name + length - 4, ".bss") == 0) {
+    if (length > 4 && strcmp(name + length - 4, ".bss") == 0)
       shared->control = map_memory(map, shared->control_bytes);
-    }
   }
-  if (!shared->slot_map || !shared->tag_map || !shared->bit_map || !shared->control) {
+  if (!shared->slot_map || !shared->tag_map || !shared->bit_map || !shared->control)
     return sonde_fail(error, SONDE_NO_MEMORY, errno, "mapping the slots: %s", strerror(errno));
-  }
   return 0;
 }
 
 static int open_queue(struct shared *shared, uint32_t number, struct sonde_error *error) {
   struct shared_queue *queue = &shared->queues[number];
   queue->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (queue->wake_fd < 0) {
+  if (queue->wake_fd < 0)
     return sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
-  }
   int status = bpf_ring_open(&queue->ring, shared->ring_bytes, error);
-  if (status) {
+  if (status)
     return status;
-  }
-  if (bpf_map_update_elem(bpf_map__fd(find_map(shared, "rings")), &number, &queue->ring.fd, 0)) {
+  if (bpf_map_update_elem(bpf_map__fd(find_map(shared, "rings")), &number, &queue->ring.fd, 0))
     return sonde_fail(error, SONDE_SYSTEM, errno, "handing over a ring: %s", strerror(errno));
-  }
   queue->slots.slot = (struct xdp_slot *)shared->slot_map + (size_t)number * shared->slot_count;
   queue->slots.tags =
       (struct xdp_tags *)shared->tag_map + (size_t)number * (shared->slot_count / XDP_SLOT_WAYS);
@@ -123,16 +116,13 @@ static int open_queue(struct shared *shared, uint32_t number, struct sonde_error
 
 static int open_queues(struct shared *shared, struct sonde_error *error) {
   shared->queues = calloc(shared->queue_count, sizeof *shared->queues);
-  if (!shared->queues) {
+  if (!shared->queues)
     return out_of_memory(error);
-  }
-  for (uint32_t i = 0; i < shared->queue_count; i++) {
+  for (uint32_t i = 0; i < shared->queue_count; i++)
     shared->queues[i].wake_fd = shared->queues[i].ring.fd = -1;
-  }
   int status = 0;
-  for (uint32_t i = 0; i < shared->queue_count && !status; i++) {
+  for (uint32_t i = 0; i < shared->queue_count && !status; i++)
     status = open_queue(shared, i, error);
-  }
   return status;
 }
 
@@ -140,9 +130,8 @@ int shared_open(const struct sonde_backend_config *config, const struct sonde_in
                 struct shared **out, struct sonde_error *error) {
   struct shared *shared = calloc(1, sizeof *shared);
   void *settings = NULL;
-  if (!shared) {
+  if (!shared)
     return out_of_memory(error);
-  }
   shared->interface = *interface;
   shared->promiscuous = config->promiscuous != 0;
   shared->links[0] = shared->links[1] = shared->promiscuous_fd = -1;
@@ -181,9 +170,8 @@ void shared_info(const struct shared *shared, struct sonde_backend_info *info) {
 }
 
 static void close_fd(int *fd) {
-  if (*fd >= 0) {
+  if (*fd >= 0)
     close(*fd);
-  }
   *fd = -1;
 }
 
@@ -199,14 +187,12 @@ static int attach(struct shared *shared, struct sonde_error *error) {
   int ifindex = shared->interface.index;
   if (shared->promiscuous) {
     shared->promiscuous_fd = sonde_interface_promiscuous(&shared->interface, error);
-    if (shared->promiscuous_fd < 0) {
+    if (shared->promiscuous_fd < 0)
       return shared->promiscuous_fd;
-    }
   }
   shared->links[0] = object_attach_tcx(shared->object, "ingress", ifindex, 0, error);
-  if (shared->links[0] >= 0 && !shared->interface.loopback) {
+  if (shared->links[0] >= 0 && !shared->interface.loopback)
     shared->links[1] = object_attach_tcx(shared->object, "egress", ifindex, 1, error);
-  }
   int status = shared->links[0] < 0                                  ? shared->links[0]
                : shared->interface.loopback || shared->links[1] >= 0 ? 0
                                                                      : shared->links[1];
@@ -225,9 +211,8 @@ int shared_start(struct shared *shared, struct sonde_error *error) {
 int shared_reopen(struct shared *shared, struct sonde_error *error) {
   struct sonde_interface found;
   int status = sonde_interface_find(shared->interface.name, SONDE_TAP_HOOK, &found, error);
-  if (status) {
+  if (status)
     return status;
-  }
   if (found.linktype != shared->interface.linktype) {
     return sonde_fail(error, SONDE_INTERFACE_INVALID, 0, "%s is of another kind than it was",
                       found.name);
@@ -238,9 +223,8 @@ int shared_reopen(struct shared *shared, struct sonde_error *error) {
 }
 
 void shared_wake(struct shared *shared) {
-  for (uint32_t i = 0; i < shared->queue_count; i++) {
+  for (uint32_t i = 0; i < shared->queue_count; i++)
     eventfd_write(shared->queues[i].wake_fd, 1);
-  }
 }
 
 void shared_quiesce(struct shared *shared) {
@@ -253,11 +237,9 @@ static uint64_t read_count(const struct shared *shared, uint32_t which) {
   uint64_t total = 0;
   int processors = libbpf_num_possible_cpus();
   uint64_t *values = processors > 0 ? calloc((size_t)processors, sizeof *values) : NULL;
-  if (values && bpf_map_lookup_elem(shared->counts_fd, &which, values) == 0) {
-    for (int i = 0; i < processors; i++) {
+  if (values && bpf_map_lookup_elem(shared->counts_fd, &which, values) == 0)
+    for (int i = 0; i < processors; i++)
       total += values[i];
-    }
-  }
   free(values);
   return total;
 }
@@ -288,18 +270,16 @@ static uint64_t count_left(struct shared_queue *queue) {
   slots_begin(&queue->slots, UINT64_MAX);
   for (uint32_t count = SHARED_BATCH_MAX; count == SHARED_BATCH_MAX;) {
     count = slots_take(&queue->slots, queue->deltas, SHARED_BATCH_MAX);
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++)
       lost += queue->deltas[i].packets[0] + queue->deltas[i].packets[1];
-    }
   }
   return lost;
 }
 
 void shared_stop(struct shared *shared) {
   detach(shared);
-  for (uint32_t i = 0; i < shared->queue_count; i++) {
+  for (uint32_t i = 0; i < shared->queue_count; i++)
     shared->left_behind += count_left(&shared->queues[i]);
-  }
 }
 
 void shared_close(struct shared *shared) {
@@ -309,18 +289,14 @@ void shared_close(struct shared *shared) {
     bpf_ring_close(&shared->queues[i].ring);
   }
   free(shared->queues);
-  if (shared->slot_map) {
+  if (shared->slot_map)
     munmap(shared->slot_map, shared->slot_bytes);
-  }
-  if (shared->tag_map) {
+  if (shared->tag_map)
     munmap(shared->tag_map, shared->tag_bytes);
-  }
-  if (shared->control) {
+  if (shared->control)
     munmap(shared->control, shared->control_bytes);
-  }
-  if (shared->bit_map) {
+  if (shared->bit_map)
     munmap(shared->bit_map, shared->bit_bytes);
-  }
   bpf_object__close(shared->object);
   free(shared);
 }

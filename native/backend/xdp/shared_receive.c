@@ -23,9 +23,8 @@ static const uint64_t SLEEP_SCAN_NS = 8000000; /* the same when little goes thro
 
 static void fill_delta(const struct sonde_delta *from, uint64_t epoch_ns, struct sonde_delta *to,
                        struct sonde_packet *packet) {
-  if (to != from) {
+  if (to != from)
     *to = *from;
-  }
   for (unsigned side = 0; side < 2; side++) {
     to->first_ns[side] += epoch_ns;
     to->last_ns[side] += epoch_ns;
@@ -73,15 +72,12 @@ static uint32_t take_slots(struct shared_queue *queue, struct xdp_control *contr
                            uint64_t epoch_ns, uint64_t now_ns, struct sonde_packet *packets,
                            uint32_t max) {
   uint32_t count = slots_take(&queue->slots, queue->deltas, max - 1);
-  for (uint32_t i = 0; i < count; i++) {
+  for (uint32_t i = 0; i < count; i++)
     fill_delta(&queue->deltas[i], epoch_ns, &queue->deltas[i], &packets[i]);
-  }
-  if (count == max - 1) {
+  if (count == max - 1)
     return count;
-  }
-  if (queue->slots.taken) {
+  if (queue->slots.taken)
     queue->busy_ns = now_ns;
-  }
   packets[count++] = (struct sonde_packet){
       .data = (const uint8_t *)queue->deltas,
       .linktype = SONDE_LINKTYPE_DELTA,
@@ -99,16 +95,14 @@ static uint32_t scan(struct shared_queue *queue, struct xdp_control *control, bo
                      uint64_t epoch_ns, struct sonde_packet *packets, uint32_t max) {
   uint64_t now_ns = sonde_clock_ns(CLOCK_MONOTONIC);
   if (queue->scan_asked_ns == 0) {
-    if (!last && now_ns < queue->scan_due_ns) {
+    if (!last && now_ns < queue->scan_due_ns)
       return 0;
-    }
     queue->scan_asked_ns = now_ns;
     queue->ring_target = bpf_ring_written(&queue->ring);
   }
   if (queue->slots.before_ns == 0) {
-    if (queue->ring.position < queue->ring_target) {
+    if (queue->ring.position < queue->ring_target)
       return 0;
-    }
     slots_begin(&queue->slots, last ? UINT64_MAX : queue->scan_asked_ns);
   }
   return take_slots(queue, control, epoch_ns, now_ns, packets, max);
@@ -139,9 +133,8 @@ static void wait(struct shared *shared, uint32_t number, uint64_t timeout_ns) {
   uint32_t *armed = &shared->control[number].armed;
   if (sonde_clock_ns(CLOCK_MONOTONIC) - queue->busy_ns >= QUIET_NS && is_quiet(queue)) {
     __atomic_store_n(armed, 1, __ATOMIC_SEQ_CST);
-    if (is_quiet(queue)) {
+    if (is_quiet(queue))
       sleep_for(queue, true, timeout_ns);
-    }
     __atomic_store_n(armed, 0, __ATOMIC_SEQ_CST);
     return;
   }
@@ -163,20 +156,17 @@ int shared_receive(struct shared *shared, uint32_t number, struct sonde_packet *
   for (;;) {
     bool last = atomic_load(&shared->quiesced);
     uint32_t count = 0;
-    if (queue->slots.before_ns == 0) {
+    if (queue->slots.before_ns == 0)
       count = take_records(shared, queue, epoch_ns, packets, max);
-    }
     if (count) {
       queue->busy_ns = begun_ns;
       return (int)count;
     }
-    if (shared->slot_count && !(last && is_quiet(queue))) {
+    if (shared->slot_count && !(last && is_quiet(queue)))
       count = scan(queue, &shared->control[number], last, epoch_ns, packets, max);
-    }
     uint64_t spent_ns = sonde_clock_ns(CLOCK_MONOTONIC) - begun_ns;
-    if (count || last || spent_ns >= timeout_ns) {
+    if (count || last || spent_ns >= timeout_ns)
       return (int)count;
-    }
     wait(shared, number, timeout_ns - spent_ns);
   }
 }

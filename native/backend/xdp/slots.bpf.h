@@ -167,15 +167,13 @@ static __always_inline bool find_slot(const struct view *view, __u64 hash, struc
     return false;
   __u32 wanted = tag_of(hash), way = XDP_SLOT_WAYS;
 #pragma unroll
-  for (__u32 i = XDP_SLOT_WAYS; i-- > 0;) {
+  for (__u32 i = XDP_SLOT_WAYS; i-- > 0;)
     if (*(volatile __u32 *)&seen->way[i] == 0)
       way = i;
-  }
 #pragma unroll
-  for (__u32 i = XDP_SLOT_WAYS; i-- > 0;) {
+  for (__u32 i = XDP_SLOT_WAYS; i-- > 0;)
     if (*(volatile __u32 *)&seen->way[i] == wanted)
       way = i;
-  }
   if (way >= XDP_SLOT_WAYS)
     return false;
   place->index = first + way;

@@ -31,9 +31,8 @@ static bool take(const struct slots *slots, uint32_t index, struct sonde_delta *
                  bool *taken) {
   struct xdp_slot *slot = &slots->slot[index];
   *taken = false;
-  if (!lock(slot)) {
+  if (!lock(slot))
     return false;
-  }
   bool used = slot->tag != 0;
   bool late = used && begun_ns(&slot->delta) > slots->before_ns;
   if (used && !late) {
@@ -55,9 +54,8 @@ void slots_begin(struct slots *slots, uint64_t before_ns) {
 static void prefetch(const struct slots *slots, uint32_t base, uint64_t bits) {
   for (int ahead = 0; bits && ahead < 4; ahead++, bits &= bits - 1) {
     const char *line = (const char *)&slots->slot[base + (uint32_t)__builtin_ctzll(bits)];
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++)
       __builtin_prefetch(line + (ptrdiff_t)64 * i, 1);
-    }
   }
 }
 
@@ -66,9 +64,8 @@ uint32_t slots_take(struct slots *slots, struct sonde_delta *deltas, uint32_t ma
   uint32_t words = slots->count / BITS;
   while (count < max) {
     if (!slots->left) {
-      if (slots->word == words) {
+      if (slots->word == words)
         break;
-      }
       uint64_t *word = &slots->bits[slots->word++];
       if (__atomic_load_n(word, __ATOMIC_RELAXED)) {
         slots->left = __atomic_exchange_n(word, 0, __ATOMIC_ACQ_REL);
@@ -80,9 +77,8 @@ uint32_t slots_take(struct slots *slots, struct sonde_delta *deltas, uint32_t ma
     uint32_t bit = (uint32_t)__builtin_ctzll(slots->left);
     bool taken;
     slots->left &= slots->left - 1;
-    if (!take(slots, base + bit, &deltas[count], &taken)) {
+    if (!take(slots, base + bit, &deltas[count], &taken))
       __atomic_fetch_or(&slots->bits[slots->word - 1], 1ull << bit, __ATOMIC_RELEASE);
-    }
     count += taken;
   }
   slots->taken += count;
@@ -91,21 +87,17 @@ uint32_t slots_take(struct slots *slots, struct sonde_delta *deltas, uint32_t ma
 
 void slots_use(const struct slots *slots, uint32_t *used) {
   uint32_t before = *used, wanted = USED_MIN;
-  while (wanted < slots->taken * SPARE) {
+  while (wanted < slots->taken * SPARE)
     wanted *= 2;
-  }
-  if (wanted < before && wanted * SHRINK > before) {
+  if (wanted < before && wanted * SHRINK > before)
     wanted = before;
-  }
   wanted = wanted < slots->count ? wanted : slots->count;
   __atomic_store_n(used, wanted, __ATOMIC_RELEASE);
 }
 
 bool slots_any(const struct slots *slots) {
-  for (uint32_t i = 0; i < slots->count / BITS; i++) {
-    if (__atomic_load_n(&slots->bits[i], __ATOMIC_RELAXED)) {
+  for (uint32_t i = 0; i < slots->count / BITS; i++)
+    if (__atomic_load_n(&slots->bits[i], __ATOMIC_RELAXED))
       return true;
-    }
-  }
   return false;
 }

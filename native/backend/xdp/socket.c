@@ -41,9 +41,8 @@ static int map_ring(const struct socket *socket, const struct xdp_ring_offset *o
   uint64_t bytes = offsets->desc + socket->frames * entry_bytes;
   void *map =
       mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, socket->fd, page_offset);
-  if (map == MAP_FAILED) {
+  if (map == MAP_FAILED)
     return -1;
-  }
   ring->map = map;
   ring->map_bytes = bytes;
   ring->producer = (void *)((char *)map + offsets->producer);
@@ -72,9 +71,8 @@ static int make_rings(struct socket *socket, struct sonde_error *error) {
     return fail(error, "AF_XDP rings");
   }
   uint64_t *entries = socket->fill.entries;
-  for (uint32_t i = 0; i < frames; i++) {
+  for (uint32_t i = 0; i < frames; i++)
     entries[i] = (uint64_t)i * SOCKET_FRAME_BYTES;
-  }
   __atomic_store_n(socket->fill.producer, frames, __ATOMIC_RELEASE);
   return 0;
 }
@@ -84,32 +82,28 @@ static int make_rings(struct socket *socket, struct sonde_error *error) {
  * and the reader's time. Pages come when the socket is told of them, which pins them. */
 static void *map_frames(size_t bytes) {
   void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) {
+  if (memory == MAP_FAILED)
     return NULL;
-  }
   madvise(memory, bytes, MADV_HUGEPAGE); /* a wish: without huge pages it is slower */
   return memory;
 }
 
 int socket_open(struct socket *made, uint32_t bytes, struct sonde_error *error) {
   uint32_t frames = FRAMES_MIN;
-  while (frames < FRAMES_MAX && frames * 2 <= bytes / SOCKET_FRAME_BYTES) {
+  while (frames < FRAMES_MAX && frames * 2 <= bytes / SOCKET_FRAME_BYTES)
     frames *= 2;
-  }
   memset(made, 0, sizeof *made);
   made->frames = frames;
   made->fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
-  if (made->fd < 0) {
+  if (made->fd < 0)
     return fail(error, "AF_XDP socket");
-  }
   made->memory = map_frames((size_t)frames * SOCKET_FRAME_BYTES);
   made->arena = malloc(SOCKET_ARENA_BYTES);
   int status = made->memory && made->arena
                    ? make_rings(made, error)
                    : sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  if (status) {
+  if (status)
     socket_close(made);
-  }
   return status;
 }
 
@@ -118,9 +112,8 @@ int socket_open(struct socket *made, uint32_t bytes, struct sonde_error *error) 
 static int bind_patiently(int fd, const struct sockaddr_xdp *address) {
   for (int i = 0;; i++) {
     int failed = bind(fd, (const struct sockaddr *)address, sizeof *address);
-    if (!failed || errno != EBUSY || i == BUSY_TRIES) {
+    if (!failed || errno != EBUSY || i == BUSY_TRIES)
       return failed;
-    }
     nanosleep(&(struct timespec){.tv_nsec = BUSY_PAUSE_NS}, NULL);
   }
 }
@@ -147,20 +140,17 @@ int socket_bind(struct socket *socket, int ifindex, uint32_t queue, struct sonde
 }
 
 static void unmap_ring(struct socket_ring *ring) {
-  if (ring->map) {
+  if (ring->map)
     munmap(ring->map, ring->map_bytes);
-  }
 }
 
 void socket_close(struct socket *socket) {
   unmap_ring(&socket->fill);
   unmap_ring(&socket->receive);
-  if (socket->fd >= 0) {
+  if (socket->fd >= 0)
     close(socket->fd);
-  }
-  if (socket->memory) {
+  if (socket->memory)
     munmap(socket->memory, (size_t)socket->frames * SOCKET_FRAME_BYTES);
-  }
   free(socket->arena);
   memset(socket, 0, sizeof *socket);
   socket->fd = -1;
@@ -172,15 +162,13 @@ void socket_release(struct socket *socket) {
   if (socket->held_count) {
     uint64_t *entries = socket->fill.entries;
     uint32_t at = *socket->fill.producer;
-    for (uint32_t i = 0; i < socket->held_count; i++) {
+    for (uint32_t i = 0; i < socket->held_count; i++)
       entries[at++ & (socket->frames - 1)] = socket->held[i];
-    }
     __atomic_store_n(socket->fill.producer, at, __ATOMIC_RELEASE);
     socket->held_count = 0;
   }
-  if (__atomic_load_n(socket->fill.flags, __ATOMIC_RELAXED) & XDP_RING_NEED_WAKEUP) {
+  if (__atomic_load_n(socket->fill.flags, __ATOMIC_RELAXED) & XDP_RING_NEED_WAKEUP)
     recvfrom(socket->fd, NULL, 0, MSG_DONTWAIT, NULL, NULL); /* the driver waits for frames */
-  }
 }
 
 static const struct xdp_desc *part(const struct socket *socket, uint32_t at) {
@@ -190,11 +178,9 @@ static const struct xdp_desc *part(const struct socket *socket, uint32_t at) {
 
 /* How many parts the packet at `at` has; 0: the last of them is not there yet. */
 static uint32_t count_parts(const struct socket *socket, uint32_t at, uint32_t end) {
-  for (uint32_t i = at; i != end; i++) {
-    if (!(part(socket, i)->options & XDP_PKT_CONTD)) {
+  for (uint32_t i = at; i != end; i++)
+    if (!(part(socket, i)->options & XDP_PKT_CONTD))
       return i - at + 1;
-    }
-  }
   return 0;
 }
 
@@ -238,9 +224,8 @@ uint32_t socket_take(struct socket *socket, uint64_t time_ns, uint32_t snaplen,
         .direction = SONDE_DIRECTION_INGRESS,
     };
     __builtin_prefetch(packet->data);
-    if (parts > 1) {
+    if (parts > 1)
       gather(socket, at, parts, snaplen, packet);
-    }
     for (uint32_t i = 0; i < parts; i++) {
       socket->held[socket->held_count++] =
           part(socket, at + i)->addr & ~(uint64_t)(SOCKET_FRAME_BYTES - 1);
@@ -254,9 +239,8 @@ uint32_t socket_take(struct socket *socket, uint64_t time_ns, uint32_t snaplen,
 uint64_t socket_dropped(const struct socket *socket) {
   struct xdp_statistics counted;
   socklen_t length = sizeof counted;
-  if (socket->fd < 0 || getsockopt(socket->fd, SOL_XDP, XDP_STATISTICS, &counted, &length)) {
+  if (socket->fd < 0 || getsockopt(socket->fd, SOL_XDP, XDP_STATISTICS, &counted, &length))
     return 0;
-  }
   return counted.rx_dropped + counted.rx_ring_full;
 }
 

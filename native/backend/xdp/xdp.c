@@ -24,9 +24,8 @@ static int xdp_open(const struct sonde_backend_config *config, struct sonde_back
                     struct sonde_error *error) {
   struct sonde_backend *backend = calloc(1, sizeof *backend);
   struct sonde_interface interface;
-  if (!backend) {
+  if (!backend)
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  }
   int status = sonde_interface_find(config->interface, SONDE_TAP_HOOK, &interface, error);
   if (!status && config->dedicated) {
     status = sonde_dedicated_check(interface.name, 1, error);
@@ -43,11 +42,10 @@ static int xdp_open(const struct sonde_backend_config *config, struct sonde_back
 }
 
 static void info(const struct sonde_backend *backend, struct sonde_backend_info *out) {
-  if (backend->dedicated) {
+  if (backend->dedicated)
     dedicated_info(backend->dedicated, out);
-  } else {
+  else
     shared_info(backend->shared, out);
-  }
 }
 
 static int start(struct sonde_backend *backend, struct sonde_error *error) {
@@ -57,36 +55,32 @@ static int start(struct sonde_backend *backend, struct sonde_error *error) {
 
 static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
                    uint32_t max, int timeout_ms, struct sonde_error *error) {
-  if (queue >= (backend->dedicated ? 1 : backend->shared->queue_count) || max < 2) {
+  if (queue >= (backend->dedicated ? 1 : backend->shared->queue_count) || max < 2)
     return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
-  }
   return backend->dedicated
              ? dedicated_receive(backend->dedicated, packets, max, timeout_ms, error)
              : shared_receive(backend->shared, queue, packets, max, timeout_ms, error);
 }
 
 static void wake(struct sonde_backend *backend) {
-  if (backend->dedicated) {
+  if (backend->dedicated)
     dedicated_wake(backend->dedicated);
-  } else {
+  else
     shared_wake(backend->shared);
-  }
 }
 
 static void quiesce(struct sonde_backend *backend) {
-  if (backend->dedicated) {
+  if (backend->dedicated)
     dedicated_quiesce(backend->dedicated);
-  } else {
+  else
     shared_quiesce(backend->shared);
-  }
 }
 
 static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out) {
-  if (backend->dedicated) {
+  if (backend->dedicated)
     dedicated_stats(backend->dedicated, out);
-  } else {
+  else
     shared_stats(backend->shared, out);
-  }
 }
 
 static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
@@ -95,22 +89,19 @@ static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
 }
 
 static void stop(struct sonde_backend *backend) {
-  if (backend->dedicated) {
+  if (backend->dedicated)
     dedicated_stop(backend->dedicated);
-  } else {
+  else
     shared_stop(backend->shared);
-  }
 }
 
 static void xdp_close(struct sonde_backend *backend) {
-  if (!backend) {
+  if (!backend)
     return;
-  }
-  if (backend->dedicated) {
+  if (backend->dedicated)
     dedicated_close(backend->dedicated);
-  } else {
+  else
     shared_close(backend->shared);
-  }
   free(backend);
 }
 

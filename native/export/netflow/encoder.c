@@ -124,10 +124,9 @@ void sonde_encoder_abandon(struct sonde_encoder *encoder) {
 static const struct sonde_protocol_ops *find_protocol(int version) {
   static const struct sonde_protocol_ops *const all[] = {&sonde_protocol_v5, &sonde_protocol_v9,
                                                          &sonde_protocol_ipfix};
-  for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+  for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
     if (all[i]->version == version)
       return all[i];
-  }
   return NULL;
 }
 
@@ -148,10 +147,9 @@ static int check(const struct sonde_encoder_config *config, struct sonde_error *
       {config->observation_domain != SONDE_STATISTICS_DOMAIN,
        "observation_domain: not 0, which is for statistics"},
   };
-  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
     if (!rules[i].holds)
       return sonde_fail(error, SONDE_INVALID, 0, "%s", rules[i].otherwise);
-  }
   return SONDE_OK;
 }
 

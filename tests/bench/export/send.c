@@ -34,10 +34,9 @@ static double read_seconds(void) {
 
 static const char *find_option(int argc, char **argv, const char *key, const char *otherwise) {
   size_t length = strlen(key);
-  for (int i = 6; i < argc; i++) {
+  for (int i = 6; i < argc; i++)
     if (strncmp(argv[i], key, length) == 0 && argv[i][length] == '=')
       return argv[i] + length + 1;
-  }
   return otherwise;
 }
 
