@@ -99,7 +99,7 @@ static void decode_variants(struct sonde_decoder *decoder, const uint8_t *data, 
 
 /* Returns the mode's decoder. It is created again for inputs of two frames: only those use the
  * fragment table, and clearing the table takes longer than everything else. */
-static struct sonde_decoder *take_decoder(int inner, int fresh) {
+static struct sonde_decoder *get_decoder(int inner, int fresh) {
   static struct sonde_decoder *decoders[2];
   if (fresh) {
     sonde_decoder_destroy(decoders[inner]);
@@ -114,7 +114,7 @@ static struct sonde_decoder *take_decoder(int inner, int fresh) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (size < HEAD_BYTES)
     return 0;
-  struct sonde_decoder *decoder = take_decoder(data[1] & 1, data[1] & 2);
+  struct sonde_decoder *decoder = get_decoder(data[1] & 1, data[1] & 2);
   uint16_t linktype = linktypes[data[0] % LINKTYPES];
   uint16_t gso_size = (uint16_t)(data[2] << 8 | data[3]);
   const uint8_t *frame = data + HEAD_BYTES;

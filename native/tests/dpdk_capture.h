@@ -83,8 +83,8 @@ static inline int dpdk_end(void) {
 
 /* ---- captures --------------------------------------------------------------------------- */
 
-static inline int open_it(const char *interface, uint32_t snaplen, int dedicated,
-                          struct sonde_backend **backend) {
+static inline int open_backend(const char *interface, uint32_t snaplen, int dedicated,
+                               struct sonde_backend **backend) {
   struct sonde_backend_config config = {.interface = interface,
                                         .file_fd = -1,
                                         .queues = 4,
@@ -102,7 +102,7 @@ static inline int open_it(const char *interface, uint32_t snaplen, int dedicated
 
 static inline struct sonde_backend *capture(const char *interface, uint32_t snaplen) {
   struct sonde_backend *backend;
-  int status = open_it(interface, snaplen, 0, &backend);
+  int status = open_backend(interface, snaplen, 0, &backend);
   status = status ? status : ops->start(backend, &error);
   if (status) {
     fprintf(stderr, "%s: %s\n", interface, error.detail);

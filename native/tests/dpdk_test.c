@@ -36,7 +36,7 @@ static void check_names(void) {
   };
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
     struct sonde_backend *backend;
-    CHECK_EQ(open_it(rows[i].name, 262144, rows[i].dedicated, &backend), rows[i].status);
+    CHECK_EQ(open_backend(rows[i].name, 262144, rows[i].dedicated, &backend), rows[i].status);
     if (!strstr(error.detail, rows[i].words))
       fprintf(stderr, "%s: %s\n", rows[i].name, error.detail);
     CHECK(strstr(error.detail, rows[i].words));
@@ -55,7 +55,7 @@ static void check_counts(const char *interface) {
   int leaving = live_sender("v0");
   live_send(arriving, frame.bytes, frame.length);
   struct sonde_backend *backend;
-  CHECK_EQ(open_it(interface, 262144, 0, &backend), 0);
+  CHECK_EQ(open_backend(interface, 262144, 0, &backend), 0);
   live_send(arriving, frame.bytes, frame.length); /* before start: not captured */
   usleep(20000);
   CHECK_EQ(ops->start(backend, &error), 0);

@@ -59,33 +59,33 @@ static struct shm_ring_record *write_frame(struct play *play) {
   return record;
 }
 
-static bool plays(const struct play *play, const char *fault) {
+static bool has_fault(const struct play *play, const char *fault) {
   return strcmp(play->fault, fault) == 0;
 }
 
 static void misbehave(struct play *play) {
   struct shm_ring_record *record = write_frame(play);
-  if (plays(play, "cuts the memory")) {
+  if (has_fault(play, "cuts the memory")) {
     live_need(ftruncate(play->area_fd, 0) < 0, "the memory can be cut off");
-  } else if (plays(play, "writes a size of zero")) {
+  } else if (has_fault(play, "writes a size of zero")) {
     play->area->shm_ring_bytes = 0;
-  } else if (plays(play, "writes too large a frame")) {
+  } else if (has_fault(play, "writes too large a frame")) {
     record->bytes = 1 << 19;
     record->caplen = (1 << 19) - (int32_t)sizeof *record;
     play->writer.head = 1 << 19;
-  } else if (plays(play, "writes nothing but gaps")) {
+  } else if (has_fault(play, "writes nothing but gaps")) {
     for (uint64_t at = 0; at <= play->writer.mask; at += 8) {
       memcpy(play->writer.ring + at, &(struct shm_ring_record){.bytes = 8, .caplen = SHM_RING_GAP},
              8);
     }
     play->writer.head = UINT64_MAX / 2 & ~UINT64_C(7);
-  } else if (plays(play, "damages once") && play->writer.head < 1000) {
+  } else if (has_fault(play, "damages once") && play->writer.head < 1000) {
     record->bytes = 7;
   }
   shm_ring_publish(&play->writer);
 }
 
-static void never_end(struct play *play) {
+static void write_without_end(struct play *play) {
   for (uint32_t written = 0;; written++) { /* so the reader never finds the ring empty */
     bool full = !write_frame(play);
     if (full || written % BATCH == 0)
@@ -99,20 +99,20 @@ static int play_process(const char *fault) {
   char command;
   if (!receive_setup(&play))
     return 1;
-  if (plays(&play, "dies") && play.writer.head)
+  if (has_fault(&play, "dies") && play.writer.head)
     usleep(SLOW_MS * 1000); /* the second process starts slowly */
-  reply.status = plays(&play, "replies with an invalid status") ? 5 : 0;
+  reply.status = has_fault(&play, "replies with an invalid status") ? 5 : 0;
   while (send(STDIN_FILENO, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply &&
          recv(STDIN_FILENO, &command, 1, 0) == 1) {
     if (command == ENGINE_START) {
       misbehave(&play);
-      if (plays(&play, "dies")) {
+      if (has_fault(&play, "dies")) {
         send(STDIN_FILENO, &reply, sizeof reply, MSG_NOSIGNAL);
         return 3;
       }
-    } else if (plays(&play, "never ends")) {
+    } else if (has_fault(&play, "never ends")) {
       send(STDIN_FILENO, &reply, sizeof reply, MSG_NOSIGNAL);
-      never_end(&play);
+      write_without_end(&play);
     }
   }
   return 0;
@@ -153,7 +153,7 @@ static void check_numbers(void) {
   }
   struct sonde_backend *backend;
   setenv("NETSONDE_TEST_FAULT", "replies with an invalid status", 1);
-  CHECK_EQ(open_it("v0", 262144, 0, &backend), SONDE_SYSTEM);
+  CHECK_EQ(open_backend("v0", 262144, 0, &backend), SONDE_SYSTEM);
 }
 
 /* The next process starts with undamaged memory. */
@@ -184,7 +184,7 @@ static void check_end(void) {
   close_faulty(backend);
 }
 
-static void *reopen_it(void *backend) {
+static void *reopen(void *backend) {
   return ops->reopen(backend, &error) ? backend : NULL;
 }
 
@@ -195,7 +195,7 @@ static void check_statistics(void) {
   struct timespec begin;
   pthread_t thread;
   CHECK_EQ(collect(backend, 2000), SONDE_SYSTEM);
-  live_need(pthread_create(&thread, NULL, reopen_it, backend) == 0, "thread");
+  live_need(pthread_create(&thread, NULL, reopen, backend) == 0, "thread");
   clock_gettime(CLOCK_MONOTONIC, &begin);
   for (int i = 0; i < 20; i++) {
     ops->stats(backend, &stats);
@@ -207,7 +207,7 @@ static void check_statistics(void) {
 }
 
 /* Copies the plugin and this program, under the name that the plugin looks for. */
-static bool set_up(const char *self) {
+static bool install_plugin(const char *self) {
   char path[512];
   char engine[256] = "";
   DIR *plugins = opendir(SONDE_PLUGIN_DIR);
@@ -235,7 +235,7 @@ int main(void) {
     return play_process(fault);
   live_need(readlink("/proc/self/exe", self, sizeof self - 1) > 0, "/proc/self/exe");
   make_temporary();
-  if (set_up(self)) {
+  if (install_plugin(self)) {
     live_begin();
     live_pair();
     check_numbers();

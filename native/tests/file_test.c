@@ -207,7 +207,7 @@ static void check_truncations(void) {
 }
 
 /* One good packet, then a block with the 32-bit word `value` at `offset`. */
-static void check_lie(uint32_t type, size_t offset, uint32_t value, const char *words) {
+static void check_false_length(uint32_t type, size_t offset, uint32_t value, const char *words) {
   image_begin(false);
   put_section();
   put_interface(1, 0, 9, 0);
@@ -239,20 +239,20 @@ static void check_lie(uint32_t type, size_t offset, uint32_t value, const char *
   CHECK(strstr(got.detail, place) != NULL);
 }
 
-static void check_lies(void) {
-  check_lie(6, 4, 8, "impossible length");
-  check_lie(6, 4, 61, "impossible length");
-  check_lie(6, 4, 0x7ffffffc, "longer than any");
-  check_lie(6, 4, 56, "does not repeat");
-  check_lie(6, 8, 1, "does not describe");
-  check_lie(6, 20, 0xffffffff, "claims more");
-  check_lie(6, 20, 262145, "claims more");
-  check_lie(6, 20, 80, "claims more");
-  check_lie(6, 48, 0xffff0001, "option");
-  check_lie(3, 8, 9, "claims more");
-  check_lie(1, 16, 0x80000002, "option");
-  check_lie(0x0a0d0d0a, 8, 0, "no byte order");
-  check_lie(0x0a0d0d0a, 12, 2, "version");
+static void check_false_lengths(void) {
+  check_false_length(6, 4, 8, "impossible length");
+  check_false_length(6, 4, 61, "impossible length");
+  check_false_length(6, 4, 0x7ffffffc, "longer than any");
+  check_false_length(6, 4, 56, "does not repeat");
+  check_false_length(6, 8, 1, "does not describe");
+  check_false_length(6, 20, 0xffffffff, "claims more");
+  check_false_length(6, 20, 262145, "claims more");
+  check_false_length(6, 20, 80, "claims more");
+  check_false_length(6, 48, 0xffff0001, "option");
+  check_false_length(3, 8, 9, "claims more");
+  check_false_length(1, 16, 0x80000002, "option");
+  check_false_length(0x0a0d0d0a, 8, 0, "no byte order");
+  check_false_length(0x0a0d0d0a, 12, 2, "version");
 
   image_begin(true);
   put_pcap_head(0xa1b2c3d4, 1);
@@ -367,7 +367,7 @@ int main(void) {
   check_pcapng_blocks();
   check_resolutions();
   check_truncations();
-  check_lies();
+  check_false_lengths();
   check_not_captures();
   check_windows();
   check_traces();

@@ -18,10 +18,10 @@ static void append(struct sonde_store *store, uint64_t from, uint64_t to) {
   for (uint64_t number = from; number < to; number++) {
     append_made(appender, decoder, number);
     if (number % 100 == 0)
-      wait_for_rest(store);
+      wait_until_idle(store);
   }
   sonde_appender_cut(appender, 0);
-  wait_for_rest(store);
+  wait_until_idle(store);
 }
 
 static void set_key(struct sonde_store *store, const uint8_t *key) {

@@ -111,7 +111,7 @@ static void add_up(struct sonde_delta *sum, const struct sonde_decoded *packet) 
   sum->ttl_max = packet->ttl > sum->ttl_max ? packet->ttl : sum->ttl_max;
 }
 
-static void hand_over(struct sonde_flow_table *table, unsigned flow) {
+static void add_delta(struct sonde_flow_table *table, unsigned flow) {
   if (sums[flow].frames)
     sonde_flow_table_merge(table, &sums[flow], 1);
   sums[flow] = (struct sonde_delta){0};
@@ -134,22 +134,22 @@ static void check_random_packets(void) {
     struct sonde_decoded packet = make(flow, now);
     if (i % 97 == 0) {
       for (unsigned f = 0; f < FLOWS; f++)
-        hand_over(summed, f);
+        add_delta(summed, f);
       sonde_flow_table_expire(plain, now - 1);
       sonde_flow_table_expire(summed, now - 1);
     }
     if (now - sums[flow].last_ns[0] > 30000000000 && now - sums[flow].last_ns[1] > 30000000000)
-      hand_over(summed, flow); /* sums are read more often than flows time out */
+      add_delta(summed, flow); /* sums are read more often than flows time out */
     sonde_flow_table_update(plain, &packet, 1);
     if (packet.tcp_flags & (SYN | FIN | RST)) {
-      hand_over(summed, flow);
+      add_delta(summed, flow);
       sonde_flow_table_update(summed, &packet, 1);
     } else {
       add_up(&sums[flow], &packet);
     }
   }
   for (unsigned f = 0; f < FLOWS; f++)
-    hand_over(summed, f);
+    add_delta(summed, f);
   uint32_t cursor[2] = {0, 0};
   CHECK(sonde_flow_table_flush(plain, true, &cursor[0]));
   CHECK(sonde_flow_table_flush(summed, true, &cursor[1]));

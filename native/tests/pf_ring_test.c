@@ -19,8 +19,8 @@ static struct seen {
 } seen[SEEN_MAX];
 static uint32_t seen_count;
 
-static int open_it(const char *interface, uint32_t snaplen, int dedicated,
-                   struct sonde_backend **backend) {
+static int open_backend(const char *interface, uint32_t snaplen, int dedicated,
+                        struct sonde_backend **backend) {
   struct sonde_backend_config config = {.interface = interface,
                                         .file_fd = -1,
                                         .queues = 4,
@@ -35,7 +35,7 @@ static int open_it(const char *interface, uint32_t snaplen, int dedicated,
 
 static struct sonde_backend *capture(const char *interface, uint32_t snaplen) {
   struct sonde_backend *backend;
-  int status = open_it(interface, snaplen, 0, &backend);
+  int status = open_backend(interface, snaplen, 0, &backend);
   status = status ? status : ops->start(backend, &error);
   if (status) {
     fprintf(stderr, "%s: %s\n", interface, error.detail);
@@ -77,7 +77,7 @@ static void check_unavailable(const char *quirk, const char *words, int status) 
   CHECK_EQ(ops->probe(&error), status);
   CHECK(strstr(error.detail, words));
   struct sonde_backend *backend;
-  CHECK_EQ(open_it("v0", 262144, 0, &backend), status);
+  CHECK_EQ(open_backend("v0", 262144, 0, &backend), status);
   CHECK(strstr(error.detail, words));
   unsetenv("PFRING_DOUBLE");
   CHECK_EQ(ops->probe(&error), 0);
@@ -117,7 +117,7 @@ static void check_names(void) {
   };
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
     struct sonde_backend *backend;
-    int status = open_it(rows[i].name, 262144, rows[i].dedicated, &backend);
+    int status = open_backend(rows[i].name, 262144, rows[i].dedicated, &backend);
     if (status != rows[i].status)
       fprintf(stderr, "%s: %s\n", rows[i].name, error.detail);
     CHECK_EQ(status, rows[i].status);
@@ -140,10 +140,10 @@ static void check_dedicated(void) {
   struct sonde_backend *backend;
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
     live_run("%s", rows[i].before);
-    CHECK_EQ(open_it("zc:v0", 262144, 1, &backend), SONDE_INTERFACE_SHARED);
+    CHECK_EQ(open_backend("zc:v0", 262144, 1, &backend), SONDE_INTERFACE_SHARED);
     CHECK(strstr(error.detail, rows[i].words));
     live_run("%s", rows[i].after);
-    CHECK_EQ(open_it("zc:v0", 262144, 1, &backend), 0);
+    CHECK_EQ(open_backend("zc:v0", 262144, 1, &backend), 0);
     ops->close(backend);
   }
 }
@@ -316,7 +316,7 @@ static void check_absent(void) {
   CHECK(strcmp(error.detail, words) == 0);
   CHECK(strstr(words, "libpfring.so.1: cannot open shared object file"));
   struct sonde_backend *backend;
-  CHECK_EQ(open_it("lo", 262144, 0, &backend), SONDE_BACKEND_UNAVAILABLE);
+  CHECK_EQ(open_backend("lo", 262144, 0, &backend), SONDE_BACKEND_UNAVAILABLE);
 }
 
 int main(int argc, char **argv) {

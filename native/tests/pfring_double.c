@@ -173,7 +173,7 @@ static void read_ancillary(struct msghdr *message, struct header *header,
 }
 
 /* Moves one frame from the socket to the queue. */
-static bool pull(struct pfring *ring) {
+static bool receive_frame(struct pfring *ring) {
   static __thread uint8_t frame[FRAME_BYTES_MAX + TAG_BYTES];
   char control[256];
   struct sockaddr_ll from;
@@ -237,7 +237,7 @@ OFFERED int pfring_recv(struct pfring *ring, uint8_t **buffer, unsigned buffer_b
   }
   if (ring->file)
     return read_file(ring, *buffer, buffer_bytes, header);
-  if (ring->count == 0 && !pull(ring))
+  if (ring->count == 0 && !receive_frame(ring))
     return 0;
   struct slot *slot = &ring->queue[ring->head++ % QUEUE_SLOTS];
   ring->count--;
@@ -253,7 +253,7 @@ OFFERED int pfring_get_selectable_fd(struct pfring *ring) {
 }
 
 OFFERED int pfring_get_num_queued_pkts(struct pfring *ring) {
-  while (ring->fd >= 0 && pull(ring)) {
+  while (ring->fd >= 0 && receive_frame(ring)) {
   }
   return ring->file || quirk("no_queued") ? -7 : (int)ring->count;
 }

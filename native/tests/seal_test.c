@@ -112,7 +112,7 @@ static void test_wrap(void) {
   set_key(store, key_one);
   append(store, 0, 70000);
   sonde_appender_cut(sonde_store_appender(store, 0), 0);
-  wait_for_rest(store);
+  wait_until_idle(store);
   CHECK_EQ(count_markers(store), 0);
   sonde_store_stats(store, &stats);
   CHECK_EQ(stats.packets + stats.packets_overwritten + stats.packets_unrecorded, 70000);
@@ -152,10 +152,10 @@ static void test_tampering(void) {
   set_key(store, key_one);
   append(store, 0, 100);
   sonde_appender_cut(sonde_store_appender(store, 0), 0);
-  wait_for_rest(store);
+  wait_until_idle(store);
   append(store, 100, 200);
   sonde_appender_cut(sonde_store_appender(store, 0), 0);
-  wait_for_rest(store);
+  wait_until_idle(store);
   sonde_chunk_data(store->lists[0].oldest)[1000] ^= 4;
   struct sonde_query_config config = {.end_ns = UINT64_MAX};
   CHECK_EQ(sonde_query_open(store, &config, &query, &error), SONDE_OK);
@@ -214,7 +214,7 @@ static void test_failure(const struct sonde_libcrypto *broken) {
   set_key(store, key_one);
   append(store, 3000, 6000);
   sonde_appender_cut(sonde_store_appender(store, 0), 0);
-  wait_for_rest(store);
+  wait_until_idle(store);
   CHECK_EQ(count_markers(store), 0);
   sonde_libcrypto = &sonde_libcrypto_real;
   sonde_store_stats(store, &stats);

@@ -38,7 +38,7 @@ static struct sonde_store *open_store(const uint8_t *key, uint64_t disk_bytes) {
   return store;
 }
 
-static void rest_ms(long ms) {
+static void sleep_ms(long ms) {
   nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
 }
 
@@ -49,11 +49,11 @@ static void append(struct sonde_store *store, uint64_t from, uint64_t to, uint64
     append_made(appender, decoder, number);
     if ((number + 1 - from) % each == 0) {
       sonde_appender_cut(appender, 0);
-      wait_for_rest(store);
+      wait_until_idle(store);
     }
   }
   sonde_appender_cut(appender, 0);
-  wait_for_rest(store);
+  wait_until_idle(store);
 }
 
 static void empty_directory(void) {
@@ -372,7 +372,7 @@ static void test_failing_disk(int system_errno) {
   CHECK_EQ(stats.packets_spill_lost, 1000);
   CHECK_EQ(check_query(store, 0, true), 2000); /* memory is unaffected */
   write_errno = 0;
-  rest_ms(1100);
+  sleep_ms(1100);
   append(store, 2000, 3000, 200);
   CHECK_EQ(store_events.spill_resumed, resumed + 1);
   CHECK_EQ(check_query(store, 0, true), 3000);
@@ -404,13 +404,13 @@ static void test_failing_disk(int system_errno) {
 
 static enum sonde_segment_file_state fatal_state;
 
-static void die_there(enum sonde_segment_file_state state) {
+static void kill_in_state(enum sonde_segment_file_state state) {
   if (state == fatal_state)
     raise(SIGKILL);
 }
 
 static void test_kill(enum sonde_segment_file_state state) {
-  const struct sonde_segment_file_system deadly = {pwrite, fdatasync, die_there};
+  const struct sonde_segment_file_system deadly = {pwrite, fdatasync, kill_in_state};
   const uint64_t on_disk[] = {[SONDE_SEGMENT_FILE_OPENED] = 0,    [SONDE_SEGMENT_FILE_PROVED] = 200,
                               [SONDE_SEGMENT_FILE_FILLING] = 400, [SONDE_SEGMENT_FILE_ENDED] = 1000,
                               [SONDE_SEGMENT_FILE_SYNCED] = 1000, [SONDE_SEGMENT_FILE_NAMED] = 1000,

@@ -8,7 +8,7 @@
 #include "live.h"
 #include "netsonde.h"
 
-enum { PATIENCE_MS = 20000, LOOK_MS = 20 };
+enum { TIMEOUT_MS = 20000, POLL_MS = 20 };
 static const uint64_t SECOND = 1000000000;
 static _Atomic bool enough;
 
@@ -46,17 +46,17 @@ static void send_one(void) {
 /* Returns whether that many flows become active before the timeout. */
 static bool await_active(struct sonde_session *session, uint64_t wanted) {
   struct sonde_stats stats;
-  for (int waited_ms = 0; waited_ms < PATIENCE_MS; waited_ms += LOOK_MS) {
+  for (int waited_ms = 0; waited_ms < TIMEOUT_MS; waited_ms += POLL_MS) {
     sonde_session_stats(session, &stats);
     if (stats.flows_active == wanted)
       return true;
-    usleep(LOOK_MS * 1000);
+    usleep(POLL_MS * 1000);
   }
   return false;
 }
 
 /* The source fails while its interface is gone. Flows seen before still time out. */
-static void flows_end_without_a_source(void) {
+static void flows_time_out_without_a_source(void) {
   struct sonde_session *session = begin("pcap", SECOND);
   struct sonde_stats stats;
   send_one();
@@ -66,9 +66,9 @@ static void flows_end_without_a_source(void) {
   sonde_session_stats(session, &stats);
   CHECK_EQ(stats.records_by_reason[SONDE_END_IDLE], 1);
   live_pair();
-  for (int i = 0; i < PATIENCE_MS / LOOK_MS && !stats.flows_active; i++) {
+  for (int i = 0; i < TIMEOUT_MS / POLL_MS && !stats.flows_active; i++) {
     send_one();
-    usleep(LOOK_MS * 1000);
+    usleep(POLL_MS * 1000);
     sonde_session_stats(session, &stats);
   }
   CHECK_EQ(stats.flows_active, 1);
@@ -88,7 +88,7 @@ static void *read_statistics(void *argument) {
 }
 
 /* A reader during the deletion and return of the interface always finds one of the captures. */
-static void statistics_at_any_time(void) {
+static void statistics_work_while_the_interface_is_replaced(void) {
   struct sonde_session *session = begin("af_packet", SECOND);
   struct sonde_event event;
   pthread_t thread;
@@ -97,7 +97,7 @@ static void statistics_at_any_time(void) {
     live_run("ip link del v0");
     live_pair();
     event.kind = 0;
-    for (int tries = 0; tries < PATIENCE_MS && event.kind != SONDE_EVENT_LINK_RETURNED; tries++)
+    for (int tries = 0; tries < TIMEOUT_MS && event.kind != SONDE_EVENT_LINK_RETURNED; tries++)
       if (!sonde_session_events(session, &event, 1))
         usleep(1000);
     CHECK_EQ(event.kind, SONDE_EVENT_LINK_RETURNED);
@@ -109,19 +109,19 @@ static void statistics_at_any_time(void) {
   sonde_session_close(session);
 }
 
-static void *stop_it(void *session) {
+static void *stop_session(void *session) {
   struct sonde_error error;
   return sonde_session_stop(session, &error) ? NULL : session;
 }
 
 /* If two threads stop a session, exactly one succeeds. */
-static void one_stop_of_two(void) {
+static void one_of_two_stops_succeeds(void) {
   for (int i = 0; i < 5; i++) {
     struct sonde_session *session = begin("af_packet", SECOND);
     void *first, *second;
     pthread_t thread;
-    live_need(pthread_create(&thread, NULL, stop_it, session) == 0, "thread");
-    second = stop_it(session);
+    live_need(pthread_create(&thread, NULL, stop_session, session) == 0, "thread");
+    second = stop_session(session);
     pthread_join(thread, &first);
     CHECK(!first != !second);
     sonde_session_close(session);
@@ -131,8 +131,8 @@ static void one_stop_of_two(void) {
 int main(void) {
   live_begin();
   live_pair();
-  flows_end_without_a_source();
-  statistics_at_any_time();
-  one_stop_of_two();
+  flows_time_out_without_a_source();
+  statistics_work_while_the_interface_is_replaced();
+  one_of_two_stops_succeeds();
   return check_report();
 }

@@ -26,7 +26,7 @@ static uint32_t room(void *context) {
   return 100;
 }
 
-static void hand_over(struct sonde_worker *worker, const struct sonde_delta *delta,
+static void add_delta(struct sonde_worker *worker, const struct sonde_delta *delta,
                       uint64_t complete_ns) {
   struct sonde_packet packets[] = {
       {.linktype = SONDE_LINKTYPE_DELTA, .caplen = sizeof *delta, .data = (const uint8_t *)delta},
@@ -55,14 +55,14 @@ static void listing_waits_for_added_up_packets(struct sonde_session *session) {
       .packets = {1},
       .frames = 1,
   };
-  hand_over(worker, &delta, BEGIN + SECOND / 2);
+  add_delta(worker, &delta, BEGIN + SECOND / 2);
   worker->clock.now_ns = BEGIN + 2 * SECOND;
   CHECK_EQ(list(session), 1);
   delta.first_ns[0] = delta.last_ns[0] = BEGIN + SECOND * 9 / 10;
-  hand_over(worker, &delta, BEGIN + SECOND);
+  add_delta(worker, &delta, BEGIN + SECOND);
   CHECK_EQ(list(session), 1);
   CHECK_EQ(records, 0);
-  hand_over(worker, NULL, BEGIN + 3 * SECOND);
+  add_delta(worker, NULL, BEGIN + 3 * SECOND);
   CHECK_EQ(list(session), 0);
   CHECK_EQ(records, 1);
   CHECK_EQ(record.end_reason, SONDE_END_IDLE);

@@ -221,7 +221,7 @@ static void pin_all(struct sonde_store *store, int pins) {
 }
 
 /* Every chunk is pinned by a reader: new packets are counted and reported as a gap. */
-static void test_no_chunk(void) {
+static void test_no_free_chunk(void) {
   struct sonde_store *store = open_store(1 << 20, 1);
   struct sonde_store_stats stats;
   const uint64_t number = 2400;
@@ -253,7 +253,7 @@ int main(void) {
   test_workers();
   test_filter();
   test_overtaken();
-  test_no_chunk();
+  test_no_free_chunk();
   sonde_decoder_destroy(decoder);
   return check_report();
 }

@@ -150,7 +150,7 @@ static inline void note_event(void *context, enum sonde_store_event event, int64
 }
 
 /* Waits until every closed chunk is sealed and on disk. */
-static inline void wait_for_rest(struct sonde_store *store) {
+static inline void wait_until_idle(struct sonde_store *store) {
   for (int turn = 0; turn < 20000; turn++) {
     pthread_mutex_lock(&store->lock);
     bool idle = store->to_seal.count == 0;

@@ -35,7 +35,7 @@ TITLE = "dpdk net_null, 1 k flows, metering"
 
 
 @dataclass(frozen=True)
-class Taken:
+class Throughput:
     """Packets per second by clock, per second of the worker's processor time, and offered."""
 
     rate: float
@@ -89,7 +89,7 @@ def audit(stats: Stats, flows: int) -> None:
         raise ConservationError(f"net_null with {flows} flows: {stats}")
 
 
-async def measure(flows: int, seconds: float) -> Taken:
+async def measure(flows: int, seconds: float) -> Throughput:
     capture = await Capture.open(settings(flows))
     os.sched_setaffinity(int(worker().name), {METER_CORE})
     await asyncio.sleep(WARM_UP_SEC)
@@ -101,7 +101,7 @@ async def measure(flows: int, seconds: float) -> Taken:
     await capture.close()
     captured = after.packets_captured - before.packets_captured
     dropped = after.packets_dropped - before.packets_dropped
-    return Taken(captured / elapsed, captured / worked, (captured + dropped) / elapsed)
+    return Throughput(captured / elapsed, captured / worked, (captured + dropped) / elapsed)
 
 
 async def missing() -> str | None:

@@ -39,7 +39,7 @@ TITLE = "agent with optional libraries"
 class Start:
     seconds: float
     kib: int
-    kib_after_backends: int  # after `backends`
+    kib_after_backends: int
     unavailable: frozenset[str]
 
 

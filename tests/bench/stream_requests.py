@@ -51,14 +51,14 @@ BARE_REPLY = b"x" * 3000  # about the size of a `status` reply
 
 
 @dataclass(frozen=True)
-class Asked:
+class Latencies:
     taken_sec: list[float]
     bare_sec: list[float]  # a responder that does nothing
     ping_sec: list[float]
     records_per_sec: float  # during the requests
 
 
-def measure(trace: Trace, encoding: str, *, apart: bool) -> Asked:
+def measure(trace: Trace, encoding: str, *, apart: bool) -> Latencies:
     directory = OUT / "requests"
     shutil.rmtree(directory, ignore_errors=True)
     store = f"jetstream {{ store_dir: {json.dumps(str(directory / 'js'))} }}\n"
@@ -74,9 +74,9 @@ def measure(trace: Trace, encoding: str, *, apart: bool) -> Asked:
         stack.enter_context(run_agent(url, directory, encoding, settings=settings))
         stack.enter_context(run_bare(url))
         with priority():
-            asked = asyncio.run(time_status(url, trace))
+            latencies = asyncio.run(time_status(url, trace))
     shutil.rmtree(directory)
-    return asked
+    return latencies
 
 
 @contextmanager
@@ -113,7 +113,7 @@ async def respond(url: str) -> None:
     await asyncio.Event().wait()
 
 
-async def time_status(url: str, trace: Trace) -> Asked:
+async def time_status(url: str, trace: Trace) -> Latencies:
     """Runs sessions until enough requests were measured."""
     client = await nats.connect(url)
     taken: list[float] = []
@@ -130,17 +130,17 @@ async def time_status(url: str, trace: Trace) -> Asked:
             begin = time.perf_counter()
             stopping = asyncio.create_task(ask(client, "stop", {}, REPLAY_WITHIN_SEC))
             while not stopping.done():
-                asked = time.perf_counter()
+                begun = time.perf_counter()
                 await ask(client, "status", {}, 5.0)
-                taken.append(time.perf_counter() - asked)
+                taken.append(time.perf_counter() - begun)
                 await asyncio.sleep(PAUSE_SEC)
-                asked = time.perf_counter()
+                begun = time.perf_counter()
                 await client.request(BARE_SUBJECT, b"{}", timeout=5)
-                bare.append(time.perf_counter() - asked)
+                bare.append(time.perf_counter() - begun)
                 await asyncio.sleep(PAUSE_SEC)
-                asked = time.perf_counter()
+                begun = time.perf_counter()
                 await client.flush(5)
-                ping.append(time.perf_counter() - asked)
+                ping.append(time.perf_counter() - begun)
                 await asyncio.sleep(PAUSE_SEC)
             stopped = await stopping
             seconds += time.perf_counter() - begin
@@ -149,7 +149,7 @@ async def time_status(url: str, trace: Trace) -> Asked:
                 raise RuntimeError(f"records were not sent: {stopped}")
     finally:
         await client.close()
-    return Asked(taken, bare, ping, records / seconds)
+    return Latencies(taken, bare, ping, records / seconds)
 
 
 def main(words: list[str]) -> int:
@@ -158,10 +158,10 @@ def main(words: list[str]) -> int:
     workbench.build_generator()
     trace = workbench.make_synthetic("flows-of-one", FLOWS, FLOWS)
     for encoding in [word for word in words if word != "apart"] or ["json", "msgpack", "ipfix"]:
-        asked = measure(trace, encoding, apart=apart)
-        print(f"{encoding:8} {asked.records_per_sec / 1e6:.2f} M records/s; half, 99 % within: "
-              f"status {shown(asked.taken_sec)}, bare {shown(asked.bare_sec)}, "
-              f"PING {shown(asked.ping_sec)} ms ({len(asked.taken_sec)} of each)",
+        latencies = measure(trace, encoding, apart=apart)
+        print(f"{encoding:8} {latencies.records_per_sec / 1e6:.2f} M records/s; half, 99 % within: "
+              f"status {shown(latencies.taken_sec)}, bare {shown(latencies.bare_sec)}, "
+              f"PING {shown(latencies.ping_sec)} ms ({len(latencies.taken_sec)} of each)",
               flush=True)  # fmt: skip
     return 0
 

@@ -73,7 +73,7 @@ def policies(wire: Wire) -> str:
     return subprocess.check_output([*wire.prefix, *show], text=True)
 
 
-def answered(wire: Wire) -> int:
+def count_answers(wire: Wire) -> int:
     ping = ["ping", "-c", "5", "-i", "0.01", "-W", "0.2", "-q", PEER_ADDRESS]
     output = subprocess.run([*wire.prefix, *ping], capture_output=True, text=True, check=False)
     return 5 if "5 received" in output.stdout else 0 if "0 received" in output.stdout else -1
@@ -86,14 +86,14 @@ async def test_the_hosts_policy_keeps_working(
     """It drops every answer before, during and after the capture. The capture sees the drops."""
     wire.address()
     fleet.start()
-    assert answered(wire) == 0
+    assert count_answers(wire) == 0
     await capturing.start(bus, "xdp", **MODES[mode])
-    assert answered(wire) == 0
+    assert count_answers(wire) == 0
     await capturing.at_rest(bus)
     flows = (await bus.ok("flows", {"filter": {"protocol": "ICMP"}}))["flows"]
     assert [(flow["packets"], flow["reverse_packets"]) for flow in flows] == [(10, 5)]
     await bus.ok("stop")
-    assert answered(wire) == 0
+    assert count_answers(wire) == 0
     assert policies(wire) == policy
 
 
@@ -136,31 +136,31 @@ async def test_another_xdp_program_is_not_replaced(
 # ---- interfaces that the host needs -----------------------------------------------------------
 
 
-def give_address(wire: Wire) -> None:
+def add_address(wire: Wire) -> None:
     wire.host_ip("addr", "add", "192.0.2.1/24", "dev", HOST_DEVICE)
 
 
-def give_master(wire: Wire) -> None:
+def add_master(wire: Wire) -> None:
     wire.host_ip("link", "add", "br0", "type", "bridge")
     wire.host_ip("link", "set", HOST_DEVICE, "master", "br0")
 
 
-def give_upper(wire: Wire) -> None:
+def add_upper_interface(wire: Wire) -> None:
     wire.host_ip("link", "add", "link", HOST_DEVICE, "name", "up0", "type", "macvlan")
 
 
-def give_default_route(wire: Wire) -> None:
+def add_default_route(wire: Wire) -> None:
     wire.host_ip("route", "add", "default", "dev", HOST_DEVICE)
 
 
-def give_half_a_default_route(wire: Wire) -> None:
+def add_multipath_default_route(wire: Wire) -> None:
     """Makes the interface the second of two next hops."""
     wire.connect("other0", "other1")
     hops = ["nexthop", "dev", "other0", "nexthop", "dev", HOST_DEVICE]
     wire.host_ip("route", "add", "default", *hops)
 
 
-def give_half_a_default_route_of_ipv6(wire: Wire) -> None:
+def add_multipath_ipv6_default_route(wire: Wire) -> None:
     wire.connect("other0", "other1")
     hops = []
     for device in ("other0", HOST_DEVICE):
@@ -171,12 +171,12 @@ def give_half_a_default_route_of_ipv6(wire: Wire) -> None:
 
 
 NEEDS = [
-    give_address,
-    give_master,
-    give_upper,
-    give_default_route,
-    give_half_a_default_route,
-    give_half_a_default_route_of_ipv6,
+    add_address,
+    add_master,
+    add_upper_interface,
+    add_default_route,
+    add_multipath_default_route,
+    add_multipath_ipv6_default_route,
 ]
 
 

@@ -42,7 +42,7 @@ NO_RECORDS = (
 )
 
 
-class AtOnce(Executor):
+class ImmediateExecutor(Executor):
     """Converts before submit returns, so the directory is stable while a test copies it."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -56,7 +56,7 @@ class AtOnce(Executor):
 
 KINDS: dict[str, Callable[[Path], Files]] = {
     "jsonl": JsonlFiles,
-    "parquet": lambda directory: ParquetFiles(directory, AtOnce()),
+    "parquet": lambda directory: ParquetFiles(directory, ImmediateExecutor()),
 }
 
 
@@ -79,7 +79,7 @@ def message(seq: int) -> Msg:
 
 
 @pytest.fixture(autouse=True)
-def commit_at_every_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def commit_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector_module, "COMMIT_SEC", 0.0)
 
 
@@ -366,7 +366,7 @@ async def test_stop_without_a_server_loses_nothing(
 ) -> None:
     """The last messages were fetched, but neither written nor acknowledged."""
 
-    class Leaving(Stream):
+    class DisconnectingStream(Stream):
         async def fetch(self) -> list[Msg]:
             if len(self.delivered) == 4:
                 raise ConnectionResetError
@@ -374,7 +374,7 @@ async def test_stop_without_a_server_loses_nothing(
                 monkeypatch.setattr(collector_module, "COMMIT_SEC", 3600.0)
             return await super().fetch()
 
-    stream = Leaving()
+    stream = DisconnectingStream()
     collector = collector_on(tmp_path, kind, bytes_max=1 << 20)
     with pytest.raises(ConnectionResetError):
         await collector.run(stream, idle_sec=0)

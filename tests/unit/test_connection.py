@@ -40,7 +40,7 @@ async def running(
         await asyncio.gather(task, return_exceptions=True)
 
 
-class Heard:
+class Received:
     """Collects the messages that a plain client receives on one subject."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ async def test_connects_when_the_server_starts_late() -> None:
 
 
 async def test_resubscribes_after_a_server_kill() -> None:
-    heard = Heard()
+    heard = Received()
     notices: list[bool] = []
 
     def prepare(connection: Connection) -> None:
@@ -158,10 +158,10 @@ async def test_dead_reconnect_task_is_replaced(monkeypatch: pytest.MonkeyPatch) 
         client = connection._client
         assert client is not None
 
-        async def hangs_up() -> None:
+        async def close_at_once() -> None:
             raise RuntimeError("unable to perform operation; the handler is closed")
 
-        monkeypatch.setattr(client, "_process_connect_init", hangs_up)
+        monkeypatch.setattr(client, "_process_connect_init", close_at_once)
         connection_module.abort_transport(client)
         await eventually(
             lambda: connection.connected and connection._client is not client, "another client"
@@ -176,12 +176,12 @@ async def test_cancellation_works_although_nats_py_swallows_it(
         await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
         flushing = asyncio.Event()
 
-        async def swallows(*arguments: object, **options: object) -> None:
+        async def swallow_cancellation(*arguments: object, **options: object) -> None:
             flushing.set()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(60)
 
-        monkeypatch.setattr(connection._client, "publish", swallows)
+        monkeypatch.setattr(connection._client, "publish", swallow_cancellation)
         flood = asyncio.create_task(publish_forever(connection))
         await asyncio.wait_for(flushing.wait(), PATIENCE_SEC)
         flood.cancel()
@@ -190,7 +190,7 @@ async def test_cancellation_works_although_nats_py_swallows_it(
 
 
 async def test_barrier_returns_after_published_messages_arrive() -> None:
-    heard = Heard()
+    heard = Received()
     async with EmbeddedServer() as server, running(server.url) as connection:
         await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
         client = await nats.connect(server.url)

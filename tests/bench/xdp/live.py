@@ -250,7 +250,7 @@ class Reader:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if key not in line:
-            raise RuntimeError(f"{self.process.args!r} said {line!r}")
+            raise RuntimeError(f"{self.process.args!r} printed {line!r}")
         said: dict[str, Any] = json.loads(line)
         return said
 

@@ -80,7 +80,7 @@ static void meter(void) {
 }
 
 /* Decodes Ethernet, IPv4 and IPv6, TCP and UDP. Only counts other packets. */
-static void look(const uint8_t *frame, uint32_t caplen, uint32_t bytes) {
+static void decode_headers(const uint8_t *frame, uint32_t caplen, uint32_t bytes) {
   struct seen *one = &seen[seen_count];
   uint32_t ports = 0, header = 34;
   packets++;
@@ -143,7 +143,7 @@ static uint32_t take_packet(int fd) {
   const uint8_t *at = (const uint8_t *)full + full->hdr.bh1.offset_to_first_pkt;
   for (uint32_t i = 0; i < full->hdr.bh1.num_pkts; i++) {
     const struct tpacket3_hdr *head = (const void *)at;
-    look(at + head->tp_mac, head->tp_snaplen, head->tp_len);
+    decode_headers(at + head->tp_mac, head->tp_snaplen, head->tp_len);
     at += head->tp_next_offset;
   }
   uint32_t count = full->hdr.bh1.num_pkts;
@@ -230,7 +230,7 @@ static uint32_t take_xdp(int fd) {
     __builtin_prefetch(frames + entries[(at + i) & (FRAMES - 1)].addr);
   for (uint32_t i = 0; i < count; i++) {
     const struct xdp_desc *one = &entries[(at + i) & (FRAMES - 1)];
-    look(frames + one->addr, one->len, one->len);
+    decode_headers(frames + one->addr, one->len, one->len);
     ((uint64_t *)fill.entries)[back++ & (FRAMES - 1)] = one->addr & ~(uint64_t)(FRAME_BYTES - 1);
   }
   meter();
@@ -282,7 +282,7 @@ int main(int count, char **words) {
   }
   printf("{\"ready\": true}\n");
   fflush(stdout);
-  setvbuf(stdin, NULL, _IONBF, 0); /* or poll would miss what lies in the buffer */
+  setvbuf(stdin, NULL, _IONBF, 0); /* poll does not see data in a stdio buffer */
   run(fd, xdp ? take_xdp : take_packet);
   return 0;
 }
