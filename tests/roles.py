@@ -43,7 +43,7 @@ def key_of(directory: Path, name: str) -> Path:
 
 
 @dataclass
-class Someone:
+class RoleClient:
     """A client with one of the keys. `refusals` holds the server's permission errors."""
 
     client: Client
@@ -73,7 +73,7 @@ class Someone:
 @asynccontextmanager
 async def entered(
     server: NatsServer, directory: Path, name: str, *, inbox: str = "_INBOX"
-) -> AsyncIterator[Someone]:
+) -> AsyncIterator[RoleClient]:
     login = Login(NatsSection(nkey=str(key_of(directory, name))))
     client, refusals = GuardedClient(), []
     client.login = login
@@ -85,12 +85,12 @@ async def entered(
         server.url, error_cb=note, inbox_prefix=inbox, allow_reconnect=False, **login.options
     )
     try:
-        yield Someone(client, refusals)
+        yield RoleClient(client, refusals)
     finally:
         await client.close()
 
 
-async def both_answer(someone: Someone) -> None:
+async def both_answer(someone: RoleClient) -> None:
     async def count() -> bool:
         inbox = someone.client.new_inbox()
         heard = await someone.listen(inbox)
@@ -104,7 +104,7 @@ async def both_answer(someone: Someone) -> None:
     await eventually(count, "both agents to answer")
 
 
-async def ask(someone: Someone, subject: str, body: Any = None, **headers: str) -> Reply:
+async def ask(someone: RoleClient, subject: str, body: Any = None, **headers: str) -> Reply:
     payload = json.dumps(body).encode() if body is not None else b""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply.of(
@@ -112,7 +112,7 @@ async def ask(someone: Someone, subject: str, body: Any = None, **headers: str) 
     )
 
 
-async def answers(someone: Someone, subject: str) -> bool:
+async def answers(someone: RoleClient, subject: str) -> bool:
     try:
         await someone.client.request(subject, timeout=1)
     except (NatsTimeoutError, NoRespondersError):

@@ -113,6 +113,7 @@ def test_ps_accepts_the_rollout_flags(run: Run, pair: list[Agent], tmp_path: Pat
         (["--limit", "1"], ["alpha"]),
         (["--batch", "1"], ["alpha", "beta"]),
     ],
+    ids=["all", "host", "two hosts", "group", "limit", "batch"],
 )
 def test_each_target_flag_reaches_its_hosts(
     run: Run, pair: list[Agent], flags: list[str], hosts: list[str]

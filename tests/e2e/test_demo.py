@@ -65,7 +65,7 @@ def test_demo_succeeds_in_time(tmp_path: Path, flags: list[str]) -> None:
     assert processes_in(directory) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     directory = tmp_path / "demo"
     demo = subprocess.Popen(

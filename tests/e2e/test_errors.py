@@ -1,4 +1,4 @@
-"""Every error code of CONTRACT §3 and §4, provoked over the bus.
+"""Every error code of docs/requests.md, provoked over the bus.
 
 There is one table per situation: no session, a running session, an impossible start. `field` names
 the part of the body that is invalid, if any.

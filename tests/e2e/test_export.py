@@ -71,8 +71,8 @@ async def test_collectors_are_added_changed_and_removed(
 
     await bus.ok("netflow.export.enable", collector(second.port, export_interval_sec=20))
     await bus.ok("netflow.export.enable", collector(first.port, 5, export_interval_sec=30))
-    told = {one["collector_port"]: one for one in await exported(bus)}
-    assert {port: one["version"] for port, one in told.items()} == {first.port: 5, second.port: 10}
+    reported = {one["collector_port"]: one for one in await exported(bus)}
+    assert {port: one["version"] for port, one in reported.items()} == {first.port: 5, second.port: 10}
     assert (await bus.ok("status"))["export"]["export_interval_sec"] == 20, (
         "the smallest interval applies"
     )
@@ -122,11 +122,11 @@ async def test_export_interval_is_the_active_timeout(
     await eventually(two, "two segments", interval_sec=0.2)
     datagrams: list[bytes] = []
 
-    def told() -> bool:
+    def reported() -> bool:
         datagrams.extend(inbox.take())
         return decoded(datagrams)[0] >= 1
 
-    await eventually(told, "a record at the collector")
+    await eventually(reported, "a record at the collector")
     await bus.ok("netflow.export.enable", collector(inbox.port, enable=False))
     before = await segments()
     for _ in range(8):
@@ -184,8 +184,8 @@ async def test_standing_collectors_apply_to_every_session(
     body = {"interface": str(capture_file(conversations())), "backend": "file"}
     for expected in (1, 2):
         await bus.ok("start", body)
-        told = await exported(bus)
-        assert [one["standing"] for one in told] == [True] * expected
+        reported = await exported(bus)
+        assert [one["standing"] for one in reported] == [True] * expected
         await finished(bus)
         await bus.ok("stop")
         assert [bool(one.take()) for one in inboxes] == [True, expected == 2]

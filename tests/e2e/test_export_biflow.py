@@ -161,6 +161,6 @@ async def test_full_profile_exports_header_fields(fleet: Fleet, bus: Bus, tmp_pa
         tshark = Tshark(sniffer.path, [inbox.port])
         assert tshark.complaints() == ""
         read = map(dict, data_records(tshark))
-        told = [tuple(int(one[f"cflow.{name}"], 0) for name in FULL) for one in read]
+        reported = [tuple(int(one[f"cflow.{name}"], 0) for name in FULL) for one in read]
         # routing 1 << 5, destination 1 << 0, hop by hop 1 << 1; MF 32
-        assert sorted(told) == [(0, 0x54321, 0x23, 0, 0), (5, 0, 0, 3, 0x20)], version
+        assert sorted(reported) == [(0, 0x54321, 0x23, 0, 0), (5, 0, 0, 3, 0x20)], version

@@ -73,8 +73,8 @@ def test_export_on_and_off(run: Run, alpha: Agent, trace: Path, inbox: Inbox) ->
     assert done.stdout.splitlines()[1].split() == [
         "alpha", "enabled", f"{HOST}:{inbox.port}", "30s",
     ]  # fmt: skip
-    (told,) = one_object(run("status", "--json"))["export"]["collectors"]
-    assert (told["version"], told["export_interval_sec"]) == (10, 30)
+    (reported,) = one_object(run("status", "--json"))["export"]["collectors"]
+    assert (reported["version"], reported["export_interval_sec"]) == (10, 30)
     assert one_object(run("export", "off", *where, "--json"))["status"] == "disabled"
     assert one_object(run("status", "--json"))["export"] is None
     bad = run("export", "on", "--collector-ip", "0.0.0.0", "--collector-port", "9")
@@ -92,9 +92,9 @@ def test_decode_reads_what_start_exported(
     assert started.returncode == 0, started.stderr
     eventually_now(lambda: one_object(run("status", "--json"))["finished"], "the file to be read")
     stopped = one_object(run("stop", "--json"))
-    (told,) = stopped["export"]["collectors"]
+    (reported,) = stopped["export"]["collectors"]
     messages = inbox.take()
-    assert len(messages) == told["messages_sent"]
+    assert len(messages) == reported["messages_sent"]
 
     raw = b"".join(messages)
     datagrams = [at(START_NS, ethernet(ipv4(udp(m, 4000, 4739), UDP, "10.1.1.1", "10.1.1.2")))
@@ -107,7 +107,7 @@ def test_decode_reads_what_start_exported(
     records = [one for one in map(json.loads, decoded.stdout.splitlines()) if "source_ip" in one]
     assert len(records) == FLOWS
     assert {one["source_port"] for one in records} == set(range(5000, 5000 + FLOWS))
-    assert sum(one["packets"] for one in records) == FLOWS == told["packets_sent"]
+    assert sum(one["packets"] for one in records) == FLOWS == reported["packets_sent"]
     assert run("decode", str(tmp_path / "raw.ipfix")).stdout == decoded.stdout
     assert run("decode", "-", given=raw).stdout == decoded.stdout
     assert run("start", "-i", str(trace), "-b", "file", "--export", "nowhere").returncode == 2
@@ -126,8 +126,8 @@ def test_stop_waits_for_a_slow_collector(
     trace = write_pcap(tmp_path / "many.pcap", [at(START_NS, frame) for frame in frames])
     run("start", "-i", str(trace), "-b", "file", "--export", f"{HOST}:{inbox.port}")
     eventually_now(lambda: one_object(run("status", "--json"))["finished"], "the file to be read")
-    (told,) = one_object(run("stop", "--json"))["export"]["collectors"]
-    assert (told["records_sent"], told["records_lost"]["no_room"]) == (count, 0)
+    (reported,) = one_object(run("stop", "--json"))["export"]["collectors"]
+    assert (reported["records_sent"], reported["records_lost"]["no_room"]) == (count, 0)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,7 @@ def test_stop_waits_for_a_slow_collector(
         (b"\xd4\xc3\xb2\xa1", "cut off"),
         (b"\0\x0a\0\x10" + bytes(12) + b"\0\x09", "the last 2 bytes"),
     ],
+    ids=["empty", "text", "truncated pcap", "trailing bytes"],
 )
 def test_decode_reports_invalid_files(run: Run, content: bytes, words: str) -> None:
     done = run("decode", "-", given=content)

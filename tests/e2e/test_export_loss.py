@@ -99,11 +99,11 @@ async def test_unroutable_collector_does_not_affect_another(
     await bus.ok("netflow.export.enable", collector(inbox.port))
     sender.send(packet.data for packet in conversations(100))
 
-    async def told() -> bool:
+    async def reported() -> bool:
         one, other = await exported(bus)
         return lost(one) == 100 and other["records_sent"] == 100
 
-    await eventually(told, "one collector to lose and one to receive a hundred records")
+    await eventually(reported, "one collector to lose and one to receive a hundred records")
     one, other = await exported(bus)
     assert one["connected"] is False
     assert "unreachable" in one["last_error"].lower()
@@ -184,7 +184,7 @@ def leave_out(path: Path, number: int, to: Path) -> None:
 async def test_collector_recovers_from_lost_templates(
     fleet: Fleet, bus: Bus, capture_file: Write, tmp_path: Path
 ) -> None:
-    """FLOWS §6: a collector that missed the first templates decodes after their refresh."""
+    """A collector that missed the first templates decodes after their refresh."""
     fleet.start("alpha", export={"max_message_bytes": 512})
     inbox = Inbox()
     sniffer = Sniffer(tmp_path / "sniffer")

@@ -102,7 +102,7 @@ class Stage:
                 nfcapd = Nfcapd(self.directory / f"nfcapd-{name}-{version}", port=port)
                 nfcapds[version] = running.enter_context(nfcapd)
             replayed = await replay(bus, trace.path, idle_sec=IDLE_SEC, active_sec=ACTIVE_SEC)
-            counted = {one["collector_port"]: one for one in told(replayed)["collectors"]}
+            counted = {one["collector_port"]: one for one in reported(replayed)["collectors"]}
             for version, nfcapd in nfcapds.items():
                 check_nfcapd(name, version, nfcapd, replayed, counted[nfcapd.port])
         self.messages_sent = sum(one["messages_sent"] for one in counted.values())
@@ -123,7 +123,7 @@ class Stage:
             assert found == expected, (version, difference(found, expected))
 
 
-def told(replayed: Replay) -> Mapping[str, Any]:
+def reported(replayed: Replay) -> Mapping[str, Any]:
     """Checks the export part of the stop reply: no record was lost."""
     export: Mapping[str, Any] = replayed.stopped["export"]
     for one in export["collectors"]:

@@ -82,7 +82,7 @@ def order(record: dict[str, Any]) -> tuple[Any, ...]:
     return record["host"], record["source_ip"], record["protocol"], record["source_port"]
 
 
-def essence(record: dict[str, Any]) -> list[Any]:
+def common_fields(record: dict[str, Any]) -> list[Any]:
     names = ALIKE if record["protocol"] == "ICMP" else (*ALIKE, *PORTS)
     return [record.get(name) for name in names]
 
@@ -139,7 +139,7 @@ async def test_followers_and_collector_receive_the_same_records(
     assert followed == stored
 
     assert {record["host"] for record in followed} == set(ENCODINGS)
-    of_host = {host: [essence(r) for r in followed if r["host"] == host] for host in ENCODINGS}
+    of_host = {host: [common_fields(r) for r in followed if r["host"] == host] for host in ENCODINGS}
     assert len(of_host["json"]) == FLOWS
     assert of_host["json"] == of_host["msgpack"] == of_host["ipfix"]
 

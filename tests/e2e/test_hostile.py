@@ -113,12 +113,12 @@ async def ask(bus: Bus, request: Request) -> Reply:
 def check(request: Request, reply: Reply) -> None:
     assert reply.code != 500, (request, reply)
     assert reply.code in (200, 204, 400, 403, 404, 409, 422, 429, 503), (request, reply)
-    told = reply.raw.decode(errors="replace") + "\n".join(map(str, reply.headers.values()))
-    slip = SLIPS.search(told)
+    text = reply.raw.decode(errors="replace") + "\n".join(map(str, reply.headers.values()))
+    slip = SLIPS.search(text)
     # A reply may repeat the requester's own words.
     asked = request.body.decode(errors="replace")
     assert slip is None or slip[0] in asked or reply.code < 300, (slip, request, reply)
-    assert SECRET not in told, (request, reply)
+    assert SECRET not in text, (request, reply)
 
 
 async def quiet(bus: Bus, agent: Agent) -> int:

@@ -37,6 +37,17 @@ def test_setup_keeps_keys_and_rotates_on_demand(tmp_path: Path) -> None:
         ("--host", "a", "--rotate", "b"),
         ("--host", "a", "--tls-cert", "x"),
     ],
+    ids=[
+        "no host",
+        "host twice",
+        "space in host",
+        "reserved controller",
+        "dot in controller",
+        "controller and operator",
+        "controller and host",
+        "rotate unknown",
+        "certificate without key",
+    ],
 )
 def test_setup_rejects_invalid_arguments(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = subprocess.run(

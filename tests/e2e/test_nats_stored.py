@@ -219,6 +219,6 @@ async def test_jetstream_cannot_deliver_commands(
         audits = await collector.listen("capture.stream.events.beta.audit")
         await thief.publish("capture.stream.flows.alpha", reply="capture.host.beta.stop")
         await eventually(lambda: audits, "the refusal in beta's audit")
-        told = json.loads(audits[0].data)
-        assert (told["event"], told["data"]["code"]) == ("stop", 403)
-        assert "caller" not in told["data"]
+        event = json.loads(audits[0].data)
+        assert (event["event"], event["data"]["code"]) == ("stop", 403)
+        assert "caller" not in event["data"]

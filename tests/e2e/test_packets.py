@@ -81,7 +81,7 @@ def contents(found: list[Packet]) -> list[tuple[int, bytes, int, int]]:
 # ---- retrieval equals input ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("sealed", [False, True], ids=["clear", "sealed"])
 async def test_every_trace_is_retrieved_unchanged(
     recorder: Agent, bus: Bus, tmp_path: Path, sealed: bool
 ) -> None:
@@ -182,7 +182,7 @@ async def test_result_is_written_to_a_file(recorder: Agent, bus: Bus, tmp_path: 
 # ---- beyond the capacity ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("sealed", [False, True], ids=["clear", "sealed"])
 async def test_wrapped_buffer_returns_the_newest_and_reports_the_rest(
     recorder: Agent, bus: Bus, tmp_path: Path, sealed: bool
 ) -> None:
@@ -213,7 +213,7 @@ async def test_wrapped_buffer_returns_the_newest_and_reports_the_rest(
     assert (await bus.ok("metrics"))["buffer_usage_percent"] == 100
 
 
-@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("sealed", [False, True], ids=["clear", "sealed"])
 async def test_disk_reaches_further_back_than_memory(
     fleet: Fleet, bus: Bus, tmp_path: Path, sealed: bool
 ) -> None:

@@ -46,11 +46,11 @@ async def test_host_policy_refuses_by_caller(
         refused = await ask(controller, "capture.host.alpha.start", {"nonsense": 1})
         assert (refused.code, refused.error) == (403, "policy_denied")
         await eventually(lambda: len(events) == 3, "the audit events")
-        told = [json.loads(message.data) for message in events]
-        assert [(e["event"], e["data"]["code"]) for e in told] == [
+        audits = [json.loads(message.data) for message in events]
+        assert [(e["event"], e["data"]["code"]) for e in audits] == [
             ("stop", 400), ("backends", 403), ("start", 403),
         ]  # fmt: skip
-        assert {e["data"]["caller"]["account"] for e in told} == {"ctl"}
+        assert {e["data"]["caller"]["account"] for e in audits} == {"ctl"}
 
 
 async def test_caller_name_is_ignored_without_an_authenticating_server(tmp_path: Path) -> None:

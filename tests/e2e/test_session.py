@@ -1,4 +1,4 @@
-"""A session from start to stop over the bus: every response field of CONTRACT §4."""
+"""A session from start to stop over the bus: every response field of docs/requests.md."""
 
 from __future__ import annotations
 

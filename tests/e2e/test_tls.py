@@ -189,7 +189,7 @@ async def test_plaintext_server_receives_no_secret(
     assert agent.alive
 
 
-@pytest.mark.parametrize("fault", ["stranger", "name"])
+@pytest.mark.parametrize("fault", ["stranger", "name"], ids=["unknown CA", "wrong name"])
 async def test_server_with_another_ca_or_name_is_rejected(
     fault: str, authority: Authority, servers: Any, fleet: Fleet, tmp_path: Path
 ) -> None:
@@ -230,7 +230,7 @@ def long_capture(tmp_path: Path) -> Path:
     return write_pcap(tmp_path / "minute.pcap", [packet(n) for n in range(600)])
 
 
-async def session_goes_on_through(
+async def session_survives(
     change: Any, agent: Agent, server: NatsServer, keys: dict[str, Any], capture: Path
 ) -> None:
     """Checks that one session continues and that the agent reconnects without help."""
@@ -271,7 +271,7 @@ async def test_rotated_password_is_used(servers: Any, fleet: Fleet, tmp_path: Pa
         eventually_now(lambda: "password_file" in agent.log, "the agent to read the file")
         secret.write_text("new\n")
 
-    await session_goes_on_through(rotate, agent, server, keys, long_capture)
+    await session_survives(rotate, agent, server, keys, long_capture)
 
 
 async def test_rotated_nkey_is_used(servers: Any, fleet: Fleet, tmp_path: Path,
@@ -287,7 +287,7 @@ async def test_rotated_nkey_is_used(servers: Any, fleet: Fleet, tmp_path: Path,
         eventually_now(lambda: "uthorization" in agent.log, "the old nkey to be rejected")
         seed.write_text(second)
 
-    await session_goes_on_through(rotate, agent, server, {"nkey": seed}, long_capture)
+    await session_survives(rotate, agent, server, {"nkey": seed}, long_capture)
 
 
 async def test_renewed_creds_are_used(servers: Any, fleet: Fleet, tmp_path: Path,
@@ -304,7 +304,7 @@ async def test_renewed_creds_are_used(servers: Any, fleet: Fleet, tmp_path: Path
         )
         creds(tmp_path, operation.user_jwt(user), user.seed)
 
-    await session_goes_on_through(rotate, agent, server, {"creds": lasting}, long_capture)
+    await session_survives(rotate, agent, server, {"creds": lasting}, long_capture)
 
 
 async def test_token_login(servers: Any, fleet: Fleet, tmp_path: Path) -> None:
