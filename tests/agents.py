@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import oracle
-from deadlines import PATIENCE_SEC, eventually_now
+from deadlines import TIMEOUT_SEC, eventually_now
 from servers import NatsServer
 
 COMMAND = Path(sys.executable).with_name("netsonde")
@@ -104,12 +104,12 @@ class Agent:
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGCONT)  # a test may have left it frozen
         try:
-            return process.wait(PATIENCE_SEC)
+            return process.wait(TIMEOUT_SEC)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             raise AssertionError(
-                f"{self.host} still ran {PATIENCE_SEC} s after SIGTERM:\n{self.log}"
+                f"{self.host} still ran {TIMEOUT_SEC} s after SIGTERM:\n{self.log}"
             ) from None
 
 

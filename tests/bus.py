@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from deadlines import PATIENCE_SEC, eventually
+from deadlines import TIMEOUT_SEC, eventually
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 RECORDS_MAX = 1000
@@ -227,7 +227,7 @@ class Collector:
         return sum(record["packets"] for record in self.of_session(session_id))
 
     async def packets_of(
-        self, session_id: str, expected: int, *, within_sec: float = PATIENCE_SEC
+        self, session_id: str, expected: int, *, within_sec: float = TIMEOUT_SEC
     ) -> list[dict[str, Any]]:
         """Returns the session's records once they hold exactly `expected` packets."""
         await eventually(

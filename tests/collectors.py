@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import packets
-from deadlines import PATIENCE_SEC, eventually_now
+from deadlines import TIMEOUT_SEC, eventually_now
 
 HOST = "127.0.0.1"
 UTC = {**os.environ, "TZ": "UTC"}
@@ -170,7 +170,7 @@ class _Process:
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(self.end_signal)
-            self._process.wait(PATIENCE_SEC)
+            self._process.wait(TIMEOUT_SEC)
 
     def __enter__(self) -> Self:
         return self

@@ -21,7 +21,7 @@ Answer = TypeVar("Answer")
 # A type that can be false. A coroutine cannot, so mypy does not mistake one for an answer.
 Plain = TypeVar("Plain", bound=_Boolean | Sized)
 
-PATIENCE_SEC = 60.0
+TIMEOUT_SEC = 60.0
 INTERVAL_SEC = 0.01
 
 
@@ -45,7 +45,7 @@ async def eventually(
     ask: Callable[[], Answer | Awaitable[Answer | None] | None],
     what: str,
     *,
-    within_sec: float = PATIENCE_SEC,
+    within_sec: float = TIMEOUT_SEC,
     interval_sec: float = INTERVAL_SEC,
 ) -> Answer:
     """Returns the first true answer. `what` completes "timed out waiting for …"."""
@@ -62,7 +62,7 @@ async def eventually(
 
 
 def eventually_now(
-    ask: Callable[[], Answer | None], what: str, *, within_sec: float = PATIENCE_SEC
+    ask: Callable[[], Answer | None], what: str, *, within_sec: float = TIMEOUT_SEC
 ) -> Answer:
     """The blocking variant, for code without an event loop."""
     deadline = time.monotonic() + within_sec

@@ -17,7 +17,7 @@ import pytest
 
 from agents import COMMAND, Agent, Fleet, client_flags
 from bus import settled
-from deadlines import PATIENCE_SEC, eventually_now
+from deadlines import TIMEOUT_SEC, eventually_now
 from packets import Packet, at, ethernet, ipv4, udp
 from servers import NatsServer, free_port
 
@@ -34,7 +34,7 @@ def run(nats_server: NatsServer) -> Run:
             [COMMAND, *words, *client_flags(nats_server.url)],
             capture_output=True,
             text=True,
-            timeout=PATIENCE_SEC,
+            timeout=TIMEOUT_SEC,
         )
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -245,7 +245,7 @@ def test_meter_and_follow_print_every_record(
     assert objects(off)[0]["status"] == "disabled"
     assert run("stop").returncode == 0
 
-    out, errors = follower.communicate(timeout=PATIENCE_SEC)
+    out, errors = follower.communicate(timeout=TIMEOUT_SEC)
     assert errors == ""
     records = [json.loads(line) for line in out.splitlines()]
     assert follower.returncode == 0
@@ -256,7 +256,7 @@ def test_meter_and_follow_print_every_record(
     lines = [watcher.stdout.readline() for _ in range(7)]
     assert all("198.18.0.2:53  1 packets  36 bytes" in line for line in lines)
     watcher.send_signal(signal.SIGINT)
-    assert watcher.wait(PATIENCE_SEC) == 0
+    assert watcher.wait(TIMEOUT_SEC) == 0
     assert watcher.stderr is not None
     assert watcher.stderr.read() == ""
 
@@ -280,7 +280,7 @@ def test_group_and_limit_select_the_followed_hosts(
         records = [json.loads(process.stdout.readline()) for _ in range(3)]
         assert {record["host"] for record in records} == {host}
         process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=PATIENCE_SEC)
+        out, errors = process.communicate(timeout=TIMEOUT_SEC)
         assert (process.returncode, out) == (0, ""), errors
 
     for words in (["collect", "--live"], ["flows", "--follow"]):

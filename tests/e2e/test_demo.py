@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agents import COMMAND
-from deadlines import PATIENCE_SEC, eventually_now
+from deadlines import TIMEOUT_SEC, eventually_now
 
 DURATION_SEC_MAX = 25.0
 
@@ -81,7 +81,7 @@ def test_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals)
             break
     assert processes_in(directory)
     demo.send_signal(number)
-    _, errors = demo.communicate(timeout=PATIENCE_SEC)
+    _, errors = demo.communicate(timeout=TIMEOUT_SEC)
     assert demo.returncode == 130
     assert "Traceback" not in errors
     assert list(directory.iterdir()) == []

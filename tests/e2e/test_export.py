@@ -72,7 +72,10 @@ async def test_collectors_are_added_changed_and_removed(
     await bus.ok("netflow.export.enable", collector(second.port, export_interval_sec=20))
     await bus.ok("netflow.export.enable", collector(first.port, 5, export_interval_sec=30))
     reported = {one["collector_port"]: one for one in await exported(bus)}
-    assert {port: one["version"] for port, one in reported.items()} == {first.port: 5, second.port: 10}
+    assert {port: one["version"] for port, one in reported.items()} == {
+        first.port: 5,
+        second.port: 10,
+    }
     assert (await bus.ok("status"))["export"]["export_interval_sec"] == 20, (
         "the smallest interval applies"
     )

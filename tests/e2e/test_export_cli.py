@@ -12,7 +12,7 @@ import pytest
 
 from agents import COMMAND, Agent, Fleet, client_flags
 from collectors import HOST, Inbox
-from deadlines import PATIENCE_SEC, eventually_now
+from deadlines import TIMEOUT_SEC, eventually_now
 from packets import SECOND_NS, UDP, at, ethernet, ipv4, udp, write_pcap
 from servers import NatsServer
 
@@ -29,7 +29,7 @@ def run(nats_server: NatsServer) -> Run:
             [COMMAND, *words, *(() if offline else client_flags(nats_server.url))],
             input=given,
             capture_output=True,
-            timeout=PATIENCE_SEC,
+            timeout=TIMEOUT_SEC,
         )
         text = subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode(), done.stderr.decode()

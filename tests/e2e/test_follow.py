@@ -139,7 +139,9 @@ async def test_followers_and_collector_receive_the_same_records(
     assert followed == stored
 
     assert {record["host"] for record in followed} == set(ENCODINGS)
-    of_host = {host: [common_fields(r) for r in followed if r["host"] == host] for host in ENCODINGS}
+    of_host = {
+        host: [common_fields(r) for r in followed if r["host"] == host] for host in ENCODINGS
+    }
     assert len(of_host["json"]) == FLOWS
     assert of_host["json"] == of_host["msgpack"] == of_host["ipfix"]
 

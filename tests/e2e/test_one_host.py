@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agents import COMMAND, answers, client_flags
-from deadlines import PATIENCE_SEC, eventually_now
+from deadlines import TIMEOUT_SEC, eventually_now
 from packets import SECOND_NS, UDP, Packet, at, ethernet, ipv4, udp
 from servers import free_port
 
@@ -23,7 +23,7 @@ def run(url: str, *words: str) -> subprocess.CompletedProcess[str]:
         [COMMAND, *words, *client_flags(url)],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SEC,
+        timeout=TIMEOUT_SEC,
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -40,7 +40,7 @@ def embedded(config: Path, port: int) -> Iterator[str]:
         eventually_now(lambda: answers(url, "$SRV.PING.netsonde.alpha"), "the agent to answer")
         yield url
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(PATIENCE_SEC) == 0
+        assert agent.wait(TIMEOUT_SEC) == 0
     finally:
         agent.kill()
         agent.wait()

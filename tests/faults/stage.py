@@ -24,7 +24,7 @@ from nats.aio.client import Client
 
 from agents import COMMAND, Agent, Fleet, client_flags
 from bus import Bus
-from deadlines import PATIENCE_SEC, eventually_now
+from deadlines import TIMEOUT_SEC, eventually_now
 from netsonde.bus.credentials import Login
 from netsonde.config.sections import NatsSection
 from packets import SECOND_NS, UDP, ethernet, ipv4, udp
@@ -257,7 +257,7 @@ class Stage:
         for process in self.collectors:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                process.wait(PATIENCE_SEC)
+                process.wait(TIMEOUT_SEC)
         seen: set[tuple[str, str, int]] = set()
         records = packets = size = 0
         decode = msgspec.json.Decoder(Line).decode

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-from deadlines import PATIENCE_SEC, eventually_now
+from deadlines import TIMEOUT_SEC, eventually_now
 from netns import HOST_ADDRESS, PEER_ADDRESS, Wire
 
 
@@ -31,7 +31,7 @@ def transfer(
         )
         command = [*iperf, "-c", PEER_ADDRESS, "-n", f"{megabytes}M", "-B", HOST_ADDRESS, "-J"]
         report = subprocess.check_output([*wire.prefix, *command, *(["-R"] if back else [])])
-        server.wait(timeout=PATIENCE_SEC)
+        server.wait(timeout=TIMEOUT_SEC)
     finally:
         server.kill()
         server.communicate()

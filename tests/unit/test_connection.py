@@ -15,7 +15,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from bus import settled
-from deadlines import PATIENCE_SEC, eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus import connection as connection_module
 from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
 from netsonde.bus.embedded import EmbeddedServer
@@ -58,7 +58,7 @@ async def test_connects_when_the_server_starts_late() -> None:
         assert await connection.publish("a", b"") is False
         assert await connection.barrier(0.1) is False
         async with EmbeddedServer(port=port):
-            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
             assert await connection.publish("a", b"")
 
 
@@ -74,13 +74,13 @@ async def test_resubscribes_after_a_server_kill() -> None:
     await server.start()
     try:
         async with running(server.url, prepare) as connection:
-            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
             assert server.process is not None
             server.process.kill()
             await eventually(lambda: not connection.connected, "the loss to be noticed")
             await server.stop()
             await server.start()
-            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
             assert connection.connects == 2
             client = await nats.connect(server.url)
             await client.publish("ask", b"again")
@@ -100,7 +100,7 @@ async def test_frozen_server_is_dropped_while_publishing(monkeypatch: pytest.Mon
         connection = Connection(settings, host="alpha", purpose="test")
         task = asyncio.create_task(connection.run())
         try:
-            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
             assert frozen.process is not None
             os.kill(frozen.process.pid, signal.SIGSTOP)
             flood = asyncio.create_task(publish_forever(connection))
@@ -110,7 +110,7 @@ async def test_frozen_server_is_dropped_while_publishing(monkeypatch: pytest.Mon
                     lambda: connection.connected and connection.server.endswith(spare_port),
                     "the other server",
                 )
-                assert await connection.barrier(PATIENCE_SEC)
+                assert await connection.barrier(TIMEOUT_SEC)
             flood.cancel()
             await asyncio.gather(flood, return_exceptions=True)
         finally:
@@ -129,32 +129,32 @@ async def test_oversized_message_does_not_affect_others() -> None:
         EmbeddedServer(config="max_payload: 4096\n") as server,
         running(server.url) as connection,
     ):
-        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
         assert connection.max_payload == 4096
         for payload, headers in ((b"x" * 4097, None), (b"x" * 4090, {"A": "b"})):
             with pytest.raises(PayloadTooLargeError):
                 await connection.publish("a", payload, headers)
         assert await connection.publish("a", b"x" * (4096 - header_bytes({"A": "b"})), {"A": "b"})
-        assert await connection.barrier(PATIENCE_SEC)
+        assert await connection.barrier(TIMEOUT_SEC)
         assert connection.connects == 1
 
 
 async def test_closed_client_is_replaced() -> None:
     async with EmbeddedServer() as server, running(server.url) as connection:
-        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
         assert connection._client is not None
         await connection._client.close()
         await eventually(
             lambda: connection.connected and connection.connects == 2, "another client"
         )
-        assert await connection.barrier(PATIENCE_SEC)
+        assert await connection.barrier(TIMEOUT_SEC)
 
 
 async def test_dead_reconnect_task_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "WATCH_INTERVAL_SEC", 0.1)
     server = EmbeddedServer(port=free_port())
     async with server, running(server.url) as connection:
-        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
         client = connection._client
         assert client is not None
 
@@ -166,14 +166,14 @@ async def test_dead_reconnect_task_is_replaced(monkeypatch: pytest.MonkeyPatch) 
         await eventually(
             lambda: connection.connected and connection._client is not client, "another client"
         )
-        assert await connection.barrier(PATIENCE_SEC)
+        assert await connection.barrier(TIMEOUT_SEC)
 
 
 async def test_cancellation_works_although_nats_py_swallows_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with EmbeddedServer() as server, running(server.url) as connection:
-        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
         flushing = asyncio.Event()
 
         async def swallow_cancellation(*arguments: object, **options: object) -> None:
@@ -183,22 +183,22 @@ async def test_cancellation_works_although_nats_py_swallows_it(
 
         monkeypatch.setattr(connection._client, "publish", swallow_cancellation)
         flood = asyncio.create_task(publish_forever(connection))
-        await asyncio.wait_for(flushing.wait(), PATIENCE_SEC)
+        await asyncio.wait_for(flushing.wait(), TIMEOUT_SEC)
         flood.cancel()
-        await asyncio.wait({flood}, timeout=PATIENCE_SEC / 2)
+        await asyncio.wait({flood}, timeout=TIMEOUT_SEC / 2)
         assert flood.cancelled()
 
 
 async def test_barrier_returns_after_published_messages_arrive() -> None:
     heard = Received()
     async with EmbeddedServer() as server, running(server.url) as connection:
-        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
         client = await nats.connect(server.url)
         await client.subscribe("a", cb=heard.keep)
         await settled(client)
         for _ in range(500):
             assert await connection.publish("a", b"x" * 2000)
-        assert await connection.barrier(PATIENCE_SEC)
+        assert await connection.barrier(TIMEOUT_SEC)
         await settled(client)
         await eventually(lambda: len(heard.messages) == 500, "all of them")
         await client.close()
@@ -206,14 +206,14 @@ async def test_barrier_returns_after_published_messages_arrive() -> None:
 
 async def test_cancelled_flush_does_not_break_the_barrier() -> None:
     async with EmbeddedServer() as server, running(server.url) as connection:
-        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+        await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
         client = connection._client
         assert client is not None
         cancelled = asyncio.create_task(client.flush())
         while not client._pongs:  # noqa: ASYNC110 - nats-py has no event
             await asyncio.sleep(0)
         cancelled.cancel()
-        assert await connection.barrier(PATIENCE_SEC)
+        assert await connection.barrier(TIMEOUT_SEC)
         assert cancelled.cancelled()
 
 
@@ -225,7 +225,7 @@ async def test_wrong_credentials_are_retried() -> None:
             await asyncio.sleep(1.0)
             assert not connection.connected
         async with EmbeddedServer(port=port, config=config.format("right")):
-            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
             assert connection.server == f"127.0.0.1:{port}"
 
 
@@ -233,7 +233,7 @@ async def test_token_in_the_url_is_used() -> None:
     async with EmbeddedServer(config="authorization { token: secret }\n") as server:
         url = server.url.replace("nats://", "nats://secret@")
         async with running(url) as connection:
-            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
 
 
 async def test_tls_url_sends_nothing_in_clear() -> None:
@@ -266,11 +266,11 @@ async def test_reconnects_after_a_foreign_server_on_the_port(greeting: bytes) ->
             pass
     greeted.clear()
     async with running(f"nats://127.0.0.1:{port}") as connection:
-        await asyncio.wait_for(greeted.wait(), PATIENCE_SEC)
+        await asyncio.wait_for(greeted.wait(), TIMEOUT_SEC)
         stranger.close()
         await stranger.wait_closed()
         async with EmbeddedServer(port=port):
-            await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
+            await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
 
 
 def test_header_bytes_match_the_wire() -> None:

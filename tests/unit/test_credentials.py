@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from deadlines import PATIENCE_SEC
+from deadlines import TIMEOUT_SEC
 from identities import ACCOUNT, USER, Identity, Operation, creds
 from netsonde.bus import nkey
 from netsonde.bus.connection import Connection
@@ -28,8 +28,8 @@ async def test_server_with_an_operator_accepts_the_credentials(tmp_path: Path) -
         settings = NatsSection(servers=[server.url], creds=str(path))
         connection = Connection(settings, host="alpha", purpose="test")
         task = asyncio.create_task(connection.run())
-        await asyncio.wait_for(connection.wait_connected(), PATIENCE_SEC)
-        assert await connection.barrier(PATIENCE_SEC)
+        await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
+        assert await connection.barrier(TIMEOUT_SEC)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

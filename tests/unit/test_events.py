@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from deadlines import PATIENCE_SEC, eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus.connection import PayloadTooLargeError
 from netsonde.bus.publisher import Publisher
 from netsonde.service import events as events_module
@@ -58,7 +58,7 @@ async def test_events_are_sent_in_order_and_complete(
 ) -> None:
     events.emit("lifecycle", "started", "now", session_id="s", time_ns=1, data={"a": 1})
     events.emit("capture", "finished")
-    assert await events.flushed(PATIENCE_SEC)
+    assert await events.flushed(TIMEOUT_SEC)
     first, second = publisher.published
     assert (first.kind, first.event, first.detail, first.session_id) == (
         "lifecycle",
@@ -80,7 +80,7 @@ async def test_events_are_queued_while_the_bus_is_unreachable(
     assert not await events.flushed(0.05)
     assert events.dropped == 10
     publisher.up.set()
-    assert await events.flushed(PATIENCE_SEC)
+    assert await events.flushed(TIMEOUT_SEC)
     names = [event.event for event in publisher.published]
     assert names == [str(n) for n in range(10, events_module.QUEUE_EVENTS_MAX + 10)]
 
@@ -90,7 +90,7 @@ async def test_oversized_event_does_not_block_others(
 ) -> None:
     events.emit("audit", "stop", data={"request": "\0" * 4096})
     events.emit("capture", "finished")
-    assert await events.flushed(PATIENCE_SEC)
+    assert await events.flushed(TIMEOUT_SEC)
     assert [event.event for event in publisher.published] == ["finished"]
     assert events.dropped == 1
 

@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus import settled
-from deadlines import PATIENCE_SEC, eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.config.sections import NatsSection
 from netsonde.errors import UnreachableError
 from netsonde.fleet import client as client_module
@@ -27,7 +27,7 @@ from netsonde.fleet.client import FleetClient, Pace, belongs, connect, explain, 
 from netsonde.fleet.targeting import Limit, Target, TargetError
 from servers import NatsServer, free_port
 
-SOON_SEC = PATIENCE_SEC / 2  # for requests that must end before their timeout
+SOON_SEC = TIMEOUT_SEC / 2  # for requests that must end before their timeout
 
 
 class Responder:
@@ -90,7 +90,7 @@ async def test_request_to_all_ends_when_each_discovered_host_answered(
         await Responder(agents_client, host).start()
     async with fleet_at(nats_server) as fleet:
         began = time.monotonic()
-        outcome = await fleet.ask("status", {}, Target(), Pace(timeout_sec=PATIENCE_SEC))
+        outcome = await fleet.ask("status", {}, Target(), Pace(timeout_sec=TIMEOUT_SEC))
         assert time.monotonic() - began < SOON_SEC
     assert [reply.host for reply in outcome.replies] == ["db1", "web1", "web2"]
     assert outcome.complete
@@ -114,7 +114,7 @@ async def test_named_hosts_only_are_asked_and_absent_ones_reported_at_once(
     async with fleet_at(nats_server) as fleet:
         began = time.monotonic()
         target = Target(hosts=("web1", "gone"))
-        outcome = await fleet.ask("status", {}, target, Pace(timeout_sec=PATIENCE_SEC))
+        outcome = await fleet.ask("status", {}, target, Pace(timeout_sec=TIMEOUT_SEC))
         assert time.monotonic() - began < SOON_SEC
     assert [reply.host for reply in outcome.replies] == ["web1"]
     assert [absence.host for absence in outcome.absences] == ["gone"]
@@ -126,7 +126,7 @@ async def test_no_hosts_is_an_immediate_failure(nats_server: NatsServer) -> None
     async with fleet_at(nats_server) as fleet:
         for target in (Target(), Target(group=("site", "ams"))):
             began = time.monotonic()
-            outcome = await fleet.ask("status", {}, target, Pace(timeout_sec=PATIENCE_SEC))
+            outcome = await fleet.ask("status", {}, target, Pace(timeout_sec=TIMEOUT_SEC))
             assert time.monotonic() - began < SOON_SEC
             assert not outcome.replies
             assert not outcome.complete
@@ -140,7 +140,7 @@ async def test_group_reaches_its_members_only(
     async with fleet_at(nats_server) as fleet:
         began = time.monotonic()
         target = Target(group=("site", "ams"))
-        outcome = await fleet.ask("status", {}, target, Pace(timeout_sec=PATIENCE_SEC))
+        outcome = await fleet.ask("status", {}, target, Pace(timeout_sec=TIMEOUT_SEC))
         assert time.monotonic() - began < SOON_SEC
     assert [reply.host for reply in outcome.replies] == ["web1"]
     assert web2.requests == []
@@ -230,7 +230,7 @@ async def test_foreign_service_is_ignored(nats_server: NatsServer, agents_client
     await settled(agents_client)
     async with fleet_at(nats_server) as fleet:
         began = time.monotonic()
-        outcome = await fleet.ask("status", {}, Target(), Pace(timeout_sec=PATIENCE_SEC))
+        outcome = await fleet.ask("status", {}, Target(), Pace(timeout_sec=TIMEOUT_SEC))
         assert time.monotonic() - began < SOON_SEC
     assert [reply.host for reply in outcome.replies] == ["web1"]
     assert not outcome.absences
@@ -295,7 +295,7 @@ async def test_server_death_ends_the_request(
     async with fleet_at(nats_server) as fleet:
         target = Target(hosts=("mute",))
         request = asyncio.create_task(
-            fleet.ask("status", {}, target, Pace(timeout_sec=PATIENCE_SEC))
+            fleet.ask("status", {}, target, Pace(timeout_sec=TIMEOUT_SEC))
         )
         await eventually(lambda: mute.requests, "the request to be under way")
         nats_server.kill()
@@ -317,7 +317,7 @@ async def test_follow_ends_when_it_is_cancelled_while_the_flush_completes(
             await flush()
             flushed.set()
             try:
-                await asyncio.sleep(PATIENCE_SEC)
+                await asyncio.sleep(TIMEOUT_SEC)
             except asyncio.CancelledError:
                 return
 

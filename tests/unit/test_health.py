@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from deadlines import PATIENCE_SEC, eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.capture.session import Session
 from netsonde.core.values import CollectorStats, Stats
 from netsonde.daemon.health import HEARTBEAT_STALLED_SEC, Health, Heartbeat
@@ -177,7 +177,7 @@ async def test_serves_http_over_a_socket() -> None:
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"x" * 100_000)  # a request head over the limit is rejected
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-        assert await asyncio.wait_for(reader.read(), PATIENCE_SEC) == b""
+        assert await asyncio.wait_for(reader.read(), TIMEOUT_SEC) == b""
     writer.close()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -186,6 +186,6 @@ async def test_serves_http_over_a_socket() -> None:
 async def test_taken_port_does_not_stop_the_agent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        await asyncio.wait_for(health(listen=f"127.0.0.1:{port}").run(), PATIENCE_SEC)
+        await asyncio.wait_for(health(listen=f"127.0.0.1:{port}").run(), TIMEOUT_SEC)
     for listen in ("", "a..b:80"):
-        await asyncio.wait_for(health(listen=listen).run(), PATIENCE_SEC)
+        await asyncio.wait_for(health(listen=listen).run(), TIMEOUT_SEC)

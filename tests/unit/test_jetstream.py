@@ -12,7 +12,7 @@ from typing import Any
 import nats
 import pytest
 
-from deadlines import PATIENCE_SEC, eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus.connection import Connection
 from netsonde.bus.embedded import EmbeddedServer
 from netsonde.config.sections import NatsSection
@@ -85,7 +85,7 @@ async def test_streams_are_created_as_documented(tmp_path: Path) -> None:
         running(server.url, tmp_path / "s") as (pipeline, alarms),
     ):
         await pipeline.append(message(1))
-        assert await pipeline.settled(PATIENCE_SEC)
+        assert await pipeline.settled(TIMEOUT_SEC)
         async with jetstream(server.url) as js:
             for name, subject in (
                 ("CAPTURE_FLOWS", "capture.stream.flows.>"),
@@ -109,7 +109,7 @@ async def test_each_message_arrives_once(tmp_path: Path) -> None:
         for number in range(1000):
             await pipeline.append(message(number))
             assert pipeline.messages_in_flight <= WINDOW_MESSAGES
-        assert await pipeline.settled(PATIENCE_SEC)
+        assert await pipeline.settled(TIMEOUT_SEC)
         assert sorted(await stored(server.url)) == list(range(1000))
         assert pipeline.spool.records_unfinished == 0
 
@@ -129,7 +129,7 @@ async def test_killed_server_loses_and_duplicates_nothing(tmp_path: Path) -> Non
                     await server.stop()
                 await asyncio.sleep(0)
             await server.start()
-            assert await pipeline.settled(PATIENCE_SEC)
+            assert await pipeline.settled(TIMEOUT_SEC)
             assert sorted(await stored(server.url)) == list(range(300))
     finally:
         await server.stop()
@@ -143,7 +143,7 @@ async def test_without_jetstream_the_spool_keeps_everything(tmp_path: Path) -> N
             await eventually(lambda: "stream_refuses" in alarms.names, "the refusal")
             assert pipeline.spool.records_unfinished == 2
         async with EmbeddedServer(port=port, jetstream=True) as server:
-            assert await pipeline.settled(PATIENCE_SEC)
+            assert await pipeline.settled(TIMEOUT_SEC)
             assert await stored(server.url) == [1]
 
 
@@ -157,7 +157,7 @@ async def test_next_run_publishes_the_backlog(tmp_path: Path) -> None:
         EmbeddedServer(port=port, jetstream=True),
         running(url, tmp_path / "s") as (pipeline, _),
     ):
-        assert await pipeline.settled(PATIENCE_SEC)
+        assert await pipeline.settled(TIMEOUT_SEC)
         assert sorted(await stored(url)) == list(range(5))
 
 
@@ -175,7 +175,7 @@ async def test_full_spool_evicts_the_oldest_and_raises_an_alarm(
         assert alarms.rung[-1][0] == "records_lost"
         assert alarms.rung[-1][2]["records_lost"] == lost
         async with EmbeddedServer(port=port, jetstream=True):
-            assert await pipeline.settled(PATIENCE_SEC)
+            assert await pipeline.settled(TIMEOUT_SEC)
             numbers = sorted(await stored(url))
         assert numbers == list(range(40 - len(numbers), 40))
         assert 2 * len(numbers) + lost == 80
@@ -195,7 +195,7 @@ async def test_full_stream_is_retried(tmp_path: Path) -> None:
             await js._api_request(
                 "$JS.API.STREAM.UPDATE.CAPTURE_FLOWS", json.dumps(config).encode()
             )
-            assert await pipeline.settled(PATIENCE_SEC)
+            assert await pipeline.settled(TIMEOUT_SEC)
             assert sorted(await stored(server.url)) == list(range(6))
             assert pipeline.last_refusal == ""
 
@@ -207,7 +207,7 @@ async def test_oversized_message_blocks_no_other(tmp_path: Path) -> None:
     ):
         await pipeline.append(message(1, size=9000))
         await pipeline.append(message(2))
-        assert await pipeline.settled(PATIENCE_SEC)
+        assert await pipeline.settled(TIMEOUT_SEC)
         assert await stored(server.url) == [2]
         assert pipeline.spool.records_lost == 2
         assert "records_lost" in alarms.names

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deadlines import PATIENCE_SEC
+from deadlines import TIMEOUT_SEC
 from netsonde.config.paths import NotAFileError, is_link_below, open_below
 from netsonde.errors import PathNotAllowed
 
@@ -158,7 +158,7 @@ def test_link_swapped_in_during_open_is_never_followed(allowed: Path, tmp_path: 
     thread.start()
     seen: Counter[str] = Counter()
     try:
-        deadline = time.monotonic() + PATIENCE_SEC
+        deadline = time.monotonic() + TIMEOUT_SEC
         while time.monotonic() < deadline and not {"read", "refused"} <= seen.keys():
             for path in ("below/b.pcap", "below/../below/b.pcap", f"{allowed}/below/b.pcap"):
                 try:

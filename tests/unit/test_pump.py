@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
-from deadlines import PATIENCE_SEC, eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.capture.pump import Pump
 from netsonde.core.capture import DRAIN_RECORDS_MAX, Capture
 from netsonde.core.values import Batch, CoreEvent, Stats
@@ -107,7 +107,7 @@ async def test_record_is_sent_soon(rig: Rig) -> None:
 async def test_batches_keep_their_order(rig: Rig) -> None:
     for number in range(50):
         rig.capture.put(DRAIN_RECORDS_MAX, b"[%d]" % number)
-    await rig.pump.finish(PATIENCE_SEC)
+    await rig.pump.finish(TIMEOUT_SEC)
     assert rig.sink.sent == [b"[%d]" % number for number in range(50)]
     assert rig.pump.records_sent == 50 * DRAIN_RECORDS_MAX
     assert rig.sink.barriers == 1
@@ -117,7 +117,7 @@ async def test_finish_sends_records_that_arrive_last(rig: Rig) -> None:
     rig.capture.put(1, b"[1]")
     await eventually(rig.sink.arrived.is_set, "the record")
     rig.capture.put(2, b"[2]")  # while the pump lingers
-    await rig.pump.finish(PATIENCE_SEC)
+    await rig.pump.finish(TIMEOUT_SEC)
     assert rig.sink.sent == [b"[1]", b"[2]"]
 
 
@@ -131,7 +131,7 @@ async def test_only_one_batch_leaves_the_ring_while_the_bus_blocks(rig: Rig) -> 
     assert len(rig.capture.ring) == 4
     assert rig.pump.records_sent == 0
     rig.sink.open.set()
-    await rig.pump.finish(PATIENCE_SEC)
+    await rig.pump.finish(TIMEOUT_SEC)
     assert rig.pump.records_sent == 15
 
 
@@ -150,7 +150,7 @@ async def test_unsent_records_are_counted(rig: Rig) -> None:
 async def test_rejected_batch_is_counted(rig: Rig) -> None:
     rig.sink.accepts = False
     rig.capture.put(4)
-    await rig.pump.finish(PATIENCE_SEC)
+    await rig.pump.finish(TIMEOUT_SEC)
     assert (rig.pump.records_sent, rig.pump.records_unsent) == (0, 4)
 
 
@@ -177,6 +177,6 @@ async def test_other_tasks_run_under_load(rig: Rig, rounds: int) -> None:
     task = asyncio.create_task(other())
     for _ in range(rounds):
         rig.capture.put(DRAIN_RECORDS_MAX)
-    await rig.pump.finish(PATIENCE_SEC)
+    await rig.pump.finish(TIMEOUT_SEC)
     task.cancel()
     assert turns >= rounds

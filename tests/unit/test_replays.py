@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from deadlines import PATIENCE_SEC
+from deadlines import TIMEOUT_SEC
 from netsonde.errors import RequestIdReused
 from netsonde.service import replays
 from netsonde.service.replays import Replays, StoredReply
@@ -31,7 +31,7 @@ async def test_retry_waits_for_the_first_reply() -> None:
     assert waiting is not None
     assert not waiting.done()
     cache.end("a", REPLY)
-    assert await asyncio.wait_for(waiting, PATIENCE_SEC) is REPLY
+    assert await asyncio.wait_for(waiting, TIMEOUT_SEC) is REPLY
 
 
 async def test_same_id_with_another_body_is_rejected() -> None:

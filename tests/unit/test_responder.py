@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from nats.aio.msg import Msg
 
-from deadlines import PATIENCE_SEC, eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
 from netsonde.capture.sessions import Sessions
 from netsonde.config.sections import FirmwareSection, PolicySection
@@ -396,7 +396,7 @@ async def test_drain_waits_for_requests_in_flight(rig: Rig, handle: Any) -> None
     handle("stop", slow)
     asking = asyncio.create_task(rig.ask("capture.stop"))
     await eventually(begun.is_set, "the request to be in flight")
-    await rig.responder.drain(PATIENCE_SEC)
+    await rig.responder.drain(TIMEOUT_SEC)
     assert any(sent.subject == "inbox.1" for sent in rig.connection.sent)
     assert (await asking).code == 200
 

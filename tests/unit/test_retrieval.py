@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from deadlines import PATIENCE_SEC, eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.config.sections import BufferSection
 from netsonde.core.capture import Capture
 from netsonde.core.values import PacketQuery, PacketSummary
@@ -105,7 +105,7 @@ async def test_early_end_leaves_no_file(
         await begun(directory)
         end(retrievals, capture)
     with pytest.raises(error):
-        await asyncio.wait_for(task, PATIENCE_SEC)
+        await asyncio.wait_for(task, TIMEOUT_SEC)
     assert os.listdir(directory) == []
     assert (capture.holders, EndlessAnswer.open_now) == (0, 0)
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from deadlines import PATIENCE_SEC
+from deadlines import TIMEOUT_SEC
 from netsonde.capture.pump import Sink
 from netsonde.capture.sessions import Sessions
 from netsonde.config.sections import CaptureSection, Config
@@ -39,7 +39,7 @@ async def test_start_during_close_leaves_no_session(
     monkeypatch.setattr(Capture, "open", open_slowly)
     write_pcap(tmp_path / "empty.pcap", [])
     config = Config(capture=CaptureSection(replay_dirs=[str(tmp_path)]))
-    async with asyncio.timeout(PATIENCE_SEC), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(TIMEOUT_SEC), asyncio.TaskGroup() as tasks:
         sessions = Sessions(
             config, cast(Sink, None), cast(Events, None), tasks, publish_metrics=no_metrics
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deadlines import PATIENCE_SEC, eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.daemon.supervisor import Supervisor
 
 
@@ -73,4 +73,4 @@ async def test_watchdog_is_fed_only_while_alive(notify_socket: tuple[str, Listen
 async def test_missing_notify_socket_is_ignored(environ: dict[str, str]) -> None:
     supervisor = Supervisor(environ)
     supervisor.ready("x")
-    await asyncio.wait_for(supervisor.run(lambda: True), PATIENCE_SEC)
+    await asyncio.wait_for(supervisor.run(lambda: True), TIMEOUT_SEC)
