@@ -17,7 +17,7 @@ LEVELS = {stage: level for level, group in enumerate(LAYERS) for stage in group}
 
 
 def units(root: Path) -> dict[str, set[str]]:
-    """Which units each unit includes; system headers are left out."""
+    """Returns the units that each unit includes, without system headers."""
     graph: dict[str, set[str]] = {}
     for path in sorted(root.rglob("*.[ch]")):
         if path.relative_to(root).parts[0] in {"tests", "fuzz"}:
