@@ -59,7 +59,7 @@ class Rule:
 BE = "(?:is|are|was|were|be|been|being)"
 # fmt: off
 PEOPLE = [
-    "administrator", "anyone", "attacker", "author", "caller", "client", "contributor",
+    "administrator", "anybody", "anyone", "attacker", "author", "caller", "client", "contributor",
     "developer", "everyone", "maintainer", "newcomer", "operator", "owner", "peer", "people",
     "person", "reader", "someone", "those", "user",
 ]
