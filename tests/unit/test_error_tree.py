@@ -18,7 +18,7 @@ def descendants(kind: type[NetsondeError]) -> list[type[NetsondeError]]:
 
 REQUEST_ERRORS = [kind for kind in descendants(RequestError) if issubclass(kind, RequestError)]
 
-# CONTRACT §3 and §4, for the verbs of this build.
+# Code and exit status of each error.
 CONTRACT = {
     ("expired", 400),
     ("no_session", 400),

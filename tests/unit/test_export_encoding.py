@@ -253,7 +253,7 @@ def test_decoded_records_equal_the_encoded_ones(
 
 
 def test_decoding_resumes_at_the_next_template_refresh() -> None:
-    """FLOWS §6: after the first datagrams are lost, one refresh is enough."""
+    """After the first datagrams are lost, one template refresh is enough."""
     flow = Flow(4, b"\n\0\0\1", b"\n\0\0\2", 1, 2, 17, 0, 0, (1, 0), (40, 0), (0, 0), 0, 0,
                 NOW_NS, NOW_NS, 1)  # fmt: skip
     messages = encode(10, 0, 512, [flow] * 400)

@@ -1,4 +1,4 @@
-"""Requests: defaults, ranges and unknown fields (CONTRACT §4). Replies: field names."""
+"""Requests: defaults, ranges and unknown fields. Replies: field names."""
 
 from __future__ import annotations
 
