@@ -218,14 +218,14 @@ def test_stream_with_weaker_settings_is_reported() -> None:
     good = stream_config(flows_stream("capture"), subject, StreamSettings())
     assert complaints(good, subject) == []
     for change, words in (
-        ({"duplicate_window": 120 * 10**9}, "duplicates"),
+        ({"duplicate_window": 120 * 10**9}, "duplicate_window"),
         ({"storage": "memory"}, "memory"),
         ({"subjects": ["other"]}, "does not bind"),
         ({"subjects": ["capture.stream.flows.web1"]}, "does not bind"),
         ({"subjects": ["capture.stream.flows.*.*"]}, "does not bind"),
         ({"retention": "interest"}, "keeps nothing"),
         ({"max_msgs_per_subject": 1}, "only 1 messages"),
-        ({"no_ack": True}, "acknowledge"),
+        ({"no_ack": True}, "no_ack"),
     ):
         assert words in complaints(good | change, subject)[0]
     for wider in ("capture.stream.flows.*", "capture.stream.>", "*.stream.flows.>", ">"):

@@ -34,7 +34,7 @@ class Server:
             sent_sec, self.now_sec = self.in_flight.popleft()
             self.delay_sec = self.now_sec - sent_sec
             self.landed_bytes += BATCH_BYTES
-            self.window.landed(BATCH_BYTES, sent_sec, self.now_sec)
+            self.window.acked(BATCH_BYTES, sent_sec, self.now_sec)
         return self.landed_bytes / (self.now_sec - begin_sec) / self.bytes_per_sec
 
     @property

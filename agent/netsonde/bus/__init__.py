@@ -1,1 +1,1 @@
-"""The ways between the agent and NATS: connections, publishing, an embedded server."""
+"""NATS connections, publishing, object storage, and an embedded server."""

@@ -1,12 +1,10 @@
-"""One NATS connection that is always coming back.
+"""One NATS connection that always reconnects.
 
-`run` keeps a nats-py client alive: it never blocks the agent's start, outlives servers that
-are late, killed, frozen or out of patience (a closed client is replaced by a new one), and
-subscribes again each time. The rules that nats-py needs, each learnt on a real machine:
-error_cb must not raise (it would kill the read loop; guarded.py has what else would), PING
-overtakes pending publishes (so `barrier` flushes first), and a frozen server is noticed only by
-a watchdog that aborts the transport. A cancellation that nats-py swallowed is raised again.
-It knows nothing of verbs or records.
+`run` keeps a nats-py client alive. The agent starts without a server. Servers may start late,
+be killed or freeze. A closed client is replaced by a new one, which subscribes again.
+nats-py needs these rules: error_cb must not raise, because that would end the read loop. A PING
+overtakes pending publishes, so `barrier` flushes first. Only a watchdog notices a frozen
+server; it aborts the transport. A cancellation that nats-py swallowed is raised again.
 """
 
 from __future__ import annotations
@@ -34,19 +32,19 @@ CONNECT_TIMEOUT_SEC = 5
 WATCH_INTERVAL_SEC = 3.0
 FROZEN_AFTER_SEC = 8.0
 PENDING_BYTES_MAX = 4 << 20
-FLUSH_BYTES = 2 << 20  # pending from here on, a publisher waits for the socket
+FLUSH_BYTES = 2 << 20  # above this backlog a publisher waits for the socket
 FLUSH_POLL_SEC = 0.001
 REPORTED_MAX = 32  # different errors in the log between two connects
 
 Listener = Callable[[Msg], Awaitable[None]]
 Notice = Callable[[bool], None]
 
-# What nats-py raises for a message that could not be handed to the server.
+# Exceptions of nats-py for a message that was not sent.
 PUBLISH_ERRORS = (nats.errors.Error, OSError, RuntimeError)
 
 
 class Requester(Protocol):
-    """What asks over NATS: an agent's Connection, or a client's."""
+    """Sends requests over NATS: the agent's Connection or a command's client."""
 
     @property
     def max_payload(self) -> int: ...
@@ -61,11 +59,11 @@ class Requester(Protocol):
 
 
 class PayloadTooLargeError(NetsondeError):
-    """Payload and headers exceed the server's max_payload; sent, they would end the client."""
+    """Payload and headers exceed max_payload. The server would close the connection."""
 
 
 class Connection:
-    """`purpose` names it in logs and in the server's connection list."""
+    """`purpose` names the connection in logs and in the server's connection list."""
 
     def __init__(self, settings: NatsSection, *, host: str, purpose: str) -> None:
         self._settings = settings
@@ -80,7 +78,7 @@ class Connection:
         self._reported: set[str] = set()  # errors since the last connect
         self.connects = 0
 
-    # ---- what the agent asks of it -------------------------------------------------------
+    # ---- use -----------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
@@ -88,12 +86,12 @@ class Connection:
 
     @property
     def max_payload(self) -> int:
-        """Bytes of payload and headers that the server takes."""
+        """The server's limit for payload and headers, in bytes."""
         return int(self._client.max_payload) if self._client is not None else 1 << 20
 
     @property
     def inbox_prefix(self) -> str:
-        """Where replies come to; no other host may listen there."""
+        """Prefix of the reply subjects. Only this host may subscribe to them."""
         return f"_INBOX_{self._host}"
 
     async def wait_connected(self) -> None:
@@ -102,25 +100,21 @@ class Connection:
             await self._up.wait()
 
     def listen(self, subject: str, listener: Listener) -> None:
-        """Before `run`: subscribes on every connection that will be made."""
+        """Subscribes after every connect. Call before `run`."""
         self._listeners.append((subject, listener))
 
     def notify(self, notice: Notice) -> None:
-        """notice(True) after each connect or reconnect, notice(False) after each loss."""
+        """Calls notice(True) after each connect and notice(False) after each disconnect."""
         self._notices.append(notice)
 
     async def publish(
         self, subject: str, payload: bytes, headers: dict[str, str] | None = None
     ) -> bool:
-        """False if there is no live connection to hand it to. Raises PayloadTooLargeError."""
+        """Returns False if there is no connection. Raises PayloadTooLargeError."""
         client = self._client
         if client is None or not client.is_connected:
             return False
-        size = len(payload) + header_bytes(headers)
-        if size > client.max_payload:
-            raise PayloadTooLargeError(
-                f"{size} bytes, and the server takes {client.max_payload}; ask for less"
-            )
+        _check_size(client, len(payload) + header_bytes(headers))
         try:
             await client.publish(subject, payload, headers=headers)
         except PUBLISH_ERRORS as error:
@@ -133,21 +127,20 @@ class Connection:
     async def publish_ready(
         self, subject: bytes, head: bytes, payload: bytes, *, reply: bytes = b""
     ) -> bool:
-        """As `publish`, with a header block that is ready. The payload is handed to the socket
-        as it is, where nats-py would copy it twice."""
+        """Publishes with an encoded header block. nats-py would copy the payload twice; this
+        passes it to the socket without a copy."""
         client = self._client
         if client is None or not client.is_connected:
             return False
         size = len(head) + len(payload)
-        if size > client.max_payload:
-            raise PayloadTooLargeError(f"{size} bytes, and the server takes {client.max_payload}")
+        _check_size(client, size)
         line = b"HPUB %b %b %d %d\r\n%b" % (subject, reply, len(head), size, head)
         client._pending += (line, payload, b"\r\n")
         client._pending_data_size += len(line) + len(payload) + 2
         try:
             if client._flush_queue is not None and client._flush_queue.empty():
                 await client._flush_pending()
-            # Not force_flush: it waits for a flusher that may have died with the connection.
+            # force_flush would wait for a flusher that may have ended with the connection.
             while client._pending_data_size > FLUSH_BYTES and client.is_connected:  # noqa: ASYNC110 - nats-py has no event
                 await asyncio.sleep(FLUSH_POLL_SEC)
             honour_cancellation()
@@ -163,7 +156,7 @@ class Connection:
         timeout_sec: float,
         headers: dict[str, str] | None = None,
     ) -> bytes | None:
-        """The first reply, or None: nobody is there, or nobody answered in time."""
+        """Returns the first reply. None if nobody subscribes or replies in time."""
         client = self._client
         if client is None or not client.is_connected:
             return None
@@ -174,28 +167,27 @@ class Connection:
         return bytes(reply.data)
 
     async def barrier(self, timeout_sec: float = 5.0) -> bool:
-        """True when the server has taken all that was published before."""
+        """Returns True if the server has received everything published before."""
         client = self._client
         if client is None or not client.is_connected:
             return False
+        return await _succeeds_within(client.flush(timeout=3600), timeout_sec)
 
-        return await _finishes(client.flush(timeout=3600), timeout_sec)
-
-    # ---- its life ------------------------------------------------------------------------
+    # ---- lifetime ------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         wait_sec = RECONNECT_WAIT_SEC
         while True:
             try:
                 await self._serve_one_client()
                 wait_sec = RECONNECT_WAIT_SEC
             except Exception as error:
-                # Nothing that answers at that port, a NATS server or not, may end a capture.
+                # The peer may not be a NATS server. No reply may end a capture.
                 self._log.warning("connection failed", error=str(error) or repr(error))
                 wait_sec = min(wait_sec * 2, 10.0)
             self._report(up=False)
-            # Jitter, so that hosts do not come back all at once; no secret.
+            # Jitter, so that hosts do not reconnect all at once; not a secret.
             await asyncio.sleep(wait_sec * random.uniform(0.5, 1.0))  # noqa: S311
 
     async def _serve_one_client(self) -> None:
@@ -216,33 +208,32 @@ class Connection:
             finally:
                 watchdog.cancel()
                 await asyncio.gather(watchdog, return_exceptions=True)
-            self._log.warning("connection closed for good, making a new one")
+            self._log.warning("nats-py closed the client, making a new one")
         finally:
             self._client = None
-            await _dismiss(client)
+            await _close_client(client)
 
     async def drain(self, timeout_sec: float = 3.0) -> None:
-        """Sends what is pending; the connection stays until `run` is cancelled."""
+        """Flushes the backlog. The connection stays open until `run` is cancelled."""
         if not await self.barrier(timeout_sec):
-            self._log.info("not drained", connected=self.connected)
+            self._log.info("cannot flush the backlog", connected=self.connected)
 
     async def _watch(self, client: Client) -> None:
-        """Aborts the transport of a server that has stopped answering, and replaces a client
-        that has given up."""
+        """Aborts the transport of a frozen server. Replaces a client that no longer reconnects."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL_SEC)
-            if reconnecting_has_died(client):
+            if reconnect_task_ended(client):
                 self._closed.set()
             if not client.is_connected:
                 continue
             transport = client._transport
-            if await _finishes(client.flush(timeout=3600), FROZEN_AFTER_SEC):
+            if await _succeeds_within(client.flush(timeout=3600), FROZEN_AFTER_SEC):
                 continue
             if client.is_connected and client._transport is transport:
                 self._log.warning("the server does not answer, dropping the connection")
                 abort_transport(client)
 
-    # ---- how nats-py is set up -----------------------------------------------------------
+    # ---- nats-py options and callbacks ---------------------------------------------------
 
     @property
     def _wants_tls(self) -> bool:
@@ -263,9 +254,9 @@ class Connection:
             "closed_cb": self._on_closed,
             "disconnected_cb": self._on_disconnected,
             "reconnected_cb": self._on_reconnected,
-            "dont_randomize": True,  # both connections of an agent belong on one server
+            "dont_randomize": True,  # both connections of an agent use one server
             "max_reconnect_attempts": -1,
-            # Jitter, so that hosts do not come back all at once; no secret.
+            # Jitter, so that hosts do not reconnect all at once; not a secret.
             "reconnect_time_wait": RECONNECT_WAIT_SEC * random.uniform(0.5, 1.5),  # noqa: S311
             "connect_timeout": CONNECT_TIMEOUT_SEC,
             "ping_interval": PING_INTERVAL_SEC,
@@ -278,12 +269,12 @@ class Connection:
         return options | Login(settings).options
 
     async def _on_error(self, error: Exception) -> None:
-        # An exception from here would end nats-py's read loop without a word.
+        # An exception here would end nats-py's read loop silently.
         with contextlib.suppress(Exception):
-            words = str(error) or repr(error)
-            if words not in self._reported and len(self._reported) < REPORTED_MAX:
-                self._reported.add(words)  # not again with each attempt to come back
-                self._log.warning("nats error", error=words)
+            text = str(error) or repr(error)
+            if text not in self._reported and len(self._reported) < REPORTED_MAX:
+                self._reported.add(text)  # log once, not at each reconnect attempt
+                self._log.warning("nats error", error=text)
 
     async def _on_closed(self) -> None:
         self._closed.set()
@@ -305,49 +296,57 @@ class Connection:
 
     @property
     def server(self) -> str:
-        """host:port, without what a URL may carry of passwords."""
+        """host:port, without a password from the URL."""
         url = self._client.connected_url if self._client is not None else None
         return f"{url.hostname}:{url.port}" if url is not None else ""
 
 
 def honour_cancellation() -> None:
-    """Raises CancelledError again, because nats-py can swallow it while it flushes."""
+    """Raises CancelledError again. nats-py can swallow the first one while it flushes."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
 def header_bytes(headers: dict[str, str] | None) -> int:
-    """What the headers add to a message: `NATS/1.0\\r\\n`, `Key: value\\r\\n`…, `\\r\\n`."""
+    """Returns the encoded size: `NATS/1.0\\r\\n`, `Key: value\\r\\n`…, `\\r\\n`."""
     if not headers:
         return 0
     return 12 + sum(len(key) + len(value.encode()) + 4 for key, value in headers.items())
 
 
+def _check_size(client: Client, size: int) -> None:
+    if size > client.max_payload:
+        raise PayloadTooLargeError(
+            f"message of {size} bytes exceeds the server's max_payload of {client.max_payload};"
+            " request less"
+        )
+
+
 def abort_transport(client: Client) -> None:
-    """close() would wait for the server to take what is buffered; a frozen one never does."""
+    """Drops the connection. close() would block until a frozen server reads the buffer."""
     writer = getattr(client._transport, "_io_writer", None)
     if writer is not None:
         writer.transport.abort()
 
 
-def reconnecting_has_died(client: Client) -> bool:
-    """nats-py lets a RuntimeError of uvloop (a write after the server hung up) end the task
-    that reconnects, and would wait for ever."""
+def reconnect_task_ended(client: Client) -> bool:
+    """Returns True if nats-py will never reconnect. A RuntimeError of uvloop (a write after
+    the server hung up) ends nats-py's reconnect task."""
     task = client._reconnection_task
     return bool(client.is_reconnecting and task is not None and task.done())
 
 
-async def _dismiss(client: Client) -> None:
-    """Ends a client that is not to come back, whatever state it is in."""
+async def _close_client(client: Client) -> None:
+    """Closes a client in any state and stops its reconnects."""
     task = client._reconnection_task
     if task is not None:
         task.cancel()
         await asyncio.wait({task}, timeout=1.0)
         if task.done() and not task.cancelled():
-            task.exception()  # seen, so that asyncio does not report it as lost
+            task.exception()  # else asyncio logs "exception was never retrieved"
     abort_transport(client)
-    await _finishes(client.close(), 2.0)
+    await _succeeds_within(client.close(), 2.0)
 
 
 def tls_context(settings: NatsSection) -> ssl.SSLContext:
@@ -360,21 +359,17 @@ def tls_context(settings: NatsSection) -> ssl.SSLContext:
     return context
 
 
-async def _finishes(work: Awaitable[None], timeout_sec: float) -> bool:
-    """Did it end well within the time? It is cancelled only after the answer is known to be
-    no, when the transport's end is near: see guarded.py on PONGs and cancelled futures."""
+async def _succeeds_within(work: Awaitable[None], timeout_sec: float) -> bool:
+    """Returns False on timeout or error. A late task is not cancelled: nats-py would fail at
+    the PONG of a cancelled flush."""
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=timeout_sec)
-    if not done:
-        _abandon(task)
-        return False
-    return not task.cancelled() and task.exception() is None
-
-
-def _abandon(task: asyncio.Future[None]) -> None:
+    if done:
+        return not task.cancelled() and task.exception() is None
     task.add_done_callback(lambda late: late.cancelled() or late.exception())
-    _ABANDONED.add(task)
-    task.add_done_callback(_ABANDONED.discard)
+    _LATE_TASKS.add(task)
+    task.add_done_callback(_LATE_TASKS.discard)
+    return False
 
 
-_ABANDONED: set[asyncio.Future[None]] = set()  # asyncio itself holds tasks only weakly
+_LATE_TASKS: set[asyncio.Future[None]] = set()  # asyncio holds only weak references

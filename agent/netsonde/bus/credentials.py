@@ -1,8 +1,7 @@
-"""How the agent and the commands log in to NATS: creds file, nkey, password, token, or nothing.
+"""NATS login of the agent and the commands: creds file, nkey, password, token, or none.
 
-Every secret lies in a file of its own and is read anew at each connect, so that a rotated
-one is picked up without a restart. A secret that cannot be read is an error with the key's
-name in it, and never with the secret.
+Each secret is in a separate file, which is read at every connect. A rotated secret needs no
+restart. Errors name the configuration key and never contain the secret.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ SECRET_BYTES_MAX = 1 << 16
 
 _JWT = re.compile(r"-+BEGIN NATS USER JWT-+\s+(\S+)\s+-+END NATS USER JWT-+")
 _SEED = re.compile(r"-+BEGIN USER NKEY SEED-+\s+(\S+)\s+-+END USER NKEY SEED-+")
-_T = TypeVar("_T")
-
 _BARE_SEED = re.compile(r"^\s*(SU[A-Z2-7]+)\s*$", re.MULTILINE)
+_T = TypeVar("_T")
 
 
 class Login:
-    """`fields`: what CONNECT carries, by nats-py's names, as the files are now."""
+    """The login of one [nats] section. Every property reads the files again.
+
+    `fields` are CONNECT fields by nats-py's names."""
 
     def __init__(self, settings: NatsSection) -> None:
         self._settings = settings
@@ -49,7 +49,7 @@ class Login:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Of nats-py's connect. Reads every file once, so that what is wrong is known now."""
+        """Options of nats-py's connect. Reads every file, so errors show before connecting."""
         settings = self._settings
         options: dict[str, Any] = dict(self.fields)
         if settings.creds:
@@ -65,7 +65,7 @@ class Login:
 
 
 class Credentials:
-    """A NATS credentials file: the user's JWT, and signatures with its seed."""
+    """A NATS credentials file. Returns its JWT and signs with its seed."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -75,7 +75,7 @@ class Credentials:
         return self._read()[0].encode()
 
     def sign(self, nonce: str) -> bytes:
-        """The signature in base64, as CONNECT wants it."""
+        """Returns the signature in base64, for CONNECT."""
         try:
             return nkey.sign(self._read()[1], nonce)
         except nkey.DamagedSeedError as error:
@@ -85,12 +85,12 @@ class Credentials:
         text = _text("creds", self._path)
         jwt, seed = _JWT.search(text), _SEED.search(text)
         if jwt is None or seed is None:
-            raise ConfigError(f"nats.creds: {self._path} holds no user JWT and seed")
+            raise ConfigError(f"nats.creds: {self._path} holds no user JWT or no seed")
         return jwt[1], seed[1]
 
 
 def _with_seed(key: str, path: str, work: Callable[[str], _T]) -> _T:
-    """The file holds the seed alone on a line, or between the lines of a creds file."""
+    """Calls `work` with the seed from a seed file or a creds file."""
     text = _text(key, path)
     seed = _SEED.search(text) or _BARE_SEED.search(text)
     if seed is None:

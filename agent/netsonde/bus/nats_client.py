@@ -1,9 +1,9 @@
-"""nats-py's client, kept from ending by what a server or anybody's message brings.
+"""nats-py's client, hardened against malformed messages.
 
-Its read loop ends without a word at what it did not expect, and the connection is deaf from
-then on: at a PONG for a flush that was cancelled, at a subject or a status line that is no
-text. At a control character in a subject, which nats-server lets through, it drops the
-connection. Anybody who may ask anything could do that to all agents at once.
+nats-py's read loop ends silently at unexpected input, and the connection then receives nothing:
+at a PONG for a cancelled flush, and at a subject or status line that is not UTF-8. nats-server
+allows control characters in subjects, and nats-py disconnects at one. Any client with publish
+rights could do this to all agents at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nats.protocol import parser
 from ..errors import ConfigError
 from .credentials import Login
 
-# As nats-py's, but only what the protocol says parts words: a control character does not.
+# nats-py's patterns, but only space and tab separate words; control characters do not.
 parser.MSG_RE = re.compile(
     rb"\AMSG[ \t]+([^ \t\r\n]+)[ \t]+(\d+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)\r\n"
 )
@@ -29,16 +29,15 @@ parser.HMSG_RE = re.compile(
 
 
 class GuardedClient(Client):
-    """Refuses to send CONNECT, and with it credentials, in clear when TLS is configured. Logs
-    in with the secrets as they are at that moment; one that cannot be read is an error that
-    nats-py's reconnecting survives."""
+    """Sends CONNECT, and so credentials, only over TLS if TLS is configured. Reads the secrets
+    at each login. nats-py retries after a secret that cannot be read."""
 
     tls_expected = False
     login: Login | None = None
 
     def _connect_command(self) -> bytes:
         if self.tls_expected and not _is_encrypted(self):
-            raise nats.errors.Error("nats: the server does not offer TLS")
+            raise nats.errors.Error("nats: TLS is configured, but the server does not offer it")
         try:
             if self.login is not None:
                 self.options.update(self.login.fields)
@@ -48,7 +47,7 @@ class GuardedClient(Client):
             raise nats.errors.Error(error.detail) from None
 
     async def _process_pong(self) -> None:
-        """As nats-py's, which a PONG for a flush that was cancelled ends the reading of."""
+        """Ignores a PONG for a cancelled flush."""
         if self._pongs and self._pongs[0].done():
             self._pongs.pop(0)
             self._pings_outstanding = 0
@@ -56,7 +55,7 @@ class GuardedClient(Client):
         await super()._process_pong()
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        """As nats-py's, which a status line that is no text ends the reading of."""
+        """Returns None for a malformed status line."""
         try:
             return await super()._process_headers(headers)
         except (UnicodeDecodeError, IndexError):
@@ -65,8 +64,7 @@ class GuardedClient(Client):
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
-        """As nats-py's, which a subject that is no text ends the reading of. Nobody can be
-        answered on such a one."""
+        """Replaces bytes of the subject that are not UTF-8. Drops such a reply subject."""
         text = subject.decode(errors="replace").encode()
         answerable = reply.decode(errors="ignore").encode() == reply
         reply_to = reply if answerable else b""
@@ -74,7 +72,7 @@ class GuardedClient(Client):
         return message
 
     async def flush(self, timeout: int = 10) -> None:
-        """As nats-py's, but its PING does not overtake what waits for the flusher."""
+        """Flushes pending publishes before the PING, which would overtake them."""
         async with asyncio.timeout(timeout):
             await self._flush_pending(force_flush=True)
             await super().flush(timeout)

@@ -1,8 +1,8 @@
-"""NATS nkeys: an Ed25519 key in base32, with a prefix that tells its kind and a CRC-16 behind.
+"""NATS nkeys: a prefix for the kind, an Ed25519 key and a CRC-16, in base32.
 
     public  "U…"   prefix 20, 32 bytes                seed  "SU…"   prefixes 18 and 20, 32 bytes
 
-`cryptography` is loaded only when there is a key to make or to sign with.
+`cryptography` is imported only when a key is made or used.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ SEED_BYTES = 32
 
 
 class DamagedSeedError(Exception):
-    """Not the seed of a user's nkey; the text says why."""
+    """The text is not the seed of a user's nkey."""
 
 
 def make_seed() -> str:
-    """A new user's secret."""
+    """Returns a new user seed."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     head = bytes([_SEED | _USER >> 5, (_USER & 31) << 3])
@@ -34,7 +34,7 @@ def public_key(seed: str) -> str:
 
 
 def sign(seed: str, nonce: str) -> bytes:
-    """The signature in base64, as CONNECT wants it."""
+    """Returns the signature in base64, for CONNECT."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.from_private_bytes(seed_bytes(seed))
@@ -42,15 +42,15 @@ def sign(seed: str, nonce: str) -> bytes:
 
 
 def seed_bytes(seed: str) -> bytes:
-    """The 32 secret bytes of a user's seed."""
+    """Returns the 32 secret bytes of a user seed. Raises DamagedSeedError."""
     try:
         raw = base64.b32decode(seed + "=" * (-len(seed) % 8))
     except (binascii.Error, ValueError):
         raw = b""
     if len(raw) != 36 or binascii.crc_hqx(raw[:-2], 0) != int.from_bytes(raw[-2:], "little"):
-        raise DamagedSeedError("the seed is damaged")
+        raise DamagedSeedError("the seed is malformed or its checksum is wrong")
     if (raw[0] & 0xF8, (raw[0] & 7) << 5 | raw[1] >> 3) != (_SEED, _USER):
-        raise DamagedSeedError("the seed is not a user's")
+        raise DamagedSeedError("the seed does not belong to a user")
     return raw[2:-2]
 
 

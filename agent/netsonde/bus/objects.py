@@ -1,9 +1,9 @@
-"""A NATS object store bucket of this host: made on demand, bounded in size and age.
+"""This host's NATS object store bucket: created on demand, bounded in size and age.
 
-The format is that of every NATS client (ADR-20): chunks under one subject, then a message
-with the object's name, size and digest, which alone makes it an object. A few chunks are
-under way at a time, so that memory is bounded by the server's pace; an upload that does not
-come to its end leaves nothing behind. When the bucket is full its oldest objects go.
+The format is ADR-20, as in every NATS client: chunks under one subject, then an entry with the
+object's name, size and digest. Only the entry makes it an object. At most WINDOW_CHUNKS are in
+flight, which bounds memory. An incomplete upload is removed. A full bucket drops its oldest
+objects.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ import hashlib
 import secrets
 from collections import deque
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any
 
 import msgspec
 
 from ..errors import ObjectStoreUnavailable
+from ..wire.instant import NS_PER_SEC
 from .connection import Requester
 
 TIMEOUT_SEC = 10.0
 WITHDRAW_SEC = 1.0
 CHUNK_BYTES = 128 << 10
-CHUNK_HEADROOM_BYTES = 1024  # of max_payload, for headers
+CHUNK_HEADROOM_BYTES = 1024  # reserved in max_payload for headers
 WINDOW_CHUNKS = 8
-MESSAGE_BYTES = 1024  # around a payload in the stream's files, at most
+MESSAGE_BYTES = 1024  # largest overhead per message in the stream's files
 _ROOM_UNLIMITED = 1 << 62
-NS_PER_SEC = 1_000_000_000
-_STREAM_NOT_FOUND = 10059  # err_code of the JetStream API
+STREAM_NOT_FOUND = 10059  # err_code of the JetStream API
 _ROLLUP = {"Nats-Rollup": "sub"}
 
 
@@ -58,7 +57,7 @@ class _Entry(msgspec.Struct):
 
 
 class _Response(msgspec.Struct):
-    """Of the JetStream API, or of a publish: what is looked at of it."""
+    """The used fields of a JetStream API reply or a PubAck."""
 
     error: _ApiError | None = None
     seq: int = 0
@@ -68,7 +67,7 @@ class _Response(msgspec.Struct):
 
 
 def bucket_name(root: str, host: str) -> str:
-    """`capture-packets-web1`; a root of several tokens is joined by underscores."""
+    """Returns `capture-packets-web1`. Dots of the root become underscores."""
     return f"{root.replace('.', '_')}-packets-{host}"
 
 
@@ -83,7 +82,7 @@ class Bucket:
         self._age_max_sec = age_max_sec
 
     def upload(self, name: str, description: str) -> Upload:
-        """An async context; what is not committed in it is withdrawn at its end."""
+        """Returns an async context. Without a commit the upload is removed at its end."""
         return Upload(self, name, description)
 
     @property
@@ -91,17 +90,17 @@ class Bucket:
         return min(CHUNK_BYTES, self._connection.max_payload - CHUNK_HEADROOM_BYTES)
 
     async def ensure(self) -> None:
-        """The bucket exists. One that is there is left as its operator made it."""
-        answer = await self._api(f"STREAM.INFO.{self._stream}")
-        if answer.error is not None and answer.error.err_code == _STREAM_NOT_FOUND:
-            answer = await self._api(f"STREAM.CREATE.{self._stream}", self._configuration())
-        if answer.error is not None:
-            raise ObjectStoreUnavailable(f"Bucket {self.name}: {answer.error.description}.")
+        """Creates the bucket if it is missing. Leaves an existing one unchanged."""
+        reply = await self._api(f"STREAM.INFO.{self._stream}")
+        if reply.error is not None and reply.error.err_code == STREAM_NOT_FOUND:
+            reply = await self._api(f"STREAM.CREATE.{self._stream}", self._configuration())
+        if reply.error is not None:
+            raise ObjectStoreUnavailable(f"Bucket {self.name}: {reply.error.description}.")
 
     def _configuration(self) -> dict[str, Any]:
         return {
             "name": self._stream,
-            "description": "packets that were asked for with netsonde",
+            "description": "packets retrieved with netsonde",
             "subjects": [f"$O.{self.name}.C.>", f"$O.{self.name}.M.>"],
             "storage": "file",
             "discard": "new",
@@ -115,33 +114,33 @@ class Bucket:
     async def publish(
         self, subject: str, payload: bytes, headers: dict[str, str] | None = None
     ) -> int:
-        """The message's number in the stream."""
-        answer = await self._ask(subject, payload, headers)
-        if answer.error is not None or not answer.seq:
-            words = answer.error.description if answer.error else "it is no stream"
-            raise ObjectStoreUnavailable(f"Bucket {self.name}: {words}.")
-        return answer.seq
+        """Returns the message's sequence number in the stream."""
+        reply = await self._request(subject, payload, headers)
+        if reply.error is not None or not reply.seq:
+            reason = reply.error.description if reply.error else "the reply is not a PubAck"
+            raise ObjectStoreUnavailable(f"Bucket {self.name}: {reason}.")
+        return reply.seq
 
     async def make_room(self, wanted_bytes: int) -> int:
-        """How much fits now, after the oldest objects were removed if that was less."""
+        """Removes the oldest objects until `wanted_bytes` fit. Returns the free bytes."""
         while True:
-            answer = await self._api(f"STREAM.INFO.{self._stream}")
-            if answer.error is not None:
-                raise ObjectStoreUnavailable(f"Bucket {self.name}: {answer.error.description}.")
-            limit = answer.config.max_bytes
-            room = limit - answer.state.bytes if limit > 0 else _ROOM_UNLIMITED
+            reply = await self._api(f"STREAM.INFO.{self._stream}")
+            if reply.error is not None:
+                raise ObjectStoreUnavailable(f"Bucket {self.name}: {reply.error.description}.")
+            limit = reply.config.max_bytes
+            room = limit - reply.state.bytes if limit > 0 else _ROOM_UNLIMITED
             if room >= wanted_bytes:
                 return room
             if not await self._remove_oldest():
                 raise ObjectStoreUnavailable(
-                    f"Bucket {self.name} is full; ask for less, or raise [buffer] bucket_mb."
+                    f"Bucket {self.name} is full. Request less, or raise [buffer] bucket_mb."
                 )
 
     async def purge(self, subject: str) -> None:
         await self._api(f"STREAM.PURGE.{self._stream}", {"filter": subject})
 
     async def _remove_oldest(self) -> bool:
-        """False: there is no whole object left to remove."""
+        """Returns False if no complete object is left."""
         subject = f"$O.{self.name}.M.>"
         found = await self._api(
             f"STREAM.MSG.GET.{self._stream}", {"seq": 1, "next_by_subj": subject}
@@ -155,22 +154,24 @@ class Bucket:
 
     async def _api(self, verb: str, body: dict[str, Any] | None = None) -> _Response:
         payload = b"" if body is None else msgspec.json.encode(body)
-        return await self._ask(f"$JS.API.{verb}", payload, None)
+        return await self._request(f"$JS.API.{verb}", payload, None)
 
-    async def _ask(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> _Response:
+    async def _request(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None
+    ) -> _Response:
         reply = await self._connection.request(subject, payload, TIMEOUT_SEC, headers)
         if not reply:
             raise ObjectStoreUnavailable(
-                "JetStream does not answer: it is not enabled here, away, or closed to this agent."
+                "JetStream does not answer: disabled, unreachable, or not permitted to this agent."
             )
         try:
             return msgspec.json.decode(reply, type=_Response)
         except msgspec.DecodeError as error:
-            raise ObjectStoreUnavailable(f"JetStream's answer is unreadable: {error}.") from None
+            raise ObjectStoreUnavailable(f"Malformed reply from JetStream: {error}.") from None
 
 
 class Upload:
-    """One object on its way. Chunks are numbered by the stream: one out of order ends it."""
+    """The upload of one object. Fails if the stream stores its chunks out of order."""
 
     def __init__(self, bucket: Bucket, name: str, description: str) -> None:
         self.bucket = bucket
@@ -178,7 +179,7 @@ class Upload:
         self._description = description
         self._nuid = secrets.token_hex(11)
         self._subject = f"$O.{bucket.name}.C.{self._nuid}"
-        self._under_way: deque[asyncio.Task[int]] = deque()
+        self._in_flight: deque[asyncio.Task[int]] = deque()
         self._last_seq = 0
         self._room = 0
         self._digest = hashlib.sha256()
@@ -190,61 +191,58 @@ class Upload:
         await self.bucket.ensure()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._committed:
             return
-        if self._under_way:  # the server stores what is under way even after a purge
-            await asyncio.wait(self._under_way, timeout=WITHDRAW_SEC)
-        for task in self._under_way:
+        if self._in_flight:  # the server would store these chunks after the purge
+            await asyncio.wait(self._in_flight, timeout=WITHDRAW_SEC)
+        for task in self._in_flight:
             task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await asyncio.gather(*self._in_flight, return_exceptions=True)
         if self._chunks:
-            # What the bus does not let us remove now, the bucket's age limit will.
+            # If the purge fails, the chunks expire by the bucket's age limit.
             with contextlib.suppress(ObjectStoreUnavailable):
                 await self.bucket.purge(self._subject)
 
     async def write(self, data: memoryview) -> None:
-        """Returns when all but the window's chunks are stored; `data` may be reused then."""
+        """Returns with at most WINDOW_CHUNKS in flight. The caller may then reuse `data`."""
         size = self.bucket.chunk_bytes
         for start in range(0, len(data), size):
             chunk = bytes(data[start : start + size])
             await self._reserve(len(chunk))
-            while len(self._under_way) >= WINDOW_CHUNKS:
-                await self._settle_one()
+            while len(self._in_flight) >= WINDOW_CHUNKS:
+                await self._wait_oldest()
             self._digest.update(chunk)
             self._bytes += len(chunk)
             self._chunks += 1
             sending = self.bucket.publish(self._subject, chunk)
-            self._under_way.append(asyncio.create_task(sending))
-            await asyncio.sleep(0)  # handed over before the next one is made
+            self._in_flight.append(asyncio.create_task(sending))
+            await asyncio.sleep(0)  # start this task before copying the next chunk
 
     async def _reserve(self, size: int) -> None:
-        """Room is made before it is needed: a chunk refused among others would leave a hole."""
-        needed = size + 2 * MESSAGE_BYTES  # the entry that makes it an object fits as well
+        """Frees room before sending. A rejected chunk would leave a gap in the object."""
+        needed = size + 2 * MESSAGE_BYTES  # room for the chunk and the final entry
         if self._room < needed:
-            await self._settle_all()
+            await self._wait_all()
             self._room = await self.bucket.make_room(needed)
         self._room -= size + MESSAGE_BYTES
 
-    async def _settle_all(self) -> None:
-        while self._under_way:
-            await self._settle_one()
+    async def _wait_all(self) -> None:
+        while self._in_flight:
+            await self._wait_oldest()
 
-    async def _settle_one(self) -> None:
-        seq = await asyncio.shield(self._under_way[0])
-        self._under_way.popleft()
+    async def _wait_oldest(self) -> None:
+        seq = await asyncio.shield(self._in_flight[0])
+        self._in_flight.popleft()
         if seq <= self._last_seq:
-            raise ObjectStoreUnavailable(f"Bucket {self.bucket.name}: chunks came out of order.")
+            raise ObjectStoreUnavailable(
+                f"Bucket {self.bucket.name}: chunks stored out of order. Try again."
+            )
         self._last_seq = seq
 
     async def commit(self) -> None:
-        """From here on it is an object."""
-        await self._settle_all()
+        """Publishes the entry that makes the chunks an object."""
+        await self._wait_all()
         entry = {
             "name": self._name,
             "description": self._description,

@@ -1,8 +1,7 @@
-"""Publishing onto this host's streams, by core NATS.
+"""Publishes to this host's stream subjects by core NATS.
 
-Owns the stream subjects and the run's `boot`, which sorts by time and makes (host, boot,
-seq) unique. A message is handed over only while there is a connection; whoever calls
-decides whether to wait, to keep it, or to count it as lost.
+Owns the subjects and the run's `boot`, which sorts by time and makes (host, boot, seq) unique.
+Without a connection nothing is sent, and the caller waits, keeps the message or counts a loss.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import time
 from ..wire.events import EventKind
 from .connection import Connection, PayloadTooLargeError
 
-ENVELOPE_BYTES_MAX = 2048  # of a batch or its headers, around the records
+ENVELOPE_BYTES_MAX = 2048  # a batch's bytes around its records, headers included
 
 
 class Publisher:
@@ -24,8 +23,8 @@ class Publisher:
         self.host = host
         self.boot = boot or f"{time.time_ns():016x}"
 
-    def over(self, connection: Connection) -> Publisher:
-        """The same run's, by another connection."""
+    def with_connection(self, connection: Connection) -> Publisher:
+        """Returns a publisher of the same run on another connection."""
         return Publisher(connection, root=self.root, host=self.host, boot=self.boot)
 
     @property
@@ -34,14 +33,14 @@ class Publisher:
 
     @property
     def payload_bytes_max(self) -> int:
-        """Room for rendered records in one message."""
+        """Limit for the rendered records in one message."""
         return max(self._connection.max_payload - ENVELOPE_BYTES_MAX, 1)
 
     async def wait_connected(self) -> None:
         await self._connection.wait_connected()
 
     async def flows(self, subject: bytes, head: bytes, payload: bytes) -> bool:
-        """head: a whole NATS header block."""
+        """head: an encoded NATS header block."""
         try:
             return await self._connection.publish_ready(subject, head, payload)
         except PayloadTooLargeError:
@@ -62,5 +61,5 @@ class Publisher:
         return await self._connection.publish(subject, payload, headers)
 
     async def barrier(self, timeout_sec: float = 5.0) -> bool:
-        """True when the server has taken all that was published before."""
+        """Returns True if the server has received everything published before."""
         return await self._connection.barrier(timeout_sec)

@@ -44,7 +44,7 @@ class Bus:
             nats = msgspec.structs.replace(settings.nats, servers=settings.flows.servers)
             self.records = Connection(nats, host=settings.host, purpose="records")
         self.publisher = Publisher(self.data, root=settings.nats.root, host=settings.host)
-        self.record_publisher = self.publisher.over(self.records)
+        self.record_publisher = self.publisher.with_connection(self.records)
         self._metrics_seq = 0
 
     @property

@@ -1,1 +1,1 @@
-"""The flight recorder: what was captured, asked for afterwards, and the keys that seal it."""
+"""The capture buffer: packet retrieval and encryption keys."""

@@ -1,8 +1,8 @@
-"""Reading a sealing key: 32 bytes, or 64 hexadecimal digits.
+"""Reads a sealing key: 32 bytes, or 64 hexadecimal digits.
 
-The key is only ever in bytearrays, which whoever asked for it zeroises; no immutable copy is
-made. What is wrong with a file is told in one sentence for all cases: a requester cannot
-learn what lies on the host. Why, in particular, goes to the log.
+The key is only in bytearrays, which the caller zeroises. No immutable copy is made. The reply
+is the same for every invalid file, so that a requester learns nothing about the host's files.
+The log has the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..config.paths import NotAFileError, is_link_below, open_below
 from ..errors import InvalidKey, PathNotAllowed
 
 KEY_BYTES = 32
-FILE_BYTES_MAX = 2 * KEY_BYTES + 2  # hexadecimal, and the line's end that an editor leaves
+FILE_BYTES_MAX = 2 * KEY_BYTES + 2  # hexadecimal digits and a line end
 
 _LINE_ENDS = (b"", b"\n", b"\r\n")
 
@@ -29,27 +29,27 @@ def read_key(directories: Sequence[str], path: str) -> bytearray:
     try:
         file = open_below(directories, path)
     except NotAFileError as error:
-        raise _refused(path, str(error)) from None
+        raise _rejected(path, str(error)) from None
     except PathNotAllowed:
         if is_link_below(directories, path):
-            raise _refused(path, "a symbolic link") from None
+            raise _rejected(path, "a symbolic link") from None
         raise
     try:
-        fault = _exposed(os.fstat(file))
+        fault = _access_fault(os.fstat(file))
         if fault:
-            raise _refused(path, fault)
+            raise _rejected(path, fault)
         key = read_key_of(file)
     except OSError as error:
-        raise _refused(path, str(error)) from None
+        raise _rejected(path, str(error)) from None
     finally:
         os.close(file)
     if key is None:
-        raise _refused(path, "neither 32 bytes nor 64 hexadecimal digits")
+        raise _rejected(path, "expected 32 bytes or 64 hexadecimal digits")
     return key
 
 
 def read_key_of(file: int) -> bytearray | None:
-    """What the descriptor holds, whoever may access it; None if that is no key."""
+    """Returns the key in an open file. None if malformed. Does not check owner or mode."""
     text = bytearray(FILE_BYTES_MAX + 1)
     size = 0
     while (count := os.readv(file, [memoryview(text)[size:]])) > 0:
@@ -64,16 +64,16 @@ def zeroise(key: bytearray) -> None:
     key[:] = bytes(len(key))
 
 
-def _refused(path: str, reason: str) -> InvalidKey:
-    _log.warning("a key file is refused", path=path, reason=reason)
+def _rejected(path: str, reason: str) -> InvalidKey:
+    _log.warning("key file rejected", path=path, reason=reason)
     return InvalidKey()
 
 
-def _exposed(status: os.stat_result) -> str:
+def _access_fault(status: os.stat_result) -> str:
     if status.st_uid not in (0, os.geteuid()):
-        return "it belongs to another user"
+        return f"owner is uid {status.st_uid}, expected root or the agent's user"
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return "others than its owner may access it"
+        return f"mode {stat.S_IMODE(status.st_mode):04o}, expected 0600 or stricter"
     return ""
 
 
@@ -88,7 +88,7 @@ def _parse(text: memoryview) -> bytearray | None:
         if digit < 0:
             zeroise(key)
             return None
-        key[index // 2] = key[index // 2] << 4 | digit  # small integers: nothing to find later
+        key[index // 2] = key[index // 2] << 4 | digit  # CPython shares small ints: no key copy
     return key
 
 

@@ -1,8 +1,8 @@
-"""The verb `packets`: a question to the capture buffer, and its answer to where it is wanted.
+"""The verb `packets`: copies packets from the capture buffer to a file or a bucket.
 
-A block at a time goes from the core to the destination, so memory is bounded whatever is
-asked for, and capture goes on beside it. What ends an answer early: the requester's deadline,
-the session's end, the agent's. Then nothing of it stays.
+One block at a time moves from the core to the destination, which bounds memory. Capture
+continues. The requester's deadline, the end of the session or the end of the agent aborts a
+retrieval and removes its output.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ SUFFIX = ".pcapng"
 
 
 class Retrievals:
-    """`settings` is replaced when the configuration is read again; `bucket` makes of them the
-    bucket of this host."""
+    """A configuration reload replaces `settings`. `bucket` returns this host's bucket for them."""
 
     def __init__(
         self, settings: BufferSection, host: str, bucket: Callable[[BufferSection], Bucket]
@@ -52,7 +51,7 @@ class Retrievals:
         self._draining = asyncio.Event()
 
     def close(self) -> None:
-        """Ends what runs, and takes no more."""
+        """Aborts running retrievals and rejects new ones."""
         self._draining.set()
 
     async def retrieve(
@@ -62,17 +61,15 @@ class Retrievals:
             raise Draining
         if self._running >= RUNNING_MAX:
             raise TooManyRequests(
-                f"{RUNNING_MAX} requests for packets are being answered on this host; "
-                "try again later."
+                f"{RUNNING_MAX} packet retrievals already run on this host. Try again later."
             )
         self._running += 1
         try:
-            work = self._answer(capture, query, to)
-            return await self._unless_ended(work, capture, expires_at)
+            return await self._until_ended(self._copy(capture, query, to), capture, expires_at)
         finally:
             self._running -= 1
 
-    async def _unless_ended(
+    async def _until_ended(
         self,
         work: Coroutine[Any, Any, PacketsReply],
         capture: Capture,
@@ -92,37 +89,39 @@ class Retrievals:
             )
             if task in done:
                 return task.result()
-            expired = RequestExpired("The request's Expires-At came before the answer was whole.")
+            expired = RequestExpired(
+                "The request's Expires-At passed before all packets were read."
+            )
             raise next((error for end, error in ends.items() if end in done), expired)
         finally:
             for one in (task, *ends):
                 one.cancel()
             await asyncio.gather(task, *ends, return_exceptions=True)
 
-    async def _answer(self, capture: Capture, query: PacketQuery, to: Place) -> PacketsReply:
+    async def _copy(self, capture: Capture, query: PacketQuery, to: Place) -> PacketsReply:
         now = datetime.now(UTC)
         name = f"{self._host}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}{SUFFIX}"
         digest = hashlib.sha256()
-        answer = PacketReader()
+        reader = PacketReader()
 
-        def take() -> memoryview:
-            block = answer.read()
+        def read_block() -> memoryview:
+            block = reader.read()
             digest.update(block)
             return block
 
         with capture.held() as handle:
             try:
-                await on_thread(lambda: answer.open(handle, query))
+                await on_thread(lambda: reader.open(handle, query))
                 async with self._destination(to, query.filter, name) as destination:
-                    while block := await on_thread(take, answer.abandon):
+                    while block := await on_thread(read_block, reader.abandon):
                         await destination.write(block)
                     await destination.commit()
-                reply = packets_reply(answer.summary(), digest.hexdigest())
+                reply = packets_reply(reader.summary(), digest.hexdigest())
             except InvalidFilter as error:
                 error.field = "$.filter"
                 raise
             finally:
-                answer.close()
+                reader.close()
         if isinstance(destination, ExportFile):
             reply.path = destination.path
         else:
@@ -137,7 +136,7 @@ class Retrievals:
 
 
 def packet_query(request: PacketsRequest, now_ns: int) -> PacketQuery:
-    """Raises InvalidRequest."""
+    """Returns the core's query for a request. Raises InvalidRequest."""
     start_ns = instant_ns(request.start, now_ns, field="$.start") if request.start else 0
     end_ns = instant_ns(request.end, now_ns, field="$.end") if request.end else 0
     if request.end and end_ns < start_ns:
@@ -145,7 +144,7 @@ def packet_query(request: PacketsRequest, now_ns: int) -> PacketQuery:
     return PacketQuery(
         filter=request.filter,
         start_ns=start_ns,
-        end_ns=max(end_ns, 1) if request.end else 0,  # to the core 0 means until now
+        end_ns=max(end_ns, 1) if request.end else 0,  # the core reads 0 as "until now"
         max_bytes=request.max_bytes,
         max_packets=request.max_packets or 0,
     )

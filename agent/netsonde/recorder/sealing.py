@@ -1,7 +1,7 @@
-"""A key on its way from its file into the core, with what is said about it.
+"""Passes a sealing key from its file to the core, with the state for the reply.
 
-The key lives from the check of a request to its carrying out, and is zeroised then, whatever
-came of it.
+The key exists from the check of a request until the request succeeded or failed, and is then
+zeroised.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Sealing:
         )
 
     def apply(self, handle: Any) -> None:
-        """Blocks; see core_buffer.seal_with."""
+        """Sets the key in the core. Blocks."""
         seal_with(handle, self.state.cipher_suite, self._key)
 
     def apply_once(self, handle: Any) -> None:
-        """For a thread whose caller may go away: the key is forgotten here."""
+        """Applies and zeroises the key. For a thread whose caller may be cancelled."""
         try:
             self.apply(handle)
         finally:
@@ -41,7 +41,7 @@ class Sealing:
 
 
 def read_sealing(directories: Sequence[str], request: EncryptionRequest, at: str) -> Sealing | None:
-    """None: turned off, for which no key is needed. at: JSON path of the request. Raises
+    """Returns None if the request turns encryption off. `at` is the request's JSON path. Raises
     UnsupportedCipher, PathNotAllowed or InvalidKey."""
     if request.cipher_suite not in CIPHER_SUITES:
         raise UnsupportedCipher(field=f"{at}.cipher_suite")

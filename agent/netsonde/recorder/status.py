@@ -1,4 +1,4 @@
-"""How full the capture buffer is, as status and metrics show it. Pure arithmetic."""
+"""Fill level of the capture buffer for status and metrics."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from ..wire.replies import BufferState
 
 
 def usage_percent(stats: Stats) -> float:
-    """100 once it has wrapped: that is its normal state."""
+    """Returns 0 to 100. A buffer that has wrapped stays at 100."""
     if not stats.buffer_bytes_capacity:
         return 0.0
     return min(100 * stats.buffer_bytes_used / stats.buffer_bytes_capacity, 100.0)
 
 
 def retention_sec(stats: Stats, *, live: bool) -> float:
-    """How far back the packets in memory reach: from now, or in a replayed file from its
-    newest packet, whose time is the recording's."""
+    """Returns the age of the oldest packet in memory. A replay counts from its newest packet."""
     if not stats.buffer_oldest_ns:
         return 0.0
     until_ns = stats.time_ns if live else stats.buffer_newest_ns

@@ -1,1 +1,1 @@
-"""Where flow records go once the core has rendered them."""
+"""Destinations of rendered flow records: core NATS and JetStream."""

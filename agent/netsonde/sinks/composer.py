@@ -1,7 +1,7 @@
-"""Numbered messages of the flow stream, made of rendered records.
+"""Builds the numbered messages of the flow stream from rendered records.
 
-The records go into the batch unparsed. `seq` counts the agent's batches without a gap, so that
-a collector sees what it missed.
+Records are not parsed. `seq` counts the agent's batches without a gap, so that a collector
+detects missing batches.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NOTHING = Raw(b"")
 
 
 class RenderedBatch(Struct, kw_only=True):
-    """records.FlowBatch with the records, which are rendered already, left to follow."""
+    """A wire FlowBatch up to its records, which are already rendered and are appended."""
 
     host: str
     boot: str
@@ -42,8 +42,6 @@ class RenderedBatch(Struct, kw_only=True):
 
 
 class Composer:
-    """Makes numbered messages of rendered records."""
-
     def __init__(self, publisher: Publisher) -> None:
         self._host = publisher.host
         self._boot = publisher.boot
@@ -56,7 +54,7 @@ class Composer:
             f"NATS/1.0\r\nNats-Msg-Id: {self._host}:{self._boot}:{self._seq}\r\n"
             f"Content-Type: {CONTENT_TYPES[encoding]}\r\n"
         )
-        if encoding == "ipfix":  # which has no envelope of its own
+        if encoding == "ipfix":  # no envelope: headers carry its fields
             head += (
                 f"Host: {self._host}\r\nBoot: {self._boot}\r\nSeq: {self._seq}\r\n"
                 f"Session-Id: {session_id}\r\nRecords: {batch.records}\r\n"
@@ -68,7 +66,7 @@ class Composer:
         return Message(self._subject, f"{head}\r\n".encode(), payload, batch.records, batch.packets)
 
     def _wrap(self, session_id: str, encoding: Encoding, batch: Batch) -> bytes:
-        """The envelope with the records at its end, in one copy: they are most of it."""
+        """Returns the envelope with the records at its end. Copies the records once."""
         binary = encoding == "msgpack"
         envelope = RenderedBatch(
             host=self._host,

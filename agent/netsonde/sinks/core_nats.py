@@ -1,6 +1,6 @@
 """The flow stream over core NATS: at most once.
 
-A batch waits for the bus as long as its caller allows; a dropped one is counted, never resent.
+A batch waits for a connection until the caller cancels. A dropped batch is counted, not resent.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from .composer import Composer, Encoding
 
 
 class FlowStream:
-    """By core NATS, at most once."""
-
-    lasting = False  # without the bus, what is handed over last is lost
+    lasting = False  # batches sent just before a disconnect are lost
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
@@ -21,11 +19,11 @@ class FlowStream:
 
     @property
     def bytes_max(self) -> int:
-        """Room for rendered records in one batch."""
+        """Limit for the rendered records in one batch."""
         return self._publisher.payload_bytes_max
 
     async def send(self, session_id: str, encoding: Encoding, batch: Batch) -> bool:
-        """Waits for the bus. False: the server takes no message of this size."""
+        """Waits for a connection. Returns False if the server rejects the message's size."""
         message = self._composer.compose(session_id, encoding, batch)
         while True:
             await self._publisher.wait_connected()
@@ -35,12 +33,12 @@ class FlowStream:
                 return False
 
     def mark(self, session_id: str, stats: Stats) -> None:
-        """Nothing outlives this run that a mark could be for."""
+        """Does nothing: this sink keeps no state between runs."""
 
     def unmark(self) -> None: ...
 
     def state(self) -> None: ...
 
     async def barrier(self) -> bool:
-        """True when the server has taken every batch sent before."""
+        """Returns True if the server has received every batch."""
         return await self._publisher.barrier()

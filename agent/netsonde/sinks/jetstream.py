@@ -1,9 +1,9 @@
-"""The flow stream through the spool to JetStream: no record is lost, none counts twice.
+"""The flow stream through the spool to JetStream: no lost records, no duplicates.
 
-A batch is safe once it is in the spool; from there the pipeline brings it to the stream,
-over restarts of servers and of the agent itself. Beside the spool lies a mark, written every
-second while a session runs: after kill -9 it tells how many records and packets the run had
-seen that never reached the spool, and these are counted as lost.
+A batch is safe once it is in the spool. The pipeline sends it to the stream, also after restarts
+of servers and of the agent. A mark file in the spool directory is written every second of a
+session. After kill -9 the next run reads it and counts records and packets that never reached
+the spool as lost.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ BARRIER_SEC = 5.0
 
 
 class Mark(msgspec.Struct):
-    """What a session had come to when it was last written."""
+    """A session's counters when the mark file was last written."""
 
     session_id: str
-    records: int  # made, and neither dropped in the core's ring nor refused
-    packets: int  # in flows: captured, without those that no record will have
+    records: int  # made, without those dropped in the core's ring
+    packets: int  # captured, without those that no flow record counts
     records_before: int  # the spool's totals when the session began
     packets_before: int
 
@@ -76,10 +76,10 @@ class JetStreamSink:
     def bytes_max(self) -> int:
         return self._publisher.payload_bytes_max
 
-    # ---- its life ----------------------------------------------------------------------------
+    # ---- lifetime ----------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Takes the spool over and says what an earlier run left. Raises ConfigError."""
+        """Opens the spool and reports the records of an earlier run. Raises ConfigError."""
         recovery = self._spool.open()
         try:
             path = self._directory / "mark"
@@ -87,13 +87,13 @@ class JetStreamSink:
             mark = read_mark(self._mark_fd)
         except OSError as error:
             raise ConfigError(f"flows.spool_dir: {self._directory}: {error.strerror}") from None
-        self._tell(recovery)
+        self._report_recovery(recovery)
         if mark is not None:
             self._count_unclean_end(mark)
         self.unmark()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         await self._pipeline.run()
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class JetStreamSink:
             os.close(self._mark_fd)
             self._mark_fd = -1
 
-    def _tell(self, recovery: Recovery) -> None:
+    def _report_recovery(self, recovery: Recovery) -> None:
         data = {
             "records": recovery.records,
             "packets": recovery.packets,
@@ -112,10 +112,10 @@ class JetStreamSink:
         if recovery.records:
             self._events.emit("lifecycle", "spool_recovered", data=dict(data))
         if recovery.records_lost:
-            self._alarm("records_lost", "spooled by an earlier run and damaged since", data)
+            self._alarm("records_lost", "spool records of an earlier run are damaged", data)
 
     def _count_unclean_end(self, mark: Mark) -> None:
-        """What came to the spool after the mark was written counts in favour."""
+        """Counts records as lost that the mark has and the spool has not."""
         records = mark.records - (self._spool.records_total - mark.records_before)
         packets = mark.packets - (self._spool.packets_total - mark.packets_before)
         records, packets = max(records, 0), max(packets, 0)
@@ -123,15 +123,15 @@ class JetStreamSink:
         self._events.emit(
             "alarm",
             "unclean_end",
-            "the agent ended without a stop; what had not reached the spool is lost",
+            "the previous run ended without a stop; records not yet in the spool are lost",
             session_id=mark.session_id,
             data={"records_lost": records, "packets_lost": packets},
         )
 
-    # ---- what the pump asks of it ------------------------------------------------------------
+    # ---- Sink --------------------------------------------------------------------------------
 
     async def send(self, session_id: str, encoding: Encoding, batch: Batch) -> bool:
-        """True when it is in the spool."""
+        """Returns True once the batch is in the spool."""
         await self._pipeline.append(self._composer.compose(session_id, encoding, batch))
         return True
 
@@ -159,15 +159,13 @@ class JetStreamSink:
         try:
             os.pwrite(self._mark_fd, block.ljust(MARK_BYTES, b"\0"), 0)
         except OSError as error:
-            self._alarm("spool_failed", f"mark: {error.strerror}", {})
+            self._alarm("spool_failed", f"cannot write the mark file: {error.strerror}", {})
 
     async def barrier(self) -> bool:
-        """True when the stream has every batch, or the spool keeps it for later."""
+        """Returns True: every batch is in the stream or stays in the spool."""
         if self._connection.connected and not await self._pipeline.settled(BARRIER_SEC):
             self._log.info("records wait in the spool", records=self._spool.records_unfinished)
         return True
-
-    # ---- figures -----------------------------------------------------------------------------
 
     def state(self) -> SpoolState:
         spool, pipeline = self._spool, self._pipeline
@@ -183,13 +181,12 @@ class JetStreamSink:
             last_refusal=pipeline.last_refusal,
         )
 
-    def _alarm(self, name: str, words: str, data: dict[str, int]) -> None:
-        found: dict[str, Any] = dict(data)
-        self._events.emit("alarm", name, words, data=found)
+    def _alarm(self, name: str, text: str, data: dict[str, int]) -> None:
+        self._events.emit("alarm", name, text, data=dict[str, Any](data))
 
 
 def spool_directory(settings: FlowsSection) -> Path:
-    """[flows] spool_dir, or where systemd and the FHS keep a service's state."""
+    """Returns [flows] spool_dir. Default: in systemd's state directory or /var/lib/netsonde."""
     if settings.spool_dir:
         return Path(settings.spool_dir)
     state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
@@ -197,7 +194,7 @@ def spool_directory(settings: FlowsSection) -> Path:
 
 
 def read_mark(fd: int) -> Mark | None:
-    """None: there is none, or it was torn; either way nothing can be said."""
+    """Returns None if the mark is missing or torn."""
     block = os.pread(fd, MARK_BYTES, 0)
     length, checksum = int.from_bytes(block[:4], "little"), int.from_bytes(block[4:8], "little")
     body = block[8 : 8 + length]

@@ -1,1 +1,1 @@
-"""The bounded queue on disk between the flow records and JetStream."""
+"""The bounded disk queue between the flow records and JetStream."""

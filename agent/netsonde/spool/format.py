@@ -1,13 +1,12 @@
-"""How a message lies in a spool segment, and how the spool's position lies in its file.
+"""Binary format of spool segments and of the position file (docs/stream.md).
 
     segment   magic │ number │ first frame's number │ checksum            32 bytes, then frames
     frame     magic │ checksum │ sizes │ number │ records │ packets │ totals     64 bytes, then
               subject, NATS header block, payload; padded to 8
-    position  two slots of 128 bytes, written in turn: the newer whole one counts
+    position  two slots of 128 bytes, written alternately; the newer valid slot counts
 
-The checksum of a frame covers its segment's number and its own offset too, so that what a
-recycled file still holds of an earlier life is never taken for a frame. All numbers are
-little-endian; checksums are CRC-32. The whole is described in docs/stream.md.
+A frame's checksum also covers its segment's number and its offset, so that old frames in a
+reused file are never valid. Numbers are little-endian. Checksums are CRC-32.
 """
 
 from __future__ import annotations
@@ -32,20 +31,18 @@ POSITION_SLOT_BYTES = 128
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is published: the subject, a whole NATS header block, the payload, and how many
-    records with how many packets it stands for."""
+    """A message to publish, with its number of records and their packets."""
 
     subject: bytes
-    head: bytes
+    head: bytes  # the encoded NATS header block
     payload: bytes
     records: int
     packets: int
 
     @property
     def bytes(self) -> int:
-        """As it lies in a segment."""
-        length = FRAME_HEAD_BYTES + len(self.subject) + len(self.head) + len(self.payload)
-        return -(-length // 8) * 8
+        """Size of the frame in a segment."""
+        return _padded(len(self.subject) + len(self.head) + len(self.payload))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,51 +51,58 @@ class FrameHead:
     subject_bytes: int
     head_bytes: int
     payload_bytes: int
-    number: int  # 1, 2, … over the spool's life
+    number: int  # 1, 2, … over the spool's lifetime
     records: int
     packets: int
-    records_total: int  # over the spool's life, this frame's included
+    records_total: int  # over the spool's lifetime, including this frame
     packets_total: int
 
     @property
+    def body_bytes(self) -> int:
+        return self.subject_bytes + self.head_bytes + self.payload_bytes
+
+    @property
     def bytes(self) -> int:
-        length = FRAME_HEAD_BYTES + self.subject_bytes + self.head_bytes + self.payload_bytes
-        return -(-length // 8) * 8
+        return _padded(self.body_bytes)
 
 
 @dataclass(slots=True)
 class Position:
-    """All frames up to `number` are done with; totals are those of that frame."""
+    """Frames up to `number` are finished. The totals are those of that frame."""
 
     number: int = 0
     records_total: int = 0
     packets_total: int = 0
-    records_lost: int = 0  # over the spool's life
+    records_lost: int = 0  # over the spool's lifetime
     packets_lost: int = 0
-    records_lost_beyond: int = 0  # of these, how many lie beyond `number`
-    packets_lost_beyond: int = 0
+    records_lost_after: int = 0  # the part of records_lost in frames after `number`
+    packets_lost_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A message given out and not yet finished."""
+    """A message returned by `take` and not yet finished."""
 
     number: int
     message: Message
-    records_before: int  # totals of the frame before
+    records_before: int  # totals of the previous frame
     packets_before: int
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What `open` found."""
+    """Contents and losses of a spool when it was opened."""
 
     messages: int = 0
     records: int = 0
     packets: int = 0
-    torn: bool = False  # the last append was cut short
-    records_lost: int = 0  # damaged or gone since the last run
+    torn: bool = False  # the last frame is incomplete
+    records_lost: int = 0  # damaged or missing since the last run
     packets_lost: int = 0
+
+
+def _padded(body_bytes: int) -> int:
+    return -(-(FRAME_HEAD_BYTES + body_bytes) // 8) * 8
 
 
 def pack_segment_head(number: int, first: int) -> bytes:
@@ -107,7 +111,7 @@ def pack_segment_head(number: int, first: int) -> bytes:
 
 
 def unpack_segment_head(data: bytes) -> tuple[int, int] | None:
-    """(number, first frame's number), or None if this is no segment."""
+    """Returns (number, first frame's number). None if not a segment head."""
     if len(data) < _SEGMENT.size:
         return None
     magic, number, first, checksum, _ = _SEGMENT.unpack_from(data)
@@ -158,8 +162,8 @@ def unpack_frame_head(data: bytes) -> FrameHead | None:
 
 
 def frame_is_whole(head: FrameHead, data: bytes, *, segment: int, offset: int) -> bool:
-    """data: the frame as read, head included, padding or not."""
-    length = FRAME_HEAD_BYTES + head.subject_bytes + head.head_bytes + head.payload_bytes
+    """Returns True if the checksum matches. `data` starts with the head; padding is optional."""
+    length = FRAME_HEAD_BYTES + head.body_bytes
     if len(data) < length:
         return False
     checksum = zlib.crc32(_PLACE.pack(segment, offset))
@@ -167,27 +171,27 @@ def frame_is_whole(head: FrameHead, data: bytes, *, segment: int, offset: int) -
     return zlib.crc32(memoryview(data)[FRAME_HEAD_BYTES:length], checksum) == head.checksum
 
 
-def pack_position(position: Position, turn: int) -> bytes:
+def pack_position(position: Position, sequence: int) -> bytes:
     body = _POSITION.pack(
         POSITION_MAGIC,
-        turn,
+        sequence,
         position.number,
         position.records_total,
         position.packets_total,
         position.records_lost,
         position.packets_lost,
-        position.records_lost_beyond,
-        position.packets_lost_beyond,
+        position.records_lost_after,
+        position.packets_lost_after,
         0,
     )[:-4]
     return (body + struct.pack("<I", zlib.crc32(body))).ljust(POSITION_SLOT_BYTES, b"\0")
 
 
 def unpack_position(data: bytes) -> tuple[int, Position] | None:
-    """(turn, position) of one slot, or None if it is not whole."""
+    """Returns (sequence, position) of a slot. None if the slot is invalid."""
     if len(data) < _POSITION.size:
         return None
-    magic, turn, *numbers, checksum = _POSITION.unpack_from(data)
+    magic, sequence, *numbers, checksum = _POSITION.unpack_from(data)
     if magic != POSITION_MAGIC or checksum != zlib.crc32(data[: _POSITION.size - 4]):
         return None
-    return turn, Position(*numbers)
+    return sequence, Position(*numbers)

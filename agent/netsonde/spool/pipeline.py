@@ -1,19 +1,18 @@
-"""From the spool to JetStream: many messages under way, each until its acknowledgement.
+"""Sends messages from the spool to JetStream and keeps each until its ack.
 
-Up to WINDOW_MESSAGES, and as many bytes as window.py allows, are sent ahead. A PubAck may come
-in any order; it is matched by the last token of the inbox it comes to, which is the message's
-number. What is not acknowledged by its deadline, was refused, or was under way when the
-connection went, is sent again with the same Nats-Msg-Id, which the stream's duplicate window
-makes harmless.
+Up to WINDOW_MESSAGES and the send window's bytes are in flight. Acks arrive in any order. The
+last token of an ack's subject is the message's number. A message is resent with the same
+Nats-Msg-Id if its ack is late, the stream rejects it or the connection drops. The stream's
+duplicate window removes duplicates.
 
-`append` puts a message into the spool, and so it is safe from then on whatever the bus does.
-It waits only at the spool's bound, and only while acknowledgements still come in; when they
-do not, the oldest messages are given up, and counted.
+`append` returns when a message is in the spool. It blocks only while the spool is full and acks
+still arrive. A full spool without acks drops and counts its oldest messages.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Callable
@@ -32,14 +31,14 @@ from .streams import StreamSettings, ensure_streams
 WINDOW_MESSAGES = 64
 ACK_DEADLINE_SEC = 5.0
 RETRY_SEC, RETRY_SEC_MAX = 0.25, 5.0
-FLOWING_SEC = 2.0  # acknowledgements are coming in if there was one as late as this
-SILENT_TRIES = 2  # a server whose disk is full may answer nothing at all
+FLOWING_SEC = 2.0  # acks arrive if the last one is younger than this
+SILENT_TRIES = 2  # a server with a full disk may not reply at all
 TICK_SEC = 0.1
 SYNC_INTERVAL_SEC = 1.0
 ENSURE_INTERVAL_SEC = 2.0
-_TOO_LARGE = 10054  # err_code: the stream takes no message of this size, ever
+_TOO_LARGE = 10054  # err_code: the message exceeds the stream's size limit
 
-# (name of the alarm, words, data)
+# (name of the alarm, text, data)
 Alarm = Callable[[str, str, dict[str, int]], None]
 
 
@@ -58,11 +57,11 @@ _decode_ack = msgspec.json.Decoder(_PubAck).decode
 
 @dataclass(slots=True)
 class Flight:
-    """A message under way."""
+    """A message in flight."""
 
     taken: Taken
     sent_sec: float = 0.0
-    due_sec: float = 0.0  # when it is sent (again)
+    due_sec: float = 0.0  # time of the next send
     tries: int = 0
 
 
@@ -88,7 +87,7 @@ class Pipeline:
         self._wake = asyncio.Event()
         self._progress = asyncio.Event()
         self._acked_sec = 0.0
-        self._ensure = False
+        self._streams_unchecked = False
         self._log = structlog.get_logger()
         self.messages_acked = 0
         self.messages_resent = 0
@@ -102,13 +101,13 @@ class Pipeline:
 
     @property
     def flowing(self) -> bool:
-        """Are acknowledgements coming in?"""
+        """True while acks arrive."""
         return self._connection.connected and time.monotonic() - self._acked_sec < FLOWING_SEC
 
-    # ---- what the sink asks of it ------------------------------------------------------------
+    # ---- append ------------------------------------------------------------------------------
 
     async def append(self, message: Message) -> None:
-        """Returns when it is in the spool."""
+        """Returns when the message is in the spool."""
         while True:
             try:
                 self.spool.append(message)
@@ -119,9 +118,11 @@ class Pipeline:
                     await asyncio.sleep(1.0)
                     continue
                 self._progress.clear()
-                await self._wait(self._progress, RETRY_SEC)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_SEC):
+                        await self._progress.wait()
             except SpoolError as error:
-                # The core's ring holds what comes meanwhile, and counts what it cannot hold.
+                # Meanwhile the core's ring buffers records and counts its drops.
                 self._alarm("spool_failed", error.detail, {})
                 await asyncio.sleep(1.0)
             else:
@@ -135,11 +136,11 @@ class Pipeline:
             self._alarm("spool_failed", error.detail, {})
             return False
         if lost:
-            self._tell_lost("the spool is full: the oldest records were given up")
+            self._alarm_lost("the spool is full: dropped the oldest records")
         return True
 
     async def settled(self, timeout_sec: float) -> bool:
-        """True when everything appended so far is acknowledged."""
+        """Waits until every message is acked. Returns False on timeout."""
         try:
             async with asyncio.timeout(timeout_sec):
                 while not self.spool.empty:
@@ -149,13 +150,13 @@ class Pipeline:
             return False
         return True
 
-    # ---- its life ----------------------------------------------------------------------------
+    # ---- tasks -------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tick())
-            tasks.create_task(self._sync_now_and_then())
+            tasks.create_task(self._sync_periodically())
             tasks.create_task(self._ensure_streams())
             while True:
                 await self._connection.wait_connected()
@@ -168,7 +169,7 @@ class Pipeline:
             await asyncio.sleep(TICK_SEC)
             self._wake.set()
 
-    async def _sync_now_and_then(self) -> None:
+    async def _sync_periodically(self) -> None:
         while True:
             await asyncio.sleep(SYNC_INTERVAL_SEC)
             if not self.spool.wants_sync:
@@ -176,21 +177,21 @@ class Pipeline:
             try:
                 await asyncio.to_thread(self.spool.prepare_sync())
             except OSError as error:
-                self._alarm("spool_failed", f"fdatasync: {error.strerror}", {})
+                self._alarm("spool_failed", f"cannot sync the spool: {error.strerror}", {})
 
     async def _ensure_streams(self) -> None:
         while True:
             await self._connection.wait_connected()
-            if self._ensure:
+            if self._streams_unchecked:
                 wrong = await ensure_streams(self._connection, self._root, self._settings)
                 if wrong is None:
                     self._log.warning("JetStream does not answer; records wait in the spool")
                 else:
-                    self._ensure = False
+                    self._streams_unchecked = False
                     self._retry_all()
                 if wrong:
                     self._alarm("stream_misconfigured", "; ".join(wrong), {})
-            await asyncio.sleep(ENSURE_INTERVAL_SEC if self._ensure else TICK_SEC)
+            await asyncio.sleep(ENSURE_INTERVAL_SEC if self._streams_unchecked else TICK_SEC)
 
     # ---- sending -----------------------------------------------------------------------------
 
@@ -203,7 +204,7 @@ class Pipeline:
             lost = self.spool.records_lost
             taken = self.spool.take()
             if self.spool.records_lost > lost:
-                self._tell_lost("damaged in the spool")
+                self._alarm_lost("damaged records in the spool")
             if taken is None:
                 return
             flight = self._flights[taken.number] = Flight(taken)
@@ -212,7 +213,7 @@ class Pipeline:
                 return
 
     async def _send(self, flight: Flight) -> bool:
-        """False: there is no connection now."""
+        """Returns False if there is no connection."""
         message = flight.taken.message
         reply = b"%b.%d" % (self._inbox.encode(), flight.taken.number)
         self.messages_resent += flight.tries > 0
@@ -228,7 +229,7 @@ class Pipeline:
             ):
                 return True
         except PayloadTooLargeError as error:
-            self._give_up(flight, error.detail)
+            self._drop(flight, error.detail)
             return True
         flight.due_sec = 0.0
         return False
@@ -240,7 +241,7 @@ class Pipeline:
 
     def _on_connection(self, up: bool) -> None:
         if up:
-            self._ensure = True
+            self._streams_unchecked = True
             self._retry_all()
 
     # ---- acknowledgements --------------------------------------------------------------------
@@ -249,57 +250,49 @@ class Pipeline:
         token = message.subject.rpartition(".")[2]
         flight = self._flights.get(int(token)) if token.isdigit() else None
         if flight is None:
-            return  # of a message that was sent twice
+            return  # second ack of a resent message
         try:
             ack = _decode_ack(message.data) if message.data else _PubAck()
         except msgspec.DecodeError:
             ack = _PubAck()
         if ack.error is None and ack.stream:
-            self._land(flight)
-            return
-        if ack.error is not None and ack.error.err_code == _TOO_LARGE:
-            self._give_up(flight, ack.error.description)
-            return
-        self._refused(flight, ack.error.description if ack.error else "no stream takes it")
+            self._finish(flight)
+        elif ack.error is not None and ack.error.err_code == _TOO_LARGE:
+            self._drop(flight, ack.error.description)
+        else:
+            reason = ack.error.description if ack.error else "no stream stores this subject"
+            self._retry_later(flight, reason)
 
-    def _refused(self, flight: Flight, words: str) -> None:
-        """By a full disk, a stream without a leader, or because there is no stream."""
+    def _retry_later(self, flight: Flight, reason: str) -> None:
+        """Retries with backoff: the disk is full, or the stream has no leader or is missing."""
         wait_sec = min(RETRY_SEC * 2 ** min(flight.tries, 6), RETRY_SEC_MAX)
         flight.due_sec = time.monotonic() + wait_sec
-        self.last_refusal = words
-        self._ensure = True
-        self._alarm("stream_refuses", words, {"records_waiting": self.spool.records_unfinished})
+        self.last_refusal = reason
+        self._streams_unchecked = True
+        self._alarm("stream_refuses", reason, {"records_waiting": self.spool.records_unfinished})
 
-    def _land(self, flight: Flight) -> None:
+    def _finish(self, flight: Flight) -> None:
         self._remove(flight)
         self.spool.finish(flight.taken)
         self.messages_acked += 1
         self._acked_sec = time.monotonic()
-        if flight.tries == 1:  # else nobody knows which of them was acknowledged
-            self._window.landed(flight.taken.message.bytes, flight.sent_sec, self._acked_sec)
+        if flight.tries == 1:  # after a resend the ack's delay is unknown
+            self._window.acked(flight.taken.message.bytes, flight.sent_sec, self._acked_sec)
         self.last_refusal = ""
         self._progress.set()
         self._wake.set()
 
-    def _give_up(self, flight: Flight, words: str) -> None:
+    def _drop(self, flight: Flight, reason: str) -> None:
         self._remove(flight)
         self.spool.finish(flight.taken, lost=True)
-        self._tell_lost(words)
+        self._alarm_lost(reason)
         self._progress.set()
 
     def _remove(self, flight: Flight) -> None:
         del self._flights[flight.taken.number]
         self._bytes -= flight.taken.message.bytes
 
-    def _tell_lost(self, words: str) -> None:
+    def _alarm_lost(self, text: str) -> None:
         spool = self.spool
         data = {"records_lost": spool.records_lost, "packets_lost": spool.packets_lost}
-        self._alarm("records_lost", words, data)
-
-    @staticmethod
-    async def _wait(event: asyncio.Event, timeout_sec: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_sec):
-                await event.wait()
-        except TimeoutError:
-            pass
+        self._alarm("records_lost", text, data)

@@ -1,4 +1,4 @@
-"""Where the spool's reader stands, kept in a file of two slots that are written in turn."""
+"""The spool's position file: two slots, written alternately."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from pathlib import Path
 from .format import POSITION_SLOT_BYTES, Position, pack_position, unpack_position
 
 
-class PlaceFile:
+class PositionFile:
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._turn = 0
+        self._sequence = 0
 
     def read(self) -> Position:
-        """The newer of the whole slots; the beginning if there is none."""
+        """Returns the newer valid slot, else the start of the spool."""
         data = os.pread(self.fd, 2 * POSITION_SLOT_BYTES, 0)
         slots = (data[:POSITION_SLOT_BYTES], data[POSITION_SLOT_BYTES:])
-        whole = [found for slot in slots if (found := unpack_position(slot)) is not None]
-        if not whole:
+        valid = [found for slot in slots if (found := unpack_position(slot)) is not None]
+        if not valid:
             return Position()
-        self._turn, position = max(whole, key=lambda found: found[0])
+        self._sequence, position = max(valid, key=lambda found: found[0])
         return position
 
     def write(self, position: Position) -> None:
-        slot = pack_position(position, self._turn + 1)
+        sequence = self._sequence + 1
+        slot = pack_position(position, sequence)
         try:
-            os.pwrite(self.fd, slot, ((self._turn + 1) % 2) * POSITION_SLOT_BYTES)
+            os.pwrite(self.fd, slot, (sequence % 2) * POSITION_SLOT_BYTES)
         except OSError:
-            return  # after a crash more is sent again, under the same ids; better than to stop
-        self._turn += 1
+            return  # after a crash more messages are resent, with the same ids
+        self._sequence = sequence
 
     def close(self) -> None:
         os.close(self.fd)

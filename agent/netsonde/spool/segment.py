@@ -1,4 +1,4 @@
-"""One segment file of the spool: made, written to, read back, and found again after a crash."""
+"""One segment file of the spool: create, write, read, and recover after a crash."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Segment:
     number: int
     path: Path
     fd: int
-    end: int = SEGMENT_HEAD_BYTES  # where the next frame goes
+    end: int = SEGMENT_HEAD_BYTES  # offset of the next frame
     first: int = 0  # number of its first frame
-    last: int = 0  # and of its last, 0 if it has none
-    records_total: int = 0  # as its last frame has them
+    last: int = 0  # number of its last frame, 0 if empty
+    records_total: int = 0  # totals of its last frame
     packets_total: int = 0
-    recovered: bool = False  # written by an earlier run: check every frame again
+    recovered: bool = False  # written by an earlier run: check every frame
     unsynced: bool = False
 
 
 def pread(fd: int, size: int, offset: int) -> bytes:
-    """Nothing where the disk gives nothing: a bad sector is damage like any other."""
+    """Returns no bytes on a read error: a bad sector counts as a damaged frame."""
     try:
         return os.pread(fd, size, offset)
     except OSError:
@@ -44,7 +44,7 @@ def pread(fd: int, size: int, offset: int) -> bytes:
 
 
 def make_segment(directory: Path, number: int, *, first: int, size: int) -> Segment:
-    """New and preallocated. It keeps its name when it is used again under another number."""
+    """Creates a preallocated segment. Reuse keeps the file name, under another number."""
     path = directory / f"{number:016x}.spool"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     segment = Segment(number, path, fd)
@@ -58,7 +58,7 @@ def make_segment(directory: Path, number: int, *, first: int, size: int) -> Segm
 
 
 def reuse_segment(spare: Segment, number: int, *, first: int) -> Segment:
-    """An emptied one, which needs no room on the disk."""
+    """Turns an erased segment into a new one. Needs no disk space."""
     try:
         write_all(spare.fd, [pack_segment_head(number, first)], 0)
     except OSError:
@@ -68,27 +68,26 @@ def reuse_segment(spare: Segment, number: int, *, first: int) -> Segment:
 
 
 def erase_segment(segment: Segment) -> None:
-    """It holds nothing from now on. Raises OSError."""
+    """Invalidates all frames. Raises OSError."""
     write_all(segment.fd, [bytes(SEGMENT_HEAD_BYTES)], 0)
 
 
 def remove_segment(segment: Segment) -> None:
-    """One that cannot be removed is found, and passed over, by the next run."""
+    """Closes and deletes the file. If that fails, the next run skips the file."""
     os.close(segment.fd)
     with contextlib.suppress(OSError):
         segment.path.unlink()
 
 
 def is_removed(segment: Segment) -> bool:
-    """By somebody else: what is written to it would end with this process."""
+    """Returns True if the file was deleted. Frames written to it would end with this process."""
     return os.fstat(segment.fd).st_nlink == 0
 
 
 def write_all(fd: int, parts: list[bytes], offset: int) -> None:
-    """A short write is an error: the next one says which, most likely that the disk is full."""
-    wanted = sum(map(len, parts))
+    """Writes all bytes or raises OSError. A retry after a short write returns the error."""
     written = os.pwritev(fd, parts, offset)
-    if written < wanted:
+    if written < sum(map(len, parts)):
         rest = b"".join(parts)[written:]
         while rest:
             count = os.pwrite(fd, rest, offset + written)
@@ -114,13 +113,13 @@ def read_frame(segment: Segment, offset: int, *, check: bool) -> tuple[FrameHead
     block = data[at : at + head.head_bytes]
     at += head.head_bytes
     payload = data[at : at + head.payload_bytes]
-    if len(payload) < head.payload_bytes:  # what this run wrote itself may be gone, too
+    if len(payload) < head.payload_bytes:  # possible even without `check`: truncated file
         return None
     return head, Message(subject, block, payload, head.records, head.packets)
 
 
 def whole_frames(segment: Segment) -> Iterator[tuple[int, FrameHead]]:
-    """The whole frames of a segment, in order, each with its offset."""
+    """Yields (offset, head) of a segment's frames until the first invalid one."""
     offset, expected = SEGMENT_HEAD_BYTES, segment.first
     while True:
         head = read_head(segment, offset)
@@ -135,8 +134,8 @@ def whole_frames(segment: Segment) -> Iterator[tuple[int, FrameHead]]:
 
 
 def load_segment(path: Path) -> tuple[Segment | None, bool]:
-    """The segment as far as it is whole, and whether a frame begins behind that is not.
-    None: it holds nothing."""
+    """Returns the valid part of a segment and whether a torn frame follows. The segment is None
+    if it has no valid frame."""
     fd = os.open(path, os.O_RDWR)
     found = unpack_segment_head(pread(fd, SEGMENT_HEAD_BYTES, 0))
     if found is None:
@@ -147,8 +146,8 @@ def load_segment(path: Path) -> tuple[Segment | None, bool]:
         segment.end, segment.last = offset + head.bytes, head.number
         segment.records_total, segment.packets_total = head.records_total, head.packets_total
     expected = segment.last + 1 if segment.last else segment.first
-    behind = read_head(segment, segment.end)
-    torn = behind is not None and behind.number == expected
+    next_head = read_head(segment, segment.end)
+    torn = next_head is not None and next_head.number == expected
     if segment.last == 0:
         os.close(fd)
         return None, torn

@@ -1,8 +1,8 @@
-"""The spool's segment files: begun, emptied, used again, and removed when they are too many.
+"""The pool of the spool's segment files.
 
-To make or remove one takes a disk milliseconds, in which the event loop can do nothing else. So
-a file that is done with is emptied and waits to be used again, a part of all at most; `surplus`
-gives the rest away to be removed elsewhere. It knows no message.
+Creating or removing a file blocks the event loop for milliseconds. A released file is therefore
+erased and kept as a spare. Spares beyond 1/SPARES_SHARE of all segments are removed on another
+thread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .segment import Segment, erase_segment, is_removed, make_segment, remove_segment, reuse_segment
 
-SPARES_SHARE = 4  # this part of all segments may wait
+SPARES_SHARE = 4  # one in four segments may be a spare
 
 
 class SegmentPool:
@@ -21,20 +21,20 @@ class SegmentPool:
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._segments_max = segments_max
-        self._kept = max(segments_max // SPARES_SHARE, 1)
+        self._spares_max = max(segments_max // SPARES_SHARE, 1)
         self._spares: list[Segment] = []
-        self.number = 0  # of the last one begun
+        self.number = 0  # number of the newest segment
 
     @property
     def has_surplus(self) -> bool:
-        return len(self._spares) > self._kept
+        return len(self._spares) > self._spares_max
 
     def has_room(self, used: int) -> bool:
-        """For another, while so many are in use."""
+        """Returns True if a segment can be added to `used` ones."""
         return bool(self._spares) or used < self._segments_max
 
     def begin(self, *, first: int) -> Segment:
-        """For frames from number `first` on. Raises OSError."""
+        """Returns a segment for frames from number `first`. Raises OSError."""
         self.number += 1
         while self._spares:
             spare = self._spares.pop()
@@ -44,7 +44,7 @@ class SegmentPool:
         return make_segment(self._directory, self.number, first=first, size=self._segment_bytes)
 
     def release(self, segment: Segment) -> None:
-        """Emptied, so that a run that finds the file does not take it for what it was."""
+        """Makes a segment a spare. It is erased, so that the next run finds no old frames."""
         try:
             erase_segment(segment)
         except OSError:
@@ -53,12 +53,11 @@ class SegmentPool:
             self._spares.append(segment)
 
     def surplus(self) -> Callable[[], None]:
-        """What is too many is gone when the function returned here has returned, which may run
-        on another thread."""
-        many, self._spares = self._spares[self._kept :], self._spares[: self._kept]
+        """Returns a function that removes the surplus spares, on any thread."""
+        surplus, self._spares = self._spares[self._spares_max :], self._spares[: self._spares_max]
 
         def remove() -> None:
-            for segment in many:
+            for segment in surplus:
                 remove_segment(segment)
 
         return remove

@@ -1,14 +1,13 @@
-"""A bounded queue of messages on disk that outlives the agent.
+"""A bounded message queue on disk that survives the agent.
 
-Messages are appended to segment files of a fixed, preallocated size; `take` gives them out
-in order, `finish` says that one is safe elsewhere, and a segment whose messages are all
-finished is used again. At the bound the oldest segment goes, and what it still held is
-counted to the record: `records_lost`. Nothing here waits or knows NATS.
+Messages are appended to preallocated segment files of a fixed size. `take` returns them in
+order. `finish` marks one as stored elsewhere. A segment without unfinished messages is reused.
+A full spool drops its oldest segment and counts the records in `records_lost`. Nothing here
+blocks.
 
-Durability: a message is in the kernel's hands when `append` returns, so kill -9 of the agent
-loses none; a power cut loses what came since the last sync, which the caller makes every
-second while anything is unfinished. A frame cut short by a crash is found by its checksum.
-What was taken but not finished is given out again after a restart, under the same headers.
+Durability: after `append` a message is in the kernel, so kill -9 loses none. A power cut loses
+the messages since the last sync, which the caller runs every second. A checksum detects a torn
+frame. Messages taken but not finished are returned again after a restart, with the same headers.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, NetsondeError
 from .format import SEGMENT_HEAD_BYTES, Message, Position, Recovery, Taken, pack_frame_head
-from .position import PlaceFile
+from .position import PositionFile
 from .segment import (
     Segment,
     load_segment,
@@ -36,17 +35,17 @@ from .segment import (
 from .segment_pool import SegmentPool
 
 SEGMENTS_WANTED = 16
-SEGMENT_BYTES_MIN = 1 << 19  # above any batch
+SEGMENT_BYTES_MIN = 1 << 19  # larger than any batch
 SEGMENT_BYTES_MAX = 8 << 20
-CACHED_BYTES_MAX = 16 << 20  # of messages that are about to be taken
+CACHED_BYTES_MAX = 16 << 20  # appended messages also kept in memory until `take`
 
 
 class SpoolError(NetsondeError):
-    """The disk does not take a message, and there is nothing older to give up for it."""
+    """A message cannot be written, and no older message can be dropped for it."""
 
 
 class SpoolFullError(SpoolError):
-    """Only by giving up the oldest messages could another be taken."""
+    """A message fits only if the oldest messages are dropped."""
 
 
 class Spool:
@@ -61,15 +60,15 @@ class Spool:
         )
         self._segments: deque[Segment] = deque()
         self._lock_fd = -1
-        self._place: PlaceFile | None = None
+        self._position_file: PositionFile | None = None
         self._position = Position()
-        self._number = 0  # of the last frame appended
+        self._number = 0  # number of the newest frame
         self._records_total = 0
         self._packets_total = 0
         self._reading: Segment | None = None
         self._offset = 0
         self._next = 1  # number of the next frame to be taken
-        self._records_taken = 0  # totals up to there
+        self._records_taken = 0  # totals before that frame
         self._packets_taken = 0
         self._taken: dict[int, Taken] = {}
         self._losses: deque[tuple[int, int, int]] = deque()  # (last number, records, packets)
@@ -84,14 +83,14 @@ class Spool:
 
     @property
     def bytes_used(self) -> int:
-        """Up to the end of the newest segment, whole segments before it."""
+        """Counts earlier segments in full, the newest up to its last frame."""
         if not self._segments:
             return 0
         return (len(self._segments) - 1) * self._segment_bytes + self._segments[-1].end
 
     @property
     def records_lost(self) -> int:
-        """Over the spool's life."""
+        """Counted over the spool's lifetime."""
         return self._position.records_lost
 
     @property
@@ -100,7 +99,7 @@ class Spool:
 
     @property
     def packets_total(self) -> int:
-        """Of all messages ever appended."""
+        """Packets of all messages ever appended."""
         return self._packets_total
 
     @property
@@ -109,13 +108,13 @@ class Spool:
 
     @property
     def records_unfinished(self) -> int:
-        """Appended, and neither finished nor lost."""
+        """Records appended and neither finished nor lost."""
         waiting = self._records_total - self._records_taken
         return waiting + sum(taken.message.records for taken in self._taken.values())
 
     @property
     def messages_waiting(self) -> int:
-        """Appended and not yet taken."""
+        """Messages appended and not yet taken."""
         return self._number - self._next + 1
 
     @property
@@ -126,17 +125,17 @@ class Spool:
     def wants_sync(self) -> bool:
         return not self.empty or self._pool.has_surplus
 
-    # ---- life --------------------------------------------------------------------------------
+    # ---- lifetime ----------------------------------------------------------------------------
 
     def open(self) -> Recovery:
-        """Makes or takes over the directory. Raises ConfigError if it cannot be used."""
+        """Creates the directory or recovers its messages. Raises ConfigError."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._lock_fd = os.open(self._directory / "lock", flags, 0o600)
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._place = PlaceFile(self._directory / "position")
-            self._position = self._place.read()
+            self._position_file = PositionFile(self._directory / "position")
+            self._position = self._position_file.read()
             return self._recover()
         except BlockingIOError:
             why = "another agent uses this spool"
@@ -146,31 +145,30 @@ class Spool:
         raise ConfigError(f"flows.spool_dir: {self._directory}: {why}")
 
     def close(self) -> None:
-        """Whatever is unfinished stays for the next run."""
-        if self._place is not None:
+        """Closes all files. Unfinished messages stay for the next run."""
+        if self._position_file is not None:
             with contextlib.suppress(OSError):
                 self.prepare_sync()()
         for segment in self._segments:
             os.close(segment.fd)
         self._pool.close()
-        if self._place is not None:
-            self._place.close()
+        if self._position_file is not None:
+            self._position_file.close()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
         self._segments.clear()
-        self._place, self._lock_fd = None, -1
+        self._position_file, self._lock_fd = None, -1
 
     def prepare_sync(self) -> Callable[[], None]:
-        """What was appended so far is on disk when the function returned here has returned; it
-        may block, and may run on another thread. Files that are too many go with it. It raises
-        OSError."""
+        """Returns a function that syncs all appended messages to disk and removes surplus files.
+        It blocks, may run on any thread, and raises OSError."""
         remove_surplus = self._pool.surplus()
         segments = [segment for segment in self._segments if segment.unsynced]
         for segment in segments:
             segment.unsynced = False
         fds = [os.dup(segment.fd) for segment in segments]
-        if self._place is not None:
-            fds.append(os.dup(self._place.fd))
+        if self._position_file is not None:
+            fds.append(os.dup(self._position_file.fd))
 
         def sync() -> None:
             try:
@@ -186,7 +184,8 @@ class Spool:
     # ---- append ------------------------------------------------------------------------------
 
     def append(self, message: Message, *, force: bool = False) -> int:
-        """Records given up for it. Without `force` none is: SpoolFullError instead."""
+        """Returns how many older records it dropped. Without `force` it drops none and raises
+        SpoolFullError if the spool is full."""
         if SEGMENT_HEAD_BYTES + message.bytes > self._segment_bytes:
             raise SpoolError(f"a message of {message.bytes} bytes is larger than a segment")
         lost = 0
@@ -207,7 +206,7 @@ class Spool:
                 segment.fd, [head, message.subject, message.head, message.payload], segment.end
             )
         except OSError as error:
-            raise SpoolError(f"{segment.path}: {error.strerror}") from None
+            raise SpoolError(f"cannot write {segment.path}: {error.strerror}") from None
         self._number = number
         self._records_total += message.records
         self._packets_total += message.packets
@@ -222,19 +221,21 @@ class Spool:
         return lost
 
     def _add_segment(self, *, force: bool) -> int:
-        """The disk may be full before the bound is reached: the oldest makes room then, too."""
-        lost, words = 0, "the bound is reached"
+        """Adds a segment. Drops the oldest if the limit is reached or the disk is full."""
+        lost, reason = 0, "the spool is full"
         while True:
             if self._pool.has_room(len(self._segments)):
                 try:
                     self._segments.append(self._begin_segment())
                     return lost
                 except OSError as error:
-                    words = error.strerror or str(error)
+                    reason = error.strerror or str(error)
                     if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._segments:
-                        raise SpoolError(f"{self._directory}: {words}") from None
+                        raise SpoolError(
+                            f"cannot add a segment in {self._directory}: {reason}"
+                        ) from None
             if self._segments[0].last > self._position.number and not force:
-                raise SpoolFullError(f"{self._directory}: {words}")
+                raise SpoolFullError(f"{self._directory}: {reason}")
             lost += self._drop_oldest()
 
     def _begin_segment(self) -> Segment:
@@ -243,7 +244,7 @@ class Spool:
         return begun
 
     def _drop_oldest(self) -> int:
-        """Gives up the oldest segment; the records that were not even taken from it."""
+        """Drops the oldest segment. Returns how many of its records were never taken."""
         segment = self._segments.popleft()
         before = self._position.records_lost
         if segment.last >= self._next:
@@ -257,7 +258,7 @@ class Spool:
         return self._position.records_lost - before
 
     def _skip(self, last: int, records_total: int, packets_total: int) -> None:
-        """All from the next message to be taken up to `last`, whose totals these are, is lost."""
+        """Counts the messages from the next to `last` as lost. The totals are those of `last`."""
         self._note_lost(
             last, records_total - self._records_taken, packets_total - self._packets_taken
         )
@@ -272,12 +273,12 @@ class Spool:
     # ---- take and finish ---------------------------------------------------------------------
 
     def take(self) -> Taken | None:
-        """The next message, or None. A damaged one is counted as lost and passed over."""
+        """Returns the next message or None. Skips damaged messages and counts them as lost."""
         while self._next <= self._number:
             number = self._next
             segment = self._segment_of(number)
             if number < segment.first:
-                self._pass_hole(segment)
+                self._skip_gap(segment)
                 continue
             if self._reading is not segment:
                 self._reading, self._offset = segment, SEGMENT_HEAD_BYTES
@@ -285,7 +286,7 @@ class Spool:
             if taken is not None:
                 self._taken[number] = taken
                 return taken
-            self._pass_damage(segment)
+            self._skip_damaged(segment)
         return None
 
     def _segment_of(self, number: int) -> Segment:
@@ -307,17 +308,17 @@ class Spool:
         self._packets_taken += message.packets
         return Taken(number, message, *before)
 
-    def _pass_damage(self, segment: Segment) -> None:
-        """What cannot be read of a segment is lost; totals tell how much that is."""
+    def _skip_damaged(self, segment: Segment) -> None:
+        """Counts the rest of a damaged segment as lost. The totals give the number."""
         self._skip(segment.last, segment.records_total, segment.packets_total)
         self._reading = None
         self._advance()
 
-    def _pass_hole(self, segment: Segment) -> None:
-        """Messages between two segments are gone: an earlier run's segment was damaged."""
+    def _skip_gap(self, segment: Segment) -> None:
+        """Counts messages between two segments as lost: a segment of an earlier run is missing."""
         head = read_head(segment)
         if head is None:
-            self._pass_damage(segment)
+            self._skip_damaged(segment)
             return
         before = (head.records_total - head.records, head.packets_total - head.packets)
         self._skip(segment.first - 1, *before)
@@ -330,7 +331,7 @@ class Spool:
         return message
 
     def finish(self, taken: Taken, *, lost: bool = False) -> None:
-        """It is safe elsewhere; or, lost: it never will be, and is counted."""
+        """Marks a message as stored elsewhere or, with `lost`, counts it as lost."""
         if self._taken.pop(taken.number, None) is None:
             return
         if lost:
@@ -338,25 +339,21 @@ class Spool:
         self._advance()
 
     def _advance(self) -> None:
-        """Moves the position up to the first unfinished message and frees what lies before."""
+        """Moves the position to the first unfinished message. Releases the segments before it."""
         position = self._position
         if self._taken:
             first = self._taken[min(self._taken)]
             position.number = first.number - 1
-            position.records_total, position.packets_total = (
-                first.records_before,
-                first.packets_before,
-            )
+            position.records_total = first.records_before
+            position.packets_total = first.packets_before
         else:
             position.number = self._next - 1
-            position.records_total, position.packets_total = (
-                self._records_taken,
-                self._packets_taken,
-            )
+            position.records_total = self._records_taken
+            position.packets_total = self._packets_taken
         while self._losses and self._losses[0][0] <= position.number:
             self._losses.popleft()
-        position.records_lost_beyond = sum(loss[1] for loss in self._losses)
-        position.packets_lost_beyond = sum(loss[2] for loss in self._losses)
+        position.records_lost_after = sum(loss[1] for loss in self._losses)
+        position.packets_lost_after = sum(loss[2] for loss in self._losses)
         self._write_position()
         while len(self._segments) > 1 and self._segments[0].last <= position.number:
             if self._reading is self._segments[0]:
@@ -364,20 +361,20 @@ class Spool:
             self._pool.release(self._segments.popleft())
 
     def count_lost(self, records: int, packets: int) -> None:
-        """Lost before they came here: an earlier run ended without a word."""
+        """Counts losses from before the spool, after an earlier run was killed."""
         self._position.records_lost += records
         self._position.packets_lost += packets
         self._write_position()
 
     def _write_position(self) -> None:
-        if self._place is not None:
-            self._place.write(self._position)
+        if self._position_file is not None:
+            self._position_file.write(self._position)
 
     # ---- recovery ----------------------------------------------------------------------------
 
     def _recover(self) -> Recovery:
         torn = False
-        (self._directory / "spare").unlink(missing_ok=True)  # of a release before this one
+        (self._directory / "spare").unlink(missing_ok=True)  # file of an earlier release
         position = self._position
         self._number = position.number
         self._records_total = position.records_total
@@ -398,19 +395,17 @@ class Spool:
         return self._resume(torn)
 
     def _resume(self, torn: bool) -> Recovery:
-        """Sets out from the first message beyond the position, and counts what is missing."""
+        """Resumes at the first message after the position. Counts missing messages as lost."""
         position = self._position
         lost_before = (position.records_lost, position.packets_lost)
-        self._next, self._records_taken, self._packets_taken = (
-            position.number + 1,
-            position.records_total,
-            position.packets_total,
-        )
+        self._next = position.number + 1
+        self._records_taken = position.records_total
+        self._packets_taken = position.packets_total
         if self._segments:
             newest = self._segments[-1]
             self._number = newest.last
             self._records_total, self._packets_total = newest.records_total, newest.packets_total
-            self._find_place()
+            self._seek_next()
         else:
             self._records_taken, self._packets_taken = self._records_total, self._packets_total
         if self._number < self._next - 1:
@@ -426,17 +421,17 @@ class Spool:
             packets_lost=position.packets_lost - lost_before[1],
         )
 
-    def _find_place(self) -> None:
+    def _seek_next(self) -> None:
         for segment in self._segments:
             for offset, head in whole_frames(segment):
                 if head.number < self._next:
                     continue
-                # Anything between the position and the first frame there is has gone.
+                # Messages between the position and this frame are missing.
                 position = self._position
                 records = head.records_total - head.records - self._records_taken
                 packets = head.packets_total - head.packets - self._packets_taken
-                records -= position.records_lost_beyond
-                packets -= position.packets_lost_beyond
+                records -= position.records_lost_after
+                packets -= position.packets_lost_after
                 if records > 0 or packets > 0:
                     self._note_lost(head.number - 1, max(records, 0), max(packets, 0))
                 self._reading, self._offset, self._next = segment, offset, head.number

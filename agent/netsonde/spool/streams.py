@@ -1,8 +1,7 @@
-"""The JetStream streams that keep what an agent publishes: made if absent, else checked.
+"""Creates the JetStream streams for flows and events, or checks existing ones.
 
-An existing stream is its operator's: it is never changed, and what in it could lose or
-double a record is said in words. The names come from the root, so that two roots of one
-account do not meet: `capture` has CAPTURE_FLOWS and CAPTURE_EVENTS.
+An existing stream is never changed. Settings that could lose or duplicate records are reported.
+The names come from the subject root: `capture` has CAPTURE_FLOWS and CAPTURE_EVENTS.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from typing import Any
 import msgspec
 
 from ..bus.connection import Requester
+from ..bus.objects import STREAM_NOT_FOUND
+from ..wire.instant import NS_PER_SEC
 
 API_TIMEOUT_SEC = 5.0
 DUPLICATE_WINDOW_SEC = 600
-NS_PER_SEC = 1_000_000_000
-_NOT_FOUND = 10059  # err_code of the JetStream API
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
     replicas: int = 1
-    max_age_hours: int = 0  # 0: kept until the operator's limits say otherwise
+    max_age_hours: int = 0  # 0: no limit
 
 
 def flows_stream(root: str) -> str:
@@ -53,25 +52,26 @@ def stream_config(name: str, subject: str, settings: StreamSettings) -> dict[str
 
 
 def complaints(found: dict[str, Any], subject: str) -> list[str]:
-    """What in an existing stream's configuration breaks the promise of no loss and no double."""
+    """Returns the settings of an existing stream that could lose or duplicate records."""
     name, wrong = found.get("name"), []
     if not any(covers(pattern, subject) for pattern in found.get("subjects") or []):
         wrong.append(f"{name} does not bind {subject}")
     if found.get("retention") == "interest":
-        wrong.append(f"{name} keeps nothing while it has no consumer")
+        wrong.append(f"{name} keeps nothing while it has no consumer (retention: interest)")
     if found.get("max_msgs_per_subject", 0) > 0:
         wrong.append(f"{name} keeps only {found['max_msgs_per_subject']} messages of a host")
     if found.get("duplicate_window", 0) < DUPLICATE_WINDOW_SEC * NS_PER_SEC:
-        wrong.append(f"{name} forgets duplicates before {DUPLICATE_WINDOW_SEC} s")
+        wrong.append(f"{name} has a duplicate_window below {DUPLICATE_WINDOW_SEC} s")
     if found.get("storage") != "file":
-        wrong.append(f"{name} keeps its messages in memory")
+        wrong.append(f"{name} stores its messages in memory")
     if found.get("no_ack"):
-        wrong.append(f"{name} does not acknowledge")
+        wrong.append(f"{name} sends no acks (no_ack)")
     return wrong
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Of a subject that ends in `>`, which stands for a host, and for events its kind besides."""
+    """Returns True if `pattern` matches every subject of `subject`. The final `>` stands for a
+    host, for events also for the kind."""
     fixed = subject.split(".")[:-1]
     tokens = [*fixed, "host", "kind"] if fixed[-1] == "events" else [*fixed, "host"]
     wanted = pattern.split(".")
@@ -85,7 +85,7 @@ def covers(pattern: str, subject: str) -> bool:
 async def ensure_streams(
     connection: Requester, root: str, settings: StreamSettings
 ) -> list[str] | None:
-    """What is wrong with them, mostly nothing; None: JetStream did not answer."""
+    """Returns the complaints about both streams. None if JetStream does not reply."""
     found: list[str] = []
     for name, subject in (
         (flows_stream(root), f"{root}.stream.flows.>"),
@@ -100,20 +100,20 @@ async def ensure_streams(
 
 async def _ensure(connection: Requester, config: dict[str, Any]) -> list[str] | None:
     name, subject = config["name"], config["subjects"][0]
-    answer = await _ask(connection, "INFO", name, {})
-    if answer is not None and answer.get("error", {}).get("err_code") == _NOT_FOUND:
-        answer = await _ask(connection, "CREATE", name, config)
-        if answer is not None and "error" in answer:  # another agent may have been first
-            again = await _ask(connection, "INFO", name, {})
-            answer = again if again is not None and "config" in again else answer
-    if answer is None:
+    reply = await _api(connection, "INFO", name, {})
+    if reply is not None and reply.get("error", {}).get("err_code") == STREAM_NOT_FOUND:
+        reply = await _api(connection, "CREATE", name, config)
+        if reply is not None and "error" in reply:  # another agent may have created the stream
+            again = await _api(connection, "INFO", name, {})
+            reply = again if again is not None and "config" in again else reply
+    if reply is None:
         return None
-    if "error" in answer:
-        return [f"{name}: {answer['error'].get('description', 'refused')}"]
-    return complaints(answer["config"], subject)
+    if "error" in reply:
+        return [f"{name}: {reply['error'].get('description', 'rejected')}"]
+    return complaints(reply["config"], subject)
 
 
-async def _ask(
+async def _api(
     connection: Requester, verb: str, name: str, body: dict[str, Any]
 ) -> dict[str, Any] | None:
     payload = msgspec.json.encode(body) if body else b""
@@ -121,7 +121,6 @@ async def _ask(
     if not reply:
         return None
     try:
-        decoded = msgspec.json.decode(reply, type=dict[str, Any])
+        return msgspec.json.decode(reply, type=dict[str, Any])
     except msgspec.DecodeError:
         return None
-    return decoded
