@@ -3,10 +3,12 @@ interrupted."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,23 +67,33 @@ def test_demo_succeeds_in_time(tmp_path: Path, flags: list[str]) -> None:
     assert processes_in(directory) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    directory = tmp_path / "demo"
-    demo = subprocess.Popen(
+@contextlib.contextmanager
+def running_demo(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """Starts a demo. Kills it at the end if it still runs; its server and agent end with it."""
+    with subprocess.Popen(
         [COMMAND, "demo"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(directory),
-    )
-    assert demo.stdout is not None
-    for line in demo.stdout:
-        if line.startswith("$ netsonde start"):
-            break
-    assert processes_in(directory)
-    demo.send_signal(number)
-    _, errors = demo.communicate(timeout=TIMEOUT_SEC)
+    ) as demo:
+        try:
+            yield demo
+        finally:
+            demo.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    directory = tmp_path / "demo"
+    with running_demo(directory) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if line.startswith("$ netsonde start"):
+                break
+        assert processes_in(directory)
+        demo.send_signal(number)
+        _, errors = demo.communicate(timeout=TIMEOUT_SEC)
     assert demo.returncode == 130
     assert "Traceback" not in errors
     assert list(directory.iterdir()) == []
@@ -90,8 +102,8 @@ def test_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals)
 
 def test_killed_demo_ends_its_processes(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
-    demo = subprocess.Popen([COMMAND, "demo"], stdout=subprocess.PIPE, env=environment(directory))
-    eventually_now(lambda: len(processes_in(directory)) >= 2, "server and agent to run")
-    demo.kill()
-    demo.communicate()
-    eventually_now(lambda: not processes_in(directory), "server and agent to end")
+    with running_demo(directory) as demo:
+        eventually_now(lambda: len(processes_in(directory)) >= 2, "server and agent to run")
+        demo.kill()
+        demo.communicate()
+        eventually_now(lambda: not processes_in(directory), "server and agent to end")
