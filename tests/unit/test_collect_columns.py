@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netsonde.collect.batches import IPFIX, Batch
-from netsonde.collect.columns import IpfixRows
+from netsonde.collect.columns import SCHEMA, IpfixRows
 from netsonde.collect.templates import count_records
 from netsonde.core.capture import FIELD_NAMES, field_bits
 from netsonde.core.capture import IPFIX as CODE
 from netsonde.core.library import ffi, lib
+from netsonde.wire.records import FlowRecord
 
 RECORDS = 200
 COMPARED = (
@@ -84,6 +85,11 @@ def test_damaged_messages_do_not_crash_the_reader(data: st.DataObject) -> None:
     records = rows.records
     assert count_records(bytes(whole))[0] == records
     assert sum(table.num_rows for table in rows.take_tables()) == records
+
+
+def test_columns_and_record_type_have_each_field_of_the_core() -> None:
+    assert SCHEMA.names == ["host", "session_id", *FIELD_NAMES]
+    assert list(FlowRecord.__struct_fields__) == list(FIELD_NAMES)
 
 
 def test_field_names_match_the_core() -> None:

@@ -6,7 +6,7 @@ schemas/asyncapi.json is generated from the types of this package.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from msgspec import Meta, Struct
 
@@ -31,7 +31,7 @@ Place: TypeAlias = Literal["object_store", "file"]
 BackendName: TypeAlias = Literal["af_packet", "pcap", "xdp", "dpdk", "pf_ring", "file"]
 
 
-BACKEND_NAMES: tuple[str, ...] = ("af_packet", "pcap", "xdp", "dpdk", "pf_ring", "file")
+BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
 
 
 class Request(Struct, kw_only=True, forbid_unknown_fields=True):
