@@ -20,14 +20,6 @@ void sonde_events_release(struct sonde_events *events) {
   pthread_mutex_destroy(&events->lock);
 }
 
-void sonde_events_signal(struct sonde_events *events) {
-  sonde_wake_signal(&events->wake);
-}
-
-void sonde_events_arm(struct sonde_events *events) {
-  sonde_wake_arm(&events->wake);
-}
-
 void sonde_events_push(struct sonde_events *events, enum sonde_event_kind kind, int64_t value,
                        const char *detail) {
   struct sonde_event event = {.kind = kind, .value = value};
@@ -41,11 +33,11 @@ void sonde_events_push(struct sonde_events *events, enum sonde_event_kind kind, 
   }
   events->queue[(events->first + events->count++) % SONDE_EVENTS_MAX] = event;
   pthread_mutex_unlock(&events->lock);
-  sonde_events_signal(events);
+  sonde_wake_signal(&events->wake);
 }
 
 uint32_t sonde_events_take(struct sonde_events *events, struct sonde_event *into, uint32_t max) {
-  sonde_events_arm(events);
+  sonde_wake_arm(&events->wake);
   pthread_mutex_lock(&events->lock);
   uint32_t count = events->count < max ? events->count : max;
   for (uint32_t i = 0; i < count; i++)

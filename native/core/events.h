@@ -1,7 +1,7 @@
-/* events.h - a session's bounded queue of events, and the descriptor that tells of them.
+/* events.h - a session's bounded queue of events, and its descriptor.
  *
- * Any thread may push; when the queue is full the oldest event goes. The descriptor is
- * shared with the record rings: it becomes readable when something waits.
+ * Any thread may push. A full queue drops its oldest event. The record rings share the
+ * descriptor: it is readable when events or records are queued.
  */
 #ifndef SONDE_CORE_EVENTS_H
 #define SONDE_CORE_EVENTS_H
@@ -26,9 +26,5 @@ void sonde_events_release(struct sonde_events *events);
 void sonde_events_push(struct sonde_events *events, enum sonde_event_kind kind, int64_t value,
                        const char *detail);
 uint32_t sonde_events_take(struct sonde_events *events, struct sonde_event *into, uint32_t max);
-/* Something waits: wake the reader if it sleeps. */
-void sonde_events_signal(struct sonde_events *events);
-/* The reader is about to sleep; it must look once more after this call. */
-void sonde_events_arm(struct sonde_events *events);
 
 #endif

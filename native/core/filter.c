@@ -1,8 +1,7 @@
-/* filter.c - see filter.h. The compiler and the interpreter are libpcap's.
+/* filter.c - see filter.h. libpcap compiles and runs the programs.
  *
- * Expressions come from the network: their length is bounded, and a program longer than the
- * kernel takes is refused everywhere, so that an expression good here is good on every
- * backend.
+ * Expressions come from the network, so their length is bounded. A program longer than the
+ * kernel's limit is rejected: a valid expression is valid for every backend.
  */
 #include "filter.h"
 
@@ -22,7 +21,7 @@ struct sonde_filter {
   struct bpf_program program;
 };
 
-/* libpcap's compiler wants the platform's own numbers where they differ from the file's. */
+/* libpcap's compiler expects DLT numbers, which differ from file link types. */
 static int linktype_dlt(uint16_t linktype) {
   switch (linktype) {
   case SONDE_LINKTYPE_RAW:
@@ -50,7 +49,7 @@ static int compile(uint16_t linktype, uint32_t snaplen, const char *expression,
     status = sonde_fail(error, SONDE_FILTER_INVALID, 0, "%s", pcap_geterr(compiler));
   } else if (made->program.bf_len > BPF_MAXINSNS) {
     status = sonde_fail(error, SONDE_FILTER_INVALID, 0,
-                        "the expression needs %u instructions, the kernel takes %d",
+                        "the expression needs %u instructions, the kernel's limit is %d",
                         made->program.bf_len, BPF_MAXINSNS);
   } else {
     *filter = made;
@@ -62,9 +61,9 @@ static int compile(uint16_t linktype, uint32_t snaplen, const char *expression,
   return status;
 }
 
-/* `inbound` and its like load from beyond the packet, where only a kernel has something: in user
- * space such a load ends the program with no match. */
-static bool asks_kernel(const struct bpf_program *program) {
+/* `inbound` and `outbound` load kernel data beyond the packet. In user space such a load
+ * ends the program without a match. */
+static bool needs_kernel(const struct bpf_program *program) {
   for (uint32_t i = 0; i < program->bf_len; i++) {
     const struct bpf_insn *insn = &program->bf_insns[i];
     if (BPF_CLASS(insn->code) == BPF_LD && BPF_MODE(insn->code) == BPF_ABS &&
@@ -78,10 +77,10 @@ int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expres
                          struct sonde_filter **filter, struct sonde_error *error) {
   struct sonde_filter *made = NULL;
   int status = compile(linktype, snaplen, expression, &made, error);
-  if (status == 0 && asks_kernel(&made->program)) {
+  if (status == 0 && needs_kernel(&made->program)) {
     sonde_filter_destroy(made);
     return sonde_fail(error, SONDE_FILTER_INVALID, 0,
-                      "only a kernel can tell inbound from outbound; it filters for af_packet");
+                      "inbound and outbound need a kernel filter: use the af_packet backend");
   }
   *filter = made;
   return status;
@@ -92,8 +91,8 @@ bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, 
   return bpf_filter(filter->program.bf_insns, data, wirelen, caplen) != 0;
 }
 
-/* Families are small numbers: with zeros in front they are in network order, and libpcap's
- * program for NULL asks for this host's. */
+/* A NULL header holds a small family number: leading zeros mean network order, but libpcap's
+ * program for NULL expects host order. */
 uint16_t sonde_filter_linktype(const struct sonde_packet *packet) {
   bool network_order = packet->linktype == SONDE_LINKTYPE_NULL && packet->caplen >= 4 &&
                        packet->data[0] == 0 && packet->data[1] == 0;
@@ -107,6 +106,30 @@ void sonde_filter_destroy(struct sonde_filter *filter) {
   }
 }
 
+static const struct sonde_filter *filter_for(struct sonde_filter_set *set, uint16_t linktype) {
+  for (uint32_t i = 0; i < set->count; i++)
+    if (set->filters[i].linktype == linktype)
+      return set->filters[i].filter;
+  if (set->count == SONDE_FILTER_LINKTYPES)
+    return NULL;
+  struct sonde_filter *filter = NULL;
+  sonde_filter_compile(linktype, SNAPLEN_MAX, set->expression, &filter, NULL);
+  set->filters[set->count].linktype = linktype;
+  set->filters[set->count++].filter = filter;
+  return filter;
+}
+
+bool sonde_filter_set_match(struct sonde_filter_set *set, const struct sonde_packet *packet) {
+  const struct sonde_filter *filter = filter_for(set, sonde_filter_linktype(packet));
+  return filter && sonde_filter_match(filter, packet->data, packet->caplen, packet->wirelen);
+}
+
+void sonde_filter_set_release(struct sonde_filter_set *set) {
+  for (uint32_t i = 0; i < set->count; i++)
+    sonde_filter_destroy(set->filters[i].filter);
+  free(set->expression);
+}
+
 int sonde_filter_check(const char *expression, struct sonde_error *error) {
   struct sonde_filter *filter = NULL;
   int status = compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression, &filter, error);
@@ -114,7 +137,7 @@ int sonde_filter_check(const char *expression, struct sonde_error *error) {
   return status;
 }
 
-int sonde_filter_check_here(const char *expression, struct sonde_error *error) {
+int sonde_filter_check_userspace(const char *expression, struct sonde_error *error) {
   struct sonde_filter *filter = NULL;
   int status =
       sonde_filter_compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression, &filter, error);

@@ -1,7 +1,7 @@
 /* filter.h - BPF filters in user space, for backends that cannot filter themselves.
  *
- * One filter serves one link type; a file whose packets vary needs one for each. After
- * compiling a filter is read-only: any number of threads may match with it.
+ * A filter serves one link type. A compiled filter is read-only: any thread may match with
+ * it. A set compiles its expression once for each link type. One thread uses a set.
  */
 #ifndef SONDE_CORE_FILTER_H
 #define SONDE_CORE_FILTER_H
@@ -14,15 +14,30 @@
 
 struct sonde_filter;
 
-/* NULL or "" matches everything. Errors: FILTER_INVALID, NO_MEMORY. */
+enum { SONDE_FILTER_LINKTYPES = 16 };
+
+struct sonde_filter_set {
+  char *expression; /* owned; NULL: no filter */
+  uint32_t count;
+  struct {
+    uint16_t linktype;
+    struct sonde_filter *filter; /* NULL: the expression is invalid for this link type */
+  } filters[SONDE_FILTER_LINKTYPES];
+};
+
+/* NULL or "" matches every packet. Errors: FILTER_INVALID, NO_MEMORY. */
 int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expression,
                          struct sonde_filter **filter, struct sonde_error *error);
-/* Would it compile for Ethernet? sonde_filter_check lets more pass: what a kernel can run. */
-int sonde_filter_check_here(const char *expression, struct sonde_error *error);
+/* Compiles for Ethernet. Unlike sonde_filter_check, rejects what only a kernel can run. */
+int sonde_filter_check_userspace(const char *expression, struct sonde_error *error);
 bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, uint32_t caplen,
                         uint32_t wirelen);
-/* The link type to compile for: the packet's own, unless its header is that of another. */
+/* The link type to compile for: LOOP for a NULL header in network order. */
 uint16_t sonde_filter_linktype(const struct sonde_packet *packet);
 void sonde_filter_destroy(struct sonde_filter *filter); /* NULL is allowed */
+
+/* False for a link type that the expression is invalid for, or that is the 17th. */
+bool sonde_filter_set_match(struct sonde_filter_set *set, const struct sonde_packet *packet);
+void sonde_filter_set_release(struct sonde_filter_set *set);
 
 #endif

@@ -3,15 +3,15 @@
 
 #include "host/clock.h"
 
-static const int64_t STEP_MIN_NS = 50000000;         /* below it is slew and jitter */
-static const int64_t STAMP_AGE_MAX_NS = 60000000000; /* a ring never holds packets longer */
+static const int64_t STEP_MIN_NS = 50000000;         /* less is slew or jitter */
+static const int64_t STAMP_AGE_MAX_NS = 60000000000; /* no ring holds packets longer */
 static const uint64_t LEAP_NS = 3600000000000;
-/* The year 2116: past what a pcap file can say, and any timeout can be added to it. */
+/* The year 2116: later than any pcap time, and adding a timeout cannot overflow. */
 static const uint64_t STAMP_MAX_NS = UINT64_C(1) << 62;
 enum { LEAP_PACKETS = 16, START_TRIES = 5 };
 
-/* True if the thread was stopped since then: what it read meanwhile is of another moment. */
-static bool was_stopped(int64_t monotonic) {
+/* True if the thread was suspended since `monotonic`: later clock readings do not match it. */
+static bool was_suspended(int64_t monotonic) {
   return (int64_t)sonde_clock_ns(CLOCK_MONOTONIC) - monotonic > STEP_MIN_NS / 2;
 }
 
@@ -24,7 +24,7 @@ void sonde_packet_clock_start(struct sonde_packet_clock *clock, bool live) {
   do {
     monotonic = (int64_t)sonde_clock_ns(CLOCK_MONOTONIC);
     clock->start_offset = clock->wall_offset = (int64_t)sonde_clock_ns(CLOCK_REALTIME) - monotonic;
-  } while (was_stopped(monotonic) && ++tries < START_TRIES);
+  } while (was_suspended(monotonic) && ++tries < START_TRIES);
   clock->now_ns = (uint64_t)(monotonic + clock->start_offset);
 }
 
@@ -34,7 +34,7 @@ void sonde_packet_clock_tick(struct sonde_packet_clock *clock) {
   int64_t monotonic = (int64_t)sonde_clock_ns(CLOCK_MONOTONIC);
   int64_t offset = (int64_t)sonde_clock_ns(CLOCK_REALTIME) - monotonic;
   int64_t step = offset - clock->wall_offset;
-  if ((step > STEP_MIN_NS || step < -STEP_MIN_NS) && !was_stopped(monotonic)) {
+  if ((step > STEP_MIN_NS || step < -STEP_MIN_NS) && !was_suspended(monotonic)) {
     clock->stepped_ns += step;
     clock->wall_offset = offset;
     clock->epoch_offset = offset - clock->start_offset;
@@ -47,7 +47,7 @@ static bool stamp_live(const struct sonde_packet_clock *clock, uint64_t packet_n
   int64_t time = (int64_t)packet_ns - clock->epoch_offset;
   int64_t now = (int64_t)clock->now_ns;
   *time_ns = (uint64_t)(time < now ? time : now);
-  /* A stamp a little ahead is the moment between the two looks at the clock. */
+  /* A stamp may be later than the clock reading of this batch. */
   if (time <= now + STEP_MIN_NS && time >= now - STAMP_AGE_MAX_NS)
     return true;
   *time_ns = clock->now_ns;

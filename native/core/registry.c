@@ -1,5 +1,5 @@
-/* registry.c - see registry.h. Also the probes of netsonde.h: for each known backend
- * how far it gets, in three steps (compiled, loadable, usable), and what stopped it.
+/* registry.c - see registry.h. Also the probes of netsonde.h: whether each backend is
+ * compiled, loadable and usable, and the reason if not.
  */
 #include "registry.h"
 
@@ -56,8 +56,8 @@ static int load(const char *path, const char *name, const struct sonde_backend_o
   const struct sonde_backend_ops *loaded = entry();
   if (loaded->abi != SONDE_BACKEND_ABI || strcmp(loaded->name, name) != 0) {
     int status = sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, 0,
-                            "%s: backend %s with ABI %u, wanted %s with ABI %u", path, loaded->name,
-                            loaded->abi, name, SONDE_BACKEND_ABI);
+                            "%s: backend %s with ABI %u, expected %s with ABI %u", path,
+                            loaded->name, loaded->abi, name, SONDE_BACKEND_ABI);
     dlclose(handle);
     return status;
   }

@@ -1,9 +1,9 @@
-/* ring.h - records on their way from one capture thread to those that read them.
+/* ring.h - a ring of records from one capture thread to its consumers.
  *
- * Single producer, fixed size, no locks. Each consumer sees every record made since it was
- * enabled, at its own pace; the producer has the room that the slowest enabled one leaves.
- * Each side owns its index, keeps a copy of the other's, and reads the other's line only
- * when the copy says full or empty.
+ * Single producer, fixed size, no locks. Each consumer reads every record written after it
+ * was enabled, at its own pace. The slowest enabled consumer limits the producer. Each side
+ * owns its index and caches the other's. It reads the other's cache line only when its copy
+ * says full or empty.
  */
 #ifndef SONDE_CORE_RING_H
 #define SONDE_CORE_RING_H
@@ -21,7 +21,7 @@ enum sonde_ring_reader {
 };
 
 struct sonde_ring_consumer {
-  _Atomic uint32_t tail; /* next to be read */
+  _Atomic uint32_t tail; /* next to read */
   _Atomic bool enabled;
   uint32_t head_seen;
 } __attribute__((aligned(64)));
@@ -30,20 +30,20 @@ struct sonde_ring {
   struct sonde_record *records;
   uint32_t mask;
   struct {
-    _Atomic uint32_t head; /* next to be written */
+    _Atomic uint32_t head; /* next to write */
     uint32_t tail_seen;
   } __attribute__((aligned(64))) producer;
   struct sonde_ring_consumer consumers[SONDE_RING_READERS];
 } __attribute__((aligned(64)));
 
-/* records: room for `size` records, a power of two. */
+/* size: a power of two. */
 static inline void sonde_ring_init(struct sonde_ring *ring, struct sonde_record *records,
                                    uint32_t size) {
   *ring = (struct sonde_ring){.records = records, .mask = size - 1};
 }
 
-/* Switches a consumer on, from the next record on, or off. Runs on the producer's thread, or
- * while it does not run, and while the consumer does not read. */
+/* Enables a consumer from the next record on, or disables it. Call on the producer's thread,
+ * or while it does not run, and while the consumer does not read. */
 static inline void sonde_ring_enable(struct sonde_ring *ring, enum sonde_ring_reader reader,
                                      bool on) {
   struct sonde_ring_consumer *consumer = &ring->consumers[reader];
@@ -53,7 +53,7 @@ static inline void sonde_ring_enable(struct sonde_ring *ring, enum sonde_ring_re
   atomic_store_explicit(&consumer->enabled, on, memory_order_release);
 }
 
-/* How far the slowest enabled consumer is behind `head`; 0 if there is none. */
+/* Records between the slowest enabled consumer and `head`; 0 without an enabled one. */
 static inline uint32_t sonde_ring_lag(const struct sonde_ring *ring, uint32_t head) {
   uint32_t lag_max = 0;
   for (int i = 0; i < SONDE_RING_READERS; i++) {
@@ -61,16 +61,17 @@ static inline uint32_t sonde_ring_lag(const struct sonde_ring *ring, uint32_t he
     if (!atomic_load_explicit(&consumer->enabled, memory_order_acquire))
       continue;
     uint32_t lag = head - atomic_load_explicit(&consumer->tail, memory_order_acquire);
-    if ((int32_t)lag > (int32_t)lag_max) /* below 0: it has passed a head that is old by now */
+    if ((int32_t)lag > (int32_t)lag_max) /* below 0: it has passed `head`, which is stale */
       lag_max = lag;
   }
   return lag_max;
 }
 
-static inline uint32_t sonde_ring_room(struct sonde_ring *ring, uint32_t wanted) {
+/* Free slots; exact if fewer than `needed`. */
+static inline uint32_t sonde_ring_room(struct sonde_ring *ring, uint32_t needed) {
   uint32_t head = atomic_load_explicit(&ring->producer.head, memory_order_relaxed);
   uint32_t size = ring->mask + 1;
-  if (size - (head - ring->producer.tail_seen) < wanted)
+  if (size - (head - ring->producer.tail_seen) < needed)
     ring->producer.tail_seen = head - sonde_ring_lag(ring, head);
   return size - (head - ring->producer.tail_seen);
 }
@@ -89,27 +90,27 @@ static inline uint32_t sonde_ring_head(const struct sonde_ring *ring) {
   return atomic_load_explicit(&ring->producer.head, memory_order_acquire);
 }
 
-/* How many records lie in one piece from `position` on, before `head`; at most `wanted`. */
+/* Returns how many records from `position` to `head` are contiguous, at most `max`. */
 static inline uint32_t sonde_ring_piece(const struct sonde_ring *ring, uint32_t position,
-                                        uint32_t head, uint32_t wanted,
+                                        uint32_t head, uint32_t max,
                                         const struct sonde_record **first) {
   uint32_t waiting = head - position;
   uint32_t piece = ring->mask + 1 - (position & ring->mask);
   *first = &ring->records[position & ring->mask];
   waiting = waiting < piece ? waiting : piece;
-  return waiting < wanted ? waiting : wanted;
+  return waiting < max ? waiting : max;
 }
 
-/* The same for a consumer that reads at one place; none if it is off. */
+/* The same from the consumer's tail; 0 if it is disabled. */
 static inline uint32_t sonde_ring_peek(struct sonde_ring *ring, enum sonde_ring_reader reader,
-                                       uint32_t wanted, const struct sonde_record **first) {
+                                       uint32_t max, const struct sonde_record **first) {
   struct sonde_ring_consumer *consumer = &ring->consumers[reader];
   if (!atomic_load_explicit(&consumer->enabled, memory_order_acquire))
-    wanted = 0;
+    max = 0;
   uint32_t tail = atomic_load_explicit(&consumer->tail, memory_order_relaxed);
-  if (consumer->head_seen - tail < wanted)
+  if (consumer->head_seen - tail < max)
     consumer->head_seen = sonde_ring_head(ring);
-  return sonde_ring_piece(ring, tail, consumer->head_seen, wanted, first);
+  return sonde_ring_piece(ring, tail, consumer->head_seen, max, first);
 }
 
 static inline void sonde_ring_release(struct sonde_ring *ring, enum sonde_ring_reader reader,
@@ -119,7 +120,7 @@ static inline void sonde_ring_release(struct sonde_ring *ring, enum sonde_ring_r
   atomic_store_explicit(&consumer->tail, tail + count, memory_order_release);
 }
 
-/* Records waiting for the slowest enabled consumer, as seen by nobody in particular. */
+/* The backlog of the slowest enabled consumer. Any thread. */
 static inline uint32_t sonde_ring_waiting(const struct sonde_ring *ring) {
   return sonde_ring_lag(ring, sonde_ring_head(ring));
 }

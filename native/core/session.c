@@ -1,7 +1,7 @@
-/* session.c - a capture session: the one place that knows every stage.
+/* session.c - a capture session: the only file that knows every stage.
  *
- * It builds the pipeline at open, starts and stops its threads, and hands requests to
- * them. It counts nothing itself. Reading (stats, listing, draining) is in session_read.c.
+ * Builds the pipeline at open, starts and stops its threads, and passes commands to them.
+ * Reading a session (statistics, lists, records) is in session_read.c.
  */
 #include "core/session_state.h"
 
@@ -14,14 +14,13 @@
 #include <unistd.h>
 
 #include "core/registry.h"
-#include "core/session_buffer.h"
 #include "exporter/exporter.h"
 #include "failure.h"
 
 static int check(const struct sonde_session_config *config, struct sonde_error *error) {
   struct {
-    bool holds;
-    const char *otherwise;
+    bool valid;
+    const char *message;
   } rules[] = {
       {config->workers >= 1 && config->workers <= 64, "workers: 1 to 64"},
       {config->snaplen >= 64 && config->snaplen <= 262144, "snaplen: 64 to 262144"},
@@ -37,8 +36,8 @@ static int check(const struct sonde_session_config *config, struct sonde_error *
       {config->replay_speed >= 0, "replay_speed: not below 0"},
   };
   for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
-    if (!rules[i].holds)
-      return sonde_fail(error, SONDE_INVALID, 0, "%s", rules[i].otherwise);
+    if (!rules[i].valid)
+      return sonde_fail(error, SONDE_INVALID, 0, "%s", rules[i].message);
   return SONDE_OK;
 }
 
@@ -51,11 +50,11 @@ static uint32_t power_of_two_up(uint32_t number) {
   return power;
 }
 
-/* A ring must hold what one batch can make, and an eighth more; see worker.c. */
+/* A ring holds at least the records of one batch and an eighth more; see worker.c. */
 static uint32_t ring_size(const struct sonde_session_config *config, uint32_t workers) {
-  uint32_t least = 2 * SONDE_WORKER_BATCH * SONDE_FLOW_RECORDS_PER_PACKET_MAX;
+  uint32_t min = 2 * SONDE_WORKER_BATCH * SONDE_FLOW_RECORDS_PER_PACKET_MAX;
   uint32_t each = config->record_ring_size / workers;
-  return power_of_two_up(each > least ? each : least);
+  return power_of_two_up(each > min ? each : min);
 }
 
 static int build_worker(struct sonde_session *session, const struct sonde_session_config *config,
@@ -67,7 +66,6 @@ static int build_worker(struct sonde_session *session, const struct sonde_sessio
   worker->ops = session->ops;
   worker->backend = session->backend;
   worker->live = session->info.live;
-  worker->snaplen = config->snaplen;
   worker->events = &session->events;
   worker->export_wake = &session->export_wake;
   worker->decoder = sonde_decoder_create(inner);
@@ -80,8 +78,8 @@ static int build_worker(struct sonde_session *session, const struct sonde_sessio
       .sink = sonde_worker_sink(worker),
   });
   if (config->filter && config->filter[0] && !session->ops->filters) {
-    worker->filter_expression = strdup(config->filter);
-    if (!worker->filter_expression)
+    worker->filters.expression = strdup(config->filter);
+    if (!worker->filters.expression)
       return SONDE_NO_MEMORY;
   }
   if (!worker->decoder || !worker->table)
@@ -107,17 +105,17 @@ static int build_workers(struct sonde_session *session, const struct sonde_sessi
   if (records != MAP_FAILED)
     session->records = records;
   if (!session->workers || !session->flush_cursors || !session->records)
-    return sonde_fail(error, SONDE_NO_MEMORY, 0, "workers and record rings");
+    return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for workers and record rings");
   if (getrandom(&id_seed, sizeof id_seed, 0) != sizeof id_seed)
     return sonde_fail(error, SONDE_SYSTEM, errno, "%s", strerror(errno));
   int status = SONDE_OK;
-  for (uint32_t i = 0; i < count; i++) { /* all are built, so that close may release all */
+  for (uint32_t i = 0; i < count; i++) { /* init all, so that close can release all */
     int built = build_worker(session, config, i, id_seed);
     sonde_ring_init(&session->workers[i].ring, session->records + (uint64_t)i * size, size);
     sonde_ring_enable(&session->workers[i].ring, SONDE_RING_STREAM, true);
     status = status ? status : built;
   }
-  return status ? sonde_fail(error, status, 0, "flow table") : SONDE_OK;
+  return status ? sonde_fail(error, status, 0, "no memory for the flow table") : SONDE_OK;
 }
 
 static int open_backend(struct sonde_session *session, const struct sonde_session_config *config,
@@ -127,7 +125,7 @@ static int open_backend(struct sonde_session *session, const struct sonde_sessio
   if (status == SONDE_OK)
     status = sonde_registry_load(config->plugin_dir, config->backend, &session->ops, error);
   if (status == SONDE_OK && config->filter && config->filter[0] && !session->ops->filters)
-    status = sonde_filter_check_here(config->filter, error);
+    status = sonde_filter_check_userspace(config->filter, error);
   if (status < 0) {
     if (file_fd >= 0)
       close(file_fd);
@@ -159,13 +157,13 @@ int sonde_session_open(const struct sonde_session_config *config, struct sonde_s
   if (!made) {
     if (config->file_fd >= 0)
       close(config->file_fd);
-    return sonde_fail(error, SONDE_NO_MEMORY, 0, "session");
+    return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for the session");
   }
   pthread_mutex_init(&made->control, NULL);
-  pthread_mutex_init(&made->draining, NULL);
-  pthread_mutex_init(&made->looking, NULL);
-  pthread_mutex_init(&made->describing, NULL);
-  pthread_mutex_init(&made->monitor_ending, NULL);
+  pthread_mutex_init(&made->drain_lock, NULL);
+  pthread_mutex_init(&made->drops_lock, NULL);
+  pthread_mutex_init(&made->info_lock, NULL);
+  pthread_mutex_init(&made->monitor_lock, NULL);
   strncpy(made->interface, config->interface, sizeof made->interface - 1);
   made->metering = config->metering;
   atomic_store(&made->link_up, true);
@@ -212,14 +210,14 @@ int sonde_session_start(struct sonde_session *session, struct sonde_error *error
   pthread_mutex_lock(&session->control);
   int status = SONDE_OK;
   if (atomic_load(&session->state) != SONDE_SESSION_OPEN)
-    status = sonde_fail(error, SONDE_STATE, 0, "the session has been started before");
+    status = sonde_fail(error, SONDE_STATE, 0, "the session was already started");
   if (status == SONDE_OK && session->info.live)
     status = sonde_monitor_start(session, error);
   if (status == SONDE_OK)
     status = session->ops->start(session->backend, error);
   for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++) {
     if (sonde_worker_start(&session->workers[i]) < 0) {
-      status = sonde_fail(error, SONDE_SYSTEM, errno, "a capture thread could not be started");
+      status = sonde_fail(error, SONDE_SYSTEM, errno, "cannot start a capture thread");
       end_threads(session);
     }
   }
@@ -242,7 +240,7 @@ int sonde_session_stop(struct sonde_session *session, struct sonde_error *error)
     end_threads(session);
     sonde_session_buffer_note_drops(session);
     atomic_store(&session->state, SONDE_SESSION_STOPPED);
-    sonde_events_signal(&session->events);
+    sonde_wake_signal(&session->events.wake);
     sonde_wake_write(&session->export_wake);
   }
   pthread_mutex_unlock(&session->control);
@@ -264,7 +262,7 @@ void sonde_session_close(struct sonde_session *session) {
   }
   for (uint32_t i = 0; session->workers && i < session->worker_count; i++)
     sonde_worker_release(&session->workers[i]);
-  sonde_session_buffer_close(session);
+  sonde_store_close(session->store);
   free(session->workers);
   free(session->flush_cursors);
   if (session->records)
@@ -274,15 +272,15 @@ void sonde_session_close(struct sonde_session *session) {
   if (session->export_wake.fd >= 0)
     close(session->export_wake.fd);
   sonde_events_release(&session->events);
-  pthread_mutex_destroy(&session->monitor_ending);
-  pthread_mutex_destroy(&session->describing);
-  pthread_mutex_destroy(&session->looking);
-  pthread_mutex_destroy(&session->draining);
+  pthread_mutex_destroy(&session->monitor_lock);
+  pthread_mutex_destroy(&session->info_lock);
+  pthread_mutex_destroy(&session->drops_lock);
+  pthread_mutex_destroy(&session->drain_lock);
   pthread_mutex_destroy(&session->control);
   free(session);
 }
 
-/* ---- requests to the workers ---------------------------------------------------------- */
+/* ---- commands to the workers ---------------------------------------------------------- */
 
 struct metering_request {
   bool on;
@@ -301,23 +299,16 @@ static void apply_metering(struct sonde_worker *worker, void *argument) {
   }
 }
 
-static int ask_all(struct sonde_session *session,
-                   void (*command)(struct sonde_worker *worker, void *argument), void *argument,
-                   struct sonde_error *error) {
-  *error = (struct sonde_error){0};
-  int status = SONDE_OK;
-  if (atomic_load(&session->state) != SONDE_SESSION_RUNNING)
-    status = sonde_fail(error, SONDE_STATE, 0, "the session is not running");
-  for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++)
-    sonde_worker_ask(&session->workers[i], command, argument);
-  return status;
-}
-
 int sonde_session_metering_set(struct sonde_session *session, int on, uint64_t idle_timeout_ns,
                                uint64_t active_timeout_ns, struct sonde_error *error) {
   struct metering_request request = {on, idle_timeout_ns, active_timeout_ns};
+  int status = SONDE_OK;
+  *error = (struct sonde_error){0};
   pthread_mutex_lock(&session->control);
-  int status = ask_all(session, apply_metering, &request, error);
+  if (atomic_load(&session->state) != SONDE_SESSION_RUNNING)
+    status = sonde_fail(error, SONDE_STATE, 0, "the session is not running");
+  for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++)
+    sonde_worker_call(&session->workers[i], apply_metering, &request);
   if (status == SONDE_OK)
     session->metering = on;
   pthread_mutex_unlock(&session->control);
@@ -339,15 +330,15 @@ void sonde_session_reader_set(struct sonde_session *session, enum sonde_ring_rea
   struct reader_request request = {reader, on};
   pthread_mutex_lock(&session->control);
   for (uint32_t i = 0; i < session->worker_count; i++)
-    sonde_worker_ask(&session->workers[i], apply_reader, &request);
+    sonde_worker_call(&session->workers[i], apply_reader, &request);
   pthread_mutex_unlock(&session->control);
 }
 
 int sonde_session_stream_set(struct sonde_session *session, int on, struct sonde_error *error) {
   *error = (struct sonde_error){0};
-  pthread_mutex_lock(&session->draining);
+  pthread_mutex_lock(&session->drain_lock);
   sonde_session_reader_set(session, SONDE_RING_STREAM, on != 0);
-  pthread_mutex_unlock(&session->draining);
+  pthread_mutex_unlock(&session->drain_lock);
   return SONDE_OK;
 }
 

@@ -1,29 +1,22 @@
-/* session_buffer.c - see session_buffer.h; and the public calls about the capture buffer. */
-#include "core/session_buffer.h"
+/* session_buffer.c - a session's capture buffer: encryption and packet queries.
+ *
+ * Connects store/, which knows neither filters nor events, with both.
+ */
+#include "core/session_state.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/filter.h"
-#include "core/session_state.h"
 #include "failure.h"
 #include "host/clock.h"
 #include "store/appender.h"
 #include "store/query.h"
 
-enum { FILTERS_MAX = 16, SNAPLEN_MAX = 262144 };
-
 struct sonde_packets {
   struct sonde_query *query;
-  char *expression; /* NULL: everything */
-  uint32_t filter_count;
-  struct {
-    uint16_t linktype;
-    struct sonde_filter *filter; /* NULL: the expression makes no sense for it */
-  } filters[FILTERS_MAX];
+  struct sonde_filter_set filters;
 };
-
-/* ---- open and close ------------------------------------------------------------------- */
 
 static void raise_event(void *context, enum sonde_store_event event, int64_t value,
                         const char *detail) {
@@ -49,31 +42,26 @@ int sonde_session_buffer_open(struct sonde_session *session,
       .raise = raise_event,
       .context = session,
   };
-  session->drops_looked_ns = sonde_clock_ns(CLOCK_REALTIME);
+  session->drops_checked_ns = sonde_clock_ns(CLOCK_REALTIME);
   int status = sonde_store_open(&store, &session->store, error);
   for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++)
     session->workers[i].appender = sonde_store_appender(session->store, i);
   return status;
 }
 
-/* A backend counts drops and does not time them, so a gap reaches from look to look. */
+/* Backends count drops without times, so a gap spans two checks. */
 void sonde_session_buffer_note_drops(struct sonde_session *session) {
   struct sonde_backend_stats source = {0};
   if (!session->store)
     return;
-  pthread_mutex_lock(&session->looking);
-  uint64_t since_ns = session->drops_looked_ns;
+  pthread_mutex_lock(&session->drops_lock);
+  uint64_t since_ns = session->drops_checked_ns;
   session->ops->stats(session->backend, &source);
-  session->drops_looked_ns = sonde_clock_ns(CLOCK_REALTIME);
+  session->drops_checked_ns = sonde_clock_ns(CLOCK_REALTIME);
   if (source.dropped > session->drops_seen)
-    sonde_store_note_drops(session->store, since_ns, session->drops_looked_ns);
+    sonde_store_note_drops(session->store, since_ns, session->drops_checked_ns);
   session->drops_seen = source.dropped;
-  pthread_mutex_unlock(&session->looking);
-}
-
-void sonde_session_buffer_close(struct sonde_session *session) {
-  sonde_store_close(session->store);
-  session->store = NULL;
+  pthread_mutex_unlock(&session->drops_lock);
 }
 
 void sonde_session_buffer_stats(struct sonde_session *session, struct sonde_stats *stats) {
@@ -91,8 +79,6 @@ void sonde_session_buffer_stats(struct sonde_session *session, struct sonde_stat
   stats->encrypted = atomic_load(&session->encrypted);
 }
 
-/* ---- encryption ----------------------------------------------------------------------- */
-
 static void cut_extent(struct sonde_worker *worker, void *argument) {
   const int *seals = argument;
   sonde_appender_cut(worker->appender, 0);
@@ -108,13 +94,13 @@ int sonde_session_encryption_set(struct sonde_session *session, int on, const ch
   if (on && (!cipher || strcmp(cipher, "AES-256-GCM") != 0))
     return sonde_fail(error, SONDE_CIPHER_UNKNOWN, 0, "the only cipher suite is AES-256-GCM");
   if (on && !key)
-    return sonde_fail(error, SONDE_INVALID, 0, "a key is needed");
+    return sonde_fail(error, SONDE_INVALID, 0, "encryption needs a key");
   pthread_mutex_lock(&session->control);
   int status = sonde_store_key_set(session->store, on ? key : NULL, error);
   if (status == SONDE_OK) {
     atomic_store(&session->encrypted, on != 0);
     for (uint32_t i = 0; i < session->worker_count; i++)
-      sonde_worker_ask(&session->workers[i], cut_extent, &on);
+      sonde_worker_call(&session->workers[i], cut_extent, &on);
   }
   pthread_mutex_unlock(&session->control);
   if (status == SONDE_OK && on)
@@ -122,26 +108,8 @@ int sonde_session_encryption_set(struct sonde_session *session, int on, const ch
   return status;
 }
 
-/* ---- queries -------------------------------------------------------------------------- */
-
-static const struct sonde_filter *filter_for(struct sonde_packets *packets, uint16_t linktype) {
-  for (uint32_t i = 0; i < packets->filter_count; i++)
-    if (packets->filters[i].linktype == linktype)
-      return packets->filters[i].filter;
-  if (packets->filter_count == FILTERS_MAX)
-    return NULL;
-  struct sonde_filter *filter = NULL;
-  struct sonde_error error;
-  if (sonde_filter_compile(linktype, SNAPLEN_MAX, packets->expression, &filter, &error) < 0)
-    filter = NULL;
-  packets->filters[packets->filter_count].linktype = linktype;
-  packets->filters[packets->filter_count++].filter = filter;
-  return filter;
-}
-
 static bool matches(void *context, const struct sonde_packet *packet) {
-  const struct sonde_filter *filter = filter_for(context, sonde_filter_linktype(packet));
-  return filter && sonde_filter_match(filter, packet->data, packet->caplen, packet->wirelen);
+  return sonde_filter_set_match(context, packet);
 }
 
 int sonde_session_packets_open(struct sonde_session *session, const char *filter, uint64_t start_ns,
@@ -151,15 +119,15 @@ int sonde_session_packets_open(struct sonde_session *session, const char *filter
   bool filters = filter && filter[0];
   if (!session->store)
     return sonde_fail(error, SONDE_STATE, 0, "the session has no capture buffer");
-  int status = filters ? sonde_filter_check_here(filter, error) : SONDE_OK;
+  int status = filters ? sonde_filter_check_userspace(filter, error) : SONDE_OK;
   if (status < 0)
     return status;
   struct sonde_packets *made = calloc(1, sizeof *made);
   if (made && filters)
-    made->expression = strdup(filter);
-  if (!made || (filters && !made->expression)) {
+    made->filters.expression = strdup(filter);
+  if (!made || (filters && !made->filters.expression)) {
     free(made);
-    return sonde_fail(error, SONDE_NO_MEMORY, 0, "query");
+    return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for the query");
   }
   if (atomic_load(&session->state) != SONDE_SESSION_OPEN)
     sonde_session_buffer_note_drops(session);
@@ -168,10 +136,10 @@ int sonde_session_packets_open(struct sonde_session *session, const char *filter
       .end_ns = end_ns ? end_ns : UINT64_MAX,
       .max_bytes = max_bytes,
       .max_packets = max_packets,
-      .expression = made->expression,
+      .expression = made->filters.expression,
       .interface = session->interface,
       .match = filters ? matches : NULL,
-      .context = made,
+      .context = &made->filters,
   };
   status = sonde_query_open(session->store, &config, &made->query, error);
   if (status < 0)
@@ -194,8 +162,6 @@ void sonde_session_packets_close(struct sonde_packets *packets) {
   if (!packets)
     return;
   sonde_query_close(packets->query);
-  for (uint32_t i = 0; i < packets->filter_count; i++)
-    sonde_filter_destroy(packets->filters[i].filter);
-  free(packets->expression);
+  sonde_filter_set_release(&packets->filters);
   free(packets);
 }

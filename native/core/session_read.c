@@ -1,14 +1,12 @@
-/* session_read.c - reading a session: statistics, listings, records. Changes nothing but the
- * position in the record rings.
+/* session_read.c - reading a session: statistics, flow lists, records. The only state it
+ * changes is the stream's position in the record rings.
  */
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/session_buffer.h"
 #include "core/session_state.h"
+#include "failure.h"
 #include "host/clock.h"
-
-/* ---- statistics ----------------------------------------------------------------------- */
 
 static void add_worker(struct sonde_stats *stats, const struct sonde_worker_counters *counters) {
 #define ADD(name) stats->name += counters->name;
@@ -23,7 +21,7 @@ static void add_worker(struct sonde_stats *stats, const struct sonde_worker_coun
     stats->records_by_reason[reason] += counters->flow.records_by_reason[reason];
 }
 
-_Static_assert((int)SONDE_NON_FLOW_COUNT <= (int)SONDE_NON_FLOW_MAX, "the causes fit");
+_Static_assert((int)SONDE_NON_FLOW_COUNT <= (int)SONDE_NON_FLOW_MAX, "non_flow holds every cause");
 
 void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stats) {
   *stats = (struct sonde_stats){.heartbeat = UINT64_MAX};
@@ -32,7 +30,7 @@ void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stat
   for (uint32_t i = 0; i < session->worker_count; i++) {
     struct sonde_worker *worker = &session->workers[i];
     struct sonde_worker_counters counters;
-    /* Finished first: once it is seen, the counters that follow are the last. */
+    /* Read `ended` first: if it is set, the counters read next are final. */
     stats->finished &= atomic_load(&worker->ended);
     sonde_worker_counters(worker, &counters);
     add_worker(stats, &counters);
@@ -47,12 +45,10 @@ void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stat
   stats->link_up = atomic_load(&session->link_up);
   stats->metering = session->metering;
   sonde_session_buffer_stats(session, stats);
-  pthread_mutex_lock(&session->describing);
+  pthread_mutex_lock(&session->info_lock);
   memcpy(stats->attach, session->info.attach, sizeof stats->attach);
-  pthread_mutex_unlock(&session->describing);
+  pthread_mutex_unlock(&session->info_lock);
 }
-
-/* ---- listing -------------------------------------------------------------------------- */
 
 struct list_request {
   const struct sonde_flow_query *query;
@@ -70,7 +66,7 @@ static void list_flows(struct sonde_worker *worker, void *argument) {
   request->active += sonde_flow_table_counters(worker->table)->flows_active;
 }
 
-/* Merges `more`, in order, into `records`, in order, keeping the best `limit`. */
+/* Merges two sorted lists into `records`, at most `limit`. */
 static uint32_t merge(struct sonde_record *records, uint32_t count, struct sonde_record *more,
                       uint32_t more_count, uint32_t limit, uint32_t sort,
                       struct sonde_record *scratch) {
@@ -89,22 +85,17 @@ int sonde_session_list(struct sonde_session *session, const struct sonde_flow_qu
                        struct sonde_record *records, uint64_t *matching, uint64_t *active,
                        struct sonde_error *error) {
   *error = (struct sonde_error){0};
-  if (query->limit < 1 || query->limit > 10000) {
-    error->status = SONDE_INVALID;
-    strcpy(error->detail, "limit: 1 to 10000");
-    return SONDE_INVALID;
-  }
+  if (query->limit < 1 || query->limit > 10000)
+    return sonde_fail(error, SONDE_INVALID, 0, "limit: 1 to 10000");
   struct sonde_record *scratch = calloc(2 * (size_t)query->limit, sizeof *scratch);
-  if (!scratch) {
-    error->status = SONDE_NO_MEMORY;
-    return SONDE_NO_MEMORY;
-  }
+  if (!scratch)
+    return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for the list");
   struct list_request request = {.query = query, .records = scratch};
   uint32_t count = 0;
   pthread_mutex_lock(&session->control);
   if (atomic_load(&session->state) != SONDE_SESSION_OPEN) {
     for (uint32_t i = 0; i < session->worker_count; i++) {
-      sonde_worker_ask(&session->workers[i], list_flows, &request);
+      sonde_worker_call(&session->workers[i], list_flows, &request);
       count = merge(records, count, scratch, request.count, query->limit, query->sort,
                     scratch + query->limit);
     }
@@ -116,15 +107,13 @@ int sonde_session_list(struct sonde_session *session, const struct sonde_flow_qu
   return (int)count;
 }
 
-/* ---- records -------------------------------------------------------------------------- */
-
-/* After stop, what is left in the tables follows through the rings, as far as these have
- * room, until every flow has had its last record; whichever consumer finds room does it. */
+/* After stop, consumers flush the tables into the rings, as far as these have room, until
+ * every flow has its last record. */
 bool sonde_session_empty_table(struct sonde_session *session, uint32_t number) {
   return sonde_worker_final_flush(&session->workers[number], &session->flush_cursors[number]);
 }
 
-/* One ring's turn: a batch holds records of one worker, in their order. */
+/* A batch holds records of one worker, in order. */
 static int drain_ring(struct sonde_session *session, uint32_t number, int encoding,
                       uint32_t records_max, uint8_t *buffer, uint32_t capacity,
                       struct sonde_batch *batch) {
@@ -157,20 +146,20 @@ static int drain_rings(struct sonde_session *session, int encoding, uint32_t rec
 }
 
 void sonde_session_stream_fields_set(struct sonde_session *session, uint64_t fields) {
-  pthread_mutex_lock(&session->draining);
+  pthread_mutex_lock(&session->drain_lock);
   session->stream_fields = fields;
-  pthread_mutex_unlock(&session->draining);
+  pthread_mutex_unlock(&session->drain_lock);
 }
 
 int sonde_session_drain(struct sonde_session *session, int encoding, uint32_t records_max,
                         uint8_t *buffer, uint32_t capacity, struct sonde_batch *batch) {
-  pthread_mutex_lock(&session->draining);
+  pthread_mutex_lock(&session->drain_lock);
   int status = drain_rings(session, encoding, records_max, buffer, capacity, batch);
   if (status == SONDE_OK && batch->records == 0) {
-    sonde_events_arm(&session->events);
+    sonde_wake_arm(&session->events.wake);
     status = drain_rings(session, encoding, records_max, buffer, capacity, batch);
   }
-  pthread_mutex_unlock(&session->draining);
+  pthread_mutex_unlock(&session->drain_lock);
   return status;
 }
 

@@ -1,11 +1,14 @@
-/* session_state.h - what a session is made of; shared by session.c, monitor.c, session_read.c,
- * session_buffer.c and exporter/. */
+/* session_state.h - struct sonde_session, and the functions that its files share.
+ *
+ * Private to session*.c, monitor.c and exporter/. Everybody else uses netsonde.h.
+ */
 #ifndef SONDE_CORE_SESSION_STATE_H
 #define SONDE_CORE_SESSION_STATE_H
 
 #include "core/wake.h"
 #include "core/worker.h"
 #include "netsonde.h"
+#include "store/store.h"
 
 struct sonde_exporter;
 
@@ -20,48 +23,56 @@ struct sonde_session {
   const struct sonde_backend_ops *ops;
   struct sonde_backend *backend;
   struct sonde_backend_info info;
-  pthread_mutex_t describing; /* guards what reopening changes of it: ifindex and attach */
+  pthread_mutex_t info_lock; /* guards info.ifindex and info.attach, which reopening changes */
   char interface[256];
   struct sonde_worker *workers;
   uint32_t worker_count;
   struct sonde_store *store; /* the capture buffer, or NULL */
   _Atomic bool encrypted;
-  pthread_mutex_t looking; /* guards what the last look for drops saw, and when */
+  pthread_mutex_t drops_lock; /* guards the two fields below */
   uint64_t drops_seen;
-  uint64_t drops_looked_ns; /* since the epoch */
+  uint64_t drops_checked_ns; /* since the epoch */
   uint32_t flow_table_size;
   struct sonde_record *records; /* all rings, one mapping */
   uint64_t records_bytes;
 
   pthread_mutex_t control; /* one control call at a time; also held while reopening */
   _Atomic int state;       /* enum sonde_session_state */
-  bool metering;           /* as last asked for */
+  bool metering;           /* the last value set */
 
-  pthread_t monitor;              /* live sources only */
-  pthread_mutex_t monitor_ending; /* one at a time ends it */
+  pthread_t monitor;            /* live sources only */
+  pthread_mutex_t monitor_lock; /* one thread at a time stops it */
   bool monitor_running;
   int monitor_wake_fd;
-  struct sonde_link_watch *link; /* NULL for sources that are no interface of the kernel */
+  struct sonde_link_watch *link; /* NULL if the source is not a kernel interface */
   _Atomic bool link_up;
 
   struct sonde_exporter *exporter;
-  struct sonde_wake export_wake; /* signalled when records are made */
+  struct sonde_wake export_wake; /* signalled after each new record */
 
-  pthread_mutex_t draining; /* held while the stream's place in the rings moves */
+  pthread_mutex_t drain_lock; /* guards the stream's ring positions */
   uint32_t drain_next;
-  uint64_t stream_fields;  /* that drain renders; 0: all */
-  uint32_t *flush_cursors; /* after stop: how far each table is emptied; worker's lock */
+  uint64_t stream_fields;  /* bit set of rendered fields; 0: all */
+  uint32_t *flush_cursors; /* after stop: flush position of each table; under the worker's lock */
 };
 
-/* monitor.c: watches the interface, reopens the source when it comes back. */
+/* monitor.c: watches the interface and reopens the source when it returns. */
 int sonde_monitor_start(struct sonde_session *session, struct sonde_error *error);
 void sonde_monitor_stop(struct sonde_session *session);
 
-/* session_read.c: after stop, on any thread. True when every flow has had its last record. */
+/* session_read.c: call after stop, on any thread. True once every flow has its last record. */
 bool sonde_session_empty_table(struct sonde_session *session, uint32_t number);
 
-/* session.c: switches one consumer of every ring. */
+/* session.c: enables or disables one consumer of every ring. */
 void sonde_session_reader_set(struct sonde_session *session, enum sonde_ring_reader reader,
                               bool on);
+
+/* session_buffer.c. Without a capture buffer `store` is NULL and workers have no appender.
+ * open creates the store and every worker's appender. */
+int sonde_session_buffer_open(struct sonde_session *session,
+                              const struct sonde_session_config *config, struct sonde_error *error);
+void sonde_session_buffer_stats(struct sonde_session *session, struct sonde_stats *stats);
+/* Logs a gap if packets were dropped since the last call. Any thread, after start. */
+void sonde_session_buffer_note_drops(struct sonde_session *session);
 
 #endif

@@ -1,7 +1,7 @@
 /* wake.h - waking one sleeping reader without a system call for each arrival.
  *
- * The reader arms before it sleeps and looks once more; whoever makes something signals,
- * and only the first signal after arming writes to the descriptor.
+ * The reader arms, checks its queue again, then sleeps. Producers signal each arrival. Only
+ * the first signal after arming writes to the descriptor.
  */
 #ifndef SONDE_CORE_WAKE_H
 #define SONDE_CORE_WAKE_H
@@ -13,19 +13,19 @@
 
 struct sonde_wake {
   int fd;             /* an eventfd, non-blocking */
-  _Atomic bool armed; /* the reader sleeps: the next arrival must write to fd */
+  _Atomic bool armed; /* the reader may sleep: the next signal writes to fd */
 };
 
-/* Wakes the reader in any case. */
+/* Wakes the reader even if it is not armed. */
 static inline void sonde_wake_write(struct sonde_wake *wake) {
   uint64_t one = 1;
   ssize_t written = write(wake->fd, &one, sizeof one);
-  (void)written; /* EAGAIN: the counter is full, so the descriptor is readable anyway */
+  (void)written; /* EAGAIN: the counter is full, so the descriptor is readable */
 }
 
 static inline void sonde_wake_signal(struct sonde_wake *wake) {
-  /* The caller's store of what waits comes before the look at `armed`, and the reader's
-   * store of `armed` before its look at what waits: one of the two sees the other. */
+  /* The caller stores its item before it reads `armed`. The reader stores `armed` before it
+   * reads the items. So at least one of them sees the other's store. */
   atomic_thread_fence(memory_order_seq_cst);
   if (atomic_load_explicit(&wake->armed, memory_order_relaxed) &&
       atomic_exchange(&wake->armed, false))

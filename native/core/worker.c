@@ -1,22 +1,22 @@
-/* worker.c - the session loop: receive, filter, decode, meter, publish; forever.
+/* worker.c - the session loop: receive, filter, decode, meter, publish.
  *
- * Nothing here allocates, waits for a reader, or calls up. A full record ring makes timers
- * wait; a replayed file waits with them, a live source goes on and what cannot wait is
- * counted as lost.
+ * Never allocates, except filters for new link types. Never waits for a consumer during live
+ * capture. A full record ring delays timers and file replay. Live capture continues, and
+ * counts records that find no room as dropped.
  */
 #include "core/worker.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "host/clock.h"
+#include "host/thread.h"
 
 enum {
-  RECEIVE_TIMEOUT_MS = 100, /* how late a timer may be on a silent interface */
-  DRAIN_MIN_MS = 50,        /* a wake-up is not the end of what the kernel still holds */
+  RECEIVE_TIMEOUT_MS = 100, /* delays timers on a silent interface */
+  DRAIN_MIN_MS = 50,        /* after a wake-up the kernel may still hold packets */
   RING_WAIT_NS = 200000,
   RECORDS_PER_BATCH_MAX = SONDE_WORKER_BATCH * SONDE_FLOW_RECORDS_PER_PACKET_MAX,
 };
@@ -32,7 +32,7 @@ static void commit_record(void *context) {
   sonde_ring_commit(&((struct sonde_worker *)context)->ring);
 }
 
-/* Timers leave the last eighth to packets, which cannot wait. */
+/* Timers leave the last eighth to records that packets cause: these cannot wait. */
 static uint32_t record_room(void *context) {
   struct sonde_ring *ring = &((struct sonde_worker *)context)->ring;
   uint32_t spare = (ring->mask + 1) / 8;
@@ -51,10 +51,11 @@ struct sonde_record_sink sonde_worker_sink(struct sonde_worker *worker) {
 
 /* ---- counters ------------------------------------------------------------------------- */
 
-/* A seqlock: the thread writes without waiting, readers take the copy again if it changed
- * under them. Word by word and atomic, so that no reader ever sees half a number. */
+/* A seqlock: the thread writes without waiting, readers copy again after a concurrent write.
+ * Words are atomic, so no reader sees a torn number. */
 enum { COUNTER_WORDS = sizeof(struct sonde_worker_counters) / sizeof(uint64_t) };
-_Static_assert(sizeof(struct sonde_worker_counters) % sizeof(uint64_t) == 0, "all 64 bits wide");
+_Static_assert(sizeof(struct sonde_worker_counters) % sizeof(uint64_t) == 0,
+               "all members are 64 bits wide");
 
 static void publish(struct sonde_worker *worker) {
   worker->counters.turns++;
@@ -83,9 +84,9 @@ void sonde_worker_counters(struct sonde_worker *worker, struct sonde_worker_coun
   }
 }
 
-/* Never told, it is due even if the file's time began at 0. */
-static bool alarm_due(const struct sonde_worker *worker, uint64_t told_ns) {
-  return told_ns == 0 || worker->clock.now_ns - told_ns >= ALARM_INTERVAL_NS;
+/* The first alarm is always due: a file's time may start at 0. */
+static bool alarm_due(const struct sonde_worker *worker, uint64_t reported_ns) {
+  return reported_ns == 0 || worker->clock.now_ns - reported_ns >= ALARM_INTERVAL_NS;
 }
 
 static void raise_alarms(struct sonde_worker *worker, const struct sonde_flow_counters *before) {
@@ -93,59 +94,36 @@ static void raise_alarms(struct sonde_worker *worker, const struct sonde_flow_co
   uint64_t full =
       now->records_by_reason[SONDE_END_RESOURCES] - before->records_by_reason[SONDE_END_RESOURCES];
   uint64_t dropped = now->records_dropped - before->records_dropped;
-  if (full && alarm_due(worker, worker->full_told_ns)) {
-    worker->full_told_ns = worker->clock.now_ns;
+  if (full && alarm_due(worker, worker->full_reported_ns)) {
+    worker->full_reported_ns = worker->clock.now_ns;
     sonde_events_push(worker->events, SONDE_EVENT_TABLE_FULL, (int64_t)full, "");
   }
-  if (dropped && alarm_due(worker, worker->dropped_told_ns)) {
-    worker->dropped_told_ns = worker->clock.now_ns;
+  if (dropped && alarm_due(worker, worker->dropped_reported_ns)) {
+    worker->dropped_reported_ns = worker->clock.now_ns;
     sonde_events_push(worker->events, SONDE_EVENT_RECORDS_DROPPED, (int64_t)dropped, "");
   }
 }
 
 /* ---- packets -------------------------------------------------------------------------- */
 
-/* One program for each link type that a file turns out to hold; a live source has one. NULL for
- * a link type in which the expression makes no sense: it matches nothing there. */
-static const struct sonde_filter *filter_for(struct sonde_worker *worker, uint16_t linktype) {
-  for (uint32_t i = 0; i < worker->filter_count; i++)
-    if (worker->filters[i].linktype == linktype)
-      return worker->filters[i].filter;
-  if (worker->filter_count == SONDE_WORKER_LINKTYPES)
-    return NULL;
-  struct sonde_error error;
-  struct sonde_filter *filter = NULL;
-  if (sonde_filter_compile(linktype, worker->snaplen, worker->filter_expression, &filter, &error) <
-      0)
-    filter = NULL;
-  worker->filters[worker->filter_count].linktype = linktype;
-  worker->filters[worker->filter_count++].filter = filter;
-  return filter;
-}
-
-static bool passes_filter(struct sonde_worker *worker, const struct sonde_packet *packet) {
-  if (packet->linktype == SONDE_LINKTYPE_DELTA) /* filtered by the source, which added it up */
-    return true;
-  const struct sonde_filter *filter = filter_for(worker, sonde_filter_linktype(packet));
-  return filter && sonde_filter_match(filter, packet->data, packet->caplen, packet->wirelen);
-}
-
 static uint32_t filter_batch(struct sonde_worker *worker, uint32_t count) {
   uint32_t kept = 0;
-  for (uint32_t i = 0; i < count; i++)
-    if (passes_filter(worker, &worker->packets[i]))
-      worker->packets[kept++] = worker->packets[i];
+  for (uint32_t i = 0; i < count; i++) {
+    const struct sonde_packet *packet = &worker->packets[i];
+    if (packet->linktype == SONDE_LINKTYPE_DELTA || /* its source has filtered it */
+        sonde_filter_set_match(&worker->filters, packet))
+      worker->packets[kept++] = *packet;
+  }
   return kept;
 }
 
-/* Into the capture buffer, with the packet's own time unless that cannot be. */
+/* Stores a packet in the capture buffer; an implausible stamp is replaced by now. */
 static inline void record(struct sonde_worker *worker, const struct sonde_packet *packet,
-                          const struct sonde_decoded *decoded, bool believed) {
+                          const struct sonde_decoded *decoded, bool time_valid) {
   uint64_t now = worker->clock.now_ns + (uint64_t)worker->clock.epoch_offset;
-  sonde_appender_add(worker->appender, packet, decoded, believed ? packet->time_ns : now);
+  sonde_appender_add(worker->appender, packet, decoded, time_valid ? packet->time_ns : now);
 }
 
-/* Packets of one batch that go to the table together. */
 static void meter_run(struct sonde_worker *worker, const struct sonde_packet *packets,
                       uint32_t count) {
   struct sonde_worker_counters *counters = &worker->counters;
@@ -158,10 +136,10 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
     int cause = sonde_decode(worker->decoder, packet, decoded);
     counters->packets_captured += decoded->packets;
     counters->bytes_captured += decoded->l2_bytes;
-    bool believed = sonde_packet_clock_stamp(&worker->clock, packet->time_ns, &decoded->time_ns);
-    counters->timestamps_corrected += !believed;
+    bool time_valid = sonde_packet_clock_stamp(&worker->clock, packet->time_ns, &decoded->time_ns);
+    counters->timestamps_corrected += !time_valid;
     if (worker->appender)
-      record(worker, packet, cause < 0 ? decoded : NULL, believed);
+      record(worker, packet, cause < 0 ? decoded : NULL, time_valid);
     if (cause >= 0) {
       counters->packets_non_flow += decoded->packets;
       counters->non_flow[cause] += decoded->packets;
@@ -175,16 +153,16 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
   sonde_flow_table_update(worker->table, worker->decoded, flows);
 }
 
-/* ---- sums of a source that adds up ---- */
+/* ---- flow sums of an aggregating source ---- */
 
-/* Brings one side's times onto the flows' time line. False: one could not be believed. */
+/* Converts one side's times to flow time. False if one was implausible. */
 static bool stamp_side(struct sonde_packet_clock *clock, struct sonde_delta *delta, unsigned side) {
   bool first = sonde_packet_clock_stamp(clock, delta->first_ns[side], &delta->first_ns[side]);
   bool last = sonde_packet_clock_stamp(clock, delta->last_ns[side], &delta->last_ns[side]);
   return first && last;
 }
 
-static void add_one(struct sonde_worker *worker, struct sonde_delta *delta) {
+static void count_delta(struct sonde_worker *worker, struct sonde_delta *delta) {
   struct sonde_worker_counters *counters = &worker->counters;
   for (unsigned side = 0; side < 2; side++)
     if (delta->packets[side])
@@ -205,20 +183,20 @@ void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *
       continue;
     }
     memcpy(&deltas[added], packets[i].data, sizeof deltas[added]);
-    add_one(worker, &deltas[added++]);
+    count_delta(worker, &deltas[added++]);
   }
   sonde_flow_table_merge(worker->table, deltas, added);
   worker->complete_ns = complete_ns;
 }
 
 static void meter_batch(struct sonde_worker *worker, uint32_t count) {
-  if (worker->filter_expression)
+  if (worker->filters.expression)
     count = filter_batch(worker, count);
   for (uint32_t first = 0, end = 0; first < count; first = end) {
-    bool added_up = worker->packets[first].linktype == SONDE_LINKTYPE_DELTA;
-    while (end < count && (worker->packets[end].linktype == SONDE_LINKTYPE_DELTA) == added_up)
+    bool aggregated = worker->packets[first].linktype == SONDE_LINKTYPE_DELTA;
+    while (end < count && (worker->packets[end].linktype == SONDE_LINKTYPE_DELTA) == aggregated)
       end++;
-    if (added_up)
+    if (aggregated)
       sonde_worker_merge(worker, &worker->packets[first], end - first);
     else
       meter_run(worker, &worker->packets[first], end - first);
@@ -236,7 +214,7 @@ void sonde_worker_metering_set(struct sonde_worker *worker, bool on, uint64_t id
   sonde_flow_table_metering_set(worker->table, on, idle_ns, active_ns);
 }
 
-/* What has not been handed over yet may be a packet that keeps its flow alive. */
+/* An aggregating source may still hold packets later than complete_ns that keep flows alive. */
 void sonde_worker_expire(struct sonde_worker *worker) {
   uint64_t complete_ns = worker->complete_ns ? worker->complete_ns : worker->clock.now_ns;
   sonde_flow_table_expire(worker->table, complete_ns);
@@ -274,9 +252,9 @@ static void run_command(struct sonde_worker *worker) {
   pthread_mutex_unlock(&worker->lock);
 }
 
-void sonde_worker_ask(struct sonde_worker *worker,
-                      void (*command)(struct sonde_worker *worker, void *argument),
-                      void *argument) {
+void sonde_worker_call(struct sonde_worker *worker,
+                       void (*command)(struct sonde_worker *worker, void *argument),
+                       void *argument) {
   pthread_mutex_lock(&worker->lock);
   if (worker->joined) {
     command(worker, argument);
@@ -306,7 +284,7 @@ void sonde_worker_drain(struct sonde_worker *worker) {
 }
 
 void sonde_worker_park(struct sonde_worker *worker) {
-  sonde_worker_ask(worker, mark_parked, NULL);
+  sonde_worker_call(worker, mark_parked, NULL);
 }
 
 void sonde_worker_unpark(struct sonde_worker *worker) {
@@ -316,17 +294,17 @@ void sonde_worker_unpark(struct sonde_worker *worker) {
   pthread_mutex_unlock(&worker->lock);
 }
 
-static void tell_readers(struct sonde_worker *worker) {
-  sonde_events_signal(worker->events);
+static void wake_readers(struct sonde_worker *worker) {
+  sonde_wake_signal(&worker->events->wake);
   sonde_wake_signal(worker->export_wake);
 }
 
-static void rest(long wait_ns) {
+static void sleep_ns(long wait_ns) {
   nanosleep(&(struct timespec){.tv_nsec = wait_ns}, NULL);
 }
 
-/* Nothing can come now: sleep until somebody asks for something, but keep the heart beating. */
-static void rest_until_asked(struct sonde_worker *worker) {
+/* No packets can arrive: sleep until a command, at most 100 ms to keep the heartbeat. */
+static void wait_for_command(struct sonde_worker *worker) {
   struct timespec until = sonde_clock_deadline(100);
   pthread_mutex_lock(&worker->lock);
   if (!worker->command && !atomic_load(&worker->draining))
@@ -334,7 +312,7 @@ static void rest_until_asked(struct sonde_worker *worker) {
   pthread_mutex_unlock(&worker->lock);
 }
 
-/* A file can wait until its records have been fetched, so it does. */
+/* File replay waits until consumers have drained enough records. */
 static bool ring_has_room(struct sonde_worker *worker) {
   if (worker->live || !worker->metering)
     return true;
@@ -360,18 +338,18 @@ static void handle_failure(struct sonde_worker *worker, int status,
   }
 }
 
-/* True while there may be more to receive. */
+/* True if more packets may be available. */
 static bool receive_batch(struct sonde_worker *worker) {
   if (atomic_load_explicit(&worker->ended, memory_order_relaxed) ||
       atomic_load_explicit(&worker->broken, memory_order_relaxed)) {
-    rest_until_asked(worker);
-    worker->complete_ns = 0;                 /* nothing is still to be handed over: */
-    sonde_packet_clock_tick(&worker->clock); /* flows end without a source, too */
+    wait_for_command(worker);
+    worker->complete_ns = 0; /* no packets are pending: timers expire flows without a source */
+    sonde_packet_clock_tick(&worker->clock);
     return false;
   }
   if (!ring_has_room(worker)) {
-    tell_readers(worker);
-    rest(RING_WAIT_NS);
+    wake_readers(worker);
+    sleep_ns(RING_WAIT_NS);
     return !atomic_load_explicit(&worker->draining, memory_order_relaxed);
   }
   struct sonde_error error = {0};
@@ -386,7 +364,7 @@ static bool receive_batch(struct sonde_worker *worker) {
     return false;
   handle_failure(worker, received, &error);
   if (received == SONDE_LINK_DOWN)
-    rest(10000000);
+    sleep_ns(10000000);
   return false;
 }
 
@@ -426,7 +404,7 @@ static void *run(void *argument) {
     publish(worker);
     raise_alarms(worker, &before);
     if (sonde_flow_table_counters(worker->table)->records != before.records)
-      tell_readers(worker);
+      wake_readers(worker);
     if (atomic_load_explicit(&worker->command, memory_order_acquire))
       run_command(worker);
     if (!more && drained(worker))
@@ -448,9 +426,7 @@ void sonde_worker_init(struct sonde_worker *worker) {
 }
 
 void sonde_worker_release(struct sonde_worker *worker) {
-  for (uint32_t i = 0; i < worker->filter_count; i++)
-    sonde_filter_destroy(worker->filters[i].filter);
-  free(worker->filter_expression);
+  sonde_filter_set_release(&worker->filters);
   sonde_decoder_destroy(worker->decoder);
   sonde_flow_table_destroy(worker->table);
   pthread_cond_destroy(&worker->changed);
@@ -459,11 +435,6 @@ void sonde_worker_release(struct sonde_worker *worker) {
 
 int sonde_worker_start(struct sonde_worker *worker) {
   sonde_packet_clock_start(&worker->clock, worker->live);
-  sigset_t all, previous;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &previous);
-  int failed = pthread_create(&worker->thread, NULL, run, worker);
-  pthread_sigmask(SIG_SETMASK, &previous, NULL);
-  worker->joined = failed != 0;
-  return failed ? SONDE_SYSTEM : SONDE_OK;
+  worker->joined = sonde_thread_start(&worker->thread, run, worker) != 0;
+  return worker->joined ? SONDE_SYSTEM : SONDE_OK;
 }

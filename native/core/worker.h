@@ -1,8 +1,8 @@
 /* worker.h - one capture thread: its queue, decoder, flow table and record ring.
  *
- * The thread owns all of them; others see its published counters, drain its ring, and ask
- * for everything else by a command that the thread runs between two batches. After the
- * thread has ended, whoever joined it may touch the rest.
+ * The thread owns all of them. Other threads read its published counters and drain its ring.
+ * Everything else is a command that the thread runs between two batches. After the thread
+ * has been joined, the joining thread owns the rest.
  */
 #ifndef SONDE_CORE_WORKER_H
 #define SONDE_CORE_WORKER_H
@@ -21,9 +21,9 @@
 #include "parse/decode.h"
 #include "store/appender.h"
 
-enum { SONDE_WORKER_BATCH = SONDE_FLOW_BATCH_MAX, SONDE_WORKER_LINKTYPES = 16 };
+enum { SONDE_WORKER_BATCH = SONDE_FLOW_BATCH_MAX };
 
-/* What a worker counts, published as a whole after each batch. */
+/* Published as a whole after each batch. */
 struct sonde_worker_counters {
   uint64_t turns;
   SONDE_WORKER_COUNTER_LIST(SONDE_COUNTER_MEMBER)
@@ -32,12 +32,11 @@ struct sonde_worker_counters {
 };
 
 struct sonde_worker {
-  /* Set at open, constant from start on. */
+  /* Set at open, constant after start. */
   uint32_t number;
   const struct sonde_backend_ops *ops;
   struct sonde_backend *backend;
   bool live;
-  uint32_t snaplen;
   struct sonde_events *events;
   struct sonde_wake *export_wake;
   struct sonde_decoder *decoder;
@@ -45,36 +44,31 @@ struct sonde_worker {
   struct sonde_appender *appender; /* NULL: the session has no capture buffer */
   struct sonde_ring ring;
   pthread_t thread;
-  bool joined; /* by whoever stops: the thread is gone or never was */
+  bool joined; /* set by stop: the thread has ended or was never started */
 
-  /* From other threads. */
-  _Atomic bool draining; /* the backend is quiesced: end when nothing is left */
-  _Atomic bool broken;   /* receive failed; cleared when the source is open again */
-  _Atomic bool ended;    /* a file is at its end */
-  pthread_mutex_t lock;  /* guards `command` and the parking */
+  /* Set by other threads. */
+  _Atomic bool draining; /* the backend is quiesced: end when it is empty */
+  _Atomic bool broken;   /* receive failed; cleared when the source is reopened */
+  _Atomic bool ended;    /* the file has been read */
+  pthread_mutex_t lock;  /* guards `command` and `parked` */
   pthread_cond_t changed;
   void (*_Atomic command)(struct sonde_worker *worker, void *argument);
   void *argument;
   bool parked;
 
-  /* The thread's own. */
+  /* Owned by the thread. */
   struct sonde_packet_clock clock;
   struct sonde_worker_counters counters;
-  char *filter_expression; /* user-space filter, NULL if none */
-  struct {
-    uint16_t linktype;
-    struct sonde_filter *filter;
-  } filters[SONDE_WORKER_LINKTYPES];
-  uint32_t filter_count;
+  struct sonde_filter_set filters; /* user-space filter */
   bool metering;
   uint64_t idle_ns;
   uint64_t active_ns;
-  bool metering_ends; /* every open segment is sent, then metering is off */
+  bool metering_ends; /* flush every open flow, then switch metering off */
   uint32_t flush_cursor;
-  uint64_t dropped_told_ns; /* when the last alarm of each kind went out */
-  uint64_t full_told_ns;
+  uint64_t dropped_reported_ns; /* flow time of the last alarm; 0: never */
+  uint64_t full_reported_ns;
   uint64_t draining_since_ns;
-  uint64_t complete_ns; /* a source that adds up has handed over all until here; else 0 */
+  uint64_t complete_ns; /* an aggregating source has delivered all packets up to here; else 0 */
   struct sonde_packet packets[SONDE_WORKER_BATCH];
   struct sonde_decoded decoded[SONDE_WORKER_BATCH];
 
@@ -83,36 +77,37 @@ struct sonde_worker {
 };
 
 void sonde_worker_init(struct sonde_worker *worker);
-/* What init made and what the session put in: decoder, table, filter. */
+/* Also frees the decoder, table and filter that the session set. */
 void sonde_worker_release(struct sonde_worker *worker);
 struct sonde_record_sink sonde_worker_sink(struct sonde_worker *worker);
 
-/* Adds packets of SONDE_LINKTYPE_DELTA to the table; what came before them is there already. */
+/* Adds packets of SONDE_LINKTYPE_DELTA to the table, after all earlier packets. */
 void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *packets,
                         uint32_t count);
 
 int sonde_worker_start(struct sonde_worker *worker);
-/* The backend is quiesced: the thread ends once everything taken is metered. */
+/* The backend is quiesced: the thread ends once all received packets are metered. */
 void sonde_worker_drain(struct sonde_worker *worker);
 void sonde_worker_counters(struct sonde_worker *worker, struct sonde_worker_counters *counters);
 
-/* Runs `command` on the worker's thread between two batches, or right here if the thread
- * has been joined; returns when it has run. */
-void sonde_worker_ask(struct sonde_worker *worker,
-                      void (*command)(struct sonde_worker *worker, void *argument), void *argument);
-/* Holds the thread still, outside receive, until unpark. */
+/* Runs `command` on the worker's thread between two batches, or on the caller's if the
+ * thread has been joined. Returns when it has run. */
+void sonde_worker_call(struct sonde_worker *worker,
+                       void (*command)(struct sonde_worker *worker, void *argument),
+                       void *argument);
+/* Blocks the thread, outside receive, until unpark. */
 void sonde_worker_park(struct sonde_worker *worker);
 void sonde_worker_unpark(struct sonde_worker *worker);
 
-/* Commands; each must run on the worker's thread. */
+/* Commands: run them on the worker's thread. */
 void sonde_worker_metering_set(struct sonde_worker *worker, bool on, uint64_t idle_ns,
                                uint64_t active_ns);
 void sonde_worker_metering_end(struct sonde_worker *worker);
-/* Ends the flows whose time is up, as far as is known of them. */
+/* Expires idle and long-lived flows. */
 void sonde_worker_expire(struct sonde_worker *worker);
 
-/* After the thread has been joined: ends flows from *cursor on while the ring has room. True
- * when all have ended. Any thread; one at a time is let in. */
+/* Call after the thread has been joined, on any thread. Ends flows from *cursor on while the
+ * ring has room. True when all have ended. */
 bool sonde_worker_final_flush(struct sonde_worker *worker, uint32_t *cursor);
 
 #endif

@@ -2,13 +2,13 @@
 #include "exporter/exporter.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "exporter/state.h"
 #include "failure.h"
 #include "host/clock.h"
+#include "host/thread.h"
 
 /* ---- calls to the thread -------------------------------------------------------------- */
 
@@ -36,16 +36,12 @@ static void ask(struct sonde_exporter *exporter,
 /* ---- the thread's life ---------------------------------------------------------------- */
 
 static int start_thread(struct sonde_exporter *exporter, struct sonde_error *error) {
-  sigset_t all, previous;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &previous);
   pthread_mutex_lock(&exporter->lock);
-  int failed = pthread_create(&exporter->thread, NULL, sonde_exporter_run, exporter);
+  int failed = sonde_thread_start(&exporter->thread, sonde_exporter_run, exporter);
   exporter->running = failed == 0;
   exporter->ending = false;
   exporter->ended = failed != 0;
   pthread_mutex_unlock(&exporter->lock);
-  pthread_sigmask(SIG_SETMASK, &previous, NULL);
   if (failed)
     return sonde_fail(error, SONDE_SYSTEM, failed, "the export thread could not be started");
   pthread_setname_np(exporter->thread, "sonde-export");
@@ -149,9 +145,9 @@ static int add_under_control(struct sonde_exporter *exporter,
                              struct sonde_error *error) {
   struct sonde_session *session = exporter->session;
   struct change change = {0};
-  pthread_mutex_lock(&session->describing);
+  pthread_mutex_lock(&session->info_lock);
   int ifindex = session->info.ifindex;
-  pthread_mutex_unlock(&session->describing);
+  pthread_mutex_unlock(&session->info_lock);
   struct sonde_encoder_config encoder = {
       .ifindex = ifindex > 0 ? (uint32_t)ifindex : 0,
       .interface = session->interface,

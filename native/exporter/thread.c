@@ -196,7 +196,7 @@ static bool empty_tables(struct sonde_exporter *exporter) {
     uint32_t before = sonde_ring_head(ring_of(exporter, i));
     done &= sonde_session_empty_table(exporter->session, i);
     if (sonde_ring_head(ring_of(exporter, i)) != before)
-      sonde_events_signal(&exporter->session->events);
+      sonde_wake_signal(&exporter->session->events.wake);
   }
   return done;
 }

@@ -1,10 +1,10 @@
-/* appender.c - see appender.h. What happens once a chunk, an extent or a batch. */
+/* appender.c - see appender.h. The work per chunk, extent and batch. */
 #include "appender.h"
 
 #include "host/clock.h"
 #include "state.h"
 
-static const uint64_t CUT_AGE_NS = 700000000; /* and the loop's turn: sealed within a second */
+static const uint64_t CUT_AGE_NS = 700000000; /* plus one worker loop: sealed within a second */
 
 static void begin_extent(struct sonde_appender *appender) {
   appender->extent.first_ns = UINT64_MAX;
@@ -50,12 +50,9 @@ static void close_chunk(struct sonde_appender *appender) {
 bool sonde_appender_roll(struct sonde_appender *appender, uint64_t time_ns) {
   if (appender->chunk)
     close_chunk(appender);
-  struct sonde_chunk *chunk = sonde_store_take(appender->store, appender->worker);
+  struct sonde_chunk *chunk = sonde_store_open_chunk(appender->store, appender->worker);
   if (!chunk) {
-    sonde_store_lose(appender->store, &(struct sonde_gap){.from_ns = time_ns,
-                                                          .to_ns = time_ns,
-                                                          .reason = SONDE_GAP_UNRECORDED,
-                                                          .packets = 1});
+    sonde_store_note_gap(appender->store, time_ns, time_ns, SONDE_GAP_UNRECORDED, 1);
     return false;
   }
   memset(&chunk->bloom, 0, sizeof chunk->bloom);

@@ -1,8 +1,8 @@
-/* appender.h - where a worker writes its packets: into its open chunk, past the cache.
+/* appender.h - writes a worker's packets into its open chunk, past the cache.
  *
- * On the packet path, so the writing is inline: whole cache lines with streaming stores, and
- * spread between the decoding of packets, which hides most of the memory's slowness. Only
- * the worker's thread calls it. Packets become visible to queries with publish.
+ * Inline, because it is on the packet path: streaming stores of whole cache lines between
+ * the decoding of packets, which hides most of the memory latency. Only the worker's thread
+ * calls it. Queries see packets after publish.
  */
 #ifndef SONDE_STORE_APPENDER_H
 #define SONDE_STORE_APPENDER_H
@@ -22,35 +22,35 @@ enum { SONDE_APPENDER_RECENT = 256 };
 struct sonde_appender {
   struct sonde_store *store;
   uint32_t worker;
-  uint32_t offset; /* in the open chunk's data; of the next packet */
-  uint32_t end;    /* of the chunk's data; 0: no chunk is open */
+  uint32_t offset; /* next packet's, in the open chunk's data */
+  uint32_t end;    /* size of the chunk's data; 0: no chunk is open */
   uint32_t packets;
   uint8_t *data;
   struct sonde_chunk *chunk;
   struct sonde_bloom *bloom;
   uint64_t first_ns;
   uint64_t last_ns;
-  struct { /* the open extent; packets and times count when it ends */
+  struct { /* the open extent */
     uint64_t first_ns;
     uint64_t last_ns;
     uint32_t packets_before;
-    uint64_t since_ns; /* monotonic; 0: nothing is in it */
+    uint64_t since_ns; /* monotonic; 0: not set yet */
   } extent;
   uint64_t seed[3];
-  uint64_t recent[SONDE_APPENDER_RECENT]; /* flows that are in `bloom`, direct mapped */
+  uint64_t recent[SONDE_APPENDER_RECENT]; /* flows already in `bloom`, direct mapped */
 };
 
-/* Opens the next chunk. False: none is free, the packet is counted as unrecorded. */
+/* Opens the next chunk. False if no chunk is free; counts the packet as unrecorded. */
 bool sonde_appender_roll(struct sonde_appender *appender, uint64_t time_ns);
 void sonde_appender_publish(struct sonde_appender *appender);
-/* Ends the open extent if it is `age_ns` old: 0 ends it now. Between batches. */
+/* Ends the open extent if it is at least `age_ns` old. Call between batches. */
 void sonde_appender_cut(struct sonde_appender *appender, uint64_t age_ns);
-/* Zeroes what overwritten packets have left in the open chunk: no seal would cover it. */
+/* Zeroes old bytes behind the open chunk's packets: sealing would not cover them. */
 void sonde_appender_wipe(struct sonde_appender *appender);
-/* Once a turn of the worker's loop: publishes, and cuts what is old enough, if anyone wants. */
+/* Once per worker loop: publishes, and cuts an old extent while sealing or spilling is on. */
 void sonde_appender_turn(struct sonde_appender *appender);
 
-/* index.c: packets without a flow, the outside of tunnels, and what lies where ports would. */
+/* index.c: Bloom filter entries for non-flow, tunneled and portless packets. */
 void sonde_appender_note_non_flow(struct sonde_appender *appender,
                                   const struct sonde_packet *packet);
 void sonde_appender_note_tunnel(struct sonde_appender *appender, const struct sonde_packet *packet,
@@ -111,7 +111,7 @@ static inline void sonde_appender_write(uint8_t *into, const struct sonde_packet
 }
 
 static inline void sonde_appender_fence(void) {
-  _mm_sfence(); /* streaming stores are ordered by nothing else */
+  _mm_sfence(); /* orders the streaming stores */
 }
 #else
 static inline void sonde_appender_write(uint8_t *into, const struct sonde_packet *packet,

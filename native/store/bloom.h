@@ -1,8 +1,8 @@
-/* bloom.h - which addresses and ports a chunk may hold.
+/* bloom.h - a chunk's filter of addresses and ports.
  *
- * A blocked Bloom filter: an item sets three bits of one word. The hash is keyed by a
- * random seed, so that nobody fills a chunk's filter on purpose with a few packets. It says
- * "no" only when it is certain; `anything` is set by packets whose addresses are not known.
+ * A blocked Bloom filter: an item sets three bits of one word. A random seed keys the hash,
+ * so that an attacker cannot fill a filter with a few packets. "No" is certain. Packets with
+ * unknown addresses set `anything`, which matches every item.
  */
 #ifndef SONDE_STORE_BLOOM_H
 #define SONDE_STORE_BLOOM_H

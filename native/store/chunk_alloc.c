@@ -1,7 +1,7 @@
-/* chunk_alloc.c - which chunk a worker writes to next: a fresh one, or the oldest of all.
+/* chunk_alloc.c - picks a worker's next chunk: an unused one, or the oldest of the store.
  *
- * These are the only moments at which a worker meets the store's lock; each takes a few
- * pointers' time.
+ * Only these functions take the store's lock on a worker's thread, each for a few pointer
+ * updates.
  */
 #include <assert.h>
 
@@ -10,10 +10,7 @@
 static void queue_push(struct sonde_chunk_queue *queue, struct sonde_chunk *chunk) {
   chunk->queued = true;
   chunk->queue_next = NULL;
-  if (queue->last)
-    queue->last->queue_next = chunk;
-  else
-    queue->first = chunk;
+  *(queue->last ? &queue->last->queue_next : &queue->first) = chunk;
   queue->last = chunk;
   queue->count++;
 }
@@ -30,18 +27,17 @@ static void unlink_listed(struct sonde_store *store, struct sonde_chunk *chunk) 
   *(chunk->newer ? &chunk->newer->older : &list->newest) = chunk->older;
 }
 
-/* What an overwritten chunk takes with it. */
-static void forget(struct sonde_store *store, struct sonde_chunk *chunk) {
+static void count_overwritten(struct sonde_store *store, struct sonde_chunk *chunk) {
   struct sonde_store_stats *totals = &store->totals;
   totals->chunks_overwritten++;
   totals->packets_overwritten += chunk->packets;
   totals->bytes_overwritten += chunk->committed;
   store->full_packets -= chunk->packets;
   struct sonde_chunk_list *list = &store->lists[chunk->worker];
-  if (list->forgotten_last_ns == 0 || chunk->first_ns < list->forgotten_first_ns)
-    list->forgotten_first_ns = chunk->first_ns;
-  if (chunk->last_ns > list->forgotten_last_ns)
-    list->forgotten_last_ns = chunk->last_ns;
+  if (list->overwritten_last_ns == 0 || chunk->first_ns < list->overwritten_first_ns)
+    list->overwritten_first_ns = chunk->first_ns;
+  if (chunk->last_ns > list->overwritten_last_ns)
+    list->overwritten_last_ns = chunk->last_ns;
   for (uint32_t i = 0; i < chunk->extent_count; i++)
     sonde_sealkey_release(chunk->extents[i].key);
   unlink_full(store, chunk);
@@ -54,12 +50,11 @@ static struct sonde_chunk *pick(struct sonde_store *store) {
     pthread_mutex_init(&chunk->data_lock, NULL);
     return chunk;
   }
-  /* Pinned are those that are read just now, and the newest, if they wait for the sealer. */
   struct sonde_chunk *chunk = store->first_full;
   while (chunk && chunk->pins)
     chunk = chunk->next;
   if (chunk)
-    forget(store, chunk);
+    count_overwritten(store, chunk);
   return chunk;
 }
 
@@ -70,11 +65,11 @@ static bool holds_clear(const struct sonde_chunk *chunk) {
   return false;
 }
 
-struct sonde_chunk *sonde_store_take(struct sonde_store *store, uint32_t worker) {
+struct sonde_chunk *sonde_store_open_chunk(struct sonde_store *store, uint32_t worker) {
   struct sonde_chunk_list *list = &store->lists[worker];
   pthread_mutex_lock(&store->lock);
   struct sonde_chunk *chunk = pick(store);
-  /* Sealing has just begun, and has not come to this one: no one will seal it any more. */
+  /* Sealing was just switched on: an overwritten chunk may still hold unsealed packets. */
   bool wipe = chunk && store->key && holds_clear(chunk);
   if (chunk) {
     chunk->worker = worker;
@@ -97,7 +92,7 @@ struct sonde_chunk *sonde_store_take(struct sonde_store *store, uint32_t worker)
   return chunk;
 }
 
-static void ask_sealer(struct sonde_store *store, struct sonde_chunk *chunk) {
+static void queue_for_sealer(struct sonde_store *store, struct sonde_chunk *chunk) {
   if (chunk->queued || !atomic_load(&store->cuts_extents))
     return;
   chunk->pins++;
@@ -113,7 +108,7 @@ void sonde_store_close_extent(struct sonde_store *store, struct sonde_chunk *chu
   struct sonde_extent *closed = &chunk->extents[chunk->extent_count++];
   *closed = *extent;
   closed->start = start;
-  ask_sealer(store, chunk);
+  queue_for_sealer(store, chunk);
   pthread_mutex_unlock(&store->lock);
 }
 
@@ -136,14 +131,15 @@ void sonde_store_unpin(struct sonde_store *store, struct sonde_chunk *chunk) {
   pthread_mutex_unlock(&store->lock);
 }
 
-void sonde_store_lose(struct sonde_store *store, const struct sonde_gap *gap) {
+void sonde_store_note_gap(struct sonde_store *store, uint64_t from_ns, uint64_t to_ns,
+                          enum sonde_gap_reason reason, uint32_t packets) {
   pthread_mutex_lock(&store->lock);
-  sonde_gap_log_add(&store->gaps, gap);
-  if (gap->reason == SONDE_GAP_UNRECORDED)
-    store->totals.packets_unrecorded += gap->packets;
-  else if (gap->reason == SONDE_GAP_UNSEALED)
-    store->totals.packets_seal_lost += gap->packets;
-  else if (gap->reason == SONDE_GAP_SPILL_LOST)
-    store->totals.packets_spill_lost += gap->packets;
+  sonde_gap_log_add(&store->gaps, &(struct sonde_gap){from_ns, to_ns, reason, packets});
+  if (reason == SONDE_GAP_UNRECORDED)
+    store->totals.packets_unrecorded += packets;
+  else if (reason == SONDE_GAP_UNSEALED)
+    store->totals.packets_seal_lost += packets;
+  else if (reason == SONDE_GAP_SPILL_LOST)
+    store->totals.packets_spill_lost += packets;
   pthread_mutex_unlock(&store->lock);
 }

@@ -1,10 +1,9 @@
-/* disk_writer.c - see disk_writer.h. The queue and the thread; segment_file.c makes the files. */
+/* disk_writer.c - see disk_writer.h. The queue and the thread; segment_file.c writes files. */
 #include "disk_writer.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/crypto.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 
 #include "failure.h"
 #include "host/clock.h"
+#include "host/thread.h"
 #include "segment_file.h"
 #include "state.h"
 
@@ -24,37 +24,35 @@ struct sonde_disk_writer {
   uint32_t queue_max;
   pthread_t thread;
   bool runs;
-  pthread_mutex_t lock; /* the store's may be taken inside, data_lock may not */
+  pthread_mutex_t lock; /* may take the store's lock while holding it, but not data_lock */
   pthread_cond_t work;
   struct sonde_chunk *first, *last;
   uint32_t count;
   bool ends;
-  bool drops_clear; /* asked of the thread, which then sets: */
+  bool drops_clear; /* a request to the thread, which then sets drop_errno */
   int drop_errno;
   pthread_cond_t dropped;
   struct sonde_segment_dir segments; /* under the lock */
-  struct sonde_segment_file file;    /* the thread's; figures for others under the lock */
+  struct sonde_segment_file file; /* the thread's; other threads read its figures under the lock */
   struct sonde_sealkey *keys[SONDE_SEGMENT_DIR_KEYS_MAX]; /* under the lock; the newest first */
   uint64_t failures;
-  bool failing; /* under the lock, as is: */
+  bool failing; /* under the lock, like the next two */
   uint64_t failing_packets;
-  uint64_t resume_ns; /* no earlier is the failing said to be over */
-  uint64_t retry_ns;  /* the thread's: until then nothing is tried */
-  uint8_t *clear;     /* one extent's bytes, secret */
+  uint64_t resume_ns; /* success is not reported before */
+  uint64_t retry_ns;  /* the thread's: write nothing before */
+  uint8_t *clear;     /* one extent's plaintext, secret */
 };
 
 /* ---- failures ------------------------------------------------------------------------- */
 
 /* The lock is held. */
-static void lose(struct sonde_disk_writer *writer, const struct sonde_extent *extent) {
+static void count_lost(struct sonde_disk_writer *writer, const struct sonde_extent *extent) {
   writer->failing_packets += extent->packets;
-  sonde_store_lose(writer->store, &(struct sonde_gap){.from_ns = extent->first_ns,
-                                                      .to_ns = extent->last_ns,
-                                                      .reason = SONDE_GAP_SPILL_LOST,
-                                                      .packets = extent->packets});
+  sonde_store_note_gap(writer->store, extent->first_ns, extent->last_ns, SONDE_GAP_SPILL_LOST,
+                       extent->packets);
 }
 
-/* Counts a failure; the first of a row is told. */
+/* Counts a failure; raises an event for the first of a series. */
 static void fail_writing(struct sonde_disk_writer *writer, int system_errno, const char *detail) {
   pthread_mutex_lock(&writer->lock);
   bool first = !writer->failing;
@@ -110,14 +108,14 @@ void sonde_disk_writer_offer(struct sonde_disk_writer *writer, struct sonde_chun
     enqueue(writer, chunk);
     pin = true;
   } else if (!chunk->write_queued) {
-    slow = true; /* the memory buffer does not wait for the disk */
+    slow = true; /* capture does not wait for the disk */
     for (; chunk->extents_written < extents; chunk->extents_written++)
-      lose(writer, &chunk->extents[chunk->extents_written]);
+      count_lost(writer, &chunk->extents[chunk->extents_written]);
   }
   pthread_mutex_unlock(&writer->lock);
   if (slow)
     fail_writing(writer, 0, "the disk is slower than the capture");
-  if (pin) { /* the sealer's own pin holds until here */
+  if (pin) { /* until here the sealer's pin protects it */
     pthread_mutex_lock(&store->lock);
     chunk->pins++;
     pthread_mutex_unlock(&store->lock);
@@ -142,7 +140,7 @@ static void finish_file(struct sonde_disk_writer *writer) {
   pthread_mutex_unlock(&writer->lock);
 }
 
-/* So that the files stay within their bound, this one with `more` bytes included. */
+/* Removes the oldest files until `more` bytes fit in disk_bytes. */
 static void make_room(struct sonde_disk_writer *writer, uint64_t more) {
   pthread_mutex_lock(&writer->lock);
   while (writer->segments.bytes + writer->file.bytes + more > writer->file.disk_bytes &&
@@ -185,7 +183,7 @@ static int write_extent(struct sonde_disk_writer *writer, const struct sonde_seg
   if (!*failed)
     system_errno = sonde_segment_file_write(file, frame, writer->clear, failed);
   if (*failed) {
-    /* Its number is used up with other bytes: no frame may ever follow under this key. */
+    /* Its nonce is used: another frame with this number must not be sealed with this key. */
     sonde_segment_file_abandon(file);
     finish_file(writer);
   }
@@ -203,7 +201,7 @@ static void save_extent(struct sonde_disk_writer *writer, struct sonde_chunk *ch
     key = sonde_sealkey_hold(extent->key);
   pthread_mutex_unlock(&chunk->data_lock);
   if (opened == SONDE_END)
-    return; /* lost when it was sealed, and counted there */
+    return; /* sealing failed, which was counted */
   struct sonde_segment_frame frame = {
       .payload_bytes = extent->end - extent->start,
       .packets = extent->packets,
@@ -213,42 +211,38 @@ static void save_extent(struct sonde_disk_writer *writer, struct sonde_chunk *ch
       .worker = chunk->worker,
   };
   int system_errno = 0;
-  bool waits = sonde_clock_ns(CLOCK_MONOTONIC_COARSE) < writer->retry_ns;
+  bool paused = sonde_clock_ns(CLOCK_MONOTONIC_COARSE) < writer->retry_ns;
   if (opened < 0)
-    failed = "a sealed extent could not be opened";
-  else if (!waits)
+    failed = "cannot decrypt a sealed extent";
+  else if (!paused)
     system_errno = write_extent(writer, &frame, key, &failed);
-  if (failed || waits) {
+  if (failed || paused) {
     pthread_mutex_lock(&writer->lock);
-    lose(writer, extent);
+    count_lost(writer, extent);
     pthread_mutex_unlock(&writer->lock);
   }
   if (failed)
     fail_file(writer, system_errno, failed);
-  else if (!waits)
+  else if (!paused)
     succeed(writer);
   OPENSSL_cleanse(writer->clear, frame.payload_bytes);
   sonde_sealkey_release(key);
 }
 
 static void write_chunk(struct sonde_disk_writer *writer, struct sonde_chunk *chunk) {
-  for (;;) {
-    pthread_mutex_lock(&writer->lock);
+  pthread_mutex_lock(&writer->lock);
+  while (chunk->extents_written < chunk->extents_ready) {
     uint32_t number = chunk->extents_written;
-    bool more = number < chunk->extents_ready;
-    if (!more)
-      chunk->write_queued = false; /* from here on the sealer may queue it again */
     pthread_mutex_unlock(&writer->lock);
-    if (!more)
-      return;
     uint64_t first_packet = chunk->first_packet;
     for (uint32_t i = 0; i < number; i++)
       first_packet += chunk->extents[i].packets;
     save_extent(writer, chunk, number, first_packet);
     pthread_mutex_lock(&writer->lock);
     chunk->extents_written++;
-    pthread_mutex_unlock(&writer->lock);
   }
+  chunk->write_queued = false; /* the sealer may queue it again */
+  pthread_mutex_unlock(&writer->lock);
 }
 
 /* The lock is held. */
@@ -295,18 +289,19 @@ static void *run(void *argument) {
 
 static int prepare(struct sonde_disk_writer *writer, const char *dir, uint64_t disk_bytes,
                    struct sonde_error *error) {
-  struct sonde_segment_file_config config = {.workers = writer->store->config.workers,
-                                             .disk_bytes = disk_bytes};
-  config.bytes_max =
+  struct sonde_segment_file *file = &writer->file;
+  file->workers = writer->store->config.workers;
+  file->disk_bytes = disk_bytes;
+  file->bytes_max =
       disk_bytes / FILES_MIN < FILE_BYTES_MAX ? disk_bytes / FILES_MIN : FILE_BYTES_MAX;
   if (disk_bytes < DISK_BYTES_MIN)
     return sonde_fail(error, SONDE_INVALID, 0, "buffer_disk_bytes: at least %d", DISK_BYTES_MIN);
   if (sonde_segment_dir_open(&writer->segments, dir) < 0)
     return sonde_fail(error, SONDE_SYSTEM, errno, "%s: %s", dir, strerror(errno));
   writer->clear = sonde_secret_map(SONDE_CHUNK_BYTES, 1);
-  config.dir_fd = writer->segments.dir_fd;
-  if (!writer->clear || sonde_segment_file_init(&writer->file, &config) < 0)
-    return sonde_fail(error, SONDE_SYSTEM, errno, "memory to write segments from: %s",
+  file->dir_fd = writer->segments.dir_fd;
+  if (!writer->clear || sonde_segment_file_init(file) < 0)
+    return sonde_fail(error, SONDE_SYSTEM, errno, "no memory for segment files: %s",
                       strerror(errno));
   return SONDE_OK;
 }
@@ -315,7 +310,7 @@ int sonde_disk_writer_open(struct sonde_store *store, const char *dir, uint64_t 
                            struct sonde_disk_writer **writer, struct sonde_error *error) {
   struct sonde_disk_writer *made = calloc(1, sizeof *made);
   if (!made)
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "disk writer");
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "no memory for the disk writer");
   made->store = store;
   made->segments.dir_fd = -1;
   made->queue_max = store->chunk_count / 4 < QUEUE_MAX ? store->chunk_count / 4 : QUEUE_MAX;
@@ -326,13 +321,9 @@ int sonde_disk_writer_open(struct sonde_store *store, const char *dir, uint64_t 
   pthread_cond_init(&made->dropped, NULL);
   int status = prepare(made, dir, disk_bytes, error);
   if (status == SONDE_OK) {
-    sigset_t all, previous;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &previous);
-    made->runs = pthread_create(&made->thread, NULL, run, made) == 0;
-    pthread_sigmask(SIG_SETMASK, &previous, NULL);
+    made->runs = sonde_thread_start(&made->thread, run, made) == 0;
     if (!made->runs)
-      status = sonde_fail(error, SONDE_SYSTEM, EAGAIN, "the writer's thread");
+      status = sonde_fail(error, SONDE_SYSTEM, EAGAIN, "cannot start the disk writer's thread");
   }
   if (status < 0)
     sonde_disk_writer_close(made);
@@ -370,12 +361,12 @@ int sonde_disk_writer_drop_clear(struct sonde_disk_writer *writer, struct sonde_
   int failed = writer->drop_errno;
   pthread_mutex_unlock(&writer->lock);
   if (failed)
-    return sonde_fail(error, SONDE_SYSTEM, failed, "a segment in clear cannot be removed: %s",
+    return sonde_fail(error, SONDE_SYSTEM, failed, "cannot remove an unencrypted segment: %s",
                       strerror(failed));
   return SONDE_OK;
 }
 
-/* ---- looking at it -------------------------------------------------------------------- */
+/* ---- statistics and queries ----------------------------------------------------------- */
 
 void sonde_disk_writer_stats(struct sonde_disk_writer *writer, struct sonde_store_stats *stats) {
   pthread_mutex_lock(&writer->lock);

@@ -1,7 +1,7 @@
-/* gap_log.h - when packets were lost to the buffer, or dropped before they got there, and why.
+/* gap_log.h - a bounded log of gaps: time ranges of missing packets, with the reason.
  *
- * A bounded log of time ranges; a range that follows its predecessor closely for the same
- * reason joins it. When the log is full the two oldest ranges of it become one.
+ * A gap joins a recent one of the same reason that is at most a second away. When the log is
+ * full, its two oldest ranges are joined.
  */
 #ifndef SONDE_STORE_GAP_LOG_H
 #define SONDE_STORE_GAP_LOG_H

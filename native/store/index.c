@@ -1,8 +1,8 @@
-/* index.c - what a chunk's filter must know of packets that the flow key does not tell.
+/* index.c - adds addresses and ports to a chunk's filter that the flow key does not hold.
  *
- * The promise to selection.c: a frame that a `host A` or `port N` of a BPF expression can
- * match has A or N in the filter, or the filter says `anything`. BPF looks at the outermost
- * IP header behind an untagged Ethernet header, and into ARP and RARP; nothing else.
+ * Guarantee for selection.c: if BPF's `host A` or `port N` can match a frame, A or N is in
+ * the filter, or `anything` is set. BPF reads only ARP, RARP, and the outermost IP header
+ * behind an untagged Ethernet header.
  */
 #include "appender.h"
 
@@ -59,7 +59,7 @@ void sonde_appender_note_non_flow(struct sonde_appender *appender,
   }
 }
 
-/* What BPF reads, which does not ask where the IP packet ends. */
+/* Reads the same bytes as BPF, which ignores the IP packet's length. */
 static void add_outermost(struct sonde_appender *appender, const struct sonde_packet *packet) {
   const uint8_t *data = packet->data + ETHERNET_BYTES;
   if (packet->linktype != SONDE_LINKTYPE_ETHERNET || packet->caplen < ETHERNET_BYTES) {
@@ -80,7 +80,7 @@ static void add_outermost(struct sonde_appender *appender, const struct sonde_pa
   }
 }
 
-/* The key is the inner packet's; this is the header around it, whichever tunnels lie between. */
+/* The flow key holds the innermost packet's addresses; this adds the tunnel's and the outermost. */
 void sonde_appender_note_tunnel(struct sonde_appender *appender, const struct sonde_packet *packet,
                                 const struct sonde_decoded *decoded) {
   uint32_t address_bytes = decoded->tunnel_ip_version == 4 ? 4 : 16;

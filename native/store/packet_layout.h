@@ -1,11 +1,11 @@
-/* packet_layout.h - a packet as it lies in a chunk and in a segment file: a head, the bytes, zeros.
+/* packet_layout.h - a packet's layout in chunks and segment files: a head, the bytes, zeros.
  *
  *    0  u64 time_ns     8  u32 caplen    12  u32 wirelen
  *   16  u16 linktype   18  u16 gso_size  20  u8 direction  21  zero ×3
  *   24  caplen bytes of the frame, then zeros up to the next multiple of 64
  *
- * Little endian. Whole cache lines, because they are written past the cache: a line that two
- * packets share would be written twice, and memory bandwidth is what recording costs.
+ * Little endian. Packets fill whole cache lines: the appender bypasses the cache, and would
+ * write a shared line twice. Memory bandwidth limits recording.
  */
 #ifndef SONDE_STORE_PACKET_LAYOUT_H
 #define SONDE_STORE_PACKET_LAYOUT_H
@@ -34,8 +34,8 @@ static inline uint32_t sonde_packet_layout_bytes(uint32_t caplen) {
   return (bytes + SONDE_PACKET_ALIGN - 1) & ~(uint32_t)(SONDE_PACKET_ALIGN - 1);
 }
 
-/* Reads the packet at *offset and moves *offset behind it. False at the end, or where the
- * bytes cannot be a packet; then *offset stays, and equals `bytes` only at a true end. */
+/* Reads the packet at *offset and advances *offset. False at the end (*offset equals `bytes`)
+ * or if the bytes are malformed (*offset is less). */
 static inline bool sonde_packet_layout_next(const uint8_t *data, uint32_t bytes, uint32_t *offset,
                                             struct sonde_packet *packet) {
   struct sonde_packet_layout head;

@@ -21,7 +21,7 @@ int sonde_packet_source_open(struct sonde_packet_source *source, struct sonde_se
   source->scratch = sonde_secret_map(SONDE_CHUNK_BYTES, 0);
   if (!source->scratch)
     return SONDE_NO_MEMORY;
-  if (worker >= store->config.workers) { /* of an earlier session: segments alone */
+  if (worker >= store->config.workers) { /* an earlier session's worker: only in segments */
     source->chunk_seen = true;
     return SONDE_OK;
   }
@@ -32,8 +32,8 @@ int sonde_packet_source_open(struct sonde_packet_source *source, struct sonde_se
   source->stop_serial = list->newest ? list->newest->serial : 0;
   source->stop_offset = list->newest ? atomic_load(&list->newest->committed) : 0;
   source->stop_ns = list->newest ? atomic_load(&list->newest->last_ns) : 0;
-  source->behind_ns = list->forgotten_first_ns;
-  source->forgotten_ns = list->forgotten_last_ns;
+  source->read_until_ns = list->overwritten_first_ns;
+  source->overwritten_ns = list->overwritten_last_ns;
   if (source->chunk)
     source->chunk->pins++;
   pthread_mutex_unlock(&store->lock);
@@ -49,9 +49,7 @@ void sonde_packet_source_close(struct sonde_packet_source *source, struct sonde_
   source->scratch = NULL;
 }
 
-/* ---- chunks in memory ----------------------------------------------------------------- */
-
-/* The next chunk, pinned, or NULL: none is left of what was there at open. */
+/* Returns the next chunk, pinned, or NULL. */
 static struct sonde_chunk *step(struct sonde_packet_source *source, struct sonde_search *search) {
   if (!source->chunk_seen) {
     source->chunk_seen = true;
@@ -62,7 +60,7 @@ static struct sonde_chunk *step(struct sonde_packet_source *source, struct sonde
   return source->chunk;
 }
 
-/* Brings the chunk's clear bytes into the scratch, extent by extent; data_lock is held. */
+/* Copies the chunk's plaintext into the scratch, extent by extent. data_lock is held. */
 static void copy_chunk(struct sonde_packet_source *source, struct sonde_search *search,
                        struct sonde_chunk *chunk, uint32_t extents, uint32_t limit) {
   uint32_t start = 0;
@@ -75,7 +73,7 @@ static void copy_chunk(struct sonde_packet_source *source, struct sonde_search *
     int status = sonde_extent_open(chunk, i, source->scratch + source->bytes);
     if (status == SONDE_OK)
       source->bytes += end - extent->start;
-    else if (status != SONDE_END) /* END: it was lost when it was sealed, which is on record */
+    else if (status != SONDE_END) /* END: sealing failed, which is in the gap log */
       sonde_search_gap(search, extent->first_ns, extent->last_ns, SONDE_GAP_UNOPENABLE);
   }
   if (start < limit) {
@@ -89,9 +87,9 @@ static void note_overwritten(struct sonde_packet_source *source, struct sonde_se
   if (first_packet <= source->next_packet)
     return;
   uint64_t to_ns = first_ns;
-  if (source->forgotten_ns && source->forgotten_ns < to_ns)
-    to_ns = source->forgotten_ns;
-  sonde_search_gap(search, source->behind_ns, to_ns, SONDE_GAP_OVERWRITTEN);
+  if (source->overwritten_ns && source->overwritten_ns < to_ns)
+    to_ns = source->overwritten_ns;
+  sonde_search_gap(search, source->read_until_ns, to_ns, SONDE_GAP_OVERWRITTEN);
 }
 
 static void load_chunk(struct sonde_packet_source *source, struct sonde_search *search,
@@ -110,8 +108,8 @@ static void load_chunk(struct sonde_packet_source *source, struct sonde_search *
   if (limit) {
     note_overwritten(source, search, chunk->first_packet, first_ns);
     source->next_packet = chunk->first_packet + chunk->packets;
-    source->behind_ns = last_ns;
-    source->forgotten_ns = 0; /* from here on a gap ends where the next chunk begins */
+    source->read_until_ns = last_ns;
+    source->overwritten_ns = 0; /* later gaps end where the next chunk starts */
   }
   if (limit == 0 || last_ns < search->start_ns || first_ns > search->end_ns ||
       (!open && !sonde_selection_may_match(&search->selection, &chunk->bloom))) {
@@ -123,8 +121,6 @@ static void load_chunk(struct sonde_packet_source *source, struct sonde_search *
   pthread_mutex_unlock(&chunk->data_lock);
 }
 
-/* ---- the next match ------------------------------------------------------------------- */
-
 static bool find_in_scratch(struct sonde_packet_source *source, struct sonde_search *search) {
   while (sonde_packet_layout_next(source->scratch, source->bytes, &source->offset, &source->head)) {
     uint64_t time_ns = source->head.time_ns;
@@ -135,7 +131,7 @@ static bool find_in_scratch(struct sonde_packet_source *source, struct sonde_sea
   return false;
 }
 
-/* False: nothing is left. */
+/* False at the end of the source. */
 static bool load_next(struct sonde_packet_source *source, struct sonde_search *search) {
   source->bytes = source->offset = 0;
   if (!source->in_memory) {
@@ -149,9 +145,9 @@ static bool load_next(struct sonde_packet_source *source, struct sonde_search *s
     return true;
   }
   if (source->loaded_serial + (source->stop_offset == 0) < source->stop_serial &&
-      !source->forgotten_ns)
-    sonde_search_gap(search, source->behind_ns, source->stop_ns, SONDE_GAP_OVERWRITTEN);
-  if (source->forgotten_ns) /* all that the worker ever wrote had been overwritten */
+      !source->overwritten_ns)
+    sonde_search_gap(search, source->read_until_ns, source->stop_ns, SONDE_GAP_OVERWRITTEN);
+  if (source->overwritten_ns) /* no chunk of this worker was left in memory */
     note_overwritten(source, search, source->memory_packet, UINT64_MAX);
   return false;
 }

@@ -9,7 +9,7 @@ enum {
   BLOCK_PACKET = 6,
   BYTE_ORDER_MAGIC = 0x1a2b3c4d,
   SECTION_BYTES = 28,
-  PACKET_BYTES = 32 + 12, /* around the data: fixed part, flags and end of options */
+  PACKET_BYTES = 32 + 12, /* fixed part, flags and end of options */
   OPTION_NAME = 2,
   OPTION_FLAGS = 2,
   OPTION_RESOLUTION = 9,

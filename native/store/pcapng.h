@@ -1,8 +1,8 @@
-/* pcapng.h - writing pcapng blocks: one section, an interface a link type, nanoseconds.
+/* pcapng.h - writes pcapng blocks: one section, one interface per link type, nanoseconds.
  *
  * https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-03.html
- * Blocks are written whole or not at all; an interface block goes before the first packet of
- * its link type. Host byte order, as the section header says.
+ * Blocks are written whole or not at all. An interface block precedes the first packet of
+ * its link type. Host byte order, as the section header states.
  */
 #ifndef SONDE_STORE_PCAPNG_H
 #define SONDE_STORE_PCAPNG_H
@@ -22,13 +22,13 @@ struct sonde_pcapng {
 
 void sonde_pcapng_init(struct sonde_pcapng *pcapng, const char *interface);
 
-/* Writes the section header, if it has not been written. Returns the bytes, 0 if no room. */
+/* Writes the section header once. Returns its bytes; 0 if it was written or does not fit. */
 uint32_t sonde_pcapng_begin(struct sonde_pcapng *pcapng, uint8_t *buffer, uint32_t capacity);
 
-/* How many bytes sonde_pcapng_packet would write; 0: more link types than there is room for. */
+/* Returns the bytes that sonde_pcapng_packet needs; 0 if there are too many link types. */
 uint32_t sonde_pcapng_bytes(const struct sonde_pcapng *pcapng, const struct sonde_packet *packet);
 
-/* Writes the packet, and its interface if it is new. Returns the bytes, 0 if no room. */
+/* Writes a packet, and its interface block if new. Returns the bytes; 0 if they do not fit. */
 uint32_t sonde_pcapng_packet(struct sonde_pcapng *pcapng, const struct sonde_packet *packet,
                              uint8_t *buffer, uint32_t capacity);
 

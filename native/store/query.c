@@ -1,4 +1,4 @@
-/* query.c - see query.h. Merges the sources by the times of their next packets. */
+/* query.c - see query.h. Merges the sources by packet time. */
 #include "query.h"
 
 #include <stdlib.h>
@@ -14,7 +14,7 @@ struct sonde_query {
   struct sonde_pcapng pcapng;
   uint64_t max_bytes;
   uint64_t max_packets;
-  struct sonde_packets_summary summary; /* its figures; the gaps are the search's */
+  struct sonde_packets_summary summary; /* without the gaps, which are the search's */
   bool finished;
   uint32_t source_count;
   struct sonde_packet_source sources[SONDE_STORE_WORKERS_MAX];
@@ -61,9 +61,7 @@ void sonde_query_close(struct sonde_query *query) {
   free(query);
 }
 
-/* ---- merging -------------------------------------------------------------------------- */
-
-/* NULL with *budget > 0: nothing is left. */
+/* NULL if the budget is used up, or with *budget > 0 at the end. */
 static struct sonde_packet_source *earliest(struct sonde_query *query, uint32_t *budget) {
   struct sonde_packet_source *found = NULL;
   for (uint32_t i = 0; i < query->source_count; i++) {
@@ -79,11 +77,12 @@ static struct sonde_packet_source *earliest(struct sonde_query *query, uint32_t 
   return found;
 }
 
-/* What the store lost meanwhile or before, and the query could not meet. */
-static void add_gaps(struct sonde_query *query) {
+/* Also adds the store's gaps, which no source can detect. */
+static void finish(struct sonde_query *query) {
   struct sonde_search *search = &query->search;
   struct sonde_gap_log gaps;
   struct sonde_store_stats stats;
+  query->finished = true;
   sonde_store_stats(search->store, &stats);
   pthread_mutex_lock(&search->store->lock);
   gaps = search->store->gaps;
@@ -96,12 +95,7 @@ static void add_gaps(struct sonde_query *query) {
   }
 }
 
-static void finish(struct sonde_query *query) {
-  query->finished = true;
-  add_gaps(query);
-}
-
-/* The rest is left out: up to the end of the range, or of what there is. */
+/* Logs a gap from here to the newest packet. */
 static void note_limit(struct sonde_query *query, uint64_t from_ns) {
   struct sonde_store_stats stats;
   sonde_store_stats(query->search.store, &stats);
@@ -138,7 +132,7 @@ int sonde_query_read(struct sonde_query *query, uint8_t *buffer, uint32_t capaci
       break;
     }
     uint32_t bytes = sonde_pcapng_bytes(&query->pcapng, &source->head);
-    if (bytes == 0) { /* more link types than a section may have */
+    if (bytes == 0) { /* too many link types */
       sonde_search_gap(&query->search, source->head.time_ns, source->head.time_ns, SONDE_GAP_LIMIT);
       source->has_head = false;
       continue;
@@ -158,8 +152,6 @@ int sonde_query_read(struct sonde_query *query, uint8_t *buffer, uint32_t capaci
   }
   return written ? (int)written : query->finished ? SONDE_END : 0;
 }
-
-/* ---- summary -------------------------------------------------------------------------- */
 
 static int compare_gaps(const void *left, const void *right) {
   const struct sonde_packets_gap *a = left, *b = right;

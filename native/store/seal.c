@@ -21,7 +21,7 @@ void sonde_nonce(uint64_t counter, int last, uint8_t nonce[SONDE_NONCE_BYTES]) {
   nonce[11] = last != 0;
 }
 
-/* All but the tag. */
+/* Processes the whole text; the caller handles the tag. */
 static int run(EVP_CIPHER_CTX *context, const struct sonde_libcrypto *crypto, const uint8_t *key,
                const uint8_t *nonce, const struct sonde_seal_text *text, int encrypt) {
   int bytes = 0;

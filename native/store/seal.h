@@ -1,7 +1,7 @@
-/* seal.h - AES-256-GCM by libcrypto, whole pieces at a time.
+/* seal.h - AES-256-GCM by libcrypto, one whole message per call.
  *
- * Every return code is looked at. Nonces are the caller's care: never one twice under a key.
- * The functions of libcrypto are reached through a table, so that tests can make them fail.
+ * The caller must never use a nonce twice with a key. libcrypto is called through a table,
+ * so that tests can make it fail.
  */
 #ifndef SONDE_STORE_SEAL_H
 #define SONDE_STORE_SEAL_H
@@ -28,16 +28,16 @@ struct sonde_libcrypto {
   int (*control)(EVP_CIPHER_CTX *context, int type, int number, void *pointer);
 };
 extern const struct sonde_libcrypto sonde_libcrypto_real;
-extern _Atomic(const struct sonde_libcrypto *) sonde_libcrypto; /* the real one, but in tests */
+extern _Atomic(const struct sonde_libcrypto *) sonde_libcrypto; /* tests replace it */
 
-/* 0 or SYSTEM; then `into` may hold anything but is not to be kept. */
+/* Returns 0, or SYSTEM: then discard `into`. */
 int sonde_seal(const uint8_t *key, const uint8_t *nonce, const struct sonde_seal_text *text,
                uint8_t tag[SONDE_TAG_BYTES]);
-/* 0, DAMAGED (the tag does not fit) or SYSTEM; unless 0 `into` is zero. */
+/* Returns 0, DAMAGED (wrong tag) or SYSTEM. On errors `into` is zero. */
 int sonde_unseal(const uint8_t *key, const uint8_t *nonce, const struct sonde_seal_text *text,
                  const uint8_t tag[SONDE_TAG_BYTES]);
 
-/* zero ×3, counter in network order, 1 for the last. */
+/* Three zero bytes, the counter in network order, 1 for the last message (else 0). */
 void sonde_nonce(uint64_t counter, int last, uint8_t nonce[SONDE_NONCE_BYTES]);
 
 #endif

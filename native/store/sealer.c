@@ -1,27 +1,27 @@
-/* sealer.c - the store's own thread: what must happen to chunks, but not on a packet's time.
+/* sealer.c - the store's thread: work on chunks that is too slow for the packet path.
  *
- * It gives fresh chunks their pages before a worker comes to them (a page fault costs more
- * than the packets that go there), seals extents in place, and offers them to the writer.
+ * Populates the pages of unused chunks (a page fault costs more than the packets on the
+ * page), seals extents in place, and passes them to the disk writer.
  */
 #include <errno.h>
 #include <openssl/crypto.h>
-#include <signal.h>
 #include <sys/mman.h>
 
 #include "disk_writer.h"
 #include "host/clock.h"
+#include "host/thread.h"
 #include "seal.h"
 #include "state.h"
 
 #ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* Linux 5.14; before, the worker meets the faults itself */
+#define MADV_POPULATE_WRITE 23 /* since Linux 5.14; older: the worker takes the faults */
 #endif
 
 enum { POPULATED_AHEAD = 4 };
-static const uint64_t TELL_INTERVAL_NS = 1000000000;
+static const uint64_t REPORT_INTERVAL_NS = 1000000000;
 
-/* Binds sealed bytes to their place: one extent cannot stand in for another. */
-struct place {
+/* Associated data that binds sealed bytes to their location: extents cannot be swapped. */
+struct location {
   uint64_t serial;
   uint32_t worker;
   uint32_t start;
@@ -29,17 +29,18 @@ struct place {
   uint32_t reserved;
 };
 
-static struct place place_of(const struct sonde_chunk *chunk, const struct sonde_extent *extent) {
-  return (struct place){chunk->serial, chunk->worker, extent->start, extent->end, 0};
+static struct location locate(const struct sonde_chunk *chunk, const struct sonde_extent *extent) {
+  return (struct location){chunk->serial, chunk->worker, extent->start, extent->end, 0};
 }
 
-/* data_lock is held. What cannot be sealed is zeroised: it must not stay in clear. */
+/* data_lock is held. On failure the plaintext is zeroised. */
 static int seal_extent(struct sonde_chunk *chunk, struct sonde_extent *extent,
                        struct sonde_sealkey *key) {
   uint8_t *data = sonde_chunk_data(chunk) + extent->start;
-  struct place place = place_of(chunk, extent);
+  struct location location = locate(chunk, extent);
   uint8_t nonce[SONDE_NONCE_BYTES];
-  struct sonde_seal_text text = {&place, sizeof place, extent->end - extent->start, data, data};
+  struct sonde_seal_text text = {&location, sizeof location, extent->end - extent->start, data,
+                                 data};
   extent->nonce = atomic_fetch_add(&key->next_nonce, 1);
   sonde_nonce(extent->nonce, 0, nonce);
   if (sonde_seal(key->chunk, nonce, &text, extent->tag) < 0) {
@@ -62,34 +63,32 @@ int sonde_extent_open(struct sonde_chunk *chunk, uint32_t number, uint8_t *into)
     memcpy(into, data, bytes);
     return SONDE_OK;
   }
-  struct place place = place_of(chunk, extent);
-  struct sonde_seal_text text = {&place, sizeof place, bytes, data, into};
+  struct location location = locate(chunk, extent);
+  struct sonde_seal_text text = {&location, sizeof location, bytes, data, into};
   uint8_t nonce[SONDE_NONCE_BYTES];
   sonde_nonce(extent->nonce, 0, nonce);
   return sonde_unseal(extent->key->chunk, nonce, &text, extent->tag);
 }
 
-static void tell_seal_failure(struct sonde_store *store, uint32_t packets) {
+static void report_seal_failure(struct sonde_store *store, uint32_t packets) {
   uint64_t now = sonde_clock_ns(CLOCK_MONOTONIC_COARSE);
   pthread_mutex_lock(&store->lock);
-  bool tell = store->seal_told_ns == 0 || now - store->seal_told_ns >= TELL_INTERVAL_NS;
-  if (tell)
-    store->seal_told_ns = now;
+  bool due = store->seal_reported_ns == 0 || now - store->seal_reported_ns >= REPORT_INTERVAL_NS;
+  if (due)
+    store->seal_reported_ns = now;
   pthread_mutex_unlock(&store->lock);
-  if (tell)
+  if (due)
     store->config.raise(store->config.context, SONDE_STORE_SEAL_FAILED, packets,
                         "libcrypto failed; the packets are lost to the capture buffer");
 }
 
 static void count_seal_failure(struct sonde_store *store, const struct sonde_extent *extent) {
-  sonde_store_lose(store, &(struct sonde_gap){.from_ns = extent->first_ns,
-                                              .to_ns = extent->last_ns,
-                                              .reason = SONDE_GAP_UNSEALED,
-                                              .packets = extent->packets});
+  sonde_store_note_gap(store, extent->first_ns, extent->last_ns, SONDE_GAP_UNSEALED,
+                       extent->packets);
   pthread_mutex_lock(&store->lock);
   store->totals.seal_failures++;
   pthread_mutex_unlock(&store->lock);
-  tell_seal_failure(store, extent->packets);
+  report_seal_failure(store, extent->packets);
 }
 
 uint32_t sonde_store_seal_chunk(struct sonde_store *store, struct sonde_chunk *chunk) {
@@ -105,15 +104,14 @@ uint32_t sonde_store_seal_chunk(struct sonde_store *store, struct sonde_chunk *c
     if (extent->state == SONDE_EXTENT_CLEAR && seal_extent(chunk, extent, key) < 0)
       count_seal_failure(store, extent);
   }
-  if (key && full) /* behind its last packet lies what was there before */
+  if (key && full) /* old plaintext follows the last packet */
     OPENSSL_cleanse(sonde_chunk_data(chunk) + end, sonde_store_data_bytes(store) - end);
   sonde_sealkey_release(key);
   pthread_mutex_unlock(&chunk->data_lock);
   return count;
 }
 
-/* Both, under the lock: is there something to do? */
-static bool wants_pages(const struct sonde_store *store) {
+static bool needs_pages(const struct sonde_store *store) {
   return store->populated < store->chunk_count && store->populated < store->fresh + POPULATED_AHEAD;
 }
 
@@ -142,7 +140,7 @@ static void *run(void *argument) {
         sonde_disk_writer_offer(store->writer, chunk, extents);
       pthread_mutex_lock(&store->lock);
       chunk->pins--;
-    } else if (wants_pages(store) && !store->sealer_ends) {
+    } else if (needs_pages(store) && !store->sealer_ends) {
       void *pages = sonde_store_chunk(store, store->populated++);
       pthread_mutex_unlock(&store->lock);
       madvise(pages, store->chunk_bytes, MADV_POPULATE_WRITE);
@@ -158,11 +156,7 @@ static void *run(void *argument) {
 }
 
 int sonde_sealer_start(struct sonde_store *store) {
-  sigset_t all, previous;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &previous);
-  store->sealer_runs = pthread_create(&store->sealer, NULL, run, store) == 0;
-  pthread_sigmask(SIG_SETMASK, &previous, NULL);
+  store->sealer_runs = sonde_thread_start(&store->sealer, run, store) == 0;
   return store->sealer_runs ? SONDE_OK : SONDE_SYSTEM;
 }
 

@@ -66,7 +66,7 @@ int sonde_sealkey_create(const uint8_t master[SONDE_KEY_BYTES], struct sonde_sea
   uint8_t salt[SONDE_SALT_BYTES];
   struct sonde_sealkey *made = sonde_secret_map(sizeof *made, 1);
   if (!made)
-    return sonde_fail(error, SONDE_SYSTEM, errno, "memory for the key cannot be locked: %s",
+    return sonde_fail(error, SONDE_SYSTEM, errno, "cannot lock memory for the key: %s",
                       strerror(errno));
   atomic_store(&made->references, 1);
   memcpy(made->master, master, SONDE_KEY_BYTES);
@@ -74,7 +74,7 @@ int sonde_sealkey_create(const uint8_t master[SONDE_KEY_BYTES], struct sonde_sea
       sonde_sealkey_id(made->master, made->id) < 0 ||
       sonde_sealkey_derive(made->master, salt, sizeof salt, "netsonde chunk v1", made->chunk) < 0) {
     sonde_sealkey_release(made);
-    return sonde_fail(error, SONDE_SYSTEM, 0, "no key could be derived");
+    return sonde_fail(error, SONDE_SYSTEM, 0, "cannot derive a key");
   }
   *key = made;
   return SONDE_OK;

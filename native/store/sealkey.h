@@ -1,7 +1,7 @@
-/* sealkey.h - keys in locked memory that no core dump holds, and what is derived from them.
+/* sealkey.h - encryption keys in locked memory, excluded from core dumps; key derivation.
  *
- * struct sonde_sealkey is one period of sealing in memory: the caller's key, and a key of its own
- * for chunks, from a random salt. Reference-counted; the last release zeroises it.
+ * struct sonde_sealkey holds the caller's key, and a chunk key derived from it with a random
+ * salt. Reference-counted; the last release zeroises it.
  *
  *   chunk or file key = HKDF-SHA256(ikm = key, salt = salt, info = "netsonde chunk v1" or
  *                       "netsonde segment v1")
@@ -27,7 +27,7 @@ struct sonde_sealkey {
   uint8_t chunk[SONDE_KEY_BYTES];
 };
 
-/* Errors: SYSTEM (no locked memory, no random bytes, libcrypto failed). */
+/* Errors: SYSTEM (locked memory, random bytes or libcrypto). */
 int sonde_sealkey_create(const uint8_t master[SONDE_KEY_BYTES], struct sonde_sealkey **key,
                          struct sonde_error *error);
 struct sonde_sealkey *sonde_sealkey_hold(struct sonde_sealkey *key);

@@ -1,4 +1,4 @@
-/* segment.c - see segment.h. What a file says of itself is checked before it is used. */
+/* segment.c - see segment.h. Every field of a file is checked before use. */
 #include "segment.h"
 
 #include <errno.h>
@@ -73,9 +73,7 @@ int sonde_frame_open(const struct sonde_segment_header *header, const uint8_t *k
   return sonde_unseal(key, nonce, &text, tag);
 }
 
-/* ---- reading -------------------------------------------------------------------------- */
-
-/* 0 when all was read; TRUNCATED: the file ends before. */
+/* Returns 0, TRUNCATED or SYSTEM. */
 static int read_fully(int fd, void *into, uint32_t bytes, uint64_t offset) {
   uint32_t done = 0;
   while (done < bytes) {
@@ -129,14 +127,13 @@ void sonde_segment_reader_close(struct sonde_segment_reader *reader) {
   *reader = (struct sonde_segment_reader){.fd = -1};
 }
 
-/* The final frame is empty, and the last thing in the file. */
+/* The final frame is empty, and nothing follows it. */
 static int check_end(struct sonde_segment_reader *reader, const struct sonde_segment_frame *frame) {
   uint8_t byte;
   int status = sonde_segment_reader_load(reader, frame, NULL);
-  if (status == SONDE_OK)
-    status = read_fully(reader->fd, &byte, 1, reader->offset);
-  else
+  if (status < 0)
     return status;
+  status = read_fully(reader->fd, &byte, 1, reader->offset);
   reader->ended = status == SONDE_TRUNCATED;
   return status == SONDE_OK ? SONDE_DAMAGED : reader->ended ? SONDE_END : status;
 }

@@ -1,9 +1,8 @@
-/* segment.h - the segment file: a header, frames, a final frame. docs/segment.md says it
- * in words; the structs here are its layout, little endian.
+/* segment.h - the segment file: a header, frames, a final frame. See docs/segment.md. The
+ * structs are its layout, little endian.
  *
- * Each file has a key of its own. A frame's nonce is its number and whether it is the last,
- * its associated data are the file's header and the frame's, so nothing can be moved, left
- * out, or added behind the end.
+ * Each file has its own key. A frame's nonce is its number and a final flag. Its associated
+ * data are the headers of file and frame. So frames cannot be moved, removed or appended.
  */
 #ifndef SONDE_STORE_SEGMENT_H
 #define SONDE_STORE_SEGMENT_H
@@ -28,15 +27,15 @@ struct sonde_segment_header {
   char magic[8]; /* "SONDESEG" */
   uint16_t version;
   uint16_t suite;
-  uint32_t workers;  /* of the session */
-  uint8_t key_id[8]; /* zero in clear */
-  uint8_t salt[32];  /* of this file's key */
+  uint32_t workers;  /* in the session */
+  uint8_t key_id[8]; /* zero if unencrypted */
+  uint8_t salt[32];  /* derives this file's key */
   uint64_t created_ns;
-  uint8_t session[16]; /* random, one a session */
-  uint64_t number;     /* of the file in its directory */
+  uint8_t session[16]; /* random, one per session */
+  uint64_t number;     /* the file's number in its directory */
   uint64_t reserved;
 };
-_Static_assert(sizeof(struct sonde_segment_header) == 96, "the format");
+_Static_assert(sizeof(struct sonde_segment_header) == 96, "docs/segment.md");
 
 struct sonde_segment_frame {
   uint32_t magic;
@@ -46,23 +45,23 @@ struct sonde_segment_frame {
   uint32_t packets;
   uint64_t first_ns;
   uint64_t last_ns;
-  uint64_t first_packet; /* its number among its worker's */
+  uint64_t first_packet; /* its number, per worker */
   uint32_t worker;
   uint32_t reserved[3];
 };
-_Static_assert(sizeof(struct sonde_segment_frame) == 64, "the format");
+_Static_assert(sizeof(struct sonde_segment_frame) == 64, "docs/segment.md");
 
 static inline uint32_t sonde_frame_bytes(uint32_t payload_bytes) {
   return (uint32_t)sizeof(struct sonde_segment_frame) + payload_bytes + SONDE_TAG_BYTES;
 }
 enum { SONDE_FRAME_BYTES_MAX = 64 + SONDE_FRAME_PAYLOAD_MAX + SONDE_TAG_BYTES };
 
-/* key: NULL for a file in clear; else the file's own, from sonde_segment_key.
- * Writes the frame's header, payload and tag to `into`. 0 or SYSTEM. */
+/* Writes the frame's header, payload and tag to `into`. key: from sonde_segment_key; NULL for
+ * an unencrypted file. Returns 0 or SYSTEM. */
 int sonde_frame_seal(const struct sonde_segment_header *header, const uint8_t *key,
                      const struct sonde_segment_frame *frame, const uint8_t *payload,
                      uint8_t *into);
-/* sealed: the payload and tag. 0, DAMAGED or SYSTEM; then `into` is zero. */
+/* sealed: payload and tag. Returns 0, DAMAGED or SYSTEM. On errors `into` is not to be used. */
 int sonde_frame_open(const struct sonde_segment_header *header, const uint8_t *key,
                      const struct sonde_segment_frame *frame, const uint8_t *sealed, uint8_t *into);
 int sonde_segment_key(const struct sonde_segment_header *header, const uint8_t *master,
@@ -71,24 +70,24 @@ int sonde_segment_key(const struct sonde_segment_header *header, const uint8_t *
 /* ---- reading a file, frame by frame ------------------------------------------------------ */
 
 struct sonde_segment_reader {
-  int fd; /* the caller's */
+  int fd; /* owned by the caller */
   uint64_t offset;
   uint64_t counter; /* the next frame's */
   struct sonde_segment_header header;
-  uint8_t *key;    /* locked; NULL in clear */
-  uint8_t *sealed; /* one frame as in the file */
+  uint8_t *key;    /* in locked memory; NULL if unencrypted */
+  uint8_t *sealed; /* one frame, as stored */
   bool ended;
 };
 
-/* master: NULL: the header alone can be read, or a file in clear. Errors: FORMAT, TRUNCATED,
- * CIPHER_UNKNOWN, KEY_WRONG, NO_MEMORY, SYSTEM. */
+/* Without `master` only an unencrypted file can be opened; `header` is still read. Errors:
+ * FORMAT, TRUNCATED, CIPHER_UNKNOWN, KEY_WRONG, NO_MEMORY, SYSTEM. */
 int sonde_segment_reader_open(struct sonde_segment_reader *reader, int fd, const uint8_t *master);
 void sonde_segment_reader_close(struct sonde_segment_reader *reader);
-/* The next frame's header, believed by nobody yet. END: the final frame was good and nothing
- * follows. TRUNCATED, REORDERED, DAMAGED, SYSTEM. */
+/* Reads the next frame's header, which is not yet authenticated. END after a valid final frame
+ * at the end of the file. Errors: TRUNCATED, REORDERED, DAMAGED, SYSTEM. */
 int sonde_segment_reader_next(struct sonde_segment_reader *reader,
                               struct sonde_segment_frame *frame);
-/* Goes past the frame of the last next: with its clear payload in `into`, or unread. */
+/* Moves past the frame that `next` returned. load writes its plaintext to `into`. */
 int sonde_segment_reader_load(struct sonde_segment_reader *reader,
                               const struct sonde_segment_frame *frame, uint8_t *into);
 void sonde_segment_reader_skip(struct sonde_segment_reader *reader,

@@ -1,4 +1,4 @@
-/* segment_dir.c - see segment_dir.h: the directory. */
+/* segment_dir.c - see segment_dir.h: lists and removes files. */
 #include "segment_dir.h"
 
 #include <dirent.h>
@@ -18,7 +18,7 @@ void sonde_segment_dir_name(uint64_t number, bool hidden, char name[SONDE_SEGMEN
            (unsigned long long)number);
 }
 
-/* Exactly a name that sonde_segment_dir_name makes, or nothing of ours. */
+/* True only for the exact output of sonde_segment_dir_name. */
 static bool parse_name(const char *name, bool hidden, uint64_t *number) {
   char again[SONDE_SEGMENT_DIR_NAME_BYTES];
   unsigned long long parsed;
@@ -75,8 +75,8 @@ bool sonde_segment_dir_drop_clear(struct sonde_segment_dir *segments) {
   return true;
 }
 
-/* A session was killed while it wrote this one. Its whole frames are good. */
-static bool name_hidden(struct sonde_segment_dir *segments, uint64_t number) {
+/* Renames the file of a killed session; its whole frames are valid. */
+static bool rename_hidden(struct sonde_segment_dir *segments, uint64_t number) {
   char hidden[SONDE_SEGMENT_DIR_NAME_BYTES], final[SONDE_SEGMENT_DIR_NAME_BYTES];
   struct stat file;
   sonde_segment_dir_name(number, true, hidden);
@@ -90,7 +90,7 @@ static bool name_hidden(struct sonde_segment_dir *segments, uint64_t number) {
   return renameat(segments->dir_fd, hidden, segments->dir_fd, final) == 0;
 }
 
-static int take_stock_of(struct sonde_segment_dir *segments, uint64_t number) {
+static int add_named(struct sonde_segment_dir *segments, uint64_t number) {
   char name[SONDE_SEGMENT_DIR_NAME_BYTES];
   struct sonde_segment_header header;
   struct stat status;
@@ -98,7 +98,7 @@ static int take_stock_of(struct sonde_segment_dir *segments, uint64_t number) {
   sonde_segment_dir_name(number, false, name);
   int fd = openat(segments->dir_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0)
-    return SONDE_OK; /* not ours to read; it does not count */
+    return SONDE_OK; /* unreadable: not listed */
   bool regular = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
   if (regular && pread(fd, &header, sizeof header, 0) == sizeof header && header.workers <= 64) {
     file.workers = header.workers;
@@ -109,7 +109,7 @@ static int take_stock_of(struct sonde_segment_dir *segments, uint64_t number) {
   return regular ? sonde_segment_dir_add(segments, &file) : SONDE_OK;
 }
 
-static int take_stock(struct sonde_segment_dir *segments, DIR *dir) {
+static int list_files(struct sonde_segment_dir *segments, DIR *dir) {
   int status = SONDE_OK;
   for (struct dirent *entry = readdir(dir); entry && status == SONDE_OK; entry = readdir(dir)) {
     uint64_t number;
@@ -118,11 +118,11 @@ static int take_stock(struct sonde_segment_dir *segments, DIR *dir) {
       continue;
     if (number >= segments->next_number)
       segments->next_number = number + 1;
-    if (hidden && !name_hidden(segments, number))
+    if (hidden && !rename_hidden(segments, number))
       continue;
-    status = take_stock_of(segments, number);
+    status = add_named(segments, number);
   }
-  /* A file renamed above may be met again under its new name. */
+  /* readdir may return a renamed file again: drop duplicates. */
   if (segments->count)
     qsort(segments->files, segments->count, sizeof *segments->files, compare_files);
   uint32_t kept = 0;
@@ -149,7 +149,7 @@ int sonde_segment_dir_open(struct sonde_segment_dir *segments, const char *dir) 
     errno = saved;
     return SONDE_SYSTEM;
   }
-  int status = take_stock(segments, listing);
+  int status = list_files(segments, listing);
   closedir(listing);
   if (status < 0)
     sonde_segment_dir_close(segments);

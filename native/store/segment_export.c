@@ -1,4 +1,4 @@
-/* segment_export.c - a segment file as pcapng: what `netsonde decrypt` does. */
+/* segment_export.c - converts a segment file to pcapng, for `netsonde decrypt`. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 struct sonde_segment {
   struct sonde_segment_reader reader;
   struct sonde_pcapng pcapng;
-  uint8_t *clear; /* one frame's packets, secret */
+  uint8_t *clear; /* one frame's plaintext, secret */
   uint32_t bytes;
   uint32_t offset;
 };
@@ -24,7 +24,7 @@ int sonde_segment_open(int fd, const uint8_t *key, const char *interface,
                        struct sonde_segment **segment, struct sonde_error *error) {
   struct sonde_segment *made = calloc(1, sizeof *made);
   if (!made)
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "segment");
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "no memory for a segment");
   sonde_pcapng_init(&made->pcapng, interface);
   made->clear = sonde_secret_map(SONDE_FRAME_PAYLOAD_MAX, 0);
   int status = made->clear ? sonde_segment_reader_open(&made->reader, fd, key) : SONDE_NO_MEMORY;
@@ -56,7 +56,7 @@ static int load(struct sonde_segment *segment) {
   return status;
 }
 
-/* Packets of the frame at hand, as many as there is room for. */
+/* Writes the loaded frame's next packets, as many as fit. */
 static uint32_t write_packets(struct sonde_segment *segment, uint8_t *buffer, uint32_t capacity) {
   uint32_t written = 0;
   uint32_t offset = segment->offset;
@@ -75,12 +75,13 @@ static uint32_t write_packets(struct sonde_segment *segment, uint8_t *buffer, ui
 int sonde_segment_read(struct sonde_segment *segment, uint8_t *buffer, uint32_t capacity,
                        struct sonde_error *error) {
   if (capacity < SONDE_PACKETS_READ_MIN)
-    return sonde_fail(error, SONDE_TOO_SMALL, 0, "at least %d bytes", SONDE_PACKETS_READ_MIN);
+    return sonde_fail(error, SONDE_TOO_SMALL, 0, "buffer too small: at least %d bytes",
+                      SONDE_PACKETS_READ_MIN);
   uint32_t written = sonde_pcapng_begin(&segment->pcapng, buffer, capacity);
   int status = segment->offset < segment->bytes ? SONDE_OK : load(segment);
   if (status == SONDE_OK) {
     uint32_t more = write_packets(segment, buffer + written, capacity - written);
-    /* A good seal around what are no packets: whoever has the key made it wrong. */
+    /* DAMAGED: the tag is valid but the payload is malformed. */
     status = more || segment->bytes == 0 ? SONDE_OK : SONDE_DAMAGED;
     written += more;
   }

@@ -33,12 +33,7 @@ static int fail(const char **failed, int system_errno, const char *what) {
   return system_errno;
 }
 
-int sonde_segment_file_init(struct sonde_segment_file *file,
-                            const struct sonde_segment_file_config *config) {
-  file->dir_fd = config->dir_fd;
-  file->workers = config->workers;
-  file->bytes_max = config->bytes_max;
-  file->disk_bytes = config->disk_bytes;
+int sonde_segment_file_init(struct sonde_segment_file *file) {
   file->fd = -1;
   file->sealed = malloc(SONDE_FRAME_BYTES_MAX);
   file->key = sonde_secret_map(SONDE_KEY_BYTES, 1);
@@ -53,7 +48,7 @@ void sonde_segment_file_release(struct sonde_segment_file *file) {
   sonde_secret_unmap(file->key, SONDE_KEY_BYTES);
 }
 
-/* Everything or an errno. */
+/* Returns 0 or an errno. */
 static int write_fully(struct sonde_segment_file *file, const uint8_t *bytes, size_t count,
                        uint64_t at) {
   size_t done = 0;
@@ -94,13 +89,13 @@ int sonde_segment_file_begin(struct sonde_segment_file *file, uint64_t number,
                              const struct sonde_sealkey *key, const char **failed) {
   char name[SONDE_SEGMENT_DIR_NAME_BYTES];
   if (make_header(file, number, key) < 0)
-    return fail(failed, 0, "key of a segment");
+    return fail(failed, 0, "derive the key of a segment");
   sonde_segment_dir_name(number, true, name);
   file->fd = openat(file->dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (file->fd < 0)
     return fail(failed, errno, "create a segment");
   file->state = SONDE_SEGMENT_FILE_OPENED;
-  file->given_up = false;
+  file->cut_failed = false;
   file->bytes = sizeof file->header;
   file->first_ns = UINT64_MAX;
   file->last_ns = 0;
@@ -111,24 +106,22 @@ int sonde_segment_file_begin(struct sonde_segment_file *file, uint64_t number,
   return 0;
 }
 
-/* What the disk says it holds must open again, with the key from the header as it lies there. */
-static int prove(struct sonde_segment_file *file, const char **failed) {
+/* Reads the header and the first frame of `bytes` back from the file, and decrypts the frame. */
+static int verify(struct sonde_segment_file *file, uint32_t bytes, const char **failed) {
   struct sonde_segment_header header;
   struct sonde_segment_frame frame;
   ssize_t head = pread(file->fd, &header, sizeof header, 0);
-  ssize_t next = pread(file->fd, &frame, sizeof frame, sizeof header);
-  if (head != sizeof header || next != sizeof frame)
-    return fail(failed, head < 0 || next < 0 ? errno : EIO, "read a segment back");
-  if (memcmp(&header, &file->header, sizeof header) != 0 ||
-      frame.payload_bytes > SONDE_FRAME_PAYLOAD_MAX)
+  ssize_t rest = pread(file->fd, file->sealed, bytes, sizeof header);
+  if (head < 0 || rest < 0)
+    return fail(failed, errno, "read a segment back");
+  memcpy(&frame, file->sealed, sizeof frame);
+  if (head != sizeof header || rest != (ssize_t)bytes ||
+      memcmp(&header, &file->header, sizeof header) != 0 ||
+      sonde_frame_bytes(frame.payload_bytes) != bytes)
     return fail(failed, EIO, "read a segment back");
-  uint32_t bytes = frame.payload_bytes + SONDE_TAG_BYTES;
-  ssize_t sealed = pread(file->fd, file->sealed, bytes, sizeof header + sizeof frame);
-  if (sealed != (ssize_t)bytes)
-    return fail(failed, sealed < 0 ? errno : EIO, "read a segment back");
   uint8_t *clear = sonde_secret_map(SONDE_FRAME_PAYLOAD_MAX, 0);
   int status = clear ? sonde_frame_open(&header, file->is_sealed ? file->key : NULL, &frame,
-                                        file->sealed, clear)
+                                        file->sealed + sizeof frame, clear)
                      : SONDE_NO_MEMORY;
   sonde_secret_unmap(clear, SONDE_FRAME_PAYLOAD_MAX);
   return status < 0 ? fail(failed, status == SONDE_DAMAGED ? EIO : 0, "open the first frame") : 0;
@@ -154,7 +147,7 @@ int sonde_segment_file_write(struct sonde_segment_file *file,
   struct sonde_segment_frame frame = *given;
   int system_errno = append(file, &frame, payload, failed);
   if (!*failed && file->frames == 0)
-    system_errno = prove(file, failed);
+    system_errno = verify(file, sonde_frame_bytes(frame.payload_bytes), failed);
   if (*failed)
     return system_errno;
   if (frame.first_ns < file->first_ns)
@@ -163,20 +156,20 @@ int sonde_segment_file_write(struct sonde_segment_file *file,
     file->last_ns = frame.last_ns;
   file->bytes += sonde_frame_bytes(frame.payload_bytes);
   file->frames++;
-  reach(file, file->frames == 1 ? SONDE_SEGMENT_FILE_PROVED : SONDE_SEGMENT_FILE_FILLING);
+  reach(file, file->frames == 1 ? SONDE_SEGMENT_FILE_VERIFIED : SONDE_SEGMENT_FILE_FILLING);
   return 0;
 }
 
 void sonde_segment_file_abandon(struct sonde_segment_file *file) {
-  /* If even this fails, readers find a frame that is cut or damaged behind the whole ones. */
-  file->given_up =
+  /* If this fails too, readers find a damaged frame after the whole ones. */
+  file->cut_failed =
       file->state != SONDE_SEGMENT_FILE_IDLE && ftruncate(file->fd, (off_t)file->bytes) < 0;
 }
 
-/* The final frame cannot clash with one that failed: its nonce says that it is the last. */
+/* Reuses the number of a failed frame: the final flag makes the nonce unique. */
 static int end(struct sonde_segment_file *file, const char **failed) {
   struct sonde_segment_frame frame = {.flags = SONDE_FRAME_FINAL};
-  if (file->given_up)
+  if (file->cut_failed)
     return 0;
   int system_errno = append(file, &frame, NULL, failed);
   if (!*failed)
@@ -219,7 +212,7 @@ void sonde_segment_file_reset(struct sonde_segment_file *file) {
   file->state = SONDE_SEGMENT_FILE_IDLE;
   file->bytes = file->frames = 0;
   OPENSSL_cleanse(file->key, SONDE_KEY_BYTES);
-  OPENSSL_cleanse(file->sealed, SONDE_FRAME_BYTES_MAX); /* in clear, if the file was */
+  OPENSSL_cleanse(file->sealed, SONDE_FRAME_BYTES_MAX); /* plaintext if unencrypted */
 }
 
 bool sonde_segment_file_sealed_with(const struct sonde_segment_file *file,

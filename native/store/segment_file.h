@@ -1,7 +1,7 @@
-/* segment_file.h - the segment file that is being written.
+/* segment_file.h - writes a segment file.
  *
- * Functions return the errno of what failed and its name in *failed; 0 with *failed is
- * libcrypto. The figures (bytes, frames, times) are read by others under the writer's lock.
+ * On failure, functions set *failed to the failed step and return its errno, or 0 if
+ * libcrypto failed. Other threads read bytes, frames and times under the writer's lock.
  */
 #ifndef SONDE_STORE_SEGMENT_FILE_H
 #define SONDE_STORE_SEGMENT_FILE_H
@@ -12,15 +12,15 @@
 enum sonde_segment_file_state {
   SONDE_SEGMENT_FILE_IDLE = 0, /* no file */
   SONDE_SEGMENT_FILE_OPENED,   /* a hidden file with a header */
-  SONDE_SEGMENT_FILE_PROVED,   /* its first frame has been written, read back and opened */
-  SONDE_SEGMENT_FILE_FILLING,  /* one more frame has been written */
-  SONDE_SEGMENT_FILE_ENDED,    /* the final frame has been written */
-  SONDE_SEGMENT_FILE_SYNCED,   /* the file is on the disk */
+  SONDE_SEGMENT_FILE_VERIFIED, /* its first frame was written, read back and decrypted */
+  SONDE_SEGMENT_FILE_FILLING,  /* another frame was written */
+  SONDE_SEGMENT_FILE_ENDED,    /* the final frame was written */
+  SONDE_SEGMENT_FILE_SYNCED,   /* the file was synced */
   SONDE_SEGMENT_FILE_NAMED,    /* it has its final name */
-  SONDE_SEGMENT_FILE_DONE,     /* the name is on the disk: a finished file */
+  SONDE_SEGMENT_FILE_DONE,     /* the directory was synced */
 };
 
-/* System calls on segment files; tests put faults and full stops here. */
+/* System calls on segment files; tests inject errors and kills. */
 struct sonde_segment_file_system {
   ssize_t (*write)(int fd, const void *bytes, size_t count, off_t offset);
   int (*sync)(int fd);
@@ -29,48 +29,40 @@ struct sonde_segment_file_system {
 extern _Atomic(const struct sonde_segment_file_system *) sonde_segment_file_system;
 extern const struct sonde_segment_file_system sonde_segment_file_system_real;
 
-struct sonde_segment_file_config {
-  int dir_fd;
-  uint32_t workers;
-  uint64_t bytes_max;
-  uint64_t disk_bytes;
-};
-
 struct sonde_segment_file {
-  int dir_fd;
+  int dir_fd; /* this and the next three: set before init */
   uint32_t workers;
   uint64_t bytes_max;
   uint64_t disk_bytes;
   uint8_t session[16];
-  uint8_t *sealed; /* one frame, as it goes to the file */
-  uint8_t *key;    /* the file's own, locked */
+  uint8_t *sealed; /* one frame, as stored */
+  uint8_t *key;    /* the file's, in locked memory */
 
   enum sonde_segment_file_state state;
   int fd;
   bool is_sealed;
-  bool given_up;
+  bool cut_failed; /* a failed frame is still in the file */
   struct sonde_segment_header header;
-  _Atomic uint64_t bytes; /* whole frames */
+  _Atomic uint64_t bytes; /* up to the last whole frame */
   _Atomic uint64_t frames;
   _Atomic uint64_t first_ns;
   _Atomic uint64_t last_ns;
 };
 
-int sonde_segment_file_init(struct sonde_segment_file *file,
-                            const struct sonde_segment_file_config *config);
+int sonde_segment_file_init(struct sonde_segment_file *file);
 void sonde_segment_file_release(struct sonde_segment_file *file);
 
-/* IDLE → OPENED. key: NULL for a file in clear. */
+/* IDLE → OPENED. key: NULL for an unencrypted file. */
 int sonde_segment_file_begin(struct sonde_segment_file *file, uint64_t number,
                              const struct sonde_sealkey *key, const char **failed);
-/* OPENED → PROVED → FILLING. Counter and flags of the frame are set here. */
+/* OPENED → VERIFIED → FILLING. Sets the frame's magic and counter. */
 int sonde_segment_file_write(struct sonde_segment_file *file,
                              const struct sonde_segment_frame *frame, const uint8_t *payload,
                              const char **failed);
-/* A frame failed: what was written of it is cut off. */
+/* Truncates a frame whose write failed. */
 void sonde_segment_file_abandon(struct sonde_segment_file *file);
-/* … → ENDED → SYNCED → NAMED → DONE; a file without a frame is removed. What fails is
- * told, and the file goes on to the next state all the same: it can be read. */
+/* … → ENDED → SYNCED → NAMED → DONE. Removes a file without frames. A failed step is
+ * reported, and the next steps still run: the file is readable. */
 int sonde_segment_file_finish(struct sonde_segment_file *file, const char **failed);
 void sonde_segment_file_reset(struct sonde_segment_file *file); /* → IDLE */
 

@@ -1,4 +1,4 @@
-/* segment_scan.c - see segment_dir.h: segment files read back for a query. */
+/* segment_scan.c - see segment_dir.h: reads segment files for a query. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@ int sonde_segment_scan_open(struct sonde_store *store, struct sonde_segment_scan
     return SONDE_OK;
   int status = sonde_disk_writer_scan(store->writer, scan);
   pthread_mutex_lock(&store->lock);
-  /* Files of earlier sessions may have been sealed with the key of now. */
+  /* Earlier sessions may have used the current key. */
   if (store->key && scan->key_count < SONDE_SEGMENT_DIR_KEYS_MAX)
     scan->keys[scan->key_count++] = sonde_sealkey_hold(store->key);
   pthread_mutex_unlock(&store->lock);
@@ -42,15 +42,13 @@ static int open_file(const struct sonde_segment_scan *scan,
                      const struct sonde_segment_entry *file) {
   char name[SONDE_SEGMENT_DIR_NAME_BYTES];
   const int flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
-  sonde_segment_dir_name(file->number, false, name);
-  int fd = openat(scan->dir_fd, name, flags);
-  if (fd < 0 && errno == ENOENT && file->number == scan->hidden) {
-    sonde_segment_dir_name(file->number, true, name);
+  int fd = -1;
+  /* The third try: the writer may rename the hidden file between the first two. */
+  for (int try = 0; fd < 0 && try < (file->number == scan->hidden ? 3 : 1); try++) {
+    if (try > 0 && errno != ENOENT)
+      break;
+    sonde_segment_dir_name(file->number, try == 1, name);
     fd = openat(scan->dir_fd, name, flags);
-    if (fd < 0 && errno == ENOENT) { /* finished between the two looks */
-      sonde_segment_dir_name(file->number, false, name);
-      fd = openat(scan->dir_fd, name, flags);
-    }
   }
   return fd;
 }
@@ -65,7 +63,7 @@ static const uint8_t *find_master(const struct sonde_segment_scan *scan, int fd)
   return NULL;
 }
 
-/* Opens the next file that may hold something in range. False: there is none. */
+/* Opens the next file that may hold packets in range. False at the end. */
 static bool next_file(struct sonde_packet_source *source, struct sonde_search *search) {
   struct sonde_segment_cursor *cursor = &source->cursor;
   const struct sonde_segment_scan *scan = &search->scan;
@@ -77,7 +75,7 @@ static bool next_file(struct sonde_packet_source *source, struct sonde_search *s
       continue;
     cursor->fd = open_file(scan, file);
     if (cursor->fd < 0)
-      continue; /* removed as the oldest; what followed of its session shows the gap */
+      continue; /* removed as the oldest; the next frames show the gap */
     int status =
         sonde_segment_reader_open(&cursor->reader, cursor->fd, find_master(scan, cursor->fd));
     cursor->open = true;
@@ -91,37 +89,36 @@ static bool next_file(struct sonde_packet_source *source, struct sonde_search *s
   return false;
 }
 
-static bool wanted(const struct sonde_packet_source *source, const struct sonde_search *search,
-                   const struct sonde_segment_frame *frame, bool same_session) {
+static bool is_needed(const struct sonde_packet_source *source, const struct sonde_search *search,
+                      const struct sonde_segment_frame *frame, bool same_session) {
   return frame->worker == source->worker && frame->last_ns >= search->start_ns &&
          frame->first_ns <= search->end_ns &&
          !(same_session && frame->first_packet >= source->memory_packet);
 }
 
-/* A session numbers its packets: what the files do not hold has been overwritten, or never
- * reached the disk; the store's gap log holds that. */
+/* A jump in a session's packet numbers is a gap. */
 static void note_frame(struct sonde_packet_source *source, struct sonde_search *search,
                        const struct sonde_segment_frame *frame) {
   if (frame->worker != source->worker || frame->first_packet >= source->memory_packet)
     return;
   if (frame->first_packet > source->next_packet)
-    sonde_search_gap(search, source->behind_ns, frame->first_ns, SONDE_GAP_OVERWRITTEN);
+    sonde_search_gap(search, source->read_until_ns, frame->first_ns, SONDE_GAP_OVERWRITTEN);
   source->next_packet = frame->first_packet + frame->packets;
-  source->behind_ns = frame->last_ns;
+  source->read_until_ns = frame->last_ns;
 }
 
-/* Takes one frame of the open file. True: it is in the scratch. False: the file is through. */
-static bool take_frame(struct sonde_packet_source *source, struct sonde_search *search,
-                       bool *through) {
+/* Reads a frame of the open file. True if it was loaded into the scratch. */
+static bool next_frame(struct sonde_packet_source *source, struct sonde_search *search,
+                       bool *file_ended) {
   struct sonde_segment_reader *reader = &source->cursor.reader;
   struct sonde_segment_frame frame;
   bool same_session =
       memcmp(reader->header.session, search->scan.session, sizeof reader->header.session) == 0;
-  *through = same_session && reader->offset >= source->cursor.end;
-  if (*through)
+  *file_ended = same_session && reader->offset >= source->cursor.end;
+  if (*file_ended)
     return false;
   int status = sonde_segment_reader_next(reader, &frame);
-  if (status == SONDE_OK && !wanted(source, search, &frame, same_session)) {
+  if (status == SONDE_OK && !is_needed(source, search, &frame, same_session)) {
     if (same_session)
       note_frame(source, search, &frame);
     sonde_segment_reader_skip(reader, &frame);
@@ -133,9 +130,9 @@ static bool take_frame(struct sonde_packet_source *source, struct sonde_search *
     if (status < 0)
       sonde_search_gap(search, frame.first_ns, frame.last_ns, SONDE_GAP_UNOPENABLE);
   } else if (status == SONDE_DAMAGED || status == SONDE_REORDERED || status == SONDE_SYSTEM) {
-    sonde_search_gap(search, source->behind_ns, source->behind_ns, SONDE_GAP_UNOPENABLE);
+    sonde_search_gap(search, source->read_until_ns, source->read_until_ns, SONDE_GAP_UNOPENABLE);
   }
-  *through = status < 0;
+  *file_ended = status < 0;
   if (status < 0)
     return false;
   if (same_session)
@@ -149,10 +146,10 @@ bool sonde_segment_scan_load(struct sonde_packet_source *source, struct sonde_se
   if (search->scan.count == 0)
     return false;
   for (;;) {
-    bool through = true;
-    if (source->cursor.open && take_frame(source, search, &through))
+    bool file_ended = true;
+    if (source->cursor.open && next_frame(source, search, &file_ended))
       return true;
-    if (through && !next_file(source, search))
+    if (file_ended && !next_file(source, search))
       return false;
   }
 }

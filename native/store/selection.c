@@ -1,7 +1,7 @@
 /* selection.c - see selection.h.
  *
  * pcap-filter(7): `and` and `or` have the same precedence and associate to the left, `not`
- * binds tightest, and an address or port on its own takes over the words before the last.
+ * binds tightest, and a bare address or port reuses the qualifiers of the previous primitive.
  */
 #include "selection.h"
 
@@ -17,9 +17,9 @@ struct parser {
   struct sonde_selection *selection;
   const uint64_t *seed;
   const char *next;
-  char word[WORD_MAX]; /* the token looked at; "" at the end */
+  char word[WORD_MAX]; /* the current token; "" at the end */
   bool understood;
-  enum kind inherited; /* of the primitive before, if it named something */
+  enum kind inherited; /* kind of the previous primitive */
 };
 
 static void advance(struct parser *parser) {
@@ -34,7 +34,7 @@ static void advance(struct parser *parser) {
   else
     while (isalnum((unsigned char)at[length]) || (at[length] && strchr(".:-_", at[length])))
       length++;
-  /* Brackets, comparisons, escapes, masks: words that nobody here knows. */
+  /* Brackets, comparisons, escapes and masks are not supported. */
   if (length >= WORD_MAX || (length == 0 && *at))
     parser->understood = false;
   if (!parser->understood)
@@ -63,7 +63,7 @@ static void emit(struct parser *parser, int step, uint64_t hash) {
   selection->steps[selection->count++].hash = hash;
 }
 
-/* Names, partial addresses, octal: nothing to look for, so it may match. */
+/* Host names, partial addresses and octal ports are not in the filter: may match. */
 static void emit_name(struct parser *parser, enum kind kind) {
   uint8_t address[16] = {0};
   char *end;
@@ -136,7 +136,7 @@ static void parse_term(struct parser *parser, int depth) {
     uint32_t before = parser->selection->count;
     advance(parser);
     parse_term(parser, depth + 1);
-    /* A filter that may hold A says nothing about packets without A. */
+    /* The filter cannot prove that every packet holds A. */
     parser->selection->count = before;
     parser->inherited = KIND_NONE;
     emit(parser, SONDE_SELECT_TRUE, 0);

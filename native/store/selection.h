@@ -1,8 +1,7 @@
-/* selection.h - can a chunk hold what a BPF expression matches? Asked of its Bloom filter.
+/* selection.h - checks a chunk's Bloom filter for a BPF expression, so queries can skip chunks.
  *
- * Understands what people type to find a host: `host`, `port`, `src`, `dst`, protocol names,
- * addresses, and, or, not, parentheses. An expression with any other word in it is not
- * understood, and then every chunk may hold it: a chunk is never skipped on a guess.
+ * Supports `host`, `port`, `src`, `dst`, protocol names, addresses, and, or, not and
+ * parentheses. An expression with any other word selects every chunk.
  */
 #ifndef SONDE_STORE_SELECTION_H
 #define SONDE_STORE_SELECTION_H

@@ -1,4 +1,4 @@
-/* state.h - what a store is made of; shared by the files of this folder only. */
+/* state.h - struct sonde_store. Private to this folder. */
 #ifndef SONDE_STORE_STATE_H
 #define SONDE_STORE_STATE_H
 
@@ -16,11 +16,11 @@ enum { SONDE_STORE_WORKERS_MAX = 64 };
 /* One worker's chunks. */
 struct sonde_chunk_list {
   struct sonde_chunk *oldest;
-  struct sonde_chunk *newest;  /* the open one, if there is one */
-  uint64_t serial;             /* the newest's */
-  uint64_t next_packet;        /* number of the first packet that is in no full chunk */
-  uint64_t forgotten_first_ns; /* of the packets that were overwritten; 0, 0: none */
-  uint64_t forgotten_last_ns;
+  struct sonde_chunk *newest;    /* the open one, if any */
+  uint64_t serial;               /* the newest's */
+  uint64_t next_packet;          /* number of the first packet after the full chunks */
+  uint64_t overwritten_first_ns; /* times of overwritten packets; 0: none */
+  uint64_t overwritten_last_ns;
 };
 
 struct sonde_chunk_queue {
@@ -36,27 +36,27 @@ struct sonde_store {
   uint32_t chunk_count;
   uint64_t bloom_seed[3];
   struct sonde_chunk_list *lists;
-  struct sonde_appender *appenders; /* one a worker */
+  struct sonde_appender *appenders; /* one per worker */
 
   pthread_mutex_t lock; /* see chunk.h */
-  uint32_t fresh;       /* chunks from here on have never been used */
-  uint32_t populated;   /* chunks below have pages; the sealer's */
+  uint32_t fresh;       /* number of chunks that have been used */
+  uint32_t populated;   /* number of chunks with pages; written by the sealer */
   struct sonde_chunk *first_full, *last_full;
   uint32_t full_count;
   uint64_t full_packets;
   struct sonde_gap_log gaps;
-  struct sonde_store_stats totals; /* the counters of it */
-  struct sonde_sealkey *key;       /* NULL: extents stay clear */
+  struct sonde_store_stats totals; /* only its counters */
+  struct sonde_sealkey *key;       /* NULL: extents are not sealed */
 
   _Atomic bool cuts_extents; /* sealing or spilling is on */
 
-  /* The sealer: gives fresh chunks pages, seals, hands over to the writer. */
+  /* The sealer; see sealer.c. */
   pthread_t sealer;
   pthread_cond_t sealer_work;
   struct sonde_chunk_queue to_seal;
   bool sealer_ends;
   bool sealer_runs;
-  uint64_t seal_told_ns;
+  uint64_t seal_reported_ns;
 
   struct sonde_disk_writer *writer; /* NULL: no directory */
 };
@@ -70,29 +70,30 @@ static inline uint32_t sonde_store_data_bytes(const struct sonde_store *store) {
   return store->chunk_bytes - SONDE_CHUNK_INDEX_BYTES;
 }
 
-/* chunk_alloc.c: the worker's thread. take: NULL if every chunk is pinned or open. close: the chunk
- * is full, its last extent is closed. */
-struct sonde_chunk *sonde_store_take(struct sonde_store *store, uint32_t worker);
+/* chunk_alloc.c, on the worker's thread. open_chunk returns NULL if every chunk is pinned or
+ * open. Close the last extent before its chunk. */
+struct sonde_chunk *sonde_store_open_chunk(struct sonde_store *store, uint32_t worker);
 void sonde_store_close_chunk(struct sonde_store *store, struct sonde_chunk *chunk);
 void sonde_store_close_extent(struct sonde_store *store, struct sonde_chunk *chunk,
                               const struct sonde_extent *extent);
 
 /* Any thread; `chunk` is pinned or the caller holds the lock. */
 void sonde_store_unpin(struct sonde_store *store, struct sonde_chunk *chunk);
-/* Adds what was lost to the log and the counters; who drops packets counts them. */
-void sonde_store_lose(struct sonde_store *store, const struct sonde_gap *gap);
+/* Adds a gap to the log, and its packets to the counters. */
+void sonde_store_note_gap(struct sonde_store *store, uint64_t from_ns, uint64_t to_ns,
+                          enum sonde_gap_reason reason, uint32_t packets);
 
 /* sealer.c */
 int sonde_sealer_start(struct sonde_store *store);
-void sonde_sealer_stop(struct sonde_store *store); /* after all queued work */
-/* Seals, with the current key if there is one, the closed extents that lie in clear. `chunk`
- * is pinned. Returns how many extents were closed. */
+void sonde_sealer_stop(struct sonde_store *store); /* after all queued work is done */
+/* Seals the chunk's unsealed closed extents with the current key, if any. `chunk` is pinned.
+ * Returns the number of closed extents. */
 uint32_t sonde_store_seal_chunk(struct sonde_store *store, struct sonde_chunk *chunk);
-/* The extent's clear bytes go into `into`. 0, DAMAGED, SYSTEM, or END: it is lost.
- * data_lock is held. */
+/* Writes the extent's plaintext to `into`. data_lock is held. Returns 0, DAMAGED, SYSTEM, or
+ * END if the extent is lost. */
 int sonde_extent_open(struct sonde_chunk *chunk, uint32_t number, uint8_t *into);
 
-/* Pins the chunk after `chunk` (NULL: the oldest) of a worker and unpins that. */
+/* Pins the worker's chunk after `chunk` (NULL: the oldest), and unpins `chunk`. */
 struct sonde_chunk *sonde_chunk_list_step(struct sonde_store *store, uint32_t worker,
                                           struct sonde_chunk *chunk);
 

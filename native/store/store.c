@@ -14,16 +14,14 @@
 
 enum { HUGE_PAGE_BYTES = 2 << 20 };
 
-/* ---- open and close ------------------------------------------------------------------- */
-
-/* Small buffers get smaller chunks, so that overwriting one is not overwriting all. */
+/* Small buffers get smaller chunks, so that one overwrite drops a smaller part. */
 static void size_chunks(struct sonde_store *store) {
   uint64_t bytes = store->config.bytes;
-  uint32_t least = store->config.workers + 1;
+  uint32_t min = store->config.workers + 1;
   store->chunk_bytes =
-      bytes / SONDE_CHUNK_BYTES >= 4u * least ? SONDE_CHUNK_BYTES : SONDE_CHUNK_BYTES_MIN;
+      bytes / SONDE_CHUNK_BYTES >= 4u * min ? SONDE_CHUNK_BYTES : SONDE_CHUNK_BYTES_MIN;
   uint64_t count = bytes / store->chunk_bytes;
-  store->chunk_count = (uint32_t)(count < least ? least : count);
+  store->chunk_count = (uint32_t)(count < min ? min : count);
 }
 
 static int map_memory(struct sonde_store *store) {
@@ -38,7 +36,7 @@ static int map_memory(struct sonde_store *store) {
     munmap(memory, before);
   munmap(memory + before + store->memory_bytes, HUGE_PAGE_BYTES - before);
   store->memory = memory + before;
-  /* Both are wishes: without them it is slower, and a core dump is larger. */
+  /* Best effort: failures cost speed and enlarge core dumps. */
   madvise(store->memory, store->memory_bytes, MADV_HUGEPAGE);
   madvise(store->memory, store->memory_bytes, MADV_DONTDUMP);
   return SONDE_OK;
@@ -60,7 +58,7 @@ int sonde_store_open(const struct sonde_store_config *config, struct sonde_store
                       config->workers, (unsigned long long)config->bytes);
   struct sonde_store *made = calloc(1, sizeof *made);
   if (!made)
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "capture buffer");
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "no memory for the capture buffer");
   made->config = *config;
   pthread_mutex_init(&made->lock, NULL);
   pthread_cond_init(&made->sealer_work, NULL);
@@ -69,8 +67,9 @@ int sonde_store_open(const struct sonde_store_config *config, struct sonde_store
   made->appenders = calloc(config->workers, sizeof *made->appenders);
   int status = SONDE_OK;
   if (!made->lists || !made->appenders || map_memory(made) < 0)
-    status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "capture buffer of %llu bytes",
-                        (unsigned long long)config->bytes);
+    status =
+        sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "no memory for a capture buffer of %llu bytes",
+                   (unsigned long long)config->bytes);
   if (status == SONDE_OK &&
       getrandom(made->bloom_seed, sizeof made->bloom_seed, 0) != sizeof made->bloom_seed)
     status = sonde_fail(error, SONDE_SYSTEM, errno, "getrandom: %s", strerror(errno));
@@ -81,7 +80,7 @@ int sonde_store_open(const struct sonde_store_config *config, struct sonde_store
   }
   atomic_store(&made->cuts_extents, made->writer != NULL);
   if (status == SONDE_OK && sonde_sealer_start(made) < 0)
-    status = sonde_fail(error, SONDE_SYSTEM, errno, "the buffer's thread could not be started");
+    status = sonde_fail(error, SONDE_SYSTEM, errno, "cannot start the sealer's thread");
   if (status < 0)
     sonde_store_close(made);
   else
@@ -117,8 +116,6 @@ struct sonde_appender *sonde_store_appender(struct sonde_store *store, uint32_t 
   return &store->appenders[worker];
 }
 
-/* ---- sealing -------------------------------------------------------------------------- */
-
 int sonde_store_key_set(struct sonde_store *store, const uint8_t *key, struct sonde_error *error) {
   struct sonde_sealkey *made = NULL;
   int status = key ? sonde_sealkey_create(key, &made, error) : SONDE_OK;
@@ -127,7 +124,7 @@ int sonde_store_key_set(struct sonde_store *store, const uint8_t *key, struct so
   pthread_mutex_lock(&store->lock);
   struct sonde_sealkey *before = store->key;
   if (made && before && CRYPTO_memcmp(made->master, before->master, sizeof made->master) == 0) {
-    before = made; /* each one is a locked page for as long as anything is sealed with it */
+    before = made; /* the same key: save a locked page */
     made = store->key;
   }
   store->key = made;
@@ -158,15 +155,12 @@ int sonde_store_seal_all(struct sonde_store *store, struct sonde_error *error) {
 }
 
 void sonde_store_note_drops(struct sonde_store *store, uint64_t from_ns, uint64_t to_ns) {
-  bool in_order = from_ns <= to_ns; /* not if the clock was set meanwhile */
-  sonde_store_lose(store, &(struct sonde_gap){.from_ns = in_order ? from_ns : to_ns,
-                                              .to_ns = in_order ? to_ns : from_ns,
-                                              .reason = SONDE_GAP_DROPPED});
+  bool in_order = from_ns <= to_ns; /* false after the clock was set back */
+  sonde_store_note_gap(store, in_order ? from_ns : to_ns, in_order ? to_ns : from_ns,
+                       SONDE_GAP_DROPPED, 0);
 }
 
-/* ---- statistics ----------------------------------------------------------------------- */
-
-static void add_lane(const struct sonde_chunk_list *list, struct sonde_store_stats *stats) {
+static void add_list(const struct sonde_chunk_list *list, struct sonde_store_stats *stats) {
   struct sonde_chunk *newest = list->newest;
   if (newest && newest->open) {
     stats->packets += newest->packets;
@@ -190,8 +184,8 @@ void sonde_store_stats(struct sonde_store *store, struct sonde_store_stats *stat
   stats->bytes_capacity = store->memory_bytes;
   stats->bytes_used = (uint64_t)store->full_count * store->chunk_bytes;
   for (uint32_t i = 0; i < store->config.workers; i++)
-    add_lane(&store->lists[i], stats);
-  /* Once wrapped, what the open chunks have not filled yet is all that is missing. */
+    add_list(&store->lists[i], stats);
+  /* Once wrapped, only the unfilled parts of open chunks are unused. */
   if (store->fresh == store->chunk_count && store->totals.chunks_overwritten)
     stats->bytes_used = stats->bytes_capacity;
   pthread_mutex_unlock(&store->lock);

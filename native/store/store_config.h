@@ -1,6 +1,6 @@
-/* store_config.h - what a store is given, what it reports and what it counts.
+/* store_config.h - a store's settings, events and statistics.
  *
- * Apart from store.h, so that the store's inside (state.h) need not know its functions.
+ * Separate from store.h, so that state.h need not include store.h: no include circle.
  */
 #ifndef SONDE_STORE_STORE_CONFIG_H
 #define SONDE_STORE_STORE_CONFIG_H
@@ -10,17 +10,17 @@
 #include "counters.h"
 
 enum sonde_store_event {
-  SONDE_STORE_SEAL_FAILED = 1, /* value: packets lost with it; once a second at most */
-  SONDE_STORE_SPILL_FAILED,    /* value: errno; at the first failure of a row */
-  SONDE_STORE_SPILL_RESUMED,   /* value: packets that were not spilled in between */
+  SONDE_STORE_SEAL_FAILED = 1, /* value: packets lost; at most once a second */
+  SONDE_STORE_SPILL_FAILED,    /* value: errno; first failure of a series */
+  SONDE_STORE_SPILL_RESUMED,   /* value: packets not spilled since the failure */
 };
 
 struct sonde_store_config {
-  uint64_t bytes; /* of memory, over all workers */
+  uint64_t bytes; /* memory of all workers */
   uint32_t workers;
-  const char *dir;     /* of segment files, or NULL */
-  uint64_t disk_bytes; /* all segment files together */
-  /* Called from the store's threads, with no lock held. */
+  const char *dir;     /* for segment files, or NULL */
+  uint64_t disk_bytes; /* limit of all segment files together */
+  /* Called on the store's threads, without locks. */
   void (*raise)(void *context, enum sonde_store_event event, int64_t value, const char *detail);
   void *context;
 };
@@ -28,7 +28,7 @@ struct sonde_store_config {
 struct sonde_store_stats {
   uint64_t bytes_used; /* capacity once wrapped */
   uint64_t bytes_capacity;
-  uint64_t oldest_ns; /* of the packets in memory; 0: none */
+  uint64_t oldest_ns; /* oldest packet in memory; 0: none */
   uint64_t newest_ns;
   uint64_t packets; /* in memory */
   uint64_t bytes_overwritten;

@@ -103,10 +103,10 @@ static void check_rejected(void) {
   sonde_filter_destroy(NULL);
   /* A kernel knows the direction. In user space the expression would silently match nothing. */
   CHECK_EQ(sonde_filter_check("inbound and udp", &error), 0);
-  CHECK_EQ(sonde_filter_check_here("inbound and udp", &error), SONDE_FILTER_INVALID);
-  CHECK_EQ(sonde_filter_check_here("not outbound", &error), SONDE_FILTER_INVALID);
+  CHECK_EQ(sonde_filter_check_userspace("inbound and udp", &error), SONDE_FILTER_INVALID);
+  CHECK_EQ(sonde_filter_check_userspace("not outbound", &error), SONDE_FILTER_INVALID);
   CHECK(strstr(error.detail, "af_packet") != NULL);
-  CHECK_EQ(sonde_filter_check_here("vlan and ip6 and not tcp port 80", &error), 0);
+  CHECK_EQ(sonde_filter_check_userspace("vlan and ip6 and not tcp port 80", &error), 0);
 }
 
 int main(void) {

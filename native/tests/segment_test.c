@@ -411,10 +411,11 @@ static void kill_in_state(enum sonde_segment_file_state state) {
 
 static void test_kill(enum sonde_segment_file_state state) {
   const struct sonde_segment_file_system deadly = {pwrite, fdatasync, kill_in_state};
-  const uint64_t on_disk[] = {[SONDE_SEGMENT_FILE_OPENED] = 0,    [SONDE_SEGMENT_FILE_PROVED] = 200,
-                              [SONDE_SEGMENT_FILE_FILLING] = 400, [SONDE_SEGMENT_FILE_ENDED] = 1000,
-                              [SONDE_SEGMENT_FILE_SYNCED] = 1000, [SONDE_SEGMENT_FILE_NAMED] = 1000,
-                              [SONDE_SEGMENT_FILE_DONE] = 1000};
+  const uint64_t on_disk[] = {
+      [SONDE_SEGMENT_FILE_OPENED] = 0,    [SONDE_SEGMENT_FILE_VERIFIED] = 200,
+      [SONDE_SEGMENT_FILE_FILLING] = 400, [SONDE_SEGMENT_FILE_ENDED] = 1000,
+      [SONDE_SEGMENT_FILE_SYNCED] = 1000, [SONDE_SEGMENT_FILE_NAMED] = 1000,
+      [SONDE_SEGMENT_FILE_DONE] = 1000};
   char name[300];
   empty_directory();
   fatal_state = state;

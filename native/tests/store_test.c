@@ -237,10 +237,10 @@ static void test_no_free_chunk(void) {
   struct answer answer = read_answer(query);
   struct sonde_packets_summary summary;
   sonde_query_summary(query, &summary);
-  bool told_so = false;
+  bool reported = false;
   for (uint32_t i = 0; i < summary.gap_count; i++)
-    told_so |= summary.gaps[i].reason == SONDE_GAP_UNRECORDED;
-  CHECK(told_so);
+    reported |= summary.gaps[i].reason == SONDE_GAP_UNRECORDED;
+  CHECK(reported);
   free(answer.bytes);
   sonde_query_close(query);
   sonde_store_close(store);
