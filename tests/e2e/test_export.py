@@ -12,13 +12,7 @@ import pytest
 from agents import Fleet, toml
 from bus import Bus, Collector
 from capturing import settled, start
-from collectors import (
-    HOST,
-    Inbox,
-    Nfcapd,
-    uniflows,
-    without,
-)
+from collectors import HOST, Inbox, Nfcapd, uniflows, without
 from deadlines import eventually
 from exports import FLOWS, allow_ipv6, collector, conversations, decoded, exported, lost
 from netns import Sender, Wire

@@ -21,14 +21,7 @@ from netsonde.bus.credentials import Login
 from netsonde.bus.nats_client import GuardedClient
 from netsonde.config.sections import NatsSection
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
-from roles import (
-    ask,
-    both_answer,
-    entered,
-    key_of,
-    raw_client,
-    setup,
-)
+from roles import ask, both_answer, entered, key_of, raw_client, setup
 from servers import NatsServer
 
 QUIET_SEC = 0.3  # wait for messages that must not arrive; a round trip takes a few milliseconds

@@ -15,12 +15,7 @@ from ..recorder.status import buffer_state, retention_sec, usage_percent
 from ..wire.counters import CORE_COUNTERS, Counters
 from ..wire.events import EventKind, EventLog
 from ..wire.instant import NS_PER_SEC, rfc3339
-from ..wire.replies import (
-    EncryptionState,
-    MeteringState,
-    MetricsReply,
-    StatusReply,
-)
+from ..wire.replies import EncryptionState, MeteringState, MetricsReply, StatusReply
 from .collectors import Exporting
 from .plan import CapturePlan
 from .pump import Pump, Sink

@@ -14,17 +14,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 POLICY_ALL = "*"  # every verb
-
-
 POLICY_ANYONE = "*"  # every caller
-
-
 POLICY_READ = "read"
-
-
 TOKEN = re.compile(r"[a-z0-9_-]+")
-
-
 Megabytes = Annotated[int, Meta(ge=1, le=1 << 20)]
 
 

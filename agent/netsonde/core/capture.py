@@ -13,13 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from ..errors import (
-    BackendUnavailable,
-    InvalidBackend,
-    InvalidFilter,
-    InvalidInterface,
-    NoSession,
-)
+from ..errors import BackendUnavailable, InvalidBackend, InvalidFilter, InvalidInterface, NoSession
 from ..wire.instant import NS_PER_SEC
 from .library import PLUGIN_DIR, check, check_status, ffi, lib, string_of, text_of
 from .values import Batch, CaptureSettings, CoreEvent, FlowQuery, Stats

@@ -23,11 +23,7 @@ from ..errors import (
 )
 
 ffi: Any = _core.ffi
-
-
 lib: Any = _core.lib
-
-
 PLUGIN_DIR = Path(_core.__file__).parent / "backends"
 
 

@@ -23,15 +23,7 @@ from ..wire.replies import FirmwareReply
 from ..wire.requests import FirmwareRequest
 from . import blob, cms, minisign
 from .keys import TrustedKeys, load
-from .verdict import (
-    AbandonedError,
-    Claim,
-    Digest,
-    Hashers,
-    MalformedSignatureError,
-    Rules,
-    Verdict,
-)
+from .verdict import AbandonedError, Claim, Digest, Hashers, MalformedSignatureError, Rules, Verdict
 
 RUNNING_MAX = 2
 CHUNK_BYTES = 1 << 20

@@ -11,17 +11,9 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct, field
 
 from .counters import COUNTERS
 from .records import Count, FlowRecord, SpoolState, Time
-from .requests import (
-    BackendName,
-    IntervalSec,
-    Port,
-    TimeoutSec,
-    Version,
-)
+from .requests import BackendName, IntervalSec, Port, TimeoutSec, Version
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
-
-
 Percent = Annotated[float, Meta(ge=0, le=100)]
 
 

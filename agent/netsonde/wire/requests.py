@@ -11,26 +11,12 @@ from typing import Annotated, Literal, TypeAlias, get_args
 from msgspec import Meta, Struct
 
 TimeoutSec = Annotated[int, Meta(ge=1, le=86400)]
-
-
 Port = Annotated[int, Meta(ge=1, le=65535)]
-
-
 IntervalSec = Annotated[int, Meta(ge=1, le=3600)]
-
-
 Version: TypeAlias = Literal[5, 9, 10]
-
-
 Moment = Annotated[str, Meta(max_length=64, description="RFC 3339 with an offset, or like -5m")]
-
-
 Place: TypeAlias = Literal["object_store", "file"]
-
-
 BackendName: TypeAlias = Literal["af_packet", "pcap", "xdp", "dpdk", "pf_ring", "file"]
-
-
 BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
 
 

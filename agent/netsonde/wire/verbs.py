@@ -35,7 +35,7 @@ from .requests import (
 )
 
 
-class Verb(Struct, frozen=True, kw_only=True):
+class Verb(Struct, frozen=True):
     """`changes`: audited, and kept for Request-Id. `costly`: few at a time (429)."""
 
     name: str
@@ -51,90 +51,28 @@ class Verb(Struct, frozen=True, kw_only=True):
         return self.name.replace(".", "-")
 
 
+# fmt: off
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
-        Verb(
-            name="backends",
-            request=BackendsRequest,
-            reply=BackendsReply,
-            summary="List the capture backends and why one cannot be used",
-            costly=True,
-        ),
-        Verb(
-            name="start",
-            request=StartRequest,
-            reply=StartReply,
-            summary="Start the capture session",
-            changes=True,
-        ),
-        Verb(
-            name="stop",
-            request=StopRequest,
-            reply=StopReply,
-            summary="Stop the capture session",
-            changes=True,
-        ),
-        Verb(
-            name="status",
-            request=StatusRequest,
-            reply=StatusReply,
-            summary="State and counters of the session",
-        ),
-        Verb(
-            name="metrics",
-            request=MetricsRequest,
-            reply=MetricsReply,
-            summary="Rates over the last interval",
-        ),
-        Verb(
-            name="flow.meter.enable",
-            request=MeterRequest,
-            reply=MeterReply,
-            summary="Turn flow records on or off",
-            changes=True,
-        ),
-        Verb(
-            name="netflow.export.enable",
-            request=ExportRequest,
-            reply=ExportReply,
-            summary="Add, change or remove a collector of NetFlow or IPFIX",
-            changes=True,
-        ),
-        Verb(
-            name="flows",
-            request=FlowsRequest,
-            reply=FlowsReply,
-            summary="List the active flows",
-            costly=True,
-        ),
-        Verb(
-            name="encryption.enable",
-            request=EncryptionRequest,
-            reply=EncryptionReply,
-            summary="Seal the capture buffer",
-            changes=True,
-        ),
-        Verb(
-            name="packets",
-            request=PacketsRequest,
-            reply=PacketsReply,
-            summary="Retrieve packets from the capture buffer",
-            changes=True,
-            costly=True,
-        ),
-        Verb(
-            name="firmware.verify",
-            request=FirmwareRequest,
-            reply=FirmwareReply,
-            summary="Check a firmware file's signature against the trusted keys",
-            costly=True,
-        ),
-        Verb(
-            name="schema",
-            request=SchemaRequest,
-            reply=SchemaReply,
-            summary="The AsyncAPI document of this agent",
-        ),
+        Verb("backends", BackendsRequest, BackendsReply,
+             "List the capture backends and why one cannot be used", costly=True),
+        Verb("start", StartRequest, StartReply, "Start the capture session", changes=True),
+        Verb("stop", StopRequest, StopReply, "Stop the capture session", changes=True),
+        Verb("status", StatusRequest, StatusReply, "State and counters of the session"),
+        Verb("metrics", MetricsRequest, MetricsReply, "Rates over the last interval"),
+        Verb("flow.meter.enable", MeterRequest, MeterReply,
+             "Turn flow records on or off", changes=True),
+        Verb("netflow.export.enable", ExportRequest, ExportReply,
+             "Add, change or remove a collector of NetFlow or IPFIX", changes=True),
+        Verb("flows", FlowsRequest, FlowsReply, "List the active flows", costly=True),
+        Verb("encryption.enable", EncryptionRequest, EncryptionReply,
+             "Seal the capture buffer", changes=True),
+        Verb("packets", PacketsRequest, PacketsReply,
+             "Retrieve packets from the capture buffer", changes=True, costly=True),
+        Verb("firmware.verify", FirmwareRequest, FirmwareReply,
+             "Check a firmware file's signature against the trusted keys", costly=True),
+        Verb("schema", SchemaRequest, SchemaReply, "The AsyncAPI document of this agent"),
     )
 }
+# fmt: on
