@@ -98,7 +98,7 @@ def test_ps_accepts_the_rollout_flags(run: Run, pair: list[Agent], tmp_path: Pat
     done = run("ps", "--nodes", str(tmp_path / "nodes"), "--max-failures", "0")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
-        "gamma: no agent of that name answered",
+        "gamma: no agent with this name replied",
         "alpha: not asked",
     ]
 
@@ -134,14 +134,14 @@ def test_host_in_nodes_file_that_is_not_connected_is_reported(
     assert time.monotonic() - began < 10
     assert done.returncode == 1
     assert [row[0] for row in rows(done)] == ["alpha"]
-    assert done.stderr == "gamma: no agent of that name is connected\n"
+    assert done.stderr == "gamma: no agent with this name is connected\n"
 
 
 def test_no_reply_exits_with_1_and_a_message(run: Run) -> None:
     for flags in ([], ["--group", "site=ams"]):
         done = run("status", *flags)
         assert (done.returncode, done.stdout) == (1, "")
-        assert "no agent answered" in done.stderr
+        assert "no agent replied" in done.stderr
 
 
 def test_nats_url_is_used_and_unreachable_server_exits_with_69(
@@ -286,7 +286,7 @@ def test_group_and_limit_select_the_followed_hosts(
     for words in (["collect", "--live"], ["flows", "--follow"]):
         nobody = run(*words, "--group", "site=fra")
         assert (nobody.returncode, nobody.stdout) == (1, "")
-        assert nobody.stderr == "netsonde: no agent answered (group site=fra)\n"
+        assert nobody.stderr == "netsonde: no agent replied (group site=fra)\n"
 
 
 def follow(server: NatsServer, *flags: str) -> subprocess.Popen[str]:

@@ -213,7 +213,7 @@ async def test_kill_loses_no_sealed_packet(
     assert recording.markers_on_disk(disk) == 0
     done = decrypt(left, key, tmp_path / "out.pcapng")
     assert done.returncode == 1
-    assert "cut" in done.stderr
+    assert "truncated" in done.stderr
     opened = read_capture(tmp_path / "out.pcapng")
     assert opened == made[: len(opened)]
     assert len(opened) >= safe
@@ -242,7 +242,7 @@ async def test_modified_file_is_detected(
     file.write_bytes(whole[:-50])
     done = decrypt([file], key, out)
     assert done.returncode == 1
-    assert "cut" in done.stderr
+    assert "truncated" in done.stderr
     file.write_bytes(whole)
     assert decrypt([file], key, out).returncode == 0
     assert read_capture(out) == made

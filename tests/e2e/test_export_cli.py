@@ -134,8 +134,8 @@ def test_stop_waits_for_a_slow_collector(
     ("content", "words"),
     [
         (b"", "no NetFlow or IPFIX"),
-        (b"not a message at all", "are no NetFlow"),
-        (b"\xd4\xc3\xb2\xa1", "cut off"),
+        (b"not a message at all", "are not NetFlow"),
+        (b"\xd4\xc3\xb2\xa1", "truncated"),
         (b"\0\x0a\0\x10" + bytes(12) + b"\0\x09", "the last 2 bytes"),
     ],
     ids=["empty", "text", "truncated pcap", "trailing bytes"],

@@ -24,7 +24,7 @@ from netsonde.cli.firmware import describe_verification
 from netsonde.cli.flows import describe_record, flows_body, list_flows, matches
 from netsonde.cli.meter import describe_meter, meter_body
 from netsonde.cli.metrics import describe_rates
-from netsonde.cli.packets import describe_answer, packets_body
+from netsonde.cli.packets import describe_packets, packets_body
 from netsonde.cli.requests import (
     Rows,
     print_failures,
@@ -293,9 +293,7 @@ def test_full_output_device_is_reported_in_one_sentence() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
-    assert done.stderr == (
-        "netsonde: not all of the output could be written: no space left on device\n"
-    )
+    assert done.stderr == ("netsonde: cannot write all of the output: no space left on device\n")
 
 
 def test_config_schema_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
@@ -328,7 +326,7 @@ def test_help_shows_the_default_timeout(
 ) -> None:
     with pytest.raises(SystemExit):
         cli.main([words[0], "--help"])
-    assert f"wait for answers ({parse(*words).timeout:g} s)" in capsys.readouterr().out
+    assert f"timeout for replies ({parse(*words).timeout:g} s)" in capsys.readouterr().out
 
 
 RECORD = {
@@ -385,7 +383,7 @@ def test_top_ranks_hosts_by_rate_and_flows_across_hosts() -> None:
     "rows",
     [
         *(describe_status, describe_rates, list_backends, list_flows, describe_end, describe_meter),
-        *(describe_export, describe_answer, describe_verification, describe_sealing),
+        *(describe_export, describe_packets, describe_verification, describe_sealing),
         describe_session,
     ],
 )

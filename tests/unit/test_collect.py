@@ -421,7 +421,7 @@ def test_second_collector_in_a_directory_is_rejected(tmp_path: Path) -> None:
 
 async def test_directory_of_another_format_is_rejected(tmp_path: Path) -> None:
     await finish(collector_on(tmp_path, "jsonl"), Stream())
-    with pytest.raises(StateError, match="holds jsonl"):
+    with pytest.raises(StateError, match="contains jsonl"):
         collector_on(tmp_path, "parquet")
 
 

@@ -102,7 +102,7 @@ async def test_silent_host_is_named(nats_server: NatsServer, agents_client: Clie
     async with fleet_at(nats_server) as fleet:
         outcome = await fleet.ask("status", {}, Target(), Pace(timeout_sec=1))
     assert [reply.host for reply in outcome.replies] == ["web1"]
-    assert [(a.host, a.reason) for a in outcome.absences] == [("mute", "no answer within 1 s")]
+    assert [(a.host, a.reason) for a in outcome.absences] == [("mute", "no reply within 1 s")]
     assert not outcome.complete
 
 
@@ -216,7 +216,7 @@ async def test_duplicate_host_names_are_reported(
     async with fleet_at(nats_server) as fleet:
         outcome = await fleet.ask("status", {}, Target(), Pace())
     assert [reply.host for reply in outcome.replies] == ["twin", "web1"]
-    assert outcome.warnings == ["twin: two agents answer to this name"]
+    assert outcome.warnings == ["twin: two agents use this host name"]
 
 
 async def test_foreign_service_is_ignored(nats_server: NatsServer, agents_client: Client) -> None:
@@ -234,7 +234,7 @@ async def test_foreign_service_is_ignored(nats_server: NatsServer, agents_client
         assert time.monotonic() - began < SOON_SEC
     assert [reply.host for reply in outcome.replies] == ["web1"]
     assert not outcome.absences
-    assert any("no agent" in warning for warning in outcome.warnings)
+    assert any("not an agent" in warning for warning in outcome.warnings)
 
 
 async def test_without_discovery_waits_the_timeout_and_rejects_pacing(
@@ -252,7 +252,7 @@ async def test_without_discovery_waits_the_timeout_and_rejects_pacing(
     async with fleet_at(nats_server) as fleet:
         outcome = await fleet.ask("status", {}, Target(), Pace(timeout_sec=1))
         assert [reply.host for reply in outcome.replies] == ["web1"]
-        with pytest.raises(TargetError, match="named"):
+        with pytest.raises(TargetError, match="Name the hosts"):
             await fleet.ask("status", {}, Target(), Pace(timeout_sec=0.5, batch=1))
 
 

@@ -8,7 +8,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from netsonde.fleet.scatter import Ask, Gathering, Reply, decode_reply, take
+from netsonde.fleet.scatter import Ask, Gathering, Reply, decode_reply, gather
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_reply_under_another_hosts_name_is_rejected() -> None:
     asks = [Ask("capture.host.a.status", "a"), Ask("capture.host.b.status", "b")]
     for index, name in ((0, "b"), (0, "a"), (1, "b")):
         reply = Msg(Client(), f"_INBOX.x.{index}", data=b"{}", headers={"Host": name})
-        take(reply, asks, gathering, decode_reply, 0.1)
+        gather(reply, asks, gathering, decode_reply, 0.1)
     for made_up in ("2", "-1", "x", "\u00b2"):
         reply = Msg(Client(), f"_INBOX.x.{made_up}", data=b"{}", headers={"Host": "c"})
-        take(reply, asks, gathering, decode_reply, 0.1)
+        gather(reply, asks, gathering, decode_reply, 0.1)
     assert gathering.replies.keys() == {"a", "b"}
     assert gathering.misnamed == {("a", "b")}
     assert gathering.repeated == set()

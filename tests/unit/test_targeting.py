@@ -29,7 +29,7 @@ def test_subject_names_all_hosts_a_group_or_a_host() -> None:
 
 
 def test_named_hosts_have_no_common_subject() -> None:
-    with pytest.raises(ValueError, match="a subject each"):
+    with pytest.raises(ValueError, match="its own subject"):
         Target(hosts=("a", "b")).subject("capture", "status")
 
 

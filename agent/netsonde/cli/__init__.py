@@ -1,4 +1,4 @@
-"""The command line: one file a command, one list of them, one place that prints errors."""
+"""The command line: one file per command, the list of commands, and error output."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ COMMANDS: list[Command] = [
     DecodeCommand(),
 ]
 
-DESCRIPTION = "Packet capture and flow metering on every host, spoken to over NATS."
+DESCRIPTION = "Packet capture and flow metering on every host, controlled over NATS."
 EPILOG = """\
-Exit codes: 0 every targeted host answered and agreed; 1 some did not; 2 usage;
-69 NATS cannot be reached; 77 a privilege is missing; 78 the configuration is wrong.
+Exit codes: 0 every targeted host accepted the request; 1 some did not; 2 usage;
+69 NATS is unreachable; 77 a privilege is missing; 78 the configuration is invalid.
 """
 EXIT_INTERRUPTED = 130
-EXIT_PIPE_CLOSED = 141  # as a shell reports a program ended by SIGPIPE
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+EXIT_PIPE_CLOSED = 141  # a shell's code for a program ended by SIGPIPE
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def build_parser(commands: Sequence[Command] = COMMANDS) -> argparse.ArgumentParser:
@@ -101,47 +101,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Command = args.chosen
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an arrow must not fail in a Latin-1 locale
+            stream.reconfigure(errors="replace")  # print "→" as "?" in a Latin-1 locale
     try:
         code = command.run(args)
         sys.stdout.flush()
     except NetsondeError as error:
         return report(error)
     except BaseExceptionGroup as group:
-        # Out of a TaskGroup. Only what is an error on purpose is a sentence for the user.
+        # From a TaskGroup. Report only expected errors; others are bugs and get a traceback.
         if group.split(NetsondeError)[1] is not None:
             raise
-        return max(report(error) for error in leaves(group))
+        return max(report(error) for error in flatten(group))
     except BrokenPipeError:
-        # Whoever read our output has gone.
         close_output()
         return EXIT_PIPE_CLOSED
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL:
             raise
         close_output()
-        words = os.strerror(error.errno).lower()
-        return report(NetsondeError(f"not all of the output could be written: {words}"))
+        reason = os.strerror(error.errno).lower()
+        return report(NetsondeError(f"cannot write all of the output: {reason}"))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return code
 
 
 def close_output() -> None:
-    """Python would complain once more when it closes standard output."""
+    """Replaces standard output with /dev/null: Python would report the error again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(error: NetsondeError) -> int:
-    """The one place where an error becomes words for the user; gives its exit code."""
+    """Prints an error for the user. Returns its exit code."""
     name = f"{error.error}: " if isinstance(error, RequestError) else ""
     print(f"netsonde: {name}{error.detail}", file=sys.stderr)
     return error.exit_code
 
 
-def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[NetsondeError]:
+def flatten(group: BaseExceptionGroup[BaseException]) -> Iterator[NetsondeError]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            yield from leaves(error)
+            yield from flatten(error)
         elif isinstance(error, NetsondeError):
             yield error

@@ -1,4 +1,4 @@
-"""`netsonde backends`: what each host can capture with, and why not with the rest."""
+"""`netsonde backends`: the capture backends of each host, and why some are unavailable."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class BackendsCommand:
-    """List the capture backends of hosts, and why one cannot be used."""
+    """List the capture backends of hosts, and why one is unavailable."""
 
     name = "backends"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_client_arguments(parser)
-        parser.set_defaults(timeout=10.0)  # DPDK is looked for in a process of its own
+        parser.set_defaults(timeout=10.0)  # the check for DPDK runs in a separate process
 
     def run(self, args: Namespace) -> int:
         columns = ["HOST", "BACKEND", "STATE", "FEATURES OR REASON"]

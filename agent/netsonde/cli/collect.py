@@ -1,4 +1,4 @@
-"""`netsonde collect`: flow records from the bus into files, each record once."""
+"""`netsonde collect`: writes flow records from the bus to files, each record once."""
 
 from __future__ import annotations
 
@@ -44,62 +44,61 @@ GAPS_SHOWN = 20
 
 
 class NobodyError(NetsondeError):
-    """No host of the group is there."""
+    """No host of the group replied."""
 
 
 class CollectCommand:
     """Collect flow records into files, each record exactly once.
 
-    Batches are pulled from the JetStream stream by a durable consumer and acknowledged only
-    when they, and the state that says what has been collected, are on disk. Killed at any
-    moment and started again, it goes on where it was: no record is missing and none is there
-    twice. Files are named when they are complete; until then they end in `.part`.
+    A durable consumer pulls batches from the JetStream stream. A batch is acked only when it
+    and the collector's state are on disk. After a crash the collector continues without a
+    missing or duplicate record. Files end in `.part` until they are complete.
 
-    With --live the records are taken as they are published, without JetStream: what is
-    published while the collector is away is missing, and told of as a gap.
+    --live subscribes to the records without JetStream. Records that are published while the
+    collector does not run are missing and reported as a gap.
 
-    Of --group and --limit those hosts are meant that answer at the beginning: who comes later
-    is not collected from. Hosts that are named, and all hosts, may come at any time.
+    --group and --limit select among the hosts that reply at the start; hosts that connect
+    later are not collected. Named hosts, and all hosts, may connect at any time.
     """
 
     name = "collect"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "-o", "--output", metavar="DIR", help="directory of the files; default: standard output"
+            "-o", "--output", metavar="DIR", help="output directory (standard output)"
         )
         parser.add_argument(
-            "--format", choices=["jsonl", "parquet"], default="jsonl", help="of the files (jsonl)"
+            "--format", choices=["jsonl", "parquet"], default="jsonl", help="file format (jsonl)"
         )
-        parser.add_argument("--live", action="store_true", help="the stream as it passes")
+        parser.add_argument("--live", action="store_true", help="subscribe without JetStream")
         parser.add_argument(
             "--durable", default="netsonde-collect", type=consumer_name, metavar="NAME",
-            help="of the consumer (netsonde-collect); one for each output",
+            help="consumer name (netsonde-collect); use another one for each output",
         )  # fmt: skip
         parser.add_argument(
-            "--stream", metavar="NAME", help="default: from the root, CAPTURE_FLOWS"
+            "--stream", metavar="NAME", help="stream name (from --root: CAPTURE_FLOWS)"
         )
         parser.add_argument(
-            "--rotate-mb", type=whole(1), default=256, metavar="N", help="complete a file at N MiB"
+            "--rotate-mb", type=whole(1), default=256, metavar="N", help="MiB per file (256)"
         )
         parser.add_argument(
             "--rotate-sec", type=positive_seconds, default=300.0, metavar="S",
-            help="or when it is S seconds old (300)",
+            help="complete a file after S seconds (300)",
         )  # fmt: skip
         parser.add_argument(
             "--ack-wait", type=positive_seconds, default=30.0, metavar="S",
-            help="the server delivers again what was not acknowledged for S seconds (30)",
+            help="the server delivers unacked messages again after S seconds (30)",
         )  # fmt: skip
         parser.add_argument(
-            "--until-idle", type=positive_seconds, metavar="S", help="end when nothing came for S s"
+            "--until-idle", type=positive_seconds, metavar="S", help="stop after S idle seconds"
         )
-        add_target_arguments(parser, json_help="the summary at the end as one JSON object")
+        add_target_arguments(parser, json_help="print the final summary as one JSON object")
         add_pace_arguments(parser)
         add_connection_arguments(parser)
 
     def run(self, args: Namespace) -> int:
         if args.format == "parquet" and not args.output:
-            notify("parquet needs --output DIR")
+            notify("--format parquet needs --output DIR")
             return EXIT_USAGE
         return asyncio.run(collect(args))
 
@@ -130,12 +129,12 @@ async def collect(args: Namespace) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # It was not acknowledged either, so it comes again.
+        # The messages are not acked, so they are delivered again.
         raise NetsondeError(f"{args.output or 'standard output'}: {error.strerror}") from None
     finally:
         if state_file is not None:
             state_file.close()
-    tell(args, collector.state)
+    print_summary(args, collector.state)
     return EXIT_REFUSED if any(collector.state.ledger.gaps()) else EXIT_OK
 
 
@@ -179,7 +178,7 @@ async def keep_collecting(
     stream: str,
     collector: Collector,
 ) -> None:
-    """Connects, and again with patience whenever the connection ends for good."""
+    """Runs the collector. Reconnects with backoff after a lost connection."""
     from ..collect.files import ReaderGoneError
     from ..collect.source import ERRORS, ConsumerError
     from ..fleet.client import connect
@@ -194,7 +193,7 @@ async def keep_collecting(
                     hosts = await client.stream_hosts(target, pace)
                     subjects = flow_subjects(address.root, hosts)
                 if not subjects:
-                    raise NobodyError(f"no agent answered ({target.describe()})")
+                    raise NobodyError(f"no agent replied ({target.describe()})")
                 source = make_source(args, subjects, stream, client.connection)
                 await collector.run(source, idle_sec=args.until_idle)
                 return
@@ -207,7 +206,7 @@ async def keep_collecting(
         except ReaderGoneError:
             raise BrokenPipeError from None
         except ERRORS as error:
-            notify(f"{str(error) or repr(error)}; trying again")
+            notify(f"{str(error) or repr(error)}; retrying")
             wait_sec = RETRY_SEC
         await pause(collector, wait_sec)
         wait_sec = min(wait_sec * 2, RETRY_SEC_MAX)
@@ -215,7 +214,7 @@ async def keep_collecting(
 
 async def pause(collector: Collector, wait_sec: float) -> None:
     try:
-        # Jitter, so that hosts do not come back all at once; no secret.
+        # Jitter: collectors must not all reconnect at the same time. Not a secret.
         async with asyncio.timeout(wait_sec * random.uniform(0.5, 1.0)):  # noqa: S311
             await collector.stopping.wait()
     except TimeoutError:
@@ -223,7 +222,7 @@ async def pause(collector: Collector, wait_sec: float) -> None:
 
 
 def flow_subjects(root: str, hosts: Sequence[str] | None) -> list[str]:
-    """hosts: None for all."""
+    """Returns the subjects of the hosts' flow streams. hosts: None for all."""
     return [f"{root}.stream.flows.{host}" for host in (("*",) if hosts is None else hosts)]
 
 
@@ -233,16 +232,12 @@ def make_source(args: Namespace, subjects: list[str], stream: str, client: Clien
     if args.live:
         return LiveSource(client, subjects=subjects)
     return DurableSource(
-        client,
-        stream=stream,
-        subjects=subjects,
-        durable=args.durable,
-        ack_wait_sec=args.ack_wait,
+        client, stream=stream, subjects=subjects, durable=args.durable, ack_wait_sec=args.ack_wait
     )
 
 
-def tell(args: Namespace, state: State) -> None:
-    """The summary, on standard error: standard output may be the records'."""
+def print_summary(args: Namespace, state: State) -> None:
+    """Prints the summary on standard error, as records may go to standard output."""
     gaps = list(state.ledger.gaps())
     if args.json:
         summary = {
@@ -254,7 +249,7 @@ def tell(args: Namespace, state: State) -> None:
     totals = state.totals
     notify(
         f"{totals.records} records in {totals.batches} batches, {totals.packets} packets, "
-        f"{totals.bytes} bytes; {totals.repeated} batches came again and were left out"
+        f"{totals.bytes} bytes; {totals.repeated} duplicate batches skipped"
     )
     for gap in gaps[:GAPS_SHOWN]:
         notify(f"gap: {gap.host} boot {gap.boot}: batches {gap.first} to {gap.last} are missing")

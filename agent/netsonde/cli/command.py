@@ -1,6 +1,7 @@
-"""What a command of `netsonde` is: a name, help, arguments, and a run that gives the exit
-code. The class's docstring is its help: the first line in the list of commands, the whole of
-it under `--help`.
+"""The interface of a command.
+
+The docstring of its class is the help text: the first line appears in the list of commands,
+all of it under `COMMAND --help`.
 """
 
 from __future__ import annotations
@@ -15,5 +16,5 @@ class Command(Protocol):
     def add_arguments(self, parser: ArgumentParser) -> None: ...
 
     def run(self, args: Namespace) -> int:
-        """Does the work and returns the exit code; a NetsondeError is printed by main."""
+        """Runs the command. Returns the exit code. `main` prints a NetsondeError."""
         ...

@@ -1,4 +1,4 @@
-"""`netsonde config check|show|schema`: the agent's configuration, without running it."""
+"""`netsonde config check|show|schema`: works on the configuration without an agent."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..errors import EXIT_OK
 class ConfigCommand:
     """Check or show the configuration, or print its schema.
 
-    check   reads the file and the environment and says whether an agent would take them
-    show    prints what they come to, with all defaults (--json: as one JSON object)
+    check   validates the file and the environment
+    show    prints the resulting configuration with all defaults (--json: one JSON object)
     schema  prints the JSON Schema of the configuration file
     """
 
@@ -27,7 +27,7 @@ class ConfigCommand:
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("action", choices=["check", "show", "schema"])
         parser.add_argument("--config", metavar="FILE", help=f"default: {DEFAULT_PATH}")
-        parser.add_argument("--json", action="store_true", help="show: one JSON object")
+        parser.add_argument("--json", action="store_true", help="show: print one JSON object")
 
     def run(self, args: Namespace) -> int:
         if args.action == "schema":
@@ -37,7 +37,7 @@ class ConfigCommand:
         loaded = load(path)
         if args.action == "check":
             source = path or DEFAULT_PATH
-            print(f"{source}: good" if source.exists() else f"{source}: absent, defaults apply")
+            print(f"{source}: valid" if source.exists() else f"{source}: missing, defaults apply")
         elif args.json:
             print(msgspec.json.encode(loaded).decode())
         else:
@@ -46,7 +46,7 @@ class ConfigCommand:
 
 
 def render_toml(loaded: Config) -> str:
-    """The configuration as TOML. JSON's strings, numbers and booleans are TOML's too."""
+    """Renders the configuration as TOML. Strings, numbers and booleans are the same in JSON."""
     lines = []
     for section, keys in msgspec.to_builtins(loaded).items():
         lines.append(f"[{section}]")

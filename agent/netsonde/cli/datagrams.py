@@ -1,8 +1,8 @@
-"""UDP datagrams out of a capture file: pcap or pcapng, Ethernet, cooked, loopback or raw IP.
+"""UDP datagrams of a pcap or pcapng file: Ethernet, cooked, loopback or raw IP.
 
-For `netsonde decode`, which runs where nothing may be captured: plain Python, bytes in,
-payloads out. Fragments are put together. What cannot be read is counted by cause and left
-out; nothing that a file holds raises.
+Used by `netsonde decode`. Reassembles fragments. Counts and skips malformed packets by cause;
+no content of a file raises. Plain Python, because dpkt has no link type per pcapng interface
+and scapy is GPL-licensed and slow.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ SECTION, INTERFACE, SIMPLE, ENHANCED = 0x0A0D0D0A, 1, 3, 6
 NULL, ETHERNET, RAW_OLD, RAW, LOOP, SLL, IPV4_ONLY, IPV6_ONLY, SLL2 = (
     0, 1, 12, 101, 108, 113, 228, 229, 276,
 )  # fmt: skip
-TAGS = (0x8100, 0x88A8, 0x9100, 0x9200)
+VLAN_TAGS = (0x8100, 0x88A8, 0x9100, 0x9200)
 UDP, FRAGMENT = 17, 44
 EXTENSIONS = (0, 43, 60)  # hop-by-hop, routing, destination options
-FRAGMENTED_MAX = 256  # datagrams being put together at a time
+FRAGMENTED_MAX = 256  # incomplete datagrams in memory
 DATAGRAM_BYTES_MAX = 65535
 
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """source: tells senders apart, by address and port."""
+    """A UDP payload. source: hash of both addresses and the source port."""
 
     source: int
     payload: bytes
@@ -45,7 +45,7 @@ def is_capture(data: memoryview) -> bool:
 
 
 def read_datagrams(data: memoryview, counts: Counter[str]) -> Iterator[Datagram]:
-    """counts: `packets_cut`, `fragments_lost`, `file_cut` are added to."""
+    """Yields the datagrams. Adds to `packets_cut`, `fragments_lost`, `file_cut` of counts."""
     packets = (_pcapng if bytes(data[:4]) == PCAPNG_MAGIC else _pcap)(data, counts)
     fragments = _Fragments()
     for linktype, frame in packets:
@@ -123,7 +123,7 @@ def _pcapng_packet(
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """What an IP packet carries of a UDP datagram. more: a fragment, and not the last."""
+    """An IP packet's part of a UDP datagram. more: a fragment, but not the last one."""
 
     addresses: bytes
     ident: int
@@ -143,7 +143,7 @@ def _network(linktype: int, frame: bytes) -> _Network | None:
 
 
 def _packet(linktype: int, frame: bytes) -> bytes:
-    """From the IP header on, or nothing; tags are looked through."""
+    """Strips the link layer and VLAN tags. Returns b"" if the packet is not IP."""
     if linktype in (RAW, RAW_OLD, IPV4_ONLY, IPV6_ONLY):
         return frame
     if linktype in (NULL, LOOP):
@@ -153,7 +153,7 @@ def _packet(linktype: int, frame: bytes) -> bytes:
         return b""
     place = 20 if linktype == SLL2 else start + 2
     kind = int.from_bytes(frame[start : start + 2], "big")
-    while kind in TAGS:
+    while kind in VLAN_TAGS:
         kind = int.from_bytes(frame[place + 2 : place + 4], "big")
         place += 4
     return frame[place:] if kind in (0x0800, 0x86DD) else b""
@@ -203,7 +203,7 @@ class _Fragments:
         self.lost = 0
 
     def add(self, network: _Network) -> tuple[bytes, bytes] | None:
-        """Addresses and UDP datagram, once it is whole."""
+        """Returns addresses and UDP datagram when the datagram is complete."""
         if network.offset == 0 and not network.more:
             return network.addresses, network.payload
         key = network.addresses, network.ident

@@ -1,4 +1,4 @@
-"""`netsonde decode FILE`: captured NetFlow and IPFIX as JSON, a line a record."""
+"""`netsonde decode FILE`: prints captured NetFlow and IPFIX as JSON lines."""
 
 from __future__ import annotations
 
@@ -17,20 +17,17 @@ FILE_BYTES_MAX = 4 << 30
 
 
 class DecodeCommand:
-    """Show the records of captured NetFlow 5, NetFlow 9 and IPFIX as JSON, one a line.
+    """Show the records of captured NetFlow 5, NetFlow 9 and IPFIX as JSON, one per line.
 
-    FILE is a pcap or pcapng with the datagrams, or messages one after the other as they
-    came; '-' is standard input. What could not be read is told on standard error, and the
-    exit code is then 1.
+    FILE is a pcap or pcapng file with the datagrams, or a sequence of messages; '-' is
+    standard input. Malformed data are reported on standard error; the exit code is then 1.
     """
 
     name = "decode"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", metavar="FILE", help="a capture file, raw messages, or '-'")
-        parser.add_argument(
-            "--summary", action="store_true", help="on standard error: what was in the file"
-        )
+        parser.add_argument("file", metavar="FILE", help="capture file, file of messages, or '-'")
+        parser.add_argument("--summary", action="store_true", help="print counts on standard error")
 
     def run(self, args: Namespace) -> int:
         from ..core.ipfix import ExportDecoder
@@ -41,9 +38,10 @@ class DecodeCommand:
         sys.stdout.buffer.flush()
         if args.summary:
             print(decoding.summary(), file=sys.stderr)
-        for complaint in decoding.complaints():
-            print(f"netsonde: {args.file}: {complaint}", file=sys.stderr)
-        return EXIT_REFUSED if decoding.complaints() else EXIT_OK
+        problems = decoding.problems()
+        for problem in problems:
+            print(f"netsonde: {args.file}: {problem}", file=sys.stderr)
+        return EXIT_REFUSED if problems else EXIT_OK
 
 
 def read_file(name: str) -> bytes:
@@ -56,12 +54,12 @@ def read_file(name: str) -> bytes:
     except OSError as error:
         raise NetsondeError(f"{name}: {error.strerror}") from None
     if len(data) > FILE_BYTES_MAX:
-        raise NetsondeError(f"{name}: larger than 4 GiB; split it with editcap or tcpdump -C")
+        raise NetsondeError(f"{name}: larger than 4 GiB, split it with editcap or tcpdump -C")
     return data
 
 
 class Decoding:
-    """One file's messages, and what there was to be said about them."""
+    """Decodes and counts the messages of one file."""
 
     def __init__(self, decoder: ExportDecoder, out: BinaryIO) -> None:
         self._decoder = decoder
@@ -79,7 +77,7 @@ class Decoding:
             if message is None:
                 self.counts["datagrams_foreign"] += 1
             else:
-                self._take(message)
+                self._write(message)
 
     def _read_raw(self, data: memoryview) -> None:
         place = 0
@@ -88,10 +86,10 @@ class Decoding:
             if message is None or message.size == 0:
                 self.counts["bytes_foreign"] += len(data) - place
                 return
-            self._take(message)
+            self._write(message)
             place += message.size
 
-    def _take(self, message: DecodedMessage) -> None:
+    def _write(self, message: DecodedMessage) -> None:
         self._out.write(message.text)
         self.counts["messages"] += 1
         for name in ("records", "templates", "sets_unknown", "malformed", "templates_refused"):
@@ -104,20 +102,20 @@ class Decoding:
             f"{counts['templates']} templates, {counts['sets_unknown']} sets before their template"
         )
 
-    def complaints(self) -> list[str]:
-        said = {
-            "malformed": "{} parts contradict themselves",
-            "templates_refused": "{} templates were too many",
-            "sets_unknown": "{} sets came before their template",
-            "datagrams_foreign": "{} datagrams are no NetFlow 5, 9 or IPFIX",
-            "bytes_foreign": "the last {} bytes are no NetFlow 5, 9 or IPFIX",
-            "fragments_lost": "{} fragmented datagrams are not whole",
-            "packets_cut": "{} packets were not captured whole",
-            "file_cut": "the file is cut off",
+    def problems(self) -> list[str]:
+        texts = {
+            "malformed": "{} malformed parts",
+            "templates_refused": "{} templates rejected, too many",
+            "sets_unknown": "{} sets skipped, their template is missing",
+            "datagrams_foreign": "{} datagrams are not NetFlow 5, 9 or IPFIX",
+            "bytes_foreign": "the last {} bytes are not NetFlow 5, 9 or IPFIX",
+            "fragments_lost": "{} fragmented datagrams are incomplete",
+            "packets_cut": "{} packets are truncated",
+            "file_cut": "the file is truncated",
         }
         found = [
-            words.format(self.counts[name]) for name, words in said.items() if self.counts[name]
+            text.format(self.counts[name]) for name, text in texts.items() if self.counts[name]
         ]
         if not self.counts["messages"] and not found:
-            found.append("there is no NetFlow or IPFIX in it")
+            found.append("the file contains no NetFlow or IPFIX")
         return found

@@ -1,4 +1,4 @@
-"""`netsonde decrypt FILE… --key K`: segment files as pcapng, without an agent."""
+"""`netsonde decrypt FILE… --key K`: converts segment files to pcapng, without an agent."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class TerminalError(NetsondeError):
 
 
 class DecryptCommand:
-    """Turn segment files of a capture buffer into pcapng.
+    """Convert segment files of a capture buffer to pcapng.
 
-    Each FILE becomes a section of its own, in the order given. A file that was cut gives
-    every whole frame; one that was changed gives what comes before the change. Either is
-    said, and makes the exit code 1. Files that were never sealed need no key.
+    Each FILE becomes a separate section, in the given order. A truncated file yields its
+    complete frames; a modified file yields the frames before the change. Both are reported
+    and give exit code 1. Unencrypted files need no key.
     """
 
     name = "decrypt"
@@ -33,19 +33,19 @@ class DecryptCommand:
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("files", nargs="+", metavar="FILE", help="*.segment, or .*.part")
         parser.add_argument("--key", metavar="K", help="key file: 32 bytes or 64 hex digits")
-        parser.add_argument("-o", "--output", metavar="OUT", help="instead of standard output")
+        parser.add_argument("-o", "--output", metavar="OUT", help="file (standard output)")
 
     def run(self, args: Namespace) -> int:
         if args.output is None and sys.stdout.isatty():
-            raise TerminalError("pcapng is not for a terminal: give -o OUT, or pipe it on.")
-        with sealing_key(args.key) as key, opened_output(args.output) as out:
+            raise TerminalError("cannot write pcapng to a terminal: use -o OUT or a pipe.")
+        with encryption_key(args.key) as key, opened_output(args.output) as out:
             whole = [decrypt_file(path, key, out) for path in args.files]
             out.flush()
         return EXIT_OK if all(whole) else EXIT_REFUSED
 
 
 @contextlib.contextmanager
-def sealing_key(path: str | None) -> Iterator[bytearray | None]:
+def encryption_key(path: str | None) -> Iterator[bytearray | None]:
     from ..recorder.key_file import read_key_of, zeroise
 
     if path is None:
@@ -79,7 +79,7 @@ def opened_output(path: str | None) -> Iterator[BinaryIO]:
 
 
 def decrypt_file(path: str, key: bytearray | None, out: BinaryIO) -> bool:
-    """False, after a word on standard error: not all of it could be given."""
+    """Converts one file. Prints an error and returns False if not all of it could be read."""
     from ..core.packets import SegmentError, read_segment
 
     try:
@@ -94,5 +94,5 @@ def decrypt_file(path: str, key: bytearray | None, out: BinaryIO) -> bool:
         print(f"{path}: {os.strerror(error.errno or 5).lower()}", file=sys.stderr)
         return False
     if not whole:
-        print(f"{path}: the file was cut; every whole frame is there", file=sys.stderr)
+        print(f"{path}: the file is truncated; all complete frames were written", file=sys.stderr)
     return whole

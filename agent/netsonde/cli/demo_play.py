@@ -99,7 +99,7 @@ async def close_session(lab: Lab) -> list[str]:
     sent = stopped.body["packets_recorded"]
     await wait_until(lambda: count_packets(lab.records) >= sent)
     problems += find_imbalance(stopped.body)
-    tell("6. What was metered", "Each kind of traffic, summed over the records that arrived:\n")
+    tell("6. Metered traffic", "Each kind of traffic, summed over the records that arrived:\n")
     problems += check_flows(lab.records)
     arrived = count_packets(lab.records)
     print(f"\n{arrived:,} packets in the records that arrived, {sent:,} in the records sent,")

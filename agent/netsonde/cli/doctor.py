@@ -1,4 +1,4 @@
-"""`netsonde doctor`: what this host can capture with, what is missing, and how to grant it."""
+"""`netsonde doctor`: checks what this host can capture with and how to grant what is missing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ State: TypeAlias = Literal["ok", "note", "missing", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`exit_code` counts only when the state is bad."""
+    """Result of one check. `exit_code` is used only if the state is bad."""
 
     check: str
     state: State
@@ -43,17 +43,17 @@ class Finding:
 class DoctorCommand:
     """Check this host: privileges, backends, configuration, keys, NATS.
 
-    Run it as the agent runs, so that it sees what the agent sees:
+    Run it with the agent's user and capabilities:
       systemd-run --pipe --uid=netsonde -p AmbientCapabilities=CAP_NET_RAW netsonde doctor
-    A missing backend is no fault as long as one can capture. Exit codes: 0 all is well;
-    1 something to repair; 69 NATS; 77 nothing can capture; 78 the configuration.
+    Missing backends are not an error if another one can capture. Exit codes: 0 no error;
+    1 other errors; 69 NATS; 77 no backend can capture; 78 the configuration.
     """
 
     name = "doctor"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--config", metavar="FILE", help=f"default: {config.DEFAULT_PATH}")
-        parser.add_argument("--json", action="store_true", help="one object a finding, a line each")
+        parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
     def run(self, args: Namespace) -> int:
         path = Path(args.config) if args.config else None
@@ -64,7 +64,7 @@ class DoctorCommand:
             settings = Config()
         else:
             source = path or config.DEFAULT_PATH
-            shown = str(source) if source.exists() else f"{source} is absent, defaults apply"
+            shown = str(source) if source.exists() else f"{source} is missing, defaults apply"
             findings = [Finding("configuration", "ok", shown)]
         has = privileges.standing()
         checks: tuple[Callable[[], Iterator[Finding]], ...] = (
@@ -85,17 +85,17 @@ class DoctorCommand:
 
 
 def examine_process(has: Standing, settings: Config) -> Iterator[Finding]:
-    held = ", ".join(sorted(has.capabilities)) or "none of the capabilities that capture needs"
+    held = ", ".join(sorted(has.capabilities)) or "no capability for capture"
     yield Finding("user", "note" if has.uid == 0 else "ok", f"uid {has.uid}, {held}")
     for name, on in (("no_new_privs", has.no_new_privileges), ("seccomp", has.seccomp)):
-        detail = "on" if on else "off here; the systemd unit turns it on"
+        detail = "on" if on else "off; the systemd unit turns it on"
         yield Finding(name, "ok" if on else "note", detail)
     try:
         privileges.require_capture(settings.capture)
     except PrivilegeError as error:
         yield Finding("capture", "bad", error.detail, EXIT_PRIVILEGE)
     else:
-        live = "possible" if settings.capture.live else "not asked for ([capture] live = false)"
+        live = "allowed" if settings.capture.live else "disabled ([capture] live = false)"
         yield Finding("capture", "ok", live)
 
 
@@ -106,7 +106,7 @@ def examine_backends(has: Standing) -> Iterator[Finding]:
         needed = privileges.NEEDED.get(report.name, ())
         missing = has.missing(report.name)
         if missing:
-            detail = f"lacks {', '.join(missing)}: {grant(report.name, missing)}"
+            detail = f"missing {', '.join(missing)}: {grant(report.name, missing)}"
             if not report.usable:
                 detail += f" ({report.reason})"
             yield Finding(report.name, "missing", detail)
@@ -117,7 +117,7 @@ def examine_backends(has: Standing) -> Iterator[Finding]:
 
 
 def grant(backend: str, missing: list[str]) -> str:
-    """What to write where."""
+    """Returns how to grant the capabilities with systemd."""
     names = " ".join(missing)
     return (
         f"add AmbientCapabilities={names} and CapabilityBoundingSet={names} to "
@@ -134,9 +134,9 @@ def examine_directories(settings: Config) -> Iterator[Finding]:
     for key, directories in wanted.items():
         for directory in directories:
             if not os.path.isdir(directory):
-                yield Finding(key, "bad", f"{directory} is no directory")
+                yield Finding(key, "bad", f"{directory} is not a directory")
             elif not os.access(directory, os.X_OK):
-                yield Finding(key, "bad", f"{directory} cannot be entered by uid {os.geteuid()}")
+                yield Finding(key, "bad", f"{directory}: no x permission for uid {os.geteuid()}")
             else:
                 yield Finding(key, "ok", directory)
 
@@ -153,21 +153,21 @@ def examine_keys(settings: Config) -> Iterator[Finding]:
         names = ", ".join(f"{key.name} ({key.kind}, {key.id})" for key in trusted.keys)
         yield Finding("firmware.trusted_keys", "ok", names)
     else:
-        yield Finding("firmware.trusted_keys", "bad", "no key is trusted: nothing can be verified")
+        yield Finding("firmware.trusted_keys", "bad", "no trusted key: firmware cannot be verified")
 
 
 def examine_nats(settings: Config) -> Iterator[Finding]:
     from ..fleet.client import connect, login_options
 
-    async def visit() -> None:
+    async def try_connect() -> None:
         async with connect(settings.nats):
             pass
 
     try:
         encrypted = "tls" in login_options(settings.nats)
-        asyncio.run(visit())
+        asyncio.run(try_connect())
     except (UnreachableError, ConfigError) as error:
         yield Finding("nats", "bad", error.detail, error.exit_code)
     else:
-        detail = "reached, TLS" if encrypted else "reached; what is said there is in clear"
+        detail = "connected with TLS" if encrypted else "connected without encryption"
         yield Finding("nats", "ok" if encrypted else "note", detail)

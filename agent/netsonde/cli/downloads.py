@@ -1,4 +1,4 @@
-"""Objects of the hosts' buckets, brought to this machine: into files, a pipe, or a viewer."""
+"""Downloads objects of the hosts' buckets to files, a pipe, or a viewer."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ STANDARD_OUTPUT = "-"
 
 
 class FetchError(NetsondeError):
-    """An object does not arrive, or cannot be put where it was wanted."""
+    """An object cannot be downloaded or written."""
 
 
 async def write_files(
     client: FleetClient, replies: Sequence[Reply], path: str, timeout_sec: float
 ) -> None:
-    """One file, or with several hosts one each: `cap.pcapng` becomes `cap-web1.pcapng`."""
+    """Writes one file; for several hosts one each: `cap.pcapng` becomes `cap-web1.pcapng`."""
     for reply in replies:
         chosen = Path(path)
         if len(replies) > 1:
@@ -47,7 +47,7 @@ async def write_files(
 async def pipe_all(
     client: FleetClient, replies: Sequence[Reply], out: IO[bytes], timeout_sec: float
 ) -> None:
-    """One after the other: pcapng files may be strung together."""
+    """Writes all objects to one stream, as pcapng files can be concatenated."""
     for reply in replies:
         await fetch(client, reply, out, timeout_sec)
     out.flush()
@@ -62,27 +62,27 @@ async def fetch(client: FleetClient, reply: Reply, out: IO[bytes], timeout_sec: 
         async with asyncio.timeout(timeout_sec):
             await download(client.connection, reply.body["bucket"], reply.body["object"], out)
     except (DownloadError, NatsError, TimeoutError) as error:
-        words = str(error).removeprefix("nats: ") or f"not within {timeout_sec:g} s"
-        raise FetchError(f"{reply.host}: {reply.body['object']} does not arrive: {words}") from None
+        reason = str(error).removeprefix("nats: ") or f"timeout after {timeout_sec:g} s"
+        name = reply.body["object"]
+        raise FetchError(f"{reply.host}: cannot download {name}: {reason}") from None
 
 
 def find_viewer() -> list[str]:
-    """Wireshark where there is a display, else tshark."""
+    """Returns the command of Wireshark if there is a display, else of tshark."""
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if display and shutil.which("wireshark"):
         return ["wireshark", "-k", "-i", "-"]
     if shutil.which("tshark"):
         return ["tshark", "-r", "-"]
-    raise FetchError("Neither wireshark nor tshark is installed here; use --write FILE.")
+    raise FetchError("Neither wireshark nor tshark is installed; use --write FILE.")
 
 
 @contextlib.contextmanager
 def opened_viewer(command: Sequence[str]) -> Iterator[IO[bytes]]:
-    """Its standard input. Waits until it is closed; one that ends early is no fault."""
-    # An argument list of our own making, and no shell.
+    """Runs the viewer; yields its standard input. Waits for its end. An early end is allowed."""
+    # A fixed argument list without a shell.
     viewer = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603
-    # Popen was asked for a pipe: this tells mypy.
-    assert viewer.stdin is not None  # noqa: S101
+    assert viewer.stdin is not None  # noqa: S101 - for mypy
     try:
         with contextlib.suppress(BrokenPipeError):
             yield viewer.stdin

@@ -1,4 +1,4 @@
-"""`netsonde encrypt on|off`: seal the capture buffer of running sessions."""
+"""`netsonde encrypt on|off`: encrypts the capture buffer of running sessions."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class MissingKeyError(NetsondeError):
 
 
 class EncryptCommand:
-    """Seal the capture buffer of the running session, in memory and on disk.
+    """Encrypt the capture buffer of the running session, in memory and on disk.
 
     KEYFILE is a path on the hosts, below their [encryption] key_dirs: 32 bytes or 64
-    hexadecimal digits, of root or the agent's user, closed to everybody else. With another
-    key than before a new period begins; `off` leaves what comes from then on in clear.
+    hexadecimal digits, owned by root or the agent's user, with no access for others. Another
+    key starts a new period. `off` stores later packets unencrypted.
     """
 
     name = "encrypt"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("switch", choices=["on", "off"])
-        parser.add_argument("--key-file", metavar="KEYFILE", default="", help="needed for `on`")
-        parser.add_argument("--cipher", default=CIPHER_SUITE, help=f"({CIPHER_SUITE})")
+        parser.add_argument("--key-file", metavar="KEYFILE", default="", help="required for `on`")
+        parser.add_argument("--cipher", default=CIPHER_SUITE, help=f"cipher suite ({CIPHER_SUITE})")
         add_client_arguments(parser)
         parser.set_defaults(timeout=30.0)
 

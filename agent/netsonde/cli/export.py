@@ -1,4 +1,4 @@
-"""`netsonde export on|off`: send flow records of running sessions to a NetFlow collector."""
+"""`netsonde export on|off`: exports flow records of running sessions to a NetFlow collector."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ VERSIONS = {"5": 5, "9": 9, "10": 10, "ipfix": 10}
 
 
 class ExportCommand:
-    """Send flow records to a NetFlow or IPFIX collector, or no longer.
+    """Start or stop the export of flow records to a NetFlow or IPFIX collector.
 
-    A session can have several collectors: each other address or port adds one, the same
-    again changes its settings, and 'off' removes it. Metering is turned on if it is off.
+    A session can have several collectors. A new address or port adds one, a known one changes
+    its settings, and 'off' removes it. Metering is turned on if it is off.
     """
 
     name = "export"
@@ -29,10 +29,10 @@ class ExportCommand:
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("switch", choices=["on", "off"])
         parser.add_argument(
-            "--collector-ip", required=True, metavar="IP", help="its IPv4 or IPv6 address"
+            "--collector-ip", required=True, metavar="IP", help="the collector's IP address"
         )
         parser.add_argument(
-            "--collector-port", required=True, type=whole(1, 65535), metavar="PORT", help="UDP"
+            "--collector-port", required=True, type=whole(1, 65535), metavar="PORT", help="UDP port"
         )
         add_export_arguments(parser)
         add_client_arguments(parser)
@@ -49,14 +49,14 @@ def add_export_arguments(parser: ArgumentParser, prefix: str = "--") -> None:
         f"{prefix}version",
         dest="export_version",
         choices=list(VERSIONS),
-        help="NetFlow 5 or 9, or IPFIX, which is 10 (9)",
+        help="NetFlow 5 or 9; 10 is IPFIX (9)",
     )
     parser.add_argument(
         f"{prefix}interval",
         dest="export_interval",
         type=whole(1, 3600),
         metavar="S",
-        help="a flow that lives on is told about this often (60)",
+        help="export long flows every S seconds (60)",
     )
 
 
@@ -70,7 +70,7 @@ def export_body(args: Namespace, address: str, port: int) -> dict[str, Any]:
 
 
 def collector(text: str) -> tuple[str, int]:
-    """An argparse type: `198.18.0.1:2055`, `[fd00::1]:4739`."""
+    """Parses `198.18.0.1:2055` or `[fd00::1]:4739`. An argparse type."""
     address, _, port = text.rpartition(":")
     try:
         return collector_address(address.removeprefix("[").removesuffix("]")), whole(1, 65535)(port)

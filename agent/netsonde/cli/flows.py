@@ -1,4 +1,4 @@
-"""`netsonde flows`: the active flows of hosts, or with --follow the records as they arrive."""
+"""`netsonde flows`: lists the active flows of hosts, or follows their flow records."""
 
 from __future__ import annotations
 
@@ -31,29 +31,31 @@ COLUMNS = ("HOST", "PROTOCOL", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAS
 
 
 class FlowsCommand:
-    """List active flows, or follow flow records as they arrive.
+    """List active flows, or follow flow records.
 
-    Without --follow, hosts are asked for the totals of flows that are active now. With it,
-    their published records are printed one a line until Ctrl-C: when the last packet was
-    seen, protocol, source → destination, packets and bytes since the flow's previous record,
-    and why the record was sent. Metering must be on for records to be published.
+    Without --follow, prints the totals of the hosts' active flows. With --follow, prints one
+    published record per line until Ctrl-C: time of the last packet, protocol, source →
+    destination, packets and bytes since the flow's previous record, and the reason for the
+    record. Records are published only if metering is on.
     """
 
     name = "flows"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("-f", "--follow", action="store_true", help="records as they come")
+        parser.add_argument(
+            "-f", "--follow", action="store_true", help="print new flow records until Ctrl-C"
+        )
         parser.add_argument(
             "-n",
             "--count",
             type=whole(1),
             metavar="N",
-            help="list at most N flows a host (100); with --follow, stop after N records",
+            help="at most N flows per host (100); with --follow, stop after N records",
         )
         parser.add_argument("--sort", choices=["bytes", "packets", "recent"])
         parser.add_argument("--min-packets", type=whole(0), metavar="N")
-        parser.add_argument("--ip", type=address, help="either side has this address")
-        parser.add_argument("--port", type=whole(0, 65_535), help="either side has this port")
+        parser.add_argument("--ip", type=address, help="source or destination address")
+        parser.add_argument("--port", type=whole(0, 65_535), help="source or destination port")
         parser.add_argument("--protocol", metavar="P", help="TCP, UDP, ICMP, … or a number")
         add_client_arguments(parser)
 
@@ -80,11 +82,7 @@ def flows_body(args: Namespace) -> dict[str, Any]:
         "min_packets": args.min_packets,
         "filter": {
             name: value
-            for name, value in (
-                ("ip", args.ip),
-                ("port", args.port),
-                ("protocol", args.protocol),
-            )
+            for name, value in (("ip", args.ip), ("port", args.port), ("protocol", args.protocol))
             if value is not None
         }
         or None,
@@ -120,10 +118,10 @@ async def follow_flows(args: Namespace) -> int:
     async with connect(address, lasting=True, notify=notify) as client:
         hosts = await client.stream_hosts(target, pace)
         if hosts == ():
-            notify(f"no agent answered ({target.describe()})")
+            notify(f"no agent replied ({target.describe()})")
             return EXIT_REFUSED
         if sys.stderr.isatty():
-            notify(f"following the flows of {target.describe()}; Ctrl-C ends")
+            notify(f"following the flows of {target.describe()}; stop with Ctrl-C")
         ledger, printed, missed = Ledger(), 0, 0
         with_host = hosts is None or len(hosts) > 1
         async for message in client.follow("flows", hosts):
@@ -136,7 +134,7 @@ async def follow_flows(args: Namespace) -> int:
             if not ledger.note(batch.host, batch.boot, batch.seq):
                 continue
             if ledger.missed > missed:
-                notify(f"{batch.host}: {ledger.missed - missed} batches did not arrive")
+                notify(f"{batch.host}: {ledger.missed - missed} batches are missing")
             missed = ledger.missed
             for record in records:
                 try:
@@ -154,7 +152,7 @@ async def follow_flows(args: Namespace) -> int:
 
 
 def matches(record: dict[str, Any], args: Namespace) -> bool:
-    """The listing's filter, applied to a record here; one without the field does not match."""
+    """Applies the filter to a record. A record without the field does not match."""
     found = record.get
     if args.ip is not None and args.ip not in (found("source_ip"), found("dest_ip")):
         return False
@@ -177,8 +175,7 @@ def print_record(host: str, record: dict[str, Any], *, as_json: bool, with_host:
 
 
 def describe_record(record: dict[str, Any]) -> str:
-    """One line: time, protocol, source → destination, packets, bytes, reason; dashes for what
-    `[flows] fields` leaves out."""
+    """Renders a record as one line. Fields that `[flows] fields` excludes are dashes."""
     source, dest = endpoints(record)
     extra = "".join(f" vlan {number}" for number in record.get("vlan", ()))
     if record.get("icmp_type") is not None:
@@ -191,7 +188,7 @@ def describe_record(record: dict[str, Any]) -> str:
 
 
 def endpoints(record: dict[str, Any]) -> tuple[str, str]:
-    """Source and destination. The ports of ICMP are made up for the Community ID: not shown."""
+    """Returns source and destination, without ICMP's pseudo ports of the Community ID."""
     source, dest = record.get("source_ip", "-"), record.get("dest_ip", "-")
     if record.get("icmp_type") is not None:
         return source, dest
@@ -200,7 +197,7 @@ def endpoints(record: dict[str, Any]) -> tuple[str, str]:
 
 
 def clock_time(time: str | int | None) -> str:
-    """`14:02:11.123`, UTC, of RFC 3339 or of nanoseconds since the epoch."""
+    """Returns `14:02:11.123` in UTC, from RFC 3339 or from nanoseconds since the epoch."""
     if time is None:
         return "-"
     return (rfc3339(time) if isinstance(time, int) else time)[11:23]

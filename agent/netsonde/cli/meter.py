@@ -1,4 +1,4 @@
-"""`netsonde meter on|off`: turn flow records on or off in running sessions."""
+"""`netsonde meter on|off`: turns flow records on or off in running sessions."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def add_timeout_arguments(parser: ArgumentParser) -> None:
         "--flow-timeout",
         type=whole(1, 86_400),
         metavar="S",
-        help="a flow ends after so long without a packet (300)",
+        help="a flow ends after S seconds without a packet (300)",
     )
     parser.add_argument(
         "--active-timeout",
         type=whole(1, 86_400),
         metavar="S",
-        help="a flow that lives on is told about this often (60)",
+        help="send records of long flows every S seconds (60)",
     )
 
 

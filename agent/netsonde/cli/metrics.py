@@ -1,4 +1,4 @@
-"""`netsonde metrics`: rates of each targeted host over its last metrics interval."""
+"""`netsonde metrics`: shows the rates of each host over its last metrics interval."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`netsonde nats`: a nats-server configuration with a role for everyone, their keys, and what
-they keep in JetStream."""
+"""`netsonde nats`: creates a nats-server configuration with roles and keys, and the JetStream
+streams, buckets and consumers."""
 
 from __future__ import annotations
 
@@ -32,15 +32,14 @@ SECRET_MODE = 0o600
 class NatsCommand:
     """Write a nats-server configuration with accounts and permissions.
 
-    setup     writes into DIR: nats-server.conf, agents/<host>.nk and clients/<name>.nk
-    streams   makes the JetStream streams, a bucket a host, and a consumer a collector
+    setup     writes nats-server.conf, agents/<host>.nk and clients/<name>.nk to DIR
+    streams   creates the JetStream streams, a bucket per host, a consumer per collector
 
-    Agents, controllers (every verb), operators (verbs that change nothing) and collectors
-    (the streams) get a key each; the configuration holds only the public halves. Run it again
-    with a longer list and the keys that are there stay; --rotate NAME makes a new one. Tell
-    the server with `nats-server --signal reload`, and give each host its file: [nats] nkey.
-    With --jetstream there is clients/streams.nk besides: the key for `streams`, which leaves
-    alone what is there, and is run again when hosts or collectors are added.
+    Each agent, controller (every verb), operator (verbs that change nothing) and collector
+    (the streams) gets a key. The configuration contains only public keys. A second run keeps
+    existing keys; --rotate NAME creates a new one. Reload with `nats-server --signal reload`
+    and copy its key file to each host ([nats] nkey). --jetstream also writes clients/streams.nk,
+    the key for `streams`. Run that again for new hosts; existing objects do not change.
     """
 
     name = "nats"
@@ -50,7 +49,7 @@ class NatsCommand:
         setup = actions.add_parser("setup", help="write the server's configuration and keys")
         add_setup_arguments(setup)
         setup.set_defaults(act=run_setup)
-        streams = actions.add_parser("streams", help="make what is kept in JetStream")
+        streams = actions.add_parser("streams", help="create streams, buckets and consumers")
         add_streams_arguments(streams)
         streams.set_defaults(act=run_streams)
 
@@ -60,7 +59,7 @@ class NatsCommand:
 
 def add_host_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--hosts", metavar="FILE", help="the hosts, one a line, with their labels as k=v"
+        "--hosts", metavar="FILE", help="file with one host per line, then its labels as k=v"
     )
     parser.add_argument(
         "--host", action="append", default=[], metavar="H", help="a host; can be repeated"
@@ -68,27 +67,27 @@ def add_host_arguments(parser: ArgumentParser) -> None:
 
 
 def add_setup_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="DIR", required=True, help="where to write")
+    parser.add_argument("--out", metavar="DIR", required=True, help="output directory")
     add_host_arguments(parser)
     for role in ROLES:
         parser.add_argument(
             f"--{role}", action="append", default=[], metavar="NAME", help=f"a {role}'s name"
         )
     parser.add_argument(
-        "--rotate", action="append", default=[], metavar="NAME", help="make a new key for it"
+        "--rotate", action="append", default=[], metavar="NAME", help="create a new key for NAME"
     )
     parser.add_argument("--root", default="capture", help="root of all subjects (capture)")
     parser.add_argument("--listen", default=LISTEN, metavar="HOST:PORT")
-    parser.add_argument("--tls-cert", default="", metavar="FILE", help="the server's")
-    parser.add_argument("--tls-key", default="", metavar="FILE", help="the server's")
+    parser.add_argument("--tls-cert", default="", metavar="FILE", help="the server's certificate")
+    parser.add_argument("--tls-key", default="", metavar="FILE", help="the server's private key")
     parser.add_argument(
-        "--tls-ca", default="", metavar="FILE", help="clients need a certificate of this CA"
+        "--tls-ca", default="", metavar="FILE", help="require client certificates of this CA"
     )
     parser.add_argument(
-        "--tls-handshake-first", action="store_true", help="TLS before the first word"
+        "--tls-handshake-first", action="store_true", help="start TLS before the NATS protocol"
     )
     parser.add_argument(
-        "--jetstream", default="", metavar="DIR", help="where the server keeps its streams"
+        "--jetstream", default="", metavar="DIR", help="the server's directory for streams"
     )
 
 
@@ -99,10 +98,10 @@ def add_streams_arguments(parser: ArgumentParser) -> None:
     )
     flows, buffer = FlowsSection(), BufferSection()
     for name, default, help_text in (
-        ("--replicas", flows.stream_replicas, "of each stream"),
-        ("--max-age-hours", flows.stream_max_age_hours, "of the streams; 0: no limit"),
-        ("--bucket-mb", buffer.bucket_mb, "of each bucket"),
-        ("--bucket-hours", buffer.bucket_hours, "of what is in a bucket"),
+        ("--replicas", flows.stream_replicas, "replicas of each stream"),
+        ("--max-age-hours", flows.stream_max_age_hours, "maximum age in the streams; 0: no limit"),
+        ("--bucket-mb", buffer.bucket_mb, "maximum size of each bucket in MiB"),
+        ("--bucket-hours", buffer.bucket_hours, "maximum age in a bucket"),
     ):
         parser.add_argument(
             name, type=whole(0), default=default, metavar="N", help=f"{help_text} ({default})"
@@ -118,7 +117,7 @@ def run_setup(args: Namespace) -> int:
     clients = [Client(name, role) for role in ROLES for name in getattr(args, role)]
     check_clients(clients)
     if bool(args.tls_cert) != bool(args.tls_key):
-        raise ConfigError("--tls-cert and --tls-key go together")
+        raise ConfigError("--tls-cert and --tls-key must be used together")
     transport = Transport(
         listen=args.listen,
         tls_cert=args.tls_cert,
@@ -134,7 +133,7 @@ def run_setup(args: Namespace) -> int:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
     print(f"{text}: {len(hosts)} hosts, {len(clients)} clients")
     if not args.tls_cert:
-        print("netsonde: without --tls-cert everything travels in clear", file=sys.stderr)
+        print("netsonde: no --tls-cert, so connections are not encrypted", file=sys.stderr)
     return EXIT_OK
 
 
@@ -150,7 +149,7 @@ def read_hosts(args: Namespace) -> list[Host]:
     except ConfigError as error:
         raise ConfigError(f"{args.hosts or '--host'}: {error.detail}") from None
     if not hosts:
-        raise ConfigError("no hosts: name them with --hosts or --host")
+        raise ConfigError("no hosts: use --hosts or --host")
     return hosts
 
 
@@ -162,34 +161,34 @@ def write_setup(
     rotate: Sequence[str],
     transport: Transport,
 ) -> Path:
-    """The configuration is written last, and whole: a server that reloads sees old or new."""
+    """Writes keys, then atomically the configuration: a reload reads the old or new file."""
     files = {host.token: out / "agents" / f"{host.token}.nk" for host in hosts}
     if transport.jetstream_dir:
         files[STREAMS] = out / "clients" / f"{STREAMS}.nk"
     files |= {client.name: out / "clients" / f"{client.name}.nk" for client in clients}
-    strangers = set(rotate) - files.keys()
-    if strangers:
-        raise ConfigError(f"--rotate {', '.join(sorted(strangers))}: no such host or client")
+    unknown = set(rotate) - files.keys()
+    if unknown:
+        raise ConfigError(f"--rotate {', '.join(sorted(unknown))}: no such host or client")
     for directory in ("agents", "clients"):
         (out / directory).mkdir(parents=True, exist_ok=True, mode=0o700)
-    public = {name: keep_key(path, new=name in rotate) for name, path in files.items()}
+    public = {name: ensure_key(path, new=name in rotate) for name, path in files.items()}
     config = out / "nats-server.conf"
     replace(config, server_config(root, hosts, clients, public, transport), 0o644)
     return config
 
 
-def keep_key(path: Path, *, new: bool) -> str:
-    """The public key of the file, which is made if it is not there or a new one is wanted."""
+def ensure_key(path: Path, *, new: bool) -> str:
+    """Returns the public key of a file. Creates the file if it is missing or `new`."""
     if new or not path.exists():
         replace(path, nkey.make_seed() + "\n", SECRET_MODE)
     try:
         return nkey.public_key(path.read_text().strip())
     except (nkey.DamagedSeedError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}; --rotate makes a new one") from None
+        raise ConfigError(f"{path}: {error}; create a new key with --rotate") from None
 
 
 def replace(path: Path, text: str, mode: int) -> None:
-    """Never half written, and never open to others, not even for a moment."""
+    """Writes a file atomically, with these permissions from the start."""
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
     file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -221,8 +220,8 @@ async def make_streams(args: Namespace, hosts: Sequence[Host]) -> int:
         bucket_age_max_sec=args.bucket_hours * 3600,
     )
     async with connect(read_nats_section(args)) as client:
-        wrong = await make_stores(client, stores)
-    for words in wrong:
-        print(f"netsonde: {words}", file=sys.stderr)
+        warnings = await make_stores(client, stores)
+    for warning in warnings:
+        print(f"netsonde: {warning}", file=sys.stderr)
     print(f"2 streams, {len(hosts)} buckets, {len(args.collector)} consumers")
-    return EXIT_REFUSED if wrong else EXIT_OK
+    return EXIT_REFUSED if warnings else EXIT_OK

@@ -1,4 +1,4 @@
-"""`netsonde packets`: what the capture buffers of hosts hold of a filter and a time."""
+"""`netsonde packets`: retrieves packets from the capture buffers of hosts."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ COLUMNS = ("HOST", "PACKETS", "BYTES", "FIRST", "LAST", "COMPLETE", "WHERE")
 _TIME_AGO = re.compile(r"-\d[\d.]*(ms|s|m|h|d)?$")
 
 
-class PlaceError(NetsondeError):
+class DestinationError(NetsondeError):
     exit_code = EXIT_USAGE
 
 
 class PacketsCommand:
-    """Retrieve packets that were captured before.
+    """Retrieve captured packets.
 
-    Hosts look into their capture buffers and put what matches into a pcapng file: in the
-    object store of NATS, or with --to file on the host itself. --write fetches it, --open
-    shows it in Wireshark, or in tshark where there is no display. START and END are RFC 3339
-    times or like -5m; "complete" says that nothing captured in between is missing.
+    Each host writes matching packets from its capture buffer to a pcapng file: in the object
+    store of NATS, or on the host with --to file. --write downloads the file. --open shows it
+    in Wireshark, or in tshark without a display. Times are RFC 3339 or like -5m. COMPLETE is
+    yes if no captured packet of that time is missing.
     """
 
     name = "packets"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--filter", metavar="BPF", help="packets that this matches (all)")
-        parser.add_argument("--start", metavar="T", help="not before T (all that is there)")
+        parser.add_argument("--filter", metavar="BPF", help="only packets that match (all)")
+        parser.add_argument("--start", metavar="T", help="not before T (start of the buffer)")
         parser.add_argument("--end", metavar="T", help="not after T (now)")
         parser.add_argument("--max-bytes", type=whole(1, 2**40), metavar="N", help="(64 MiB)")
         parser.add_argument("--max-packets", type=whole(1), metavar="N")
@@ -62,20 +62,18 @@ class PacketsCommand:
             "-w",
             "--write",
             metavar="FILE",
-            help="fetch into FILE; from several hosts into FILE with their names in it; - is "
+            help="download to FILE; with several hosts, one file each with the host's name; - is "
             "standard output",
         )
-        fetched.add_argument(
-            "--open", action="store_true", help="pipe into Wireshark, or into tshark"
-        )
+        fetched.add_argument("--open", action="store_true", help="show in Wireshark or tshark")
         add_client_arguments(parser)
-        # argparse takes `-5m` for a flag unless told that it is a number.
+        # argparse reads `-5m` as a flag unless it matches this pattern.
         parser._negative_number_matcher = _TIME_AGO
         parser.set_defaults(timeout=300.0)
 
     def run(self, args: Namespace) -> int:
         if args.to == "file" and (args.open or args.write is not None):
-            raise PlaceError("--write and --open fetch from the object store, not with --to file.")
+            raise DestinationError("--write and --open need --to object_store.")
         viewer = find_viewer() if args.open else None
         outcome = asyncio.run(retrieve(args, viewer))
         return EXIT_OK if outcome.complete else EXIT_REFUSED
@@ -96,16 +94,16 @@ async def retrieve(args: Namespace, viewer: Sequence[str] | None) -> Outcome:
                 progress=progress,
             )
         if viewer is not None or args.write == STANDARD_OUTPUT:
-            readable_rows(outcome, describe_answer)
+            readable_rows(outcome, describe_packets)
             print_incomplete(outcome)
             print_failures(outcome, target, with_refusals=True)
         else:
-            print_outcome(args, outcome, COLUMNS, describe_answer)
-        await bring(args, viewer, client, [reply for reply in outcome.replies if reply.accepted])
+            print_outcome(args, outcome, COLUMNS, describe_packets)
+        await deliver(args, viewer, client, [reply for reply in outcome.replies if reply.accepted])
     return outcome
 
 
-async def bring(
+async def deliver(
     args: Namespace, viewer: Sequence[str] | None, client: FleetClient, replies: Sequence[Reply]
 ) -> None:
     if not replies:
@@ -131,7 +129,7 @@ def packets_body(args: Namespace) -> dict[str, Any]:
     return {**found, "to": args.to}
 
 
-def describe_answer(reply: Reply) -> Sequence[Sequence[Cell]]:
+def describe_packets(reply: Reply) -> Sequence[Sequence[Cell]]:
     body = reply.body
     return [
         (
@@ -147,13 +145,13 @@ def describe_answer(reply: Reply) -> Sequence[Sequence[Cell]]:
 
 
 def describe_gaps(gaps: Sequence[dict[str, str]]) -> str:
-    """`no: overwritten, limit`"""
+    """Returns a text such as `no: overwritten, limit`."""
     reasons = dict.fromkeys(gap["reason"] for gap in gaps)
     return f"no: {', '.join(reasons)}"
 
 
 def print_incomplete(outcome: Outcome) -> None:
-    """Where standard output is for the packets themselves."""
+    """Prints on standard error, as standard output may carry the packets."""
     for reply in outcome.replies:
         if reply.accepted and not reply.body["complete"]:
             gaps = describe_gaps(reply.body["gaps"])

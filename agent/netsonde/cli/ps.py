@@ -1,4 +1,4 @@
-"""`netsonde ps`: which agents are there, by NATS service discovery ($SRV.INFO)."""
+"""`netsonde ps`: lists the connected agents through NATS service discovery ($SRV.INFO)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class PsCommand:
-    """List the agents that are there: host, description, version, labels, round trip."""
+    """List the connected agents: host, description, version, labels, round trip."""
 
     name = "ps"
 
@@ -58,14 +58,14 @@ async def find_agents(args: Namespace) -> Outcome:
             hosts = await client.expect_hosts(target, pace) or ()
             waves = [Target(hosts=wave) for wave in pace.waves(hosts)]
         for wave in waves:
-            if pace.broken_off(outcome):
+            if pace.exceeded(outcome):
                 outcome.absences += [Absence(host, NOT_ASKED) for host in wave.hosts]
                 continue
             found = await client.discover("INFO", wave, pace.timeout_sec) or {}
-            reason = "no agent of that name answered"
+            reason = "no agent with this name replied"
             outcome.replies += found.values()
             outcome.absences += [Absence(host, reason) for host in wave.hosts if host not in found]
-        outcome.warnings = client.take_warnings()
+        outcome.warnings = client.drain_warnings()
     return outcome
 
 

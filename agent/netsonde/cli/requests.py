@@ -1,9 +1,8 @@
-"""How every client command speaks to the fleet: the same targeting and connection flags, the
-same output rules, the same exit codes.
+"""Common parts of the client commands: flags, output and exit codes.
 
-A command gives its verb, its request body, and how a reply becomes table rows; the rest is
-here. Replies go to standard output, everything about absent or refusing hosts to standard
-error, so that a pipe carries only answers.
+A command supplies its verb, its request body and a function that converts a reply to table
+rows. Replies go to standard output. Missing hosts and errors go to standard error, so a pipe
+carries only replies.
 """
 
 from __future__ import annotations
@@ -41,42 +40,40 @@ def add_connection_arguments(parser: ArgumentParser) -> None:
     group.add_argument("--config", metavar="FILE", help=f"default: {DEFAULT_PATH}")
     group.add_argument("--root", help="root of all subjects (default: capture)")
     group.add_argument("--creds", metavar="FILE", help="NATS credentials file")
-    group.add_argument("--nkey", metavar="FILE", help="file with a NATS user's nkey seed")
-    group.add_argument("--tls-ca", metavar="FILE", help="certificates that sign the server")
+    group.add_argument("--nkey", metavar="FILE", help="nkey seed file of the NATS user")
+    group.add_argument("--tls-ca", metavar="FILE", help="CA certificates for the server")
     group.add_argument("--tls-cert", metavar="FILE", help="client certificate")
     group.add_argument("--tls-key", metavar="FILE", help="key of the client certificate")
 
 
 def add_target_arguments(
-    parser: ArgumentParser, *, json_help: str = "print the objects from the wire, one a line"
+    parser: ArgumentParser, *, json_help: str = "print the JSON replies, one per line"
 ) -> None:
     group = parser.add_argument_group("targets (default: all hosts)")
     group.add_argument(
-        "--host", action="append", default=[], metavar="H", help="this host; can be repeated"
+        "--host", action="append", default=[], metavar="H", help="a host; can be repeated"
     )
-    group.add_argument("--group", metavar="K=V", help="every host with this label")
-    group.add_argument("--nodes", metavar="FILE", help="the hosts named in FILE, one a line")
+    group.add_argument("--group", metavar="K=V", help="all hosts with this label")
+    group.add_argument("--nodes", metavar="FILE", help="file with one host per line")
     parser.add_argument(
         "--timeout",
         type=positive_seconds,
         default=2.0,
         metavar="S",
-        help="wait for answers (%(default)g s)",
+        help="timeout for replies (%(default)g s)",
     )
     parser.add_argument("--json", action="store_true", help=json_help)
 
 
 def add_pace_arguments(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("pace")
-    group.add_argument("--limit", metavar="N|N%", help="only so many of the targeted hosts")
-    group.add_argument(
-        "--batch", type=whole(1), metavar="N", help="ask N hosts at a time, then the next N"
-    )
+    group.add_argument("--limit", metavar="N|N%", help="only a number or percentage of the hosts")
+    group.add_argument("--batch", type=whole(1), metavar="N", help="send to N hosts at a time")
     group.add_argument(
         "--max-failures",
         type=whole(0),
         metavar="N",
-        help="ask no more hosts once more than N failed; one at a time unless --batch is given",
+        help="stop after more than N failed hosts; without --batch, one host at a time",
     )
 
 
@@ -84,13 +81,13 @@ def add_client_arguments(parser: ArgumentParser) -> None:
     add_target_arguments(parser)
     add_pace_arguments(parser)
     parser.add_argument(
-        "--request-id", metavar="ID", help="repeat an earlier request safely by its id"
+        "--request-id", metavar="ID", help="id of an earlier request, to repeat it safely"
     )
     add_connection_arguments(parser)
 
 
 def whole(smallest: int, largest: int = 2**63 - 1) -> Callable[[str], int]:
-    """An argparse type: a whole number within limits."""
+    """Returns an argparse type: an integer within limits."""
 
     def parse(text: str) -> int:
         try:
@@ -98,7 +95,7 @@ def whole(smallest: int, largest: int = 2**63 - 1) -> Callable[[str], int]:
         except ValueError:
             raise ArgumentTypeError(f"{text!r} is not a whole number") from None
         if not smallest <= value <= largest:
-            raise ArgumentTypeError(f"{value} is not within {smallest} and {largest}")
+            raise ArgumentTypeError(f"{value} is not between {smallest} and {largest}")
         return value
 
     return parse
@@ -110,16 +107,16 @@ def positive_seconds(text: str) -> float:
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a number") from None
     if not 0 < seconds <= 3600:
-        raise ArgumentTypeError(f"{text} is not within 0 and 3600 seconds")
+        raise ArgumentTypeError(f"{text} is not between 0 and 3600 seconds")
     return seconds
 
 
 def read_nats_section(args: Namespace) -> NatsSection:
-    """Where NATS is: flags, then the configuration, then NATS_URL, then the default."""
+    """Reads the NATS address: flags, then the configuration, NATS_URL, the default."""
     path = Path(args.config) if args.config else None
     own = DEFAULT_PATH
     if path is None and own.exists() and not os.access(own, os.R_OK):
-        path = Path(os.devnull)  # the agent's own file need not be for every user to read
+        path = Path(os.devnull)  # the agent's file may be unreadable for this user
     overrides = {
         "nats.servers": [url.strip() for url in args.nats.split(",")] if args.nats else None,
         "nats.root": args.root,
@@ -148,13 +145,13 @@ def read_pace(args: Namespace) -> Pace:
     return Pace(args.timeout, limit, args.batch, args.max_failures)
 
 
-# ---- asking --------------------------------------------------------------------------------
+# ---- requests and output -------------------------------------------------------------------
 
 
 def ask_fleet(
     args: Namespace, verb: str, body: dict[str, Any], columns: Sequence[str], rows: Rows
 ) -> int:
-    """Sends the verb to the targeted hosts, prints what they answer, gives the exit code."""
+    """Sends the verb to the targeted hosts and prints the replies. Returns the exit code."""
     outcome = gather_outcome(args, verb, body)
     print_outcome(args, outcome, columns, rows)
     return EXIT_OK if outcome.complete else EXIT_REFUSED
@@ -171,15 +168,14 @@ def print_outcome(args: Namespace, outcome: Outcome, columns: Sequence[str], row
 
 
 def readable_rows(outcome: Outcome, rows: Rows) -> list[Sequence[Cell]]:
-    """Of who agreed. An answer that is none becomes a failure of who gave it, and is no reason
-    to keep the others' back."""
+    """Returns rows of accepted replies. A malformed reply counts as that host's failure."""
     found: list[Sequence[Cell]] = []
     for index, reply in enumerate(outcome.replies):
         if reply.accepted:
             try:
                 found += checked(rows(reply))
             except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                why = f"the answer is none: {type(error).__name__}: {error}"
+                why = f"malformed reply: {type(error).__name__}: {error}"
                 outcome.replies[index] = reply.unreadable(reply.host, why, reply.elapsed_sec)
     return found
 
@@ -188,14 +184,14 @@ def checked(rows: Sequence[Sequence[Cell]]) -> Sequence[Sequence[Cell]]:
     for row in rows:
         for cell in row:
             if not isinstance(cell, str | int | float):
-                raise TypeError(f"{cell!r} where a word or a number belongs")
+                raise TypeError(f"{cell!r} is not a string or number")
     return rows
 
 
 def gather_outcome(args: Namespace, verb: str, body: dict[str, Any]) -> Outcome:
     from ..fleet.client import connect
 
-    # All of the command line is read before anything is tried.
+    # Report errors of the command line before connecting.
     address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
 
     async def ask() -> Outcome:
@@ -218,25 +214,25 @@ def print_failures(outcome: Outcome, target: Target, *, with_refusals: bool) -> 
         if with_refusals and not reply.accepted:
             name, detail = reply.body.get("error", "error"), reply.body.get("detail", "")
             field = f" ({reply.body['field']})" if "field" in reply.body else ""
-            words = visible(f"{reply.host}: {reply.code} {name}{field}: {detail}")
-            print(words, file=sys.stderr)
+            text = visible(f"{reply.host}: {reply.code} {name}{field}: {detail}")
+            print(text, file=sys.stderr)
     for absence in outcome.absences:
         print(f"{absence.host}: {absence.reason}", file=sys.stderr)
     for warning in outcome.warnings:
         print(f"netsonde: {visible(warning)}", file=sys.stderr)
     if not outcome.replies and not outcome.absences:
-        print(f"netsonde: no agent answered ({target.describe()})", file=sys.stderr)
+        print(f"netsonde: no agent replied ({target.describe()})", file=sys.stderr)
 
 
 @contextmanager
 def show_progress(verb: str) -> Iterator[Progress | None]:
-    """A counter on standard error while replies come in, only if that is a terminal."""
+    """Shows the number of replies on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(f"{verb}: asking") as status:
+    with Console(stderr=True).status(f"{verb}: waiting for replies") as status:
         yield lambda done, total: status.update(
-            f"{verb}: {done} of {total} answered" if total else f"{verb}: {done} answered"
+            f"{verb}: {done} of {total} replied" if total else f"{verb}: {done} replied"
         )

@@ -1,4 +1,4 @@
-"""`netsonde run`: the agent itself, in the foreground."""
+"""`netsonde run`: runs the agent in the foreground."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..config.sections import TOKEN
 
 
 class RunCommand:
-    """Run the agent of this host, until SIGTERM or Ctrl-C.
+    """Run the agent of this host until SIGTERM or Ctrl-C.
 
-    The configuration file is overlaid by NETSONDE__SECTION__KEY from the environment, and
-    that by the flags here. SIGHUP reads it again. With --embedded-nats the agent brings its
-    own nats-server on loopback, for a setup of one host.
+    Environment variables NETSONDE__SECTION__KEY override the configuration file, and flags
+    override both. SIGHUP reloads the configuration. --embedded-nats starts a nats-server on
+    loopback, for a setup with one host.
     """
 
     name = "run"
@@ -25,7 +25,7 @@ class RunCommand:
         parser.add_argument(
             "--embedded-nats", action="store_true", help="start a nats-server for this host"
         )
-        parser.add_argument("--nats", metavar="URL", help="[nats] servers, split at commas")
+        parser.add_argument("--nats", metavar="URL", help="[nats] servers, separated by commas")
         parser.add_argument("--host", metavar="H", help="[agent] host, the name in subjects")
         parser.add_argument(
             "--label",
@@ -47,17 +47,17 @@ class RunCommand:
             path,
             overrides=make_overrides(args),
             embedded_nats=args.embedded_nats,
-            ready=tell_server if args.embedded_nats else None,
+            ready=print_server if args.embedded_nats else None,
         )
 
 
-def tell_server(url: str) -> None:
-    """Where other programs on this host find the embedded nats-server."""
+def print_server(url: str) -> None:
+    """Prints the address of the embedded nats-server for other programs."""
     print(f"netsonde: the embedded nats-server is at {url}", file=sys.stderr, flush=True)
 
 
 def make_overrides(args: Namespace) -> dict[str, object]:
-    """The flags as configuration keys."""
+    """Converts the flags to configuration keys."""
     overrides: dict[str, object] = {
         "agent.host": args.host,
         "nats.servers": [url.strip() for url in args.nats.split(",")] if args.nats else None,

@@ -1,4 +1,4 @@
-"""`netsonde schema`: the AsyncAPI document that agents serve about themselves."""
+"""`netsonde schema`: prints the AsyncAPI document of agents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .requests import add_client_arguments, gather_outcome, print_failures, prin
 
 
 class SchemaCommand:
-    """Print the AsyncAPI document of hosts; documents that are equal once."""
+    """Print the AsyncAPI document of hosts, identical documents once."""
 
     name = "schema"
 
@@ -36,5 +36,5 @@ class SchemaCommand:
 
 
 def document_of(body: dict[str, Any]) -> dict[str, Any]:
-    """The reply is the document, with `host` beside its own sections."""
+    """Removes the field `host` from the reply."""
     return {name: section for name, section in body.items() if name != "host"}

@@ -1,4 +1,4 @@
-"""`netsonde start`: begin the capture session of each targeted host."""
+"""`netsonde start`: starts a capture session on each targeted host."""
 
 from __future__ import annotations
 
@@ -19,34 +19,32 @@ if TYPE_CHECKING:
 class StartCommand:
     """Start a capture session.
 
-    A host has one session at a time. What is not given here is left to the agent's defaults.
-    With --meter, flow records leave from the first packet on.
+    A host has one session at a time. The agent's defaults apply to missing options. With
+    --meter, flow records start with the first packet.
     """
 
     name = "start"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "-i", "--interface", required=True, help="interface; for backend file: path of a pcap"
+            "-i", "--interface", required=True, help="interface; path for the backend file"
         )
         parser.add_argument("-b", "--backend", required=True, help="see 'netsonde backends'")
-        parser.add_argument("--filter", metavar="BPF", help="capture only what this matches")
-        parser.add_argument("--buffer-mb", type=whole(1), metavar="MB", help="capture buffer (256)")
-        parser.add_argument("--no-record", action="store_true", help="meter only, keep no packets")
-        parser.add_argument("--snaplen", type=whole(1), metavar="BYTES", help="per packet (262144)")
+        parser.add_argument("--filter", metavar="BPF", help="capture only matching packets")
+        parser.add_argument("--buffer-mb", type=whole(1), metavar="MB", help="buffer size (256)")
+        parser.add_argument("--no-record", action="store_true", help="meter only, no buffer")
+        parser.add_argument("--snaplen", type=whole(1), metavar="N", help="bytes/packet (262144)")
         parser.add_argument("--no-promiscuous", action="store_true")
         parser.add_argument("--workers", type=whole(1), metavar="N", help="capture threads (1)")
         parser.add_argument(
-            "--dedicated",
-            action="store_true",
-            help="the interface carries nothing but traffic to look at",
+            "--dedicated", action="store_true", help="the interface carries only traffic to capture"
         )
         parser.add_argument(
-            "--replay-speed", type=float, metavar="X", help="file: 1 is real time, 0 at once (0)"
+            "--replay-speed", type=float, metavar="X", help="file: 1 is real time, 0 no delay (0)"
         )
         parser.add_argument("--meter", action="store_true", help="send flow records")
         parser.add_argument(
-            "--encrypt", metavar="KEYFILE", help="seal the buffer with this key of the hosts"
+            "--encrypt", metavar="KEYFILE", help="encrypt the buffer with the hosts' key file"
         )
         add_timeout_arguments(parser)
         parser.add_argument(
@@ -57,7 +55,7 @@ class StartCommand:
         )
         add_export_arguments(parser, "--export-")
         add_client_arguments(parser)
-        parser.set_defaults(timeout=30.0)  # DPDK may have much memory to prepare
+        parser.set_defaults(timeout=30.0)  # DPDK may allocate much memory
 
     def run(self, args: Namespace) -> int:
         columns = ["HOST", "RESULT", "SESSION", "INTERFACE", "BACKEND", "BUFFER MB"]
@@ -65,7 +63,7 @@ class StartCommand:
 
 
 def start_body(args: Namespace) -> dict[str, Any]:
-    """The request, with nothing in it that was not asked for."""
+    """Returns the request, only with the given options."""
     optional = {
         "buffer_size_mb": args.buffer_mb,
         "record": False if args.no_record else None,

@@ -1,4 +1,4 @@
-"""`netsonde status`: what each targeted host is capturing."""
+"""`netsonde status`: shows the capture session of each targeted host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class StatusCommand:
-    """Show the capture session of hosts, or that there is none."""
+    """Show the capture session of hosts."""
 
     name = "status"
 

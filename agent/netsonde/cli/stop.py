@@ -1,4 +1,4 @@
-"""`netsonde stop`: end the capture session of each targeted host."""
+"""`netsonde stop`: stops the capture session of each targeted host."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ COLUMNS = ("HOST", "RESULT", "PACKETS", "DROPPED", "DROP RATE", "UPTIME")
 class StopCommand:
     """Stop the capture session.
 
-    The answer comes after every remaining flow record has been sent.
+    Hosts reply after they have sent the remaining flow records.
     """
 
     name = "stop"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--reason", help="kept in the agent's log and events (manual)")
+        parser.add_argument("--reason", help="reason for the agent's log and events (manual)")
         add_client_arguments(parser)
-        parser.set_defaults(timeout=30.0)  # for the bus and the collectors to take every record
+        parser.set_defaults(timeout=30.0)  # hosts first send the remaining records
 
     def run(self, args: Namespace) -> int:
         body = {"reason": args.reason} if args.reason is not None else {}

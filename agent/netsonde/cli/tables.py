@@ -1,8 +1,7 @@
-"""Tables for people: drawn on a terminal, aligned plain text when piped.
+"""Tables: drawn on a terminal, aligned plain text in a pipe.
 
-Cells are strings or numbers; numbers stand right. On a terminal they get thousands
-separators, in a pipe they stay as a program wants to read them. Also the few units that
-tables need.
+Cells are strings or numbers. Numbers are aligned right and have thousands separators only on a
+terminal. Also formats durations and endpoints.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def print_table(
 
 
 def align_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Two spaces between columns; the last column is not padded."""
+    """Renders plain text with two spaces between columns."""
     texts = [[plain(cell) for cell in row] for row in rows]
     right = [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]
     widths = [max(len(row[i]) for row in [columns, *texts]) for i in range(len(columns))]
@@ -59,7 +58,7 @@ def drawn_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table
 
 
 def visible(text: str) -> str:
-    """What a host says, without what would move the cursor or end the line."""
+    """Replaces control characters in text from a host."""
     return "".join(one if one.isprintable() else "\ufffd" for one in text)
 
 
@@ -74,7 +73,7 @@ def grouped(cell: Cell) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`42s`, `3m07s`, `5h02m`, `9d04h`."""
+    """Formats seconds: `42s`, `3m07s`, `5h02m`, `9d04h`."""
     whole = int(seconds)
     for unit, size, rest_unit, rest_size in (
         ("d", 86_400, "h", 3_600),
@@ -87,7 +86,7 @@ def duration(seconds: float) -> str:
 
 
 def endpoint(ip: str, port: int) -> str:
-    """`198.18.0.1:80`, `[fd00::1]:80`; without a port just the address."""
+    """Formats `198.18.0.1:80` or `[fd00::1]:80`; for port 0 only the address."""
     if port == 0:
         return ip
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

@@ -1,4 +1,4 @@
-"""`netsonde top`: the busiest hosts and the largest flows, again and again."""
+"""`netsonde top`: shows the busiest hosts and the largest flows, refreshed periodically."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ RATE = HOST_COLUMNS.index("MBIT/S")
 class TopCommand:
     """Show the busiest hosts and the largest active flows, refreshed until Ctrl-C.
 
-    Hosts are in order of their rate over the last metrics interval, flows of what they have
-    carried so far. On a terminal the screen is drawn anew each time; in a pipe one pair of
-    tables follows another; --json prints the replies to `metrics` and to `flows`.
+    Hosts are sorted by their rate over the last metrics interval, flows by their total so far.
+    On a terminal the screen is redrawn each round; in a pipe each round prints two tables.
+    --json prints the replies to `metrics` and `flows`.
     """
 
     name = "top"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "-n", "--count", type=whole(1), metavar="N", help="end after N rounds (at Ctrl-C)"
+            "-n", "--count", type=whole(1), metavar="N", help="stop after N rounds (never)"
         )
         parser.add_argument(
-            "--interval", type=positive_seconds, default=2.0, metavar="S", help="of rounds (2 s)"
+            "--interval", type=positive_seconds, default=2.0, metavar="S", help="refresh (2 s)"
         )
         parser.add_argument(
             "--flows", type=whole(1, 10_000), default=20, metavar="N", help="show N flows (20)"
@@ -72,22 +72,22 @@ class TopCommand:
 
 
 async def watch(args: Namespace) -> int:
-    """The exit code is that of the last round."""
+    """Shows rounds until --count. Returns the exit code of the last round."""
     from ..fleet.client import connect
 
     address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
     rounds, due_sec = 0, time.monotonic()
 
     def notify(text: str) -> None:
-        if not sys.stdout.isatty():  # there the screen shows that nobody answers
+        if not sys.stdout.isatty():  # the screen shows missing replies
             print(f"netsonde: {text}", file=sys.stderr, flush=True)
 
     async with connect(address, lasting=True, notify=notify) as client:
         with opened_view(args, target) as show:
             while True:
-                metrics, flows = await look(args, client, target, pace)
+                metrics, flows = await query(args, client, target, pace)
                 if not client.connection.is_connected:
-                    metrics.warnings.clear()  # of each attempt to connect; said once above
+                    metrics.warnings.clear()  # `notify` has reported the lost connection
                 show(metrics, flows)
                 rounds += 1
                 if rounds == args.count:
@@ -96,10 +96,10 @@ async def watch(args: Namespace) -> int:
                 await asyncio.sleep(due_sec - time.monotonic())
 
 
-async def look(
+async def query(
     args: Namespace, client: FleetClient, target: Target, pace: Pace
 ) -> tuple[Outcome, Outcome]:
-    """The replies to `metrics`, and to `flows` of those who have a session."""
+    """Sends `metrics`, then `flows` to the hosts with a session."""
     from ..fleet.client import Outcome
     from ..fleet.targeting import Target
 
@@ -111,7 +111,7 @@ async def look(
     return metrics, await client.ask("flows", body, Target(hosts=hosts), pace)
 
 
-# ---- what is shown -------------------------------------------------------------------------
+# ---- output --------------------------------------------------------------------------------
 
 
 def rank_hosts(metrics: Outcome) -> list[Sequence[Cell]]:
@@ -120,7 +120,7 @@ def rank_hosts(metrics: Outcome) -> list[Sequence[Cell]]:
 
 
 def rank_flows(flows: Outcome, *, order: str, limit: int) -> list[Sequence[Cell]]:
-    """order: "bytes" or "packets". Of all hosts together."""
+    """Sorts the flows of all hosts. order: "bytes" or "packets"."""
     column = FLOW_COLUMNS.index(order.upper())
     rows = readable_rows(flows, list_flows)
     return sorted(rows, key=lambda row: row[column], reverse=True)[:limit]
@@ -128,8 +128,8 @@ def rank_flows(flows: Outcome, *, order: str, limit: int) -> list[Sequence[Cell]
 
 def describe_absence(metrics: Outcome, target: Target) -> str:
     if not metrics.replies and not metrics.absences:
-        return f"no agent answered ({target.describe()})"
-    return f"{metrics.failures} without an answer or a session" if metrics.failures else ""
+        return f"no agent replied ({target.describe()})"
+    return f"{metrics.failures} without a reply or a session" if metrics.failures else ""
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""The collector: flow batches from the bus into files, each record once."""
+"""The collector: writes flow batches from the bus to files, each record once."""

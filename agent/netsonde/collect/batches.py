@@ -1,9 +1,8 @@
-"""A message of the flow stream, taken apart only as far as its encoding forces one to.
+"""Parses messages of the flow stream.
 
-The records of a JSON batch stay the bytes that the agent's core rendered. MessagePack and
-IPFIX are decoded where lines or records are wanted; IPFIX by the C core, whose uniform lines are
-made into records as the stream knows them: `packets` and `bytes` over both directions, times in
-RFC 3339.
+Records of a JSON batch stay the bytes that the agent's core rendered. MessagePack and IPFIX are
+decoded only when lines or records are needed. The C core decodes IPFIX. Its lines are converted
+to the stream's records: `packets` and `bytes` of both directions, times in RFC 3339.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MESSAGE_FIELDS = ("version", "domain", "sequence", "export_time", "template", "k
 
 
 class UnreadableError(NetsondeError):
-    """No batch of flow records."""
+    """A malformed batch of flow records."""
 
 
 class _Envelope(Struct):
@@ -62,11 +61,11 @@ class Batch:
     seq: int
     session_id: str
     encoding: str
-    records: list[Raw]  # of JSON or MessagePack; none for IPFIX
-    data: bytes  # of IPFIX
+    records: list[Raw]  # JSON or MessagePack; empty for IPFIX
+    data: bytes  # IPFIX; else empty
 
     def lines_and_counts(self) -> tuple[list[bytes], Counts]:
-        """One JSON object a record, its host and session in front. Raises UnreadableError."""
+        """Renders each record as a JSON object, host and session first. Raises UnreadableError."""
         fields = msgspec.json.encode({"host": self.host, "session_id": self.session_id})
         head = fields[:-1] + b","
         records = self._texts()
@@ -76,15 +75,11 @@ class Batch:
             raise UnreadableError(str(error)) from None
         if b"{}" in records:
             raise UnreadableError("a record without fields")
-        counts = (
-            len(records),
-            sum(one.packets for one in sums),
-            sum(one.bytes for one in sums),
-        )
+        counts = (len(records), sum(one.packets for one in sums), sum(one.bytes for one in sums))
         return [head + record[1:] for record in records], counts
 
     def _texts(self) -> list[bytes]:
-        """Each record on a line of its own: as it came, if it came so."""
+        """Renders each record as one line; JSON lines are not encoded again."""
         if self.encoding == JSON:
             records = [bytes(record) for record in self.records]
             if not any(b"\n" in record or record[1:2].isspace() for record in records):
@@ -92,7 +87,7 @@ class Batch:
         return [msgspec.json.encode(one) for one in self.objects()]
 
     def objects(self) -> list[dict[str, Any]]:
-        """The records, alike whatever their encoding. Raises UnreadableError."""
+        """Decodes the records, independent of the encoding. Raises UnreadableError."""
         try:
             if self.encoding == JSON:
                 return [_decode_json_record(record) for record in self.records]
@@ -113,18 +108,18 @@ def _with_times(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_batch(data: bytes, headers: dict[str, str] | None) -> Batch:
-    """Raises UnreadableError. What the records are is seen when they are wanted."""
+    """Parses a message; records are decoded later. Raises UnreadableError."""
     head = headers or {}
     kind = head.get("Content-Type", JSON)
     try:
         if kind == IPFIX:
             host, session_id = head["Host"], head["Session-Id"]
             if max(len(host), len(session_id)) > NAME_MAX:
-                raise UnreadableError("a name without end")
+                raise UnreadableError(f"host or session name longer than {NAME_MAX} characters")
             return Batch(host, head["Boot"], int(head["Seq"]), session_id, kind, [], data)
         found = {JSON: _decode_json, MSGPACK: _decode_msgpack}[kind](data)
     except KeyError as error:
-        raise UnreadableError(f"{kind}: no {error}") from None
+        raise UnreadableError(f"{kind}: missing header or unknown type {error}") from None
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise UnreadableError(str(error)) from None
     return Batch(

@@ -1,8 +1,7 @@
-"""The collector's loop: fetch, tell what is new, write, and only then acknowledge.
+"""The collector's loop: fetch, skip duplicates, write, then ack.
 
-A commit is one turn: the data to the disk, then the state that speaks of them, then the
-acknowledgements. Between commits at most COMMIT_BYTES wait in memory, and no more than one fetch
-beside them, so a slow disk slows the stream down and not the memory up.
+A commit writes the data to disk, then the state that describes them, then sends the acks.
+Memory holds at most COMMIT_BYTES plus one fetch, so a slow disk slows down the stream.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Rotation:
 
 
 class Collector:
-    """state_file: None where nothing is kept."""
+    """Writes batches from a source to files. state_file: None for standard output."""
 
     def __init__(
         self,
@@ -50,24 +49,24 @@ class Collector:
         self._notify = notify
         self._held: list[Msg] = []
         self._held_bytes = 0
-        self._unwritten = False  # the state speaks of what is not on disk yet
+        self._unwritten = False  # the state is ahead of the disk
         self._committed_sec = time.monotonic()
         self.stopping = asyncio.Event()
 
     async def run(self, source: Source, *, idle_sec: float | None = None) -> None:
-        """Until `stopping` is set, or nothing has come for idle_sec. May be called again with
-        another source after this one failed: what it held is delivered again."""
+        """Runs until `stopping` is set or the source was idle for idle_sec. Can be called again
+        with a new source after an error: unacked messages are delivered again."""
         self._held.clear()
         self._held_bytes = 0
         await source.open()
         heard_sec = time.monotonic()
-        fetching = asyncio.ensure_future(source.fetch())
+        next_fetch = asyncio.ensure_future(source.fetch())
         try:
             while not self.stopping.is_set():
-                messages = await fetching
-                fetching = asyncio.ensure_future(source.fetch())  # comes while these are written
+                messages = await next_fetch
+                next_fetch = asyncio.ensure_future(source.fetch())  # runs during the write
                 for message in messages:
-                    self.take(message)
+                    self.add(message)
                 now = time.monotonic()
                 if messages:
                     heard_sec = now
@@ -78,11 +77,11 @@ class Collector:
                     return
             await self.commit(source)
         finally:
-            # What it has in hand was not acknowledged, so it comes again.
-            fetching.cancel()
-            await asyncio.gather(fetching, return_exceptions=True)
+            # Messages of this fetch are not acked, so they are delivered again.
+            next_fetch.cancel()
+            await asyncio.gather(next_fetch, return_exceptions=True)
 
-    def take(self, message: Msg) -> None:
+    def add(self, message: Msg) -> None:
         self._unwritten = True
         self._held.append(message)
         self._held_bytes += len(message.data)
@@ -106,17 +105,17 @@ class Collector:
         held, self._held = self._held, []
         self._held_bytes = 0
         self._committed_sec = time.monotonic()
-        await self._settle()
+        await self._write_pending()
         if held:
             await source.acknowledge(held)
         if self.state.closing:
-            await asyncio.to_thread(self.files.tend, self.state)
+            await asyncio.to_thread(self.files.poll, self.state)
         if self._is_due():
             await self.rotate()
 
-    async def _settle(self) -> None:
-        """What failed before is tried again, too: that no message waits for it is no reason to
-        let the state say more than the files hold."""
+    async def _write_pending(self) -> None:
+        """Writes data and state. Also retries after a failed write, when no message is held: the
+        state must not be ahead of the files."""
         if self._unwritten:
             await asyncio.to_thread(self._write)
             self._unwritten = False
@@ -131,22 +130,22 @@ class Collector:
         if file is None:
             return False
         age_sec = time.time() - file.since
-        # Begun in the future: the clock was set back, and nobody knows how old the file is.
+        # A negative age: the clock was set back, so the real age is unknown.
         is_old = not 0 <= age_sec < self._rotation.age_max_sec
         return is_old or file.bytes >= self._rotation.bytes_max
 
     async def rotate(self) -> None:
-        """Completes the file, if there is one; nothing may be uncommitted."""
+        """Completes the current file. Everything must be committed."""
         if self.state.file is not None:
             self._unwritten = True
             await asyncio.to_thread(self.files.rotate, self.state)
-            await self._settle()
+            await self._write_pending()
 
     async def finish(self) -> None:
-        """The last file is complete, and each has its name."""
-        await self._settle()
+        """Completes the last file. Returns when every file has its final name."""
+        await self._write_pending()
         await self.rotate()
         if self.state.closing:
             self._unwritten = True
-            await asyncio.to_thread(self.files.settle, self.state)
-            await self._settle()
+            await asyncio.to_thread(self.files.drain, self.state)
+            await self._write_pending()

@@ -1,8 +1,8 @@
-"""Flow records as columns: the schema, and IPFIX batches read into it without a Python object
-for any record.
+"""The Parquet schema of flow records, and IPFIX batches as columns.
 
-Batches are gathered until there are enough for a table; then each column is made in its full
-length, and the core reads batch after batch straight into it. What IPFIX does not carry is null.
+Batches are gathered until there are enough for a table. Then each column is allocated in full
+length and the core reads the batches into it, without a Python object per record. Columns
+without an IPFIX element are null.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NULLS = 1 << 18
 
 _u8, _u16, _u32, _u64 = pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()
 _text, _time = pa.string(), pa.timestamp("ns", tz="UTC")
-_word = pa.dictionary(pa.int32(), _text)  # one of a few
+_word = pa.dictionary(pa.int32(), _text)  # few different values
 
 SCHEMA = pa.schema(
     [
@@ -86,21 +86,20 @@ SCHEMA = pa.schema(
 WORDS = [field.name for field in SCHEMA if field.type == _word]
 
 _REASONS = pa.array(["idle", "active", "end", "forced", "resources"])  # 1, 2, …
-_WAYS = pa.array(["ingress", "egress"])
+_DIRECTIONS = pa.array(["ingress", "egress"])
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one batch has for a table."""
+    """The data records of one template in one batch."""
 
     records: Records
     rows: int
-    words: dict[str, str]  # columns that are the same in all of it
+    words: dict[str, str]  # columns with one value for all rows
 
 
 class IpfixRows:
-    """Data records of many batches, gathered by the columns they have, until there are enough
-    for tables."""
+    """Data records of many batches, grouped by their columns."""
 
     def __init__(self) -> None:
         self._gathered: dict[frozenset[str], list[_Part]] = {}
@@ -117,13 +116,13 @@ class IpfixRows:
             self.records += part.rows
 
     def take_tables(self) -> list[Any]:
-        """Columns of all that was added since the last call."""
+        """Returns and clears the tables of all records added since the last call."""
         gathered, self._gathered, self.records = self._gathered, {}, 0
         return [_fill(_read(parts)) for parts in gathered.values()]
 
 
 def _read(parts: list[_Part]) -> dict[str, Any]:
-    """Columns by name, of parts that all have the same."""
+    """Reads parts with the same columns. Returns the columns by name."""
     rows = sum(part.rows for part in parts)
     made = {name: _column(field, rows) for name, field in parts[0].records.template.columns.items()}
     readers: dict[tuple[int, int], RecordReader] = {}
@@ -142,13 +141,13 @@ def _read(parts: list[_Part]) -> dict[str, Any]:
         row += part.rows
     columns = {name: _FINISH.get(name, _plain)(column, rows) for name, column in made.items()}
     for name in parts[0].words:
-        columns[name] = _words([(part.words[name], part.rows) for part in parts], rows)
+        columns[name] = _constants([(part.words[name], part.rows) for part in parts], rows)
     _add_up(columns)
     return columns
 
 
 def _column(field: Field, rows: int) -> Column:
-    """Room for all rows, that no row has touched yet."""
+    """Allocates a column, uninitialized."""
     if not field.is_text:
         return Column(np.empty(rows, f"u{field.row_bytes}"))
     ends = np.empty(rows + 1, np.int32)
@@ -169,37 +168,37 @@ def _time_of(column: Column, rows: int) -> Any:
 
 
 def _reasons(column: Column, rows: int) -> Any:
-    places = column.values - np.uint8(1)  # 0 becomes 255, and is unknown, too
-    known = places < len(_REASONS)
+    indices = column.values - np.uint8(1)  # 0 becomes 255, which is unknown too
+    known = indices < len(_REASONS)
     mask = None if known.all() else ~known
-    return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int32), mask=mask), _REASONS)
+    return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32), mask=mask), _REASONS)
 
 
-def _ways(column: Column, rows: int) -> Any:
-    places = (column.values & 1).astype(np.int32)
-    return pa.DictionaryArray.from_arrays(places, _WAYS)
+def _directions(column: Column, rows: int) -> Any:
+    indices = (column.values & 1).astype(np.int32)
+    return pa.DictionaryArray.from_arrays(indices, _DIRECTIONS)
 
 
 _FINISH: dict[str, Callable[[Column, int], Any]] = {
     "first_seen": _time_of,
     "last_seen": _time_of,
     "end_reason": _reasons,
-    "direction": _ways,
+    "direction": _directions,
 }
 
 
-def _words(found: list[tuple[str, int]], rows: int) -> Any:
-    """A column of which each batch has but one value."""
+def _constants(found: list[tuple[str, int]], rows: int) -> Any:
+    """Builds a column from (value, number of rows) of each batch."""
     numbers: dict[str, int] = {}
-    places, row = np.empty(rows, np.int32), 0
+    indices, row = np.empty(rows, np.int32), 0
     for word, count in found:
-        places[row : row + count] = numbers.setdefault(word, len(numbers))
+        indices[row : row + count] = numbers.setdefault(word, len(numbers))
         row += count
-    return pa.DictionaryArray.from_arrays(places, pa.array(list(numbers), _text))
+    return pa.DictionaryArray.from_arrays(indices, pa.array(list(numbers), _text))
 
 
-def _nothing(rows: int, kind: Any) -> Any:
-    """Nulls, which are the same each time and the larger part of many tables."""
+def _null_column(rows: int, kind: Any) -> Any:
+    """Returns nulls, sliced from a cached array if possible: many tables are mostly nulls."""
     if rows > NULLS:
         return pa.nulls(rows, kind)
     return _nulls(kind).slice(0, rows)
@@ -211,7 +210,7 @@ def _nulls(kind: Any) -> Any:
 
 
 def _add_up(columns: dict[str, Any]) -> None:
-    """Here counters hold both directions."""
+    """Adds the reverse counters: `packets` and `bytes` count both directions."""
     for name in ("packets", "bytes", "l2_bytes"):
         if name in columns:
             reverse = columns.setdefault(f"reverse_{name}", np.zeros_like(columns[name]))
@@ -219,13 +218,13 @@ def _add_up(columns: dict[str, Any]) -> None:
 
 
 def _fill(columns: dict[str, Any]) -> Any:
-    """The table, with nulls where IPFIX has nothing."""
+    """Returns the table, with nulls for missing columns."""
     rows = len(columns["host"])
     arrays = []
     for field in SCHEMA:
         column = columns.get(field.name)
         if column is None:
-            arrays.append(_nothing(rows, field.type))
+            arrays.append(_null_column(rows, field.type))
         elif isinstance(column, np.ndarray):
             arrays.append(pa.array(column))
         else:

@@ -1,11 +1,11 @@
-"""Files that grow by whole commits and appear under their name only when they are complete.
+"""Output files that grow by whole commits and get their final name when complete.
 
-    flows-20261122T151500Z-000017.jsonl.part      grows
+    flows-20261122T151500Z-000017.jsonl.part      growing
     flows-20261122T151500Z-000017.jsonl           complete
 
-`add` keeps lines in memory, `commit` brings them to the disk and says how long the file is
-now, `rotate` completes it. After a crash `resume` cuts the file back to the length that the
-state recorded: what lies beyond belongs to batches that were never acknowledged.
+`add` buffers lines, `commit` writes them to disk and records the file's length in the state,
+`rotate` completes the file. After a crash `resume` truncates the file to the recorded length:
+later bytes belong to batches that were not acked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PART = ".part"
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads what is printed any more. Apart from what breaks on the way to NATS."""
+    """The reader of standard output has gone. Distinct from a broken pipe to NATS."""
 
 
 class Files(Protocol):
@@ -33,23 +33,23 @@ class Files(Protocol):
     def resume(self, state: State) -> None: ...
 
     def add(self, batch: Batch) -> tuple[int, int, int]:
-        """How many records, packets and bytes (the records' own count) it had. Raises
-        UnreadableError; nothing of it was added then."""
+        """Buffers a batch. Returns the sums of its records, packets and bytes. Raises
+        UnreadableError without adding anything."""
 
     def commit(self, state: State) -> None: ...
 
     def rotate(self, state: State) -> None:
-        """After a commit: completes the file, if there is one. The caller saves the state."""
+        """Completes the current file, after a commit. The caller saves the state."""
 
-    def tend(self, state: State) -> None:
-        """Now and then: enters in the state which files got their names meanwhile."""
+    def poll(self, state: State) -> None:
+        """Removes files from `state.closing` that have their final name now."""
 
-    def settle(self, state: State) -> None:
-        """Returns when every complete file has its name."""
+    def drain(self, state: State) -> None:
+        """Returns when every complete file has its final name."""
 
 
 def begin_file(state: State, suffix: str) -> OpenFile:
-    """Names the next file: sortable by time, never used twice."""
+    """Names the next file: sortable by time and unique."""
     state.files += 1
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return OpenFile(f"flows-{stamp}-{state.files:06d}{suffix}", 0, 0, time.time())
@@ -60,26 +60,26 @@ def create(path: Path) -> int:
 
 
 def reopen(path: Path, length: int) -> int:
-    """The part file, cut back to what was committed."""
+    """Opens a part file and truncates it to the committed length."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     size = os.fstat(fd).st_size
     if size < length:
         os.close(fd)
-        raise StateError(f"{path} has {size} bytes and should have {length}: it was changed")
+        raise StateError(f"{path} was changed: {size} bytes, expected at least {length}")
     os.ftruncate(fd, length)
     os.lseek(fd, length, os.SEEK_SET)
     return fd
 
 
 def sweep(directory: Path, keep: Collection[str]) -> None:
-    """Part files of runs that ended before their first commit."""
+    """Deletes part files of runs that ended before their first commit."""
     for path in directory.glob(f"flows-*{PART}"):
         if path.name.removesuffix(PART) not in keep:
             path.unlink()
 
 
 def append_durably(fd: int, length: int, data: bytes) -> None:
-    """All of it, or, if the disk is full, nothing: what was written is cut off again."""
+    """Appends all or, after an error such as a full disk, nothing."""
     try:
         write_all(fd, data)
         os.fdatasync(fd)
@@ -90,7 +90,7 @@ def append_durably(fd: int, length: int, data: bytes) -> None:
 
 
 class JsonlFiles:
-    """One JSON object a record, one a line."""
+    """One JSON object per record and line."""
 
     format = "jsonl"
 
@@ -106,7 +106,7 @@ class JsonlFiles:
             return
         part = self._directory / (state.file.name + PART)
         if not part.exists() and (self._directory / state.file.name).exists():
-            state.file = None  # it was completed, and the state came too late
+            state.file = None  # completed before the state was saved
             return
         try:
             self._fd = reopen(part, state.file.bytes)
@@ -120,7 +120,7 @@ class JsonlFiles:
         return counts
 
     def commit(self, state: State) -> None:
-        """Blocks until all that was added is on disk. The state is the caller's to save."""
+        """Blocks until all batches are on disk. The caller saves the state."""
         if not self._lines:
             return
         if state.file is None:
@@ -142,20 +142,20 @@ class JsonlFiles:
         os.close(self._fd)
         state.file = None
 
-    def tend(self, state: State) -> None: ...
+    def poll(self, state: State) -> None: ...
 
-    def settle(self, state: State) -> None: ...
+    def drain(self, state: State) -> None: ...
 
 
 class Lines:
-    """Standard output: nothing is kept, so a crash may print some records twice."""
+    """Standard output, without a state: a crash may print some records twice."""
 
     format = "stdout"
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._lines: list[bytes] = []
-        self._left = memoryview(b"")  # what a full disk or a slow reader did not take yet
+        self._left = memoryview(b"")  # not yet written: full disk or slow reader
 
     def resume(self, state: State) -> None: ...
 
@@ -172,11 +172,11 @@ class Lines:
                 self._left = self._left[os.write(self._fd, self._left) :]
             except BrokenPipeError:
                 raise ReaderGoneError from None
-            except BlockingIOError:  # somebody else's end of it was made so
+            except BlockingIOError:  # another process made the pipe non-blocking
                 select.select([], [self._fd], [])
 
     def rotate(self, state: State) -> None: ...
 
-    def tend(self, state: State) -> None: ...
+    def poll(self, state: State) -> None: ...
 
-    def settle(self, state: State) -> None: ...
+    def drain(self, state: State) -> None: ...

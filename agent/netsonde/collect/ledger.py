@@ -1,8 +1,7 @@
-"""Which batches have been collected: per host and boot, ranges of `seq`.
+"""The collected batches: ranges of `seq` per host and boot.
 
-The ledger is part of the state that moves with the files, so it says exactly what is in
-them. A range that is missing in the middle is a gap until its batches come, which after a
-restart of an agent or a server they may do late and in any order.
+The ledger is saved with the files, so it matches their content. A missing range is a gap until
+its batches arrive: after a restart of an agent or a server, they may be late and in any order.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-BOOTS_MAX = 64  # of one host; those first heard of are forgotten, a clock set back or not
+BOOTS_MAX = 64  # per host; the first ones received are dropped, independent of clocks
 
 Ranges = list[tuple[int, int]]  # first and last seq, ascending, never touching
 
@@ -32,10 +31,10 @@ class Gap:
 
 class Ledger(msgspec.Struct):
     seen: dict[str, dict[str, Ranges]] = {}
-    from_one: bool = True  # False: whoever joins a live stream late has missed nothing
+    from_one: bool = True  # False: joining a live stream late is not a gap
 
     def note(self, host: str, boot: str, seq: int) -> bool:
-        """Enters a batch; False if it was here before."""
+        """Adds a batch. Returns False for a duplicate."""
         boots = self.seen.setdefault(host, {})
         ranges = boots.get(boot)
         if ranges is None:

@@ -1,11 +1,11 @@
-"""Parquet files, grown as the batches that came and converted when they are complete.
+"""Parquet files, converted from part files when they are complete.
 
-A Parquet file has its index at the end, so one that still grows cannot be cut back after a
-crash. So each commit appends what came to the `.part` file, IPFIX as it is and all else as JSON
-lines, and `rotate` leaves that to a thread of its own, which makes columns of it and writes them
-under the final name while the next file grows. Until then the state lists the file as closing:
-a conversion that a crash ended begins anew. Needs the extra `collect` (pyarrow: the only
-library that writes Parquet in C++, columns at a time; numpy: the arithmetic on them).
+A Parquet file has its index at the end, so a growing one cannot be truncated after a crash.
+Therefore each commit appends the batches to a `.part` file: IPFIX unchanged, other encodings as
+JSON lines. `rotate` starts a thread that converts the part file while the next one grows. Until
+then the state lists the file as closing, and after a crash the conversion starts again. Needs
+the extra `collect` (pyarrow: the only library that writes Parquet by column in C++; numpy:
+arithmetic on columns).
 
     frame of a part file   u8 kind │ u8 0 │ u16, u16 bytes of host and session │ u32 of payload,
                            then these three; little-endian
@@ -33,18 +33,18 @@ try:
 
     from .columns import SCHEMA, WORDS, IpfixRows
 except ImportError as error:
-    raise NetsondeError(f"parquet needs netsonde[collect] installed: {error}") from None
+    raise NetsondeError(f"format parquet needs the extra netsonde[collect]: {error}") from None
 
-# What a table took, malloc keeps for the next one; Arrow's own pools give it back to the kernel,
-# and clearing pages anew was a fifth of a conversion.
+# malloc reuses a table's memory for the next one. Arrow's own pools return it to the kernel:
+# clearing the pages again took a fifth of a conversion.
 pa.set_memory_pool(pa.system_memory_pool())
 
-ROW_GROUP_ROWS = 1 << 16  # columns of more outgrow what malloc keeps, and pages anew are dear
-CONVERTERS = 2  # one alone cannot keep up with the rest
-CLOSING_MAX = 3  # files waiting to be converted; then collecting waits, too
+ROW_GROUP_ROWS = 1 << 16  # malloc does not reuse the memory of larger columns
+CONVERTERS = 2  # one converter is slower than the collector
+CLOSING_MAX = 3  # unconverted files; beyond this collecting blocks
 LINES_KIND, IPFIX_KIND = 1, 2
 _FRAME = struct.Struct("<BxHHI")
-# Columns with few different values; in others a dictionary costs more than it saves.
+# Columns with few different values. For others a dictionary costs more than it saves.
 _DICTIONARIES = [
     *WORDS, "protocol_number", "ip_version", "dest_port", "tcp_flags", "reverse_tcp_flags", "tos",
     "ttl_min", "ttl_max", "source_mac", "dest_mac", "segment", "final", "sampling_interval",
@@ -52,7 +52,7 @@ _DICTIONARIES = [
 
 
 class ParquetFiles:
-    """`converters`: who converts complete files; a thread if not given."""
+    """Writes Parquet files. `converters` convert the part files; default: CONVERTERS threads."""
 
     format = "parquet"
 
@@ -73,7 +73,7 @@ class ParquetFiles:
             return
         path = self._directory / state.file.name
         part = path.with_name(path.name + PART)
-        if path.exists():  # converted, and the state came too late
+        if path.exists():  # converted before the state was saved
             part.unlink(missing_ok=True)
             state.file = None
             return
@@ -112,7 +112,7 @@ class ParquetFiles:
         self._records = 0
 
     def rotate(self, state: State) -> None:
-        """The file appears under its name soon; `settle` waits for it."""
+        """Starts the conversion; `drain` waits for it."""
         if state.file is None:
             return
         os.close(self._fd)
@@ -122,12 +122,12 @@ class ParquetFiles:
         while len(state.closing) > CLOSING_MAX:
             self._finish(state, state.closing[0])
 
-    def tend(self, state: State) -> None:
+    def poll(self, state: State) -> None:
         for name in list(state.closing):
             if self._close(name).done():
                 self._finish(state, name)
 
-    def settle(self, state: State) -> None:
+    def drain(self, state: State) -> None:
         for name in list(state.closing):
             self._finish(state, name)
 
@@ -138,14 +138,14 @@ class ParquetFiles:
         return self._converting[name]
 
     def _finish(self, state: State, name: str) -> None:
-        """Waits for it. An error is the caller's; the next call tries again."""
+        """Waits for a conversion. Raises its error; the next call retries."""
         self._close(name)
         state.totals.unreadable += self._converting.pop(name).result()
         state.closing.remove(name)
 
 
 def complete(path: Path) -> int:
-    """Whatever had been done of it before a crash. How many lines were no records."""
+    """Converts a part file unless done before a crash. Returns the number of malformed lines."""
     part = path.with_name(path.name + PART)
     unreadable = 0 if path.exists() else convert(part, path)
     part.unlink(missing_ok=True)
@@ -153,11 +153,11 @@ def complete(path: Path) -> int:
 
 
 def convert(part: Path, path: Path) -> int:
-    """The part file as a Parquet file, which appears only when it is on disk. How many lines
-    were left out: no agent of ours wrote them."""
+    """Converts a part file. The Parquet file gets its name when it is on disk. Returns the number
+    of malformed lines, which are skipped."""
     growing = path.with_name(f".{path.name}")
-    # The plain schema: that some columns are dictionaries here is no reader's business. Extremes
-    # are kept of what files are searched by; of the rest they cost a fifth of the writing.
+    # store_schema off: readers need not know which columns are dictionaries. Statistics only for
+    # columns that files are searched by: for all columns they take a fifth of the writing time.
     options: Any = {
         "compression": "snappy",
         "use_dictionary": _DICTIONARIES,
@@ -170,9 +170,9 @@ def convert(part: Path, path: Path) -> int:
         pyarrow.parquet.ParquetWriter(growing, SCHEMA, **options) as writer,
     ):
         unreadable = 0
-        for table, left_out in read_tables(source):
+        for table, skipped in read_tables(source):
             writer.write_table(table)
-            unreadable += left_out
+            unreadable += skipped
     fd = os.open(growing, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -183,8 +183,8 @@ def convert(part: Path, path: Path) -> int:
 
 
 def read_tables(source: BinaryIO) -> Iterator[tuple[Any, int]]:
-    """Each of about ROW_GROUP_ROWS, so that memory does not grow with the file; and how many
-    lines are missing from it."""
+    """Yields tables of about ROW_GROUP_ROWS rows, to bound the memory, each with its number of
+    malformed lines."""
     rows, lines, count = IpfixRows(), list[bytes](), 0
     for kind, host, session_id, payload in read_frames(source):
         if kind == IPFIX_KIND:
@@ -201,7 +201,7 @@ def read_tables(source: BinaryIO) -> Iterator[tuple[Any, int]]:
 
 
 def read_frames(source: BinaryIO) -> Iterator[tuple[int, str, str, bytes]]:
-    """Kind, host, session and payload."""
+    """Yields kind, host, session and payload."""
     while head := source.read(_FRAME.size):
         kind, host_bytes, session_bytes, size = _FRAME.unpack(head)
         host, session_id = source.read(host_bytes), source.read(session_bytes)
@@ -220,7 +220,7 @@ def _whole(rows: IpfixRows, lines: list[bytes]) -> tuple[Any, int]:
 
 
 def lines_tables(lines: list[bytes]) -> tuple[list[Any], int]:
-    """What can be read of them, and how many cannot."""
+    """Returns tables of the valid lines, and the number of malformed ones."""
     try:
         return [lines_table(lines)], 0
     except pa.ArrowException:
@@ -236,7 +236,7 @@ def lines_tables(lines: list[bytes]) -> tuple[list[Any], int]:
 
 
 def lines_table(lines: list[bytes]) -> Any:
-    """JSON lines as one table; a field that no line has is null."""
+    """Parses JSON lines to a table; missing fields are null."""
     plain = pa.schema([(f.name, pa.string() if f.name in WORDS else f.type) for f in SCHEMA])
     options = pyarrow.json.ParseOptions(explicit_schema=plain, unexpected_field_behavior="ignore")
     reading = pyarrow.json.ReadOptions(block_size=16 << 20)

@@ -1,8 +1,8 @@
-"""Where a collector's messages come from: a durable JetStream consumer, or the live stream.
+"""Sources of a collector's messages: a durable JetStream consumer, or the live stream.
 
-The durable one is pulled, so nothing comes that was not asked for, and each message comes
-again until it is acknowledged. The live one is a plain subscription with a bound; what the
-collector cannot keep up with is dropped by the client and shows as a gap.
+The durable consumer is pulled. It delivers each message again until it is acked. The live
+stream is a bounded subscription: if the collector is too slow, the client drops messages, which
+show as gaps.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ LIVE_BYTES_MAX = 256 << 20
 API_TIMEOUT_SEC = 5
 ACK_WAIT_SEC = 30.0
 IN_FLIGHT_MAX = 1024
-# What ends a request and is no error: nothing there, its time is over, its consumer moves.
+# Normal ends of a request: no message, timeout, the consumer moves to another server.
 ENDS = (StatusCode.NO_MESSAGES, StatusCode.REQUEST_TIMEOUT, StatusCode.CONFLICT)
 
 ERRORS = (nats.errors.Error, OSError, RuntimeError)
 
 
 class ConsumerError(NetsondeError):
-    """The stream or its consumer cannot be had."""
+    """The stream or its consumer is missing or cannot be used."""
 
 
 class Source(Protocol):
@@ -46,51 +46,51 @@ class Source(Protocol):
 
 
 class Pull:
-    """Requests to a durable consumer, one at a time, and what comes of them. nats-py's `fetch`
-    makes a task and a timer of each message, which took a third of a collector's first core."""
+    """Pulls messages from a durable consumer, one request at a time. nats-py's `fetch` creates
+    a task and a timer per message, which took a third of a collector's first core."""
 
     def __init__(self, client: Client, *, stream: str, durable: str) -> None:
         self._client = client
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._inbox = client.new_inbox()
         self._number = 0
-        self._asked = ""  # where the server tells that a request has ended
-        self._refusal: Msg | None = None
+        self._reply_subject = ""  # for the end status of the current request
+        self._error: Msg | None = None
         self._arrived: list[Msg] = []
-        self._settled = asyncio.Event()
+        self._done = asyncio.Event()
 
     async def open(self) -> None:
-        await self._client.subscribe(f"{self._inbox}.*", cb=self._note)
+        await self._client.subscribe(f"{self._inbox}.*", cb=self._on_message)
 
-    async def _note(self, message: Msg) -> None:
-        # Of any request, so that one that comes late is not lost until its time to be acknowledged
-        # is over. Records keep their stream's subject, so they cannot pass for a status.
+    async def _on_message(self, message: Msg) -> None:
+        # Late messages of earlier requests are accepted too: otherwise they would be delivered
+        # again only after the ack wait. Their subject is the stream's; a status has the inbox's.
         if not message.subject.startswith(self._inbox):
             self._arrived.append(message)
             if len(self._arrived) >= PULL_MESSAGES:
-                self._settled.set()
-        elif message.subject == self._asked:
+                self._done.set()
+        elif message.subject == self._reply_subject:
             if (message.headers or {}).get("Status") not in ENDS:
-                self._refusal = message
-            self._settled.set()
+                self._error = message
+            self._done.set()
 
     async def fetch(self, wait_sec: float) -> list[Msg]:
-        """What is there; if nothing is, what comes first, within this time."""
+        """Returns the available messages; without any, waits for the first until the timeout."""
         self._number += 1
-        self._asked = f"{self._inbox}.{self._number}"
-        self._refusal = None
-        self._settled.clear()
-        # With both, the server gives what it has and waits only if that is nothing.
+        self._reply_subject = f"{self._inbox}.{self._number}"
+        self._error = None
+        self._done.clear()
+        # With expires and no_wait, the server waits only if it has no message.
         request = {"batch": PULL_MESSAGES, "expires": int(wait_sec * 1e9), "no_wait": True}
-        await self._client.publish(self._subject, msgspec.json.encode(request), self._asked)
+        await self._client.publish(self._subject, msgspec.json.encode(request), self._reply_subject)
         try:
             async with asyncio.timeout(wait_sec):
-                await self._settled.wait()
+                await self._done.wait()
         except TimeoutError:
             pass
         found, self._arrived = self._arrived, []
-        if self._refusal is not None and not found:
-            nats.js.errors.APIError.from_msg(self._refusal)
+        if self._error is not None and not found:
+            nats.js.errors.APIError.from_msg(self._error)
         return found
 
 
@@ -124,8 +124,8 @@ class DurableSource:
         await self._pull.open()
 
     async def ensure(self) -> None:
-        """Takes the consumer of this name over; makes or changes it only where it has to, for
-        that is a right which a collector's key need not have. Raises ConsumerError."""
+        """Creates or changes the consumer only if needed: a collector's key may lack the right.
+        Raises ConsumerError."""
         try:
             found = await self._js.consumer_info(self._stream, self._durable)
         except nats.js.errors.NotFoundError:
@@ -135,14 +135,14 @@ class DurableSource:
         try:
             await self._js.add_consumer(self._stream, self._config)
         except nats.js.errors.NotFoundError:
-            raise ConsumerError(f"there is no stream {self._stream}") from None
+            raise ConsumerError(f"stream {self._stream} does not exist") from None
         except nats.js.errors.APIError as error:
             raise ConsumerError(f"{self._stream}: {error.description}") from None
         except TimeoutError:
-            what = "is not there" if found is None else "has other hosts or another ack wait"
+            what = "does not exist" if found is None else "has other hosts or another ack wait"
             raise ConsumerError(
-                f"{self._stream}: the consumer {self._durable} {what}, and this user may not "
-                "change that, or JetStream does not answer; `netsonde nats streams` makes it"
+                f"{self._stream}: the consumer {self._durable} {what}. This user may not change "
+                "it, or JetStream does not reply. Run `netsonde nats streams` to create it."
             ) from None
 
     def _fits(self, found: ConsumerInfo) -> bool:
@@ -156,11 +156,11 @@ class DurableSource:
         )
 
     async def fetch(self) -> list[Msg]:
-        """What has come, soon; nothing if there is nothing. Raises one of ERRORS."""
+        """Returns messages, or an empty list after PULL_WAIT_SEC. Raises one of ERRORS."""
         return await self._pull.fetch(PULL_WAIT_SEC)
 
     async def acknowledge(self, messages: Sequence[Msg]) -> None:
-        """One that does not arrive costs no more than a delivery that is told to be a repeat."""
+        """Acks messages. After a lost ack the message is delivered again, as a duplicate."""
         for message in messages:
             await self._client.publish(message.reply, b"+ACK")
         await self._client.flush(timeout=API_TIMEOUT_SEC)
@@ -193,4 +193,4 @@ class LiveSource:
         return found
 
     async def acknowledge(self, messages: Sequence[Msg]) -> None:
-        """Nobody waits for it."""
+        """Does nothing: the live stream has no acks."""

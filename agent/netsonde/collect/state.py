@@ -1,8 +1,8 @@
-"""What a collector knows of its directory, moved together with the data.
+"""The collector's state file, stored with the data.
 
-`state.json` is replaced as a whole, after the data that it speaks of are on disk and before
-any message is acknowledged. So whatever moment a crash comes at, the file it names is cut
-back to the length it gives, and what was written beyond is delivered, and written, again.
+`state.json` is replaced as a whole, after its data are on disk and before the messages are
+acked. After a crash the current file is truncated to the recorded length; later data are
+delivered and written again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ NAME = "state.json"
 
 
 class StateError(NetsondeError):
-    """The directory is not one that this collector may write to."""
+    """The directory cannot be used by this collector."""
 
 
 class OpenFile(msgspec.Struct):
-    """The file that grows now."""
+    """The growing file."""
 
     name: str
     bytes: int
@@ -38,7 +38,7 @@ class Totals(msgspec.Struct):
     records: int = 0
     packets: int = 0
     bytes: int = 0
-    repeated: int = 0  # batches that came again
+    repeated: int = 0  # duplicate batches
     unreadable: int = 0
 
 
@@ -46,9 +46,9 @@ class State(msgspec.Struct):
     format: str
     stream: str
     version: int = 1
-    files: int = 0  # begun so far
+    files: int = 0  # created so far
     file: OpenFile | None = None
-    closing: list[str] = []  # complete files that do not have their name yet
+    closing: list[str] = []  # complete files without their final name
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     totals: Totals = msgspec.field(default_factory=Totals)
 
@@ -60,7 +60,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 class StateFile:
-    """Owns the directory: one collector at a time."""
+    """Locks the directory for one collector; loads and saves its state."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -69,12 +69,12 @@ class StateFile:
             self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(self._directory_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StateError(f"{directory}: another collector writes here") from None
+            raise StateError(f"{directory} is used by another collector") from None
         except OSError as error:
             raise StateError(f"{directory}: {error.strerror}") from None
 
     def load(self, *, format: str, stream: str) -> State:  # noqa: A002 - its name in the file
-        """The state that was left here, or a new one."""
+        """Loads the state, or creates one for a new directory."""
         try:
             data = (self.directory / NAME).read_bytes()
         except FileNotFoundError:
@@ -85,13 +85,13 @@ class StateFile:
             raise StateError(f"{self.directory / NAME}: {error}") from None
         if (state.format, state.stream) != (format, stream):
             raise StateError(
-                f"{self.directory} holds {state.format} of {state.stream}; "
+                f"{self.directory} contains {state.format} of {state.stream}; "
                 f"use another directory for {format} of {stream}"
             )
         return state
 
     def save(self, state: State) -> None:
-        """Returns when it is on disk."""
+        """Saves the state. Returns when it is on disk."""
         temporary = self.directory / f".{NAME}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:

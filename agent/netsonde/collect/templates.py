@@ -1,9 +1,8 @@
-"""IPFIX templates (RFC 7011 §3.4.1), and where the columns of a batch lie in its data records.
+"""IPFIX templates (RFC 7011 §3.4.1), and the offsets of a batch's columns in its data records.
 
-The data records of one template are of one size (the interface's name, the only variable
-field, is the same all over a batch), so what a field is to become can be said once for all of
-them. Hostile bytes cannot read beyond the message: every length is checked against what is
-there, and a set that lies is left out.
+All data records of a template have the same size: the only variable field, the interface's
+name, is constant within a batch. So each field is mapped once per template. Every length is
+checked against the message. Malformed sets are skipped.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ TEMPLATE_SET, DATA_SET_MIN = 2, 256
 Element = tuple[int, int]  # enterprise, number
 
 _1, _2, _8 = NUMBER_KINDS[1], NUMBER_KINDS[2], NUMBER_KINDS[8]
-# What elements become: which column, and what that is made of.
+# Column and kind of each element.
 _COLUMNS: dict[Element, tuple[str, int]] = {
     (0, 2): ("packets", _8),
     (0, 1): ("bytes", _8),
@@ -74,7 +73,7 @@ _SUMMED = {
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    fields: tuple[tuple[Element, int], ...]  # and bytes
+    fields: tuple[tuple[Element, int], ...]  # element, bytes
 
     @cached_property
     def fixed_bytes(self) -> int:
@@ -85,8 +84,8 @@ class Template:
         return sum(size == VARIABLE for _, size in self.fields)
 
     @cached_property
-    def places(self) -> list[tuple[Element, int, int]]:
-        """Where the fields of fixed size lie: element, offset, bytes."""
+    def offsets(self) -> list[tuple[Element, int, int]]:
+        """The fields of fixed size: element, offset, bytes."""
         found, at = [], 0
         for element, size in self.fields:
             if size == VARIABLE:
@@ -97,9 +96,9 @@ class Template:
 
     @cached_property
     def columns(self) -> dict[str, Field]:
-        """A field whose size is not what its element has is left out."""
+        """The known fields by column; those with a wrong size are skipped."""
         found = {}
-        for element, at, size in self.places:
+        for element, at, size in self.offsets:
             if element in _COLUMNS:
                 name, kind = _COLUMNS[element]
                 field = Field(at, size, kind)
@@ -109,10 +108,10 @@ class Template:
 
     @cached_property
     def summed(self) -> list[tuple[str, Field]]:
-        """What packets and bytes are made of."""
+        """The fields that are added up to packets and bytes."""
         fields = [
             (_SUMMED[element], Field(at, size, SUM))
-            for element, at, size in self.places
+            for element, at, size in self.offsets
             if element in _SUMMED
         ]
         return [(name, field) for name, field in fields if field.is_sound]
@@ -120,7 +119,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The data records of all sets of one template in a batch."""
+    """The data records of one template in a batch."""
 
     data: bytes
     set_id: int
@@ -134,7 +133,7 @@ class Records:
 
 
 def read_records(data: bytes) -> Iterator[Records]:
-    """Of a whole batch."""
+    """Yields the data records of a batch, by template."""
     templates: dict[int, Template] = {}
     sets = ipfix_sets(data)
     for set_id, at, size in sets:
@@ -150,7 +149,7 @@ def read_records(data: bytes) -> Iterator[Records]:
 
 
 def count_records(data: bytes) -> Counts:
-    """Records, packets and bytes of a batch."""
+    """Counts the records, packets and bytes of a batch."""
     totals = {"packets": bytearray(8), "bytes": bytearray(8)}
     rows_all = 0
     for records in read_records(data):
@@ -163,7 +162,7 @@ def count_records(data: bytes) -> Counts:
 
 @lru_cache(256)
 def _learn(body: bytes) -> dict[int, Template]:
-    """The same ones come with each batch. Not to be changed."""
+    """Parses a template set. Cached, since each batch repeats it: do not modify the result."""
     at, templates = 0, dict[int, Template]()
     while at + 4 <= len(body):
         number, count = struct.unpack_from("!HH", body, at)
@@ -188,11 +187,11 @@ def _learn(body: bytes) -> dict[int, Template]:
 
 
 def _measure(data: bytes, at: int, size: int, template: Template) -> tuple[int, bytes] | None:
-    """The bytes of a record and the interface's name, from the first set of its kind. None: the
-    set cannot be read."""
+    """Returns the record size and the interface's name, from a template's first set. Returns
+    None if the set is malformed."""
     record_bytes, name = template.fixed_bytes, b""
     if template.variable:
-        # It comes last. One byte of length, and the same name in every record of a batch.
+        # The variable field is last: one byte of length, then the name.
         last = template.fields[-1][1] == VARIABLE and template.variable == 1
         if not last or size <= record_bytes or data[at + record_bytes] == 255:
             return None

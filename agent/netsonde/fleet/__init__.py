@@ -1,1 +1,1 @@
-"""The controller's side: address many agents at once and gather what they answer."""
+"""The controller's side: send requests to many agents and gather their replies."""

@@ -1,8 +1,8 @@
-"""A controller's connection: find out who is there, ask many hosts, follow their streams.
+"""A controller's connection: discover agents, send requests to many hosts, follow streams.
 
-One FleetClient is one NATS connection that lives as long as its `async with`. It fails soon
-and with one sentence when NATS cannot be reached, and it never retries a request by itself:
-each request carries a Request-Id, so that whoever repeats it may do so safely.
+A FleetClient holds one NATS connection for the length of its `async with`. `connect` fails
+within seconds if NATS is unreachable. Requests are never retried automatically. Each request
+carries a Request-Id, so the caller can safely send it again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..bus.credentials import Login
 from ..bus.nats_client import GuardedClient
 from ..config.sections import NatsSection
 from ..errors import UnreachableError
-from .scatter import Absence, Ask, Gathering, Reply, decode_object, scatter, token
+from .scatter import Absence, Ask, Gathering, Message, Reply, Wait, decode_object, scatter, token
 from .targeting import Limit, Target, TargetError, host_subject
 
 SERVICE = "netsonde"
@@ -36,7 +36,7 @@ CONNECT_TIMEOUT_SEC = 4.0
 CLOSE_TIMEOUT_SEC = 1.0
 DISCOVERY_SEC_MAX = 1.0
 DISCOVERY_QUIET_SEC = 0.2
-PING_INTERVAL_SEC = 5  # of a lasting connection: the third unanswered ping drops a frozen server
+PING_INTERVAL_SEC = 5  # a lasting connection reconnects after three unanswered pings
 STREAM_MESSAGES_MAX = 256
 STREAM_BYTES_MAX = 32 << 20
 NOT_ASKED = "not asked"
@@ -46,7 +46,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How a request goes out: to how many hosts, how many at a time, until how much fails."""
+    """Timeout, host limit, batch size and failure limit of a request."""
 
     timeout_sec: float = 2.0
     limit: Limit | None = None
@@ -58,18 +58,18 @@ class Pace:
         return self.batch is not None or self.failures_max is not None
 
     def waves(self, hosts: Sequence[str]) -> list[tuple[str, ...]]:
-        """The hosts in the order and company in which they are asked."""
+        """Splits the hosts into the batches that are asked one after the other."""
         size = self.batch or (1 if self.failures_max is not None else len(hosts) or 1)
         return [tuple(hosts[i : i + size]) for i in range(0, len(hosts), size)]
 
-    def broken_off(self, outcome: Outcome) -> bool:
-        """More failed than may."""
+    def exceeded(self, outcome: Outcome) -> bool:
+        """Returns whether more hosts failed than allowed."""
         return self.failures_max is not None and outcome.failures > self.failures_max
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one request: replies and absences by host name, and what looked odd."""
+    """Result of one request: replies and missing hosts, sorted by host, and warnings."""
 
     replies: list[Reply] = field(default_factory=list)
     absences: list[Absence] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        """At least one host was asked, and each answered below 400."""
+        """Returns whether at least one host replied and every reply is below 400."""
         return bool(self.replies) and not self.failures
 
     @property
@@ -90,19 +90,19 @@ class Outcome:
 
 
 class FleetClient:
-    """See the head of this file. Make one with `connect`."""
+    """One NATS connection to a fleet. Create it with `connect`."""
 
     def __init__(self, connection: Client, address: NatsSection, errors: list[Exception]) -> None:
         self.connection = connection
         self.address = address
         self.errors = errors
-        self.twins: set[str] = set()
+        self.duplicates: set[str] = set()
         self.misnamed: set[tuple[str, str]] = set()
-        self.strangers: set[str] = set()
+        self.foreign: set[str] = set()
 
     @property
     def max_payload(self) -> int:
-        """Bytes of payload and headers that the server takes."""
+        """The server's limit for payload and headers, in bytes."""
         return int(self.connection.max_payload)
 
     async def request(
@@ -112,7 +112,7 @@ class FleetClient:
         timeout_sec: float,
         headers: dict[str, str] | None = None,
     ) -> bytes | None:
-        """The first reply, or None: nobody is there, or nobody answered in time."""
+        """Returns the first reply; None if there is no responder or no reply in time."""
         try:
             reply = await self.connection.request(
                 subject, payload, timeout=timeout_sec, headers=headers
@@ -124,28 +124,24 @@ class FleetClient:
     async def discover(
         self, kind: str, target: Target, timeout_sec: float
     ) -> dict[str, Reply] | None:
-        """Who is there, by host, from NATS service discovery (`kind`: PING, INFO, STATS).
+        """Finds agents, by host, through NATS service discovery (`kind`: PING, INFO, STATS).
 
-        None: nobody answered and nobody said why, as when this account may not use $SRV.
+        Returns None if there was no reply at all, not even "no responders". This happens if
+        the account may not use $SRV.
         """
         subject = f"$SRV.{kind}.{SERVICE}"
         asks = [Ask(f"{subject}.{host}", host) for host in target.hosts] or [Ask(subject)]
-        window_sec = min(timeout_sec, DISCOVERY_SEC_MAX)
+        wait = Wait(timeout_sec)
+        if not target.hosts:
+            wait = Wait(min(timeout_sec, DISCOVERY_SEC_MAX), DISCOVERY_QUIET_SEC)
         gathering = await scatter(
-            self.connection,
-            asks,
-            b"",
-            {},
-            expected=target.hosts or None,
-            timeout_sec=timeout_sec if target.hosts else window_sec,
-            quiet_sec=None if target.hosts else DISCOVERY_QUIET_SEC,
-            decode=decode_discovery,
+            self.connection, asks, Message(decode=decode_discovery), target.hosts or None, wait
         )
-        self.notice_names(gathering)
+        self.note_names(gathering)
         if not gathering.replies and not gathering.nobody and not target.hosts:
             return None
         replies = sorted(gathering.replies.items())
-        self.strangers |= {r.body["detail"] for _, r in replies if not r.accepted}
+        self.foreign |= {r.body["detail"] for _, r in replies if not r.accepted}
         return {
             host: reply
             for host, reply in replies
@@ -162,16 +158,13 @@ class FleetClient:
         request_id: str | None = None,
         progress: Progress | None = None,
     ) -> Outcome:
-        """Sends one request to the target at the given pace and gathers the outcome."""
-        payload = msgspec.json.encode(body)
-        headers = {
-            "Content-Type": "application/json",
-            "Request-Id": request_id or uuid.uuid4().hex,
-        }
+        """Sends one request to the target at the given pace and gathers the replies."""
+        headers = {"Content-Type": "application/json", "Request-Id": request_id or uuid.uuid4().hex}
+        message = Message(msgspec.json.encode(body), headers)
         hosts = await self.expect_hosts(target, pace)
         outcome = Outcome()
         if hosts is None or not (target.hosts or pace.staged or pace.limit):
-            # An expectation of nobody would end the wave before it began.
+            # Without `or None`, an empty expectation would end the wave at once.
             waves = [([Ask(target.subject(self.address.root, verb))], hosts or None)]
         else:
             waves = [
@@ -179,70 +172,69 @@ class FleetClient:
                 for wave in pace.waves(hosts)
             ]
         for asks, expected in waves:
-            if pace.broken_off(outcome):
+            if pace.exceeded(outcome):
                 outcome.absences += [Absence(host, NOT_ASKED) for host in expected or ()]
                 continue
             done = len(outcome.replies)
             gathering = await scatter(
                 self.connection,
                 asks,
-                payload,
-                headers,
-                expected=expected,
-                timeout_sec=pace.timeout_sec,
-                progress=_report(progress, done, None if hosts is None else len(hosts)),
+                message,
+                expected,
+                Wait(pace.timeout_sec),
+                _report(progress, done, None if hosts is None else len(hosts)),
             )
             outcome.include(gathering, pace.timeout_sec)
-            self.notice_names(gathering)
-        outcome.warnings = self.take_warnings()
+            self.note_names(gathering)
+        outcome.warnings = self.drain_warnings()
         return outcome
 
-    def notice_names(self, gathering: Gathering) -> None:
-        self.twins |= gathering.repeated
+    def note_names(self, gathering: Gathering) -> None:
+        self.duplicates |= gathering.repeated
         self.misnamed |= gathering.misnamed
 
-    def take_warnings(self) -> list[str]:
-        """What looked odd since the last call: NATS errors, names that do not fit."""
+    def drain_warnings(self) -> list[str]:
+        """Returns and clears the warnings since the last call: NATS errors, wrong host names."""
         warnings = [str(error) for error in self.errors]
-        warnings += [f"{host}: two agents answer to this name" for host in sorted(self.twins)]
+        warnings += [f"{host}: two agents use this host name" for host in sorted(self.duplicates)]
         warnings += [
-            f"{asked}: answered in the name of {named}, which is not believed"
+            f"{asked}: reply ignored, it names another host: {named}"
             for asked, named in sorted(self.misnamed)
         ]
         warnings += [
-            f"somebody answers for {SERVICE} who is no agent: {why}"
-            for why in sorted(self.strangers)
+            f"service discovery of {SERVICE}: reply ignored, not an agent: {why}"
+            for why in sorted(self.foreign)
         ]
         self.errors.clear()
-        self.twins.clear()
+        self.duplicates.clear()
         self.misnamed.clear()
-        self.strangers.clear()
+        self.foreign.clear()
         return warnings
 
     async def expect_hosts(self, target: Target, pace: Pace) -> tuple[str, ...] | None:
-        """Which hosts should answer; None when that cannot be found out."""
+        """Returns the hosts that should reply; None if discovery got no reply."""
         if target.hosts:
             return pace.limit.apply(target.hosts) if pace.limit else target.hosts
         found = await self.discover("PING", target, pace.timeout_sec)
         if found is None:
             if pace.staged or pace.limit:
                 raise TargetError(
-                    "Service discovery gave no answer, so --limit, --batch and --max-failures "
-                    "need the hosts named with --host or --nodes."
+                    "Service discovery got no reply. Name the hosts with --host or --nodes "
+                    "to use --limit, --batch or --max-failures."
                 )
             return None
         hosts = tuple(found)
         return pace.limit.apply(hosts) if pace.limit else hosts
 
     async def stream_hosts(self, target: Target, pace: Pace) -> tuple[str, ...] | None:
-        """Whose streams to follow; None for all. Named hosts may well come later."""
+        """Returns the hosts whose streams to follow; None for all. Named hosts may be offline."""
         if target.group is None and pace.limit is None:
             return target.hosts or None
         return await self.expect_hosts(target, pace) or ()
 
     async def follow(self, stream: str, hosts: Sequence[str] | None) -> AsyncGenerator[Msg, None]:
-        """The messages of a stream, of the named hosts or of all, as they come. Bounded: what
-        the reader cannot keep up with is dropped, and shows as gaps in `seq`."""
+        """Yields the messages of a stream, from the named hosts or from all. Messages that a
+        slow reader does not consume are dropped and show as gaps in `seq`."""
         arrived: asyncio.Queue[Msg] = asyncio.Queue(maxsize=1)
         for host in hosts or ("*",):
             await self.connection.subscribe(
@@ -266,7 +258,7 @@ def _report(
 
 
 def decode_discovery(data: bytes, headers: dict[str, str] | None, elapsed_sec: float) -> Reply:
-    """A $SRV reply: the host is the service's id."""
+    """Reads a $SRV reply. The host is the service's id."""
     try:
         body = decode_object(data)
         return Reply(token(body.get("id")), 200, body, elapsed_sec)
@@ -275,7 +267,7 @@ def decode_discovery(data: bytes, headers: dict[str, str] | None, elapsed_sec: f
 
 
 def belongs(body: dict[str, Any], root: str, group: tuple[str, str] | None) -> bool:
-    """Is this agent under the root, and in the group? Its metadata tells."""
+    """Returns whether the agent's metadata has this root and this group's label."""
     metadata = body.get("metadata")
     if isinstance(metadata, dict) and metadata.get("subject.root", root) != root:
         return False
@@ -283,8 +275,8 @@ def belongs(body: dict[str, Any], root: str, group: tuple[str, str] | None) -> b
 
 
 def read_labels(metadata: object) -> dict[str, str]:
-    """An agent's labels out of its discovery metadata: label names have no dots, every other
-    name has one. `label.` may stand before them."""
+    """Returns an agent's labels from its discovery metadata. Label names have no dot, except
+    for an optional prefix `label.`; every other name has a dot."""
     if not isinstance(metadata, dict):
         return {}
     plain = {key.removeprefix("label."): str(value) for key, value in metadata.items()}
@@ -297,48 +289,49 @@ async def connect(
 ) -> AsyncIterator[FleetClient]:
     """Connects, or raises UnreachableError within about four seconds.
 
-    lasting: reconnect for ever once connected (for streams); without it a lost connection
-    ends the requests in flight. notify: told when a lasting connection goes and comes.
+    lasting: reconnect without a limit once connected (for streams). Otherwise a lost
+    connection ends the requests in flight. notify: called when a lasting connection is lost
+    and when it is restored.
     """
     connection = GuardedClient()
     errors: list[Exception] = []
     established = asyncio.Event()
 
-    async def note_error(error: Exception) -> None:
-        # Must not raise: that would end the client's read loop (nats-py 2.16).
+    async def on_error(error: Exception) -> None:
+        # Must not raise: an exception would end the client's read loop (nats-py 2.16).
         if len(errors) < 100 and not isinstance(error, SlowConsumerError):
             errors.append(error)
 
-    async def note_lost() -> None:
+    async def on_disconnect() -> None:
         if notify is not None and established.is_set():
-            notify("connection to NATS lost; waiting for it to come back")
+            notify("connection to NATS lost, reconnecting")
 
-    async def note_back() -> None:
+    async def on_reconnect() -> None:
         errors.clear()
         if notify is not None:
-            notify("connected to NATS again")
+            notify("reconnected to NATS")
 
     options = login_options(address)
     connection.tls_expected = "tls" in options
     connection.login = Login(address)
     try:
-        # One retry a server and an outer limit: nats-py's connect can otherwise go on for ever.
+        # One retry per server and an outer timeout: nats-py's connect could block forever.
         async with asyncio.timeout(CONNECT_TIMEOUT_SEC):
             await connection.connect(
                 list(address.servers),
                 name="netsonde-cli",
                 allow_reconnect=lasting,
                 max_reconnect_attempts=1,
-                # A float works; releases of nats-py differ in what they annotate.
+                # A float works; the annotation differs between releases of nats-py.
                 reconnect_time_wait=0.2,  # type: ignore[arg-type,unused-ignore]
                 connect_timeout=2,
                 ping_interval=PING_INTERVAL_SEC,
-                error_cb=note_error,
-                disconnected_cb=note_lost,
-                reconnected_cb=note_back,
+                error_cb=on_error,
+                disconnected_cb=on_disconnect,
+                reconnected_cb=on_reconnect,
                 **options,
             )
-    except Exception as error:  # whatever answers at that port, nats-py stumbles over some of it
+    except Exception as error:  # nats-py raises various types if the peer is not NATS
         cause = errors[-1] if errors else error
         await close(connection)
         raise UnreachableError(explain(address, cause)) from error
@@ -354,7 +347,7 @@ async def connect(
 
 
 async def close(connection: Client) -> None:
-    """A server that has frozen must not keep the command from ending."""
+    """Closes the connection; aborts it if the server does not respond in time."""
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_SEC):
             await connection.close()
@@ -363,7 +356,7 @@ async def close(connection: Client) -> None:
 
 
 def login_options(address: NatsSection) -> dict[str, Any]:
-    """TLS and credentials as nats-py takes them."""
+    """Returns TLS and credentials as options of nats-py."""
     options: dict[str, Any] = {"tls_handshake_first": address.tls_handshake_first}
     secured = any(urlsplit(server).scheme == "tls" for server in address.servers)
     if secured or address.tls_ca or address.tls_cert or address.tls_handshake_first:
@@ -372,15 +365,15 @@ def login_options(address: NatsSection) -> dict[str, Any]:
 
 
 def explain(address: NatsSection, error: Exception) -> str:
-    """One sentence, without the secrets that a URL may carry."""
-    places = []
+    """Returns one sentence for the user, without secrets from the URLs."""
+    urls = []
     for server in address.servers:
         parts = urlsplit(server if "//" in server else f"nats://{server}")
-        places.append(f"{parts.scheme}://{parts.hostname}:{parts.port or 4222}")
-    if isinstance(error, socket.gaierror):  # its numbers are not those of errno
-        words = str(error.strerror).lower()
+        urls.append(f"{parts.scheme}://{parts.hostname}:{parts.port or 4222}")
+    if isinstance(error, socket.gaierror):  # errno holds an EAI_* code
+        reason = str(error.strerror).lower()
     elif isinstance(error, OSError) and error.errno is not None:
-        words = os.strerror(error.errno).lower()
+        reason = os.strerror(error.errno).lower()
     else:
-        words = str(error).removeprefix("nats: ").strip("'. ") or "no answer in time"
-    return f"NATS cannot be reached at {', '.join(places)}: {words}."
+        reason = str(error).removeprefix("nats: ").strip("'. ") or "no reply in time"
+    return f"NATS cannot be reached at {', '.join(urls)}: {reason}."

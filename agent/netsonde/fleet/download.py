@@ -1,8 +1,8 @@
-"""An object of a NATS bucket, read by Direct Get alone (ADR-31).
+"""Reads an object of a NATS bucket with Direct Get only (ADR-31).
 
-The usual way, an ordered consumer, needs the right to make consumers, and whoever has that
-can have messages delivered to any subject. Direct Get needs one subject a bucket, and works
-from another account. Chunks come in batches; a server before 2.11 sends one at a time.
+The usual way is an ordered consumer. It needs the right to create consumers, which also
+allows delivery of messages to any subject. Direct Get needs one subject per bucket and works
+from another account. Chunks arrive in batches; a server before 2.11 sends one at a time.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from nats.aio.subscription import Subscription
 
 from ..errors import NetsondeError
 
-ANSWER_SEC = 10.0
+REPLY_TIMEOUT_SEC = 10.0
 BATCH_CHUNKS = 64
 
 
 class DownloadError(NetsondeError):
-    """The object is not there, or not whole."""
+    """The object is missing, incomplete or damaged."""
 
 
 class _Entry(msgspec.Struct):
-    """What makes chunks an object (ADR-20)."""
+    """Metadata of an object (ADR-20)."""
 
     nuid: str
     size: int
@@ -38,17 +38,17 @@ class _Entry(msgspec.Struct):
 async def download(connection: Client, bucket: str, name: str, out: IO[bytes]) -> None:
     """Writes the object to `out`. Raises DownloadError, nats-py's errors, TimeoutError."""
     inbox = connection.new_inbox()
-    arriving = await connection.subscribe(inbox)
+    replies = await connection.subscribe(inbox)
     try:
-        await _Reader(connection, arriving, inbox, bucket).read(name, out)
+        await _Reader(connection, replies, inbox, bucket).read(name, out)
     finally:
-        await arriving.unsubscribe()
+        await replies.unsubscribe()
 
 
 class _Reader:
-    def __init__(self, connection: Client, arriving: Subscription, inbox: str, bucket: str) -> None:
+    def __init__(self, connection: Client, replies: Subscription, inbox: str, bucket: str) -> None:
         self._connection = connection
-        self._arriving = arriving
+        self._replies = replies
         self._inbox = inbox
         self._bucket = bucket
 
@@ -76,20 +76,20 @@ class _Reader:
                 out.write(message.data)
                 seq = int(_header(message, "Nats-Sequence"))
                 if not _header(message, "Nats-Num-Pending"):
-                    break  # of a server that knows no batches
+                    break  # a server before 2.11 ignores `batch`
             if chunks == before:
-                raise DownloadError("a part of it is no longer in the bucket")
+                raise DownloadError("a chunk is no longer in the bucket")
         found = base64.urlsafe_b64encode(digest.digest()).decode()
         if size != entry.size or entry.digest != f"SHA-256={found}":
-            raise DownloadError("it is damaged: its digest is another")
+            raise DownloadError("it is damaged: the size or digest differs")
 
     async def _ask(self, request: dict[str, Any]) -> None:
         subject = f"$JS.API.DIRECT.GET.OBJ_{self._bucket}"
         await self._connection.publish(subject, msgspec.json.encode(request), reply=self._inbox)
 
     async def _next(self) -> Msg | None:
-        """None: a batch is at its end, or there is no such message."""
-        message = await self._arriving.next_msg(timeout=ANSWER_SEC)
+        """Returns None at the end of a batch or if there is no such message."""
+        message = await self._replies.next_msg(timeout=REPLY_TIMEOUT_SEC)
         status = _header(message, "Status")
         if status in ("204", "404"):
             return None

@@ -1,22 +1,21 @@
-"""A nats-server configuration in which nobody can do more than their part.
+"""A nats-server configuration that gives each host and client only the rights it needs.
 
-    account AGENTS        one user a host: listens to what is meant for it, answers what it was
-                          asked, publishes its own streams, and nothing else
-    account <client>      one a client, so that no client sees another's replies. It imports
-                          what its role needs, and the server writes its name into each request
-                          on the way (`Nats-Request-Info`)
+    account AGENTS        one user per host: subscribes to its requests, replies to them,
+                          publishes its own streams
+    account <client>      one per client, so that no client sees another's replies. It imports
+                          the subjects of its role. The server adds the account's name to each
+                          request (`Nats-Request-Info`)
 
-    role          may ask                        may listen to    of JetStream
+    role          requests                       subscriptions    JetStream
     controller    every verb                     the streams      objects of the hosts' buckets
     operator      verbs that change nothing      the streams      -
-    collector     -                              the streams      the consumer of its own name
+    collector     -                              the streams      the consumer with its name
 
-With JetStream its streams, buckets and consumers are made by `streams`, one more user of AGENTS
-(fleet/stores.py). Who may make a stream may have any subject copied into it, and who may make a
-consumer may have empty messages delivered to any subject, `capture.stop` among them; so nobody
-else may.
+JetStream's streams, buckets and consumers are created by `streams`, a user of AGENTS
+(fleet/stores.py). No other user has that right: a stream can copy any subject, and a consumer
+can deliver empty messages to any subject, for example `capture.stop`.
 
-Sans I/O: names and public nkeys in, text out. Secrets never come here.
+No I/O: names and public nkeys in, text out. No secrets.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ from ..wire.events import EVENT_KINDS
 from ..wire.verbs import VERBS
 
 AGENTS = "AGENTS"
-STREAMS = "streams"  # who makes JetStream's streams and buckets
-LISTEN = "0.0.0.0:4222"  # a server for many hosts
-RESPONSE_EXPIRES = "15m"  # the longest that a verb may take to answer
+STREAMS = "streams"  # the user that creates JetStream's streams and buckets
+LISTEN = "0.0.0.0:4222"
+RESPONSE_EXPIRES = "15m"  # deadline of a reply
 DISCOVERY = ("PING", "INFO", "STATS")
 
 Role: TypeAlias = Literal["controller", "operator", "collector"]
@@ -60,8 +59,8 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """listen: host:port. The files are the server's own; tls_ca: clients must show a
-    certificate that it signs."""
+    """Listen address (host:port) and files of the server. tls_ca: clients must have a
+    certificate signed by this CA."""
 
     listen: str = LISTEN
     tls_cert: str = ""
@@ -72,8 +71,8 @@ class Transport:
 
 
 def parse_hosts(lines: Iterable[str]) -> list[Host]:
-    """One a line: a host name, then its labels as k=v. `#` begins a comment. Raises ConfigError
-    for what is no host or comes twice."""
+    """Reads one host per line: its name, then its labels as k=v. `#` starts a comment. Raises
+    ConfigError for a malformed label or a duplicate host."""
     hosts: dict[str, Host] = {}
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
@@ -87,7 +86,7 @@ def parse_hosts(lines: Iterable[str]) -> list[Host]:
             labels[key] = value
         token = host_token(words[0])
         if token in hosts:
-            raise ConfigError(f"line {number}: {token} is there twice")
+            raise ConfigError(f"line {number}: duplicate host {token}")
         hosts[token] = Host(token, labels)
     return list(hosts.values())
 
@@ -96,19 +95,21 @@ def check_clients(clients: Sequence[Client]) -> None:
     names = [client.name for client in clients]
     for name in names:
         if not _CLIENT.fullmatch(name) or name.upper() in (AGENTS, "SYS") or name == STREAMS:
-            raise ConfigError(f"{name!r} cannot be a client's name: letters, digits, _ and -")
+            raise ConfigError(
+                f"{name!r} is reserved or not a client name of letters, digits, _ and -"
+            )
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
-        raise ConfigError(f"{', '.join(sorted(repeated))}: one client has one role")
+        raise ConfigError(f"{', '.join(sorted(repeated))}: a client can have only one role")
 
 
-# ---- what each may do -----------------------------------------------------------------------
+# ---- permissions ----------------------------------------------------------------------------
 
 
 def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict[str, object]:
-    """Listening and publishing by name; replies only where it was asked."""
+    """The subjects of one host. Replies are allowed only to requests that it received."""
     bucket = bucket_name(root, host.token)
-    kept = [
+    stored = [
         *(f"$JS.API.STREAM.INFO.{name}" for name in (flows_stream(root), events_stream(root))),
         *(f"$JS.API.STREAM.{verb}.OBJ_{bucket}" for verb in ("INFO", "PURGE", "MSG.GET")),
         f"$O.{bucket}.>",
@@ -120,7 +121,7 @@ def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict
                 f"{root}.stream.flows.{host.token}",
                 f"{root}.stream.metrics.{host.token}",
                 *(f"{root}.stream.events.{host.token}.{kind}" for kind in EVENT_KINDS),
-                *(kept if jetstream else ()),
+                *(stored if jetstream else ()),
             ]
         },
         "subscribe": {
@@ -141,16 +142,16 @@ def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict
 
 
 def administrator_permissions() -> dict[str, object]:
-    """Of `streams`: all of JetStream, and nothing of the fleet."""
+    """Permissions of the user `streams`: all of JetStream, no subject of the fleet."""
     return {
         "publish": {"allow": ["$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "$O.>"]},
         "subscribe": {"allow": ["_INBOX.>"]},
     }
 
 
-def stored_for(root: str, client: Client, hosts: Iterable[Host]) -> list[str]:
-    """The part of JetStream's interface that a client's own commands use: a collector pulls
-    from its consumer and acknowledges, a controller fetches what it asked hosts to put down."""
+def jetstream_subjects(root: str, client: Client, hosts: Iterable[Host]) -> list[str]:
+    """The JetStream subjects that a client's commands use. A collector pulls from its consumer
+    and acks; a controller downloads the objects that hosts stored on its request."""
     if client.role == "collector":
         stream = flows_stream(root)
         return [
@@ -163,10 +164,10 @@ def stored_for(root: str, client: Client, hosts: Iterable[Host]) -> list[str]:
     return []
 
 
-def imports_of(stored: Iterable[str]) -> list[str]:
-    """What an account imports for that. With JetStream on, nats-server gives every account
-    `$JS.API.>` of its own, whose answer ("not enabled for account") would race with ours,
-    unless exactly this subject is imported; what of it may be used the permissions say."""
+def jetstream_imports(stored: Iterable[str]) -> list[str]:
+    """The imports for these subjects. With JetStream on, nats-server gives every account its own
+    `$JS.API.>`. Its reply ("not enabled for account") would race with ours unless exactly that
+    subject is imported. The permissions restrict its use."""
     return list(
         dict.fromkeys(
             "$JS.API.>" if subject.startswith("$JS.API.CONSUMER.") else subject
@@ -175,8 +176,8 @@ def imports_of(stored: Iterable[str]) -> list[str]:
     )
 
 
-def requests_of(root: str, role: Role) -> list[str]:
-    """The request subjects that a role may use."""
+def request_subjects(root: str, role: Role) -> list[str]:
+    """Returns the request subjects that a role may use."""
     if role == "collector":
         return []
     discovery = [
@@ -191,10 +192,10 @@ def requests_of(root: str, role: Role) -> list[str]:
 
 
 def client_permissions(root: str, role: Role, stored: Sequence[str] = ()) -> dict[str, object]:
-    """Its own inbox, the streams and the role's requests: nothing that is not imported."""
-    asked = [*requests_of(root, role), *stored]
+    """Permissions for its inbox, the streams and the requests of its role."""
+    allowed = [*request_subjects(root, role), *stored]
     return {
-        "publish": {"allow": asked} if asked else {"deny": [">"]},
+        "publish": {"allow": allowed} if allowed else {"deny": [">"]},
         "subscribe": {"allow": ["_INBOX.>", f"{root}.stream.>"]},
     }
 
@@ -209,19 +210,19 @@ def server_config(
     nkeys: Mapping[str, str],
     transport: Transport,
 ) -> str:
-    """nkeys: the public key of each host's token and of each client's name."""
+    """Returns the text of the file. nkeys: public keys by host token and client name."""
     check_clients(clients)
     shared = {host.token for host in hosts} & {STREAMS, *(client.name for client in clients)}
     if shared:
-        raise ConfigError(f"{', '.join(sorted(shared))}: a host and a client of one name")
+        raise ConfigError(f"{', '.join(sorted(shared))}: used as a host name and as a client name")
     agents = _agents(root, hosts, clients, nkeys, jetstream=bool(transport.jetstream_dir))
     accounts: dict[str, dict[str, Sequence[object]]] = {AGENTS: agents}
     for client in clients:
-        stored = stored_for(root, client, hosts) if transport.jetstream_dir else []
+        stored = jetstream_subjects(root, client, hosts) if transport.jetstream_dir else []
         accounts[client.name] = _client(root, client, nkeys[client.name], stored)
     lines = [
-        "# Written by `netsonde nats setup`: to change it, run that again with other names.",
-        "# It holds public keys only.",
+        "# Written by `netsonde nats setup`. To change it, run the command again.",
+        "# It contains only public keys.",
         f"listen: {_value(transport.listen)}",
     ]
     if transport.tls_cert:
@@ -230,8 +231,8 @@ def server_config(
         lines.append(f"jetstream {{ store_dir: {_value(transport.jetstream_dir)} }}")
     lines += ["accounts {"]
     for name, account in accounts.items():
-        kept = ["    jetstream: enabled"] if name == AGENTS and transport.jetstream_dir else []
-        lines += [f"  {_value(name)}: {{", *kept, *_block(account, 4), "  }"]
+        enabled = ["    jetstream: enabled"] if name == AGENTS and transport.jetstream_dir else []
+        lines += [f"  {_value(name)}: {{", *enabled, *_block(account, 4), "  }"]
     return "\n".join([*lines, "}", ""])
 
 
@@ -243,12 +244,12 @@ def _agents(
     *,
     jetstream: bool,
 ) -> dict[str, Sequence[object]]:
-    askers = [client.name for client in clients if client.role != "collector"]
+    requesters = [client.name for client in clients if client.role != "collector"]
     everyone = [client.name for client in clients]
-    services = dict.fromkeys((f"{root}.>", "$SRV.>"), askers)
-    if jetstream:  # to each account its own, whatever that account imports
+    services = dict.fromkeys((f"{root}.>", "$SRV.>"), requesters)
+    if jetstream:
         for client in clients:
-            for subject in imports_of(stored_for(root, client, hosts)):
+            for subject in jetstream_imports(jetstream_subjects(root, client, hosts)):
                 services[subject] = [*services.get(subject, ()), client.name]
     users: list[object] = [
         {
@@ -261,7 +262,7 @@ def _agents(
         users.append({"nkey": nkeys[STREAMS], "permissions": administrator_permissions()})
     return {
         "users": users,
-        # Many hosts answer one request, so a response is a stream of replies.
+        # Type "stream": many hosts reply to one request.
         "exports": [
             {"service": subject, "response_type": "stream", "accounts": accounts}
             for subject, accounts in services.items()
@@ -278,9 +279,12 @@ def _client(
         "users": [{"nkey": nkey, "permissions": client_permissions(root, client.role, stored)}],
         "imports": [
             {"service": {"account": AGENTS, "subject": subject}, "share": True}
-            for subject in requests_of(root, client.role)
+            for subject in request_subjects(root, client.role)
         ]
-        + [{"service": {"account": AGENTS, "subject": subject}} for subject in imports_of(stored)]
+        + [
+            {"service": {"account": AGENTS, "subject": subject}}
+            for subject in jetstream_imports(stored)
+        ]
         + [{"stream": {"account": AGENTS, "subject": f"{root}.stream.>"}}],
     }
 
@@ -295,7 +299,7 @@ def _tls(transport: Transport) -> list[str]:
 
 
 def _block(account: Mapping[str, Sequence[object]], indent: int) -> list[str]:
-    """A map of lists, an item a line: as much JSON as nats-server reads."""
+    """Renders a map of lists, one item per line, in nats-server's dialect of JSON."""
     pad = " " * indent
     lines = []
     for key, items in account.items():

@@ -1,8 +1,8 @@
-"""One request to many hosts, and the replies that come back, until enough is known.
+"""Sends one request to many hosts and gathers their replies.
 
-A wave is published under one inbox. It ends when every expected host has answered or is
-known to be absent (NATS says "no responders"), or when the time is up; with no expectation
-it lasts the whole time. Nothing here knows verbs, targets or terminals.
+A wave is published under one inbox. It ends when every expected host has replied or is known
+to be absent ("no responders" from NATS), or at the timeout. If the hosts are not known, it
+lasts until the timeout. Verbs, targets and terminals are handled elsewhere.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from ..errors import UnreachableError
 INBOX_MESSAGES_MAX = 65_536
 INBOX_BYTES_MAX = 256 << 20
 
-# nats-server's own words for "nobody subscribes to this": a header line with this status.
-NO_RESPONDERS = "503"
+NO_RESPONDERS = "503"  # status header from nats-server: the subject has no subscriber
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One message to publish. `host` is the one host that its subject reaches, if only one."""
+    """One message to publish. `host`: set if the subject reaches only this host."""
 
     subject: str
     host: str | None = None
@@ -39,7 +38,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one host answered: the body as sent, its status, and how long it took."""
+    """Reply of one host: its status, its body and the time it took."""
 
     host: str
     code: int
@@ -58,7 +57,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """A host that was expected to answer and did not."""
+    """An expected host that did not reply."""
 
     host: str
     reason: str
@@ -66,14 +65,14 @@ class Absence:
 
 @dataclass(slots=True)
 class Gathering:
-    """The state of one wave: who answered, who is known to be away, who is still awaited."""
+    """The state of one wave: replies, unreachable hosts and expected hosts."""
 
     expected: frozenset[str] | None
     replies: dict[str, Reply] = field(default_factory=dict)
     unreachable: set[str] = field(default_factory=set)
     nobody: bool = False
     repeated: set[str] = field(default_factory=set)
-    misnamed: set[tuple[str, str]] = field(default_factory=set)  # (who was asked, who answered)
+    misnamed: set[tuple[str, str]] = field(default_factory=set)  # (asked, named in the reply)
 
     def add(self, reply: Reply) -> None:
         if reply.host in self.replies:
@@ -96,22 +95,21 @@ class Gathering:
         return self.expected <= self.replies.keys() | self.unreachable
 
     def absences(self, timeout_sec: float) -> list[Absence]:
-        """Who of the expected hosts is missing, and why."""
+        """Returns the expected hosts that did not reply, each with the reason."""
         missing = sorted((self.expected or frozenset()) - self.replies.keys())
         return [
             Absence(
                 host,
-                "no agent of that name is connected"
+                "no agent with this name is connected"
                 if host in self.unreachable or self.nobody
-                else f"no answer within {timeout_sec:g} s",
+                else f"no reply within {timeout_sec:g} s",
             )
             for host in missing
         ]
 
 
 def decode_reply(data: bytes, headers: dict[str, str] | None, elapsed_sec: float) -> Reply:
-    """Reads a reply. A body, a status or a name that makes no sense counts as a failure of that
-    host (code 500), never as an answer."""
+    """Reads a reply. A malformed body, status or name is a failure of the host (code 500)."""
     headers = headers or {}
     host = headers.get("Host", "")
     try:
@@ -127,7 +125,7 @@ def decode_reply(data: bytes, headers: dict[str, str] | None, elapsed_sec: float
 
 
 def decode_object(data: bytes) -> dict[str, Any]:
-    """Raises ValueError."""
+    """Decodes a JSON object. Raises ValueError if it is malformed."""
     try:
         return msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
@@ -135,56 +133,68 @@ def decode_object(data: bytes) -> dict[str, Any]:
 
 
 def token(name: object) -> str:
-    """A host's name, which may stand in file names and on terminals. Raises ValueError."""
+    """Returns a host name that is safe in file names and on terminals. Raises ValueError."""
     if not isinstance(name, str) or not TOKEN.fullmatch(name):
-        raise ValueError("it comes from no host by that name")
+        raise ValueError("invalid host name in the reply")
     return name
+
+
+Decode = Callable[[bytes, dict[str, str] | None, float], Reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Payload and headers of a request, and the decoder of its replies."""
+
+    payload: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    decode: Decode = decode_reply
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """quiet_sec: once there is a reply, the wave also ends after this time without another one.
+    For discovery, where the number of replies is unknown."""
+
+    timeout_sec: float
+    quiet_sec: float | None = None
 
 
 async def scatter(
     connection: Client,
     asks: Sequence[Ask],
-    payload: bytes,
-    headers: dict[str, str],
-    *,
+    message: Message,
     expected: Collection[str] | None,
-    timeout_sec: float,
+    wait: Wait,
     progress: Callable[[Gathering], None] | None = None,
-    decode: Callable[[bytes, dict[str, str] | None, float], Reply] = decode_reply,
-    quiet_sec: float | None = None,
 ) -> Gathering:
-    """Publishes every ask and gathers until the wave is complete or timeout_sec is over.
-
-    quiet_sec: with replies in hand, so much silence also ends the wave (for discovery, where
-    nobody can know how many will answer).
-    """
+    """Publishes every ask. Gathers replies until the wave is complete or the wait is over."""
     gathering = Gathering(None if expected is None else frozenset(expected))
     inbox = connection.new_inbox()
     subscription = await connection.subscribe(
-        f"{inbox}.*",
-        pending_msgs_limit=INBOX_MESSAGES_MAX,
-        pending_bytes_limit=INBOX_BYTES_MAX,
+        f"{inbox}.*", pending_msgs_limit=INBOX_MESSAGES_MAX, pending_bytes_limit=INBOX_BYTES_MAX
     )
     began = time.monotonic()
-    deadline = began + timeout_sec
+    deadline = began + wait.timeout_sec
     try:
         for index, ask in enumerate(asks):
-            await connection.publish(ask.subject, payload, f"{inbox}.{index}", dict(headers))
+            reply_to = f"{inbox}.{index}"
+            await connection.publish(ask.subject, message.payload, reply_to, dict(message.headers))
         while not gathering.complete:
             left_sec = deadline - time.monotonic()
-            if quiet_sec is not None and gathering.replies:
-                left_sec = min(left_sec, quiet_sec)
+            if wait.quiet_sec is not None and gathering.replies:
+                left_sec = min(left_sec, wait.quiet_sec)
             if left_sec <= 0:
                 break
             try:
-                message = await subscription.next_msg(left_sec)
+                reply = await subscription.next_msg(left_sec)
             except TimeoutError:
                 break
             except (ConnectionClosedError, asyncio.CancelledError) as error:
                 if not connection.is_closed:
                     raise
                 raise UnreachableError("The connection to NATS was lost.") from error
-            take(message, asks, gathering, decode, time.monotonic() - began)
+            gather(reply, asks, gathering, message.decode, time.monotonic() - began)
             if progress is not None:
                 progress(gathering)
     finally:
@@ -193,18 +203,14 @@ async def scatter(
     return gathering
 
 
-def take(
-    message: Msg,
-    asks: Sequence[Ask],
-    gathering: Gathering,
-    decode: Callable[[bytes, dict[str, str] | None, float], Reply],
-    elapsed_sec: float,
+def gather(
+    message: Msg, asks: Sequence[Ask], gathering: Gathering, decode: Decode, elapsed_sec: float
 ) -> None:
-    """What was asked of one host may be answered in no other's name: each ask has an inbox of
-    its own, which only those who heard it know."""
+    """Adds one reply. A reply to a host's request is not accepted under another host's name.
+    Each ask has its own inbox, known only to its receivers."""
     index = message.subject.rpartition(".")[2]
     if not index.isdecimal() or int(index) >= len(asks):
-        return  # somebody made it up
+        return  # not one of our inboxes
     asked = asks[int(index)].host
     if not message.data and (message.headers or {}).get("Status") == NO_RESPONDERS:
         gathering.note_no_responders(asked)

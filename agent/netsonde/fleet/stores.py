@@ -1,7 +1,7 @@
-"""What a fleet keeps in JetStream: the two streams, a bucket a host, a consumer a collector.
+"""Creates a fleet's JetStream assets: two streams, a bucket per host, a consumer per collector.
 
-Where roles are kept apart (roles.py) agents and collectors may use these and not make them:
-an administrator does, with the key `streams`. What is there already is left as it is.
+With separate roles (roles.py), agents and collectors may use these but not create them. An
+administrator creates them with the key `streams`. Existing ones are not changed.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from .client import FleetClient
 
 
 class StoresError(NetsondeError):
-    """JetStream is away, not enabled, or closed to this key."""
+    """JetStream is unreachable, not enabled, or forbidden for this key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
     hosts: Sequence[str]
-    collectors: Sequence[str]  # their names are those of their consumers
+    collectors: Sequence[str]  # names of collectors and of their consumers
     streams: StreamSettings
     bucket_bytes_max: int
     bucket_age_max_sec: int
 
 
 async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
-    """What in those that were there already could lose or double records, mostly nothing.
-    Raises StoresError."""
+    """Creates what is missing. Returns warnings about existing ones that could lose or duplicate
+    records. Raises StoresError."""
     root = client.address.root
-    wrong = await ensure_streams(client, root, stores.streams)
-    if wrong is None:
-        raise StoresError("JetStream does not answer: it is not enabled, or closed to this key.")
+    warnings = await ensure_streams(client, root, stores.streams)
+    if warnings is None:
+        raise StoresError("JetStream does not reply: enable it, or use a key that may use it.")
     for host in stores.hosts:
         bucket = Bucket(
             client,
@@ -54,5 +54,5 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
         try:
             await source.ensure()
         except ConsumerError as error:
-            wrong.append(error.detail)
-    return wrong
+            warnings.append(error.detail)
+    return warnings

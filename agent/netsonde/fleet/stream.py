@@ -1,7 +1,7 @@
-"""Following the flows stream: which batches are missing.
+"""Counts missing and duplicate batches of the flows stream.
 
-Batches carry (host, boot, seq). An agent may send one again (the same seq), and a slow reader
-may lose some; Ledger tells both. Memory is bounded whatever the fleet sends.
+Batches carry (host, boot, seq). An agent may resend a batch with the same seq, and a slow
+reader may miss some. Memory is bounded.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 HOSTS_MAX = 65_536
-WINDOW = 1_024  # how far back a repeated or late batch is recognised
+WINDOW = 1_024  # late and duplicate batches are recognised this far back
 
 
 @dataclass(slots=True)
 class Page:
-    """One host's run of its agent: the highest seq, and which of the latest have not come."""
+    """One run of an agent: the highest seq, and the missing ones within WINDOW."""
 
     boot: str
     highest: int
@@ -24,15 +24,15 @@ class Page:
 
 @dataclass(slots=True)
 class Ledger:
-    """Which batches came. The first batch seen of a host opens its page: joining a stream
-    late is no gap."""
+    """The received batches by host. A host's first batch starts its page, so joining a stream
+    late is not a gap."""
 
     pages: OrderedDict[str, Page] = field(default_factory=OrderedDict)
     missed: int = 0
     repeated: int = 0
 
     def note(self, host: str, boot: str, seq: int) -> bool:
-        """Enters a batch; False if it was here before."""
+        """Adds a batch. Returns False for a duplicate."""
         page = self.pages.get(host)
         if page is None or page.boot != boot:
             self.pages[host] = Page(boot, seq)

@@ -1,8 +1,7 @@
-"""Which hosts a request is for, and which subjects say so.
+"""The target of a request: named hosts, one group, or all hosts.
 
-A target is named hosts, one group, or everyone. This module only turns words into subjects
-and host lists; it never talks to NATS. Host names are written as an operator writes them
-and become host tokens here, so `--host Web1.example` finds the agent `web1_example`.
+Turns command-line options into subjects and host lists, without I/O to NATS. Host names become
+host tokens here, so `--host Web1.example` finds the agent `web1_example`.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ TOKEN = re.compile(r"[a-z0-9_-]+\Z")
 
 
 class TargetError(NetsondeError):
-    """The command line names hosts in a way that cannot be meant."""
+    """The command line has an invalid choice of hosts."""
 
     exit_code: ClassVar[int] = EXIT_USAGE
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Named hosts, or a group, or (neither) everyone."""
+    """Named hosts or a group; all hosts if both are unset."""
 
     hosts: tuple[str, ...] = ()
     group: tuple[str, str] | None = None
 
     def subject(self, root: str, verb: str) -> str:
-        """The one subject that reaches a group or everyone."""
+        """Returns the subject of the group or of all hosts."""
         if self.hosts:
-            raise ValueError("named hosts have a subject each")
+            raise ValueError("each named host has its own subject")
         if self.group is not None:
             return f"{root}.group.{self.group[0]}.{self.group[1]}.{verb}"
         return f"{root}.{verb}"
@@ -52,15 +51,15 @@ def host_subject(root: str, host: str, verb: str) -> str:
 
 
 def parse_group(text: str) -> tuple[str, str]:
-    """`site=ams` → ("site", "ams")."""
+    """Parses `site=ams` to ("site", "ams")."""
     key, separator, value = text.partition("=")
     if not separator or not TOKEN.match(key) or not TOKEN.match(value):
-        raise TargetError(f"--group takes key=value of a-z, 0-9, '_' and '-', not {text!r}.")
+        raise TargetError(f"--group must be key=value of a-z, 0-9, '_' and '-', not {text!r}.")
     return key, value
 
 
 def parse_hosts(names: Iterable[str]) -> tuple[str, ...]:
-    """Host tokens in the order given, each once."""
+    """Returns the host tokens in the given order, without duplicates."""
     tokens: dict[str, None] = {}
     for name in names:
         if not name.strip():
@@ -70,7 +69,7 @@ def parse_hosts(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_nodes(lines: Iterable[str]) -> list[str]:
-    """Host names out of a nodes file: one a line, `#` starts a comment."""
+    """Returns the host names of a nodes file: one per line, `#` starts a comment."""
     return [name for line in lines if (name := line.partition("#")[0].strip())]
 
 
@@ -85,12 +84,12 @@ def read_nodes_file(path: str) -> list[str]:
         raise TargetError(f"The nodes file {path} is larger than {NODES_BYTES_MAX >> 20} MiB.")
     names = read_nodes(text.splitlines())
     if not names:
-        raise TargetError(f"The nodes file {path} names no host.")
+        raise TargetError(f"The nodes file {path} contains no host name.")
     return names
 
 
 def parse_target(hosts: Sequence[str], group: str | None, nodes: str | None) -> Target:
-    """The target that --host, --group and --nodes name together."""
+    """Returns the target of --host, --group and --nodes."""
     names = [*hosts, *(read_nodes_file(nodes) if nodes is not None else [])]
     if names and group is not None:
         raise TargetError("Name either hosts (--host, --nodes) or a --group, not both.")
@@ -101,22 +100,22 @@ def parse_target(hosts: Sequence[str], group: str | None, nodes: str | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most so many hosts, or so many percent of them."""
+    """A maximum number or percentage of hosts."""
 
     count: int
     percent: bool = False
 
     def apply(self, hosts: Sequence[str]) -> tuple[str, ...]:
-        """The first hosts by name: the same ones each time. A percentage rounds up, so that
-        1% of anything is one host."""
+        """Returns the first hosts by name, so the choice is stable. A percentage rounds up: the
+        result has at least one host."""
         count = -(-len(hosts) * self.count // 100) if self.percent else self.count
         return tuple(sorted(hosts)[:count])
 
 
 def parse_limit(text: str) -> Limit:
-    """`20` or `10%`."""
+    """Parses `20` or `10%`."""
     digits = text.removesuffix("%")
     limit = Limit(int(digits), text.endswith("%")) if re.fullmatch(r"[0-9]{1,9}", digits) else None
     if limit is None or limit.count < 1 or (limit.percent and limit.count > 100):
-        raise TargetError(f"--limit takes a number of hosts or 1% to 100%, not {text!r}.")
+        raise TargetError(f"--limit must be a number of hosts or 1% to 100%, not {text!r}.")
     return limit
