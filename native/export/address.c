@@ -1,7 +1,7 @@
-/* address.c - IP addresses as text; the forms are stated in address.h.
+/* address.c - IP addresses as text; see address.h.
  *
- * A flow record carries two to four addresses, so this is among the hottest code of the
- * rendering: tables for octets, one pass to find the run of zeros, one to write.
+ * A flow record has two to four addresses, so this is hot code of rendering: tables for octets, one
+ * pass to find the run of zeros, one to write.
  */
 #include "address.h"
 
@@ -34,8 +34,8 @@ static char *put_group(char *p, uint32_t group) {
   return p + 4 - skip;
 }
 
-/* The longest run of at least two zero groups, the first of equals. Returns its length,
- * or 0 and start = GROUPS. */
+/* Finds the first longest run of at least two zero groups. Returns its length, or 0 with start =
+ * GROUPS. */
 static uint32_t find_zeros(const uint16_t groups[GROUPS], uint32_t *start) {
   uint32_t best = 1, best_start = GROUPS, run = 0;
   for (uint32_t i = 0; i < GROUPS; i++) {

@@ -1,7 +1,7 @@
-/* community_id.c - Community ID v1; the definition is in community_id.h.
+/* community_id.c - Community ID v1; see community_id.h.
  *
- * libcrypto's SHA-1 costs about 0.2 µs a record, most of it the EVP layer: so the digest is
- * fetched and the context made once a batch. A record is never lost for want of its id.
+ * libcrypto's SHA-1 takes about 0.2 µs per record, mostly in the EVP layer. So the digest and the
+ * context are made once per batch. A record without an id is still exported.
  */
 #include "community_id.h"
 
@@ -9,9 +9,9 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "protocol.h"
+#include "ip_protocol.h"
 
-enum { MESSAGE_BYTES_MAX = 2 + 16 + 16 + 2 + 4, SHA1_BYTES = 20, NO_PAIR = 0xffff };
+enum { MESSAGE_BYTES_MAX = 2 + 16 + 16 + 2 + 4, SHA1_BYTES = 20 };
 
 void sonde_community_hash_open(struct sonde_community_hash *hash) {
   hash->digest = EVP_MD_fetch(NULL, "SHA1", NULL);
@@ -25,76 +25,23 @@ void sonde_community_hash_close(struct sonde_community_hash *hash) {
   hash->digest = NULL;
 }
 
-/* The type that answers this one, or NO_PAIR for types that go one way. Which types pair
- * is the specification's choice, not the RFCs'. */
-static uint16_t answering_icmp_type(uint16_t type) {
-  switch (type) {
-  case 8: /* echo, RFC 792 */
-    return 0;
-  case 0:
-    return 8;
-  case 9: /* router advertisement and solicitation, RFC 1256 */
-    return 10;
-  case 10:
-    return 9;
-  case 13: /* timestamp */
-  case 15: /* information */
-  case 17: /* address mask, RFC 950 */
-    return type + 1;
-  case 14:
-  case 16:
-  case 18:
-    return type - 1;
-  default:
-    return NO_PAIR;
-  }
-}
-
-static uint16_t answering_icmpv6_type(uint16_t type) {
-  switch (type) {
-  case 128: /* echo, RFC 4443 */
-  case 130: /* listener query and report, RFC 2710 */
-  case 133: /* router solicitation, RFC 4861 */
-  case 135: /* neighbor solicitation */
-    return type + 1;
-  case 129:
-  case 131:
-  case 134:
-  case 136:
-    return type - 1;
-  case 139: /* node information, RFC 4620 */
-  case 144: /* home agent address discovery, RFC 6275 */
-    return type + 1;
-  case 140:
-  case 145:
-    return type - 1;
-  default:
-    return NO_PAIR;
-  }
-}
-
-/* Ports 0 and 0 are those of fragments whose type nobody saw, which make one flow of both
- * directions; but in ICMPv6 they are type 0 and code 0 as well, which nothing answers. */
+/* Ports 0 and 0 belong to fragments with an unknown type, whose flow has both directions. In ICMPv6
+ * they are also type 0 code 0, which has no counterpart. */
 static int is_one_way(const struct sonde_record *record) {
   if (record->source_port == 0 && record->dest_port == 0)
-    return record->protocol == SONDE_IP_PROTOCOL_ICMPV6 && record->fragment_offset == 0;
-  switch (record->protocol) {
-  case SONDE_IP_PROTOCOL_ICMP:
-    return answering_icmp_type(record->source_port) != record->dest_port;
-  case SONDE_IP_PROTOCOL_ICMPV6:
-    return answering_icmpv6_type(record->source_port) != record->dest_port;
-  default:
-    return 0;
-  }
+    return record->protocol == SONDE_IP_ICMPV6 && record->fragment_offset == 0;
+  return sonde_ip_is_icmp(record->protocol) &&
+         (record->source_port > UINT8_MAX ||
+          sonde_icmp_counterpart(record->protocol, (uint8_t)record->source_port) !=
+              record->dest_port);
 }
 
 static int hashes_ports(uint8_t protocol) {
-  return protocol == SONDE_IP_PROTOCOL_TCP || protocol == SONDE_IP_PROTOCOL_UDP ||
-         protocol == SONDE_IP_PROTOCOL_ICMP || protocol == SONDE_IP_PROTOCOL_ICMPV6 ||
-         protocol == SONDE_IP_PROTOCOL_SCTP;
+  return protocol == SONDE_IP_TCP || protocol == SONDE_IP_UDP || protocol == SONDE_IP_SCTP ||
+         sonde_ip_is_icmp(protocol);
 }
 
-/* Both are zero behind an IPv4 address, so all 16 octets order either kind. */
+/* The octets after an IPv4 address are zero, so comparing 16 octets works for both versions. */
 static int compare_addresses(const uint8_t left[16], const uint8_t right[16]) {
   uint64_t words[4];
   memcpy(words, left, 16);
@@ -109,18 +56,14 @@ static int compare_addresses(const uint8_t left[16], const uint8_t right[16]) {
 
 static uint8_t *put_addresses(uint8_t *p, uint8_t ip_version, const uint8_t first[16],
                               const uint8_t second[16]) {
-  if (ip_version == 6) {
-    memcpy(p, first, 16);
-    memcpy(p + 16, second, 16);
-    return p + 32;
-  }
-  memcpy(p, first, 4);
-  memcpy(p + 4, second, 4);
-  return p + 8;
+  size_t bytes = ip_version == 6 ? 16 : 4;
+  memcpy(p, first, bytes);
+  memcpy(p + bytes, second, bytes);
+  return p + 2 * bytes;
 }
 
-/* seed (2) · address · address · protocol · 0 · port (2) · port (2), big-endian.
- * Returns its length. */
+/* Writes seed (2) · address · address · protocol · 0 · port (2) · port (2), big-endian. Returns the
+ * length. */
 static size_t write_message(const struct sonde_record *record, uint8_t *message) {
   uint16_t ports[2] = {record->source_port, record->dest_port};
   int order = compare_addresses(record->source_ip, record->dest_ip);

@@ -1,4 +1,4 @@
-/* interface.c - an interface's name as a JSON or MessagePack string; see interface.h. */
+/* interface.c - writes an interface's name as a string; see interface.h. */
 #include "interface.h"
 
 #include <string.h>
@@ -8,8 +8,8 @@
 
 static const char replacement[] = "\xef\xbf\xbd"; /* U+FFFD */
 
-/* Length of the well-formed UTF-8 sequence at s (RFC 3629 §4), 0 if there is none. A NUL
- * ends every sequence, so no byte behind it is read. */
+/* Returns the length of the UTF-8 sequence at s (RFC 3629 §4), 0 if it is malformed. Never reads
+ * past a NUL. */
 static uint32_t measure_sequence(const uint8_t *s) {
   static const struct {
     uint8_t first_low, first_high, second_low, second_high, length;
@@ -31,7 +31,7 @@ static uint32_t measure_sequence(const uint8_t *s) {
   return 0;
 }
 
-/* One character in JSON, RFC 8259 §7; at most six bytes. Returns the end. */
+/* Writes one character in JSON, RFC 8259 §7, at most six bytes. Returns the end. */
 static char *put_json_character(char *p, const uint8_t *s, uint32_t length) {
   if (length == 1 && s[0] < 0x20) {
     memcpy(p, "\\u00", 4);
@@ -45,7 +45,7 @@ static char *put_json_character(char *p, const uint8_t *s, uint32_t length) {
 
 uint32_t sonde_interface_json(const char *name, char *out) {
   const uint8_t *s = (const uint8_t *)(name == NULL ? "" : name);
-  char *p = out, *end = out + SONDE_INTERFACE_TOKEN_MAX - 1; /* less the closing quote */
+  char *p = out, *end = out + SONDE_INTERFACE_TOKEN_MAX - 1; /* the closing quote's place */
   *p++ = '"';
   while (*s != 0 && end - p >= 6) {
     uint32_t length = measure_sequence(s);

@@ -1,17 +1,17 @@
-/* ipfix.c - a batch of records as IPFIX messages that can be read without any other batch.
+/* ipfix.c - renders a batch of records as self-contained IPFIX messages.
  *
- * Each batch is like an IPFIX file (RFC 5655): whole messages one after the other, the
- * templates in the first that needs them, sequence numbers from 0, biflows (RFC 5103). The
- * export time is that of the latest packet in it. A selection of fields that the compat
- * profile holds gets that profile, any other the full one. Records without packets, which
- * only say that a flow has ended, have no IPFIX form and are counted but not written.
+ * Each batch is like an IPFIX file (RFC 5655): consecutive whole messages, templates in the first
+ * message that needs them, sequence numbers from 0, biflows (RFC 5103). The export time is that of
+ * the latest packet. A selection of fields within the compat profile uses that profile, any other
+ * the full one. Records without packets, which only report a flow's end, have no IPFIX form. They
+ * are counted but not written.
  */
 #include <string.h>
 
 #include "rendering.h"
 
 enum {
-  MESSAGE_BYTES = 32768, /* several fit a batch, so that little of it stays empty */
+  MESSAGE_BYTES = 32768, /* several fit a batch, so that little space is wasted */
   MESSAGES_MAX = 64,
   OBSERVATION_DOMAIN = 1,
   TEMPLATES_ONCE = UINT32_MAX,

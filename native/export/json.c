@@ -82,7 +82,7 @@ static inline char *put_number_or_null(char *p, uint32_t value) {
 }
 
 static inline char *put_icmp(char *p, uint8_t protocol, uint8_t value) {
-  return sonde_protocol_is_icmp(protocol) ? put_octet(p, value) : put_null(p);
+  return sonde_ip_is_icmp(protocol) ? put_octet(p, value) : put_null(p);
 }
 
 static inline char *put_hex64(char *p, uint64_t value) {

@@ -1,4 +1,4 @@
-/* labels.c - the words that stand for a record's enumerations; see labels.h. */
+/* labels.c - the names of a record's enumerations; see labels.h. */
 #include "labels.h"
 
 #include "record.h"

@@ -70,7 +70,7 @@ static inline char *put_time(char *p, uint64_t time_ns, const struct sonde_rende
 }
 
 static inline char *put_icmp(char *p, uint8_t protocol, uint8_t value) {
-  return sonde_protocol_is_icmp(protocol) ? put_number(p, value) : put_null(p);
+  return sonde_ip_is_icmp(protocol) ? put_number(p, value) : put_null(p);
 }
 
 static inline char *put_hex64(char *p, uint64_t value) {

@@ -1,7 +1,7 @@
-/* protocol.c - the table of protocol names; docs/flow-record.md shows it.
+/* protocol.c - the table of protocol names, as in docs/flow-record.md.
  *
- * A name is IANA's keyword where that is what people say, else what people say. Numbers
- * that nobody meets any more have no row and are shown as numbers.
+ * A name is the common one, usually IANA's keyword. Protocols that are no longer in use have no row
+ * and appear as numbers.
  */
 #include "protocol.h"
 
@@ -9,18 +9,18 @@
 
 /* X(number, "name") */
 #define PROTOCOL_LIST(X)                                                                           \
-  X(SONDE_IP_PROTOCOL_ICMP, "ICMP")                                                                \
+  X(SONDE_IP_ICMP, "ICMP")                                                                         \
   X(2, "IGMP")                                                                                     \
   X(4, "IPIP")                                                                                     \
-  X(SONDE_IP_PROTOCOL_TCP, "TCP")                                                                  \
-  X(SONDE_IP_PROTOCOL_UDP, "UDP")                                                                  \
+  X(SONDE_IP_TCP, "TCP")                                                                           \
+  X(SONDE_IP_UDP, "UDP")                                                                           \
   X(33, "DCCP")                                                                                    \
   X(41, "IPv6")                                                                                    \
   X(46, "RSVP")                                                                                    \
   X(47, "GRE")                                                                                     \
   X(50, "ESP")                                                                                     \
   X(51, "AH")                                                                                      \
-  X(SONDE_IP_PROTOCOL_ICMPV6, "ICMPv6")                                                            \
+  X(SONDE_IP_ICMPV6, "ICMPv6")                                                                     \
   X(88, "EIGRP")                                                                                   \
   X(89, "OSPF")                                                                                    \
   X(97, "EtherIP")                                                                                 \
@@ -28,7 +28,7 @@
   X(108, "IPComp")                                                                                 \
   X(112, "VRRP")                                                                                   \
   X(115, "L2TP")                                                                                   \
-  X(SONDE_IP_PROTOCOL_SCTP, "SCTP")                                                                \
+  X(SONDE_IP_SCTP, "SCTP")                                                                         \
   X(135, "Mobility")                                                                               \
   X(136, "UDPLite")                                                                                \
   X(137, "MPLS")                                                                                   \

@@ -1,8 +1,8 @@
-/* render.c - a batch of records in a chosen encoding, within given bounds.
+/* render.c - renders a batch of records in an encoding into a buffer.
  *
- * The one place that knows the buffer's capacity: a record is started only when the bound
- * of any record, SONDE_RENDERED_RECORD_MAX, still fits, so the writers of JSON and
- * MessagePack check nothing. IPFIX has bounds of its own.
+ * A JSON or MessagePack record is started only if the maximum of any record,
+ * SONDE_RENDERED_RECORD_MAX, still fits, so their writers need no checks. IPFIX has separate
+ * limits.
  */
 #include "netsonde.h"
 

@@ -1,4 +1,4 @@
-/* collector.c - see collector.h. Its life and its batches; sending is in send.c. */
+/* collector.c - creation and batches of collectors; see collector.h. send.c sends. */
 #include "exporter/collector.h"
 
 #include <errno.h>
@@ -20,7 +20,7 @@ enum {
 static const uint64_t PACE_DEFAULT = 125000000, PACE_MIN = 10000;
 static const uint64_t STATISTICS_RETRY_NS = 1000000000;
 
-/* ---- life ----------------------------------------------------------------------------- */
+/* ---- create and destroy --------------------------------------------------------------- */
 
 static int read_address(const struct sonde_collector_config *config,
                         struct sonde_collector *collector, struct sonde_error *error) {
@@ -33,7 +33,7 @@ static int read_address(const struct sonde_collector_config *config,
     return sonde_fail(error, SONDE_INVALID, 0, "port: 1 to 65535");
   if (strlen(address) >= sizeof collector->stats.address ||
       getaddrinfo(address, port, &hints, &found) != 0)
-    return sonde_fail(error, SONDE_INVALID, 0, "address: '%.64s' is no IPv4 or IPv6 address",
+    return sonde_fail(error, SONDE_INVALID, 0, "address: '%.64s' is not an IPv4 or IPv6 address",
                       address);
   memcpy(&collector->to, found->ai_addr, found->ai_addrlen);
   collector->to_bytes = found->ai_addrlen;
@@ -54,7 +54,7 @@ static int check_address(const struct sonde_collector *collector, struct sonde_e
   const struct sockaddr_in *to = (const struct sockaddr_in *)&collector->to;
   if (is_unspecified(&collector->to) ||
       (to->sin_family == AF_INET && to->sin_addr.s_addr == INADDR_BROADCAST))
-    return sonde_fail(error, SONDE_INVALID, 0, "address: '%s' is nobody's",
+    return sonde_fail(error, SONDE_INVALID, 0, "address: '%s' is not a unicast address",
                       collector->stats.address);
   return SONDE_OK;
 }
@@ -101,7 +101,7 @@ int sonde_collector_create(const struct sonde_collector_config *config,
   if (status == SONDE_OK)
     status = check_address(made, error);
   if (status == SONDE_OK && made->pace < PACE_MIN)
-    status = sonde_fail(error, SONDE_INVALID, 0, "pace_bytes_per_sec: from 10000");
+    status = sonde_fail(error, SONDE_INVALID, 0, "pace_bytes_per_sec: at least 10000");
   if (status == SONDE_OK)
     status = make_encoder(config, session, made, error);
   if (status == SONDE_OK)
@@ -137,12 +137,11 @@ void sonde_collector_supersede(struct sonde_collector *collector, struct sonde_c
   collector->stats.version = version;
   sonde_encoder_continue(collector->encoder, before->encoder);
   memcpy(collector->positions, before->positions, sizeof collector->positions);
-  /* The socket stays, and what waits to be sent. */
   collector->messages = before->messages;
   collector->next = before->next;
   collector->fd = before->fd;
   collector->last = before->last;
-  collector->unsettled = before->unsettled;
+  collector->last_pending = before->last_pending;
   before->messages = unused;
   before->fd = -1;
 }
@@ -168,16 +167,10 @@ void sonde_collector_report(struct sonde_collector *collector,
   all.octets_lost += stats->octets_lost;
   uint32_t before = collector->messages.count;
   sonde_encoder_statistics(collector->encoder, &all, wall_ns, &collector->messages);
-  if (collector->messages.count == before) /* v5 never has any, a replay at first */
+  if (collector->messages.count == before) /* v5, or a replay before its first record */
     collector->statistics_ns = now_ns + STATISTICS_RETRY_NS;
-  else if (++collector->statistics_sent >= STATISTICS_AT_START) /* as templates */
+  else if (++collector->statistics_sent >= STATISTICS_AT_START) /* like templates */
     collector->statistics_ns = now_ns + collector->statistics_sec * 1000000000;
-}
-
-uint32_t sonde_collector_encode(struct sonde_collector *collector,
-                                const struct sonde_record *records, uint32_t count,
-                                uint64_t wall_ns) {
-  return sonde_encoder_add(collector->encoder, records, count, wall_ns, &collector->messages);
 }
 
 void sonde_collector_skip(struct sonde_collector *collector, const struct sonde_record *records,

@@ -1,4 +1,4 @@
-/* exporter.c - adding, removing and asking after collectors; flushing. See exporter.h. */
+/* exporter.c - adds, removes and lists collectors, and flushes; see exporter.h. */
 #include "exporter/exporter.h"
 
 #include <errno.h>
@@ -17,8 +17,8 @@ static void call(struct sonde_exporter *exporter) {
   sonde_wake_write(&exporter->session->export_wake);
 }
 
-/* Runs `command` on the thread between two turns, or here if there is none. Under control. */
-static void ask(struct sonde_exporter *exporter,
+/* Runs `command` on the thread between two rounds, or here if no thread runs. Under control. */
+static void run(struct sonde_exporter *exporter,
                 void (*command)(struct sonde_exporter *exporter, void *argument), void *argument) {
   if (!exporter->running) {
     command(exporter, argument);
@@ -33,7 +33,7 @@ static void ask(struct sonde_exporter *exporter,
   pthread_mutex_unlock(&exporter->lock);
 }
 
-/* ---- the thread's life ---------------------------------------------------------------- */
+/* ---- the thread ----------------------------------------------------------------------- */
 
 static int start_thread(struct sonde_exporter *exporter, struct sonde_error *error) {
   pthread_mutex_lock(&exporter->lock);
@@ -43,7 +43,7 @@ static int start_thread(struct sonde_exporter *exporter, struct sonde_error *err
   exporter->ended = failed != 0;
   pthread_mutex_unlock(&exporter->lock);
   if (failed)
-    return sonde_fail(error, SONDE_SYSTEM, failed, "the export thread could not be started");
+    return sonde_fail(error, SONDE_SYSTEM, failed, "cannot start the export thread");
   pthread_setname_np(exporter->thread, "sonde-export");
   return SONDE_OK;
 }
@@ -93,7 +93,7 @@ void sonde_exporter_destroy(struct sonde_exporter *exporter) {
 /* ---- collectors ----------------------------------------------------------------------- */
 
 struct change {
-  struct sonde_collector *collector; /* to add; out: the one that left, or NULL */
+  struct sonde_collector *collector; /* to add; out: the removed one, or NULL */
   const char *address;
   uint16_t port;
   int status;
@@ -110,33 +110,33 @@ static uint32_t find(const struct sonde_exporter *exporter, const char *address,
 static void add(struct sonde_exporter *exporter, void *argument) {
   struct change *change = argument;
   struct sonde_collector *collector = change->collector;
-  uint32_t place = find(exporter, collector->stats.address, collector->stats.port);
+  uint32_t index = find(exporter, collector->stats.address, collector->stats.port);
   change->collector = NULL;
-  if (place == SONDE_COLLECTORS_MAX) {
+  if (index == SONDE_COLLECTORS_MAX) {
     change->collector = collector;
     change->status = SONDE_INVALID;
     return;
   }
-  if (place < exporter->collector_count) {
-    change->collector = exporter->collectors[place];
+  if (index < exporter->collector_count) {
+    change->collector = exporter->collectors[index];
     sonde_collector_supersede(collector, change->collector);
   } else {
-    sonde_exporter_place(exporter, collector);
+    sonde_exporter_attach(exporter, collector);
     exporter->collector_count++;
   }
-  exporter->collectors[place] = collector;
+  exporter->collectors[index] = collector;
 }
 
-static void take_out(struct sonde_exporter *exporter, void *argument) {
+static void remove_collector(struct sonde_exporter *exporter, void *argument) {
   struct change *change = argument;
-  uint32_t place = find(exporter, change->address, change->port);
-  if (place == exporter->collector_count) {
+  uint32_t index = find(exporter, change->address, change->port);
+  if (index == exporter->collector_count) {
     change->status = SONDE_INVALID;
     return;
   }
-  change->collector = exporter->collectors[place];
+  change->collector = exporter->collectors[index];
   exporter->collector_count--;
-  for (uint32_t i = place; i < exporter->collector_count; i++)
+  for (uint32_t i = index; i < exporter->collector_count; i++)
     exporter->collectors[i] = exporter->collectors[i + 1];
 }
 
@@ -160,7 +160,7 @@ static int add_under_control(struct sonde_exporter *exporter,
   if (status < 0)
     return status;
   if (!exporter->running) {
-    /* The thread first: what nobody reads would fill the rings. */
+    /* Start the thread first: without a reader the rings would fill. */
     status = start_thread(exporter, error);
     if (status < 0) {
       sonde_collector_destroy(change.collector);
@@ -168,10 +168,10 @@ static int add_under_control(struct sonde_exporter *exporter,
     }
     sonde_session_reader_set(session, SONDE_RING_EXPORT, true);
   }
-  ask(exporter, add, &change);
+  run(exporter, add, &change);
   sonde_collector_destroy(change.collector);
   if (change.status < 0)
-    return sonde_fail(error, change.status, 0, "there are %d collectors already",
+    return sonde_fail(error, change.status, 0, "the session already has %d collectors",
                       SONDE_COLLECTORS_MAX);
   return SONDE_OK;
 }
@@ -193,7 +193,7 @@ int sonde_session_collector_remove(struct sonde_session *session, const char *ad
   struct change change = {.address = address, .port = port};
   *error = (struct sonde_error){0};
   pthread_mutex_lock(&exporter->control);
-  ask(exporter, take_out, &change);
+  run(exporter, remove_collector, &change);
   sonde_collector_destroy(change.collector);
   if (change.status == SONDE_OK && exporter->collector_count == 0) {
     end_thread(exporter);
@@ -201,32 +201,30 @@ int sonde_session_collector_remove(struct sonde_session *session, const char *ad
   }
   pthread_mutex_unlock(&exporter->control);
   if (change.status < 0)
-    return sonde_fail(error, change.status, 0, "there is no collector %.64s port %u",
-                      address ? address : "", port);
+    return sonde_fail(error, change.status, 0, "no collector %.64s port %u", address ? address : "",
+                      port);
   return SONDE_OK;
 }
 
-struct look {
+struct listing {
   struct sonde_collector_stats *stats;
   uint32_t max;
   uint32_t count;
 };
 
 static void copy_stats(struct sonde_exporter *exporter, void *argument) {
-  struct look *look = argument;
-  while (look->count < look->max && look->count < exporter->collector_count) {
-    sonde_collector_stats(exporter->collectors[look->count], &look->stats[look->count]);
-    look->count++;
-  }
+  struct listing *list = argument;
+  for (; list->count < list->max && list->count < exporter->collector_count; list->count++)
+    sonde_collector_stats(exporter->collectors[list->count], &list->stats[list->count]);
 }
 
 int sonde_session_collectors(struct sonde_session *session, struct sonde_collector_stats *stats,
                              uint32_t max) {
-  struct look look = {stats, max, 0};
+  struct listing list = {stats, max, 0};
   pthread_mutex_lock(&session->exporter->control);
-  ask(session->exporter, copy_stats, &look);
+  run(session->exporter, copy_stats, &list);
   pthread_mutex_unlock(&session->exporter->control);
-  return (int)look.count;
+  return (int)list.count;
 }
 
 /* ---- flush ---------------------------------------------------------------------------- */
@@ -238,13 +236,13 @@ int sonde_session_export_flush(struct sonde_session *session, uint32_t timeout_m
   *error = (struct sonde_error){0};
   int waited = 0;
   pthread_mutex_lock(&exporter->lock);
-  uint64_t wanted = ++exporter->flush_wanted;
+  uint64_t request = ++exporter->flush_requested;
   atomic_store(&exporter->urgent, true);
   sonde_wake_write(&session->export_wake);
-  while (!exporter->ended && exporter->flush_done < wanted && waited != ETIMEDOUT)
+  while (!exporter->ended && exporter->flush_done < request && waited != ETIMEDOUT)
     waited = pthread_cond_timedwait(&exporter->changed, &exporter->lock, &until);
-  bool done = exporter->ended || exporter->flush_done >= wanted;
+  bool done = exporter->ended || exporter->flush_done >= request;
   pthread_mutex_unlock(&exporter->lock);
   return done ? SONDE_OK
-              : sonde_fail(error, SONDE_STATE, 0, "records still wait after %u ms", timeout_ms);
+              : sonde_fail(error, SONDE_STATE, 0, "records still unsent after %u ms", timeout_ms);
 }

@@ -1,8 +1,8 @@
-/* exporter.h - the thread that carries records from a session's rings to its collectors.
+/* exporter.h - the thread that exports records from a session's rings to its collectors.
  *
- * It exists while there is a collector. Each collector has its own place in the rings, so
- * none waits for another; the slowest one's place is what the capture threads see. The
- * public functions are in export.h.
+ * The thread runs while the session has a collector. Each collector has its own position in the
+ * rings, so none waits for another. The capture threads see the position of the slowest. export.h
+ * has the public functions.
  */
 #ifndef SONDE_EXPORTER_EXPORTER_H
 #define SONDE_EXPORTER_EXPORTER_H
@@ -13,7 +13,7 @@ struct sonde_exporter;
 
 int sonde_exporter_create(struct sonde_session *session, struct sonde_exporter **exporter,
                           struct sonde_error *error);
-/* Ends the thread; what has not been sent is not sent. NULL is allowed. */
+/* Ends the thread and drops unsent records. NULL is allowed. */
 void sonde_exporter_destroy(struct sonde_exporter *exporter);
 
 #endif

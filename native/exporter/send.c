@@ -1,9 +1,9 @@
-/* send.c - from a batch to the wire: pace, refusals, full sockets, lost routes.
+/* send.c - sends a batch: pace, refusals, full sockets, lost routes.
  *
- * A UDP socket tells of an ICMP error at the next send, which it then does not make, and
- * sendmmsg keeps the error to itself unless that was its first message. So ICMP errors are
- * counted from the socket's error queue. The quoted bytes do not tell the message's records:
- * a refusal is charged to the message sent last, which on a local network it is.
+ * A UDP socket reports an ICMP error at the next send, which then sends nothing. sendmmsg hides the
+ * error unless it is its first message's. So ICMP errors are counted from the socket's error queue.
+ * The quoted bytes do not identify the message: a refusal counts as the loss of the last message
+ * sent, which is right on a local network.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -11,14 +11,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <linux/errqueue.h> /* wants struct timespec */
+#include <linux/errqueue.h> /* needs struct timespec */
 
 #include "exporter/collector.h"
 
 enum { SEND_MESSAGES_MAX = 64, BURST_BYTES_MIN = 64 << 10 };
 static const uint64_t RECONNECT_NS = 1000000000;
-static const uint64_t PATIENCE_NS = 50000000; /* for a socket that takes nothing */
-static const uint64_t STUCK_POLL_NS = 1000000;
+static const uint64_t FULL_TIMEOUT_NS = 50000000; /* for a full socket buffer */
+static const uint64_t FULL_RETRY_NS = 1000000;
 
 static void note_error(struct sonde_collector *collector, int number) {
   const char *text = strerrordesc_np(number);
@@ -39,10 +39,10 @@ static void count_sent(struct sonde_collector *collector, uint32_t count) {
     stats->octets_sent += message->octets;
     collector->last = *message;
   }
-  collector->unsettled = true;
-  collector->tried = false;
-  collector->hopeless = false;
-  collector->stuck_ns = 0;
+  collector->last_pending = true;
+  collector->failed_once = false;
+  collector->drop_when_full = false;
+  collector->full_since_ns = 0;
 }
 
 static void count_lost(struct sonde_collector *collector, uint64_t *cause) {
@@ -50,8 +50,8 @@ static void count_lost(struct sonde_collector *collector, uint64_t *cause) {
   *cause += message->records;
   collector->stats.packets_lost += message->packets;
   collector->stats.octets_lost += message->octets;
-  collector->tried = false;
-  collector->stuck_ns = 0;
+  collector->failed_once = false;
+  collector->full_since_ns = 0;
 }
 
 static void charge_refusal(struct sonde_collector *collector) {
@@ -65,10 +65,10 @@ static void charge_refusal(struct sonde_collector *collector) {
   stats->records_lost_refused += last->records;
   stats->packets_lost += last->packets;
   stats->octets_lost += last->octets;
-  collector->unsettled = false;
+  collector->last_pending = false;
 }
 
-static bool take_icmp_error(struct sonde_collector *collector, bool *icmp) {
+static bool read_icmp_error(struct sonde_collector *collector, bool *icmp) {
   _Alignas(struct cmsghdr) uint8_t control[256];
   struct msghdr head = {.msg_control = control, .msg_controllen = sizeof control};
   if (recvmsg(collector->fd, &head, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
@@ -88,9 +88,9 @@ static bool take_icmp_error(struct sonde_collector *collector, bool *icmp) {
 
 static void count_refusals(struct sonde_collector *collector) {
   bool icmp;
-  while (take_icmp_error(collector, &icmp)) {
+  while (read_icmp_error(collector, &icmp)) {
     collector->stats.refusals += icmp;
-    if (icmp && collector->unsettled)
+    if (icmp && collector->last_pending)
       charge_refusal(collector);
   }
 }
@@ -98,9 +98,9 @@ static void count_refusals(struct sonde_collector *collector) {
 void sonde_collector_settle(struct sonde_collector *collector) {
   int pending;
   socklen_t bytes = sizeof pending;
-  if (collector->fd < 0 || !collector->unsettled)
+  if (collector->fd < 0 || !collector->last_pending)
     return;
-  /* Reading the error clears it, or the next send would not be made. */
+  /* Read the error to clear it, or the next send would fail. */
   if (getsockopt(collector->fd, SOL_SOCKET, SO_ERROR, &pending, &bytes) == 0)
     count_refusals(collector);
 }
@@ -111,7 +111,7 @@ static void disconnect(struct sonde_collector *collector, uint64_t now_ns) {
   if (collector->fd >= 0)
     close(collector->fd);
   collector->fd = -1;
-  collector->unsettled = false;
+  collector->last_pending = false;
   collector->retry_ns = now_ns + RECONNECT_NS;
 }
 
@@ -142,7 +142,7 @@ static uint64_t burst_bytes(const struct sonde_collector *collector) {
   return millisecond > BURST_BYTES_MIN ? millisecond : BURST_BYTES_MIN;
 }
 
-static void earn(struct sonde_collector *collector, uint64_t now_ns) {
+static void add_credit(struct sonde_collector *collector, uint64_t now_ns) {
   uint64_t burst = burst_bytes(collector);
   uint64_t elapsed_ns = now_ns - collector->credit_ns;
   uint64_t full_ns = burst * 1000000000 / collector->pace + 1;
@@ -155,28 +155,27 @@ static void earn(struct sonde_collector *collector, uint64_t now_ns) {
     collector->credit_bytes = burst;
 }
 
-/* How many messages the pace allows, and their bytes. */
-static uint32_t afford(const struct sonde_collector *collector, uint64_t *bytes) {
+/* Returns how many messages the credit allows. */
+static uint32_t count_affordable(const struct sonde_collector *collector) {
   uint32_t count = 0, left = collector->messages.count - collector->next;
-  *bytes = 0;
+  uint64_t bytes = 0;
   while (count < left && count < SEND_MESSAGES_MAX) {
-    uint64_t more = collector->messages.list[collector->next + count].bytes;
-    if (*bytes + more > collector->credit_bytes)
+    bytes += collector->messages.list[collector->next + count].bytes;
+    if (bytes > collector->credit_bytes)
       break;
-    *bytes += more;
     count++;
   }
   return count;
 }
 
-/* When enough has been earned for a good piece of what is left. */
+/* Returns when the credit suffices for half a burst, or for the rest of the batch. */
 static uint64_t affordable_ns(const struct sonde_collector *collector, uint64_t now_ns) {
-  uint64_t wanted = 0, piece = burst_bytes(collector) / 2;
-  for (uint32_t i = collector->next; i < collector->messages.count && wanted < piece; i++)
-    wanted += collector->messages.list[i].bytes;
-  if (wanted > burst_bytes(collector))
-    wanted = collector->messages.list[collector->next].bytes;
-  uint64_t missing = wanted > collector->credit_bytes ? wanted - collector->credit_bytes : 0;
+  uint64_t needed = 0, piece = burst_bytes(collector) / 2;
+  for (uint32_t i = collector->next; i < collector->messages.count && needed < piece; i++)
+    needed += collector->messages.list[i].bytes;
+  if (needed > burst_bytes(collector))
+    needed = collector->messages.list[collector->next].bytes;
+  uint64_t missing = needed > collector->credit_bytes ? needed - collector->credit_bytes : 0;
   return now_ns + missing * 1000000000 / collector->pace + 1;
 }
 
@@ -193,23 +192,23 @@ static int send_messages(struct sonde_collector *collector, uint32_t count) {
   return sendmmsg(collector->fd, heads, count, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* Returns when to try the same message again; now_ns: at once. */
+/* Drops the message or keeps it for a retry. Returns when to send again. */
 static uint64_t handle_failure(struct sonde_collector *collector, int number, uint64_t now_ns) {
   struct sonde_collector_stats *stats = &collector->stats;
   if (number == EINTR)
     return now_ns;
   note_error(collector, number);
   if (number == EAGAIN || number == ENOBUFS || number == ENOMEM) {
-    collector->stuck_ns = collector->stuck_ns ? collector->stuck_ns : now_ns;
-    if (!collector->hopeless && now_ns - collector->stuck_ns < PATIENCE_NS)
-      return now_ns + STUCK_POLL_NS;
-    collector->hopeless = true;
+    collector->full_since_ns = collector->full_since_ns ? collector->full_since_ns : now_ns;
+    if (!collector->drop_when_full && now_ns - collector->full_since_ns < FULL_TIMEOUT_NS)
+      return now_ns + FULL_RETRY_NS;
+    collector->drop_when_full = true;
     count_lost(collector, &stats->records_lost_no_room);
     return now_ns;
   }
   count_refusals(collector);
-  if (!collector->tried) {
-    collector->tried = true;
+  if (!collector->failed_once) {
+    collector->failed_once = true;
     return now_ns;
   }
   if (number == ECONNREFUSED) {
@@ -217,12 +216,12 @@ static uint64_t handle_failure(struct sonde_collector *collector, int number, ui
   } else {
     count_lost(collector, &stats->records_lost_error);
     if (number != EMSGSIZE && now_ns >= collector->retry_ns)
-      disconnect(collector, now_ns - RECONNECT_NS); /* another route may have another source */
+      disconnect(collector, now_ns - RECONNECT_NS); /* a new route can have a new source address */
   }
   return now_ns;
 }
 
-static uint64_t lose_batch(struct sonde_collector *collector) {
+static uint64_t drop_batch(struct sonde_collector *collector) {
   while (!sonde_collector_idle(collector))
     count_lost(collector, &collector->stats.records_lost_error);
   return 0;
@@ -232,10 +231,9 @@ uint64_t sonde_collector_send(struct sonde_collector *collector, uint64_t now_ns
   if (sonde_collector_idle(collector))
     return 0;
   if (collector->fd < 0 && !reconnect(collector, now_ns))
-    return lose_batch(collector);
-  earn(collector, now_ns);
-  uint64_t bytes;
-  uint32_t count = afford(collector, &bytes);
+    return drop_batch(collector);
+  add_credit(collector, now_ns);
+  uint32_t count = count_affordable(collector);
   if (count == 0)
     return affordable_ns(collector, now_ns);
   int sent = send_messages(collector, count);

@@ -1,7 +1,7 @@
-/* thread.c - the export thread's loop: encode, send, give room back, sleep.
+/* thread.c - the export thread's loop: encode, send, release ring space, sleep.
  *
- * A live capture is never held up: a collector that falls behind loses the oldest records,
- * counted, before the ring is full. A replayed file waits, because its records can.
+ * Never blocks a live capture: the oldest records of a slow collector are dropped and counted
+ * before the ring is full. A replayed file waits instead.
  */
 #include <poll.h>
 #include <time.h>
@@ -11,23 +11,23 @@
 
 enum {
   PIECE_RECORDS = 512,
-  LINGER_RECORDS = 256, /* fewer wait for company, … */
+  LINGER_RECORDS = 256, /* fewer records wait for more, … */
   POLL_MAX_MS = 1000,
 };
-static const uint64_t LINGER_NS = 20000000; /* … for no longer than this */
+static const uint64_t LINGER_NS = 20000000; /* … at most this long */
 static const uint64_t BEHIND_NS = 1000000000;
 
 static bool session_is(const struct sonde_exporter *exporter, enum sonde_session_state state) {
   return atomic_load(&exporter->session->state) == (int)state;
 }
 
-/* ---- places in the rings -------------------------------------------------------------- */
+/* ---- positions in the rings ----------------------------------------------------------- */
 
 static struct sonde_ring *ring_of(struct sonde_exporter *exporter, uint32_t number) {
   return &exporter->session->workers[number].ring;
 }
 
-void sonde_exporter_place(struct sonde_exporter *exporter, struct sonde_collector *collector) {
+void sonde_exporter_attach(struct sonde_exporter *exporter, struct sonde_collector *collector) {
   for (uint32_t i = 0; i < exporter->session->worker_count; i++)
     collector->positions[i] = sonde_ring_head(ring_of(exporter, i));
 }
@@ -45,7 +45,7 @@ static uint64_t total_lag(struct sonde_exporter *exporter,
   return lag;
 }
 
-/* What every collector has passed is given back to the capture threads. */
+/* Releases the records that all collectors have passed. */
 static void release_rings(struct sonde_exporter *exporter) {
   for (uint32_t i = 0; i < exporter->session->worker_count; i++) {
     struct sonde_ring *ring = ring_of(exporter, i);
@@ -74,9 +74,9 @@ static void skip_to(struct sonde_exporter *exporter, struct sonde_collector *col
   }
 }
 
-/* Behind for long, or so far that packets would soon find no room for what they end. */
-static void shed(struct sonde_exporter *exporter, struct sonde_collector *collector,
-                 uint64_t now_ns) {
+/* Skips records of a collector that is behind for BEHIND_NS, or by nearly a whole ring. */
+static void drop_backlog(struct sonde_exporter *exporter, struct sonde_collector *collector,
+                         uint64_t now_ns) {
   bool behind = false, long_behind;
   if (!exporter->session->info.live || !session_is(exporter, SONDE_SESSION_RUNNING))
     return;
@@ -94,7 +94,7 @@ static void shed(struct sonde_exporter *exporter, struct sonde_collector *collec
   }
 }
 
-/* ---- one collector's turn ------------------------------------------------------------- */
+/* ---- one collector -------------------------------------------------------------------- */
 
 static void fill_totals(struct sonde_exporter *exporter, struct sonde_export_totals *totals) {
   struct sonde_stats stats;
@@ -102,7 +102,7 @@ static void fill_totals(struct sonde_exporter *exporter, struct sonde_export_tot
   uint64_t metered = stats.packets_captured - stats.packets_non_flow;
   *totals = (struct sonde_export_totals){
       .packets_ignored = stats.packets_dropped,
-      /* Nobody saw them: they count as the mean of those that were seen. */
+      /* Dropped packets have unknown sizes: assume the mean of the captured ones. */
       .octets_ignored = metered ? (uint64_t)((double)stats.packets_dropped *
                                              (double)stats.ip_bytes / (double)metered)
                                 : 0,
@@ -111,7 +111,7 @@ static void fill_totals(struct sonde_exporter *exporter, struct sonde_export_tot
   };
 }
 
-/* A few records wait a little: one message for each would cost everybody more. */
+/* Returns true if a few records wait for more, because small messages cost more. */
 static bool lingers(struct sonde_exporter *exporter, struct sonde_collector *collector,
                     uint64_t lag, uint64_t now_ns) {
   if (lag >= LINGER_RECORDS || atomic_load(&exporter->urgent) ||
@@ -132,10 +132,11 @@ static void encode_batch(struct sonde_exporter *exporter, struct sonde_collector
     for (;;) {
       uint32_t count = sonde_ring_piece(ring, collector->positions[number], sonde_ring_head(ring),
                                         PIECE_RECORDS, &first);
-      uint32_t taken = sonde_collector_encode(collector, first, count, wall_ns);
+      uint32_t taken =
+          sonde_encoder_add(collector->encoder, first, count, wall_ns, &collector->messages);
       collector->positions[number] += taken;
       if (taken < count)
-        return; /* the batch is full; this ring goes on next time */
+        return; /* the batch is full; continue with this ring next time */
       if (count < PIECE_RECORDS)
         break;
     }
@@ -143,10 +144,10 @@ static void encode_batch(struct sonde_exporter *exporter, struct sonde_collector
   }
 }
 
-/* Returns when to come again; 0: nothing to do until something comes. */
+/* Returns when to call again, 0 if there is nothing to do. */
 static uint64_t serve(struct sonde_exporter *exporter, struct sonde_collector *collector,
                       uint64_t now_ns) {
-  shed(exporter, collector, now_ns);
+  drop_backlog(exporter, collector, now_ns);
   if (!sonde_collector_idle(collector)) {
     uint64_t due_ns = sonde_collector_send(collector, now_ns);
     return due_ns ? due_ns : now_ns;
@@ -169,7 +170,7 @@ static uint64_t serve(struct sonde_exporter *exporter, struct sonde_collector *c
   }
   encode_batch(exporter, collector, wall_ns);
   if (sonde_collector_idle(collector))
-    return now_ns; /* empty segments only, but behind them others may have waited for room */
+    return now_ns; /* only empty segments, but records may follow them */
   uint64_t due_ns = sonde_collector_send(collector, now_ns);
   return due_ns ? due_ns : now_ns;
 }
@@ -187,7 +188,7 @@ static uint64_t serve_all(struct sonde_exporter *exporter, uint64_t now_ns) {
 
 /* ---- the loop ------------------------------------------------------------------------- */
 
-/* After stop: true when the tables have given their last record to the rings. */
+/* After stop, moves the tables' records to the rings. Returns false while records are left. */
 static bool empty_tables(struct sonde_exporter *exporter) {
   bool done = true;
   if (!session_is(exporter, SONDE_SESSION_STOPPED))
@@ -201,7 +202,7 @@ static bool empty_tables(struct sonde_exporter *exporter) {
   return done;
 }
 
-static bool anything_waits(struct sonde_exporter *exporter) {
+static bool has_backlog(struct sonde_exporter *exporter) {
   for (uint32_t i = 0; i < exporter->collector_count; i++)
     if (!sonde_collector_idle(exporter->collectors[i]) ||
         total_lag(exporter, exporter->collectors[i]) > 0)
@@ -209,8 +210,8 @@ static bool anything_waits(struct sonde_exporter *exporter) {
   return false;
 }
 
-/* False: end. */
-static bool answer_calls(struct sonde_exporter *exporter) {
+/* Runs a pending command. Returns false when the thread must end. */
+static bool handle_calls(struct sonde_exporter *exporter) {
   if (!atomic_load(&exporter->called))
     return true;
   pthread_mutex_lock(&exporter->lock);
@@ -220,23 +221,23 @@ static bool answer_calls(struct sonde_exporter *exporter) {
     exporter->command = NULL;
   }
   exporter->ended = exporter->ending;
-  bool goes_on = !exporter->ended;
+  bool running = !exporter->ended;
   pthread_cond_broadcast(&exporter->changed);
   pthread_mutex_unlock(&exporter->lock);
-  return goes_on;
+  return running;
 }
 
-static uint64_t flush_wanted(struct sonde_exporter *exporter) {
+static uint64_t flush_request(struct sonde_exporter *exporter) {
   pthread_mutex_lock(&exporter->lock);
-  uint64_t wanted = exporter->flush_wanted;
+  uint64_t request = exporter->flush_requested;
   pthread_mutex_unlock(&exporter->lock);
-  return wanted;
+  return request;
 }
 
-static void finish_flush(struct sonde_exporter *exporter, uint64_t wanted) {
+static void finish_flush(struct sonde_exporter *exporter, uint64_t request) {
   pthread_mutex_lock(&exporter->lock);
-  exporter->flush_done = wanted;
-  atomic_store(&exporter->urgent, exporter->flush_wanted != wanted);
+  exporter->flush_done = request;
+  atomic_store(&exporter->urgent, exporter->flush_requested != request);
   pthread_cond_broadcast(&exporter->changed);
   pthread_mutex_unlock(&exporter->lock);
 }
@@ -257,20 +258,20 @@ static void sleep_until(struct sonde_exporter *exporter, uint64_t due_ns, uint64
 void *sonde_exporter_run(void *argument) {
   struct sonde_exporter *exporter = argument;
   struct sonde_wake *wake = &exporter->session->export_wake;
-  while (answer_calls(exporter)) {
-    uint64_t wanted = flush_wanted(exporter), now_ns = sonde_clock_ns(CLOCK_MONOTONIC);
+  while (handle_calls(exporter)) {
+    uint64_t request = flush_request(exporter), now_ns = sonde_clock_ns(CLOCK_MONOTONIC);
     bool emptied = empty_tables(exporter);
     uint64_t due_ns = serve_all(exporter, now_ns);
-    if (due_ns) { /* those who make records need not wake a thread that comes anyway */
+    if (due_ns) { /* not armed: the capture threads need not wake this thread */
       if (due_ns > now_ns)
         sleep_until(exporter, due_ns, now_ns);
       continue;
     }
-    if (emptied && atomic_load(&exporter->urgent) && !anything_waits(exporter))
-      finish_flush(exporter, wanted);
+    if (emptied && atomic_load(&exporter->urgent) && !has_backlog(exporter))
+      finish_flush(exporter, request);
     sonde_wake_arm(wake);
-    if (!anything_waits(exporter) && !atomic_load(&exporter->called) &&
-        flush_wanted(exporter) == wanted)
+    if (!has_backlog(exporter) && !atomic_load(&exporter->called) &&
+        flush_request(exporter) == request)
       sleep_until(exporter, 0, now_ns);
     sonde_wake_disarm(wake);
   }

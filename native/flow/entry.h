@@ -1,9 +1,8 @@
-/* entry.h - how a flow lies in memory; private to flow/.
+/* entry.h - the memory layout of a flow; private to flow/.
  *
- * A packet of a known flow touches one index line and the two hot lines, nothing else:
- * what only a flow's beginning, its records and rare packets need lies apart, cold. With
- * the timer links (8 bytes) and the index (about 11), a flow costs 251 bytes, and 8
- * more where its packets had something for `headers`.
+ * A packet of a known flow touches only one index line and the two hot lines. The cold part serves
+ * the first packet, records and rare packets. With the timer links (8 bytes) and the index (about
+ * 11), a flow takes 251 bytes, and 8 more if `headers` is used.
  *
  *   index  ▸ bucket: 8 tags, 8 entry numbers              1 line
  *   hot    ▸ key, last, TCP sequence │ counters, first    2 lines
@@ -18,12 +17,12 @@
 #include "hash.h"
 #include "wheel.h"
 
-enum { SONDE_BUCKET_SLOTS = 8, SONDE_PROBE_MAX = 64, SONDE_FLOW_TCP = 6 };
+enum { SONDE_BUCKET_SLOTS = 8, SONDE_PROBE_MAX = 64 };
 
 struct sonde_flow_bucket {
   uint16_t tag[SONDE_BUCKET_SLOTS]; /* 0: the slot is free */
   uint32_t entry[SONDE_BUCKET_SLOTS];
-  uint32_t displaced; /* entries whose home is here and that live further on */
+  uint32_t displaced; /* entries with this home that are in a later bucket */
   uint32_t reserved[3];
 } __attribute__((aligned(64)));
 
@@ -37,7 +36,7 @@ enum sonde_flow_state {
   SONDE_STATE_GAP = 1 << 6, /* bytes are missing before tcp_next; reverse is the next bit */
   SONDE_STATE_GAP_REVERSE = 1 << 7,
   SONDE_STATE_SYN = 1 << 8,      /* handshake: the source's SYN */
-  SONDE_STATE_SYN_ACK = 1 << 9,  /* … and its answer */
+  SONDE_STATE_SYN_ACK = 1 << 9,  /* … its SYN-ACK */
   SONDE_STATE_RTT = 1 << 10,     /* … and the ACK: handshake_us is the result */
   SONDE_STATE_CLOSING = 1 << 11, /* RST, or FIN both ways */
 };
@@ -47,16 +46,16 @@ struct sonde_flow_hot {
   uint64_t last_ns;     /* largest packet time of the flow */
   uint32_t tcp_next[2]; /* next expected sequence number */
 
-  uint64_t packets[2]; /* this segment */
+  uint64_t packets[2]; /* this segment's, up to first_ns */
   uint64_t bytes[2];
   uint64_t l2_bytes[2];
-  uint64_t first_ns; /* of this segment */
-  uint16_t state;    /* enum sonde_flow_state */
+  uint64_t first_ns;
+  uint16_t state; /* enum sonde_flow_state */
   uint8_t tcp_flags[2];
   uint8_t ttl_min;
   uint8_t ttl_max;
   uint8_t tos;
-  uint8_t retransmitted; /* not yet added to cold.retransmissions: spares the cold line */
+  uint8_t retransmitted; /* not yet in cold.retransmissions, to avoid the cold line */
 } __attribute__((aligned(64)));
 
 struct sonde_flow_cold {
@@ -66,9 +65,9 @@ struct sonde_flow_cold {
   uint64_t bytes[2];
   uint64_t l2_bytes[2];
   uint32_t segment;
-  uint32_t handshake_us; /* SYN: offset of the last SYN from start_ns; RTT: the round trip */
+  uint32_t handshake_us; /* SYN: the last SYN's offset from start_ns; RTT: round trip */
   uint32_t mpls_label;
-  uint32_t fragments; /* this segment, like the next two */
+  uint32_t fragments; /* this segment's, like the next two */
   uint32_t retransmissions;
   uint32_t out_of_order;
   uint8_t source_mac[6];
@@ -78,11 +77,11 @@ struct sonde_flow_cold {
   uint8_t direction : 2;
   uint8_t vlan_priority : 3;
   uint8_t has_mac : 1;
-  uint8_t has_headers : 1; /* else they are all 0, whatever lies there */
+  uint8_t has_headers : 1; /* else treat them as 0 */
   uint8_t fragment_flags;
 };
 
-/* As in struct sonde_record. Memory that nothing was written to does not exist. */
+/* The members of struct sonde_record. Pages never written take no memory. */
 struct sonde_flow_headers {
   uint32_t ipv6;
   uint16_t fragment_offset;
@@ -105,15 +104,15 @@ struct sonde_flow_table {
   struct sonde_flow_headers *headers;
   struct sonde_flow_tunnel *tunnels; /* NULL in tunnel mode outer */
   uint64_t bucket_count;
-  uint32_t probes; /* buckets to look through from a home with `displaced`: grows as needed */
+  uint32_t probes; /* buckets to search from a home with `displaced`; grows as needed */
   uint32_t flows_max;
-  uint32_t fresh; /* entries from here on have never been used */
-  uint32_t free;  /* first of the free list through the wheel's links, or SONDE_WHEEL_NONE */
+  uint32_t fresh; /* the first entry never used */
+  uint32_t free;  /* head of the free list in the wheel's links, or SONDE_WHEEL_NONE */
   bool metering;
   int64_t idle_ns;
   int64_t active_ns;
   int64_t epoch_ns;
-  uint64_t now_ns; /* the latest time that expire was given */
+  uint64_t now_ns; /* the latest time given to expire */
   uint64_t id_next;
   uint64_t id_seed;
   struct sonde_hash_secret secret;
@@ -134,44 +133,42 @@ static inline uint64_t sonde_flow_segment_packets(const struct sonde_flow_hot *h
   return hot->packets[0] + hot->packets[1];
 }
 
-/* index.c: where entries are found. A home bucket is a function of the hash; an entry
- * lives there or in one of the table's `probes` - 1 buckets behind it. That no insertion needs
- * more than SONDE_PROBE_MAX is as good as certain: at 70 % full, a stretch of 64 buckets has
- * 358 entries on average and 512 places, eight standard deviations away. With 16, one full table of
- * a million flows in three evicted a flow too early. */
+/* index.c: the hash gives an entry's home bucket. The entry is there or in one of the next
+ * `probes` - 1 buckets. SONDE_PROBE_MAX is practically always enough: at 70 % full, 64 buckets have
+ * 512 slots and 358 entries on average, eight standard deviations below. With 16, one in three full
+ * tables of a million flows evicted a flow too early. */
 struct sonde_flow_bucket *sonde_flow_index_home(const struct sonde_flow_table *table,
                                                 uint64_t hash);
 uint32_t sonde_flow_index_find(const struct sonde_flow_table *table, uint64_t hash,
-                               const struct sonde_key *key); /* or SONDE_WHEEL_NONE */
-/* The entry whose tag fits in the home bucket: a guess to prefetch by, or SONDE_WHEEL_NONE. */
+                               const struct sonde_key *key); /* SONDE_WHEEL_NONE if unknown */
+/* Returns an entry of the home bucket with the hash's tag, to prefetch, or SONDE_WHEEL_NONE. */
 uint32_t sonde_flow_index_guess(const struct sonde_flow_table *table, uint64_t hash);
-/* False if there is no slot within reach. */
+/* Returns false if all SONDE_PROBE_MAX buckets are full. */
 bool sonde_flow_index_insert(struct sonde_flow_table *table, uint64_t hash, uint32_t entry);
 void sonde_flow_index_remove(struct sonde_flow_table *table, uint64_t hash, uint32_t entry);
-/* The least recently used entry near the hash's home; the table must not be empty. */
+/* Returns the least recently used entry near the home bucket. The table must not be empty. */
 uint32_t sonde_flow_index_oldest(const struct sonde_flow_table *table, uint64_t hash);
 
-/* table.c: the entry that a packet belongs to, begun or begun anew if need be. */
+/* table.c: returns the packet's entry; creates the flow or replaces an ended one. */
 uint32_t sonde_flow_enter(struct sonde_flow_table *table, uint32_t candidate, uint64_t hash,
                           const struct sonde_decoded *packet);
 void sonde_flow_open_segment(struct sonde_flow_hot *hot, const struct sonde_decoded *packet);
-extern const int64_t sonde_flow_reorder_ns; /* earlier packets move first_ns this far */
+extern const int64_t sonde_flow_reorder_ns; /* how far a late packet moves first_ns back */
 
 /* record.c */
 void sonde_flow_record_fill(const struct sonde_flow_table *table, uint32_t entry,
                             struct sonde_record *record);
-/* Sends the open segment's record, or loses and counts it; the segment is empty then. */
+/* Commits the open segment's record, or counts it as dropped, and empties the segment. */
 void sonde_flow_record_emit(struct sonde_flow_table *table, uint32_t entry,
                             enum sonde_end_reason reason, bool final);
 
-/* tcp.c: the flow began earlier than its first packet said, at time_ns, before start_ns; what
- * is known of the handshake counts from there. */
+/* tcp.c: moves the flow's start back to time_ns and adjusts the handshake's offset. */
 void sonde_flow_move_start(const struct sonde_flow_hot *hot, struct sonde_flow_cold *cold,
                            uint64_t time_ns);
-/* tcp.c, for deltas: what their packets would have done one by one. */
+/* tcp.c: applies a delta as if its packets had come one by one. */
 void sonde_flow_tcp_merge(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold,
                           const struct sonde_delta *delta, unsigned side, unsigned direction);
-/* tcp.c: sequence numbers, handshake, end. Returns true when the flow begins to close. */
+/* tcp.c: tracks sequence numbers, handshake and end. Returns true when the flow begins to close. */
 bool sonde_flow_tcp_update(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold,
                            const struct sonde_decoded *packet, unsigned direction);
 

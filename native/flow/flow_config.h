@@ -1,6 +1,6 @@
-/* flow_config.h - what a flow table is given and what it counts.
+/* flow_config.h - the configuration and the counters of a flow table.
  *
- * Apart from table.h, so that the table's inside (entry.h) need not know its functions.
+ * Separate from table.h, because entry.h needs them but not the functions.
  */
 #ifndef SONDE_FLOW_FLOW_CONFIG_H
 #define SONDE_FLOW_FLOW_CONFIG_H
@@ -17,8 +17,8 @@ enum {
   SONDE_FLOW_RECORDS_PER_PACKET_MAX = 3,
 };
 
-/* Where records go. `reserve` returns room for one record or NULL; `commit` publishes it.
- * `room` tells how many can be reserved: timers wait for room, packets cannot. */
+/* The consumer of records. `reserve` returns space for one record or NULL, `commit` publishes it.
+ * `room` returns how many can be reserved: timers wait for room, packets cannot. */
 struct sonde_record_sink {
   void *context;
   struct sonde_record *(*reserve)(void *context);

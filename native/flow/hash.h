@@ -1,9 +1,8 @@
 /* hash.h - the keyed hash of a flow key.
  *
- * Senders choose addresses and ports, so an unkeyed hash lets them aim every flow at one
- * bucket. Each 16 bytes of key are xored with secret words and folded through a
- * 64x64→128-bit multiplication; without the secret, drawn at random for each table,
- * collisions cannot be computed. Three multiplications, two of them in parallel.
+ * Senders choose addresses and ports, so with an unkeyed hash they could put every flow into one
+ * bucket. Each 16 bytes of key are XORed with secret words and folded by a 64x64→128-bit
+ * multiplication. Each table has a random secret. Two of the three multiplications run in parallel.
  */
 #ifndef SONDE_FLOW_HASH_H
 #define SONDE_FLOW_HASH_H

@@ -1,7 +1,7 @@
-/* index.c - buckets of one cache line: 16-bit tags side by side, compared at once.
+/* index.c - a hash index of buckets of one cache line, with 16-bit tags compared at once.
  *
- * Insertion takes the first free slot from the home bucket on. The home bucket counts the
- * entries that had to go further, so that a miss at home is final for nearly all of them.
+ * An insertion takes the first free slot from the home bucket on. The home bucket counts its
+ * entries in later buckets, so most lookups of unknown keys end there.
  */
 #include <stdlib.h>
 
@@ -16,7 +16,7 @@ static uint16_t tag_of(uint64_t hash) {
   return tag ? tag : 1;
 }
 
-/* Bit i is set where slot i has the tag. */
+/* Returns a mask: bit i is set if slot i has the tag. */
 static unsigned match(const struct sonde_flow_bucket *bucket, uint16_t tag) {
 #ifdef __SSE2__
   __m128i tags = _mm_load_si128((const __m128i *)bucket->tag);
@@ -91,7 +91,7 @@ void sonde_flow_index_remove(struct sonde_flow_table *table, uint64_t hash, uint
       return;
     }
   }
-  abort(); /* the index and the entries disagree: going on would corrupt records */
+  abort(); /* index and entries differ: records would be corrupt */
 }
 
 uint32_t sonde_flow_index_oldest(const struct sonde_flow_table *table, uint64_t hash) {

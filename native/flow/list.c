@@ -1,7 +1,7 @@
-/* list.c - the best N flows by a total order, without sorting all of them.
+/* list.c - selects the first N flows of an order without sorting all flows.
  *
- * A bounded heap keeps the worst of the chosen on top; one pass over the entries that were
- * ever used. Nothing in the table changes.
+ * One pass over the used entries fills a heap of N records whose top is the last in the order.
+ * The table does not change.
  */
 #include <stdlib.h>
 
@@ -56,7 +56,7 @@ static bool matches(const struct sonde_flow_table *table, uint32_t entry,
   return sonde_flow_segment_packets(hot) + both(table->cold[entry].packets) >= query->min_packets;
 }
 
-/* A record that says what the flow has been since it began. */
+/* Fills a record that covers the flow since its start. */
 static void fill_total(const struct sonde_flow_table *table, uint32_t entry,
                        struct sonde_record *record) {
   const struct sonde_flow_cold *cold = &table->cold[entry];
@@ -69,7 +69,7 @@ static void fill_total(const struct sonde_flow_table *table, uint32_t entry,
   }
 }
 
-/* heap[0] is the one that comes last in the order. */
+/* heap[0] is the last in the order. */
 static void sift_down(struct sonde_record *heap, uint32_t count, uint32_t at, uint32_t sort) {
   struct sonde_record moving = heap[at];
   for (uint32_t child; (child = 2 * at + 1) < count; at = child) {

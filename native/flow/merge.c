@@ -1,10 +1,11 @@
-/* merge.c - adding what a backend has added up: the same as its packets one by one, but for
- * the moments in between, which nobody knows any more.
+/* merge.c - merges the sums of a backend into flows, like their packets one by one. Only the times
+ * between the first and the last packet are unknown.
  *
- * A delta can come after a packet of the same flow that is younger (it went another way).
- * If that packet had begun the flow, the flow turns round: source is who sent first.
+ * A delta can come after a later packet of its flow. If that packet created the flow, source and
+ * destination are swapped if needed: the source is the sender of the first packet.
  */
 #include "entry.h"
+#include "ip_protocol.h"
 #include "table.h"
 
 static void swap_numbers(uint64_t pair[2]) {
@@ -13,14 +14,14 @@ static void swap_numbers(uint64_t pair[2]) {
   pair[1] = first;
 }
 
-/* Bit `forward` and the next one change places. */
+/* Swaps bit `forward` and the next bit. */
 static uint16_t swap_bits(uint16_t state, uint16_t forward) {
   uint16_t reverse = (uint16_t)(forward << 1);
   uint16_t others = (uint16_t)(state & ~(forward | reverse));
   return (uint16_t)(others | (state & forward ? reverse : 0) | (state & reverse ? forward : 0));
 }
 
-static void turn_round(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold) {
+static void swap_directions(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold) {
   swap_numbers(hot->packets);
   swap_numbers(hot->bytes);
   swap_numbers(hot->l2_bytes);
@@ -38,7 +39,7 @@ static void turn_round(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold)
   cold->handshake_us = 0;
 }
 
-/* What a packet in a sum never has, or cannot tell: see docs/backends.md. */
+/* Clears the fields that deltas do not carry, see docs/backends.md. */
 static void forget_headers(struct sonde_flow_table *table, uint32_t entry) {
   struct sonde_flow_cold *cold = &table->cold[entry];
   cold->mpls_label = UINT32_MAX;
@@ -52,14 +53,14 @@ static void forget_headers(struct sonde_flow_table *table, uint32_t entry) {
     table->tunnels[entry] = (struct sonde_flow_tunnel){0};
 }
 
-/* The delta holds the flow's first packet, and no record has told otherwise yet. */
+/* Moves the flow's start back to the delta's first packet. The flow has made no record yet. */
 static void begin_earlier(struct sonde_flow_table *table, uint32_t entry,
                           const struct sonde_delta *delta, const struct sonde_decoded *first) {
   struct sonde_flow_hot *hot = &table->hot[entry];
   struct sonde_flow_cold *cold = &table->cold[entry];
   bool hi = first->flags & SONDE_DECODED_REVERSED;
   if (hi != !!(hot->state & SONDE_STATE_SOURCE_HI))
-    turn_round(hot, cold);
+    swap_directions(hot, cold);
   sonde_flow_move_start(hot, cold, first->time_ns);
   forget_headers(table, entry);
   cold->direction = first->direction & 3u;
@@ -70,7 +71,7 @@ static void begin_earlier(struct sonde_flow_table *table, uint32_t entry,
   }
 }
 
-/* A packet that stands for the delta's first one, for whatever is decided by a packet. */
+/* Returns a packet like the delta's first one, for the timeout checks. */
 static struct sonde_decoded first_packet(const struct sonde_delta *delta) {
   unsigned side = delta->first_side & 1;
   struct sonde_decoded first = {
@@ -100,7 +101,7 @@ static void add_side(struct sonde_flow_table *table, uint32_t entry,
   table->counters.ip_bytes += delta->ip_bytes[side];
   if (delta->last_ns[side] > hot->last_ns)
     hot->last_ns = delta->last_ns[side];
-  if (delta->key.protocol == SONDE_FLOW_TCP)
+  if (delta->key.protocol == SONDE_IP_TCP)
     sonde_flow_tcp_merge(hot, &table->cold[entry], delta, side, direction);
 }
 
@@ -120,14 +121,14 @@ static void merge_one(struct sonde_flow_table *table, uint32_t candidate, uint64
     begin_earlier(table, entry, delta, &first);
   hot->ttl_min = delta->ttl_min < hot->ttl_min ? delta->ttl_min : hot->ttl_min;
   hot->ttl_max = delta->ttl_max > hot->ttl_max ? delta->ttl_max : hot->ttl_max;
-  /* In the order of their first packets: the handshake's last ACK is one side's first. */
+  /* The side that sent first comes first, because the handshake's ACK can be a first packet. */
   unsigned side = delta->first_side & 1;
   add_side(table, entry, delta, side);
   if (delta->packets[side ^ 1])
     add_side(table, entry, delta, side ^ 1);
 }
 
-/* In three passes, as sonde_flow_table_update. */
+/* Has the three passes of sonde_flow_table_update. */
 void sonde_flow_table_merge(struct sonde_flow_table *table, const struct sonde_delta *deltas,
                             uint32_t count) {
   uint64_t hash[SONDE_FLOW_BATCH_MAX];

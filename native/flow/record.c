@@ -1,4 +1,4 @@
-/* record.c - from an entry to a record: the one place where deltas leave a flow. */
+/* record.c - makes records from entries, and closes their segments. */
 #include "entry.h"
 
 static void fill_identity(const struct sonde_flow_hot *hot, struct sonde_record *record) {
@@ -77,7 +77,7 @@ static void close_segment(struct sonde_flow_hot *hot, struct sonde_flow_cold *co
   cold->segment++;
   cold->fragments = cold->retransmissions = cold->out_of_order = 0;
   hot->retransmitted = 0;
-  hot->first_ns = hot->last_ns; /* what a record of an empty segment says */
+  hot->first_ns = hot->last_ns; /* for the record of an empty segment */
 }
 
 void sonde_flow_record_emit(struct sonde_flow_table *table, uint32_t entry,

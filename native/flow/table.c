@@ -1,9 +1,9 @@
-/* table.c - the flow table: a packet in, perhaps a record out. See table.h and entry.h.
+/* table.c - the flow table; see table.h and entry.h.
  *
- * A batch goes through in three passes, so that the cache misses of its packets overlap:
- * hash and prefetch the index lines; look at the tags and prefetch the entries; update.
- * Whether a flow's time is up is decided when its next packet comes, from that packet's
- * time alone, or by the timer; both ask the same function, so replay is deterministic.
+ * A batch takes three passes, so that the cache misses of its packets overlap: hash and prefetch
+ * the index lines, compare tags and prefetch the entries, update. A flow's timeouts are checked by
+ * its next packet, with the packet's time, and by the timer. Both call age(), so replay is
+ * deterministic.
  */
 #include "table.h"
 
@@ -14,7 +14,8 @@
 #include "entry.h"
 
 enum { TCP_SYN = 2, TCP_ACK = 16, FLUSH_AHEAD = 16, DUE_AHEAD = 16 };
-static const int64_t LINGER_NS = 5000000000; /* after TCP's end, for the last ACK */
+static const int64_t LINGER_NS =
+    5000000000; /* after the end of a TCP connection, for the last ACK */
 const int64_t sonde_flow_reorder_ns = 1000000000;
 
 /* ---- memory -------------------------------------------------------------------------- */
@@ -24,7 +25,7 @@ static void *map_zeroed(uint64_t bytes) {
       mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED)
     return NULL;
-  madvise(memory, bytes, MADV_HUGEPAGE); /* a wish: without huge pages it is slower */
+  madvise(memory, bytes, MADV_HUGEPAGE); /* optional, faster */
   return memory;
 }
 
@@ -88,10 +89,10 @@ void sonde_flow_table_epoch_set(struct sonde_flow_table *table, int64_t offset_n
   table->epoch_ns = offset_ns;
 }
 
-/* ---- fetching ahead ------------------------------------------------------------------ */
+/* ---- prefetching --------------------------------------------------------------------- */
 
-/* Entries end in the order of their timers or of the table, and their index lines lie anywhere:
- * waiting for each in turn would be the dearest part of ending many. */
+/* The index lines of flows that end together are spread over memory. Without prefetching, their
+ * cache misses would take most of the time. */
 
 static void prefetch_home(const struct sonde_flow_table *table, uint32_t entry) {
   if (entry < table->fresh)
@@ -125,8 +126,8 @@ static int64_t segment_deadline(const struct sonde_flow_table *table,
   return (int64_t)hot->first_ns + table->active_ns;
 }
 
-/* The timer looks at a flow no later than this. A segment that is yet to open cannot be due
- * before the clock has gone on by a whole active timeout. */
+/* Arms the timer for the earliest time at which the flow or its segment can be due. A segment that
+ * is not open yet cannot be due before now plus the active timeout. */
 static void arm(struct sonde_flow_table *table, uint32_t entry) {
   const struct sonde_flow_hot *hot = &table->hot[entry];
   int64_t deadline = end_deadline(table, hot);
@@ -141,7 +142,7 @@ static void arm(struct sonde_flow_table *table, uint32_t entry) {
   sonde_wheel_arm(&table->wheel, entry, (uint64_t)deadline);
 }
 
-/* The entry leaves the table; its timer is disarmed already. */
+/* Removes the entry from the table. Its timer must be disarmed. */
 static void release(struct sonde_flow_table *table, uint32_t entry) {
   struct sonde_flow_hot *hot = &table->hot[entry];
   sonde_flow_index_remove(table, sonde_key_hash(&hot->key, &table->secret), entry);
@@ -158,8 +159,8 @@ static void remove_flow(struct sonde_flow_table *table, uint32_t entry,
   release(table, entry);
 }
 
-/* Emits what is due at now_ns. True: the flow has ended; its final record is out, it is
- * still in the table. The segment's limit counts only if it comes before the flow's end. */
+/* Emits the records due at now_ns. Returns true if the flow has ended: its final record is out, but
+ * the entry is still in the table. The segment's limit counts only if it is before the end. */
 static bool age(struct sonde_flow_table *table, uint32_t entry, uint64_t now_ns) {
   struct sonde_flow_hot *hot = &table->hot[entry];
   int64_t now = (int64_t)now_ns, end = end_deadline(table, hot);
@@ -173,8 +174,7 @@ static bool age(struct sonde_flow_table *table, uint32_t entry, uint64_t now_ns)
   return true;
 }
 
-/* Takes entries whose slot has come, as many as the sink has room for: each may make two
- * records. Fetches what ending them will touch. */
+/* Takes and prefetches due entries, as many as the sink has room for: each can make two records. */
 static uint32_t take_due(struct sonde_flow_table *table, uint32_t due[DUE_AHEAD]) {
   uint32_t count = 0, room = DUE_AHEAD;
   if (table->metering) {
@@ -219,7 +219,7 @@ void sonde_flow_table_metering_set(struct sonde_flow_table *table, bool on, uint
   }
 }
 
-/* A flow whose time was up before the flush says so, however coarse the timer is. */
+/* A flow that was due before the flush gets the reason of its timeout. */
 static void flush_flow(struct sonde_flow_table *table, uint32_t entry, bool final) {
   if (age(table, entry, table->now_ns)) {
     sonde_wheel_disarm(&table->wheel, entry);
@@ -255,7 +255,7 @@ static uint32_t take_free(struct sonde_flow_table *table) {
   return table->fresh < table->flows_max ? table->fresh++ : SONDE_WHEEL_NONE;
 }
 
-/* Makes room near `hash`. A flow whose time was up anyway says so, not `resources`. */
+/* Evicts a flow near `hash`. A due flow gets the reason of its timeout, not `resources`. */
 static void evict(struct sonde_flow_table *table, uint64_t hash, uint64_t now_ns) {
   uint32_t entry = sonde_flow_index_oldest(table, hash);
   if (age(table, entry, now_ns)) {
@@ -330,7 +330,7 @@ static uint32_t begin_flow(struct sonde_flow_table *table, uint64_t hash,
   return entry;
 }
 
-/* True if something about the flow's time has to be decided before this packet counts. */
+/* Returns true if the flow's timeouts must be checked before this packet counts. */
 static bool must_age(const struct sonde_flow_table *table, const struct sonde_flow_hot *hot,
                      const struct sonde_decoded *packet) {
   int64_t since_last = (int64_t)(packet->time_ns - hot->last_ns);
@@ -339,10 +339,9 @@ static bool must_age(const struct sonde_flow_table *table, const struct sonde_fl
          (hot->state & SONDE_STATE_CLOSING);
 }
 
-/* Returns the entry that the packet belongs to, which is another one if the flow's time
- * was up or if a SYN opens the connection anew. */
-static uint32_t decide(struct sonde_flow_table *table, uint32_t entry, uint64_t hash,
-                       const struct sonde_decoded *packet) {
+/* Returns the packet's entry, a new one after a timeout or if a SYN reopens the connection. */
+static uint32_t check_timeouts(struct sonde_flow_table *table, uint32_t entry, uint64_t hash,
+                               const struct sonde_decoded *packet) {
   const struct sonde_flow_hot *hot = &table->hot[entry];
   bool reopened =
       (hot->state & SONDE_STATE_CLOSING) && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
@@ -412,13 +411,13 @@ static void count_packet(struct sonde_flow_table *table, uint32_t entry,
 uint32_t sonde_flow_enter(struct sonde_flow_table *table, uint32_t candidate, uint64_t hash,
                           const struct sonde_decoded *packet) {
   uint32_t entry = candidate;
-  /* The candidate may have been evicted, or begun, by a packet before this in the batch. */
+  /* An earlier packet of the batch may have evicted the candidate or created the flow. */
   if (entry == SONDE_WHEEL_NONE || !sonde_key_equal(&table->hot[entry].key, &packet->key))
     entry = sonde_flow_index_find(table, hash, &packet->key);
   if (entry == SONDE_WHEEL_NONE)
     return begin_flow(table, hash, packet);
   if (must_age(table, &table->hot[entry], packet))
-    return decide(table, entry, hash, packet);
+    return check_timeouts(table, entry, hash, packet);
   return entry;
 }
 

@@ -1,9 +1,8 @@
-/* tcp.c - what a flow learns from TCP headers: RFC 9293 §3.4 sequence space, nothing more.
+/* tcp.c - tracks TCP connections by their sequence numbers, RFC 9293 §3.4.
  *
- * Retransmission and reordering look alike in one header. The rule here: data at or below
- * what was seen is out of order if an earlier segment left a gap that nothing has filled
- * yet, else retransmitted. A keep-alive (at most one byte, just below the next) is neither;
- * a SYN or FIN in that place is sent again.
+ * Retransmission and reordering look the same in one header. Data below the expected sequence
+ * number is out of order if a gap is open, else retransmitted. A keep-alive (at most one byte just
+ * below the expected number) is neither, but a SYN or FIN there is retransmitted.
  */
 #include "entry.h"
 
@@ -69,7 +68,7 @@ void sonde_flow_move_start(const struct sonde_flow_hot *hot, struct sonde_flow_c
   cold->start_ns = time_ns;
 }
 
-/* The side's first packet is a packet like any other; the rest was tracked from there on. */
+/* Tracks the side's first packet; the backend has tracked the others. */
 void sonde_flow_tcp_merge(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold,
                           const struct sonde_delta *delta, unsigned side, unsigned direction) {
   struct sonde_decoded first = {

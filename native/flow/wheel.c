@@ -25,7 +25,7 @@ void sonde_wheel_init(struct sonde_wheel *wheel, struct sonde_wheel_link *links,
 }
 
 void sonde_wheel_arm(struct sonde_wheel *wheel, uint32_t entry, uint64_t deadline_ns) {
-  /* One tick late rather than early: an entry that is looked at is then really due. */
+  /* Round up, so that an entry is never due before its deadline. */
   uint64_t tick = (deadline_ns >> SONDE_WHEEL_TICK_SHIFT) + 1;
   if ((int64_t)(tick - wheel->tick) < 1)
     tick = wheel->tick + 1;
@@ -50,8 +50,8 @@ void sonde_wheel_advance(struct sonde_wheel *wheel, uint64_t now_ns) {
     wheel->target = tick;
 }
 
-/* Hands a slot's whole list over to the due list, so that entries armed again for the
- * same slot while it is being emptied wait a full turn. */
+/* Moves a slot's list to the due list. Entries armed for the same slot meanwhile then wait a full
+ * turn of the wheel. */
 static void open_slot(struct sonde_wheel *wheel, uint32_t slot) {
   struct sonde_wheel_link *links = wheel->links;
   uint32_t due = due_head(wheel);
@@ -68,7 +68,7 @@ uint32_t sonde_wheel_due(struct sonde_wheel *wheel) {
   while (wheel->links[due].next == due) {
     if (wheel->tick == wheel->target)
       return SONDE_WHEEL_NONE;
-    /* After a jump longer than the wheel every slot comes once. */
+    /* After a jump longer than the wheel, open each slot once. */
     if (wheel->target - wheel->tick > SONDE_WHEEL_SLOTS)
       wheel->tick = wheel->target - SONDE_WHEEL_SLOTS;
     wheel->tick++;

@@ -1,9 +1,9 @@
 /* wheel.h - a timing wheel over entry numbers.
  *
- * One level of 4096 slots of 134 ms (9 minutes); each entry is armed once and looked at when its
- * slot comes round, then armed again for what is still to come. So a packet never touches
- * its timer, and a clock that jumps by years turns the wheel once, not a billion times.
- * Links are two 32-bit numbers an entry; slot heads are numbers past the last entry.
+ * One level of 4096 slots of 134 ms (9 minutes). When an entry's slot is due, the table checks the
+ * entry and arms it again for the time that is left, so packets never touch the timer. A clock that
+ * jumps by years turns the wheel only once. Links are two 32-bit numbers per entry; slot heads
+ * are numbers past the last entry.
  */
 #ifndef SONDE_FLOW_WHEEL_H
 #define SONDE_FLOW_WHEEL_H
@@ -20,14 +20,14 @@ struct sonde_wheel_link {
 };
 
 struct sonde_wheel {
-  struct sonde_wheel_link *links; /* entries, then slot heads, then the head of those due */
+  struct sonde_wheel_link *links; /* entries, then slot heads, then the head of the due list */
   uint32_t entries;
   bool started;
-  uint64_t tick;   /* the last tick whose slot was emptied */
-  uint64_t target; /* go on until this one */
+  uint64_t tick;   /* the last tick whose slot was opened */
+  uint64_t target; /* the tick that advance has reached */
 };
 
-/* links: zeroed room for sonde_wheel_links(entries). */
+/* links: a zeroed array of sonde_wheel_links(entries). */
 static inline uint64_t sonde_wheel_links(uint32_t entries) {
   return (uint64_t)entries + SONDE_WHEEL_SLOTS + 1;
 }
@@ -36,13 +36,13 @@ void sonde_wheel_init(struct sonde_wheel *wheel, struct sonde_wheel_link *links,
 void sonde_wheel_arm(struct sonde_wheel *wheel, uint32_t entry, uint64_t deadline_ns);
 void sonde_wheel_disarm(struct sonde_wheel *wheel, uint32_t entry);
 
-/* Moves the clock on; the past does nothing. */
+/* Moves the clock forward. An earlier now_ns does nothing. */
 void sonde_wheel_advance(struct sonde_wheel *wheel, uint64_t now_ns);
-/* The time that advance has reached, to the tick below. */
+/* Returns the time that advance has reached, rounded down to a tick. */
 static inline uint64_t sonde_wheel_clock(const struct sonde_wheel *wheel) {
   return wheel->target << SONDE_WHEEL_TICK_SHIFT;
 }
-/* Takes one entry whose slot has come, disarmed, or SONDE_WHEEL_NONE. */
+/* Disarms and returns one due entry, or SONDE_WHEEL_NONE. */
 uint32_t sonde_wheel_due(struct sonde_wheel *wheel);
 
 #endif

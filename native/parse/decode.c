@@ -1,8 +1,8 @@
-/* decode.c - from a frame to what the flow table eats.
+/* decode.c - decodes a frame into the input of the flow table.
  *
- * The one frame in nearly all of the traffic, untagged Ethernet with a plain IPv4 header
- * and TCP or UDP, is decoded in a straight line; everything else goes layer by layer. Both
- * ways must say the same of a packet that both can read (tests hold them together).
+ * Nearly all frames are untagged Ethernet with a plain IPv4 header and TCP or UDP: a fast path
+ * decodes those. All others are decoded layer by layer. Tests check that both paths give the same
+ * result.
  */
 #include "decode.h"
 
@@ -28,7 +28,7 @@ struct sonde_decoder {
 struct layer {
   struct sonde_network network;
   struct sonde_tags tags;
-  struct sonde_tunnel tunnel; /* type NONE: of the frame itself */
+  struct sonde_tunnel tunnel; /* type NONE for the frame's own IP header */
 };
 
 struct sonde_decoder *sonde_decoder_create(int inner) {
@@ -63,9 +63,9 @@ static void resolve_ports(struct sonde_decoder *decoder, const struct sonde_fram
     sonde_fragments_remember(decoder->fragments, network, ports, time_ns);
 }
 
-/* Follows the tunnels down to the innermost IP header. With `inner` that one becomes the
- * key's. Returns the end of the innermost TCP or UDP header, 0 if there is none: what is
- * before it was repeated in each wire packet of a super-packet. */
+/* Walks through the tunnels to the innermost IP header, which makes the key with `inner`. Returns
+ * the end of the innermost TCP or UDP header, or 0 without one. Each wire packet of a super-packet
+ * had its own copy of the headers before that offset. */
 static uint32_t descend(struct sonde_decoder *decoder, const struct sonde_frame *frame,
                         uint64_t time_ns, struct layer *key) {
   struct layer layer = *key;
@@ -81,8 +81,8 @@ static uint32_t descend(struct sonde_decoder *decoder, const struct sonde_frame 
     if (end != 0)
       headers_end = end;
     if (decoder->inner) {
-      /* The outer datagram's later fragments carry no inner header: their flow is the
-       * outer one, and its ports are in this packet. */
+      /* Later fragments of the outer datagram have no inner header. They belong to the outer
+       * flow, whose ports are in this packet. */
       struct sonde_ports ports;
       if (layer.network.fragment)
         resolve_ports(decoder, frame, &layer.network, time_ns, &ports);
@@ -93,7 +93,7 @@ static uint32_t descend(struct sonde_decoder *decoder, const struct sonde_frame 
   return headers_end;
 }
 
-/* The frame stands for several wire packets, each with the headers of its own. */
+/* Counts the wire packets of a super-packet. Each had its own headers. */
 static void count_segments(const struct sonde_packet *packet, uint32_t headers_end,
                            uint32_t ip_offset, struct sonde_decoded *out) {
   if (headers_end == 0 || packet->wirelen <= headers_end)
@@ -101,7 +101,7 @@ static void count_segments(const struct sonde_packet *packet, uint32_t headers_e
   uint64_t payload = packet->wirelen - headers_end;
   uint64_t segments = (payload + packet->gso_size - 1) / packet->gso_size;
   out->packets = (uint32_t)segments;
-  if (headers_end > ip_offset) /* else it was segmented by a header around the key's */
+  if (headers_end > ip_offset) /* else an outer header was segmented */
     out->ip_bytes += (segments - 1) * (headers_end - ip_offset);
   out->l2_bytes += (segments - 1) * headers_end;
 }
@@ -174,7 +174,7 @@ static inline bool may_tunnel(const struct sonde_decoder *decoder, const uint8_t
                             is_tunnel_port(load_u16(data + PLAIN_TRANSPORT + 2)));
 }
 
-/* Everything that decode_plain relies on. TCP needs its first 14 bytes. */
+/* Checks everything that decode_plain requires, such as the first 14 bytes of TCP. */
 static inline bool is_plain(const struct sonde_decoder *decoder,
                             const struct sonde_packet *packet) {
   const uint8_t *data = packet->data;

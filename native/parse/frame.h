@@ -1,9 +1,8 @@
-/* frame.h - a frame's bytes and the only ways to look at them.
+/* frame.h - a frame's bytes and the functions that read them.
  *
- * Every layer asks frame_has before it loads. wirelen bounds what can be true of the
- * packet, caplen what can be seen of it: a header that crosses the first is a lie
- * (MALFORMED), one that crosses only the second was cut off by the capture (TRUNCATED).
- * Invariant: caplen ≤ wirelen.
+ * Every layer calls frame_has before it loads. The packet had wirelen bytes, caplen of them were
+ * captured; caplen ≤ wirelen. A header that ends past wirelen is malformed. One that ends past
+ * caplen only is truncated.
  */
 #ifndef SONDE_PARSE_FRAME_H
 #define SONDE_PARSE_FRAME_H
@@ -23,13 +22,13 @@ static inline bool frame_has(const struct sonde_frame *frame, uint32_t offset, u
   return offset <= frame->caplen && bytes <= frame->caplen - offset;
 }
 
-/* The cause to report when frame_has said no. */
-static inline int frame_lack(const struct sonde_frame *frame, uint32_t offset, uint32_t bytes) {
+/* Returns the cause to report after frame_has returned false. */
+static inline int frame_cause(const struct sonde_frame *frame, uint32_t offset, uint32_t bytes) {
   return (uint64_t)offset + bytes > frame->wirelen ? SONDE_NON_FLOW_MALFORMED
                                                    : SONDE_NON_FLOW_TRUNCATED;
 }
 
-/* The same frame, ending at `end` at the latest. */
+/* Returns the part of the frame before `end`. */
 static inline struct sonde_frame frame_until(const struct sonde_frame *frame, uint32_t end) {
   struct sonde_frame part = *frame;
   if (end < part.wirelen)

@@ -1,8 +1,8 @@
-/* key.h - the direction-free order of the two (address, port) pairs.
+/* key.h - orders the two (address, port) pairs of a key independently of direction.
  *
- * Inline and without branches on the order, which no predictor can guess: this runs for
- * every packet. Each function sets the addresses and ports of the key and returns whether
- * the source is the greater side, compared as network-order bytes.
+ * Runs for every packet, so the code is inline and does not branch on the order, which is
+ * unpredictable. Each function sets the addresses and ports of the key and returns whether the
+ * source is the greater side, compared as network-order bytes.
  */
 #ifndef SONDE_PARSE_KEY_H
 #define SONDE_PARSE_KEY_H
@@ -24,7 +24,7 @@ static inline bool key_order_ipv4(struct sonde_key *key, const uint8_t *source_i
   uint64_t source = (uint64_t)load_u32(source_ip) << 16 | source_port;
   uint64_t dest = (uint64_t)load_u32(dest_ip) << 16 | dest_port;
   bool reversed = source > dest;
-  uint32_t address[2]; /* as in the packet */
+  uint32_t address[2]; /* network byte order */
   memcpy(&address[0], source_ip, 4);
   memcpy(&address[1], dest_ip, 4);
   uint32_t swap = (address[0] ^ address[1]) & (0u - reversed);

@@ -1,34 +1,21 @@
-/* layers.h - what the layers of the decoder hand to each other.
+/* layers.h - the interfaces between the layers of the decoder.
  *
- *   link.c       frame            → where the IP header is, and the tags before it
- *   network.c    IP header        → addresses, protocol, length, where its payload is
- *   tunnel.c     payload          → where the next IP header is, through link.c
- *   transport.c  payload          → ports; and the key out of all of it
+ *   link.c       frame            → offset of the IP header, and the tags before it
+ *   network.c    IP header        → addresses, protocol, length, offset of the payload
+ *   tunnel.c     payload          → offset of the next IP header, through link.c
+ *   transport.c  payload          → ports, then the key
  *   fragments.c  later fragments  → ports of the first one
- *   decode.c     decides which IP header makes the key; only it knows the decoder
+ *   decode.c     chooses the IP header that makes the key; knows the decoder
  *
- * Functions that can meet a packet without a usable IP header return SONDE_LAYER_IP or
- * the enum sonde_non_flow cause.
+ * Functions that look for an IP header return SONDE_LAYER_IP or the enum sonde_non_flow cause.
  */
 #ifndef SONDE_PARSE_LAYERS_H
 #define SONDE_PARSE_LAYERS_H
 
 #include "frame.h"
+#include "ip_protocol.h"
 
 enum { SONDE_LAYER_IP = -1 };
-
-enum sonde_ip_protocol {
-  SONDE_IP_ICMP = 1,
-  SONDE_IP_IPV4 = 4,
-  SONDE_IP_TCP = 6,
-  SONDE_IP_UDP = 17,
-  SONDE_IP_DCCP = 33,
-  SONDE_IP_IPV6 = 41,
-  SONDE_IP_GRE = 47,
-  SONDE_IP_ICMPV6 = 58,
-  SONDE_IP_SCTP = 132,
-  SONDE_IP_UDPLITE = 136,
-};
 
 enum sonde_ethertype {
   SONDE_ETHERTYPE_IPV4 = 0x0800,
@@ -46,50 +33,49 @@ enum sonde_ethertype {
   SONDE_ETHERTYPE_VNTAG = 0x8926,
   SONDE_ETHERTYPE_QINQ = 0x9100,
   SONDE_ETHERTYPE_QINQ_OLD = 0x9200,
-  SONDE_ETHERTYPE_MIN = 0x0600, /* smaller ones are no types */
-  SONDE_LLC_LENGTH_MAX = 1500,  /* a type up to here is the length of an LLC frame */
+  SONDE_ETHERTYPE_MIN = 0x0600, /* a smaller value is not a type */
+  SONDE_LLC_LENGTH_MAX = 1500,  /* a value up to this is the length of an LLC frame */
 };
 
-/* Where a layer left off: the IP header's place once SONDE_LAYER_IP is returned. */
+/* The next header: the IP header after SONDE_LAYER_IP was returned. */
 struct sonde_place {
   uint32_t offset;
-  uint16_t ethertype; /* of what is at offset; IPV4 or IPV6 with SONDE_LAYER_IP */
+  uint16_t ethertype; /* IPV4 or IPV6 with SONDE_LAYER_IP */
 };
 
-/* What was met on the way to the IP header, tunnels included: the tags of an outer frame
- * come before those of the frame that it carries. */
+/* The tags before the IP header, those of outer frames first. */
 struct sonde_tags {
   uint16_t vlan[SONDE_VLAN_DEPTH_MAX];
   uint8_t vlan_depth;
-  uint8_t vlan_priority; /* of the first tag met */
-  uint32_t mpls_label;   /* the first one met; UINT32_MAX: none */
+  uint8_t vlan_priority; /* first tag's */
+  uint32_t mpls_label;   /* first label; UINT32_MAX if there is no label */
 };
 
 struct sonde_network {
-  const uint8_t *source; /* 4 or 16 bytes by version, inside the frame */
+  const uint8_t *source; /* 4 or 16 bytes by version, in the frame */
   const uint8_t *dest;
-  uint32_t offset;           /* of the IP header */
-  uint32_t payload;          /* of what follows the last header walked; end if cut off */
-  uint32_t end;              /* of the IP packet, never past the wire */
-  uint32_t fragment_id;      /* with fragment */
+  uint32_t offset;           /* IP header */
+  uint32_t payload;          /* first byte after the last header parsed; end if truncated */
+  uint32_t end;              /* end of the IP packet, ≤ wirelen */
+  uint32_t fragment_id;      /* valid with `fragment` */
   uint32_t ipv6;             /* flow label | enum sonde_extension; 0 for IPv4 */
   uint16_t fragment_offset;  /* in 8 octets */
   uint8_t fragment_flags;    /* DF 64, MF 32 */
-  uint8_t fragment_protocol; /* protocol as the fragment header has it */
+  uint8_t fragment_protocol; /* protocol in the fragment header */
   uint8_t version;
   uint8_t protocol; /* after the extension headers */
   uint8_t tos;
   uint8_t ttl;
-  bool fragment; /* has a fragment header, and is not the whole packet */
-  bool later;    /* a fragment, and not the first */
+  bool fragment; /* has a fragment header and is not an atomic fragment */
+  bool later;    /* not the first fragment */
   bool clamped;
 };
 
 struct sonde_ports {
   uint16_t source;
   uint16_t dest;
-  uint8_t protocol; /* differs from the fragment header's behind extension headers */
-  bool one_way;     /* an ICMP type without counterpart */
+  uint8_t protocol; /* after the extension headers */
+  bool one_way;     /* ICMP type without counterpart */
 };
 
 struct sonde_tunnel {
@@ -112,30 +98,31 @@ static inline bool is_tunnel_port(uint16_t port) {
          port == SONDE_PORT_TEREDO;
 }
 
-/* link.c: from the frame's start, and from a known ethertype in its middle. */
+/* Walks from the start of the frame to the IP header. */
 int sonde_link_enter(const struct sonde_frame *frame, uint16_t linktype, struct sonde_place *place,
                      struct sonde_tags *tags);
+/* Walks from place, a known ethertype inside the frame, to the IP header. */
 int sonde_link_walk(const struct sonde_frame *frame, struct sonde_place *place,
                     struct sonde_tags *tags);
-/* The nibble decides: an IP header is said to be at place->offset. */
+/* Finds the IP version at place->offset by the header's first nibble. */
 int sonde_link_ip(const struct sonde_frame *frame, struct sonde_place *place);
 
 int sonde_network_parse(const struct sonde_frame *frame, const struct sonde_place *place,
                         struct sonde_network *network);
 
-/* True: `place` is what the tunnel carries, walked up to an IP header that is not yet
- * parsed; tags and tunnel are updated. False: nothing is said of them. */
+/* Returns true if the packet is a tunnel with an IP header inside. Then `place` is that header,
+ * and tags and tunnel are updated; otherwise they are undefined. */
 bool sonde_tunnel_enter(const struct sonde_frame *frame, const struct sonde_network *network,
                         struct sonde_place *place, struct sonde_tags *tags,
                         struct sonde_tunnel *tunnel);
 
-/* Ports 0 if they cannot be seen. Not for later fragments. */
+/* Sets the ports, or 0 if they were not captured. Not for later fragments. */
 void sonde_transport_ports(const struct sonde_frame *frame, const struct sonde_network *network,
                            struct sonde_ports *ports);
-/* Sets the tcp_* and icmp_* members of `out` and their flags, if the bytes are there. */
+/* Sets the tcp_* and icmp_* members of `out` and their flags if the header was captured. */
 void sonde_transport_details(const struct sonde_frame *frame, const struct sonde_network *network,
                              struct sonde_decoded *out);
-/* Offset of the first byte after a TCP or UDP header, 0 for other protocols. */
+/* Returns the offset of the first byte after a TCP or UDP header, 0 for other protocols. */
 uint32_t sonde_transport_end(const struct sonde_frame *frame, const struct sonde_network *network);
 /* Sets key and the REVERSED flag. */
 void sonde_transport_key(const struct sonde_network *network, const struct sonde_ports *ports,

@@ -1,14 +1,13 @@
-/* link.c - from the start of a frame to its IP header.
+/* link.c - walks from the start of a frame to its IP header.
  *
- * Every layer is one step that looks at place->ethertype and either finds IP, names the
- * reason why there is none, or moves place on to the next layer. The number of steps is
- * bounded, so that a frame of nothing but tags ends. Ethertypes are also the names of
- * layers that come without one: PPP is 0x880b, a bridged Ethernet frame is 0x6558.
+ * Each step parses the layer that place->ethertype names. A step finds IP, returns the cause why
+ * the frame has no IP header, or moves place to the next layer. STEPS_MAX bounds a frame of tags
+ * only. Layers without an ethertype have one here: PPP 0x880b, bridged Ethernet 0x6558.
  */
 #include "layers.h"
 
 enum {
-  STEP_AGAIN = -2, /* beside SONDE_LAYER_IP and the causes */
+  STEP_AGAIN = -2, /* neither SONDE_LAYER_IP nor a cause */
   STEPS_MAX = 32,
   MPLS_LABELS_MAX = 16,
   ETHERNET_BYTES = 14,
@@ -17,7 +16,7 @@ enum {
 static int step_vlan(const struct sonde_frame *frame, struct sonde_place *place,
                      struct sonde_tags *tags) {
   if (!frame_has(frame, place->offset, 4))
-    return frame_lack(frame, place->offset, 4);
+    return frame_cause(frame, place->offset, 4);
   const uint8_t *tag = frame->data + place->offset;
   if (tags->vlan_depth == 0)
     tags->vlan_priority = tag[0] >> 5;
@@ -28,15 +27,16 @@ static int step_vlan(const struct sonde_frame *frame, struct sonde_place *place,
   return STEP_AGAIN;
 }
 
-static int step_ethernet(const struct sonde_frame *frame, struct sonde_place *place) {
-  if (!frame_has(frame, place->offset, ETHERNET_BYTES))
-    return frame_lack(frame, place->offset, ETHERNET_BYTES);
-  place->ethertype = load_u16(frame->data + place->offset + 12);
-  place->offset += ETHERNET_BYTES;
+/* Steps over a header whose last two bytes are an ethertype. */
+static int step_header(const struct sonde_frame *frame, struct sonde_place *place, uint32_t bytes) {
+  if (!frame_has(frame, place->offset, bytes))
+    return frame_cause(frame, place->offset, bytes);
+  place->offset += bytes;
+  place->ethertype = load_u16(frame->data + place->offset - 2);
   return STEP_AGAIN;
 }
 
-/* Is it worth believing that an Ethernet frame starts here? Nothing in MPLS says so. */
+/* Guesses whether an Ethernet frame starts here, because MPLS does not name its payload. */
 static bool looks_like_ethernet(const struct sonde_frame *frame, uint32_t offset) {
   if (!frame_has(frame, offset, ETHERNET_BYTES + 1))
     return false;
@@ -59,24 +59,24 @@ static bool looks_like_ethernet(const struct sonde_frame *frame, uint32_t offset
   case SONDE_ETHERTYPE_VNTAG:
   case SONDE_ETHERTYPE_LLDP:
     return true;
-  default: /* LLC as SNAP and spanning tree have it: both addresses alike */
+  default: /* LLC of SNAP and spanning tree: both addresses are the same */
     return ethertype <= SONDE_LLC_LENGTH_MAX && (payload[0] == 0xaa || payload[0] == 0x42) &&
            frame_has(frame, offset + ETHERNET_BYTES, 3) && payload[1] == payload[0] &&
            payload[2] == 0x03;
   }
 }
 
-/* Source addresses such as 2001:db8:800:4000:: read like an Ethernet header with IPv4. */
+/* Source addresses such as 2001:db8:800:4000:: look like an Ethernet header with IPv4. */
 static bool fits_ipv6(const struct sonde_frame *frame, uint32_t offset) {
   return frame_has(frame, offset, 40) &&
          40u + load_u16(frame->data + offset + 4) <= frame->wirelen - offset;
 }
 
-/* After the bottom of the stack: IP by its nibble, or a pseudowire, whose control word
- * starts with a nibble of 0 for this very reason (RFC 4385 §3) but is optional. */
+/* Parses the payload after the bottom of the stack: IP if the first nibble is its version, else a
+ * pseudowire. The optional control word of a pseudowire starts with a nibble of 0 (RFC 4385 §3). */
 static int step_mpls_payload(const struct sonde_frame *frame, struct sonde_place *place) {
   if (!frame_has(frame, place->offset, 1))
-    return frame_lack(frame, place->offset, 1);
+    return frame_cause(frame, place->offset, 1);
   uint8_t first = frame->data[place->offset];
   bool plain = looks_like_ethernet(frame, place->offset);
   if (first >> 4 == 4 && ((first & 0x0f) >= 5 || !plain)) {
@@ -99,7 +99,7 @@ static int step_mpls(const struct sonde_frame *frame, struct sonde_place *place,
                      struct sonde_tags *tags) {
   for (int labels = 0; labels < MPLS_LABELS_MAX; labels++) {
     if (!frame_has(frame, place->offset, 4))
-      return frame_lack(frame, place->offset, 4);
+      return frame_cause(frame, place->offset, 4);
     uint32_t entry = load_u32(frame->data + place->offset);
     place->offset += 4;
     if (tags->mpls_label == UINT32_MAX)
@@ -110,16 +110,16 @@ static int step_mpls(const struct sonde_frame *frame, struct sonde_place *place,
   return SONDE_NON_FLOW_MALFORMED;
 }
 
-/* RFC 1661 §2, with the one-byte protocol field of §6.5 and, off the wire of a serial line
- * or PPTP, the address and control bytes of RFC 1662. */
+/* RFC 1661 §2, with the one-byte protocol field of §6.5 and the address and control bytes that
+ * serial lines and PPTP have (RFC 1662). */
 static int step_ppp(const struct sonde_frame *frame, struct sonde_place *place) {
   if (frame_has(frame, place->offset, 2) && load_u16(frame->data + place->offset) == 0xff03)
     place->offset += 2;
   if (!frame_has(frame, place->offset, 1))
-    return frame_lack(frame, place->offset, 1);
+    return frame_cause(frame, place->offset, 1);
   uint32_t bytes = frame->data[place->offset] & 1 ? 1 : 2;
   if (!frame_has(frame, place->offset, bytes))
-    return frame_lack(frame, place->offset, bytes);
+    return frame_cause(frame, place->offset, bytes);
   const uint8_t *field = frame->data + place->offset;
   uint16_t protocol = bytes == 1 ? field[0] : load_u16(field);
   place->offset += bytes;
@@ -134,14 +134,14 @@ static int step_ppp(const struct sonde_frame *frame, struct sonde_place *place) 
   case 0x0283:
     place->ethertype = SONDE_ETHERTYPE_MPLS;
     return STEP_AGAIN;
-  default: /* 8xxx to fxxx are the control protocols, below are those that carry data */
+  default: /* 8xxx to fxxx are control protocols, lower numbers carry data */
     return protocol >= 0x8000 ? SONDE_NON_FLOW_PPPOE_CONTROL : SONDE_NON_FLOW_OTHER_ETHERTYPE;
   }
 }
 
 static int step_pppoe(const struct sonde_frame *frame, struct sonde_place *place) {
   if (!frame_has(frame, place->offset, 6))
-    return frame_lack(frame, place->offset, 6);
+    return frame_cause(frame, place->offset, 6);
   const uint8_t *header = frame->data + place->offset;
   if (header[0] != 0x11)
     return SONDE_NON_FLOW_MALFORMED;
@@ -154,7 +154,7 @@ static int step_pppoe(const struct sonde_frame *frame, struct sonde_place *place
 
 static int step_llc(const struct sonde_frame *frame, struct sonde_place *place) {
   if (!frame_has(frame, place->offset, 3))
-    return frame_lack(frame, place->offset, 3);
+    return frame_cause(frame, place->offset, 3);
   const uint8_t *llc = frame->data + place->offset;
   if (llc[0] == 0x42 && llc[1] == 0x42)
     return SONDE_NON_FLOW_STP;
@@ -166,7 +166,7 @@ static int step_llc(const struct sonde_frame *frame, struct sonde_place *place) 
   if (llc[0] != 0xaa || llc[1] != 0xaa || llc[2] != 0x03)
     return SONDE_NON_FLOW_OTHER_LLC;
   if (!frame_has(frame, place->offset, 8))
-    return frame_lack(frame, place->offset, 8);
+    return frame_cause(frame, place->offset, 8);
   uint32_t organization = load_u32(llc + 2) & 0x00ffffff;
   uint16_t protocol = load_u16(llc + 6);
   place->offset += 8;
@@ -176,14 +176,6 @@ static int step_llc(const struct sonde_frame *frame, struct sonde_place *place) 
   if ((organization != 0 && organization != 0x0000f8) || protocol < SONDE_ETHERTYPE_MIN)
     return SONDE_NON_FLOW_OTHER_LLC;
   place->ethertype = protocol;
-  return STEP_AGAIN;
-}
-
-static int step_vntag(const struct sonde_frame *frame, struct sonde_place *place) {
-  if (!frame_has(frame, place->offset, 6))
-    return frame_lack(frame, place->offset, 6);
-  place->ethertype = load_u16(frame->data + place->offset + 4);
-  place->offset += 6;
   return STEP_AGAIN;
 }
 
@@ -206,9 +198,9 @@ static int step(const struct sonde_frame *frame, struct sonde_place *place,
   case SONDE_ETHERTYPE_PPP:
     return step_ppp(frame, place);
   case SONDE_ETHERTYPE_VNTAG:
-    return step_vntag(frame, place);
+    return step_header(frame, place, 6);
   case SONDE_ETHERTYPE_BRIDGED:
-    return step_ethernet(frame, place);
+    return step_header(frame, place, ETHERNET_BYTES);
   case SONDE_ETHERTYPE_ARP:
     return SONDE_NON_FLOW_ARP;
   case SONDE_ETHERTYPE_LLDP:
@@ -233,7 +225,7 @@ int sonde_link_walk(const struct sonde_frame *frame, struct sonde_place *place,
 
 int sonde_link_ip(const struct sonde_frame *frame, struct sonde_place *place) {
   if (!frame_has(frame, place->offset, 1))
-    return frame_lack(frame, place->offset, 1);
+    return frame_cause(frame, place->offset, 1);
   uint8_t version = frame->data[place->offset] >> 4;
   if (version != 4 && version != 6)
     return SONDE_NON_FLOW_MALFORMED;
@@ -241,10 +233,10 @@ int sonde_link_ip(const struct sonde_frame *frame, struct sonde_place *place) {
   return SONDE_LAYER_IP;
 }
 
-/* The family is in the byte order of the host that captured, which nobody wrote down. */
+/* The family has the byte order of the capturing host, which the file does not name. */
 static int enter_null(const struct sonde_frame *frame, struct sonde_place *place, bool swapped) {
   if (!frame_has(frame, 0, 4))
-    return frame_lack(frame, 0, 4);
+    return frame_cause(frame, 0, 4);
   uint32_t family = load_u32(frame->data);
   if (swapped && family > 0xffff)
     family = __builtin_bswap32(family);
@@ -264,11 +256,11 @@ static int enter_null(const struct sonde_frame *frame, struct sonde_place *place
   }
 }
 
-/* Linux "cooked" headers: `bytes` long, with the protocol at `at`. */
+/* A Linux "cooked" header of `bytes` bytes with the protocol at offset `at`. */
 static int enter_cooked(const struct sonde_frame *frame, uint32_t bytes, uint32_t at,
                         struct sonde_place *place, struct sonde_tags *tags) {
   if (!frame_has(frame, 0, bytes))
-    return frame_lack(frame, 0, bytes);
+    return frame_cause(frame, 0, bytes);
   place->offset = bytes;
   place->ethertype = load_u16(frame->data + at);
   if (place->ethertype == 4) /* ETH_P_802_2: LLC follows */
@@ -298,15 +290,15 @@ int sonde_link_enter(const struct sonde_frame *frame, uint16_t linktype, struct 
   *place = (struct sonde_place){.offset = 0, .ethertype = SONDE_ETHERTYPE_BRIDGED};
   switch (linktype) {
   case SONDE_LINKTYPE_ETHERNET:
-    return sonde_link_walk(frame, place, tags);
+    break;
   case SONDE_LINKTYPE_RAW:
     return sonde_link_ip(frame, place);
   case SONDE_LINKTYPE_IPV4:
     place->ethertype = SONDE_ETHERTYPE_IPV4;
-    return SONDE_LAYER_IP;
+    break;
   case SONDE_LINKTYPE_IPV6:
     place->ethertype = SONDE_ETHERTYPE_IPV6;
-    return SONDE_LAYER_IP;
+    break;
   case SONDE_LINKTYPE_NULL:
     return enter_null(frame, place, true);
   case SONDE_LINKTYPE_LOOP:
@@ -317,10 +309,11 @@ int sonde_link_enter(const struct sonde_frame *frame, uint16_t linktype, struct 
     return enter_cooked(frame, 20, 0, place, tags);
   case SONDE_LINKTYPE_PPP:
     place->ethertype = SONDE_ETHERTYPE_PPP;
-    return sonde_link_walk(frame, place, tags);
+    break;
   case SONDE_LINKTYPE_PPP_HDLC:
     return enter_ppp_hdlc(frame, place, tags);
   default:
     return SONDE_NON_FLOW_OTHER_LINKTYPE;
   }
+  return sonde_link_walk(frame, place, tags);
 }

@@ -1,8 +1,8 @@
-/* network.c - the IPv4 header, and the IPv6 header with its extension headers.
+/* network.c - parses the IPv4 header, and the IPv6 header with its extension headers.
  *
- * Says how many octets the packet has on the wire (FLOWS: never more than the frame), and
- * where its payload begins. An extension header that cannot be seen ends the walk: the
- * packet keeps that header's number as its protocol and is still a packet of a flow.
+ * Computes the octets that the packet has on the wire, never more than the frame, and the offset
+ * of the payload. The walk ends at a truncated extension header. The packet then has the number of
+ * that header as its protocol and still belongs to a flow.
  */
 #include "layers.h"
 
@@ -21,7 +21,7 @@ enum {
   EXTENSION_MOBILITY = 135,
 };
 
-/* `octets` as the header has it; 0 stands for more than its field can say (TSO, BIG TCP). */
+/* octets: the header's length field. 0 means more than the field can hold (TSO, BIG TCP). */
 static void set_end(const struct sonde_frame *frame, uint32_t octets,
                     struct sonde_network *network) {
   uint32_t room = frame->wirelen - network->offset;
@@ -33,7 +33,7 @@ static void set_end(const struct sonde_frame *frame, uint32_t octets,
 
 static int parse_ipv4(const struct sonde_frame *frame, struct sonde_network *network) {
   if (!frame_has(frame, network->offset, IPV4_BYTES))
-    return frame_lack(frame, network->offset, IPV4_BYTES);
+    return frame_cause(frame, network->offset, IPV4_BYTES);
   const uint8_t *header = frame->data + network->offset;
   uint32_t header_bytes = (header[0] & 0x0fu) * 4;
   uint32_t octets = load_u16(header + 2);
@@ -49,7 +49,6 @@ static int parse_ipv4(const struct sonde_frame *frame, struct sonde_network *net
   network->fragment_id = load_u16(header + 4);
   network->fragment_offset = fragment & 0x1fff;
   network->fragment_flags = header[6] & 0x60;
-  network->ipv6 = 0;
   network->ttl = header[8];
   network->protocol = header[9];
   network->fragment_protocol = header[9];
@@ -59,8 +58,8 @@ static int parse_ipv4(const struct sonde_frame *frame, struct sonde_network *net
   return SONDE_LAYER_IP;
 }
 
-/* Reads one fragment header (RFC 8200 §4.5). An atomic fragment (RFC 6946) is the whole
- * packet and no fragment at all. */
+/* Reads one fragment header (RFC 8200 §4.5). An atomic fragment (RFC 6946) is a whole packet, so
+ * it does not count as a fragment. */
 static void read_fragment(const uint8_t *header, struct sonde_network *network) {
   uint16_t field = load_u16(header + 2);
   network->ipv6 |= field >> 3 ? SONDE_EXTENSION_FRAGMENT_LATER : SONDE_EXTENSION_FRAGMENT_FIRST;
@@ -74,44 +73,28 @@ static void read_fragment(const uint8_t *header, struct sonde_network *network) 
   network->fragment_protocol = header[0];
 }
 
-/* The header's bit, 0 for a fragment header, whose bit is in it, and for what is none. */
-static uint32_t extension_bit(uint8_t protocol) {
-  switch (protocol) {
-  case EXTENSION_HOP_BY_HOP:
-    return SONDE_EXTENSION_HOP_BY_HOP;
-  case EXTENSION_ROUTING:
-    return SONDE_EXTENSION_ROUTING;
-  case EXTENSION_ESP:
-    return SONDE_EXTENSION_ESP;
-  case EXTENSION_AUTHENTICATION:
-    return SONDE_EXTENSION_AUTHENTICATION;
-  case EXTENSION_DESTINATION:
-    return SONDE_EXTENSION_DESTINATION;
-  case EXTENSION_COMPRESSION:
-    return SONDE_EXTENSION_COMPRESSION;
-  case EXTENSION_MOBILITY:
-    return SONDE_EXTENSION_MOBILITY;
-  default:
-    return 0;
-  }
-}
+/* read_fragment sets the bit of a fragment header. */
+static const struct {
+  uint32_t bit;
+  bool walked; /* has a next header */
+} extensions[256] = {
+    [EXTENSION_HOP_BY_HOP] = {SONDE_EXTENSION_HOP_BY_HOP, true},
+    [EXTENSION_ROUTING] = {SONDE_EXTENSION_ROUTING, true},
+    [EXTENSION_FRAGMENT] = {0, true},
+    [EXTENSION_ESP] = {SONDE_EXTENSION_ESP, false},
+    [EXTENSION_AUTHENTICATION] = {SONDE_EXTENSION_AUTHENTICATION, true},
+    [EXTENSION_DESTINATION] = {SONDE_EXTENSION_DESTINATION, true},
+    [EXTENSION_COMPRESSION] = {SONDE_EXTENSION_COMPRESSION, false},
+    [EXTENSION_MOBILITY] = {SONDE_EXTENSION_MOBILITY, true},
+};
 
 static void walk_extensions(const struct sonde_frame *frame, struct sonde_network *network) {
   struct sonde_frame packet = frame_until(frame, network->end);
   for (int count = 0; count < EXTENSIONS_MAX; count++) {
-    network->ipv6 |= extension_bit(network->protocol);
-    switch (network->protocol) {
-    case EXTENSION_HOP_BY_HOP:
-    case EXTENSION_ROUTING:
-    case EXTENSION_FRAGMENT:
-    case EXTENSION_AUTHENTICATION:
-    case EXTENSION_DESTINATION:
-    case EXTENSION_MOBILITY:
-      break;
-    default:
+    network->ipv6 |= extensions[network->protocol].bit;
+    if (!extensions[network->protocol].walked)
       return;
-    }
-    if (!frame_has(&packet, network->payload, 8)) /* none of them is shorter */
+    if (!frame_has(&packet, network->payload, 8)) /* the minimum of each */
       break;
     const uint8_t *header = packet.data + network->payload;
     uint32_t bytes;
@@ -128,12 +111,12 @@ static void walk_extensions(const struct sonde_frame *frame, struct sonde_networ
     if (network->later)
       break;
   }
-  network->payload = network->end; /* cut off, too many, or no first fragment */
+  network->payload = network->end; /* truncated, too many, or a later fragment */
 }
 
 static int parse_ipv6(const struct sonde_frame *frame, struct sonde_network *network) {
   if (!frame_has(frame, network->offset, IPV6_BYTES))
-    return frame_lack(frame, network->offset, IPV6_BYTES);
+    return frame_cause(frame, network->offset, IPV6_BYTES);
   const uint8_t *header = frame->data + network->offset;
   if (header[0] >> 4 != 6)
     return SONDE_NON_FLOW_MALFORMED;
@@ -146,11 +129,6 @@ static int parse_ipv6(const struct sonde_frame *frame, struct sonde_network *net
   network->ttl = header[7];
   network->source = header + 8;
   network->dest = header + 24;
-  network->fragment = false;
-  network->later = false;
-  network->fragment_id = 0;
-  network->fragment_offset = 0;
-  network->fragment_flags = 0;
   network->ipv6 = load_u32(header) & 0xfffff;
   network->payload = network->offset + IPV6_BYTES;
   walk_extensions(frame, network);
@@ -159,7 +137,7 @@ static int parse_ipv6(const struct sonde_frame *frame, struct sonde_network *net
 
 int sonde_network_parse(const struct sonde_frame *frame, const struct sonde_place *place,
                         struct sonde_network *network) {
-  network->offset = place->offset;
+  *network = (struct sonde_network){.offset = place->offset};
   return place->ethertype == SONDE_ETHERTYPE_IPV4 ? parse_ipv4(frame, network)
                                                   : parse_ipv6(frame, network);
 }

@@ -1,24 +1,13 @@
 /* transport.c - ports, the ICMP pairing, and the direction-free key.
  *
- * Reads nothing past the end of the IP packet: what follows is padding, not a header.
+ * Never reads past the end of the IP packet, because only padding follows.
  */
 #include "key.h"
 #include "layers.h"
 
 enum { TCP_BYTES = 20, TCP_BYTES_SEEN = 14, UDP_BYTES = 8 };
 
-/* Community ID v1: each type's counterpart + 1, 0 for a type without one. */
-static const uint8_t icmp_counterpart[256] = {
-    [0] = 8 + 1,   [8] = 0 + 1,   [9] = 10 + 1,  [10] = 9 + 1,  [13] = 14 + 1,
-    [14] = 13 + 1, [15] = 16 + 1, [16] = 15 + 1, [17] = 18 + 1, [18] = 17 + 1,
-};
-static const uint8_t icmpv6_counterpart[256] = {
-    [128] = 129 + 1, [129] = 128 + 1, [130] = 131 + 1, [131] = 130 + 1,
-    [133] = 134 + 1, [134] = 133 + 1, [135] = 136 + 1, [136] = 135 + 1,
-    [139] = 140 + 1, [140] = 139 + 1, [144] = 145 + 1, [145] = 144 + 1,
-};
-
-/* Where the transport header is, if `bytes` of it can be seen, else NULL. */
+/* Returns the transport header, or NULL if fewer than `bytes` of it were captured. */
 static const uint8_t *transport_header(const struct sonde_frame *frame,
                                        const struct sonde_network *network, uint32_t bytes) {
   struct sonde_frame packet = frame_until(frame, network->end);
@@ -45,11 +34,10 @@ void sonde_transport_ports(const struct sonde_frame *frame, const struct sonde_n
   case SONDE_IP_ICMPV6:
     header = transport_header(frame, network, 2);
     if (header != NULL) {
-      uint8_t counterpart = network->protocol == SONDE_IP_ICMP ? icmp_counterpart[header[0]]
-                                                               : icmpv6_counterpart[header[0]];
+      int counterpart = sonde_icmp_counterpart(network->protocol, header[0]);
       ports->source = header[0];
-      ports->one_way = counterpart == 0;
-      ports->dest = ports->one_way ? header[1] : (uint16_t)(counterpart - 1);
+      ports->one_way = counterpart < 0;
+      ports->dest = ports->one_way ? header[1] : (uint16_t)counterpart;
     }
     break;
   default:
@@ -77,7 +65,7 @@ void sonde_transport_details(const struct sonde_frame *frame, const struct sonde
     out->tcp_seq = load_u32(header + 4);
     out->tcp_flags = header[13];
     out->tcp_payload = segment_bytes > header_bytes ? segment_bytes - header_bytes : 0;
-  } else if (network->protocol == SONDE_IP_ICMP || network->protocol == SONDE_IP_ICMPV6) {
+  } else if (sonde_ip_is_icmp(network->protocol)) {
     header = transport_header(frame, network, 2);
     if (header == NULL)
       return;
@@ -107,8 +95,8 @@ void sonde_transport_key(const struct sonde_network *network, const struct sonde
           : key_order_ipv6(key, network->source, network->dest, ports->source, ports->dest);
   key->ip_version = network->version;
   key->protocol = ports->protocol;
-  /* (type, code) is no pair of ports: without this, code 3 of type 3 from A to B would be
-   * the reverse of the same from B to A. */
+  /* (type, code) is not a pair of ports. Without one_way, type 3 code 3 from A to B would match
+   * the reverse of the same message from B to A. */
   key->one_way = (uint8_t)(ports->one_way ? 1 + reversed : 0);
   key->vlan_depth = tags->vlan_depth;
   memcpy(key->vlan, tags->vlan, sizeof(key->vlan));

@@ -1,7 +1,7 @@
-/* tunnel.c - what an IP packet carries, if it is another packet.
+/* tunnel.c - finds the packet inside a tunnel packet.
  *
- * Ports are only a hint: every tunnel over UDP must also look right, and in the end an IP
- * header must be found in it. An ICMP error is no tunnel; what it quotes never flowed here.
+ * A port is only a hint: a tunnel over UDP must also have a valid header, and an IP header must be
+ * inside. An ICMP error is not a tunnel, because the packet that it quotes was not captured here.
  */
 #include "layers.h"
 
@@ -18,9 +18,8 @@ enum {
   GTPU_EXTENSIONS_MAX = 16,
 };
 
-/* The packet ends where the outer IP packet does. */
 struct inside {
-  struct sonde_frame packet;
+  struct sonde_frame packet; /* ends with the outer IP packet */
   struct sonde_place *place;
   struct sonde_tags *tags;
   struct sonde_tunnel *tunnel;
@@ -38,8 +37,8 @@ static bool find_ip(const struct inside *in, uint32_t offset) {
   return sonde_link_ip(&in->packet, in->place) == SONDE_LAYER_IP;
 }
 
-/* `at` is what follows the GRE header. Type I has no header of its own and shares its
- * protocol number with type II, which always has a GRE sequence number. */
+/* at: the end of the GRE header. Type I has no ERSPAN header. Its protocol number is that of
+ * type II, which always has a GRE sequence number. */
 static bool enter_erspan(const struct inside *in, uint32_t at, uint16_t protocol, bool sequence) {
   in->tunnel->type = SONDE_TUNNEL_ERSPAN;
   if (protocol == GRE_ERSPAN && !sequence)
@@ -77,7 +76,7 @@ static bool enter_gre(const struct inside *in, uint32_t at) {
   if (version > 1 || flags & GRE_ROUTING || !frame_has(&in->packet, at, end - at))
     return false;
   in->tunnel->type = SONDE_TUNNEL_GRE;
-  if (version == 1) { /* PPTP: the key is payload length and call id; no sequence, no data */
+  if (version == 1) { /* PPTP: the key is payload length and call id; data has a sequence */
     if (protocol != SONDE_ETHERTYPE_PPP ||
         (flags & (GRE_KEY | GRE_SEQUENCE)) != (GRE_KEY | GRE_SEQUENCE))
       return false;
@@ -108,7 +107,7 @@ static bool enter_geneve(const struct inside *in, uint32_t at) {
   return walk(in, at + 8 + (header[0] & 0x3fu) * 4, load_u16(header + 2));
 }
 
-/* 3GPP TS 29.281 §5.1: the three optional fields are all there if any flag is set. */
+/* 3GPP TS 29.281 §5.1: any flag means that all three optional fields are present. */
 static bool enter_gtpu(const struct inside *in, uint32_t at) {
   const struct sonde_frame *packet = &in->packet;
   if (!frame_has(packet, at, 8))
@@ -137,7 +136,7 @@ static bool enter_gtpu(const struct inside *in, uint32_t at) {
   return find_ip(in, at);
 }
 
-/* RFC 4380 §5.1.1. Nothing marks Teredo but its port, so the IPv6 length must fit too. */
+/* RFC 4380 §5.1.1. Teredo has no magic number, so the IPv6 length must fit too. */
 static bool enter_teredo(const struct inside *in, uint32_t at) {
   const struct sonde_frame *packet = &in->packet;
   in->tunnel->type = SONDE_TUNNEL_TEREDO;

@@ -1,4 +1,4 @@
-/* bytes.h - numbers in network byte order, written and read at any address. */
+/* bytes.h - writes and reads unaligned numbers in network byte order. */
 #ifndef SONDE_NETFLOW_BYTES_H
 #define SONDE_NETFLOW_BYTES_H
 
@@ -29,7 +29,7 @@ static inline uint8_t *put_u64(uint8_t *p, uint64_t value) {
   return p + 8;
 }
 
-/* bytes is a constant wherever this is inlined, so that one store is left. */
+/* bytes is a constant at each call, so the compiler keeps one store. */
 static inline __attribute__((always_inline)) uint8_t *put_number(uint8_t *p, uint32_t bytes,
                                                                  uint64_t value) {
   switch (bytes) {

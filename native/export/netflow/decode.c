@@ -1,8 +1,7 @@
-/* decode.c - captured v5, v9 and IPFIX messages back into records.
+/* decode.c - decodes captured v5, v9 and IPFIX messages into JSON lines.
  *
- * The bytes are hostile: every length is checked against what is left before it is used, a
- * set that contradicts itself is counted and ends there, and nothing a message says makes
- * the decoder keep more than templates.h and members.h allow.
+ * The bytes are untrusted. Every length is checked before use. A malformed set is counted and
+ * its rest skipped. templates.h and members.h limit the memory that a message can take.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -65,7 +64,7 @@ static void begin_line(struct decoding *decoding, uint32_t template_id, bool opt
                     options ? "options" : "flow");
 }
 
-/* A line that did not fit goes as a whole. */
+/* Ends the line, or removes it if it did not fit. */
 static bool end_line(struct decoding *decoding, size_t before) {
   struct sonde_lines *lines = &decoding->decoder->lines;
   sonde_lines_print(lines, "}\n");
@@ -77,7 +76,7 @@ static bool end_line(struct decoding *decoding, size_t before) {
   return true;
 }
 
-/* Length of the field at data, its own length octets behind; false if it does not fit. */
+/* Gets the length of the field and skips its length octets. Returns false if it does not fit. */
 static bool measure(const struct sonde_template_field *field, const uint8_t **data,
                     const uint8_t *end, uint32_t *bytes) {
   *bytes = field->bytes;
@@ -108,7 +107,8 @@ static const uint8_t *read_record(struct decoding *decoding, const struct sonde_
       return NULL;
     }
     bool scope = i < template->scope_count && template->key.version == 9;
-    sonde_lines_put_field(lines, &template->fields[i], data, bytes, decoding->base_ms, scope);
+    if (template->key.version != 5 || template->fields[i].element != 0)
+      sonde_lines_put_field(lines, &template->fields[i], data, bytes, decoding->base_ms, scope);
     data += bytes;
   }
   return end_line(decoding, before) ? data : NULL;
@@ -171,7 +171,7 @@ static void withdraw_all(struct decoding *decoding, bool options) {
   sonde_templates_withdraw_all(decoding->decoder->templates, &key, options);
 }
 
-/* One template record. Returns its end, or NULL. */
+/* Reads one template record. Returns its end, or NULL. */
 static const uint8_t *read_template(struct decoding *decoding, bool options, const uint8_t *data,
                                     const uint8_t *end) {
   struct sonde_template_field fields[SONDE_TEMPLATE_FIELDS_MAX];
@@ -194,7 +194,7 @@ static const uint8_t *read_template(struct decoding *decoding, bool options, con
       return NULL;
     uint32_t second = read_u16(data);
     data += 2;
-    /* IPFIX counts all fields, then scope fields; v9 has the bytes of each kind. */
+    /* IPFIX has the counts of all fields and of scope fields, v9 the bytes of both kinds. */
     template.scope_count = (uint16_t)(ipfix ? second : count / 4);
     count = ipfix ? count : count / 4 + second / 4;
     if (template.scope_count == 0 || template.scope_count > count)
@@ -210,21 +210,21 @@ static const uint8_t *read_template(struct decoding *decoding, bool options, con
 
 static void read_template_set(struct decoding *decoding, bool options, const uint8_t *data,
                               const uint8_t *end) {
-  while (data && end - data >= 4 && read_u16(data) != 0) /* else padding */
+  while (data && end - data >= 4 && read_u16(data) != 0) /* 0: padding */
     data = read_template(decoding, options, data, end);
   decoding->message->malformed += !data;
 }
 
 /* ---- messages ------------------------------------------------------------------------- */
 
-/* False: no set begins here. */
+/* Returns false if no set begins here. */
 static bool read_set(struct decoding *decoding, const uint8_t *data, uint32_t left,
                      uint32_t *bytes) {
   bool ipfix = decoding->message->version == 10;
   uint16_t templates = ipfix ? 2 : 0, id = read_u16(data);
   *bytes = read_u16(data + 2);
   if (id > templates + 1 && id < TEMPLATE_ID_MIN && !ipfix)
-    return false; /* in a file of v9 messages, the next one's version */
+    return false; /* in a file of v9 messages: the version of the next message */
   if (*bytes < SET_HEADER || *bytes > left) {
     decoding->message->malformed++;
     return false;
@@ -256,7 +256,7 @@ static int read_v9(struct decoding *decoding, const uint8_t *data, uint32_t byte
   decoding->base_ms = (uint64_t)read_u32(data + 8) * 1000 - read_u32(data + 4);
   message->bytes = read_sets(decoding, data, V9_HEADER, bytes);
   if (message->malformed)
-    message->bytes = bytes; /* nothing says where the next one begins */
+    message->bytes = bytes; /* the start of the next message is unknown */
   return SONDE_OK;
 }
 
@@ -274,10 +274,15 @@ static int read_ipfix(struct decoding *decoding, const uint8_t *data, uint32_t b
   return SONDE_OK;
 }
 
-/* v5's fixed layout, said as a template: 0 is what we do not show. */
-static const struct sonde_template_field v5_fields[] = {
-    {0, 8, 4},  {0, 12, 4}, {0, 15, 4}, {0, 10, 2}, {0, 14, 2}, {0, 2, 4}, {0, 1, 4}, {0, 22, 4},
+/* The fixed layout of v5 as a template. Element 0 is not shown. */
+static struct sonde_template_field v5_fields[] = {
+    {0, 8, 4},  {0, 12, 4}, {0, 0, 4},  {0, 10, 2}, {0, 14, 2}, {0, 2, 4}, {0, 1, 4}, {0, 22, 4},
     {0, 21, 4}, {0, 7, 2},  {0, 11, 2}, {0, 0, 1},  {0, 6, 1},  {0, 4, 1}, {0, 5, 1}, {0, 0, 8},
+};
+static const struct sonde_template v5_template = {
+    .key.version = 5,
+    .field_count = sizeof v5_fields / sizeof v5_fields[0],
+    .fields = v5_fields,
 };
 
 static int read_v5(struct decoding *decoding, const uint8_t *data, uint32_t bytes) {
@@ -290,22 +295,11 @@ static int read_v5(struct decoding *decoding, const uint8_t *data, uint32_t byte
   message->export_ns = (uint64_t)read_u32(data + 8) * 1000000000 + read_u32(data + 12);
   decoding->base_ms = message->export_ns / 1000000 - read_u32(data + 4);
   const uint8_t *record = data + V5_HEADER, *end = data + bytes;
-  for (; count > 0 && end - record >= V5_RECORD; count--) {
-    struct sonde_lines *lines = &decoding->decoder->lines;
-    size_t before = lines->bytes;
-    const uint8_t *field = record;
-    begin_line(decoding, 0, false);
-    for (size_t i = 0; i < sizeof v5_fields / sizeof v5_fields[0]; i++) {
-      if (v5_fields[i].element != 0 && v5_fields[i].element != 15)
-        sonde_lines_put_field(lines, &v5_fields[i], field, v5_fields[i].bytes, decoding->base_ms,
-                              false);
-      field += v5_fields[i].bytes;
-    }
-    end_line(decoding, before);
-    record += V5_RECORD;
-  }
-  message->malformed += count > 0;
-  message->bytes = count > 0 ? bytes : (uint32_t)(record - data);
+  for (; record && count > 0 && end - record >= V5_RECORD; count--)
+    record = read_record(decoding, &v5_template, record, end);
+  bool whole = record && count == 0;
+  message->malformed += !whole;
+  message->bytes = whole ? (uint32_t)(record - data) : bytes;
   return SONDE_OK;
 }
 

@@ -1,7 +1,7 @@
-/* encoder.c - records in, datagrams out: the message under way and the bounds.
+/* encoder.c - encodes records as datagrams: the open message and its limits.
  *
- * The one place that looks at the caller's buffer: a message is opened only where one of
- * the largest size fits, so the writers only ask whether it is full.
+ * Only this file checks the caller's buffer. A message is opened only if the largest message fits,
+ * so the writers only check whether the message is full.
  */
 #include "encoder.h"
 
@@ -32,10 +32,15 @@ void sonde_draft_close(struct sonde_encoder *encoder, struct sonde_messages *mes
   if (!draft->start)
     return;
   encoder->ops->close(encoder);
+  encoder->messages++;
+  sonde_draft_finish(encoder, draft, messages);
+}
+
+void sonde_draft_finish(struct sonde_encoder *encoder, struct sonde_draft *draft,
+                        struct sonde_messages *messages) {
   draft->note.bytes = (uint32_t)(draft->p - draft->start);
   messages->bytes += draft->note.bytes;
   messages->list[messages->count++] = draft->note;
-  encoder->messages++;
   encoder->counters.messages++;
   encoder->counters.octets += draft->note.bytes;
   encoder->counters.records += draft->note.records;
@@ -51,8 +56,8 @@ void sonde_draft_count(struct sonde_encoder *encoder, const struct sonde_uniflow
   draft->note.octets += uniflow->octets;
 }
 
-bool sonde_draft_provide(struct sonde_encoder *encoder, const struct sonde_uniflow *uniflow,
-                         uint32_t unit_ms, struct sonde_messages *messages) {
+bool sonde_draft_ensure(struct sonde_encoder *encoder, const struct sonde_uniflow *uniflow,
+                        uint32_t unit_ms, struct sonde_messages *messages) {
   struct sonde_draft *draft = &encoder->draft;
   if (draft->start && sonde_window_holds(&draft->window, uniflow->first_ms, uniflow->last_ms))
     return true;
@@ -60,7 +65,7 @@ bool sonde_draft_provide(struct sonde_encoder *encoder, const struct sonde_unifl
                                                    uniflow->last_ms, encoder->now_ms, unit_ms);
   if (draft->start && window.base_ms == draft->window.base_ms &&
       window.header_ms == draft->window.header_ms)
-    return true; /* too long for any window; place() cuts it */
+    return true; /* too long for any window; sonde_draft_set_times clamps it */
   sonde_draft_close(encoder, messages);
   if (!sonde_draft_open(encoder, messages))
     return false;
@@ -68,7 +73,7 @@ bool sonde_draft_provide(struct sonde_encoder *encoder, const struct sonde_unifl
   return true;
 }
 
-void sonde_draft_place(struct sonde_encoder *encoder, struct sonde_uniflow *uniflow) {
+void sonde_draft_set_times(struct sonde_encoder *encoder, struct sonde_uniflow *uniflow) {
   uint64_t base_ms = encoder->draft.window.base_ms;
   uint64_t first_ms = uniflow->first_ms < base_ms ? base_ms : uniflow->first_ms;
   encoder->counters.times_clamped += uniflow->first_ms < base_ms;
@@ -78,7 +83,7 @@ void sonde_draft_place(struct sonde_encoder *encoder, struct sonde_uniflow *unif
 
 /* ---- records -------------------------------------------------------------------------- */
 
-/* Without a wall clock of their own, replayed files go by the latest time in them. */
+/* Replayed files use the latest time of their records instead of the wall clock. */
 static void set_now(struct sonde_encoder *encoder, const struct sonde_record *records,
                     uint32_t count, uint64_t now_ns) {
   encoder->now_ns = now_ns;
@@ -119,7 +124,7 @@ void sonde_encoder_abandon(struct sonde_encoder *encoder) {
   encoder->pieces_done = 0;
 }
 
-/* ---- life ----------------------------------------------------------------------------- */
+/* ---- create and destroy --------------------------------------------------------------- */
 
 static const struct sonde_protocol_ops *find_protocol(int version) {
   static const struct sonde_protocol_ops *const all[] = {&sonde_protocol_v5, &sonde_protocol_v9,
@@ -133,7 +138,7 @@ static const struct sonde_protocol_ops *find_protocol(int version) {
 static int check(const struct sonde_encoder_config *config, struct sonde_error *error) {
   struct {
     bool holds;
-    const char *otherwise;
+    const char *message;
   } rules[] = {
       {find_protocol(config->version) != NULL, "version: 5, 9 or 10"},
       {config->profile == SONDE_PROFILE_COMPAT || config->profile == SONDE_PROFILE_FULL,
@@ -143,17 +148,17 @@ static int check(const struct sonde_encoder_config *config, struct sonde_error *
        "message_bytes_max: 512 to 65507"},
       {config->template_refresh_sec >= 1 && config->template_refresh_sec <= 86400,
        "template_refresh_sec: 1 to 86400"},
-      {config->template_refresh_messages >= 1, "template_refresh_messages: from 1"},
+      {config->template_refresh_messages >= 1, "template_refresh_messages: at least 1"},
       {config->observation_domain != SONDE_STATISTICS_DOMAIN,
-       "observation_domain: not 0, which is for statistics"},
+       "observation_domain: 0 is reserved for statistics"},
   };
   for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
     if (!rules[i].holds)
-      return sonde_fail(error, SONDE_INVALID, 0, "%s", rules[i].otherwise);
+      return sonde_fail(error, SONDE_INVALID, 0, "%s", rules[i].message);
   return SONDE_OK;
 }
 
-/* The element is a UTF-8 string; names may hold any byte, so what is not ASCII goes. */
+/* The element is a UTF-8 string. Names can hold any byte, so all but ASCII becomes '?'. */
 static void copy_name(struct sonde_encoder *encoder, const char *name) {
   for (; name && *name && encoder->name_bytes < SONDE_EXPORT_NAME_MAX; name++)
     encoder->name[encoder->name_bytes++] = *name > 0x20 && *name < 0x7f ? *name : '?';
@@ -185,16 +190,12 @@ void sonde_encoder_destroy(struct sonde_encoder *encoder) {
   free(encoder);
 }
 
-static bool makes_biflows(const struct sonde_encoder *encoder) {
-  return encoder->config.biflow && encoder->config.version == 10;
-}
-
 void sonde_encoder_continue(struct sonde_encoder *encoder, const struct sonde_encoder *before) {
   assert(encoder->messages == 0);
   encoder->statistics_sequence = before->statistics_sequence;
   if (encoder->config.observation_domain == before->config.observation_domain)
     memcpy(encoder->sequences, before->sequences, sizeof encoder->sequences);
-  if (makes_biflows(encoder) == makes_biflows(before))
+  if (sonde_encoder_biflows(encoder) == sonde_encoder_biflows(before))
     encoder->pieces_done = before->pieces_done;
   encoder->uptime = before->uptime;
   encoder->now_ms = before->now_ms;

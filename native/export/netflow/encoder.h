@@ -1,8 +1,8 @@
-/* encoder.h - what v5.c, sets.c and options.c share of an encoder; private to this folder.
+/* encoder.h - the parts of an encoder that v5.c, sets.c and options.c share; private to netflow/.
  *
- * A message grows in the caller's buffer as a draft, from its header on, and is closed when
- * the next record does not fit or there is none: nothing is kept from call to call but
- * sequence numbers and when templates were last sent.
+ * A message is written into the caller's buffer as a draft. The draft is closed when the next
+ * record does not fit and at the end of each call. Between calls the encoder keeps only sequence
+ * numbers and when templates were last sent.
  */
 #ifndef SONDE_NETFLOW_ENCODER_H
 #define SONDE_NETFLOW_ENCODER_H
@@ -13,17 +13,17 @@
 enum { SONDE_STATISTICS_DOMAIN = 0, SONDE_TEMPLATE_REPEATS = 2 };
 
 struct sonde_draft {
-  uint8_t *start; /* NULL: no message is open */
+  uint8_t *start; /* NULL if no message is open */
   uint8_t *p;
   uint8_t *end;
-  uint8_t *set; /* the open data set, NULL if none */
+  uint8_t *set; /* the open data set, or NULL */
   uint32_t set_traits;
-  uint16_t items; /* header's count: v5 records; v9 records and templates */
+  uint16_t items; /* the header's count: records, in v9 also templates */
   struct sonde_window window;
   struct sonde_message note;
 };
 
-struct sonde_announcement { /* of one layout's template */
+struct sonde_announcement { /* when a layout's template was sent */
   uint64_t sent_ns;
   uint32_t sent_message;
   uint32_t times;
@@ -34,13 +34,13 @@ struct sonde_encoder {
   const struct sonde_protocol_ops *ops;
   char name[SONDE_EXPORT_NAME_MAX];
   uint8_t name_bytes;
-  uint32_t sequences[11];       /* by version, as it counts: flows, messages, data records */
-  uint32_t statistics_sequence; /* IPFIX: of the statistics' domain */
-  uint32_t messages;            /* with flows, as template_refresh_messages counts them */
+  uint32_t sequences[11];       /* by version: v5 flows, v9 messages, IPFIX data records */
+  uint32_t statistics_sequence; /* IPFIX: sequence of the statistics domain */
+  uint32_t messages;            /* messages with flows, for template_refresh_messages */
   uint32_t sampling_interval;   /* the last record's */
-  uint64_t now_ns;              /* of the call */
-  uint64_t now_ms;              /* what v5 and v9 headers go by */
-  uint64_t pieces_done;         /* of the record that the last call broke off in */
+  uint64_t now_ns;              /* time of the call */
+  uint64_t now_ms;              /* time for v5 and v9 headers */
+  uint64_t pieces_done;         /* pieces of a record that the last call wrote in part */
   struct sonde_uptime uptime;
   struct sonde_announcement announcements[SONDE_LAYOUTS];
   uint32_t record_bytes[SONDE_LAYOUTS];
@@ -52,12 +52,12 @@ struct sonde_encoder {
 struct sonde_protocol_ops {
   int version;
   uint32_t header_bytes;
-  /* How many data records this record makes. */
+  /* Returns the number of data records for this record. */
   uint64_t (*pieces)(const struct sonde_encoder *encoder, const struct sonde_record *record);
-  /* Writes one of them. False: there is no room for another message. */
+  /* Writes one of them. Returns false if there is no room for another message. */
   bool (*put)(struct sonde_encoder *encoder, const struct sonde_record *record, uint64_t piece,
               struct sonde_messages *messages);
-  /* The draft is complete but for its header. */
+  /* Writes the header of a complete draft. */
   void (*close)(struct sonde_encoder *encoder);
 };
 
@@ -65,17 +65,26 @@ extern const struct sonde_protocol_ops sonde_protocol_v5;
 extern const struct sonde_protocol_ops sonde_protocol_v9;
 extern const struct sonde_protocol_ops sonde_protocol_ipfix;
 
-/* False: no room. The window is the caller's to set. */
+/* Starts a draft; the caller sets its window. Returns false if there is no room. */
 bool sonde_draft_open(struct sonde_encoder *encoder, struct sonde_messages *messages);
 void sonde_draft_close(struct sonde_encoder *encoder, struct sonde_messages *messages);
+/* Adds a draft with a header to the messages and the counters. */
+void sonde_draft_finish(struct sonde_encoder *encoder, struct sonde_draft *draft,
+                        struct sonde_messages *messages);
 void sonde_draft_count(struct sonde_encoder *encoder, const struct sonde_uniflow *uniflow);
-/* Opens a message whose window holds the record, unless the open one's does. */
-bool sonde_draft_provide(struct sonde_encoder *encoder, const struct sonde_uniflow *uniflow,
-                         uint32_t unit_ms, struct sonde_messages *messages);
-/* Sets the side's times on the draft's clock. */
-void sonde_draft_place(struct sonde_encoder *encoder, struct sonde_uniflow *uniflow);
+/* Opens a message for the record's times if they do not fit the open one. Returns false if there is
+ * no room. */
+bool sonde_draft_ensure(struct sonde_encoder *encoder, const struct sonde_uniflow *uniflow,
+                        uint32_t unit_ms, struct sonde_messages *messages);
+/* Sets the uniflow's times on the draft's clock. */
+void sonde_draft_set_times(struct sonde_encoder *encoder, struct sonde_uniflow *uniflow);
 
-/* sets.c: headers, also for options.c. */
+static inline bool sonde_encoder_biflows(const struct sonde_encoder *encoder) {
+  return encoder->config.biflow && encoder->config.version == 10;
+}
+
+/* sets.c, also for options.c. set_end pads a set to a multiple of 4 and writes its length. */
+void sonde_set_end(struct sonde_draft *draft, uint8_t *set);
 void sonde_v9_put_header(const struct sonde_encoder *encoder, const struct sonde_draft *draft);
 void sonde_ipfix_put_header(const struct sonde_encoder *encoder, const struct sonde_draft *draft,
                             uint32_t sequence, uint32_t domain);

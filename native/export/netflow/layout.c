@@ -1,9 +1,9 @@
 /* layout.c - the fields of every data record, RFC 3954 §8, RFC 7012, RFC 5103.
  *
- * X(condition on `traits`, enterprise, element, bytes, value of `side`). Values are numbers
- * unless the row says OCTETS; bytes VARIABLE is the interface's name, and comes last.
- * What must stay out: 85/86 beside 1/2, 23/24, 154/155, 6 in two bytes, and in v9 139 and
- * 148; each of them is misread by a collector in use. v9 knows 32 as ICMP_TYPE, of either ICMP.
+ * X(condition on `traits`, enterprise, element, bytes, value of `uniflow`). NAME is the interface's
+ * name and comes last. Some collectors misread these elements, so they must not be added: 85/86
+ * together with 1/2, 23/24, 154/155, 6 in two bytes, and in v9 139 and 148. In v9, 32 is ICMP_TYPE
+ * for ICMP and ICMPv6.
  */
 #include "layout.h"
 
@@ -80,7 +80,7 @@ uint8_t *put_fields(uint8_t *p, const struct sonde_uniflow *uniflow, const uint3
   return p;
 }
 
-/* X(traits): v9 has no biflows, so 8…15 and 24…31 are IPFIX and 16…23 are not there. */
+/* X(traits): 8…15 and 24…31 are IPFIX. v9 has no biflows, so 16…23 do not exist. */
 /* clang-format off */
 #define LAYOUT_LIST(X)                                                                             \
   X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)                                                          \

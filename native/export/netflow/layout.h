@@ -1,8 +1,8 @@
-/* layout.h - what a v9 or IPFIX data record looks like, and who writes it.
+/* layout.h - the layouts of v9 and IPFIX data records, and their writers.
  *
- * A layout is a set of traits. One list of fields (layout.c) makes both the template and,
- * specialised for each layout by the compiler, the function that writes the record, so the
- * two cannot differ. A layout's template id is fixed: an id never changes its meaning.
+ * A layout is a set of traits. One list of fields (layout.c) makes both the template and the
+ * writer, which the compiler specializes for each layout, so the two cannot differ. Each layout has
+ * a fixed template id.
  */
 #ifndef SONDE_NETFLOW_LAYOUT_H
 #define SONDE_NETFLOW_LAYOUT_H
@@ -21,11 +21,11 @@ enum { SONDE_LAYOUTS = 32, SONDE_LAYOUT_TEMPLATE_ID = 256, SONDE_LAYOUT_FIELDS_M
 
 typedef uint8_t *sonde_layout_writer(uint8_t *p, const struct sonde_uniflow *uniflow);
 
-/* NULL for a combination that there is not. */
+/* NULL for an unused combination. */
 extern sonde_layout_writer *const sonde_layout_writers[SONDE_LAYOUTS];
 
-/* A template record: id, field count, field specifiers. Returns the end; at most
- * 4 + 8 · SONDE_LAYOUT_FIELDS_MAX bytes. */
+/* Writes a template record: id, field count, field specifiers; at most
+ * 4 + 8 · SONDE_LAYOUT_FIELDS_MAX bytes. Returns the end. */
 uint8_t *sonde_layout_put_template(uint8_t *p, uint32_t traits);
 uint32_t sonde_layout_template_bytes(uint32_t traits);
 uint32_t sonde_layout_record_bytes(uint32_t traits, uint32_t name_bytes);

@@ -100,16 +100,15 @@ static const struct name {
 /* ---- text ----------------------------------------------------------------------------- */
 
 bool sonde_lines_reserve(struct sonde_lines *lines, size_t bytes) {
-  size_t wanted = lines->bytes + bytes, capacity = lines->capacity ? lines->capacity : 4096;
-  while (capacity < wanted)
+  size_t needed = lines->bytes + bytes, capacity = lines->capacity ? lines->capacity : 4096;
+  while (capacity < needed)
     capacity *= 2;
   char *text = lines->text;
   if (!lines->full && capacity > lines->capacity)
     text = capacity <= SONDE_LINES_BYTES_MAX ? realloc(lines->text, capacity) : NULL;
-  if (lines->full || !text) {
-    lines->full = true;
+  lines->full |= !text;
+  if (lines->full)
     return false;
-  }
   lines->text = text;
   lines->capacity = capacity;
   return true;
@@ -148,8 +147,10 @@ static void put_hex(struct sonde_lines *lines, const uint8_t *data, uint32_t byt
 }
 
 static void put_unknown(struct sonde_lines *lines, const struct sonde_template_field *field,
-                        const uint8_t *data, uint32_t bytes) {
-  if (field->enterprise)
+                        const uint8_t *data, uint32_t bytes, bool scope) {
+  if (scope)
+    sonde_lines_print(lines, ",\"scope_%u\":\"", field->element);
+  else if (field->enterprise)
     sonde_lines_print(lines, ",\"enterprise_%u_element_%u\":\"", field->enterprise, field->element);
   else
     sonde_lines_print(lines, ",\"element_%u\":\"", field->element);
@@ -157,7 +158,7 @@ static void put_unknown(struct sonde_lines *lines, const struct sonde_template_f
   sonde_lines_print(lines, "\"");
 }
 
-/* Anything but plain ASCII is shown as '?': no string of ours has it. */
+/* Bytes other than plain ASCII become '?'. The agent never exports them. */
 static void put_string(struct sonde_lines *lines, const char *name, const uint8_t *data,
                        uint32_t bytes) {
   sonde_lines_print(lines, ",\"%s\":\"", name);
@@ -187,30 +188,18 @@ static void put_label(struct sonde_lines *lines, const struct name *name, uint64
           : sonde_direction_label(value == 0   ? SONDE_DIRECTION_INGRESS
                                   : value == 1 ? SONDE_DIRECTION_EGRESS
                                                : SONDE_DIRECTION_UNKNOWN);
-  if (label->length)
-    sonde_lines_print(lines, ",\"%s\":\"%s\"", name->text, label->text);
-  else
-    sonde_lines_print(lines, ",\"%s\":null", name->text);
+  sonde_lines_print(lines, label->length ? ",\"%s\":\"%s\"" : ",\"%s\":null", name->text,
+                    label->text);
 }
 
 static bool fits(enum kind kind, uint32_t bytes) {
-  switch (kind) {
-  case IPV4:
-    return bytes == 4;
-  case IPV6:
-    return bytes == 16;
-  case MAC:
-    return bytes == 6;
-  case MPLS:
-    return bytes == 3;
-  case STRING:
-    return true;
-  default:
-    return bytes >= 1 && bytes <= 8; /* RFC 7011 §6.2 */
-  }
+  static const uint8_t widths[] = {[IPV4] = 4, [IPV6] = 16, [MAC] = 6, [MPLS] = 3, [STRING] = 0};
+  if (widths[kind] > 0)
+    return bytes == widths[kind];
+  return kind == STRING || (bytes >= 1 && bytes <= 8); /* RFC 7011 §6.2 */
 }
 
-/* What came in `unit_ns`; a number too large for ns since the epoch stays at the end. */
+/* Converts a time in units of unit_ns to ns, at most UINT64_MAX. */
 static uint64_t read_time(uint64_t value, uint64_t unit_ns) {
   return value <= UINT64_MAX / unit_ns ? value * unit_ns : UINT64_MAX;
 }
@@ -244,10 +233,8 @@ static void put_known(struct sonde_lines *lines, const struct name *name, const 
     put_label(lines, name, value);
     break;
   case VLAN:
-    if (value)
-      sonde_lines_print(lines, ",\"%s\":[%llu]", name->text, (unsigned long long)value);
-    else
-      sonde_lines_print(lines, ",\"%s\":[]", name->text);
+    sonde_lines_print(lines, value ? ",\"%s\":[%llu]" : ",\"%s\":[]", name->text,
+                      (unsigned long long)value);
     break;
   case ICMP:
     sonde_lines_print(lines, ",\"icmp_type\":%u,\"icmp_code\":%u", (unsigned)(value >> 8 & 0xff),
@@ -267,18 +254,12 @@ static void put_known(struct sonde_lines *lines, const struct name *name, const 
 
 void sonde_lines_put_field(struct sonde_lines *lines, const struct sonde_template_field *field,
                            const uint8_t *data, uint32_t bytes, uint64_t base_ms, bool scope) {
-  if (scope) {
-    sonde_lines_print(lines, ",\"scope_%u\":\"", field->element);
-    put_hex(lines, data, bytes);
-    sonde_lines_print(lines, "\"");
-    return;
-  }
-  for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+  for (size_t i = 0; !scope && i < sizeof names / sizeof names[0]; i++) {
     if (names[i].element == field->element && names[i].enterprise == field->enterprise &&
         fits(names[i].kind, bytes)) {
       put_known(lines, &names[i], data, bytes, base_ms);
       return;
     }
   }
-  put_unknown(lines, field, data, bytes);
+  put_unknown(lines, field, data, bytes, scope);
 }

@@ -1,8 +1,8 @@
-/* members.h - decoded fields as members of a JSON object, one line a record.
+/* members.h - writes decoded fields as members of a JSON object, one line per record.
  *
- * Known elements have the names of flow records (docs/flow-record.md) where there is one;
- * unlike there, `packets` and `bytes` are what was exported, one direction's. The rest are
- * "element_N" or "enterprise_E_element_N", in hex.
+ * Known elements have the names of flow records (docs/flow-record.md) where possible. Here
+ * `packets` and `bytes` are those of the exported direction. Other elements are "element_N" or
+ * "enterprise_E_element_N", in hex.
  */
 #ifndef SONDE_NETFLOW_MEMBERS_H
 #define SONDE_NETFLOW_MEMBERS_H
@@ -18,16 +18,16 @@ struct sonde_lines {
   char *text;
   size_t bytes;
   size_t capacity;
-  bool full; /* of memory, or of the bound */
+  bool full; /* out of memory, or SONDE_LINES_BYTES_MAX reached */
 };
 
-/* Makes room for `bytes` more; false if there is none. */
+/* Reserves `bytes` more. Returns false and sets `full` if that fails. */
 bool sonde_lines_reserve(struct sonde_lines *lines, size_t bytes);
 /* Appends, or sets `full`. */
 __attribute__((format(printf, 2, 3))) void sonde_lines_print(struct sonde_lines *lines,
                                                              const char *format, ...);
 void sonde_lines_put_time(struct sonde_lines *lines, const char *name, uint64_t time_ns);
-/* `,"name":value`. base_ms: what v9's times count from. scope: v9's, no elements. */
+/* Appends `,"name":value`. base_ms: base of uptimes. scope: a v9 scope, not an element. */
 void sonde_lines_put_field(struct sonde_lines *lines, const struct sonde_template_field *field,
                            const uint8_t *data, uint32_t bytes, uint64_t base_ms, bool scope);
 

@@ -1,9 +1,9 @@
-/* options.c - the message that tells of metering and export themselves.
+/* options.c - writes the message with the statistics of metering and export.
  *
- * RFC 7011 §4.1 to §4.3 and, with sampling, the interval. Templates travel with the data
- * each time. IPFIX sends it in a domain of its own, because a collector that does not count
- * options data would see gaps among the flows. v9 counts messages, so there it is safe, and
- * the elements that v9 does not know are left out. v5 has no such thing.
+ * RFC 7011 §4.1 to §4.3 and, with sampling, the interval. Each message has templates and data.
+ * IPFIX uses a separate domain, because a collector that does not count options data would see gaps
+ * among the flows. v9 counts messages, so it needs none; elements unknown to v9 are left out. v5
+ * has no options.
  *
  *   v9     options template  id │ scope bytes │ option bytes │ scope, fields
  *   IPFIX  options template  id │ fields │ scope fields │ scope, fields
@@ -65,20 +65,6 @@ static bool sends(const struct sonde_encoder *encoder, const struct option *opti
          (!option->sampling || encoder->sampling_interval > 1);
 }
 
-static void put_fields(struct sonde_draft *draft, const struct option *option) {
-  for (uint32_t i = 0; i < option->field_count; i++) {
-    draft->p = put_u16(draft->p, option->fields[i].element);
-    draft->p = put_u16(draft->p, option->fields[i].bytes);
-  }
-}
-
-static void end_set(struct sonde_draft *draft, uint8_t *set) {
-  while ((draft->p - set) % 4)
-    draft->p = put_u8(draft->p, 0);
-  put_u16(set + 2, (uint16_t)(draft->p - set));
-  draft->items++;
-}
-
 static void put_option(const struct sonde_encoder *encoder, struct sonde_draft *draft,
                        uint32_t number, const uint64_t values[VALUES]) {
   const struct option *option = &options[number];
@@ -90,15 +76,19 @@ static void put_option(const struct sonde_encoder *encoder, struct sonde_draft *
   draft->p = put_u16(draft->p, ipfix ? 1 : (uint16_t)(4 * option->field_count));
   draft->p = put_u16(draft->p, ipfix ? option->scope : V9_SCOPE_SYSTEM);
   draft->p = put_u16(draft->p, SCOPE_BYTES);
-  put_fields(draft, option);
-  end_set(draft, set);
+  for (uint32_t i = 0; i < option->field_count; i++) {
+    draft->p = put_u16(draft->p, option->fields[i].element);
+    draft->p = put_u16(draft->p, option->fields[i].bytes);
+  }
+  sonde_set_end(draft, set);
 
   set = draft->p;
   draft->p = put_u16(draft->p, (uint16_t)(OPTION_TEMPLATE_ID + number)) + 2;
   draft->p = put_u32(draft->p, encoder->config.observation_domain);
   for (uint32_t i = 0; i < option->field_count; i++)
     draft->p = put_number(draft->p, option->fields[i].bytes, values[option->fields[i].value]);
-  end_set(draft, set);
+  sonde_set_end(draft, set);
+  draft->items += 2;
   draft->note.templates++;
 }
 
@@ -117,7 +107,7 @@ void sonde_encoder_statistics(struct sonde_encoder *encoder,
   if (encoder->config.version == 5 || messages->count == messages->max ||
       messages->capacity - messages->bytes < STATISTICS_BYTES_MAX ||
       (encoder->config.version == 9 && encoder->now_ms == 0))
-    return; /* the last: a replay without a record yet has no time to say */
+    return; /* the last: a replay before its first record has no time */
   struct sonde_draft draft = {.start = messages->buffer + messages->bytes,
                               .note = {.offset = messages->bytes}};
   draft.p = draft.start + encoder->ops->header_bytes;
@@ -137,10 +127,5 @@ void sonde_encoder_statistics(struct sonde_encoder *encoder,
     sonde_ipfix_put_header(encoder, &draft, encoder->statistics_sequence, SONDE_STATISTICS_DOMAIN);
     encoder->statistics_sequence += data;
   }
-  draft.note.bytes = (uint32_t)(draft.p - draft.start);
-  messages->bytes += draft.note.bytes;
-  messages->list[messages->count++] = draft.note;
-  encoder->counters.messages++;
-  encoder->counters.octets += draft.note.bytes;
-  encoder->counters.templates += draft.note.templates;
+  sonde_draft_finish(encoder, &draft, messages);
 }

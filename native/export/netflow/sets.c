@@ -1,12 +1,12 @@
-/* sets.c - v9 and IPFIX messages with flows: sets of templates and of data records.
+/* sets.c - writes v9 and IPFIX messages with flows: sets of templates and of data records.
  *
  *   v9     version count │ SysUptime │ secs │ sequence (messages) │ source id      20
  *   IPFIX  version length │ secs │ sequence (data records) │ domain                16
  *   set    id length │ records │ zeros up to a multiple of 4
  *
- * A template travels right before the first data that needs it, when it is due: in the
- * first two messages with such data, then again by time and by messages. So a collector
- * that missed it waits no longer than for a refresh, and unused ones cost nothing.
+ * A due template precedes the first data that needs it. It is due in the first two messages with
+ * such data, then again after a time and a number of messages. So a collector that missed it waits
+ * for one refresh, and unused templates take no space.
  */
 #include "bytes.h"
 #include "encoder.h"
@@ -23,10 +23,10 @@ static bool is_ipfix(const struct sonde_encoder *encoder) {
   return encoder->config.version == 10;
 }
 
-/* ---- which records -------------------------------------------------------------------- */
+/* ---- records -------------------------------------------------------------------------- */
 
 static bool is_biflow(const struct sonde_encoder *encoder, const struct sonde_record *record) {
-  return encoder->config.biflow && is_ipfix(encoder) && record->packets[1] > 0;
+  return sonde_encoder_biflows(encoder) && record->packets[1] > 0;
 }
 
 static uint64_t count_pieces(const struct sonde_encoder *encoder,
@@ -45,24 +45,22 @@ static uint32_t choose_layout(const struct sonde_encoder *encoder,
 
 /* ---- sets ----------------------------------------------------------------------------- */
 
-static uint8_t *pad(const uint8_t *set, uint8_t *p) {
-  while ((p - set) % 4)
-    *p++ = 0;
-  return p;
+void sonde_set_end(struct sonde_draft *draft, uint8_t *set) {
+  while ((draft->p - set) % 4)
+    *draft->p++ = 0;
+  put_u16(set + 2, (uint16_t)(draft->p - set));
 }
 
 static void close_set(struct sonde_draft *draft) {
-  if (!draft->set)
-    return;
-  draft->p = pad(draft->set, draft->p);
-  put_u16(draft->set + 2, (uint16_t)(draft->p - draft->set));
+  if (draft->set)
+    sonde_set_end(draft, draft->set);
   draft->set = NULL;
 }
 
 static bool template_due(const struct sonde_encoder *encoder, uint32_t traits) {
   const struct sonde_announcement *last = &encoder->announcements[traits];
   if (last->times > 0 && last->sent_message == encoder->messages)
-    return false; /* it is in this message */
+    return false; /* already in this message */
   return last->times < SONDE_TEMPLATE_REPEATS ||
          encoder->messages - last->sent_message >= encoder->config.template_refresh_messages ||
          encoder->now_ns - last->sent_ns >=
@@ -74,8 +72,8 @@ static void put_template(struct sonde_encoder *encoder, uint32_t traits) {
   struct sonde_announcement *announcement = &encoder->announcements[traits];
   uint8_t *set = draft->p;
   put_u16(set, is_ipfix(encoder) ? IPFIX_TEMPLATE_SET : V9_TEMPLATE_SET);
-  draft->p = pad(set, sonde_layout_put_template(set + SET_HEADER_BYTES, traits));
-  put_u16(set + 2, (uint16_t)(draft->p - set));
+  draft->p = sonde_layout_put_template(set + SET_HEADER_BYTES, traits);
+  sonde_set_end(draft, set);
   draft->items++;
   draft->note.templates++;
   announcement->times += announcement->times < SONDE_TEMPLATE_REPEATS;
@@ -83,7 +81,7 @@ static void put_template(struct sonde_encoder *encoder, uint32_t traits) {
   announcement->sent_ns = encoder->now_ns;
 }
 
-/* Begins the layout's data set. False: the message has no room for it and a record. */
+/* Begins the layout's data set. Returns false if the message has no room for it and a record. */
 static bool open_set(struct sonde_encoder *encoder, uint32_t traits) {
   struct sonde_draft *draft = &encoder->draft;
   close_set(draft);
@@ -102,8 +100,8 @@ static bool open_set(struct sonde_encoder *encoder, uint32_t traits) {
   return true;
 }
 
-/* The open set may take the record, if the message keeps room for the padding. */
-static bool set_takes(const struct sonde_encoder *encoder, uint32_t traits) {
+/* Returns true if the record fits the open set, with padding. */
+static bool fits_set(const struct sonde_encoder *encoder, uint32_t traits) {
   const struct sonde_draft *draft = &encoder->draft;
   return draft->set && draft->set_traits == traits &&
          draft->end - draft->p >= (int64_t)encoder->record_bytes[traits] + 3;
@@ -120,11 +118,11 @@ static bool put(struct sonde_encoder *encoder, const struct sonde_record *record
   uniflow.name = encoder->name;
   uniflow.name_bytes = encoder->name_bytes;
   uint32_t traits = choose_layout(encoder, &uniflow);
-  if (!is_ipfix(encoder) && !sonde_draft_provide(encoder, &uniflow, 1000, messages))
+  if (!is_ipfix(encoder) && !sonde_draft_ensure(encoder, &uniflow, 1000, messages))
     return false;
   if (!draft->start && !sonde_draft_open(encoder, messages))
     return false;
-  if (!set_takes(encoder, traits) && !open_set(encoder, traits)) {
+  if (!fits_set(encoder, traits) && !open_set(encoder, traits)) {
     struct sonde_window window = draft->window;
     sonde_draft_close(encoder, messages);
     if (!sonde_draft_open(encoder, messages))
@@ -133,7 +131,7 @@ static bool put(struct sonde_encoder *encoder, const struct sonde_record *record
     open_set(encoder, traits); /* fits an empty message: SONDE_EXPORT_MESSAGE_MIN */
   }
   if (!is_ipfix(encoder))
-    sonde_draft_place(encoder, &uniflow);
+    sonde_draft_set_times(encoder, &uniflow);
   draft->p = sonde_layout_writers[traits](draft->p, &uniflow);
   if (biflow) {
     uniflow.packets += record->packets[1];

@@ -1,4 +1,4 @@
-/* templates.c - see templates.h: an open-addressed table that is never more than half full. */
+/* templates.c - an open-addressed table, at most half full; see templates.h. */
 #include "templates.h"
 
 #include <stdlib.h>
@@ -21,19 +21,17 @@ void sonde_templates_destroy(struct sonde_templates *templates) {
   free(templates);
 }
 
-static bool same(const struct sonde_template_key *a, const struct sonde_template_key *b) {
-  return a->source == b->source && a->domain == b->domain && a->id == b->id &&
-         a->version == b->version;
-}
+_Static_assert(sizeof(struct sonde_template_key) == 16, "no padding, for memcmp");
 
-/* The key's slot, or the free one where it belongs. Its keys come from outside, but the
- * table is small enough for the worst that they can do. */
+/* Returns the key's slot, or the free slot for it. Hostile keys can make searches slow, but the
+ * table is small enough. */
 static uint32_t locate(const struct sonde_templates *templates,
                        const struct sonde_template_key *key) {
   uint64_t mixed =
       key->source ^ (uint64_t)key->domain << 24 ^ (uint64_t)key->version << 16 ^ key->id;
   uint32_t slot = (uint32_t)(mixed * 0x9e3779b97f4a7c15u >> 40) % SLOTS;
-  while (templates->slots[slot].key.id && !same(&templates->slots[slot].key, key))
+  while (templates->slots[slot].key.id &&
+         memcmp(&templates->slots[slot].key, key, sizeof *key) != 0)
     slot = (slot + 1) % SLOTS;
   return slot;
 }
@@ -51,7 +49,7 @@ bool sonde_templates_store(struct sonde_templates *templates,
   bool fresh = slot->key.id == 0;
   if (template->field_count > SONDE_TEMPLATE_FIELDS_MAX ||
       (fresh && (template->field_count == 0 || templates->count == SONDE_TEMPLATES_MAX)))
-    return template->field_count == 0; /* nothing known is withdrawn already */
+    return template->field_count == 0; /* an unknown template is already withdrawn */
   struct sonde_template_field *fields = NULL;
   if (bytes) {
     fields = malloc(bytes);

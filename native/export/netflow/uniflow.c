@@ -1,10 +1,10 @@
 /* uniflow.c - see uniflow.h. */
 #include "uniflow.h"
 
-static const uint8_t IP_ICMP = 1, IP_ICMPV6 = 58;
+#include "ip_protocol.h"
 
-/* A flow that has packets both ways is of a paired type, and its ports are the pair:
- * the answer's type is the other port, its code 0. */
+/* A flow with packets both ways has a paired type, and its ports are the pair: the reply's type is
+ * the other port, its code 0. */
 static void fill_icmp(struct sonde_uniflow *uniflow, const struct sonde_record *record, int way) {
   uint8_t type = way == SONDE_UNIFLOW_FORWARD ? record->icmp_type : (uint8_t)record->dest_port;
   uint8_t code = way == SONDE_UNIFLOW_FORWARD ? record->icmp_code : 0;
@@ -23,11 +23,11 @@ static void fill_addresses(struct sonde_uniflow *uniflow, const struct sonde_rec
   uniflow->icmp = 0;
   uniflow->source_port = forward ? record->source_port : record->dest_port;
   uniflow->dest_port = forward ? record->dest_port : record->source_port;
-  if (record->protocol == IP_ICMP || record->protocol == IP_ICMPV6)
+  if (sonde_ip_is_icmp(record->protocol))
     fill_icmp(uniflow, record, way);
 }
 
-/* Type in the upper octet: VXLAN 1 is the one of IANA's registry that records can have. */
+/* The upper octet is the type. Of IANA's registry, records can only have VXLAN, 1. */
 static uint64_t name_segment(const struct sonde_record *record) {
   return record->tunnel_type == SONDE_TUNNEL_VXLAN ? 1ull << 56 | (record->tunnel_id & 0xffffff)
                                                    : 0;
@@ -50,7 +50,7 @@ void sonde_uniflow_fill(struct sonde_uniflow *uniflow, const struct sonde_record
   uniflow->tcp_flags = record->tcp_flags[way];
   uniflow->first_ms = first_ns / 1000000;
   uniflow->last_ms = last_ns / 1000000;
-  /* An unknown direction counts as ingress: the observation point saw the packets come. */
+  /* An unknown direction counts as ingress, because the observation point received the packets. */
   uniflow->egress = record->direction == SONDE_DIRECTION_EGRESS;
   if (way == SONDE_UNIFLOW_REVERSE && record->direction != SONDE_DIRECTION_UNKNOWN)
     uniflow->egress = !uniflow->egress;

@@ -1,8 +1,8 @@
-/* uniflow.h - one direction of a flow record, as NetFlow and IPFIX know flows.
+/* uniflow.h - one direction of a flow record: a flow of NetFlow and IPFIX.
  *
- * A uniflow's source is the sender of its packets, so the reverse side has addresses,
- * ports, interfaces and direction swapped. Its tcp_flags and counters are its own; times,
- * TOS and TTL are the segment's, which the record does not keep apart.
+ * A uniflow's source is the sender of its packets, so the reverse direction has addresses, ports,
+ * interfaces and direction swapped. Each direction has separate tcp_flags and counters. Times, TOS
+ * and TTL are those of the whole segment.
  */
 #ifndef SONDE_NETFLOW_UNIFLOW_H
 #define SONDE_NETFLOW_UNIFLOW_H
@@ -33,17 +33,17 @@ struct sonde_uniflow {
   uint32_t extensions; /* ipv6ExtensionHeaders, bit 0 the lowest (RFC 9740 §3) */
   uint16_t source_port;
   uint16_t dest_port;  /* ICMP: type · 256 + code */
-  uint16_t vlan_outer; /* 0: none */
-  uint16_t vlan_inner; /* of a stack of two or more */
+  uint16_t vlan_outer; /* 0: no VLAN */
+  uint16_t vlan_inner; /* 0 with fewer than two tags */
   uint8_t tcp_flags;
   uint8_t egress;    /* flowDirection */
   uint8_t initiator; /* biflowDirection: 1 the source began, 2 the destination */
   uint8_t icmp;      /* the record is ICMP or ICMPv6 */
   uint8_t name_bytes;
-  const char *name; /* of the interface */
+  const char *name; /* interface name */
 };
 
-/* ifindex, name: of the interface; way: enum of this header. */
+/* way: SONDE_UNIFLOW_FORWARD or SONDE_UNIFLOW_REVERSE. The caller sets the name. */
 void sonde_uniflow_fill(struct sonde_uniflow *uniflow, const struct sonde_record *record, int way,
                         uint32_t ifindex);
 

@@ -1,8 +1,8 @@
 /* uptime.c - see uptime.h. */
 #include "uptime.h"
 
-/* Packets in a ring are at most a minute old. In a file nothing tells when the first flow
- * began whose record comes second, but no segment is longer than a day. */
+/* Packets in a ring are at most a minute old. A later record of a file can start before the first,
+ * but no segment is longer than a day. */
 static const uint64_t START_MARGIN_MS = 60000, DAY_MS = 86400000;
 static const uint64_t UPTIME_MAX_MS = UINT32_MAX;
 
@@ -34,13 +34,13 @@ struct sonde_window sonde_uptime_window(struct sonde_uptime *uptime, uint64_t fi
   if (fits)
     return window;
   if (window.header_ms - first_ms <= UPTIME_MAX_MS - DAY_MS - 1000) {
-    /* Seven weeks have passed, or a flow is older than the base: a new base from here on. */
+    /* Seven weeks have passed, or a flow is older than the base: set a new base. */
     uint64_t recent_ms = before(window.header_ms, DAY_MS);
     window.base_ms = first_ms < recent_ms ? round_down(first_ms, 1000) : recent_ms;
     uptime->base_ms = window.base_ms;
     return window;
   }
-  /* A record far from now, in a file whose clock jumped: this message is as old as it is. */
+  /* The clock of a file jumped: this message gets the time of its record. */
   window.header_ms = round_up(last_ms, unit_ms);
   window.base_ms = round_down(first_ms, 1000);
   if (window.header_ms - window.base_ms > UPTIME_MAX_MS)

@@ -1,9 +1,8 @@
-/* uptime.h - the clock of v5 and v9 headers, which say times as ms since a base.
+/* uptime.h - the clock of v5 and v9 headers, which have times in ms since a base.
  *
- * Base and header time are chosen for each message so that every time in it can be said in
- * 32 bits and none is later than the header; between messages the base stays as long as
- * that holds, and is a whole second, so that collectors, which subtract SysUptime from a
- * time in seconds, always find the same base.
+ * In each message every time must fit 32 bits and be no later than the header's. The base stays the
+ * same between messages as long as possible. It is a whole second, so that collectors, which
+ * subtract SysUptime from a time in seconds, always compute the same base.
  */
 #ifndef SONDE_NETFLOW_UPTIME_H
 #define SONDE_NETFLOW_UPTIME_H
@@ -21,11 +20,11 @@ struct sonde_window {
   uint64_t header_ms; /* SysUptime is header_ms - base_ms */
 };
 
-/* start_ns: when records begin, or 0: the first record tells. */
+/* start_ns: start of the export. 0: the first record sets the base. */
 void sonde_uptime_start(struct sonde_uptime *uptime, uint64_t start_ns);
 
-/* The window of a message with a record from first_ms to last_ms, sent at now_ms; the header
- * is in multiples of unit_ms. A record longer than 49 days is the one that does not fit. */
+/* Returns the window of a message that is sent at now_ms with a record from first_ms to last_ms.
+ * The header time is a multiple of unit_ms. Every record of up to 49 days fits. */
 struct sonde_window sonde_uptime_window(struct sonde_uptime *uptime, uint64_t first_ms,
                                         uint64_t last_ms, uint64_t now_ms, uint32_t unit_ms);
 

@@ -8,10 +8,10 @@
 
 enum { HEADER_BYTES = 24, RECORD_BYTES = 48, RECORDS_MAX = 30 };
 
-/* ---- records that a record becomes ---------------------------------------------------- */
+/* ---- parts of a record ---------------------------------------------------------------- */
 
-/* Octets and packets have 32 bits: what is larger leaves in equal parts, as a segment of
- * minutes makes a few of them and never more than this. */
+/* Octets and packets have 32 bits. Larger counts are split into equal parts; a segment of minutes
+ * makes only a few parts, at most this many. */
 static const uint64_t PARTS_MAX = 1 << 20;
 
 static uint64_t count_parts(const struct sonde_record *record, int way) {
@@ -31,7 +31,7 @@ static uint64_t count_pieces(const struct sonde_encoder *encoder,
   return count_parts(record, SONDE_UNIFLOW_FORWARD) + count_parts(record, SONDE_UNIFLOW_REVERSE);
 }
 
-/* The part's share: shares differ by at most one and add up to the whole. */
+/* Returns a part's share. Shares differ by at most one and add up to the whole. */
 static uint64_t share(uint64_t whole, uint64_t part, uint64_t parts) {
   uint64_t each = whole / parts + (part < whole % parts);
   return each < UINT32_MAX ? each : UINT32_MAX;
@@ -59,7 +59,7 @@ static void put_record(uint8_t *p, const struct sonde_uniflow *uniflow) {
   p = put_u8(p, uniflow->tcp_flags);
   p = put_u8(p, uniflow->record->protocol);
   p = put_u8(p, uniflow->record->tos);
-  p = put_u64(p, 0); /* AS numbers, masks, padding */
+  p = put_u64(p, 0); /* autonomous systems, masks, padding */
 }
 
 static bool put(struct sonde_encoder *encoder, const struct sonde_record *record, uint64_t piece,
@@ -77,9 +77,9 @@ static bool put(struct sonde_encoder *encoder, const struct sonde_record *record
   }
   if (draft->start && (draft->items == RECORDS_MAX || draft->end - draft->p < RECORD_BYTES))
     sonde_draft_close(encoder, messages);
-  if (!sonde_draft_provide(encoder, &uniflow, 1, messages))
+  if (!sonde_draft_ensure(encoder, &uniflow, 1, messages))
     return false;
-  sonde_draft_place(encoder, &uniflow);
+  sonde_draft_set_times(encoder, &uniflow);
   put_record(draft->p, &uniflow);
   draft->p += RECORD_BYTES;
   sonde_draft_count(encoder, &uniflow);
