@@ -22,6 +22,12 @@ from ..wire.requests import ExportRequest, Version
 
 MBPS_BYTES_PER_SEC = 125_000
 REMOVAL_FLUSH_SEC = 1.0  # for messages already encoded for a collector that is removed
+# Fields of CollectorState that are copied from CollectorStats as they are.
+_SAME_NAME = (
+    *("connected", "messages_sent", "bytes_sent", "templates_sent", "records_sent"),
+    *("packets_sent", "octets_sent", "records_skipped_ipv6", "packets_lost", "octets_lost"),
+    *("refusals", "times_clamped", "last_error"),
+)
 LOSS_CAUSES = ("refused", "no_room", "error")
 
 
@@ -229,22 +235,10 @@ def _collector_state(settings: CollectorSettings, stats: CollectorStats) -> Coll
         version=cast(Version, stats.version),
         export_interval_sec=settings.interval_sec,
         standing=settings.standing,
-        connected=stats.connected,
-        messages_sent=stats.messages_sent,
-        bytes_sent=stats.bytes_sent,
-        templates_sent=stats.templates_sent,
-        records_sent=stats.records_sent,
-        packets_sent=stats.packets_sent,
-        octets_sent=stats.octets_sent,
-        records_skipped_ipv6=stats.records_skipped_ipv6,
+        **{name: getattr(stats, name) for name in _SAME_NAME},
         records_lost=LostRecords(
             refused=stats.records_lost_refused,
             no_room=stats.records_lost_no_room,
             error=stats.records_lost_error,
         ),
-        packets_lost=stats.packets_lost,
-        octets_lost=stats.octets_lost,
-        refusals=stats.refusals,
-        times_clamped=stats.times_clamped,
-        last_error=stats.last_error,
     )

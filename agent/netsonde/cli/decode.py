@@ -83,11 +83,11 @@ class Decoding:
         place = 0
         while place < len(data):
             message = self._decoder.decode(0, data[place:])
-            if message is None or message.size == 0:
+            if message is None or message.bytes == 0:
                 self.counts["bytes_foreign"] += len(data) - place
                 return
             self._write(message)
-            place += message.size
+            place += message.bytes
 
     def _write(self, message: DecodedMessage) -> None:
         self._out.write(message.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from .library import PLUGIN_DIR, ffi, lib, text_of
+from .library import PLUGIN_DIR, ffi, lib, members
 from .values import BackendReport
 
 BACKENDS_MAX = 32
@@ -42,9 +42,6 @@ def _probe_one(name: str) -> BackendReport | None:
 
 def _report(report: Any) -> BackendReport:
     return BackendReport(
-        name=text_of(report.name),
-        description=text_of(report.description),
+        **members(BackendReport, report),
         features=tuple(name for bit, name in FEATURES.items() if report.features & bit),
-        usable=bool(report.usable),
-        reason=text_of(report.reason),
     )

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from ..errors import BackendUnavailable, InvalidBackend, InvalidFilter, InvalidInterface, NoSession
 from ..wire.instant import NS_PER_SEC
-from .library import PLUGIN_DIR, check, check_status, ffi, lib, string_of, text_of
+from .library import PLUGIN_DIR, check, check_status, ffi, lib, members, string_of, text_of
 from .values import Batch, CaptureSettings, CoreEvent, FlowQuery, Stats
 
 DRAIN_BYTES_MAX = (256 << 10) - 1024  # the rest of the 256 KiB is the batch's envelope
@@ -34,11 +33,14 @@ SORTS: dict[str, int] = {
     "recent": lib.SONDE_FLOW_SORT_RECENT,
 }
 
+# Members of struct sonde_session_config that are copied from CaptureSettings as they are.
+_SAME_NAME = (
+    *("file_fd", "workers", "snaplen", "ring_bytes", "flow_table_size", "record_ring_size"),
+    *("promiscuous", "dedicated", "replay_speed", "metering", "buffer_bytes", "buffer_disk_bytes"),
+)
+
 _T = TypeVar("_T")
 Prepare = Callable[[Any], None]
-
-
-_NUMBERS = tuple(field.name for field in dataclasses.fields(Stats) if field.type == "int")
 
 
 # ---- without a session -----------------------------------------------------------------------
@@ -271,24 +273,14 @@ def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
     ]
     config.plugin_dir, config.backend, config.interface = strings[:3]
     config.filter = strings[3] if settings.filter else ffi.NULL
-    config.file_fd = settings.file_fd
-    config.workers = settings.workers
-    config.snaplen = settings.snaplen
-    config.ring_bytes = settings.ring_bytes
-    config.flow_table_size = settings.flow_table_size
-    config.record_ring_size = settings.record_ring_size
-    config.promiscuous = int(settings.promiscuous)
-    config.dedicated = int(settings.dedicated)
+    for name in _SAME_NAME:
+        setattr(config, name, getattr(settings, name))
     config.tunnel_mode = (
         lib.SONDE_TUNNEL_MODE_INNER if settings.tunnel_inner else lib.SONDE_TUNNEL_MODE_OUTER
     )
-    config.replay_speed = settings.replay_speed
-    config.metering = int(settings.metering)
     config.idle_timeout_ns = settings.idle_timeout_sec * NS_PER_SEC
     config.active_timeout_ns = settings.active_timeout_sec * NS_PER_SEC
-    config.buffer_bytes = settings.buffer_bytes
     config.buffer_dir = strings[4] if settings.buffer_dir else ffi.NULL
-    config.buffer_disk_bytes = settings.buffer_disk_bytes
 
     session = ffi.new("struct sonde_session **")
     error = ffi.new("struct sonde_error *")
@@ -323,14 +315,8 @@ def _query(query: FlowQuery) -> Any:
 
 
 def _snapshot(stats: Any) -> Stats:
-    numbers = {name: getattr(stats, name) for name in _NUMBERS}
     return Stats(
-        **numbers,
-        finished=bool(stats.finished),
-        link_up=bool(stats.link_up),
-        metering=bool(stats.metering),
-        encrypted=bool(stats.encrypted),
-        attach=text_of(stats.attach),
+        **members(Stats, stats),
         non_flow=tuple(zip(NON_FLOW_NAMES, stats.non_flow, strict=False)),
         records_by_reason=tuple(zip(END_REASONS, stats.records_by_reason, strict=True))[1:],
     )

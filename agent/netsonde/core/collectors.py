@@ -9,17 +9,14 @@ from typing import Any
 
 from ..config.addresses import endpoint
 from ..errors import InvalidCollector, NetflowExportUnavailable, RequestError
-from .library import CoreError, check_status, ffi, lib, text_of
+from .library import CoreError, check_status, ffi, lib, members, text_of
 from .values import CollectorSettings, CollectorStats
 
 COLLECTORS_MAX: int = lib.SONDE_COLLECTORS_MAX
-_NUMBERS = tuple(
-    name for name, field in CollectorStats.__dataclass_fields__.items() if field.type == "int"
-)
 
 
 def add_collector(handle: Any, settings: CollectorSettings) -> None:
-    """Records reach it from the next one on."""
+    """Adds a collector. It gets the records from the next one on."""
     config = ffi.new("struct sonde_collector_config *")
     address = ffi.new("char[]", settings.address.encode())
     config.address = address
@@ -38,7 +35,7 @@ def add_collector(handle: Any, settings: CollectorSettings) -> None:
 def _refusal(status: int, detail: str, settings: CollectorSettings) -> RequestError | CoreError:
     if status != lib.SONDE_INVALID:
         return CoreError(status, detail)
-    if settings.standing:  # the request is not to blame
+    if settings.standing:  # a fault of the configuration, not of the request
         where = endpoint(settings.address, settings.port)
         return NetflowExportUnavailable(f"[export] collectors: {where}: {detail}")
     return InvalidCollector(f"{detail}.")
@@ -53,25 +50,15 @@ def remove_collector(handle: Any, address: str, port: int) -> None:
 
 
 def read_collectors(handle: Any) -> list[CollectorStats]:
-    """In the order of adding. Takes a turn of the export thread, well below a millisecond
-    as a rule."""
+    """Returns the collectors' counters in the order of adding. Waits for the export thread, which
+    takes less than a millisecond."""
     stats = ffi.new("struct sonde_collector_stats[]", COLLECTORS_MAX)
     count = lib.sonde_session_collectors(handle, stats, COLLECTORS_MAX)
-    return [_snapshot(stats[index]) for index in range(count)]
-
-
-def _snapshot(stats: Any) -> CollectorStats:
-    return CollectorStats(
-        address=text_of(stats.address),
-        connected=bool(stats.connected),
-        last_error=text_of(stats.last_error),
-        **{name: getattr(stats, name) for name in _NUMBERS},
-    )
+    return [CollectorStats(**members(CollectorStats, stats[index])) for index in range(count)]
 
 
 def flush_export(handle: Any, timeout_sec: float) -> bool:
-    """Waits until every record made so far was sent or lost, and counted; false if the time
-    was too short for it."""
+    """Waits until every record is sent, or counted as lost. Returns False on timeout."""
     error = ffi.new("struct sonde_error *")
     status = lib.sonde_session_export_flush(handle, int(timeout_sec * 1000), error)
     if status == lib.SONDE_STATE:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .library import check_status, ffi, lib
+from .library import check_status, ffi, lib, members
 from .values import DecodedMessage
 
 
@@ -33,16 +33,7 @@ class ExportDecoder:
             return None
         check_status(status)
         return DecodedMessage(
-            size=message.bytes,
-            version=message.version,
-            domain=message.domain,
-            sequence=message.sequence,
-            export_ns=message.export_ns,
-            records=message.records,
-            templates=message.templates,
-            sets_unknown=message.sets_unknown,
-            malformed=message.malformed,
-            templates_refused=message.templates_refused,
+            **members(DecodedMessage, message),
             text=bytes(ffi.buffer(message.text, message.text_bytes)),
         )
 
@@ -50,28 +41,16 @@ class ExportDecoder:
 IPV4, IPV6 = lib.SONDE_COLUMN_IPV4, lib.SONDE_COLUMN_IPV6
 MAC, HEX = lib.SONDE_COLUMN_MAC, lib.SONDE_COLUMN_HEX
 SUM = lib.SONDE_COLUMN_SUM
-
-
 TEXT_WIDTHS: dict[int, int] = {IPV4: 4, IPV6: 16, MAC: 6, HEX: 8}
-
-
 TEXT_MAX: int = lib.SONDE_COLUMN_TEXT_MAX
-
-
 NUMBER_KINDS: dict[int, int] = {  # by the bytes of a row
     1: lib.SONDE_COLUMN_U8,
     2: lib.SONDE_COLUMN_U16,
     4: lib.SONDE_COLUMN_U32,
     8: lib.SONDE_COLUMN_U64,
 }
-
-
 _ROW_BYTES = {kind: size for size, kind in NUMBER_KINDS.items()}
-
-
 ALL_ROWS = (1 << 32) - 1
-
-
 _SETS_MAX = 64
 
 
@@ -172,8 +151,8 @@ def decode_export(data: bytes) -> list[bytes]:
     decoder, lines, at = ExportDecoder(), list[bytes](), 0
     while at < len(data):
         message = decoder.decode(0, memoryview(data)[at:])
-        if message is None or message.size == 0:
+        if message is None or message.bytes == 0:
             break
         lines += message.text.splitlines()
-        at += message.size
+        at += message.bytes
     return lines

@@ -5,6 +5,8 @@ The only module that imports the extension module.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,18 @@ def string_of(text: str, blamed: type[RequestError]) -> bytes:
 
 def text_of(chars: Any) -> str:
     return str(ffi.string(chars).decode(errors="replace"))
+
+
+@functools.cache
+def _members(kind: type) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    convert: dict[str, Callable[[Any], Any]] = {"int": int, "bool": bool, "str": text_of}
+    fields = kind.__dataclass_fields__.items()  # type: ignore[attr-defined]
+    return tuple((name, convert[field.type]) for name, field in fields if field.type in convert)
+
+
+def members(kind: type, struct: Any) -> dict[str, Any]:
+    """Returns the struct's members that are int, bool or str fields of the dataclass."""
+    return {name: convert(getattr(struct, name)) for name, convert in _members(kind)}
 
 
 def check_abi() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import InvalidFilter, NetsondeError
-from .library import check, check_status, ffi, lib, string_of, text_of
+from .library import check, check_status, ffi, lib, members, string_of, text_of
 from .values import PacketGap, PacketQuery, PacketSummary
 
 KEY_BYTES: int = lib.SONDE_ENCRYPTION_KEY_BYTES
@@ -109,13 +109,7 @@ class PacketReader:
         lib.sonde_session_packets_summary(self._packets, made)
         gaps = [made.gaps[index] for index in range(made.gap_count)]
         return PacketSummary(
-            packets=made.packets,
-            bytes=made.bytes,
-            first_ns=made.first_ns,
-            last_ns=made.last_ns,
-            chunks_read=made.chunks_read,
-            chunks_skipped=made.chunks_skipped,
-            complete=bool(made.complete),
+            **members(PacketSummary, made),
             gaps=tuple(PacketGap(g.from_ns, g.to_ns, GAP_REASONS[g.reason]) for g in gaps),
         )
 

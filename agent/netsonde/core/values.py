@@ -6,6 +6,7 @@ core. Names follow native/include/netsonde.h.
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
 
 from ..wire.counters import CoreCounters
@@ -97,7 +98,7 @@ class CollectorStats:
 class DecodedMessage:
     """One decoded NetFlow or IPFIX message. text: one JSON object per line."""
 
-    size: int
+    bytes: int
     version: int
     domain: int
     sequence: int
@@ -107,7 +108,7 @@ class DecodedMessage:
     sets_unknown: int
     malformed: int
     templates_refused: int
-    text: bytes
+    text: builtins.bytes
 
 
 @dataclass(frozen=True, slots=True)
