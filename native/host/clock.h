@@ -18,7 +18,7 @@ static inline uint64_t sonde_clock_ms(void) { /* monotonic */
   return sonde_clock_ns(CLOCK_MONOTONIC) / 1000000;
 }
 
-/* The monotonic time that is `ms` from now, for pthread_cond_timedwait. */
+/* The monotonic time `ms` from now, for pthread_cond_timedwait. */
 static inline struct timespec sonde_clock_deadline(uint32_t ms) {
   uint64_t until_ns = sonde_clock_ns(CLOCK_MONOTONIC) + (uint64_t)ms * 1000000;
   return (struct timespec){(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};

@@ -1,14 +1,12 @@
-/* dedicated_check.c - see dedicated_check.h. Asks the kernel by rtnetlink, in the caller's network
- * namespace; /sys would show that of whoever mounted it.
+/* dedicated_check.c - see dedicated_check.h. Queries rtnetlink, which answers for the
+ * caller's network namespace; /sys shows the one in which it was mounted.
  */
 #include "host/dedicated_check.h"
 
-#include <errno.h>
 #include <linux/if_link.h>
 #include <net/if.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -19,7 +17,7 @@
 enum { ANSWER_BYTES_MAX = 65536, ANSWER_SEC_MAX = 2 };
 
 struct verdict {
-  unsigned index;     /* of the interface asked for */
+  unsigned index;     /* the interface being checked */
   const char *reason; /* why the host needs it; NULL: no reason found */
 };
 
@@ -30,7 +28,7 @@ static unsigned number(const struct rtattr *one) {
   return value;
 }
 
-/* The two ends of a veth name each other as their link, and neither lies upon the other. */
+/* The two ends of a veth name each other as their link, but neither is on top of the other. */
 static bool is_veth(const struct nlmsghdr *head) {
   const struct rtattr *info =
       sonde_rtnetlink_attribute(head, sizeof(struct ifinfomsg), IFLA_LINKINFO);
@@ -39,7 +37,7 @@ static bool is_veth(const struct nlmsghdr *head) {
   return kind && RTA_PAYLOAD(kind) >= 4 && memcmp(RTA_DATA(kind), "veth", 4) == 0;
 }
 
-/* Whoever attached it gets the packets, or decides about them. */
+/* An attached program receives the packets or decides about them. */
 static bool has_xdp(const struct nlmsghdr *head) {
   const struct rtattr *xdp = sonde_rtnetlink_attribute(head, sizeof(struct ifinfomsg), IFLA_XDP);
   const struct rtattr *how =
@@ -55,11 +53,11 @@ static void judge_link(const struct nlmsghdr *head, struct verdict *verdict) {
   } else if (itself && number(sonde_rtnetlink_attribute(head, sizeof *link, IFLA_MASTER))) {
     verdict->reason = "it belongs to a bridge, bond or other master";
   } else if (itself && has_xdp(head)) {
-    verdict->reason = "another XDP program is attached to it, and is not replaced";
+    verdict->reason = "another XDP program is attached to it";
   } else if (!itself &&
              number(sonde_rtnetlink_attribute(head, sizeof *link, IFLA_LINK)) == verdict->index &&
              !sonde_rtnetlink_attribute(head, sizeof *link, IFLA_LINK_NETNSID) && !is_veth(head)) {
-    verdict->reason = "another interface (a VLAN, macvlan or the like) lies upon it";
+    verdict->reason = "another interface (a VLAN, macvlan or the like) uses it";
   }
 }
 
@@ -69,7 +67,7 @@ static void judge_address(const struct nlmsghdr *head, struct verdict *verdict) 
     verdict->reason = "it has an IP address";
 }
 
-/* Whether one of the next hops of a route with several leaves by the interface. */
+/* Returns whether one of a multipath route's next hops uses the interface. */
 static bool is_hop(const struct rtattr *several, unsigned index) {
   const struct rtnexthop *hop = several ? RTA_DATA(several) : NULL;
   int bytes = several ? (int)RTA_PAYLOAD(several) : 0;
@@ -86,7 +84,7 @@ static void judge_route(const struct nlmsghdr *head, struct verdict *verdict) {
   if (route->rtm_dst_len == 0 && route->rtm_type == RTN_UNICAST &&
       (number(sonde_rtnetlink_attribute(head, sizeof *route, RTA_OIF)) == verdict->index ||
        is_hop(sonde_rtnetlink_attribute(head, sizeof *route, RTA_MULTIPATH), verdict->index))) {
-    verdict->reason = "a default route leaves by it";
+    verdict->reason = "a default route uses it";
   }
 }
 
@@ -104,7 +102,7 @@ static const struct question {
 static int ask(int fd, const struct question *question, struct verdict *verdict) {
   struct {
     struct nlmsghdr head;
-    struct ifinfomsg body; /* all zero, and no shorter than the other two kinds' bodies need */
+    struct ifinfomsg body; /* all zero, at least as long as the other two requests' bodies */
   } request = {.head = {.nlmsg_len = sizeof request,
                         .nlmsg_type = question->request,
                         .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP}};
@@ -132,10 +130,8 @@ static int ask(int fd, const struct question *question, struct verdict *verdict)
 
 int sonde_dedicated_check(const char *interface, int vouched, struct sonde_error *error) {
   struct verdict verdict = {.index = if_nametoindex(interface)};
-  if (verdict.index == 0) {
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.64s: %s", interface,
-                      strerror(ENODEV));
-  }
+  if (verdict.index == 0)
+    return sonde_fail_interface(error, interface, ENODEV);
   if (!vouched) {
     return sonde_fail(error, SONDE_INTERFACE_SHARED, 0,
                       "%s: its packets would be taken from the host; say \"dedicated\": true if "
@@ -143,8 +139,8 @@ int sonde_dedicated_check(const char *interface, int vouched, struct sonde_error
                       interface);
   }
   int fd = sonde_rtnetlink_socket();
-  struct timeval patience = {.tv_sec = ANSWER_SEC_MAX};
-  int failed = fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  struct timeval timeout = {.tv_sec = ANSWER_SEC_MAX};
+  int failed = fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
   for (size_t i = 0; !failed && i < sizeof questions / sizeof questions[0]; i++)
     failed = ask(fd, &questions[i], &verdict);
   int status =

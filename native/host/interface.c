@@ -1,10 +1,8 @@
 /* interface.c - see interface.h. */
 #include "host/interface.h"
 
-#include <errno.h>
 #include <linux/if_packet.h>
 #include <net/if_arp.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -19,8 +17,8 @@
 #define ARPHRD_IP6GRE 823
 #endif
 
-/* The traffic control hooks and a packet socket see a MAC or an IP header of these, both ways.
- * -1: at the hooks it depends on the way. */
+/* The header that packets of this type begin with, in both directions, at hooks and sockets.
+ * -1: unknown, or depends on the direction at the hooks. */
 static int hardware_linktype(int hardware, enum sonde_tap tap) {
   switch (hardware) {
   case ARPHRD_ETHER:
@@ -35,7 +33,7 @@ static int hardware_linktype(int hardware, enum sonde_tap tap) {
   case ARPHRD_VOID:
   case ARPHRD_PPP:
   case ARPHRD_IPGRE:
-  case ARPHRD_IP6GRE: /* a packet socket sees the bare IP packet below their own header */
+  case ARPHRD_IP6GRE: /* a packet socket sees the bare IP packet */
     return tap == SONDE_TAP_SOCKET ? SONDE_LINKTYPE_RAW : -1;
   default:
     return -1;
@@ -43,8 +41,7 @@ static int hardware_linktype(int hardware, enum sonde_tap tap) {
 }
 
 static int refuse(const char *name, int system_errno, struct sonde_error *error) {
-  return sonde_fail(error, SONDE_INTERFACE_INVALID, system_errno, "%.64s: %s", name,
-                    strerror(system_errno));
+  return sonde_fail_interface(error, name, system_errno);
 }
 
 int sonde_interface_find(const char *name, enum sonde_tap tap, struct sonde_interface *interface,

@@ -1,4 +1,4 @@
-/* interface.h - what a backend has to know of a network interface before it attaches. */
+/* interface.h - looks up a network interface before a backend attaches to it. */
 #ifndef SONDE_HOST_INTERFACE_H
 #define SONDE_HOST_INTERFACE_H
 
@@ -8,7 +8,7 @@
 
 #include "status.h"
 
-/* Where a backend sees the packets. The kind of header they begin with depends on it. */
+/* Where a backend sees packets. The link type depends on it. */
 enum sonde_tap {
   SONDE_TAP_NONE = 0, /* the link type is not needed */
   SONDE_TAP_SOCKET,   /* a raw packet socket */
@@ -20,16 +20,16 @@ struct sonde_interface {
   int index;
   int hardware;      /* ARPHRD_… */
   short flags;       /* IFF_… */
-  uint16_t linktype; /* enum sonde_linktype, for the tap that was given */
+  uint16_t linktype; /* enum sonde_linktype at the given tap */
   bool loopback;
 };
 
-/* Looks the interface up. Returns INTERFACE_INVALID in the kernel's words if no interface has
- * this name, or with the reason if its frames cannot be decoded. Needs no privilege. */
+/* Looks up an interface. Returns INTERFACE_INVALID with the kernel's message if the name does
+ * not exist, or with the reason if its frames cannot be decoded. Needs no privilege. */
 int sonde_interface_find(const char *name, enum sonde_tap tap, struct sonde_interface *interface,
                          struct sonde_error *error);
 
-/* Returns a descriptor that holds the interface in promiscuous mode until it is closed. */
+/* Returns a descriptor that keeps the interface promiscuous until it is closed. */
 int sonde_interface_promiscuous(const struct sonde_interface *interface, struct sonde_error *error);
 
 #endif

@@ -1,20 +1,17 @@
 /* link_watch.c - see link_watch.h.
  *
- * Messages only say how things are now, so each is compared with what was last told, and the
- * differences are queued as changes. A message may therefore be seen twice or be older than
- * the state without harm. When the kernel had to drop messages (ENOBUFS), those still queued
- * are thrown away and the interface is asked for anew.
+ * A message holds the current state. It is compared with the last reported state, and the
+ * differences are queued as changes. So repeated or stale messages do no harm. If the kernel
+ * dropped messages (ENOBUFS), the queued ones are discarded and the state is queried again.
  */
 #include "host/link_watch.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <linux/if_link.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -29,14 +26,14 @@ enum {
 
 struct sonde_link_watch {
   char wanted[IF_NAMESIZE]; /* the name that a new interface must have */
-  char name[IF_NAMESIZE];   /* the one it has */
+  char name[IF_NAMESIZE];   /* its current name */
   int fd;
   int ifindex; /* 0: it does not exist */
   bool up;
   bool overrun;  /* messages were lost */
-  uint32_t port; /* our netlink address: answers carry it, other messages another or 0 */
+  uint32_t port; /* netlink address of this socket: only answers carry it */
   uint32_t sequence;
-  size_t pending; /* bytes of `buffer` not looked at yet, at `at` */
+  size_t pending; /* unread bytes of `buffer`, at `at` */
   size_t at;
   uint32_t change_first;
   uint32_t change_count;
@@ -44,7 +41,7 @@ struct sonde_link_watch {
   _Alignas(struct nlmsghdr) uint8_t buffer[MESSAGE_BYTES_MAX];
 };
 
-static void tell(struct sonde_link_watch *link, int kind) {
+static void queue_change(struct sonde_link_watch *link, int kind) {
   assert(link->change_count < CHANGES_MAX);
   uint32_t slot = (link->change_first + link->change_count++) % CHANGES_MAX;
   struct sonde_link_change *change = &link->changes[slot];
@@ -52,8 +49,8 @@ static void tell(struct sonde_link_watch *link, int kind) {
   memcpy(change->name, link->name, sizeof change->name);
 }
 
-static void set_gone(struct sonde_link_watch *link) {
-  tell(link, SONDE_LINK_CHANGE_DELETED);
+static void set_deleted(struct sonde_link_watch *link) {
+  queue_change(link, SONDE_LINK_CHANGE_DELETED);
   link->ifindex = 0;
   link->up = false;
 }
@@ -66,16 +63,16 @@ static void set_present(struct sonde_link_watch *link, int ifindex, const char *
   link->ifindex = ifindex;
   snprintf(link->name, sizeof link->name, "%s", name);
   if (is_new)
-    tell(link, SONDE_LINK_CHANGE_RETURNED);
+    queue_change(link, SONDE_LINK_CHANGE_RETURNED);
   else if (renamed)
-    tell(link, SONDE_LINK_CHANGE_RENAMED);
+    queue_change(link, SONDE_LINK_CHANGE_RENAMED);
   if (is_new || up != link->up) {
     link->up = up;
-    tell(link, up ? SONDE_LINK_CHANGE_UP : SONDE_LINK_CHANGE_DOWN);
+    queue_change(link, up ? SONDE_LINK_CHANGE_UP : SONDE_LINK_CHANGE_DOWN);
   }
 }
 
-/* The interface's name, or NULL; the message is the kernel's, its lengths are checked still. */
+/* The interface's name, or NULL. */
 static const char *message_name(const struct nlmsghdr *message) {
   const struct rtattr *name =
       sonde_rtnetlink_attribute(message, sizeof(struct ifinfomsg), IFLA_IFNAME);
@@ -88,16 +85,16 @@ static void apply(struct sonde_link_watch *link, const struct nlmsghdr *message)
   const struct ifinfomsg *info = NLMSG_DATA(message);
   const char *name = message_name(message);
   if (info->ifi_family != AF_UNSPEC)
-    return; /* a bridge telling of its ports: "deleted" there means "left the bridge" */
+    return; /* about a bridge port: "deleted" means "left the bridge" */
   if (message->nlmsg_type == RTM_DELLINK && info->ifi_index == link->ifindex && link->ifindex) {
-    set_gone(link);
+    set_deleted(link);
   } else if (message->nlmsg_type == RTM_NEWLINK && name &&
              (link->ifindex ? info->ifi_index == link->ifindex : strcmp(name, link->wanted) == 0)) {
     set_present(link, info->ifi_index, name, info->ifi_flags);
   }
 }
 
-/* 1: bytes are in the buffer, 0: none wait, -1: errno */
+/* 1: read bytes into the buffer, 0: nothing queued, -1: errno */
 static int fetch(struct sonde_link_watch *link) {
   struct sockaddr_nl from = {0};
   struct iovec part = {link->buffer, sizeof link->buffer};
@@ -128,8 +125,8 @@ static const struct nlmsghdr *next_message(struct sonde_link_watch *link) {
   return message;
 }
 
-/* Asks for the interface by index if it is known, else by name. What still waits is older than
- * the answer will be, and might leave no room for it. */
+/* Queries the interface by index if known, else by name. First discards queued messages: they
+ * are older than the answer and may fill the socket's buffer. */
 static int ask(struct sonde_link_watch *link) {
   int fetched;
   while ((fetched = fetch(link)) != 0)
@@ -155,8 +152,8 @@ static int ask(struct sonde_link_watch *link) {
   return send(link->fd, &request, request.head.nlmsg_len, 0) < 0 ? -1 : 0;
 }
 
-/* Reads up to the answer of the last question, applying it only. What comes before it is older,
- * and what comes after it stays. Returns 1, 0 if there is no such interface, -1 with errno. */
+/* Reads up to the answer to the last query and applies only that. Messages before it are older;
+ * those after it stay queued. Returns 1, 0 if the interface does not exist, -1 with errno. */
 static int await_answer(struct sonde_link_watch *link) {
   struct pollfd readable = {.fd = link->fd, .events = POLLIN};
   for (;;) {
@@ -174,7 +171,7 @@ static int await_answer(struct sonde_link_watch *link) {
     }
     int fetched = fetch(link);
     if (fetched < 0 && (errno != ENOBUFS || ask(link)))
-      return -1; /* with ENOBUFS the answer may be among what was lost */
+      return -1; /* with ENOBUFS the answer may be lost */
     if (fetched == 0 && poll(&readable, 1, ANSWER_TIMEOUT_MS) == 0) {
       errno = ETIMEDOUT;
       return -1;
@@ -182,14 +179,14 @@ static int await_answer(struct sonde_link_watch *link) {
   }
 }
 
-/* Makes the state true again: the interface that was known, then one of the wanted name. */
+/* Queries the state again: the known interface, then one with the wanted name. */
 static int resync(struct sonde_link_watch *link) {
   link->overrun = true;
   int found = 0;
   if (link->ifindex) {
     found = ask(link) ? -1 : await_answer(link);
     if (found == 0)
-      set_gone(link);
+      set_deleted(link);
   }
   if (found == 0)
     found = ask(link) ? -1 : await_answer(link);
@@ -200,16 +197,14 @@ static int resync(struct sonde_link_watch *link) {
 int sonde_link_watch_open(const char *interface, struct sonde_link_watch **out,
                           struct sonde_error *error) {
   struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK};
-  if (!interface || !*interface || strlen(interface) >= IF_NAMESIZE) {
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.64s: %s",
-                      interface ? interface : "", strerror(ENODEV));
-  }
+  if (!interface || !*interface || strlen(interface) >= IF_NAMESIZE)
+    return sonde_fail_interface(error, interface, ENODEV);
   struct sonde_link_watch *link = calloc(1, sizeof *link);
   if (!link)
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+    return sonde_fail_memory(error);
   snprintf(link->wanted, sizeof link->wanted, "%s", interface);
   link->fd = sonde_rtnetlink_socket();
-  /* Subscribed first and asked then: no change falls between. */
+  /* Subscribe before the query, so that no change is missed. */
   socklen_t length = sizeof address;
   if (link->fd < 0 || bind(link->fd, (const struct sockaddr *)&address, sizeof address) ||
       getsockname(link->fd, (struct sockaddr *)&address, &length) ||

@@ -1,8 +1,8 @@
-/* link_watch.h - what happens to one network interface, told by rtnetlink as it happens.
+/* link_watch.h - reports the changes of one network interface, by rtnetlink.
  *
- * A watcher follows the interface, not the name: renamed, it is still the same one, to which
- * a capture stays attached. Only when it is gone does the watcher wait for a new interface
- * of the first name. One thread at a time; poll the descriptor, then read until 0.
+ * A watcher follows the interface across a rename, like a capture that is attached to it. After
+ * the interface is deleted, the watcher waits for a new one with the first name. One thread at
+ * a time; poll the descriptor, then read until 0.
  */
 #ifndef SONDE_HOST_LINK_WATCH_H
 #define SONDE_HOST_LINK_WATCH_H
@@ -21,22 +21,21 @@ enum sonde_link_kind {
 
 struct sonde_link_change {
   int kind;    /* enum sonde_link_kind */
-  int ifindex; /* of the interface it happened to */
+  int ifindex; /* the changed interface */
   char name[IF_NAMESIZE];
 };
 
 struct sonde_link_watch;
 
-/* The state at open is where changes count from: an interface that is absent or down then is
- * not told of until it changes. Errors: INTERFACE_INVALID (no possible name), NO_MEMORY,
- * SYSTEM. */
+/* Reports changes from the state at open: an interface that is absent or down then is reported
+ * when that changes. Errors: INTERFACE_INVALID (malformed name), NO_MEMORY, SYSTEM. */
 int sonde_link_watch_open(const char *interface, struct sonde_link_watch **link,
                           struct sonde_error *error);
 int sonde_link_watch_fd(const struct sonde_link_watch *link);
-int sonde_link_watch_is_up(const struct sonde_link_watch *link); /* as of the last read */
+int sonde_link_watch_is_up(const struct sonde_link_watch *link); /* at the last read */
 
-/* The next change. Returns 1, 0 if nothing waits, or SYSTEM. Does not block, except that after
- * lost messages it waits for the kernel's answer, a second at most. */
+/* Reads the next change. Returns 1, 0 if none is queued, or SYSTEM. Does not block, except after
+ * lost messages: then it waits up to a second for the kernel's answer. */
 int sonde_link_watch_read(struct sonde_link_watch *link, struct sonde_link_change *change,
                           struct sonde_error *error);
 void sonde_link_watch_close(struct sonde_link_watch *link); /* NULL is allowed */

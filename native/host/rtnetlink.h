@@ -1,6 +1,6 @@
-/* rtnetlink.h - what every reader of rtnetlink messages needs: a socket and the attributes.
+/* rtnetlink.h - opens rtnetlink sockets and finds attributes in messages.
  *
- * The messages come from the kernel; their lengths are checked anyway.
+ * Lengths are checked, although the messages come from the kernel.
  */
 #ifndef SONDE_HOST_RTNETLINK_H
 #define SONDE_HOST_RTNETLINK_H
@@ -13,7 +13,7 @@ static inline int sonde_rtnetlink_socket(void) {
   return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 }
 
-/* The attribute of a type among those that fill `bytes`, or NULL. */
+/* Returns the attribute of a type among those in `bytes`, or NULL. */
 static inline const struct rtattr *sonde_rtnetlink_find(const void *first, int bytes, int type) {
   const struct rtattr *one = first;
   for (; RTA_OK(one, bytes); one = RTA_NEXT(one, bytes))
@@ -22,7 +22,7 @@ static inline const struct rtattr *sonde_rtnetlink_find(const void *first, int b
   return NULL;
 }
 
-/* The same in a message whose fixed part has fixed_bytes. */
+/* The same in a message with a fixed part of fixed_bytes. */
 static inline const struct rtattr *sonde_rtnetlink_attribute(const struct nlmsghdr *head,
                                                              size_t fixed_bytes, int type) {
   size_t skipped = NLMSG_ALIGN(fixed_bytes);

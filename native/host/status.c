@@ -1,4 +1,4 @@
-/* status.c - the words for each status. The list itself is in status.h. */
+/* status.c - names and sentences of statuses. status.h has the list. */
 #include "netsonde.h"
 
 #include <stddef.h>

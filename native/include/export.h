@@ -1,9 +1,8 @@
 /* export.h - flow records over NetFlow v5, v9 and IPFIX; part of netsonde.h.
  *
- * Four layers that can be used apart: collectors of a session (records reach them without
- * the caller), the encoder (records in, messages out, time is an argument, no sockets),
- * the decoder (a captured message in, JSON lines out), and columns (data records of one size
- * in, each field of all of them out).
+ * Four independent layers: collectors of a session (the session sends them records), the
+ * encoder (records in, messages out, time is an argument, no sockets), the decoder (a captured
+ * message in, JSON lines out), and columns (data records of one size in, arrays of fields out).
  */
 #ifndef SONDE_EXPORT_H
 #define SONDE_EXPORT_H
@@ -12,8 +11,8 @@
 #include "status.h"
 
 enum sonde_export_profile {
-  SONDE_PROFILE_COMPAT = 0, /* what every collector knows */
-  SONDE_PROFILE_FULL = 1,   /* and what else the record holds; v9 and IPFIX */
+  SONDE_PROFILE_COMPAT = 0, /* fields that every collector supports */
+  SONDE_PROFILE_FULL = 1,   /* plus all other fields of the record; v9 and IPFIX */
 };
 
 enum {
@@ -40,54 +39,53 @@ struct sonde_collector_config {
 };
 
 struct sonde_collector_stats {
-  char address[64]; /* as given */
+  char address[64]; /* the configured one */
   uint16_t port;
   uint16_t version;
-  int connected; /* 0: there is no way to the address; it is tried again every second */
+  int connected; /* 0: the address is unreachable; retried every second */
   uint64_t messages_sent;
   uint64_t bytes_sent;
   uint64_t templates_sent;
-  uint64_t records_sent; /* as a collector counts them: one a direction */
+  uint64_t records_sent; /* by a collector's count: one per direction */
   uint64_t packets_sent; /* in those records */
   uint64_t octets_sent;
-  uint64_t records_skipped_ipv6; /* v5 cannot say them */
+  uint64_t records_skipped_ipv6; /* v5 has no IPv6 fields */
   uint64_t records_lost_refused; /* in messages that an ICMP error answered */
-  uint64_t records_lost_no_room; /* the socket took no more for 50 ms, or the ring ran over */
+  uint64_t records_lost_no_room; /* the socket blocked for 50 ms, or the ring overflowed */
   uint64_t records_lost_error;   /* no route, no interface, not permitted, … */
   uint64_t packets_lost;         /* in lost records of any cause */
   uint64_t octets_lost;
   uint64_t refusals;      /* ICMP errors */
-  uint64_t times_clamped; /* records with times that v5 and v9 cannot say */
-  char last_error[128];   /* in the kernel's words, "" if there was none */
+  uint64_t times_clamped; /* records with times outside the range of v5 and v9 */
+  char last_error[128];   /* the kernel's text, or "" */
 };
 
 /* Definitions are in netsonde.h. */
 struct sonde_session;
 
-/* From the next record on. The same address and port again replaces the settings. INVALID
- * with the reason in words, STATE after stop. May block for one turn of the capture loop. */
+/* Sends from the next record on. For a known address and port, replaces the settings. INVALID
+ * with the reason, STATE after stop. May block for one turn of the capture loop. */
 int sonde_session_collector_add(struct sonde_session *session,
                                 const struct sonde_collector_config *config,
                                 struct sonde_error *error);
-/* INVALID if there is none such. Messages not yet sent are lost. */
+/* INVALID if no collector has this address and port. Unsent messages are lost. */
 int sonde_session_collector_remove(struct sonde_session *session, const char *address,
                                    uint16_t port, struct sonde_error *error);
-/* Fills in up to `max`, in the order of adding. Returns how many. */
+/* Fills in up to `max`, in the order they were added. Returns the number. */
 int sonde_session_collectors(struct sonde_session *session, struct sonde_collector_stats *stats,
                              uint32_t max);
-/* Blocks until the exporter has sent or lost, and counted, every record made so far; after
- * stop also every record still to come from the tables. OK at once without collectors;
- * STATE if timeout_ms passed first. */
+/* Blocks until every record made so far has been sent or counted as lost; after stop also every
+ * record still in the tables. OK at once without collectors; STATE on timeout. */
 int sonde_session_export_flush(struct sonde_session *session, uint32_t timeout_ms,
                                struct sonde_error *error);
-/* 0: no record is kept for sonde_session_drain, which then finds none. On by default. */
+/* 0: keeps no records for sonde_session_drain. On by default. */
 int sonde_session_stream_set(struct sonde_session *session, int on, struct sonde_error *error);
 
 /* ---- encoder ------------------------------------------------------------------------- */
 
 struct sonde_encoder;
 
-/* As in sonde_collector_config; no defaults here. */
+/* The members of sonde_collector_config, without defaults. */
 struct sonde_encoder_config {
   int version;
   int profile;
@@ -95,11 +93,11 @@ struct sonde_encoder_config {
   uint32_t message_bytes_max;
   uint32_t template_refresh_sec;
   uint32_t template_refresh_messages;
-  uint32_t observation_domain; /* not 0: that one is for statistics */
-  uint32_t ifindex;            /* of the interface captured on, 0 if none */
+  uint32_t observation_domain; /* not 0, which is for statistics */
+  uint32_t ifindex;            /* the captured interface, or 0 */
   const char *interface;       /* its name; copied */
-  int packet_time;             /* 1: v5 and v9 headers follow the records' times, not now_ns */
-  uint64_t start_ns;           /* SysUptime counts from a minute before; packet_time: unused */
+  int packet_time;             /* 1: v5 and v9 headers use the records' times, not now_ns */
+  uint64_t start_ns;           /* SysUptime counts from a minute before; unused with packet_time */
 };
 
 struct sonde_message { /* one datagram */
@@ -129,7 +127,7 @@ struct sonde_encoder_counters {
   uint64_t times_clamped;
 };
 
-/* What options data tells of metering and export, cumulative. */
+/* Cumulative metering and export totals for options data. */
 struct sonde_export_totals {
   uint64_t packets_ignored; /* seen by the device, never metered */
   uint64_t octets_ignored;
@@ -141,17 +139,17 @@ struct sonde_export_totals {
 int sonde_encoder_create(const struct sonde_encoder_config *config, struct sonde_encoder **encoder,
                          struct sonde_error *error);
 void sonde_encoder_destroy(struct sonde_encoder *encoder); /* NULL is allowed */
-/* Goes on where the other stands: in the record that it broke off in, and with the sequence
- * numbers of the domain, each version's own. */
+/* Continues at another encoder's position: inside an unfinished record, and with the domain's
+ * sequence numbers of each version. */
 void sonde_encoder_continue(struct sonde_encoder *encoder, const struct sonde_encoder *before);
-/* Appends whole messages. Stops when another message might not fit; returns how many records
- * are done with. Call again with the rest: a record may be half done. Room for two messages
- * makes progress certain. */
+/* Appends whole messages. Stops when another message might not fit. Returns the number of
+ * finished records. Call again with the rest: a record may be half encoded. Space for two
+ * messages guarantees progress. */
 uint32_t sonde_encoder_add(struct sonde_encoder *encoder, const struct sonde_record *records,
                            uint32_t count, uint64_t now_ns, struct sonde_messages *messages);
-/* Forgets a record that is half done: the next call begins with another one. */
+/* Drops a half-encoded record: the next call starts with a new one. */
 void sonde_encoder_abandon(struct sonde_encoder *encoder);
-/* Appends the message with options data, if the version has any and there is room. */
+/* Appends the options data message, if the version has one and it fits. */
 void sonde_encoder_statistics(struct sonde_encoder *encoder,
                               const struct sonde_export_totals *totals, uint64_t now_ns,
                               struct sonde_messages *messages);
@@ -163,39 +161,39 @@ void sonde_encoder_counters(const struct sonde_encoder *encoder,
 struct sonde_export_decoder;
 
 struct sonde_decoded_message {
-  uint32_t bytes; /* of the message: where the next one begins in a file of raw messages */
+  uint32_t bytes; /* message length: the next one follows in a file of raw messages */
   int version;
   uint32_t domain;
   uint32_t sequence;
   uint64_t export_ns;
   uint32_t records;           /* rendered */
-  uint32_t templates;         /* learnt or refreshed */
-  uint32_t sets_unknown;      /* data sets whose template has not come yet */
-  uint32_t malformed;         /* sets, templates and tails that contradict themselves */
+  uint32_t templates;         /* new or refreshed */
+  uint32_t sets_unknown;      /* data sets without a known template */
+  uint32_t malformed;         /* malformed sets, templates and tails */
   uint32_t templates_refused; /* a limit was reached */
-  const char *text;           /* JSON, a line a record; valid until the next call */
+  const char *text;           /* JSON, one line per record; valid until the next call */
   uint32_t text_bytes;
 };
 
 struct sonde_export_decoder *sonde_export_decoder_create(void);
 void sonde_export_decoder_destroy(struct sonde_export_decoder *decoder); /* NULL is allowed */
-/* Reads the message at the start of data. Templates are remembered for (source, version,
- * domain); source tells exporters apart, 0 if unknown. Any bytes may come. FORMAT: no
- * message begins here; NO_MEMORY. */
+/* Decodes the message at the start of data, which may be any bytes. Templates are kept per
+ * (source, version, domain). source identifies an exporter, 0 if unknown. Errors: FORMAT (not
+ * a message), NO_MEMORY. */
 int sonde_export_decode(struct sonde_export_decoder *decoder, uint64_t source, const uint8_t *data,
                         uint32_t bytes, struct sonde_decoded_message *message);
 
 /* ---- columns -------------------------------------------------------------------------- */
 
-struct sonde_set { /* of one IPFIX message or many; the first of its kind, but see below */
+struct sonde_set { /* a set of templates, or an id's first set of data records */
   uint16_t id;     /* 2: templates; 256 and more: data records */
-  uint32_t offset; /* of what follows its header */
+  uint32_t offset; /* where the bytes after the set header begin */
   uint32_t bytes;
-  uint32_t bytes_all; /* of all sets of this id */
+  uint32_t bytes_all; /* total of all sets with this id */
 };
 
-/* Whole IPFIX messages one after the other: each set of templates, and for each id the first
- * set of data records. Returns how many, at most `max`; ends where no whole message begins. */
+/* Lists the sets of consecutive IPFIX messages: each set of templates, and for each id the first
+ * set of data records. Returns the number, at most `max`. Ends at an incomplete message. */
 uint32_t sonde_ipfix_sets(const uint8_t *data, uint32_t bytes, struct sonde_set *sets,
                           uint32_t max);
 enum sonde_column_kind {
@@ -203,27 +201,29 @@ enum sonde_column_kind {
   SONDE_COLUMN_IPV6 = 1, /* 16 octets, RFC 5952 */
   SONDE_COLUMN_MAC = 2,  /* 6 octets, with colons */
   SONDE_COLUMN_HEX = 3,  /* 8 octets */
-  SONDE_COLUMN_U8 = 4,   /* numbers of 1 to 8 octets, and this much of them */
+  SONDE_COLUMN_U8 = 4,   /* numbers of 1 to 8 octets, truncated to this type */
   SONDE_COLUMN_U16 = 5,
   SONDE_COLUMN_U32 = 6,
   SONDE_COLUMN_U64 = 7,
-  SONDE_COLUMN_SUM = 8, /* all of them added to the one uint64_t that is there, modulo 2^64 */
+  SONDE_COLUMN_SUM = 8, /* adds all values to one uint64_t, modulo 2^64 */
 };
 
-enum { SONDE_COLUMN_TEXT_MAX = 40 }; /* bytes a row, and as many once more to scribble on */
+enum {
+  SONDE_COLUMN_TEXT_MAX = 40
+}; /* bytes per row; the buffer needs as many again as scratch space */
 
-struct sonde_column { /* a field of a data record, and where all of them go */
+struct sonde_column { /* a field of a data record, and its output */
   uint32_t offset;
-  uint32_t width; /* octets, as the column's kind has them */
+  uint32_t width; /* octets, as required by `kind` */
   int kind;       /* enum sonde_column_kind */
-  void *values;   /* numbers in native order; or texts one after the other, as Arrow has them: */
+  void *values;   /* numbers in native order, or concatenated texts (Arrow layout): */
   int32_t *ends;  /* row n is text[ends[n]] to text[ends[n + 1]], below 2^31; else NULL */
 };
 
-/* Reads the whole records of all sets `id` into the columns, from row `row` on, `rows_max` at
- * most; texts begin at ends[row], the caller's to set for the first. Returns how many, which
- * without columns is all it does: so the caller learns what room there must be. That the fields
- * lie in the record is the caller's to have checked. record_bytes is at least 1. */
+/* Reads the whole records of all sets `id` into the columns, from row `row` on, at most
+ * `rows_max`. Texts begin at ends[row]; the caller sets the first. Returns the number of rows;
+ * without columns it only counts them, to size the buffers. The caller must have checked that
+ * the fields are inside the record. record_bytes is at least 1. */
 uint32_t sonde_ipfix_columns(const uint8_t *data, uint32_t bytes, uint16_t id,
                              uint32_t record_bytes, const struct sonde_column *columns,
                              uint32_t count, uint32_t row, uint32_t rows_max);

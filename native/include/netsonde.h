@@ -28,18 +28,17 @@ struct sonde_backend_report {
   int compiled;      /* the plugin is in the package */
   int loadable;      /* dlopen and the ABI check succeeded */
   int usable;        /* probe succeeded: a session can be opened with it now */
-  char reason[256];  /* the loader's or kernel's own words if not usable, else "" */
+  char reason[256];  /* the loader's or kernel's text if not usable, else "" */
 };
 
-/* Reports each known backend, in a fixed order. Returns how many (at most `max`).
+/* Reports each known backend, in a fixed order. Returns the number (at most `max`).
  * plugin_dir: the directory of the backend plugins. */
 int sonde_backend_probe(const char *plugin_dir, struct sonde_backend_report *reports, uint32_t max);
-/* Reports the one of this name; libraries of others are not touched. BACKEND_UNKNOWN if there
- * is none. */
+/* Reports the backend of this name and loads no other. BACKEND_UNKNOWN if the name is unknown. */
 int sonde_backend_probe_one(const char *plugin_dir, const char *name,
                             struct sonde_backend_report *report);
 
-/* Is it a BPF expression? A backend may refuse it all the same. Needs no privilege. */
+/* Checks that it is a BPF expression. A backend may still reject it. Needs no privilege. */
 int sonde_filter_check(const char *expression, struct sonde_error *error);
 
 /* ---- session ----------------------------------------------------------------------- */
@@ -57,34 +56,34 @@ struct sonde_session_config {
                                 also when open fails; else -1 */
   uint32_t workers;          /* 1…64 */
   uint32_t snaplen;          /* 64…262144 */
-  uint32_t ring_bytes;       /* of the kernel ring, 1 MiB…1 GiB */
+  uint32_t ring_bytes;       /* kernel ring, 1 MiB…1 GiB */
   uint32_t flow_table_size;  /* flows over all workers, 16…2^26 */
   uint32_t record_ring_size; /* records over all workers, 64…2^24 */
   int promiscuous;
   int dedicated;
   int tunnel_mode;     /* enum sonde_tunnel_mode */
   double replay_speed; /* `file`: 0 as fast as possible, 1.0 real time */
-  int metering;        /* 1: records leave from the first packet on */
+  int metering;        /* 1: make records from the first packet on */
   uint64_t idle_timeout_ns;
   uint64_t active_timeout_ns;
-  uint64_t buffer_bytes;      /* of the capture buffer in memory; 0: none */
+  uint64_t buffer_bytes;      /* capture buffer in memory; 0: no buffer */
   const char *buffer_dir;     /* directory of segment files, or NULL: memory only */
-  uint64_t buffer_disk_bytes; /* of all segment files together; at least 4 MiB */
+  uint64_t buffer_disk_bytes; /* all segment files together; at least 4 MiB */
 };
 
-/* Opens and allocates; no packet is taken. Errors: as backend.h's open, and
+/* Opens and allocates; captures no packet. Errors: those of backend.h's open, and
  * BACKEND_UNKNOWN, BACKEND_UNAVAILABLE, INVALID. */
 int sonde_session_open(const struct sonde_session_config *config, struct sonde_session **session,
                        struct sonde_error *error);
 int sonde_session_start(struct sonde_session *session, struct sonde_error *error);
 
-/* Refuses new packets, meters those already taken, ends every flow with reason `forced`
- * (with metering on), stops the threads. Blocks up to about a second. Records that do not
- * fit the ring wait inside the session: drain until it returns 0. */
+/* Rejects new packets, meters those already captured, ends every flow with reason `forced`
+ * (with metering on), stops the threads. Blocks up to about a second. The session keeps records
+ * that do not fit the ring: drain until it returns 0. */
 int sonde_session_stop(struct sonde_session *session, struct sonde_error *error);
 void sonde_session_close(struct sonde_session *session); /* NULL is allowed */
 
-/* Readable when records or events wait. Owned by the session; read 8 bytes to re-arm,
+/* Readable when records or events are queued. Owned by the session; read 8 bytes to re-arm,
  * then drain until empty. */
 int sonde_session_event_fd(const struct sonde_session *session);
 
@@ -92,9 +91,9 @@ enum sonde_event_kind {
   SONDE_EVENT_FINISHED = 1,  /* the file has been read to its end */
   SONDE_EVENT_LINK_DOWN = 2, /* the interface was set down or lost its carrier */
   SONDE_EVENT_LINK_UP = 3,
-  SONDE_EVENT_LINK_DELETED = 4,    /* the interface is gone; the session waits for its name */
-  SONDE_EVENT_LINK_RETURNED = 5,   /* an interface of that name is back and attached to */
-  SONDE_EVENT_BACKEND_ERROR = 6,   /* the source broke; retried with backoff */
+  SONDE_EVENT_LINK_DELETED = 4,    /* interface deleted; the session waits for its name */
+  SONDE_EVENT_LINK_RETURNED = 5,   /* an interface of that name exists and is attached */
+  SONDE_EVENT_BACKEND_ERROR = 6,   /* the source failed; retried with backoff */
   SONDE_EVENT_CLOCK_STEP = 7,      /* the wall clock jumped; value: by how many ns */
   SONDE_EVENT_TABLE_FULL = 8,      /* flows leave with reason resources; once a minute at most */
   SONDE_EVENT_RECORDS_DROPPED = 9, /* the record ring overflowed; once a minute at most */
@@ -112,7 +111,7 @@ struct sonde_event {
   char detail[128];
 };
 
-/* Takes up to `max` events in order. Returns how many. */
+/* Removes up to `max` events in order. Returns the number. */
 int sonde_session_events(struct sonde_session *session, struct sonde_event *events, uint32_t max);
 
 enum { SONDE_NON_FLOW_MAX = 16 };
@@ -120,7 +119,7 @@ enum { SONDE_NON_FLOW_MAX = 16 };
 /* The sum of one consistent snapshot per worker. packets_captured = packets_recorded +
  * packets_active + packets_non_flow + packets_unmetered. */
 struct sonde_stats {
-  uint64_t time_ns;         /* of the snapshot, ns since the epoch */
+  uint64_t time_ns;         /* snapshot time, ns since the epoch */
   uint64_t heartbeat;       /* grows while every capture thread runs its loop */
   uint64_t packets_dropped; /* by the kernel or device ring */
   SONDE_WORKER_COUNTER_LIST(SONDE_COUNTER_MEMBER)
@@ -132,9 +131,9 @@ struct sonde_stats {
   uint64_t flow_table_size;
   uint64_t ring_freezes;
   uint64_t ring_used_permille;
-  uint64_t buffer_bytes_used; /* by whole chunks; equals the capacity once it has wrapped */
+  uint64_t buffer_bytes_used; /* whole chunks; equals the capacity once it has wrapped */
   uint64_t buffer_bytes_capacity;
-  uint64_t buffer_oldest_ns; /* of the packets in memory; 0: none */
+  uint64_t buffer_oldest_ns; /* oldest packet in memory; 0: empty */
   uint64_t buffer_newest_ns;
   uint64_t buffer_packets; /* frames in memory: a super-packet counts once */
   int encrypted;           /* 1: the capture buffer is sealed */
@@ -167,9 +166,9 @@ struct sonde_flow_query {
   int protocol; /* -1: any */
 };
 
-/* Cumulative totals of active flows (packets, bytes, l2_bytes since flow_start), changing
- * nothing. Blocks for one turn of the capture loop. Fills `records` (room for
- * query.limit), in order; *matching: flows that match, before the limit. Returns how many. */
+/* Lists cumulative totals of active flows (packets, bytes, l2_bytes since flow_start) without
+ * changing them. Blocks for one turn of the capture loop. Fills `records` (space for
+ * query.limit) in order; *matching: flows that match, before the limit. Returns the number. */
 int sonde_session_list(struct sonde_session *session, const struct sonde_flow_query *query,
                        struct sonde_record *records, uint64_t *matching, uint64_t *active,
                        struct sonde_error *error);
@@ -178,25 +177,24 @@ int sonde_session_list(struct sonde_session *session, const struct sonde_flow_qu
 
 enum { SONDE_ENCRYPTION_KEY_BYTES = 32, SONDE_ENCRYPTION_KEY_ID_BYTES = 8 };
 
-/* on: everything in the buffer is sealed from here on; what lay there in clear is sealed
- * before this returns (about 0.3 s per GiB), or dropped: segment files in clear, also those of
- * earlier sessions. Another key than before: a new period begins;
- * what the old key sealed in memory can be asked for as before. off: what comes from here on
- * stays in clear. cipher: "AES-256-GCM". key: 32 bytes, copied; ignored when off.
+/* on: seals new packets, and before it returns also the plain packets in memory (about 0.3 s per
+ * GiB). Drops plain segment files, also those of earlier sessions. A different key starts a new
+ * period; packets in memory sealed with the old key stay readable. off: new packets are stored
+ * plain. cipher: "AES-256-GCM". key: 32 bytes, copied; ignored when off.
  * Errors: CIPHER_UNKNOWN, STATE (no capture buffer), SYSTEM. */
 int sonde_session_encryption_set(struct sonde_session *session, int on, const char *cipher,
                                  const uint8_t *key, struct sonde_error *error);
-/* Which key opens a segment: see docs/segment.md. Errors: SYSTEM. */
+/* Computes the key id in a segment, see docs/segment.md. Errors: SYSTEM. */
 int sonde_encryption_key_id(const uint8_t *key, uint8_t *id);
 
 enum sonde_gap_reason {
   SONDE_GAP_OVERWRITTEN = 1, /* older than the buffer reaches, or overwritten while reading */
   SONDE_GAP_UNRECORDED = 2,  /* captured, but every chunk was busy */
   SONDE_GAP_UNSEALED = 3,    /* could not be sealed, so it was dropped */
-  SONDE_GAP_UNOPENABLE = 4,  /* sealed with a key that is not at hand, or damaged */
-  SONDE_GAP_SPILL_LOST = 5,  /* could not be written to a segment, and has left memory */
-  SONDE_GAP_LIMIT = 6,       /* left out: the answer has reached max_bytes or max_packets */
-  SONDE_GAP_DROPPED = 7,     /* never captured: somewhere in this time the source dropped packets */
+  SONDE_GAP_UNOPENABLE = 4,  /* sealed with an unavailable key, or damaged */
+  SONDE_GAP_SPILL_LOST = 5,  /* not written to a segment, and no longer in memory */
+  SONDE_GAP_LIMIT = 6,       /* omitted: the answer has reached max_bytes or max_packets */
+  SONDE_GAP_DROPPED = 7,     /* the source dropped packets in this time */
 };
 
 struct sonde_packets_gap {
@@ -210,31 +208,31 @@ enum { SONDE_PACKETS_GAPS_MAX = 64 };
 
 struct sonde_packets_summary {
   uint64_t packets;
-  uint64_t bytes; /* of pcapng handed out so far */
+  uint64_t bytes; /* pcapng bytes returned so far */
   uint64_t first_ns;
   uint64_t last_ns;
-  uint64_t chunks_read; /* and those that their index let us skip */
+  uint64_t chunks_read; /* and chunks skipped by their index: */
   uint64_t chunks_skipped;
   int complete; /* 1: the answer is finished and has no gap */
   uint32_t gap_count;
   struct sonde_packets_gap gaps[SONDE_PACKETS_GAPS_MAX]; /* in order of time */
 };
 
-struct sonde_packets; /* an answer on its way */
+struct sonde_packets; /* an open query */
 
-enum { SONDE_PACKETS_READ_MIN = 524288 }; /* the least capacity for read */
+enum { SONDE_PACKETS_READ_MIN = 524288 }; /* minimum capacity for read */
 
-/* Asks for the packets from start_ns to end_ns, both included, that match, as pcapng.
+/* Queries the matching packets from start_ns to end_ns, both included, as pcapng.
  * filter: BPF or NULL. end_ns 0: until now. max_bytes, max_packets: 0 = no limit. The
- * answer holds what had been captured when this returns. It lives until close, which comes
- * before the session's, and is read by one thread at a time.
+ * answer covers packets captured before this returns. Close it before the session. One thread
+ * at a time reads it.
  * Errors: FILTER_INVALID, STATE (no capture buffer), NO_MEMORY. */
 int sonde_session_packets_open(struct sonde_session *session, const char *filter, uint64_t start_ns,
                                uint64_t end_ns, uint64_t max_bytes, uint64_t max_packets,
                                struct sonde_packets **packets, struct sonde_error *error);
-/* Writes the next bytes: whole blocks, in order of time over all workers, 0 if it has
- * only looked so far (ask again: it returns within some ten milliseconds). Errors: END when
- * all has been handed out, TOO_SMALL. */
+/* Writes the next whole blocks, in order of time over all workers. Each call returns within some
+ * ten milliseconds; 0 means no match so far, call again. Errors: END after the last block,
+ * TOO_SMALL. */
 int sonde_session_packets_read(struct sonde_packets *packets, uint8_t *buffer, uint32_t capacity);
 void sonde_session_packets_summary(const struct sonde_packets *packets,
                                    struct sonde_packets_summary *summary);
@@ -244,14 +242,14 @@ void sonde_session_packets_close(struct sonde_packets *packets); /* NULL is allo
 
 struct sonde_segment; /* a segment file being read */
 
-/* fd: stays the caller's. key: 32 bytes, or NULL for a file in clear. interface: named in the
+/* fd: the caller keeps it. key: 32 bytes, or NULL for a plain file. interface: named in the
  * pcapng. Errors: FORMAT, KEY_WRONG, CIPHER_UNKNOWN, TRUNCATED (not even a header), SYSTEM. */
 int sonde_segment_open(int fd, const uint8_t *key, const char *interface,
                        struct sonde_segment **segment, struct sonde_error *error);
-/* The next whole blocks of pcapng, packets as they were captured by each worker. 0: ask
- * again. END: the final frame was reached, nothing is missing. TRUNCATED: every whole frame
- * has been handed out, and the file was cut. DAMAGED, REORDERED: nothing after this can be
- * believed; the detail names the frame. TOO_SMALL, SYSTEM. */
+/* Writes the next whole pcapng blocks, in each worker's capture order. 0: call again. END: the
+ * final frame was reached and no frame is missing. TRUNCATED: every whole frame has been
+ * returned, and the file is cut off. DAMAGED, REORDERED: the rest cannot be trusted; the detail
+ * names the frame. TOO_SMALL, SYSTEM. */
 int sonde_segment_read(struct sonde_segment *segment, uint8_t *buffer, uint32_t capacity,
                        struct sonde_error *error);
 void sonde_segment_close(struct sonde_segment *segment); /* NULL is allowed */
@@ -275,8 +273,8 @@ struct sonde_batch {
 enum { SONDE_RENDERED_RECORD_MAX = 2048 }; /* upper bound of one record, any encoding */
 
 /* Renders `count` records as one array ("[…]", or a MessagePack array). Stops before a
- * record that may not fit; batch->records says how far it came. Returns 0 or TOO_SMALL if not
- * even an empty array fits. interface: shown as the records' interface. */
+ * record that may not fit; batch->records is the number rendered. Returns 0, or TOO_SMALL if an
+ * empty array does not fit. interface: the records' interface name. */
 int sonde_records_render(const struct sonde_record *records, uint32_t count, int encoding,
                          const char *interface, uint8_t *buffer, uint32_t capacity,
                          struct sonde_batch *batch);
@@ -287,10 +285,10 @@ int sonde_records_render_fields(const struct sonde_record *records, uint32_t cou
                                 uint64_t fields, const char *interface, uint8_t *buffer,
                                 uint32_t capacity, struct sonde_batch *batch);
 const char *sonde_record_field_name(uint32_t field); /* NULL past the last */
-/* The fields that sonde_session_drain renders from now on. */
+/* Sets the fields that sonde_session_drain renders from now on. */
 void sonde_session_stream_fields_set(struct sonde_session *session, uint64_t fields);
 
-/* Takes up to records_max records off the ring and renders them. batch->records == 0: the
+/* Removes up to records_max records from the ring and renders them. batch->records == 0: the
  * ring is empty. One caller at a time. */
 int sonde_session_drain(struct sonde_session *session, int encoding, uint32_t records_max,
                         uint8_t *buffer, uint32_t capacity, struct sonde_batch *batch);

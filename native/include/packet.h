@@ -1,8 +1,8 @@
-/* packet.h - the two things that travel down the pipeline, and nothing else.
+/* packet.h - the two structures that pass through the pipeline.
  *
- * struct sonde_packet is what a backend hands over; struct sonde_decoded is what the
- * decoder makes of it and what the flow table eats. Both live in arrays of one batch
- * that the session loop owns; pointers in them are valid until the next receive.
+ * A backend hands over struct sonde_packet. The decoder turns it into struct sonde_decoded, the
+ * flow table's input. Both are in arrays of one batch that the session loop owns. Pointers in
+ * them are valid until the next receive.
  */
 #ifndef SONDE_PACKET_H
 #define SONDE_PACKET_H
@@ -23,8 +23,8 @@ enum sonde_linktype {
   SONDE_LINKTYPE_IPV4 = 228,
   SONDE_LINKTYPE_IPV6 = 229,
   SONDE_LINKTYPE_SLL2 = 276,
-  /* No frame: data points to one struct sonde_delta, or with caplen 0 says that everything
-   * up to time_ns has been handed over. Only from backends told to add up (backend.h). */
+  /* Not a frame: data points to one struct sonde_delta, or, with caplen 0, marks that all packets
+   * up to time_ns have been handed over. Only from aggregating backends (backend.h). */
   SONDE_LINKTYPE_DELTA = 0xffff,
 };
 
@@ -34,7 +34,7 @@ struct sonde_packet {
   uint32_t caplen;     /* bytes at data */
   uint32_t wirelen;    /* bytes of the frame (of the super-packet, with gso_size) without FCS */
   uint16_t linktype;   /* enum sonde_linktype */
-  uint16_t gso_size;   /* payload bytes per wire packet of a GRO/GSO super-packet; 0: as it is */
+  uint16_t gso_size;   /* payload bytes per wire packet of a GRO/GSO super-packet; else 0 */
   uint8_t direction;   /* enum sonde_direction */
   uint8_t reserved[3];
 };
@@ -53,13 +53,13 @@ struct sonde_key {
   uint16_t vlan[SONDE_VLAN_DEPTH_MAX]; /* outer to inner, 0 beyond vlan_depth */
 };
 
-/* What a backend has added up for one flow since it last said so: packets that nothing but
- * counting has to be done for. Two-element arrays are [0] sent by the key's lo side and [1]
- * by its hi side. Written by the backend's programs in the kernel, so every byte has its
- * place; packets that open or end a TCP connection, fragments and the like never are in here. */
+/* The sums of a flow's packets since the backend's last delta, for packets that only have to be
+ * counted. Packets that open or end a TCP connection, fragments and the like are not included.
+ * Two-element arrays: [0] sent by the key's lo side, [1] by its hi side. The backend's programs
+ * in the kernel write it, so there is no implicit padding. */
 struct sonde_delta {
   struct sonde_key key;
-  uint64_t last_ns[2]; /* since the epoch; of a side without packets: undefined */
+  uint64_t last_ns[2]; /* since the epoch; undefined for a side without packets */
   uint64_t packets[2]; /* wire packets */
   uint64_t ip_bytes[2];
   uint64_t l2_bytes[2];
@@ -70,15 +70,15 @@ struct sonde_delta {
   uint32_t tcp_next[2]; /* expected after the last one */
   uint32_t retransmissions[2];
   uint32_t out_of_order[2];
-  uint32_t tcp_seq[2];    /* of the side's first packet … */
-  uint32_t tcp_length[2]; /* … and what it took of the sequence space */
+  uint32_t tcp_seq[2];    /* the side's first packet: sequence … */
+  uint32_t tcp_length[2]; /* … and length in sequence space */
   uint64_t first_ns[2];
   uint8_t tcp_gap[2];  /* 1: bytes are missing before tcp_next */
-  uint8_t tos[2];      /* of the side's first packet */
-  uint8_t dest_mac[6]; /* of the first packet */
+  uint8_t tos[2];      /* from the side's first packet */
+  uint8_t dest_mac[6]; /* from the first packet */
   uint8_t source_mac[6];
   uint8_t has_mac;
-  uint8_t first_side; /* that sent the first packet: 0 or 1 */
+  uint8_t first_side; /* sender of the first packet: 0 or 1 */
   uint8_t direction;  /* enum sonde_direction, of the first packet */
   uint8_t reserved[5];
 };

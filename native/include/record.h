@@ -1,4 +1,4 @@
-/* record.h - one flow record, as it crosses from the meter to every renderer.
+/* record.h - one flow record, passed from the meter to every renderer.
  *
  * Fixed layout, host byte order, 8-byte aligned, no pointers: a record can be copied,
  * queued and handed to Python as bytes. Two-element arrays are [0] forward (from source)
@@ -22,7 +22,7 @@ enum sonde_end_reason {                     /* flowEndReason, RFC 5102 §5.11.3 
                         SONDE_END_RESOURCES = 5,
 };
 
-enum sonde_direction { /* as the host sees it; flowDirection is 0 ingress, 1 egress */
+enum sonde_direction { /* from the host's view; flowDirection is 0 ingress, 1 egress */
                        SONDE_DIRECTION_UNKNOWN = 0,
                        SONDE_DIRECTION_INGRESS = 1,
                        SONDE_DIRECTION_EGRESS = 2,
@@ -44,7 +44,7 @@ enum { SONDE_VLAN_DEPTH_MAX = 4 };
 #define SONDE_FLOW_LABEL_MASK UINT32_C(0xfffff)
 
 /* IPv6 extension headers, in sonde_record.ipv6 above the flow label: bits 0…6 of
- * ipv6ExtensionHeaders as they are, and its bits 12…15 right behind them. */
+ * ipv6ExtensionHeaders, then its bits 12…15. */
 enum sonde_extension {
   SONDE_EXTENSION_DESTINATION = 1 << 20,
   SONDE_EXTENSION_HOP_BY_HOP = 1 << 21,
@@ -69,7 +69,7 @@ struct sonde_record {
   uint64_t total_bytes[2];
   uint8_t source_ip[16]; /* IPv4 in the first four bytes, the rest zero */
   uint8_t dest_ip[16];
-  uint8_t tunnel_source_ip[16]; /* the tunnel's own header; only with tunnel_type */
+  uint8_t tunnel_source_ip[16]; /* the tunnel header; only with tunnel_type */
   uint8_t tunnel_dest_ip[16];
   uint32_t tunnel_id;  /* VNI, TEID, GRE key; 0 if the tunnel has none */
   uint32_t mpls_label; /* top label, 0…2^20-1; UINT32_MAX: none */
@@ -84,26 +84,26 @@ struct sonde_record {
   uint16_t vlan[4]; /* outer to inner; vlan_depth of them */
   uint8_t vlan_depth;
   uint8_t ip_version;        /* 4 or 6 */
-  uint8_t tunnel_ip_version; /* of tunnel_source_ip; 0 without a tunnel */
+  uint8_t tunnel_ip_version; /* version of tunnel_source_ip; 0 without a tunnel */
   uint8_t protocol;
   uint8_t source_mac[6];
   uint8_t dest_mac[6];
   uint8_t has_mac;   /* 0: the link type carries no Ethernet addresses */
-  uint8_t icmp_type; /* of the forward direction; only for ICMP and ICMPv6 */
+  uint8_t icmp_type; /* forward direction; only for ICMP and ICMPv6 */
   uint8_t icmp_code;
   uint8_t tcp_flags[2]; /* OR over the segment */
   uint8_t tos;          /* IPv4 TOS or IPv6 traffic class of the segment's first packet */
   uint8_t ttl_min;
   uint8_t ttl_max;
   uint8_t end_reason; /* enum sonde_end_reason */
-  uint8_t final;      /* 1: no further record of this flow_id comes */
+  uint8_t final;      /* 1: the last record of this flow_id */
   uint8_t direction;  /* enum sonde_direction, of the flow's first packet */
   uint8_t tunnel_type;
-  /* Told by the export's full profile alone. */
+  /* Only the export's full profile sends these. */
   uint32_t ipv6;            /* flow label of the first packet | enum sonde_extension, of all */
-  uint16_t fragment_offset; /* of the flow's first packet, like the next two; in 8 octets */
-  uint8_t fragment_flags;   /* IPv4: DF 64; both: MF 32; as fragmentFlags has them */
-  uint8_t vlan_priority;    /* 0…7, of the outer tag */
+  uint16_t fragment_offset; /* in 8 octets; this and the next two: the flow's first packet */
+  uint8_t fragment_flags;   /* fragmentFlags: DF 64 (IPv4), MF 32 (both) */
+  uint8_t vlan_priority;    /* outer tag, 0…7 */
 };
 
 #endif

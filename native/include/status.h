@@ -1,9 +1,8 @@
-/* status.h - what can go wrong, once.
+/* status.h - the list of all statuses.
  *
  * Every function that can fail returns 0 (or a count) on success and a negative
- * enum sonde_status on failure. The number and the name are stable; the detail, in
- * words, goes to a struct sonde_error that the caller owns. Nothing below this header
- * prints or exits.
+ * enum sonde_status on failure. Numbers and names are stable. The detail text goes to the
+ * caller's struct sonde_error. No function of the core prints or exits.
  */
 #ifndef SONDE_STATUS_H
 #define SONDE_STATUS_H
@@ -43,7 +42,7 @@ enum { SONDE_ERROR_DETAIL_MAX = 256 };
 struct sonde_error {
   int status;                          /* enum sonde_status */
   int system_errno;                    /* errno of the failing call, or 0 */
-  char detail[SONDE_ERROR_DETAIL_MAX]; /* NUL-terminated, in the words of the kernel or library */
+  char detail[SONDE_ERROR_DETAIL_MAX]; /* NUL-terminated text, often the kernel's or a library's */
 };
 
 #endif

@@ -240,9 +240,9 @@ static void check_false_length(uint32_t type, size_t offset, uint32_t value, con
 }
 
 static void check_false_lengths(void) {
-  check_false_length(6, 4, 8, "impossible length");
-  check_false_length(6, 4, 61, "impossible length");
-  check_false_length(6, 4, 0x7ffffffc, "longer than any");
+  check_false_length(6, 4, 8, "invalid length");
+  check_false_length(6, 4, 61, "invalid length");
+  check_false_length(6, 4, 0x7ffffffc, "longer than the limit");
   check_false_length(6, 4, 56, "does not repeat");
   check_false_length(6, 8, 1, "does not describe");
   check_false_length(6, 20, 0xffffffff, "claims more");
@@ -251,7 +251,7 @@ static void check_false_lengths(void) {
   check_false_length(6, 48, 0xffff0001, "option");
   check_false_length(3, 8, 9, "claims more");
   check_false_length(1, 16, 0x80000002, "option");
-  check_false_length(0x0a0d0d0a, 8, 0, "no byte order");
+  check_false_length(0x0a0d0d0a, 8, 0, "no byte-order magic");
   check_false_length(0x0a0d0d0a, 12, 2, "version");
 
   image_begin(true);

@@ -89,7 +89,7 @@ static void check_reasons(void) {
   check_unavailable("no_module,hidden_cause", "kernel module pf_ring is not loaded",
                     SONDE_BACKEND_UNAVAILABLE);
   check_unavailable("no_permission", "needs CAP_NET_RAW", SONDE_PERMISSION);
-  check_unavailable("slot_mismatch", "libpfring 8.9.0 does not fit the kernel module",
+  check_unavailable("slot_mismatch", "libpfring 8.9.0 does not match the kernel module",
                     SONDE_BACKEND_UNAVAILABLE);
 }
 
@@ -133,7 +133,7 @@ static void check_dedicated(void) {
     const char *words;
   } rows[] = {
       {"ip addr add 10.9.0.1/24 dev v0", "ip addr del 10.9.0.1/24 dev v0", "IP address"},
-      {"ip link add m0 link v0 type macvlan", "ip link del m0", "lies upon it"},
+      {"ip link add m0 link v0 type macvlan", "ip link del m0", "uses it"},
       {"ip link add b0 type bridge && ip link set v0 master b0", "ip link del b0", "master"},
       {"ip route add default dev v0", "ip route del default dev v0", "default route"},
   };

@@ -43,7 +43,7 @@ async def test_missing_library_reason_quotes_the_loader(
         ("no_module", "the kernel module pf_ring is not loaded"),
         ("no_module,hidden_cause", "the kernel module pf_ring is not loaded"),
         ("no_permission", "needs CAP_NET_RAW"),
-        ("slot_mismatch", "libpfring 8.9.0 does not fit the kernel module"),
+        ("slot_mismatch", "libpfring 8.9.0 does not match the kernel module"),
     ],
 )
 async def test_each_missing_feature_has_its_own_reason(

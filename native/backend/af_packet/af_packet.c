@@ -1,29 +1,23 @@
 /* af_packet.c - the `af_packet` backend: the host's own packets, copied by the kernel into
- * memory-mapped rings, one a queue. It takes nothing away from the host.
+ * memory-mapped rings, one per queue. The host keeps its packets.
  *
- * Counting: the kernel's counters are reset by reading, so that one place reads them, under
- * the lock; what an old group had counted is kept in `past`. At stop everything the kernel
- * accepted was handed over, or is counted as dropped.
+ * Reading the kernel's counters resets them, so one place reads them, under the lock. `past`
+ * keeps the counts of closed groups. At stop every packet that the kernel accepted has been
+ * handed over or is counted as dropped.
  */
-#include <errno.h>
 #include <linux/if_packet.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
-#include "backend.h"
-#include "failure.h"
 #include "group.h"
 #include "host/clock.h"
+#include "host/plugin.h"
 
 enum {
-  DRAIN_MIN_MS = 3 * RING_RETIRE_MS, /* packets on their way pass, and the timer has run twice */
-  DRAIN_MAX_MS = 1000,               /* what the kernel has not handed over by now is lost */
+  DRAIN_MIN_MS = 3 * RING_RETIRE_MS, /* packets in flight arrive, and the timer has run twice */
+  DRAIN_MAX_MS = 1000,               /* packets still in the kernel after this are lost */
 };
 
 struct sonde_backend {
@@ -38,7 +32,7 @@ struct sonde_backend {
   bool started;
   _Atomic uint64_t quiesced_ms; /* monotonic; 0: running */
   pthread_mutex_t count_lock;
-  struct sonde_backend_stats past; /* of groups that are closed */
+  struct sonde_backend_stats past; /* the counts of closed groups */
   int wake_fds[QUEUES_MAX];
 };
 
@@ -50,8 +44,7 @@ static int probe(struct sonde_error *error) {
   return status;
 }
 
-/* Ends the group's life; what it accepted and nobody took is lost. Who looks finds the one or
- * the other. */
+/* Closes the group and counts its unread packets as dropped. Other threads see either group. */
 static void replace(struct sonde_backend *backend, const struct group *next) {
   pthread_mutex_lock(&backend->count_lock);
   struct group before = backend->group;
@@ -59,7 +52,7 @@ static void replace(struct sonde_backend *backend, const struct group *next) {
     struct packet_ring *ring = &before.rings[i];
     packet_ring_attach(ring, &program_refuse_all, NULL);
     packet_ring_count(ring);
-    backend->past.dropped += ring->dropped + (ring->accepted - ring->taken);
+    backend->past.dropped += ring->dropped + (ring->accepted - ring->read);
     backend->past.freezes += ring->freezes;
   }
   backend->group = *next;
@@ -67,54 +60,53 @@ static void replace(struct sonde_backend *backend, const struct group *next) {
   group_close(&before);
 }
 
-static void packet_close(struct sonde_backend *backend) {
+static void backend_close(struct sonde_backend *backend) {
   if (!backend)
     return;
   group_close(&backend->group);
   program_free(&backend->program);
   for (uint32_t i = 0; i < backend->queues; i++)
-    if (backend->wake_fds[i] >= 0)
-      close(backend->wake_fds[i]);
+    sonde_fd_close(&backend->wake_fds[i]);
   pthread_mutex_destroy(&backend->count_lock);
   free(backend->expression);
   free(backend);
 }
 
-static int packet_open(const struct sonde_backend_config *config, struct sonde_backend **out,
-                       struct sonde_error *error) {
+/* Looks up the interface, compiles the filter for it and opens the rings. */
+static int prepare(const struct sonde_backend *backend, const char *name,
+                   struct sonde_interface *interface, struct program *program, struct group *group,
+                   struct sonde_error *error) {
+  int status = sonde_interface_find(name, SONDE_TAP_SOCKET, interface, error);
+  if (!status)
+    status = group_open(group, backend->queues, backend->ring_bytes, backend->snaplen,
+                        interface->linktype, error);
+  return status ? status
+                : program_compile(interface, backend->snaplen, backend->expression, program, error);
+}
+
+static int backend_open(const struct sonde_backend_config *config, struct sonde_backend **out,
+                        struct sonde_error *error) {
   struct sonde_backend *backend = calloc(1, sizeof *backend);
   if (!backend)
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+    return sonde_fail_memory(error);
   pthread_mutex_init(&backend->count_lock, NULL);
-  backend->queues = config->queues < 1            ? 1
-                    : config->queues > QUEUES_MAX ? QUEUES_MAX
-                                                  : config->queues;
+  backend->queues = sonde_queue_count(config->queues, QUEUES_MAX);
   backend->ring_bytes = config->ring_bytes;
   backend->snaplen = config->snaplen;
   backend->promiscuous = config->promiscuous != 0;
   backend->expression = strdup(config->filter ? config->filter : "");
-  int status =
-      backend->expression ? 0 : sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  for (uint32_t i = 0; i < backend->queues; i++) {
-    backend->wake_fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (backend->wake_fds[i] < 0)
-      status = sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
-  }
+  int status = backend->expression ? 0 : sonde_fail_memory(error);
+  for (uint32_t i = 0; i < backend->queues; i++)
+    status = sonde_wake_open(&backend->wake_fds[i], error) ? SONDE_SYSTEM : status;
   if (!status && config->interface && strcmp(config->interface, "any") == 0) {
     status = sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV,
-                        "any: this backend captures on one interface; pcap takes any");
+                        "any: af_packet captures on one interface; use backend pcap for any");
   }
   status = status ? status
-                  : sonde_interface_find(config->interface, SONDE_TAP_SOCKET, &backend->interface,
-                                         error);
-  status = status ? status
-                  : group_open(&backend->group, backend->queues, backend->ring_bytes,
-                               backend->snaplen, backend->interface.linktype, error);
-  status = status ? status
-                  : program_compile(&backend->interface, backend->snaplen, backend->expression,
-                                    &backend->program, error);
+                  : prepare(backend, config->interface, &backend->interface, &backend->program,
+                            &backend->group, error);
   if (status) {
-    packet_close(backend);
+    backend_close(backend);
     return status;
   }
   *out = backend;
@@ -141,7 +133,7 @@ static int start(struct sonde_backend *backend, struct sonde_error *error) {
   return status;
 }
 
-/* The socket stays good while its interface is down, and goes on when it is up again. */
+/* The socket survives while its interface is down, and resumes when it is up again. */
 static int socket_trouble(const struct packet_ring *ring, struct sonde_error *error) {
   int trouble = 0;
   socklen_t length = sizeof trouble;
@@ -155,16 +147,11 @@ static int socket_trouble(const struct packet_ring *ring, struct sonde_error *er
 
 static int wait_for(const struct packet_ring *ring, int wake_fd, int timeout_ms,
                     struct sonde_error *error) {
-  struct pollfd fds[2] = {{.fd = ring->fd, .events = POLLIN}, {.fd = wake_fd, .events = POLLIN}};
-  eventfd_t ignored;
-  if (poll(fds, 2, timeout_ms < 0 ? 0 : timeout_ms) <= 0)
-    return 0;
-  if (fds[1].revents)
-    eventfd_read(wake_fd, &ignored);
-  return fds[0].revents & (POLLERR | POLLHUP | POLLNVAL) ? socket_trouble(ring, error) : 0;
+  short events = sonde_wake_wait(wake_fd, ring->fd, timeout_ms, NULL);
+  return events & (POLLERR | POLLHUP | POLLNVAL) ? socket_trouble(ring, error) : 0;
 }
 
-/* Nothing more comes once the kernel says that all it accepted was handed over. */
+/* The ring is drained once every packet that the kernel accepted was handed over. */
 static bool is_drained(struct sonde_backend *backend, struct packet_ring *ring,
                        uint64_t quiesced_ms) {
   uint64_t since_ms = sonde_clock_ms() - quiesced_ms;
@@ -172,7 +159,7 @@ static bool is_drained(struct sonde_backend *backend, struct packet_ring *ring,
     return false;
   pthread_mutex_lock(&backend->count_lock);
   packet_ring_count(ring);
-  bool drained = ring->taken >= ring->accepted;
+  bool drained = ring->read >= ring->accepted;
   pthread_mutex_unlock(&backend->count_lock);
   return drained || since_ms >= DRAIN_MAX_MS;
 }
@@ -184,7 +171,7 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
   struct packet_ring *ring = &backend->group.rings[queue];
   bool waited = false;
   for (;;) {
-    uint32_t count = packet_ring_take(ring, packets, max);
+    uint32_t count = packet_ring_read(ring, packets, max);
     if (count)
       return (int)count;
     uint64_t quiesced_ms = atomic_load(&backend->quiesced_ms);
@@ -235,13 +222,7 @@ static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
   struct sonde_interface interface;
   struct program program = {0};
   struct group group = {0};
-  int status = sonde_interface_find(backend->interface.name, SONDE_TAP_SOCKET, &interface, error);
-  status =
-      status ? status
-             : program_compile(&interface, backend->snaplen, backend->expression, &program, error);
-  status = status ? status
-                  : group_open(&group, backend->queues, backend->ring_bytes, backend->snaplen,
-                               interface.linktype, error);
+  int status = prepare(backend, backend->interface.name, &interface, &program, &group, error);
   status = status ? status : group_start(&group, &interface, backend->promiscuous, &program, error);
   if (status) {
     group_close(&group);
@@ -260,29 +241,6 @@ static void stop(struct sonde_backend *backend) {
   backend->started = false;
 }
 
-static const struct sonde_backend_ops ops = {
-    .abi = SONDE_BACKEND_ABI,
-    .features = SONDE_FEATURE_BASIC_CAPTURE | SONDE_FEATURE_FLOW_TRACKING |
-                SONDE_FEATURE_FLOW_METERING | SONDE_FEATURE_NETFLOW_EXPORT |
-                SONDE_FEATURE_BUFFER_ENCRYPTION,
-    .name = "af_packet",
-    .description = "Linux packet sockets with a memory-mapped ring (TPACKET_V3)",
-    .probe = probe,
-    .open = packet_open,
-    .info = info,
-    .start = start,
-    .receive = receive,
-    .wake = wake,
-    .quiesce = quiesce,
-    .stats = stats,
-    .filters = 1,
-    .reopen = reopen,
-    .stop = stop,
-    .close = packet_close,
-};
-
-__attribute__((visibility("default"))) const struct sonde_backend_ops *sonde_backend_ops_v1(void);
-
-const struct sonde_backend_ops *sonde_backend_ops_v1(void) {
-  return &ops;
-}
+SONDE_BACKEND(.name = "af_packet",
+              .description = "Linux packet sockets with a memory-mapped ring (TPACKET_V3)",
+              .features = SONDE_FEATURES_ALL, .probe = probe, .filters = 1, .reopen = reopen)

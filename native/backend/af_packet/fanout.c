@@ -1,13 +1,12 @@
 /* fanout.c - the fanout program: which queue a packet belongs to.
  *
- * The hash covers only the unordered pair of IP addresses of the outermost IP header. So both
- * directions of a conversation, every fragment (only the first has ports) and all that runs
- * through one tunnel reach the same worker; the kernel's own flow hash splits all three. What
- * has no IP header within reach goes to queue 0. The cost: two hosts' traffic with each other
- * does not spread.
+ * The hash covers only the unordered address pair of the outermost IP header. So both
+ * directions of a conversation, every fragment (only the first has ports) and all packets of a
+ * tunnel reach one worker. The kernel's own flow hash splits all three. Packets without a
+ * reachable IP header go to queue 0. The cost: traffic between two hosts stays on one queue.
  *
- * Offsets count from the MAC or network header and not from the packet's start, which differs
- * between the receive path (network) and the transmit path (MAC) when this program runs.
+ * Offsets count from the MAC or network header. When this program runs, the packet starts at
+ * the network header on the receive path and at the MAC header on the transmit path.
  */
 #include <linux/if_ether.h>
 #include <stdbool.h>

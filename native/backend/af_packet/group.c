@@ -1,14 +1,12 @@
 /* group.c - see group.h.
  *
- * Every ring refuses all packets until each has joined: a socket that is bound but not yet in
- * the fanout group sees everything, and an older kernel lets only a bound socket join.
+ * Every ring rejects all packets until each has joined: a bound socket outside the fanout group
+ * receives everything, and older kernels require a socket to be bound before it joins.
  */
 #include "group.h"
 
-#include <errno.h>
 #include <linux/if_packet.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 
 #include "failure.h"
@@ -20,7 +18,7 @@ int group_open(struct group *group, uint32_t count, uint32_t ring_bytes, uint32_
   group->count = 0;
   group->rings = calloc(count, sizeof *group->rings);
   if (!group->rings)
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+    return sonde_fail_memory(error);
   for (; group->count < count; group->count++) {
     int status = packet_ring_open(&group->rings[group->count], blocks, snaplen, linktype, error);
     if (status) {
@@ -31,7 +29,7 @@ int group_open(struct group *group, uint32_t count, uint32_t ring_bytes, uint32_
   return 0;
 }
 
-/* The first socket lets the kernel choose an id that no other process uses; the rest join. */
+/* The kernel chooses an unused group id for the first socket. The others join that group. */
 static int join_fanout(const struct group *group, uint16_t linktype, struct sonde_error *error) {
   struct sock_filter instructions[PROGRAM_FANOUT_MAX];
   struct sock_fprog spread = {.len = program_fanout(linktype, instructions),

@@ -1,7 +1,7 @@
-/* group.h - the rings of one capture: one a queue, spread over by one fanout program.
+/* group.h - the rings of one capture: one per queue, fed by one fanout program.
  *
- * A group is bound to one interface index for its life. Attaching again to an interface that
- * was deleted means a new group.
+ * A group is bound to one interface index for its life. A recreated interface needs a new
+ * group.
  */
 #ifndef SONDE_AF_PACKET_GROUP_H
 #define SONDE_AF_PACKET_GROUP_H
@@ -16,10 +16,10 @@ struct group {
   struct packet_ring *rings;
 };
 
-/* Takes nothing yet. */
+/* Captures no packet yet. */
 int group_open(struct group *group, uint32_t count, uint32_t ring_bytes, uint32_t snaplen,
                uint16_t linktype, struct sonde_error *error);
-/* From its return on, every packet that passes the program is in a ring or counted. */
+/* After it returns, every packet that passes the program is in a ring or counted. */
 int group_start(const struct group *group, const struct sonde_interface *interface,
                 bool promiscuous, const struct program *program, struct sonde_error *error);
 int group_attach(const struct group *group, const struct program *program,

@@ -1,17 +1,15 @@
 /* packet_ring.c - see packet_ring.h.
  *
- * Times are the kernel's software stamps; PACKET_TIMESTAMP stays unset, because a hardware
- * clock need not agree with ours. PACKET_VNET_HDR tells the segment size of super-packets;
- * the kernel counts a super-packet that it cannot describe so (SCTP) as dropped.
+ * Times are the kernel's software timestamps. PACKET_TIMESTAMP stays unset: a hardware clock may
+ * differ from the host's. PACKET_VNET_HDR gives the segment size of super-packets. The kernel
+ * counts a super-packet that this header cannot describe (SCTP) as dropped.
  */
 #include "packet_ring.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/virtio_net.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -29,7 +27,7 @@ int packet_ring_open(struct packet_ring *ring, uint32_t block_count, uint32_t sn
   struct tpacket_req3 request = {
       .tp_block_size = RING_BLOCK_BYTES,
       .tp_block_nr = block_count,
-      .tp_frame_size = RING_BLOCK_BYTES, /* V3 packs packets as they come; this is a check */
+      .tp_frame_size = RING_BLOCK_BYTES, /* V3 packs packets densely and only checks this */
       .tp_frame_nr = block_count,
       .tp_retire_blk_tov = RING_RETIRE_MS,
   };
@@ -38,12 +36,10 @@ int packet_ring_open(struct packet_ring *ring, uint32_t block_count, uint32_t sn
   ring->block_count = block_count;
   ring->snaplen = snaplen;
   ring->linktype = linktype;
-  /* Protocol 0: nothing arrives, from no interface, until bind names one. */
+  /* Protocol 0: no packet arrives before bind. */
   ring->fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
-  if (ring->fd < 0) {
-    return errno == EPERM ? sonde_fail(error, SONDE_PERMISSION, errno, "needs CAP_NET_RAW")
-                          : sonde_fail_system(error, "packet socket");
-  }
+  if (ring->fd < 0)
+    return sonde_fail_socket(error);
   if (set_option(ring, PACKET_VERSION, TPACKET_V3)) {
     status = sonde_fail_system(error, "TPACKET_V3");
   } else if (set_option(ring, PACKET_VNET_HDR, 1)) {
@@ -70,7 +66,7 @@ int packet_ring_bind(const struct packet_ring *ring, int ifindex, struct sonde_e
       .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = ifindex};
   if (bind(ring->fd, (const struct sockaddr *)&address, sizeof address) == 0)
     return 0;
-  if (errno == ENODEV || errno == ENXIO) /* it went between open and start */
+  if (errno == ENODEV || errno == ENXIO) /* deleted between open and start */
     return sonde_fail(error, SONDE_INTERFACE_INVALID, errno, "%s", strerror(errno));
   return sonde_fail_system(error, "bind");
 }
@@ -89,10 +85,10 @@ int packet_ring_attach(const struct packet_ring *ring, const struct program *pro
                             .filter = (struct sock_filter *)program->instructions};
   if (setsockopt(ring->fd, SOL_SOCKET, SO_ATTACH_FILTER, &code, sizeof code) == 0)
     return 0;
-  if (errno == EINVAL) { /* it loops (protochain), or reads what it did not write */
+  if (errno == EINVAL) { /* a loop (protochain), or an unset memory word is read */
     return sonde_fail(error, SONDE_FILTER_INVALID, errno,
-                      "the kernel does not run what libpcap makes of the expression; xdp and pcap "
-                      "need no kernel for it");
+                      "the kernel rejects the compiled filter expression; change it, or use "
+                      "backend xdp or pcap, which filter in user space");
   }
   return sonde_fail_system(error, "attaching the filter");
 }
@@ -115,14 +111,14 @@ static bool block_is_ours(const struct packet_ring *ring, uint32_t block) {
   return __atomic_load_n(&block_head(ring, block)->block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER;
 }
 
-static void give_back(struct packet_ring *ring) {
+static void release_block(struct packet_ring *ring) {
   __atomic_store_n(&block_head(ring, ring->head)->block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
   ring->head = ring->head + 1 == ring->block_count ? 0 : ring->head + 1;
   ring->spent = false;
 }
 
-/* The kernel keeps the outermost tag aside. Its place is made in the virtio header, which lies
- * right before the frame and was read already. */
+/* The kernel stores the outermost tag apart from the frame. The tag is inserted over the virtio
+ * header right before the frame, which has been read already. */
 static void insert_tag(struct sonde_packet *packet, const struct tpacket3_hdr *head,
                        uint8_t *frame) {
   uint16_t tag[2] = {
@@ -158,9 +154,9 @@ static void describe(const struct packet_ring *ring, uint8_t *at, struct sonde_p
   packet->caplen = packet->caplen > ring->snaplen ? ring->snaplen : packet->caplen;
 }
 
-uint32_t packet_ring_take(struct packet_ring *ring, struct sonde_packet *packets, uint32_t max) {
+uint32_t packet_ring_read(struct packet_ring *ring, struct sonde_packet *packets, uint32_t max) {
   if (ring->spent)
-    give_back(ring);
+    release_block(ring);
   while (ring->left == 0) { /* a block retired by the timer may be empty */
     if (!block_is_ours(ring, ring->head))
       return 0;
@@ -169,7 +165,7 @@ uint32_t packet_ring_take(struct packet_ring *ring, struct sonde_packet *packets
     ring->packet =
         (uint8_t *)ring->map + (size_t)ring->head * RING_BLOCK_BYTES + block->offset_to_first_pkt;
     if (ring->left == 0)
-      give_back(ring);
+      release_block(ring);
   }
   uint32_t count = ring->left < max ? ring->left : max;
   for (uint32_t i = 0; i < count; i++) {
@@ -180,7 +176,7 @@ uint32_t packet_ring_take(struct packet_ring *ring, struct sonde_packet *packets
   }
   ring->left -= count;
   ring->spent = ring->left == 0;
-  ring->taken += count;
+  ring->read += count;
   return count;
 }
 

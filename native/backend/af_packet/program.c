@@ -1,28 +1,26 @@
 /* program.c - filter programs, see program.h.
  *
- * The kernel takes a VLAN tag out of the frame before a packet socket sees it, so a filter
- * must ask the kernel for the tag. libpcap generates such code only for a handle that is
- * active on an interface: one is opened to compile with, takes nothing, and is closed.
+ * The kernel removes a VLAN tag from the frame before a packet socket sees it, so a filter must
+ * read the tag from the kernel. libpcap generates such code only for a handle that is active on
+ * an interface. One is opened to compile, captures nothing, and is closed.
  */
 #include "program.h"
 
-#include <errno.h>
 #include <linux/if_packet.h>
 #include <pcap/pcap.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "failure.h"
 #include "packet.h"
 
-/* libpcap's optimizer takes cubic time: two seconds for this much, minutes for 16 KiB. */
+/* libpcap's optimizer is cubic: 2 s for this many bytes, minutes for 16 KiB. */
 enum { EXPRESSION_BYTES_MAX = 4096, COMPILER_BUFFER_BYTES = 1 << 18 };
 
 const struct program program_refuse_all = {
     .length = 1, .instructions = (struct sock_filter[]){BPF_STMT(BPF_RET | BPF_K, 0)}};
 
-/* lo shows a packet twice, going out and coming in. Refusing the first here works in a fanout
- * group too, where the kernel ignores PACKET_IGNORE_OUTGOING of the single sockets. */
+/* lo shows each packet twice, outgoing and incoming. Rejecting the outgoing one here works in a
+ * fanout group too, where the kernel ignores the sockets' PACKET_IGNORE_OUTGOING. */
 static const struct sock_filter refuse_outgoing[] = {
     BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_OUTGOING, 0, 1),
@@ -48,15 +46,15 @@ static pcap_t *open_active(const char *name, uint32_t snaplen, int *problem,
   return pcap;
 }
 
-/* Frames of a bare IP link have no tags, so that a compiler without interface will do. An
- * interface that is down cannot be activated; lo has the same frames. */
+/* A bare IP link has no tags, so its compiler needs no interface. An interface that is down
+ * cannot be activated: lo, with the same frame format, stands in. */
 static int open_compiler(const struct sonde_interface *interface, uint32_t snaplen,
                          pcap_t **compiler, struct sonde_error *error) {
   char words[PCAP_ERRBUF_SIZE] = "";
   int problem;
   if (interface->linktype == SONDE_LINKTYPE_RAW) {
     *compiler = pcap_open_dead(DLT_RAW, (int)snaplen);
-    return *compiler ? 0 : sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+    return *compiler ? 0 : sonde_fail_memory(error);
   }
   *compiler = open_active(interface->name, snaplen, &problem, words);
   if (!*compiler && problem == PCAP_ERROR_IFACE_NOT_UP)
@@ -66,7 +64,7 @@ static int open_compiler(const struct sonde_interface *interface, uint32_t snapl
   if (problem == PCAP_ERROR_PERM_DENIED)
     return sonde_fail(error, SONDE_PERMISSION, EPERM, "needs CAP_NET_RAW");
   return sonde_fail(error, SONDE_INTERFACE_INVALID, 0,
-                    "the filter cannot be compiled: %s and lo: %.160s", interface->name, words);
+                    "cannot compile the filter on %s or lo: %.160s", interface->name, words);
 }
 
 static int join(const struct sonde_interface *interface, const struct bpf_program *code,
@@ -74,12 +72,12 @@ static int join(const struct sonde_interface *interface, const struct bpf_progra
   size_t before = interface->loopback ? REFUSE_OUTGOING : 0;
   if (code->bf_len + before > BPF_MAXINSNS) {
     return sonde_fail(error, SONDE_FILTER_INVALID, 0,
-                      "the expression needs %u instructions, the kernel takes %d", code->bf_len,
-                      BPF_MAXINSNS);
+                      "the expression needs %u instructions, the kernel's limit is %d",
+                      code->bf_len, BPF_MAXINSNS);
   }
   program->instructions = calloc(code->bf_len + before, sizeof *program->instructions);
   if (!program->instructions)
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+    return sonde_fail_memory(error);
   program->length = (uint16_t)(code->bf_len + before);
   memcpy(program->instructions, refuse_outgoing, before * sizeof *refuse_outgoing);
   for (uint32_t i = 0; i < code->bf_len; i++) {

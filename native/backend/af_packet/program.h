@@ -1,4 +1,4 @@
-/* program.h - classic BPF for the packet sockets: what to take, and which queue takes it. */
+/* program.h - classic BPF for the packet sockets: the filter and the choice of a queue. */
 #ifndef SONDE_AF_PACKET_PROGRAM_H
 #define SONDE_AF_PACKET_PROGRAM_H
 

@@ -1,7 +1,7 @@
-# build.cmake - the DPDK process, which alone links DPDK. DPDK_READY: libdpdk is there.
+# build.cmake - the DPDK process, the only part that links DPDK. DPDK_READY: libdpdk was found.
 #
-# EAL is in a program of its own beside the plugins. The program's name tells the ABI of the
-# libraries that it was built for, and the plugin knows it by that name.
+# EAL runs in a separate program in the plugins' directory. The program's name holds the ABI
+# version of its libraries, and the plugin starts it by that name.
 pkg_check_modules(DPDK libdpdk)
 find_library(DPDK_EAL rte_eal HINTS ${DPDK_LIBRARY_DIRS})
 if(DPDK_FOUND AND DPDK_EAL)
@@ -27,7 +27,7 @@ function(dpdk_engine_add plugin)
   target_link_directories(dpdk_engine PRIVATE ${DPDK_LIBRARY_DIRS})
   target_link_libraries(dpdk_engine PRIVATE -Wl,--as-needed -lrte_ethdev -lrte_mbuf -lrte_mempool
     -lrte_net -lrte_eal Threads::Threads)
-  # Exports: drivers are to find engine_guard.c's functions before the C library's.
+  # Exports: drivers must find engine_guard.c's functions before the C library's.
   set_target_properties(dpdk_engine PROPERTIES OUTPUT_NAME dpdk-engine-abi${abi}
     ENABLE_EXPORTS ON RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/backends)
   target_compile_definitions(${plugin} PRIVATE SONDE_DPDK_ENGINE="dpdk-engine-abi${abi}")

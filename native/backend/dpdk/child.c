@@ -2,7 +2,6 @@
 #include "child.h"
 
 #include <dlfcn.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
@@ -10,7 +9,6 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -20,7 +18,7 @@
 #include "host/clock.h"
 
 enum {
-  OPEN_MAX_MS = 30000, /* EAL may have much memory to prepare */
+  OPEN_MAX_MS = 30000, /* EAL may prepare much memory */
   ASK_MAX_MS = 5000,
   PROBE_MAX_MS = 5000,
   END_MAX_MS = 2000,
@@ -33,7 +31,7 @@ extern char **environ;
 static int program_path(char path[static PATH_MAX], struct sonde_error *error) {
   Dl_info self;
   if (!dladdr((void *)(uintptr_t)&child_probe, &self) || !self.dli_fname)
-    return sonde_fail(error, SONDE_SYSTEM, 0, "the plugin's own path is not known");
+    return sonde_fail(error, SONDE_SYSTEM, 0, "cannot find the path of the dpdk plugin");
   const char *slash = strrchr(self.dli_fname, '/');
   int length = slash ? (int)(slash - self.dli_fname) + 1 : 0;
   snprintf(path, PATH_MAX, "%.*s%s", length, self.dli_fname, SONDE_DPDK_ENGINE);
@@ -42,8 +40,8 @@ static int program_path(char path[static PATH_MAX], struct sonde_error *error) {
              : sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, errno, "%s: %s", path, strerror(errno));
 }
 
-/* With `runtime` as the place for EAL's files, in a process group of its own: the terminal's
- * Ctrl-C is the agent's to answer. */
+/* EAL puts its files into `runtime`. A separate process group: only the agent gets the
+ * terminal's Ctrl-C. */
 static int spawn(const char *path, int input, int output, const char *runtime, pid_t *pid) {
   char setting[PATH_MAX];
   char *arguments[] = {(char *)(uintptr_t)path, NULL};
@@ -80,7 +78,7 @@ static int spawn(const char *path, int input, int output, const char *runtime, p
   return failed;
 }
 
-/* Its standard streams must not be among the descriptors that stand in for them. */
+/* Moves a descriptor above 2, so that it does not collide with the child's standard streams. */
 static int lift(int fd) {
   int lifted = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
   if (fd >= 0)
@@ -103,7 +101,7 @@ static int run_program(struct child *child, const char *runtime, struct sonde_er
   if (status)
     return status;
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) ||
-      pipe2(pipes, O_CLOEXEC | O_NONBLOCK)) { /* what does not fit any more is not needed */
+      pipe2(pipes, O_CLOEXEC | O_NONBLOCK)) { /* output beyond the pipe's size may be lost */
     status = sonde_fail(error, SONDE_SYSTEM, errno, "socketpair: %s", strerror(errno));
   }
   for (int i = 0; i < 2; i++) {
@@ -122,10 +120,10 @@ static int run_program(struct child *child, const char *runtime, struct sonde_er
   return status;
 }
 
-/* ---- its words -------------------------------------------------------------------------- */
+/* ---- its output ------------------------------------------------------------------------- */
 
-/* What EAL says of itself in any case. */
-static bool is_chatter(const char *line) {
+/* A line that EAL prints without an error. */
+static bool is_routine(const char *line) {
   static const char *const starts[] = {
       "EAL: Detected",   "EAL: Selected", "EAL: Physical", "EAL: Probe",         "EAL: Using",
       "EAL: VFIO",       "EAL: No free",  "EAL: No avail", "EAL: Bus (",         "EAL: FATAL",
@@ -136,7 +134,7 @@ static bool is_chatter(const char *line) {
   return *line == 0;
 }
 
-/* The first lines that say something, on one. */
+/* Joins the first useful lines of its output. */
 static void read_words(const struct child *child, char *words, size_t words_bytes) {
   char output[OUTPUT_BYTES_MAX];
   char *place = NULL;
@@ -145,17 +143,17 @@ static void read_words(const struct child *child, char *words, size_t words_byte
   output[got > 0 ? got : 0] = 0;
   words[0] = 0;
   for (char *line = strtok_r(output, "\n", &place); line; line = strtok_r(NULL, "\n", &place)) {
-    if (!is_chatter(line) && length < words_bytes / 2) {
+    if (!is_routine(line) && length < words_bytes / 2) {
       int more = snprintf(words + length, words_bytes - length, "%s%s", length ? "; " : "", line);
       length += (size_t)(more > 0 ? more : 0);
     }
   }
 }
 
-/* ---- its life --------------------------------------------------------------------------- */
+/* ---- its end ---------------------------------------------------------------------------- */
 
-static bool wait_end(struct child *child, int *how, int patience_ms) {
-  int64_t until_ms = (int64_t)sonde_clock_ms() + patience_ms;
+static bool wait_end(struct child *child, int *how, int timeout_ms) {
+  int64_t until_ms = (int64_t)sonde_clock_ms() + timeout_ms;
   while (child->pid) {
     pid_t ended = waitpid(child->pid, how, WNOHANG);
     if (ended == child->pid || (ended < 0 && errno != EINTR)) {
@@ -171,7 +169,7 @@ static bool wait_end(struct child *child, int *how, int patience_ms) {
 
 void child_close(struct child *child) {
   int how = 0;
-  shut(&child->control); /* which it sees */
+  shut(&child->control); /* the process ends on this */
   if (!wait_end(child, &how, END_MAX_MS)) {
     kill(child->pid, SIGKILL);
     wait_end(child, &how, INT_MAX);
@@ -179,7 +177,7 @@ void child_close(struct child *child) {
   shut(&child->output);
 }
 
-bool child_gone(const struct child *child) {
+bool child_exited(const struct child *child) {
   struct pollfd one = {.fd = child->control, .events = POLLRDHUP};
   return child->control < 0 || (poll(&one, 1, 0) > 0 && one.revents);
 }
@@ -191,7 +189,7 @@ void child_describe(struct child *child, char *text, size_t text_bytes) {
   if (child->output >= 0)
     read_words(child, words, sizeof words);
   if (!pid || !wait_end(child, &how, END_MAX_MS)) {
-    snprintf(text, text_bytes, "the DPDK process does not answer");
+    snprintf(text, text_bytes, "the DPDK process does not respond");
   } else if (WIFSIGNALED(how)) {
     snprintf(text, text_bytes, "the DPDK process %d was killed by signal %d", (int)pid,
              WTERMSIG(how));
@@ -201,14 +199,14 @@ void child_describe(struct child *child, char *text, size_t text_bytes) {
   }
 }
 
-/* ---- its answers ------------------------------------------------------------------------ */
+/* ---- its replies ------------------------------------------------------------------------ */
 
-static int receive_reply(struct child *child, int patience_ms, struct engine_reply *reply,
+static int receive_reply(struct child *child, int timeout_ms, struct engine_reply *reply,
                          struct sonde_error *error) {
   struct pollfd one = {.fd = child->control, .events = POLLIN};
   int ready;
   do {
-    ready = poll(&one, 1, patience_ms);
+    ready = poll(&one, 1, timeout_ms);
   } while (ready < 0 && errno == EINTR);
   if (ready <= 0 || recv(child->control, reply, sizeof *reply, MSG_DONTWAIT) != sizeof *reply) {
     char text[200];
@@ -275,7 +273,7 @@ int child_open(struct child *child, const struct engine_setup *setup, int area_f
     return status;
   status = run_program(child, runtime, error);
   pid_t pid = child->pid;
-  if (!status) { /* a failing send shows in the reply that does not come */
+  if (!status) { /* a failed send shows as a missing reply */
     send_setup(child, setup, area_fd, doorbells);
     status = receive_reply(child, OPEN_MAX_MS, reply, error);
   }
@@ -289,12 +287,12 @@ int child_ask(struct child *child, enum engine_command command, struct sonde_err
   struct engine_reply reply;
   char byte = (char)command;
   if (child->control < 0)
-    return sonde_fail(error, SONDE_SYSTEM, 0, "the DPDK process is gone");
+    return sonde_fail(error, SONDE_SYSTEM, 0, "the DPDK process has exited");
   send(child->control, &byte, 1, MSG_NOSIGNAL);
   return receive_reply(child, ASK_MAX_MS, &reply, error);
 }
 
-/* Without a setup it says nothing and ends; what the loader has to say comes before. */
+/* Without a setup the process exits silently. Before that, the loader prints its errors. */
 int child_probe(struct sonde_error *error) {
   static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
   static bool runs;

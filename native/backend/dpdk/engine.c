@@ -1,9 +1,9 @@
 /* engine.c - the DPDK process: EAL, one port, its polling threads, and the socket to the agent.
  *
- * EAL can be started once in a process's life, pins its threads, prints, and may take the
- * process down with it; so it has a process of its own, one for each session. It ends when
- * the agent closes the socket or dies. (PR_SET_PDEATHSIG would not do: it goes by the thread
- * that made the process, and threads of the agent come and go.)
+ * EAL starts only once per process, pins its threads, prints, and may abort the process. So each
+ * session has a separate one, which ends when the agent closes the socket or dies.
+ * (PR_SET_PDEATHSIG depends on the thread that created the process, and agent threads end
+ * earlier than the agent.)
  */
 #include <errno.h>
 #include <poll.h>
@@ -43,7 +43,7 @@ struct engine {
   bool eal;
 };
 
-/* ---- what the agent wants ---------------------------------------------------------------- */
+/* ---- setup ------------------------------------------------------------------------------- */
 
 static int receive_setup(struct engine *engine) {
   union {
@@ -81,7 +81,7 @@ static bool huge_pages(void) {
   return pages > 0;
 }
 
-/* One logical core for EAL, upon every processor that this process may use: no pinning. */
+/* One logical core for EAL on all permitted processors: no pinning. */
 static void write_cores(char *text, size_t text_bytes) {
   cpu_set_t allowed;
   size_t length = (size_t)snprintf(text, text_bytes, "0@(");
@@ -124,7 +124,7 @@ static int start_eal(const struct engine_setup *setup) {
     arguments[count++] = "--vdev";
   }
   arguments[count++] = device;
-  rte_openlog_stream(stderr); /* which the agent reads; not the system's log */
+  rte_openlog_stream(stderr); /* the agent reads it; not syslog */
   return rte_eal_init(count, arguments);
 }
 
@@ -132,7 +132,7 @@ static int start_eal(const struct engine_setup *setup) {
 
 static int open_port(struct engine *engine, struct engine_reply *reply) {
   if (start_eal(&engine->setup) < 0) {
-    reply->status = SONDE_SYSTEM; /* the reason is in what EAL wrote */
+    reply->status = SONDE_SYSTEM; /* EAL's output has the reason */
     return reply->status;
   }
   engine->eal = true;
@@ -163,7 +163,7 @@ static void start_polling(struct engine *engine, struct engine_reply *reply) {
     atomic_store(&ring->finished, 0);
     if (poller_start(&engine->pollers[i])) {
       reply->status = SONDE_SYSTEM;
-      snprintf(reply->detail, sizeof reply->detail, "a polling thread could not be started");
+      snprintf(reply->detail, sizeof reply->detail, "cannot start a polling thread");
     }
   }
   engine->polling = true;
@@ -187,7 +187,7 @@ static void quiesce(struct engine *engine) {
   engine->polling = false;
 }
 
-/* Until the agent is gone or has nothing more to say. */
+/* Serves commands until the agent closes the socket. */
 static void serve(struct engine *engine) {
   struct pollfd control = {.fd = CONTROL_FD, .events = POLLIN};
   char command;
@@ -214,7 +214,7 @@ int main(void) {
   if (receive_setup(&engine))
     return 1; /* not started by the agent */
   prctl(PR_SET_NAME, "netsonde-dpdk");
-  signal(SIGPIPE, SIG_IGN); /* a dead agent reads no words: that must not stop the cleaning up */
+  signal(SIGPIPE, SIG_IGN); /* writing to a dead agent must not stop the cleanup */
   guard_close();
   open_port(&engine, &reply);
   if (send(CONTROL_FD, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply && reply.status == 0)

@@ -1,9 +1,9 @@
-/* engine_attach.c - DPDK's net_af_xdp attaches its XDP program to the interface by netlink, and
- * such a program outlives whoever attached it: it would go on taking packets from the host with
- * nobody left to read them. Here it hangs on a link that this process alone holds open, and so
- * it goes when the process does, however that ends (kernel ≥ 5.9).
+/* engine_attach.c - DPDK's net_af_xdp attaches its XDP program to the interface by netlink. Such a
+ * program outlives the process and would continue to redirect the host's packets without a
+ * reader. Here a link attaches the program. Only this process holds the link open, so the
+ * kernel (≥ 5.9) detaches the program however the process ends.
  *
- * The driver and libxdp call libbpf by these names; see engine_guard.c for why they come here.
+ * The driver and libxdp call libbpf by these names; engine_guard.c says why they arrive here.
  * Layouts and meanings are those of libbpf's bpf.h (LIBBPF_0.7.0) and linux/bpf.h.
  */
 #include <errno.h>
@@ -19,10 +19,10 @@
 EXPORTED int bpf_xdp_attach(int ifindex, int program_fd, unsigned flags, const void *options);
 EXPORTED int bpf_xdp_detach(int ifindex, unsigned flags, const void *options);
 
-static int link_fd = -1; /* one port a process, so one program at most */
+static int link_fd = -1; /* one port per process, so one program at most */
 static int link_ifindex;
 
-/* Another's program stays where it is. */
+/* Another process's program stays attached. */
 int bpf_xdp_detach(int ifindex, unsigned flags, const void *options) {
   (void)flags;
   (void)options;
@@ -33,7 +33,7 @@ int bpf_xdp_detach(int ifindex, unsigned flags, const void *options) {
   return 0;
 }
 
-/* Where there is a program already, EBUSY: the kernel lets no link in beside it or instead. */
+/* Returns -EBUSY if a program is attached: the kernel neither adds nor replaces one by link. */
 int bpf_xdp_attach(int ifindex, int program_fd, unsigned flags, const void *options) {
   union bpf_attr request;
   if (program_fd < 0)
@@ -46,7 +46,7 @@ int bpf_xdp_attach(int ifindex, int program_fd, unsigned flags, const void *opti
   int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &request, sizeof request);
   if (fd < 0)
     return -errno;
-  link_fd = fd; /* close-on-exec, as all of bpf()'s */
+  link_fd = fd; /* bpf() sets close-on-exec */
   link_ifindex = ifindex;
   return 0;
 }

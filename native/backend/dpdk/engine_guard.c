@@ -1,14 +1,13 @@
 /* engine_guard.c - see engine_guard.h.
  *
- * DPDK's net_af_packet means to own its interface. It sets and clears IFF_PROMISC, which
- * outlives it and may be somebody else's; it has the kernel put fragments together, which
- * then are not the packets of the wire any more; it never asks what the kernel dropped; and
- * it takes as much memory for sending, which it never does here, as for receiving. Drivers
- * are loaded into this process, so that the three calls by which they do it are ours: an
- * executable's symbols come before the C library's.
+ * DPDK's net_af_packet assumes that it owns its interface. It sets and clears IFF_PROMISC, which
+ * outlives it and may belong to another program. It makes the kernel reassemble fragments, so
+ * packets differ from the wire. It never reads the kernel's drop count. It maps as much memory
+ * for sending, which is not used here, as for receiving. Drivers are loaded into this process,
+ * and an executable's symbols precede the C library's, so the three calls below replace theirs.
  *
- * It also keeps only a frame's bytes, not its length on the wire, time, direction and kind of
- * tag. These are read in the kernel's ring before the driver gives the frame back.
+ * The driver passes on only a frame's bytes. Wire length, time, direction and tag type are read
+ * from the kernel's ring before the driver releases the frame.
  */
 #include "engine_guard.h"
 
@@ -32,39 +31,39 @@
 #include "record.h"
 
 static bool closed;
-static int captures_with = -1;
+static int capture_fd = -1;
 
-static struct tpacket_req layout; /* of the ring, as the driver asked for it */
+static struct tpacket_req layout; /* the ring layout that the driver requested */
 static const uint8_t *ring;
 static uint32_t ring_next; /* the driver's next frame */
 
 void guard_close(void) {
   closed = true;
-  /* libxdp would pin a program that calls ours, in bpffs: see engine_attach.c. */
+  /* Otherwise libxdp pins a dispatcher program in bpffs: see engine_attach.c. */
   setenv("LIBXDP_SKIP_DISPATCHER", "1", 1);
 }
 
 int guard_socket(void) {
-  return captures_with;
+  return capture_fd;
 }
 
-/* With one queue there is nothing to fan out, and the driver's way comes with reassembly. */
+/* One queue needs no fanout, and the driver's fanout reassembles fragments. */
 __attribute__((visibility("default"))) int setsockopt(int fd, int level, int name,
                                                       const void *value, socklen_t length) {
   if (closed && level == SOL_PACKET && (name == PACKET_FANOUT || name == PACKET_TX_RING))
     return 0;
   if (level == SOL_PACKET && name == PACKET_RX_RING) {
-    captures_with = fd;
+    capture_fd = fd;
     memcpy(&layout, value, length < sizeof layout ? length : sizeof layout);
   }
   return (int)syscall(SYS_setsockopt, fd, level, name, value, length);
 }
 
-/* The driver maps both rings, the second behind the first; where it thinks the second is, there
- * is nothing, but nobody else's memory either: it will unmap both. */
+/* The driver maps both rings in a row and later unmaps both. Only the first is mapped; empty
+ * address space is reserved in place of the second. */
 __attribute__((visibility("default"))) void *mmap64(void *address, size_t length, int protection,
                                                     int flags, int fd, off64_t offset) {
-  if (!closed || fd < 0 || fd != captures_with)
+  if (!closed || fd < 0 || fd != capture_fd)
     return (void *)syscall(SYS_mmap, address, length, protection, flags, fd, offset);
   void *both =
       (void *)syscall(SYS_mmap, NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -86,39 +85,38 @@ __attribute__((visibility("default"))) int ioctl(int fd, unsigned long request, 
 int guard_count(uint64_t *accepted, uint64_t *dropped) {
   struct tpacket_stats since;
   socklen_t length = sizeof since;
-  if (getsockopt(captures_with, SOL_PACKET, PACKET_STATISTICS, &since, &length))
+  if (getsockopt(capture_fd, SOL_PACKET, PACKET_STATISTICS, &since, &length))
     return -errno;
-  *accepted += since.tp_packets - since.tp_drops; /* the first includes the second */
+  *accepted += since.tp_packets - since.tp_drops; /* tp_packets includes tp_drops */
   *dropped += since.tp_drops;
   return 0;
 }
 
 int guard_promiscuous(int ifindex) {
   struct packet_mreq membership = {.mr_ifindex = ifindex, .mr_type = PACKET_MR_PROMISC};
-  return setsockopt(captures_with, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &membership,
-                    sizeof membership);
+  return setsockopt(capture_fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &membership, sizeof membership);
 }
 
 int guard_ignore_outgoing(void) {
   int on = 1;
-  return setsockopt(captures_with, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on);
+  return setsockopt(capture_fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on);
 }
 
 int guard_refuse_all(void) {
   struct sock_filter refuse = BPF_STMT(BPF_RET | BPF_K, 0);
   struct sock_fprog program = {.len = 1, .filter = &refuse};
-  return setsockopt(captures_with, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+  return setsockopt(capture_fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 
 /* ---- the ring --------------------------------------------------------------------------- */
 
-/* The driver has mapped it somewhere: the mapping bears the socket's inode. */
+/* Finds the driver's mapping by the socket's inode. */
 int guard_find_ring(void) {
   struct stat about;
   char line[512];
   FILE *maps = fopen("/proc/self/maps", "re");
   ring = NULL;
-  if (!maps || layout.tp_frame_nr == 0 || fstat(captures_with, &about))
+  if (!maps || layout.tp_frame_nr == 0 || fstat(capture_fd, &about))
     errno = maps ? ENOTSOCK : errno;
   while (maps && layout.tp_frame_nr && !ring && fgets(line, sizeof line, maps)) {
     unsigned long begin;
@@ -135,7 +133,7 @@ int guard_find_ring(void) {
   return ring ? 0 : -1;
 }
 
-/* Frames lie one behind the other, one or several whole ones to a block. */
+/* Each block holds one or more whole frames. */
 static const struct tpacket2_hdr *frame_at(uint32_t number) {
   uint32_t each = layout.tp_block_size / layout.tp_frame_size;
   number %= layout.tp_frame_nr;
@@ -145,7 +143,7 @@ static const struct tpacket2_hdr *frame_at(uint32_t number) {
                                                  (size_t)(number % each) * layout.tp_frame_size);
 }
 
-uint16_t guard_look(struct guard_frame *frames, uint16_t max) {
+uint16_t guard_peek(struct guard_frame *frames, uint16_t max) {
   uint16_t count = 0;
   for (; count < max; count++) {
     const struct tpacket2_hdr *head = frame_at(ring_next + count);
@@ -166,6 +164,6 @@ uint16_t guard_look(struct guard_frame *frames, uint16_t max) {
   return count;
 }
 
-void guard_took(uint16_t count) {
+void guard_consume(uint16_t count) {
   ring_next = (ring_next + count) % layout.tp_frame_nr;
 }

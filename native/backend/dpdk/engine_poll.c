@@ -1,8 +1,8 @@
 /* engine_poll.c - see engine_poll.h.
  *
- * A busy queue is polled without pause. An empty one is looked at a few hundred times more;
- * then the thread sleeps: on the packet socket if there is one, which costs nothing while no
- * packet comes, else for some microseconds at a time.
+ * A busy queue is polled without pause. An empty one is polled a few hundred times more. Then
+ * the thread sleeps: on the packet socket if there is one, which is free while no packet
+ * arrives, otherwise for some microseconds at a time.
  */
 #include "engine_poll.h"
 
@@ -20,9 +20,9 @@
 
 enum {
   BURST = 64,
-  LOOKS_MAX = 300,     /* in vain, before the first sleep */
-  FILE_END_LOOKS = 16, /* a file gives something as long as there is something */
-  DRAIN_LOOKS = 64,    /* a port that is told nothing is empty after so many */
+  POLLS_MAX = 300,     /* empty polls before the first sleep */
+  FILE_END_POLLS = 16, /* empty polls that mean the end of a file */
+  DRAIN_POLLS = 64,    /* empty polls that mean a drained port */
   DRAIN_PACKETS_MAX = 4096,
   SLEEP_NS = 50000,
   SOCKET_SLEEP_MS = 50,
@@ -38,8 +38,8 @@ static void sleep_ns(long wait_ns) {
 
 /* ---- frames for benchmarks ------------------------------------------------------------- */
 
-/* The source that fills its frames with zeros, or copies one: made into UDP packets of
- * `flows` flows of this queue's own, each turn one packet a flow. */
+/* Turns frames of a generator (zeros or copies) into UDP packets of `flows` flows of this queue,
+ * one packet per flow in each round. */
 static void fill_flow(struct poller *poller, struct rte_mbuf *mbuf) {
   static const uint8_t head[FLOW_HEAD_BYTES] = {2, 0, 0,    0, 0, 2, 2, 0, 0, 0, 0,  1,
                                                 8, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17};
@@ -70,7 +70,7 @@ static void copy_segments(const struct rte_mbuf *mbuf, uint8_t *to, uint32_t cap
   }
 }
 
-/* A tag that the port took off although it was not asked to goes back where it was. */
+/* Reinserts a tag that the port stripped without being configured to. */
 static struct rte_mbuf *restore_tag(struct rte_mbuf *mbuf) {
   if (unlikely(mbuf->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED))
     rte_vlan_insert(&mbuf);
@@ -100,8 +100,8 @@ static struct shm_ring_record *reserve(struct poller *poller, uint32_t caplen) {
   return NULL;
 }
 
-/* What net_af_packet leaves out; it puts back every tag as if it were a customer's. */
-static void complete(struct shm_ring_record *record, const struct guard_frame *frame) {
+/* Adds the metadata that net_af_packet omits. It reinserts every tag as type 0x8100. */
+static void add_metadata(struct shm_ring_record *record, const struct guard_frame *frame) {
   uint8_t *data = (uint8_t *)(record + 1);
   record->wirelen = frame->wirelen;
   record->time_ns = frame->time_ns;
@@ -128,7 +128,7 @@ static void write_burst(struct poller *poller, struct rte_mbuf **mbufs,
     record->time_ns = port_stamp(&poller->clock, mbuf, now_ns);
     copy_segments(mbuf, (uint8_t *)(record + 1), caplen);
     if (frames)
-      complete(record, &frames[i]);
+      add_metadata(record, &frames[i]);
   }
   if (shm_ring_publish(&poller->writer))
     eventfd_write(poller->doorbell, 1);
@@ -154,29 +154,30 @@ static void rest(void) {
   }
 }
 
-/* After so many looks in vain, is there nothing left to wait for? */
-static bool is_over(const struct poller *poller, uint64_t taken, uint64_t drained, unsigned looks) {
+/* Is polling over, after this many empty polls? */
+static bool is_over(const struct poller *poller, uint64_t received, uint64_t drained,
+                    unsigned polls) {
   if (atomic_load_explicit(&poller->stopping, memory_order_relaxed))
     return true;
-  if (poller->port->kind == ENGINE_FILE && looks >= FILE_END_LOOKS)
+  if (poller->port->kind == ENGINE_FILE && polls >= FILE_END_POLLS)
     return true;
   if (!atomic_load_explicit(&poller->draining, memory_order_acquire))
     return false;
-  /* A source that never runs dry is not drained to its end. */
+  /* A source that never becomes empty is drained up to a limit. */
   uint64_t until = atomic_load(&poller->drain_until);
-  return until == UINT64_MAX ? looks >= DRAIN_LOOKS || drained >= DRAIN_PACKETS_MAX
-                             : taken >= until;
+  return until == UINT64_MAX ? polls >= DRAIN_POLLS || drained >= DRAIN_PACKETS_MAX
+                             : received >= until;
 }
 
-/* With net_af_packet, no more than what the kernel's words are known of. */
-static uint16_t take_burst(struct poller *poller) {
+/* With net_af_packet, reads only frames whose metadata has been read. */
+static uint16_t read_burst(struct poller *poller) {
   struct rte_mbuf *mbufs[BURST];
   struct guard_frame frames[BURST];
   bool kernel = poller->port->kind == ENGINE_KERNEL;
-  uint16_t count = kernel ? guard_look(frames, BURST) : BURST;
+  uint16_t count = kernel ? guard_peek(frames, BURST) : BURST;
   count = count ? rte_eth_rx_burst(poller->port->id, poller->queue, mbufs, count) : 0;
   if (kernel)
-    guard_took(count);
+    guard_consume(count);
   if (count)
     write_burst(poller, mbufs, kernel ? frames : NULL, count);
   return count;
@@ -184,17 +185,17 @@ static uint16_t take_burst(struct poller *poller) {
 
 static void *run(void *argument) {
   struct poller *poller = argument;
-  uint64_t taken = 0;
-  uint64_t drained = 0; /* of them since nothing new is wanted */
-  unsigned looks = 0;
-  rte_thread_register(); /* without it packet buffers come without a cache, but they come */
-  while (!is_over(poller, taken, drained, looks)) {
-    uint16_t count = take_burst(poller);
+  uint64_t received = 0;
+  uint64_t drained = 0; /* packets read while draining */
+  unsigned polls = 0;
+  rte_thread_register(); /* on failure, packet buffers work without a cache */
+  while (!is_over(poller, received, drained, polls)) {
+    uint16_t count = read_burst(poller);
     if (count) {
-      taken += count;
+      received += count;
       drained += atomic_load_explicit(&poller->draining, memory_order_relaxed) ? count : 0;
-      looks = 0;
-    } else if (++looks >= LOOKS_MAX && !atomic_load(&poller->draining)) {
+      polls = 0;
+    } else if (++polls >= POLLS_MAX && !atomic_load(&poller->draining)) {
       rest();
     }
   }
@@ -212,10 +213,10 @@ int poller_start(struct poller *poller) {
   return failed;
 }
 
-void poller_drain(struct poller *poller, uint64_t accepted, int patience_ms) {
+void poller_drain(struct poller *poller, uint64_t accepted, int timeout_ms) {
   atomic_store(&poller->drain_until, accepted);
   atomic_store(&poller->draining, true);
-  for (int ms = 0; ms < patience_ms && !atomic_load(&poller->writer.shared->finished); ms++)
+  for (int ms = 0; ms < timeout_ms && !atomic_load(&poller->writer.shared->finished); ms++)
     sleep_ns(1000000);
 }
 

@@ -14,7 +14,7 @@
 enum {
   DESCRIPTORS = 2048,
   JUMBO_MTU = 9600,
-  POOL_SPARE = 512, /* a burst in hand, and what the per-thread caches hold */
+  POOL_SPARE = 512, /* for one burst and the per-thread caches */
   POOL_CACHE = 128,
   /* net_af_packet copies each frame into one buffer; see target.c. */
   WHOLE_FRAME_BUFFERS = 512,
@@ -45,7 +45,7 @@ static int make_pool(struct port *port, struct engine_reply *reply) {
   return port->pool ? 0 : fail(reply, SONDE_NO_MEMORY, "packet buffers", rte_errno);
 }
 
-/* Both directions of a flow, and its fragments, on one queue: so by addresses alone. */
+/* Hashes only addresses: both directions and all fragments of a flow reach one queue. */
 static void spread(struct rte_eth_conf *conf, const struct rte_eth_dev_info *info,
                    uint8_t key[static SYMMETRIC_KEY_BYTES_MAX]) {
   uint8_t key_bytes = info->hash_key_size < SYMMETRIC_KEY_BYTES_MAX ? info->hash_key_size : 0;
@@ -76,12 +76,12 @@ static int configure(struct port *port, const struct engine_setup *setup,
     spread(&conf, &info, key);
   if (port->kind == ENGINE_DEVICE)
     conf.rxmode.mtu = info.max_mtu < JUMBO_MTU ? info.max_mtu : JUMBO_MTU;
-  /* No VLAN stripping: a tag stays where the wire had it. */
+  /* No VLAN stripping: tags stay in the frame. */
   conf.rxmode.offloads =
       info.rx_offload_capa & (RTE_ETH_RX_OFFLOAD_SCATTER | RTE_ETH_RX_OFFLOAD_TIMESTAMP);
   port->clock.is_us = strcmp(info.driver_name, "net_pcap") == 0;
   code = rte_eth_dev_configure(port->id, port->queues, 0, &conf);
-  if (code == -EINVAL && info.max_tx_queues) { /* a driver that wants a way out, too */
+  if (code == -EINVAL && info.max_tx_queues) { /* a driver that requires a transmit queue */
     code = rte_eth_dev_configure(port->id, port->queues, 1, &conf);
     unused = 1;
   }
@@ -111,7 +111,7 @@ int port_open(struct port *port, const struct engine_setup *setup, struct engine
                         .promiscuous = setup->promiscuous,
                         .loopback = setup->loopback};
   if (rte_eth_dev_count_avail() == 0) {
-    reply->status = SONDE_INTERFACE_INVALID; /* the reason is in what EAL wrote */
+    reply->status = SONDE_INTERFACE_INVALID; /* EAL's output has the reason */
     return reply->status;
   }
   if (setup->kind == ENGINE_KERNEL) {
@@ -123,12 +123,12 @@ int port_open(struct port *port, const struct engine_setup *setup, struct engine
   return configure(port, setup, reply);
 }
 
-/* Frames have been coming in since the socket was made. They are not wanted yet. */
+/* Drops the frames that arrived between creating the socket and start. */
 static void discard(struct port *port, uint64_t count) {
   struct rte_mbuf *mbufs[32];
   for (int empty = 0; count && empty < 1000;) {
     uint16_t got = rte_eth_rx_burst(port->id, 0, mbufs, (uint16_t)(count < 32 ? count : 32));
-    guard_took(got);
+    guard_consume(got);
     rte_pktmbuf_free_bulk(mbufs, got);
     count -= got;
     empty = got ? 0 : empty + 1;
@@ -159,7 +159,7 @@ int port_start(struct port *port, struct engine_reply *reply) {
     port->dropped = 0;
     discard(port, before);
   } else if (port->promiscuous) {
-    rte_eth_promiscuous_enable(port->id); /* those that cannot see all there is anyway */
+    rte_eth_promiscuous_enable(port->id); /* drivers without it already receive all packets */
   }
   port->missed_before = read_missed(port);
   return 0;
@@ -176,7 +176,7 @@ uint64_t port_missed(struct port *port) {
 bool port_refuse(struct port *port, uint64_t *accepted) {
   if (port->kind != ENGINE_KERNEL || guard_refuse_all())
     return false;
-  nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* those on their way pass */
+  nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* packets in flight arrive */
   port_missed(port);
   *accepted = port->accepted;
   return true;

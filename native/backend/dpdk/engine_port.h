@@ -1,6 +1,6 @@
 /* engine_port.h - one DPDK port: set up for receiving only, started, counted, closed.
  *
- * Belongs to the DPDK process. Says what failed in a struct engine_reply.
+ * Part of the DPDK process. Reports failures in a struct engine_reply.
  */
 #ifndef SONDE_DPDK_ENGINE_PORT_H
 #define SONDE_DPDK_ENGINE_PORT_H
@@ -11,14 +11,14 @@
 
 #include "engine_protocol.h"
 
-/* Time stamps of the hardware. Each thread has its own, adjusted by itself. */
+/* Hardware timestamps. Each thread adjusts its own copy. */
 struct port_clock {
-  uint64_t flag;          /* in ol_flags; 0: there are none */
-  int at;                 /* where in the mbuf */
-  bool is_us;             /* since the epoch already, as net_pcap gives them */
+  uint64_t flag;          /* in ol_flags; 0: no timestamps */
+  int at;                 /* offset in the mbuf */
+  bool is_us;             /* microseconds since the epoch (net_pcap) */
   uint64_t base;          /* the device's clock … */
   uint64_t epoch_base_ns; /* … and the time of day at the same moment */
-  double tick_ns;         /* of the device's clock; 0: not known yet */
+  double tick_ns;         /* unit of the device's clock; 0: not yet known */
 };
 
 struct port {
@@ -28,7 +28,7 @@ struct port {
   bool promiscuous;
   bool loopback;
   bool started;
-  int ifindex; /* of net_af_packet's interface, 0 if none */
+  int ifindex; /* net_af_packet's interface, or 0 */
   struct rte_mempool *pool;
   struct port_clock clock;
   uint64_t missed_before; /* by the port, before start */
@@ -36,15 +36,15 @@ struct port {
   uint64_t dropped;
 };
 
-/* The process's only port, with as many queues as it has of those wanted. */
+/* Opens the process's only port, with the requested queues or as many as it has. */
 int port_open(struct port *port, const struct engine_setup *setup, struct engine_reply *reply);
 int port_start(struct port *port, struct engine_reply *reply);
 /* Packets that the port or the kernel below it lost since start. */
 uint64_t port_missed(struct port *port);
-/* Nothing new is let in, where the port can: *accepted is then what it took since start in
- * all. False if it cannot tell: drained is what gives nothing more. */
+/* Rejects new packets and sets *accepted to the number received since start. Returns false if the
+ * port cannot do so: it is drained when it returns no more packets. */
 bool port_refuse(struct port *port, uint64_t *accepted);
-/* The clock of the device against the time of day; call it about every second. */
+/* Compares the device's clock with the time of day. Call about every second. */
 void port_clock_adjust(const struct port *port, struct port_clock *clock);
 void port_close(struct port *port);
 

@@ -1,9 +1,9 @@
-/* engine_protocol.h - what the agent's plugin and the DPDK process say to each other.
+/* engine_protocol.h - the messages between the agent's plugin and the DPDK process.
  *
- * The process's standard input is a SOCK_SEQPACKET socket. First comes a struct
- * engine_setup with the descriptors of the shared area and of one doorbell a queue; then
- * single bytes, enum engine_command. Each is answered by a struct engine_reply. When the
- * socket is closed, the process ends: that is how it dies with the agent, also a killed one.
+ * The process's standard input is a SOCK_SEQPACKET socket. The first message is a struct
+ * engine_setup with the descriptors of the shared area and of one doorbell per queue. Each
+ * later message is one byte, an enum engine_command. The reply to each is a struct
+ * engine_reply. The process exits when the socket closes, so it also ends with a killed agent.
  */
 #ifndef SONDE_DPDK_ENGINE_PROTOCOL_H
 #define SONDE_DPDK_ENGINE_PROTOCOL_H
@@ -15,8 +15,8 @@
 enum engine_kind {
   ENGINE_DEVICE = 0, /* PCI address */
   ENGINE_VDEV,
-  ENGINE_KERNEL, /* net_af_packet upon an interface of the kernel */
-  ENGINE_FILE,   /* net_pcap from a file: waits for room instead of dropping */
+  ENGINE_KERNEL, /* net_af_packet on a kernel interface */
+  ENGINE_FILE,   /* net_pcap from a file: waits for space instead of dropping */
 };
 
 struct engine_setup {
@@ -24,12 +24,12 @@ struct engine_setup {
   uint32_t kind;
   uint32_t queues;
   uint32_t snaplen;
-  uint32_t ring_bytes; /* of the port or kernel ring, a hint */
+  uint32_t ring_bytes; /* a hint for the size of the port or kernel ring */
   uint32_t promiscuous;
   uint32_t loopback;
-  uint32_t flows; /* benchmark: frames become UDP of so many flows a queue; 0: they do not */
+  uint32_t flows; /* benchmark: make UDP of this many flows per queue; 0: off */
   uint64_t area_bytes;
-  char device[512]; /* as EAL takes it: "0000:03:00.0", "net_null0,size=64" */
+  char device[512]; /* for EAL: "0000:03:00.0", "net_null0,size=64" */
 };
 
 enum { ENGINE_ABI = 1 };
@@ -38,7 +38,7 @@ enum engine_command { ENGINE_START = 'S', ENGINE_QUIESCE = 'Q' };
 
 struct engine_reply {
   int32_t status;  /* enum sonde_status */
-  uint32_t queues; /* to setup: that the port really has */
+  uint32_t queues; /* reply to setup: the port's queues */
   char driver[32];
   char detail[256];
 };

@@ -1,14 +1,14 @@
-/* shm_ring.h - the memory that the DPDK process and the agent share: for each queue a ring of
- * bytes in which the process writes whole packets and the capture thread reads them in place.
+/* shm_ring.h - the memory shared by the DPDK process and the agent: one ring of bytes per queue.
+ * The process writes whole packets and the capture thread reads them in place.
  *
  *   area   ┌ struct area (counters, 64 positions) ┬ ring of queue 0 ┬ ring of queue 1 ┬ …
  *   ring   … │ head 24 │ frame, padded to 8 │ head 24 │ frame │ gap to the end │
  *
- * One writer and one reader a ring. Positions only grow; modulo the ring's size they are
- * offsets. A record never wraps: a gap record fills what is left at the end. A full ring is
- * never waited for, but counted, unless the source is a file.
+ * Each ring has one writer and one reader. Positions only grow; modulo the ring's size they are
+ * offsets. A record never wraps: a gap record fills the end. If the ring is full, the writer
+ * drops and counts the packet, or waits if the source is a file.
  *
- * The process may be mad: the agent believes no number in here that could lead it astray.
+ * The process is not trusted: the agent checks every number before use.
  */
 #ifndef SONDE_DPDK_SHM_RING_H
 #define SONDE_DPDK_SHM_RING_H
@@ -20,7 +20,7 @@
 enum {
   SHM_RINGS_MAX = 64,
   SHM_RING_BYTES_MIN = 1 << 20,
-  SHM_RING_GAP = -1, /* caplen of a gap record, of which only the first 8 bytes are there */
+  SHM_RING_GAP = -1, /* caplen of a gap record, which has only the first 8 bytes */
 };
 
 struct shm_ring_record {
@@ -32,17 +32,17 @@ struct shm_ring_record {
 };
 
 struct shm_ring {
-  _Alignas(64) _Atomic uint64_t head; /* the writer's: all before it is whole */
-  _Atomic uint64_t dropped;           /* found no room */
-  _Atomic uint64_t freezes;           /* times that the room ended */
-  _Atomic uint32_t finished;          /* 1: nothing will follow */
-  _Alignas(64) _Atomic uint64_t tail; /* the reader's: all before it is free */
+  _Alignas(64) _Atomic uint64_t head; /* writer's: records before it are complete */
+  _Atomic uint64_t dropped;           /* packets that found no space */
+  _Atomic uint64_t freezes;           /* times the ring became full */
+  _Atomic uint32_t finished;          /* 1: no packet follows */
+  _Alignas(64) _Atomic uint64_t tail; /* reader's: bytes before it are free */
   _Atomic uint32_t waiting;           /* 1: ring the doorbell */
 };
 
 struct area {
-  uint64_t shm_ring_bytes; /* a power of two; for the process, the agent knows it */
-  _Atomic uint64_t missed; /* by the port or the kernel below it, since the process began */
+  uint64_t shm_ring_bytes; /* a power of two; only the process reads it */
+  _Atomic uint64_t missed; /* by the port or kernel since the process started */
   struct shm_ring rings[SHM_RINGS_MAX];
 };
 
@@ -56,17 +56,17 @@ static inline uint64_t shm_ring_room_needed(uint32_t caplen) {
   return (sizeof(struct shm_ring_record) + caplen + 7) & ~UINT64_C(7);
 }
 
-/* The writer's view of a ring, with what it need not read from shared memory. */
+/* The writer's view of a ring, with private copies of the positions. */
 struct shm_ring_writer {
   struct shm_ring *shared;
   uint8_t *ring;
   uint64_t mask;
   uint64_t head; /* ahead of ring->head until shm_ring_publish */
-  uint64_t tail; /* as last seen */
+  uint64_t tail; /* the shared tail when last read */
   bool full;
 };
 
-/* Room for a frame of caplen bytes, or NULL. */
+/* Reserves space for a frame of caplen bytes, or returns NULL. */
 static inline struct shm_ring_record *shm_ring_reserve(struct shm_ring_writer *writer,
                                                        uint32_t caplen) {
   uint64_t bytes = shm_ring_room_needed(caplen);
@@ -91,7 +91,7 @@ static inline struct shm_ring_record *shm_ring_reserve(struct shm_ring_writer *w
   return record;
 }
 
-/* Shows what was written. True if the reader sleeps and must be woken. */
+/* Publishes the records written. True if the reader sleeps and must be woken. */
 static inline bool shm_ring_publish(struct shm_ring_writer *writer) {
   atomic_store_explicit(&writer->shared->head, writer->head, memory_order_release);
   atomic_thread_fence(memory_order_seq_cst);

@@ -1,15 +1,12 @@
-/* target.c - see target.h. The strings come from the network and go to EAL, so that each is
- * taken apart here, and what EAL gets is put together anew.
+/* target.c - see target.h. The strings come from the network and go to EAL, so each is parsed
+ * and checked here first.
  */
 #include "target.h"
 
 #include <dirent.h>
-#include <errno.h>
 #include <net/if.h>
 #include <net/if_arp.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,12 +16,12 @@
 #include "host/interface.h"
 
 enum {
-  /* net_af_packet looks for frames one behind the other, so that they must fill their block.
-   * A frame has the room of the largest packet that it may hold: the larger, the fewer. */
+  /* net_af_packet expects contiguous frames, so frames must fill their block. Each frame has
+   * space for the largest packet: larger frames mean fewer of them. */
   BLOCK_BYTES = 65536,
   FRAME_BYTES_MIN = 2048,
   FRAME_BYTES_MAX = 16384,
-  FRAME_HEAD_BYTES = 128, /* before the packet: the kernel's head and the address */
+  FRAME_HEAD_BYTES = 128, /* the kernel's header and address before the packet */
   RING_FRAMES_MIN = 4096,
   RING_FRAMES_MAX = 65536,
   FLOWS_MAX = 1 << 24,
@@ -34,7 +31,7 @@ static int refuse(const char *name, const char *why, struct sonde_error *error) 
   return sonde_fail(error, SONDE_INTERFACE_INVALID, 0, "%.128s: %s", name, why);
 }
 
-static int look_at(struct target *target, const char *name, struct sonde_error *error) {
+static int find_interface(struct target *target, const char *name, struct sonde_error *error) {
   struct sonde_interface interface;
   int status = sonde_interface_find(name, SONDE_TAP_NONE, &interface, error);
   if (status)
@@ -51,14 +48,14 @@ static int set_kernel(struct target *target, const char *name,
   uint32_t frame_bytes = FRAME_BYTES_MIN;
   while (frame_bytes < FRAME_BYTES_MAX && frame_bytes < config->snaplen + FRAME_HEAD_BYTES)
     frame_bytes *= 2;
-  uint32_t frames = config->ring_bytes / frame_bytes; /* of whole blocks */
+  uint32_t frames = config->ring_bytes / frame_bytes; /* in whole blocks */
   frames = frames < RING_FRAMES_MIN   ? RING_FRAMES_MIN
            : frames > RING_FRAMES_MAX ? RING_FRAMES_MAX
                                       : frames;
   target->kind = ENGINE_KERNEL;
-  int status = look_at(target, name, error);
+  int status = find_interface(target, name, error);
   if (!status && strchr(name, ','))
-    status = refuse(name, "a comma cannot be in a name that DPDK is given", error);
+    status = refuse(name, "DPDK does not accept an interface name with a comma; rename it", error);
   snprintf(target->device, sizeof target->device,
            "net_af_packet0,iface=%s,blocksz=%d,framesz=%u,framecnt=%u,qpairs=1", target->interface,
            BLOCK_BYTES, frame_bytes, frames / 32 * 32);
@@ -84,7 +81,7 @@ static bool is_pci(const char *name, char address[static 16]) {
   return whole;
 }
 
-/* The kernel's interfaces on the device, if its own driver holds it: all must be free. */
+/* Checks that all kernel interfaces of the device may be taken from the host. */
 static int set_pci(struct target *target, const char *address, int dedicated,
                    struct sonde_error *error) {
   char path[64];
@@ -93,10 +90,10 @@ static int set_pci(struct target *target, const char *address, int dedicated,
   snprintf(target->device, sizeof target->device, "%s", address);
   snprintf(path, sizeof path, "/sys/bus/pci/devices/%s", address);
   if (stat(path, &about))
-    return refuse(address, "there is no such PCI device", error);
+    return refuse(address, "no such PCI device", error);
   if (!dedicated) {
     return sonde_fail(error, SONDE_INTERFACE_SHARED, 0,
-                      "%s: DPDK takes the whole device from the host; say \"dedicated\": true if "
+                      "%s: DPDK takes the whole device from the host; set \"dedicated\": true if "
                       "the host does not need it",
                       address);
   }
@@ -115,8 +112,8 @@ static int set_pci(struct target *target, const char *address, int dedicated,
 
 static const struct vdev {
   const char *driver;
-  const char *required; /* the argument that must be there, or NULL */
-  const char *allowed;  /* other arguments, each with a space behind it */
+  const char *required; /* the mandatory argument, or NULL */
+  const char *allowed;  /* other arguments, each followed by a space */
 } vdevs[] = {
     {"net_null", NULL, "size copy "},
     {"net_ring", NULL, ""},
@@ -145,17 +142,19 @@ static int read_arguments(const struct vdev *vdev, char *text, const char **valu
     char known[64];
     char *equals = strchr(one, '=');
     if (!equals || equals[1] == 0)
-      return refuse(one, "an argument is key=value", error);
+      return refuse(one, "not key=value; write each argument as key=value", error);
     *equals = 0;
     snprintf(known, sizeof known, "%.32s ", one);
     if (vdev->required && strcmp(one, vdev->required) == 0 && !*value)
       *value = equals + 1;
     else if (!strstr(vdev->allowed, known))
-      return refuse(one, "this argument is not among those that may be given", error);
+      return refuse(one, "argument not allowed for this device", error);
     else if (equals[1 + strspn(equals + 1, "0123456789")])
-      return refuse(equals + 1, "the argument is a number", error);
+      return refuse(equals + 1, "not a number; this argument needs one", error);
   }
-  return vdev->required && !*value ? refuse(vdev->required, "this argument is needed", error) : 0;
+  return vdev->required && !*value
+             ? refuse(vdev->required, "missing argument; this device needs it", error)
+             : 0;
 }
 
 static int check_file(struct target *target, const char *path, struct sonde_error *error) {
@@ -182,7 +181,7 @@ static int set_vdev(struct target *target, const struct vdev *vdev,
   if (!status && strcmp(vdev->driver, "net_af_packet") == 0)
     return set_kernel(target, value, config, error);
   if (!status && strcmp(vdev->driver, "net_af_xdp") == 0) {
-    status = look_at(target, value, error);
+    status = find_interface(target, value, error);
     status = status ? status : sonde_dedicated_check(value, config->dedicated, error);
   }
   if (!status && strcmp(vdev->driver, "net_pcap") == 0)
@@ -196,7 +195,7 @@ int target_set(struct target *target, const struct sonde_backend_config *config,
   char address[16];
   *target = (struct target){0};
   if (strlen(name) >= sizeof target->device)
-    return refuse(name, "too long", error);
+    return refuse(name, "name too long", error);
   snprintf(target->device, sizeof target->device, "%s", name);
   if (if_nametoindex(name))
     return set_kernel(target, name, config, error);
@@ -209,7 +208,7 @@ int target_set(struct target *target, const struct sonde_backend_config *config,
     return set_vdev(target, vdev, config, error);
   if (strncmp(name, "net_", 4) == 0) {
     return refuse(name,
-                  "not one of the virtual devices that may be used: net_null, net_ring, "
+                  "virtual device not supported; use one of net_null, net_ring, "
                   "net_af_packet, net_af_xdp, net_pcap",
                   error);
   }

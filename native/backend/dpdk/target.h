@@ -1,11 +1,11 @@
-/* target.h - what a session's `interface` means to DPDK, and whether it may be had.
+/* target.h - maps a session's `interface` to a DPDK device, and checks that it may be used.
  *
  *   eth0                       a kernel interface: shared, by net_af_packet
  *   0000:03:00.0, 03:00.0      a PCI device: dedicated
  *   net_null0[,size=…][,copy=…][;flows=N], net_ring0, net_af_packet0,iface=eth0,
  *   net_af_xdp0,iface=eth0[,start_queue=…][,queue_count=1]: dedicated,
- *   net_pcap0,rx_pcap=FILE     a virtual device, of those that take nothing from the host
- *                              unasked and write nothing
+ *   net_pcap0,rx_pcap=FILE     a virtual device of those that write nothing and do not remove
+ *                              packets from the host without `dedicated`
  */
 #ifndef SONDE_DPDK_TARGET_H
 #define SONDE_DPDK_TARGET_H
@@ -15,8 +15,8 @@
 
 struct target {
   enum engine_kind kind;
-  char device[512];   /* as EAL takes it */
-  char interface[16]; /* the kernel's, if one is captured on; else "" */
+  char device[512];   /* device argument for EAL */
+  char interface[16]; /* kernel interface, or "" */
   bool loopback;
   uint32_t flows;
 };

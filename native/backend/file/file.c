@@ -1,18 +1,13 @@
 /* file.c - the `file` backend: replays a pcap or pcapng file as if it were an interface.
  *
- * One queue. Packets point into the reader's window and are handed over in file order, as
- * fast as they are asked for or paced by their timestamps. The file's own lies end the
- * replay with END and a detail; a clean end has none.
+ * One queue. Packets point into the reader's window and are handed over in file order, at full
+ * speed or paced by their timestamps. A malformed file ends the replay with END and a detail; a
+ * clean end has no detail.
  */
-#include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
-#include "backend.h"
-#include "failure.h"
+#include "host/plugin.h"
 #include "pace.h"
 #include "reader.h"
 
@@ -31,19 +26,17 @@ static int probe(struct sonde_error *error) {
   return 0;
 }
 
-static void file_close(struct sonde_backend *backend) {
+static void backend_close(struct sonde_backend *backend) {
   if (!backend)
     return;
   reader_close(&backend->reader);
-  if (backend->wake_fd >= 0)
-    close(backend->wake_fd);
-  if (backend->file_fd >= 0)
-    close(backend->file_fd);
+  sonde_fd_close(&backend->wake_fd);
+  sonde_fd_close(&backend->file_fd);
   free(backend);
 }
 
-static int file_open(const struct sonde_backend_config *config, struct sonde_backend **out,
-                     struct sonde_error *error) {
+static int backend_open(const struct sonde_backend_config *config, struct sonde_backend **out,
+                        struct sonde_error *error) {
   const char *name = config->interface ? config->interface : "the file";
   struct sonde_backend *backend = calloc(1, sizeof *backend);
   if (!backend) {
@@ -52,11 +45,12 @@ static int file_open(const struct sonde_backend_config *config, struct sonde_bac
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s: %s", name, strerror(ENOMEM));
   }
   backend->file_fd = config->file_fd;
-  backend->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  int status;
-  if (backend->wake_fd < 0) {
-    status = sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
-  } else if (backend->file_fd < 0) {
+  int status = sonde_wake_open(&backend->wake_fd, error);
+  if (status) {
+    backend_close(backend);
+    return status;
+  }
+  if (backend->file_fd < 0) {
     status = sonde_fail(error, SONDE_INVALID, EBADF, "%s: %s", name, strerror(EBADF));
   } else if (reader_open(&backend->reader, backend->file_fd, config->snaplen) == 0) {
     pace_begin(&backend->pace, config->replay_speed);
@@ -69,7 +63,7 @@ static int file_open(const struct sonde_backend_config *config, struct sonde_bac
   } else {
     status = sonde_fail(error, SONDE_FORMAT, 0, "%s is not a pcap or pcapng file", name);
   }
-  file_close(backend);
+  backend_close(backend);
   return status;
 }
 
@@ -85,8 +79,8 @@ static int start(struct sonde_backend *backend, struct sonde_error *error) {
   return 0;
 }
 
-/* Packets read together stay in the window together: it is refilled only for the first. */
-static uint32_t take_paced(struct sonde_backend *backend, struct sonde_packet *packets,
+/* Refills the window only for the first packet: the others of a batch must stay valid. */
+static uint32_t read_paced(struct sonde_backend *backend, struct sonde_packet *packets,
                            uint32_t max, int timeout_ms) {
   uint32_t count = 0;
   while (count < max) {
@@ -110,7 +104,7 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
     return sonde_fail(error, SONDE_INVALID, 0, "a file has one queue");
   if (max == 0 || atomic_load_explicit(&backend->quiesced, memory_order_relaxed))
     return 0;
-  uint32_t count = backend->pace.speed > 0 ? take_paced(backend, packets, max, timeout_ms)
+  uint32_t count = backend->pace.speed > 0 ? read_paced(backend, packets, max, timeout_ms)
                                            : reader_next(&backend->reader, packets, max, true);
   if (count == 0 && !backend->has_pending && backend->reader.ended)
     return sonde_fail(error, SONDE_END, 0, "%s", backend->reader.detail);
@@ -126,7 +120,7 @@ static void quiesce(struct sonde_backend *backend) {
   wake(backend);
 }
 
-/* A file loses nothing: what is not asked for is not read. */
+/* A file drops no packets. */
 static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out) {
   (void)backend;
   memset(out, 0, sizeof *out);
@@ -136,27 +130,5 @@ static void stop(struct sonde_backend *backend) {
   (void)backend;
 }
 
-static const struct sonde_backend_ops ops = {
-    .abi = SONDE_BACKEND_ABI,
-    .features = SONDE_FEATURE_BASIC_CAPTURE | SONDE_FEATURE_FLOW_TRACKING |
-                SONDE_FEATURE_FLOW_METERING | SONDE_FEATURE_NETFLOW_EXPORT |
-                SONDE_FEATURE_BUFFER_ENCRYPTION,
-    .name = "file",
-    .description = "replay of a pcap or pcapng file",
-    .probe = probe,
-    .open = file_open,
-    .info = info,
-    .start = start,
-    .receive = receive,
-    .wake = wake,
-    .quiesce = quiesce,
-    .stats = stats,
-    .stop = stop,
-    .close = file_close,
-};
-
-__attribute__((visibility("default"))) const struct sonde_backend_ops *sonde_backend_ops_v1(void);
-
-const struct sonde_backend_ops *sonde_backend_ops_v1(void) {
-  return &ops;
-}
+SONDE_BACKEND(.name = "file", .description = "replay of a pcap or pcapng file",
+              .features = SONDE_FEATURES_ALL, .probe = probe)

@@ -27,7 +27,7 @@ void pace_plan(struct pace *pace, uint64_t packet_ns) {
   double after_ns = packet_ns > pace->packet_base_ns
                         ? (double)(packet_ns - pace->packet_base_ns) / pace->speed
                         : 0;
-  /* A speed near zero must not overflow the clock: a century is as good as never. */
+  /* A speed near zero must not overflow the clock: wait at most about a century. */
   pace->due_ns = pace->clock_base_ns + (uint64_t)(after_ns < 3e18 ? after_ns : 3e18);
 }
 

@@ -1,8 +1,8 @@
-/* pace.h - when is a replayed packet due?
+/* pace.h - computes when a replayed packet is due and waits until then.
  *
- * Timestamps are taken relative to the first packet, divided by the speed and laid over the
- * monotonic clock. A packet older than its predecessor is due at once. A jump of more than
- * an hour in either direction is a new recording, not silence: the clock is laid anew.
+ * Timestamps count from the first packet, are divided by the speed and mapped onto the monotonic
+ * clock. A packet older than its predecessor is due at once. A jump of more than an hour in
+ * either direction starts a new recording, and the mapping restarts.
  */
 #ifndef SONDE_FILE_PACE_H
 #define SONDE_FILE_PACE_H
@@ -15,15 +15,15 @@ struct pace {
   bool begun;
   uint64_t packet_base_ns; /* this packet time… */
   uint64_t clock_base_ns;  /* …is this monotonic time */
-  uint64_t packet_ns;      /* of the planned packet */
+  uint64_t packet_ns;      /* the planned packet's timestamp */
   uint64_t due_ns;         /* monotonic */
 };
 
 void pace_begin(struct pace *pace, double speed);
 void pace_plan(struct pace *pace, uint64_t packet_ns);
 
-/* Waits at most timeout_ms, or until wake_fd is readable (and takes it), for the planned
- * packet. Returns whether it is due. */
+/* Waits for the planned packet, at most timeout_ms or until a wake-up at wake_fd, which it
+ * resets. Returns whether the packet is due. */
 bool pace_wait(struct pace *pace, int timeout_ms, int wake_fd);
 
 #endif

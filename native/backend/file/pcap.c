@@ -25,7 +25,7 @@ bool pcap_open(struct reader *reader) {
   if (magic != (uint32_t)MAGIC_US && magic != (uint32_t)MAGIC_NS)
     return false;
   if (window_left(window) < HEAD_BYTES) {
-    reader_end(reader, "the file's head is cut off at byte %zu", window_left(window));
+    reader_end(reader, "the file header is cut off at byte %zu", window_left(window));
     return true;
   }
   uint32_t link = load32(reader, window->cursor + 20);

@@ -3,8 +3,8 @@
  *   block: type, total length, body, total length again; all multiples of 4 bytes
  *   option: code (2 bytes), length (2 bytes), value padded to 4; code 0 ends the list
  *
- * Each section has its own byte order and numbers its interfaces anew. Blocks of other
- * types are passed over, however large. draft-ietf-opsawg-pcapng §3, §4.
+ * Each section has its own byte order and interface numbers. Blocks of other types are
+ * skipped, whatever their size. draft-ietf-opsawg-pcapng §3, §4.
  */
 #include "reader.h"
 
@@ -29,14 +29,14 @@ struct option {
   const uint8_t *value;
 };
 
-static bool block_lie(struct reader *reader, const char *what) {
+static bool block_malformed(struct reader *reader, const char *what) {
   reader_end(reader, "the block at byte %llu %s",
              (unsigned long long)window_offset(&reader->window), what);
   return false;
 }
 
-/* Takes the next option off [*at, end). Returns 1, 0 at the list's end, -1 if it overruns. */
-static int take_option(struct reader *reader, const uint8_t **at, const uint8_t *end,
+/* Reads the next option of [*at, end). Returns 1, 0 at the end of the list, -1 if it overruns. */
+static int read_option(struct reader *reader, const uint8_t **at, const uint8_t *end,
                        struct option *option) {
   size_t left = (size_t)(end - *at);
   if (left < 4)
@@ -48,7 +48,7 @@ static int take_option(struct reader *reader, const uint8_t **at, const uint8_t 
     return 0;
   size_t padded = 4 + (((size_t)option->length + 3) & ~(size_t)3);
   if (padded > left) {
-    block_lie(reader, "has an option that is longer than the block");
+    block_malformed(reader, "has an option that is longer than the block");
     return -1;
   }
   *at += padded;
@@ -94,18 +94,18 @@ static uint64_t tick_time(const struct pcapng_interface *interface, uint64_t tic
 
 static bool section_begin(struct reader *reader, const uint8_t *block, uint32_t length) {
   if (length < 28)
-    return block_lie(reader, "is too short for a section header");
+    return block_malformed(reader, "is too short for a section header");
   if (load16(reader, block + 12) != 1)
-    return block_lie(reader, "has a version of pcapng that is not known");
+    return block_malformed(reader, "has an unknown pcapng version");
   reader->interface_count = 0;
   return true;
 }
 
 static bool interface_add(struct reader *reader, const uint8_t *block, uint32_t length) {
   if (length < 20)
-    return block_lie(reader, "is too short for an interface description");
+    return block_malformed(reader, "is too short for an interface description");
   if (reader->interface_count == INTERFACES_MAX)
-    return block_lie(reader, "describes more interfaces than can be kept");
+    return block_malformed(reader, "describes more interfaces than the limit of 4096");
   struct pcapng_interface *interface = &reader->interfaces[reader->interface_count];
   *interface = (struct pcapng_interface){.linktype = linktype_normal(load16(reader, block + 8)),
                                          .snaplen = load32(reader, block + 12)};
@@ -114,11 +114,11 @@ static bool interface_add(struct reader *reader, const uint8_t *block, uint32_t 
   const uint8_t *at = block + 16;
   struct option option;
   int more;
-  while ((more = take_option(reader, &at, block + length - 4, &option)) > 0) {
+  while ((more = read_option(reader, &at, block + length - 4, &option)) > 0) {
     if (option.code == OPTION_TSRESOL && option.length == 1) {
       set_resolution(interface, option.value[0]);
     } else if (option.code == OPTION_FCSLEN && option.length == 1) {
-      /* The specification says bits, its example and other writers say bytes. */
+      /* The specification says bits; its example and other writers use bytes. */
       uint8_t fcs = option.value[0];
       interface->fcs_bytes = fcs > 8 ? fcs / 8 : fcs;
     } else if (option.code == OPTION_TSOFFSET && option.length == 8) {
@@ -136,7 +136,7 @@ static bool apply_flags(struct reader *reader, const uint8_t *at, const uint8_t 
                         struct sonde_packet *packet, uint32_t *fcs_bytes) {
   struct option option;
   int more;
-  while ((more = take_option(reader, &at, end, &option)) > 0) {
+  while ((more = read_option(reader, &at, end, &option)) > 0) {
     if (option.code == OPTION_PACKET_FLAGS && option.length == 4) {
       uint32_t flags = load32(reader, option.value);
       packet->direction = (flags & 3) == 1   ? SONDE_DIRECTION_INGRESS
@@ -152,12 +152,12 @@ static bool apply_flags(struct reader *reader, const uint8_t *at, const uint8_t 
 static bool read_packet(struct reader *reader, const uint8_t *block, uint32_t length, uint32_t id,
                         struct sonde_packet *packet) {
   if (length < 32)
-    return block_lie(reader, "is too short for a packet");
+    return block_malformed(reader, "is too short for a packet");
   uint32_t caplen = load32(reader, block + 20);
   if (caplen > FRAME_MAX || caplen > length - 32)
-    return block_lie(reader, "claims more captured bytes than it can hold");
+    return block_malformed(reader, "claims more captured bytes than it can hold");
   if (id >= reader->interface_count)
-    return block_lie(reader, "names an interface that its section does not describe");
+    return block_malformed(reader, "names an interface that its section does not describe");
   const struct pcapng_interface *interface = &reader->interfaces[id];
   uint32_t fcs_bytes = interface->fcs_bytes;
   struct sonde_packet flagged = {.direction = SONDE_DIRECTION_UNKNOWN};
@@ -176,19 +176,19 @@ static bool read_packet(struct reader *reader, const uint8_t *block, uint32_t le
   return true;
 }
 
-/* It carries no time: the newest one seen stands in, so that replay does not jump. */
+/* A simple packet block has no time. It gets the newest one seen, so replay does not jump. */
 static bool read_simple(struct reader *reader, const uint8_t *block, uint32_t length,
                         uint64_t time_ns, struct sonde_packet *packet) {
   if (length < 16)
-    return block_lie(reader, "is too short for a packet");
+    return block_malformed(reader, "is too short for a packet");
   if (reader->interface_count == 0)
-    return block_lie(reader, "names an interface that its section does not describe");
+    return block_malformed(reader, "names an interface that its section does not describe");
   const struct pcapng_interface *interface = &reader->interfaces[0];
   uint32_t wirelen = load32(reader, block + 8);
   uint32_t caplen =
       interface->snaplen && interface->snaplen < wirelen ? interface->snaplen : wirelen;
   if (caplen > FRAME_MAX || caplen > length - 16)
-    return block_lie(reader, "claims more captured bytes than it can hold");
+    return block_malformed(reader, "claims more captured bytes than it can hold");
   packet_set(packet, block + 12, caplen, wirelen, interface->fcs_bytes, reader->snaplen);
   packet->linktype = interface->linktype;
   packet_direct(packet);
@@ -196,7 +196,7 @@ static bool read_simple(struct reader *reader, const uint8_t *block, uint32_t le
   return true;
 }
 
-/* Type and length of the block at the cursor. False: refill, or the reading has ended. */
+/* Reads type and length of the block at the cursor. False: refill, or the reading has ended. */
 static bool block_head(struct reader *reader, uint32_t *type, uint32_t *length) {
   const uint8_t *block = reader->window.cursor;
   if (window_left(&reader->window) < BLOCK_BYTES_MIN)
@@ -207,11 +207,11 @@ static bool block_head(struct reader *reader, uint32_t *type, uint32_t *length) 
     memcpy(&magic, block + 8, sizeof magic);
     reader->swapped = magic == __builtin_bswap32(BYTE_ORDER_MAGIC);
     if (load32(reader, block + 8) != BYTE_ORDER_MAGIC)
-      return block_lie(reader, "has no byte order");
+      return block_malformed(reader, "has no byte-order magic");
   }
   *length = load32(reader, block + 4);
   if (*length < BLOCK_BYTES_MIN || *length % 4)
-    return block_lie(reader, "has an impossible length");
+    return block_malformed(reader, "has an invalid length");
   return true;
 }
 
@@ -224,7 +224,7 @@ bool pcapng_open(struct reader *reader) {
   if (word != BLOCK_SECTION)
     return false;
   if (window_left(window) < BLOCK_BYTES_MIN) {
-    reader_end(reader, "the file's head is cut off at byte %zu", window_left(window));
+    reader_end(reader, "the file header is cut off at byte %zu", window_left(window));
     return true;
   }
   memcpy(&word, window->cursor + 8, sizeof word);
@@ -232,13 +232,13 @@ bool pcapng_open(struct reader *reader) {
   return reader->pcapng;
 }
 
-/* A block that lies whole in the window. False ends the reading. */
+/* Reads a block that is whole in the window. False ends the reading. */
 static bool read_block(struct reader *reader, uint32_t type, uint32_t length,
                        struct sonde_packet *packets, uint32_t *count) {
   const uint8_t *block = reader->window.cursor;
   bool good;
   if (load32(reader, block + length - 4) != length)
-    return block_lie(reader, "does not repeat its length at its end");
+    return block_malformed(reader, "does not repeat its length at its end");
   switch (type) {
   case BLOCK_SECTION:
     return section_begin(reader, block, length);
@@ -278,7 +278,7 @@ uint32_t pcapng_next(struct reader *reader, struct sonde_packet *packets, uint32
       continue;
     }
     if (length > WINDOW_RECORD_MAX) {
-      block_lie(reader, "is longer than any real one");
+      block_malformed(reader, "is longer than the limit of 512 KiB");
       break;
     }
     if (window_left(window) < length || !read_block(reader, type, length, packets, &count))

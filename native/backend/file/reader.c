@@ -1,4 +1,4 @@
-/* reader.c - see reader.h: tells the formats apart and keeps what they share. */
+/* reader.c - see reader.h: detects the format and holds what both formats share. */
 #include "reader.h"
 
 #include <errno.h>

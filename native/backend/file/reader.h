@@ -1,8 +1,7 @@
 /* reader.h - a capture file as a sequence of packets: what pcap and pcapng have in common.
  *
- * The bytes are hostile: every length is checked against what is there, and a lie ends the
- * reading with the place and the reason in `detail`. Neither format ever reads past a
- * record that does not add up.
+ * The bytes are untrusted: every length is checked against the bytes present. A malformed record
+ * ends the reading, with its offset and the reason in `detail`.
  */
 #ifndef SONDE_FILE_READER_H
 #define SONDE_FILE_READER_H
@@ -14,8 +13,8 @@
 #include "window.h"
 
 enum {
-  FRAME_MAX = 262144,    /* the largest snaplen of any writer we know */
-  INTERFACES_MAX = 4096, /* of one pcapng section */
+  FRAME_MAX = 262144,    /* the largest snaplen of any known writer */
+  INTERFACES_MAX = 4096, /* in one pcapng section */
   DETAIL_MAX = 160,
 };
 
@@ -31,9 +30,9 @@ struct pcapng_interface {
 
 struct reader {
   struct window window;
-  uint32_t snaplen; /* of the session: no packet is longer */
+  uint32_t snaplen; /* packets are cut to this length */
   bool pcapng;
-  bool swapped; /* the file's byte order is not ours */
+  bool swapped; /* the file's byte order is not the host's */
   bool ended;
   char detail[DETAIL_MAX]; /* why it ended early, "" at a clean end */
   uint64_t last_ns;        /* time of the newest packet, for blocks that carry none */
@@ -42,26 +41,26 @@ struct reader {
   uint16_t linktype;
   uint8_t fcs_bytes;
   /* pcapng */
-  uint64_t skip_bytes;      /* of a block nobody asked for that are still to come */
-  uint32_t interface_count; /* of this section */
+  uint64_t skip_bytes;      /* rest of a block that is skipped */
+  uint32_t interface_count; /* in this section */
   struct pcapng_interface *interfaces;
 };
 
-/* Reads the file's head; the descriptor stays the caller's. Returns 0, or -1 with errno 0 if
- * it is no capture file, as an empty one is. One that ends within its head is: reading ends
- * at once, with the place. */
+/* Reads the file header. The caller keeps the descriptor. Returns 0, or -1 with errno 0 if the
+ * file is empty or not a capture file. A file that ends within its header opens, and reading
+ * ends at once with the offset in `detail`. */
 int reader_open(struct reader *reader, int fd, uint32_t snaplen);
 void reader_close(struct reader *reader);
 
-/* Up to `max` packets, fewer only where the window or the file ends; 0 with `ended` at the
- * end. Only with may_refill does it read, which ends the life of packets handed over before. */
+/* Returns up to `max` packets, fewer only where the window or the file ends; 0 with `ended` at
+ * the end. Refills the window only with may_refill, which invalidates earlier packets. */
 uint32_t reader_next(struct reader *reader, struct sonde_packet *packets, uint32_t max,
                      bool may_refill);
 
-/* Ends the reading. An empty reason is a clean end. */
+/* Ends the reading. An empty reason means a clean end. */
 __attribute__((format(printf, 2, 3))) void reader_end(struct reader *reader, const char *format,
                                                       ...);
-/* The window holds less than a record: read on, or end. True: parse again. */
+/* Call when the window holds less than a record. True: parse again. False: reading ended. */
 bool reader_refill(struct reader *reader, bool may_refill);
 
 bool pcap_open(struct reader *reader); /* false: not this format */
@@ -81,15 +80,15 @@ static inline uint16_t load16(const struct reader *reader, const uint8_t *at) {
   return reader->swapped ? __builtin_bswap16(value) : value;
 }
 
-/* Some writers store a platform's own DLT for raw IP. What a file calls 65535 is a frame that
- * nobody can read, and must not pass for a struct sonde_delta, which is believed. */
+/* Some writers store a platform's own DLT for raw IP. A file's link type 65535 must not pass for
+ * a struct sonde_delta, which is trusted. */
 static inline uint16_t linktype_normal(uint32_t linktype) {
   if (linktype == SONDE_LINKTYPE_DELTA)
     return SONDE_LINKTYPE_DELTA - 1;
   return linktype == 12 || linktype == 14 ? SONDE_LINKTYPE_RAW : (uint16_t)linktype;
 }
 
-/* wirelen without the FCS; what was captured was on the wire, whatever the file says. */
+/* wirelen excludes the FCS, and is at least caplen whatever the file says. */
 static inline void packet_set(struct sonde_packet *packet, const uint8_t *data, uint32_t caplen,
                               uint32_t wirelen, uint32_t fcs_bytes, uint32_t snaplen) {
   wirelen = wirelen < caplen ? caplen : wirelen;
@@ -99,7 +98,7 @@ static inline void packet_set(struct sonde_packet *packet, const uint8_t *data, 
       .data = data, .caplen = caplen > snaplen ? snaplen : caplen, .wirelen = wirelen};
 }
 
-/* A "cooked" header says which way the packet went, as sll_pkttype of packet(7). */
+/* A "cooked" header holds the direction, as sll_pkttype of packet(7). */
 static inline void packet_direct(struct sonde_packet *packet) {
   uint32_t at = packet->linktype == SONDE_LINKTYPE_SLL    ? 1
                 : packet->linktype == SONDE_LINKTYPE_SLL2 ? 10

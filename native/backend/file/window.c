@@ -48,7 +48,7 @@ bool window_fill(struct window *window) {
   }
   window->end += count;
   window->end_offset += (uint64_t)count;
-  /* The disk works on the next chunk while this one is parsed. */
+  /* The kernel reads the next chunk while this one is parsed. */
   posix_fadvise(window->fd, (off_t)window->end_offset, WINDOW_BYTES, POSIX_FADV_WILLNEED);
   return true;
 }

@@ -1,8 +1,8 @@
 /* window.h - a sliding view of a file, read in large chunks into private memory.
  *
- * Read, not mapped: a mapped file that somebody truncates is SIGBUS. Bytes between
- * cursor and end stay where they are until the next window_fill, which moves them to the
- * front; so records are handed over in place and none is ever split.
+ * The file is read, not mapped: truncating a mapped file raises SIGBUS. Bytes between cursor and
+ * end stay in place until window_fill moves them to the front. So records are handed over in
+ * place and never split.
  */
 #ifndef SONDE_FILE_WINDOW_H
 #define SONDE_FILE_WINDOW_H
@@ -13,21 +13,21 @@
 
 struct window {
   int fd;
-  int read_errno;        /* of the read that failed; the bytes before it are still good */
-  bool at_end;           /* nothing lies behind end */
+  int read_errno;        /* set by a failed read; the bytes before it are valid */
+  bool at_end;           /* the file has no bytes after end */
   uint8_t *memory;       /* WINDOW_BYTES */
   const uint8_t *cursor; /* the next byte to parse */
   const uint8_t *end;    /* past the last byte read */
-  uint64_t end_offset;   /* of `end` in the file */
+  uint64_t end_offset;   /* file offset of `end` */
 };
 
-/* Small enough to stay in the L2 cache while it is parsed, a few times the largest record. */
+/* Fits the L2 cache, and holds a few of the largest records. */
 enum { WINDOW_BYTES = 1 << 20, WINDOW_RECORD_MAX = WINDOW_BYTES / 2 };
 
 int window_open(struct window *window, int fd); /* 0 or -1 with errno */
 void window_close(struct window *window);
 
-/* Reads on behind what is left. Returns whether there are more bytes than before. */
+/* Reads more bytes after the unparsed ones. Returns whether any were added. */
 bool window_fill(struct window *window);
 
 static inline size_t window_left(const struct window *window) {

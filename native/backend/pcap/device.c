@@ -1,9 +1,7 @@
 /* device.c - see device.h. */
 #include "device.h"
 
-#include <errno.h>
 #include <linux/filter.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -11,7 +9,7 @@
 #include "host/interface.h"
 #include "packet.h"
 
-/* libpcap's optimizer takes cubic time: two seconds for this much, minutes for 16 KiB. */
+/* libpcap's optimizer is cubic: 2 s for this many bytes, minutes for 16 KiB. */
 enum { EXPRESSION_BYTES_MAX = 4096, BUFFER_BYTES_MIN = 1 << 20 };
 
 const char *device_version(void) {
@@ -25,16 +23,13 @@ const char *device_version(void) {
 
 int device_probe(struct sonde_error *error) {
   int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
-  if (fd < 0) {
-    return errno == EPERM
-               ? sonde_fail(error, SONDE_PERMISSION, errno, "needs CAP_NET_RAW")
-               : sonde_fail(error, SONDE_SYSTEM, errno, "packet socket: %s", strerror(errno));
-  }
+  if (fd < 0)
+    return sonde_fail_socket(error);
   close(fd);
   return 0;
 }
 
-/* A capture stays with its interface when that is renamed. NULL: it is gone, or there is none. */
+/* The current name, since a capture follows a renamed interface. NULL if not open or deleted. */
 static const char *present_name(const struct device *device, char name[static IF_NAMESIZE]) {
   return device->ifindex ? if_indextoname((unsigned)device->ifindex, name) : NULL;
 }
@@ -42,10 +37,8 @@ static const char *present_name(const struct device *device, char name[static IF
 int device_set(struct device *device, const char *name, uint32_t snaplen, uint32_t buffer_bytes,
                bool promiscuous, struct sonde_error *error) {
   struct sonde_interface interface = {0};
-  if (!name || !*name || strlen(name) >= sizeof device->name) {
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.64s: %s", name ? name : "",
-                      strerror(ENODEV));
-  }
+  if (!name || !*name || strlen(name) >= sizeof device->name)
+    return sonde_fail_interface(error, name, ENODEV);
   int status =
       strcmp(name, "any") == 0 ? 0 : sonde_interface_find(name, SONDE_TAP_NONE, &interface, error);
   if (status)
@@ -60,7 +53,7 @@ int device_set(struct device *device, const char *name, uint32_t snaplen, uint32
   return 0;
 }
 
-/* DLT_ is the platform's number, LINKTYPE_ the file's; they differ for old types only. */
+/* DLT_ numbers differ from LINKTYPE_ numbers only for old types. */
 static uint16_t dlt_linktype(int dlt) {
   switch (dlt) {
   case DLT_RAW:
@@ -80,11 +73,9 @@ static int activation_failure(const struct device *device, int problem, struct s
   case PCAP_ERROR_PROMISC_PERM_DENIED:
     return sonde_fail(error, SONDE_PERMISSION, EPERM, "needs CAP_NET_RAW");
   case PCAP_ERROR_NO_SUCH_DEVICE:
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%s: %s", device->name,
-                      strerror(ENODEV));
+    return sonde_fail_interface(error, device->name, ENODEV);
   case PCAP_ERROR_IFACE_NOT_UP:
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, ENETDOWN, "%s: %s", device->name,
-                      strerror(ENETDOWN));
+    return sonde_fail_interface(error, device->name, ENETDOWN);
   default:
     return sonde_fail(error, SONDE_SYSTEM, 0, "%s: %.200s", device->name, words);
   }
@@ -98,7 +89,7 @@ int device_open(struct device *device, const char *expression, struct sonde_erro
   device->pcap = pcap_create(name, words);
   if (!device->pcap)
     return sonde_fail(error, SONDE_SYSTEM, 0, "%s: %.200s", device->name, words);
-  /* No immediate mode: it would have libpcap fall back to the older ring. */
+  /* No immediate mode: it makes libpcap fall back to the older ring. */
   pcap_set_snaplen(device->pcap, (int)device->snaplen);
   pcap_set_promisc(device->pcap, device->promiscuous);
   pcap_set_buffer_size(device->pcap, (int)device->buffer_bytes);
@@ -114,7 +105,7 @@ int device_open(struct device *device, const char *expression, struct sonde_erro
   if (strcmp(device->name, "any") == 0)
     pcap_set_datalink(device->pcap, DLT_LINUX_SLL2);
   if (device->loopback)
-    pcap_setdirection(device->pcap, PCAP_D_IN); /* each packet goes out and comes in */
+    pcap_setdirection(device->pcap, PCAP_D_IN); /* lo shows each packet twice */
   device->linktype = dlt_linktype(pcap_datalink(device->pcap));
   status = device_filter(device, expression, error);
   if (!status && pcap_setnonblock(device->pcap, 1, words))
@@ -141,7 +132,7 @@ int device_filter(struct device *device, const char *expression, struct sonde_er
   return status;
 }
 
-/* Not pcap_setfilter: that would also throw away what waits in the ring already. */
+/* Not pcap_setfilter: that would also drop the packets already in the ring. */
 void device_refuse_all(const struct device *device) {
   struct sock_filter refuse = BPF_STMT(BPF_RET | BPF_K, 0);
   struct sock_fprog program = {.len = 1, .filter = &refuse};

@@ -1,32 +1,45 @@
 /* pcap.c - the `pcap` backend: libpcap on a live interface, the portable fallback.
  *
- * libpcap may give a packet's memory back as soon as its callback returns, so frames are
- * copied. It tells neither the direction (except on "any") nor that a frame is a GRO
- * super-packet: those count as one packet. One queue.
+ * libpcap may reuse a packet's memory once its callback returns, so frames are copied. It does
+ * not report the direction (except on "any") or GRO super-packets, which count as one packet.
+ * One queue.
  *
- * The lock keeps filter changes and counters away from a running dispatch; receive does not
- * hold it while it waits.
+ * The lock separates filter changes and counters from a running dispatch. receive does not hold
+ * it while waiting.
  */
-#include <errno.h>
 #include <linux/if_packet.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
-#include "arena.h"
-#include "backend.h"
 #include "device.h"
-#include "failure.h"
 #include "host/clock.h"
+#include "host/plugin.h"
 
 enum {
-  DRAIN_MS = 10 * DEVICE_TIMEOUT_MS, /* the last block has come up by then */
+  ARENA_BYTES = 4 << 20,
+  DRAIN_MS = 10 * DEVICE_TIMEOUT_MS, /* the last block has arrived by then */
   SLL2_PACKET_TYPE_AT = 10,
 };
+
+/* The frames of one receive, copied one after the other. */
+struct arena {
+  uint8_t *memory;
+  uint32_t used;
+  uint32_t frame_bytes_max;
+};
+
+/* How many frames of the largest size fit. */
+static uint32_t arena_frames(const struct arena *arena) {
+  return (ARENA_BYTES - arena->used) / arena->frame_bytes_max;
+}
+
+static const uint8_t *arena_copy(struct arena *arena, const uint8_t *data, uint32_t length) {
+  uint8_t *to = arena->memory + arena->used;
+  memcpy(to, data, length);
+  arena->used += length;
+  return to;
+}
 
 struct sonde_backend {
   struct device device;
@@ -34,51 +47,45 @@ struct sonde_backend {
   char *expression;
   pthread_mutex_t lock;
   _Atomic uint64_t quiesced_ms; /* monotonic; 0: running */
-  uint64_t dropped;             /* of devices that are closed, and of this one as of counted */
+  uint64_t dropped;             /* by closed devices, and by this one up to `counted` */
   uint32_t counted;             /* libpcap's 32-bit counter when last read */
   int wake_fd;
-  bool is_down; /* the interface, as told by receive */
+  bool is_down; /* receive has reported LINK_DOWN */
 };
 
-static int probe(struct sonde_error *error) {
-  return device_probe(error);
-}
-
-static void live_close(struct sonde_backend *backend) {
+static void backend_close(struct sonde_backend *backend) {
   if (!backend)
     return;
   device_close(&backend->device);
-  arena_close(&backend->arena);
-  if (backend->wake_fd >= 0)
-    close(backend->wake_fd);
+  free(backend->arena.memory);
+  sonde_fd_close(&backend->wake_fd);
   pthread_mutex_destroy(&backend->lock);
   free(backend->expression);
   free(backend);
 }
 
-static int live_open(const struct sonde_backend_config *config, struct sonde_backend **out,
-                     struct sonde_error *error) {
+static int backend_open(const struct sonde_backend_config *config, struct sonde_backend **out,
+                        struct sonde_error *error) {
   struct sonde_backend *backend = calloc(1, sizeof *backend);
-  int status = 0;
   if (!backend)
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+    return sonde_fail_memory(error);
   pthread_mutex_init(&backend->lock, NULL);
   backend->expression = strdup(config->filter ? config->filter : "");
-  backend->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (backend->wake_fd < 0) {
-    status = sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
-  } else if (!backend->expression || arena_open(&backend->arena, config->snaplen)) {
-    status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  } else {
+  backend->arena.memory = malloc(ARENA_BYTES);
+  backend->arena.frame_bytes_max = config->snaplen;
+  int status = sonde_wake_open(&backend->wake_fd, error);
+  if (!status && (!backend->expression || !backend->arena.memory))
+    status = sonde_fail_memory(error);
+  if (!status) {
     status = device_set(&backend->device, config->interface, config->snaplen, config->ring_bytes,
                         config->promiscuous != 0, error);
   }
-  if (!status) { /* says now what start would fail on */
+  if (!status) { /* report at open what start would fail on */
     status = device_open(&backend->device, backend->expression, error);
     device_close(&backend->device);
   }
   if (status) {
-    live_close(backend);
+    backend_close(backend);
     return status;
   }
   *out = backend;
@@ -91,7 +98,7 @@ static void info(const struct sonde_backend *backend, struct sonde_backend_info 
            backend->device.buffer_bytes >> 20);
 }
 
-/* libpcap captures from activation on, so that it is opened only here. */
+/* libpcap captures from activation on, so the device is opened only here. */
 static int start(struct sonde_backend *backend, struct sonde_error *error) {
   backend->counted = 0;
   return device_open(&backend->device, backend->expression, error);
@@ -122,12 +129,12 @@ static void keep(u_char *argument, const struct pcap_pkthdr *head, const u_char 
   }
 }
 
-/* What is ready, as far as both arrays reach. Returns a count or a status. */
-static int take(struct sonde_backend *backend, struct sonde_packet *packets, uint32_t max,
-                struct sonde_error *error) {
+/* Reads ready packets until one of the arrays is full. Returns a count or a status. */
+static int read_ready(struct sonde_backend *backend, struct sonde_packet *packets, uint32_t max,
+                      struct sonde_error *error) {
   struct filling filling = {.backend = backend, .packets = packets};
   int status = 0;
-  arena_reset(&backend->arena);
+  backend->arena.used = 0;
   pthread_mutex_lock(&backend->lock);
   if (!backend->device.pcap)
     status = sonde_fail(error, SONDE_SYSTEM, ENODEV, "%s", strerror(ENODEV));
@@ -149,12 +156,12 @@ static int take(struct sonde_backend *backend, struct sonde_packet *packets, uin
   return filling.count ? (int)filling.count : status;
 }
 
-/* libpcap keeps to itself that an interface went down, and waits for it. Told once. */
+/* libpcap does not report that an interface went down and keeps waiting. Reports it once. */
 static int link_trouble(struct sonde_backend *backend, struct sonde_error *error) {
   int status = device_trouble(&backend->device, error);
-  bool told = backend->is_down;
+  bool was_down = backend->is_down;
   backend->is_down = status == SONDE_LINK_DOWN;
-  return backend->is_down && told ? 0 : status;
+  return backend->is_down && was_down ? 0 : status;
 }
 
 static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
@@ -162,7 +169,7 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
   if (queue != 0 || max == 0)
     return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
   for (bool waited = false;; waited = true) {
-    int count = take(backend, packets, max, error);
+    int count = read_ready(backend, packets, max, error);
     uint64_t quiesced_ms = atomic_load(&backend->quiesced_ms);
     if (count > 0 || (count < 0 && !quiesced_ms))
       return count;
@@ -170,12 +177,8 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
       return 0;
     if (waited && !quiesced_ms)
       return link_trouble(backend, error);
-    struct pollfd fds[2] = {{.fd = backend->device.select_fd, .events = POLLIN},
-                            {.fd = backend->wake_fd, .events = POLLIN}};
-    eventfd_t ignored;
-    poll(fds, 2, quiesced_ms ? DEVICE_TIMEOUT_MS : timeout_ms < 0 ? 0 : timeout_ms);
-    if (fds[1].revents)
-      eventfd_read(backend->wake_fd, &ignored);
+    sonde_wake_wait(backend->wake_fd, backend->device.select_fd,
+                    quiesced_ms ? DEVICE_TIMEOUT_MS : timeout_ms, NULL);
   }
 }
 
@@ -191,7 +194,7 @@ static void quiesce(struct sonde_backend *backend) {
   wake(backend);
 }
 
-/* Under the lock. The difference of two 32-bit readings is right across one wrap. */
+/* Under the lock. The difference of two 32-bit counts is correct across one wrap. */
 static void count_drops(struct sonde_backend *backend) {
   struct pcap_stat counters;
   if (backend->device.pcap && pcap_stats(backend->device.pcap, &counters) == 0) {
@@ -224,27 +227,6 @@ static void stop(struct sonde_backend *backend) {
   pthread_mutex_unlock(&backend->lock);
 }
 
-static const struct sonde_backend_ops ops = {
-    .abi = SONDE_BACKEND_ABI,
-    .features = SONDE_FEATURE_BASIC_CAPTURE | SONDE_FEATURE_FLOW_TRACKING,
-    .name = "pcap",
-    .description = "libpcap, the portable fallback (emulation mode)",
-    .probe = probe,
-    .open = live_open,
-    .info = info,
-    .start = start,
-    .receive = receive,
-    .wake = wake,
-    .quiesce = quiesce,
-    .stats = stats,
-    .filters = 1,
-    .reopen = reopen,
-    .stop = stop,
-    .close = live_close,
-};
-
-__attribute__((visibility("default"))) const struct sonde_backend_ops *sonde_backend_ops_v1(void);
-
-const struct sonde_backend_ops *sonde_backend_ops_v1(void) {
-  return &ops;
-}
+SONDE_BACKEND(.name = "pcap", .description = "libpcap, the portable fallback (emulation mode)",
+              .features = SONDE_FEATURES_FLOW, .probe = device_probe, .filters = 1,
+              .reopen = reopen)

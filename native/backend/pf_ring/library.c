@@ -4,11 +4,10 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdbool.h>
-#include <stdio.h>
 
 #include "failure.h"
 
-/* With its version first: the bare name belongs to the development files. */
+/* Versioned name first: only the development files have the bare name. */
 static const char *const names[] = {"libpfring.so.1", "libpfring.so"};
 
 static const struct {
@@ -51,7 +50,7 @@ int library_load(const struct library **library, struct sonde_error *error) {
     void *handle = NULL;
     for (size_t i = 0; !handle && i < sizeof names / sizeof names[0]; i++) {
       handle = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
-      if (!handle && i == 0) /* the words for the name that a host should have */
+      if (!handle && i == 0) /* report the error for the versioned name */
         status = sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, 0, "%s", dlerror());
     }
     status = handle ? find_symbols(handle, &loaded, error) : status;

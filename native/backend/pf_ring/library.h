@@ -1,9 +1,9 @@
-/* library.h - the few functions of the user's libpfring that are called, found at run time.
+/* library.h - the functions of the user's libpfring that are called, loaded at run time.
  *
- * netsonde neither ships nor links libpfring. The declarations are this project's own; where
- * each name, number and offset comes from is written down in docs/dpdk-and-pf_ring.md.
- * Only what has kept its place over the library's versions is touched: both structures are
- * longer than any version's, and zeroed before each call.
+ * netsonde neither ships nor links libpfring. The declarations are this project's own.
+ * docs/dpdk-and-pf_ring.md names the source of each name, number and offset. Only members at
+ * the same offset in all versions are used. Both structures are longer than any version's, and
+ * zeroed before each call.
  */
 #ifndef SONDE_PF_RING_LIBRARY_H
 #define SONDE_PF_RING_LIBRARY_H
@@ -20,13 +20,13 @@ struct pfring_header {
   struct timeval time;
   uint32_t caplen;
   uint32_t len;     /* on the wire */
-  uint64_t time_ns; /* the extended header from here on; 0: look at `time` */
+  uint64_t time_ns; /* the extended header from here on; 0: use `time` */
   uint32_t flags;
   uint8_t received; /* 1: came in, 0: was sent */
   uint8_t rest[1024 - 37];
 };
-_Static_assert(offsetof(struct pfring_header, time_ns) == 24, "as the library lays it out");
-_Static_assert(offsetof(struct pfring_header, received) == 36, "as the library lays it out");
+_Static_assert(offsetof(struct pfring_header, time_ns) == 24, "the library's layout");
+_Static_assert(offsetof(struct pfring_header, received) == 36, "the library's layout");
 
 struct pfring_counters {
   uint64_t received;
@@ -37,12 +37,12 @@ struct pfring_counters {
 enum pfring_flag {
   PFRING_LONG_HEADER = 1 << 2,
   PFRING_PROMISCUOUS = 1 << 3,
-  PFRING_TIMESTAMP = 1 << 4, /* zero-copy drivers stamp only when asked to */
+  PFRING_TIMESTAMP = 1 << 4, /* zero-copy drivers need it to set timestamps */
   PFRING_DO_NOT_PARSE = 1 << 9,
 };
 
 enum {
-  PFRING_FAMILY = 27,       /* PF_RING: of the module's sockets */
+  PFRING_FAMILY = 27,       /* address family of the module's sockets */
   PFRING_RECEIVED_ONLY = 1, /* rx_only_direction */
   PFRING_RECEIVE_MODE = 2,  /* recv_only_mode; 1 is send_only_mode, in which recv fails */
   PFRING_CAPLEN_MAX = 65535,
@@ -64,10 +64,10 @@ struct library {
   int (*version_noring)(uint32_t *version);
 };
 
-/* Loaded once and kept; as long as it is missing, looked for again at each call. Errors:
- * BACKEND_UNAVAILABLE in dlerror's words. */
+/* Loads the library once and keeps it. While it is missing, each call tries again. Errors:
+ * BACKEND_UNAVAILABLE with dlerror's text. */
 int library_load(const struct library **library, struct sonde_error *error);
-/* "8.9.0", of a number as the library gives it. */
+/* Writes the library's version, for example "8.9.0". */
 void library_version(const struct library *library, char text[16]);
 
 #endif

@@ -1,47 +1,41 @@
 /* pf_ring.c - the `pf_ring` backend: the user's libpfring over its kernel module, its
  * zero-copy drivers, or a capture file. One queue.
  *
- * Packets are asked for without waiting, and waited for by poll on the ring's descriptor and
- * our own: the library forgets a wake-up that comes before its wait. They are always copied
- * into a buffer of ours: what it lends is gone with the next call.
+ * Packets are read without blocking. Waiting polls the ring's descriptor and the wake-up one,
+ * because the library misses a wake-up that arrives before its wait. Packets are always copied:
+ * the library's buffer is valid only until the next call.
  *
- * The lock guards the handle against a reading of the counters while it is closed.
+ * The lock prevents reading the counters of a handle that is being closed.
  */
-#include <errno.h>
 #include <net/if.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "backend.h"
-#include "failure.h"
 #include "host/clock.h"
 #include "host/dedicated_check.h"
+#include "host/plugin.h"
 #include "source.h"
 
 enum {
   ARENA_BYTES = 4 << 20,
-  DRAIN_MS = 200,   /* for rings that do not tell how much they hold */
-  LOOK_NS = 200000, /* between two looks at a ring that cannot be polled */
+  DRAIN_MS = 200,   /* for rings that do not report their fill */
+  POLL_NS = 200000, /* between two reads of a ring that cannot be polled */
   DRAIN_UNKNOWN = INT32_MAX,
 };
 
 struct sonde_backend {
   struct source source;
-  uint8_t *arena; /* the frames of one receive, one behind the other */
+  uint8_t *arena; /* the frames of one receive, one after the other */
   int wake_fd;
-  bool ended; /* a file, to its end */
+  bool ended; /* a file was read to its end */
   _Atomic bool quiesced;
-  int drain_left; /* packets still to be handed over once quiesced; -1: not looked yet */
+  int drain_left; /* packets to hand over once quiesced; -1: not yet known */
   uint64_t drain_until_ms;
   pthread_mutex_t lock;
-  uint64_t dropped; /* of rings that are closed, and of this one as of counted */
-  uint64_t counted; /* its counter when last read */
+  uint64_t dropped; /* by closed rings, and by this one up to `counted` */
+  uint64_t counted; /* the library's counter when last read */
 };
 
 static int probe(struct sonde_error *error) {
@@ -50,13 +44,12 @@ static int probe(struct sonde_error *error) {
   return status ? status : source_probe(library, error);
 }
 
-static void ring_close(struct sonde_backend *backend) {
+static void backend_close(struct sonde_backend *backend) {
   if (!backend)
     return;
   source_close(&backend->source);
   free(backend->arena);
-  if (backend->wake_fd >= 0)
-    close(backend->wake_fd);
+  sonde_fd_close(&backend->wake_fd);
   pthread_mutex_destroy(&backend->lock);
   free(backend);
 }
@@ -73,22 +66,19 @@ static int check_source(struct sonde_backend *backend, const struct sonde_backen
   return status ? status : source_open(source, error);
 }
 
-static int ring_open(const struct sonde_backend_config *config, struct sonde_backend **out,
-                     struct sonde_error *error) {
+static int backend_open(const struct sonde_backend_config *config, struct sonde_backend **out,
+                        struct sonde_error *error) {
   struct sonde_backend *backend = calloc(1, sizeof *backend);
   if (!backend)
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  int status = 0;
+    return sonde_fail_memory(error);
   pthread_mutex_init(&backend->lock, NULL);
   backend->arena = malloc(ARENA_BYTES);
-  backend->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (backend->wake_fd < 0)
-    status = sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
-  else if (!backend->arena)
-    status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  int status = sonde_wake_open(&backend->wake_fd, error);
+  if (!status && !backend->arena)
+    status = sonde_fail_memory(error);
   status = status ? status : check_source(backend, config, error);
   if (status) {
-    ring_close(backend);
+    backend_close(backend);
     return status;
   }
   *out = backend;
@@ -110,9 +100,9 @@ static int start(struct sonde_backend *backend, struct sonde_error *error) {
   return source_enable(&backend->source, error);
 }
 
-/* One packet to `to`. 1, 0 if there is none, or negative. The library's pcap module gives 0
- * with a packet as well as without, so that the header is what tells. */
-static int take_one(struct source *source, uint8_t *to, struct sonde_packet *packet) {
+/* Reads one packet to `to`. Returns 1, 0 if the ring is empty, or a negative number. The
+ * library's pcap module returns 0 with and without a packet, so the header is checked. */
+static int read_one(struct source *source, uint8_t *to, struct sonde_packet *packet) {
   struct pfring_header header;
   uint8_t *buffer = to;
   memset(&header, 0, offsetof(struct pfring_header, rest));
@@ -136,9 +126,9 @@ static int take_one(struct source *source, uint8_t *to, struct sonde_packet *pac
   return 1;
 }
 
-/* What is there, as far as both arrays reach. Returns a count or a status. */
-static int take(struct sonde_backend *backend, struct sonde_packet *packets, uint32_t max,
-                struct sonde_error *error) {
+/* Reads ready packets until one of the arrays is full. Returns a count or a status. */
+static int read_ready(struct sonde_backend *backend, struct sonde_packet *packets, uint32_t max,
+                      struct sonde_error *error) {
   struct source *source = &backend->source;
   uint32_t used = 0;
   uint32_t count = 0;
@@ -146,7 +136,7 @@ static int take(struct sonde_backend *backend, struct sonde_packet *packets, uin
   if (!source->ring)
     return sonde_fail(error, SONDE_SYSTEM, ENODEV, "%s: %s", source->name, strerror(ENODEV));
   while (count < max && ARENA_BYTES - used >= source->caplen) {
-    got = take_one(source, backend->arena + used, &packets[count]);
+    got = read_one(source, backend->arena + used, &packets[count]);
     if (got <= 0)
       break;
     used += (packets[count++].caplen + 7) & ~7u;
@@ -158,27 +148,23 @@ static int take(struct sonde_backend *backend, struct sonde_packet *packets, uin
   return 0;
 }
 
-/* True if somebody called wake. */
+/* Returns whether wake was called. */
 static bool wait_for(struct sonde_backend *backend, int timeout_ms) {
   struct source *source = &backend->source;
-  struct pollfd fds[2] = {{.fd = backend->wake_fd, .events = POLLIN},
-                          {.fd = source->select_fd, .events = POLLIN}};
-  eventfd_t ignored;
-  if (source->select_fd < 0) { /* zero-copy: nothing to wait on but time */
-    nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
+  int woken;
+  if (source->select_fd < 0) { /* zero-copy: there is no descriptor to wait on */
+    nanosleep(&(struct timespec){.tv_nsec = POLL_NS}, NULL);
     timeout_ms = 0;
   }
-  poll(fds, 2, timeout_ms < 0 ? 0 : timeout_ms);
-  if (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL))
-    nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL); /* it stays ready: do not spin */
-  if (fds[0].revents)
-    eventfd_read(backend->wake_fd, &ignored);
-  return fds[0].revents != 0;
+  short events = sonde_wake_wait(backend->wake_fd, source->select_fd, timeout_ms, &woken);
+  if (events & (POLLERR | POLLHUP | POLLNVAL))
+    nanosleep(&(struct timespec){.tv_nsec = POLL_NS}, NULL); /* the error stays set: do not spin */
+  return woken;
 }
 
-/* As many as the ring held when it was first looked at after quiesce: the library cannot
- * keep new packets out without throwing these away. */
-static int take_last(struct sonde_backend *backend, struct sonde_packet *packets, uint32_t max) {
+/* Reads as many packets as the ring held at the first call after quiesce: the library cannot
+ * reject new packets without dropping these. */
+static int read_last(struct sonde_backend *backend, struct sonde_packet *packets, uint32_t max) {
   const struct source *source = &backend->source;
   if (backend->drain_left < 0) {
     bool live = source->ring && source->kind != SOURCE_FILE;
@@ -190,14 +176,14 @@ static int take_last(struct sonde_backend *backend, struct sonde_packet *packets
   bool late = left == DRAIN_UNKNOWN && sonde_clock_ms() >= backend->drain_until_ms;
   if (left == 0 || late)
     return 0;
-  int count = take(backend, packets, max < left ? max : left, NULL);
+  int count = read_ready(backend, packets, max < left ? max : left, NULL);
   backend->drain_left -= count > 0 ? count : 0;
   return count > 0 ? count : 0;
 }
 
 static int receive_file(struct sonde_backend *backend, struct sonde_packet *packets, uint32_t max,
                         struct sonde_error *error) {
-  int count = backend->ended ? 0 : take(backend, packets, max, error);
+  int count = backend->ended ? 0 : read_ready(backend, packets, max, error);
   backend->ended = count == 0;
   return backend->ended ? SONDE_END : count;
 }
@@ -207,17 +193,17 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
   if (queue != 0 || max == 0)
     return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
   if (atomic_load(&backend->quiesced))
-    return take_last(backend, packets, max);
+    return read_last(backend, packets, max);
   if (backend->source.kind == SOURCE_FILE)
     return receive_file(backend, packets, max, error);
   uint64_t now_ms = sonde_clock_ms();
   uint64_t until_ms = now_ms + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
   for (bool last = false;; last = now_ms >= until_ms) {
-    int count = take(backend, packets, max, error);
+    int count = read_ready(backend, packets, max, error);
     if (count || last || atomic_load(&backend->quiesced))
       return count;
     if (wait_for(backend, (int)(until_ms - now_ms)))
-      until_ms = 0; /* one more look */
+      until_ms = 0; /* read once more */
     now_ms = sonde_clock_ms();
   }
 }
@@ -226,8 +212,8 @@ static void wake(struct sonde_backend *backend) {
   eventfd_write(backend->wake_fd, 1);
 }
 
-/* Under the lock. Some modules of the library leave the structure alone, some give numbers
- * that begin anew; neither takes back what was counted. */
+/* Under the lock. Some modules of the library do not fill the structure, some restart their
+ * counters. Neither reduces the count. */
 static void count_drops(struct sonde_backend *backend) {
   struct pfring_counters counters = {0};
   const struct source *source = &backend->source;
@@ -239,7 +225,7 @@ static void count_drops(struct sonde_backend *backend) {
   }
 }
 
-/* Drops are counted up to here: later ones are of packets that are refused. */
+/* Counts drops until now. Later drops are of packets that must not be captured. */
 static void quiesce(struct sonde_backend *backend) {
   pthread_mutex_lock(&backend->lock);
   count_drops(backend);
@@ -274,28 +260,5 @@ static void stop(struct sonde_backend *backend) {
   pthread_mutex_unlock(&backend->lock);
 }
 
-static const struct sonde_backend_ops ops = {
-    .abi = SONDE_BACKEND_ABI,
-    .features = SONDE_FEATURE_BASIC_CAPTURE | SONDE_FEATURE_FLOW_TRACKING |
-                SONDE_FEATURE_FLOW_METERING | SONDE_FEATURE_NETFLOW_EXPORT |
-                SONDE_FEATURE_BUFFER_ENCRYPTION,
-    .name = "pf_ring",
-    .description = "PF_RING kernel module and zero-copy drivers",
-    .probe = probe,
-    .open = ring_open,
-    .info = info,
-    .start = start,
-    .receive = receive,
-    .wake = wake,
-    .quiesce = quiesce,
-    .stats = stats,
-    .reopen = reopen,
-    .stop = stop,
-    .close = ring_close,
-};
-
-__attribute__((visibility("default"))) const struct sonde_backend_ops *sonde_backend_ops_v1(void);
-
-const struct sonde_backend_ops *sonde_backend_ops_v1(void) {
-  return &ops;
-}
+SONDE_BACKEND(.name = "pf_ring", .description = "PF_RING kernel module and zero-copy drivers",
+              .features = SONDE_FEATURES_ALL, .probe = probe, .reopen = reopen)

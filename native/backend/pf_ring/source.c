@@ -1,16 +1,13 @@
 /* source.c - see source.h.
  *
- * The library says little: pfring_open gives NULL, errno if a system call failed, and a line
- * on stderr if the kernel's ring has another layout. What is behind it is put together here.
+ * On failure pfring_open returns NULL, sets errno if a system call failed, and prints a line to
+ * stderr if the kernel's ring has another layout. This file derives the cause.
  */
 #include "source.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
 #include <net/ethernet.h>
 #include <net/if.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -21,7 +18,7 @@
 static const char UNBOUND[] = "none"; /* the library's name for a ring on no device */
 static const char MODULE_INFO[] = "/proc/net/pf_ring/info";
 
-/* The value of a line "PF_RING Version : 8.9.0 (…)" of the module's own account. */
+/* Reads the value of a line like "PF_RING Version : 8.9.0 (…)" from MODULE_INFO. */
 static void module_value(const char *key, char *value, size_t value_bytes) {
   char line[256];
   FILE *info = fopen(MODULE_INFO, "re");
@@ -37,8 +34,8 @@ static void module_value(const char *key, char *value, size_t value_bytes) {
     fclose(info);
 }
 
-/* Releases 6 say ENODEV whatever went wrong. Of a ring that is bound to nothing that is
- * no answer: the module itself is asked for a socket, as the library did. 0: it gives one. */
+/* Releases 6 report ENODEV for every failure. For an unbound ring that cannot be true, so this
+ * opens a socket of the module as the library does. Returns its errno, or 0 if it opens. */
 static int true_cause(const char *name, int cause) {
   if (cause != ENODEV || strcmp(name, UNBOUND) != 0)
     return cause;
@@ -71,14 +68,15 @@ static int open_failure(const struct library *library, const char *name, int cau
     return sonde_fail(error, SONDE_INTERFACE_INVALID, cause, "%s: %s", name, strerror(cause));
   case ENOMEM:
     return sonde_fail(error, SONDE_NO_MEMORY, cause, "%s: %s", name, strerror(cause));
-  case 0: /* no system call failed: the library itself did not like the kernel's ring */
+  case 0: /* no system call failed: the library rejected the kernel's ring */
     library_version(library, version);
     module_value("PF_RING Version", module, sizeof module);
     module_value("Slot Version", slots, sizeof slots);
-    return sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, 0,
-                      "libpfring %s does not fit the kernel module (version %s, slot version %s): "
-                      "install both from one release",
-                      version, module, slots);
+    return sonde_fail(
+        error, SONDE_BACKEND_UNAVAILABLE, 0,
+        "libpfring %s does not match the kernel module (version %s, slot version %s): "
+        "install both from one release",
+        version, module, slots);
   default:
     return sonde_fail(error, SONDE_SYSTEM, cause, "%s: %s", name, strerror(cause));
   }
@@ -93,7 +91,7 @@ int source_probe(const struct library *library, struct sonde_error *error) {
   return 0;
 }
 
-/* If no ring at all can be made, it is not the device's fault. */
+/* ENODEV: first checks whether any ring can be created. */
 static int device_failure(const struct library *library, const char *name, int cause,
                           struct sonde_error *error) {
   int status = cause == ENODEV ? source_probe(library, error) : 0;
@@ -103,7 +101,7 @@ static int device_failure(const struct library *library, const char *name, int c
 static int set_file(struct source *source, const char *path, struct sonde_error *error) {
   struct stat about;
   source->kind = SOURCE_FILE;
-  /* Of a name that is no file the library would make a live capture. */
+  /* Given a name that is not a file, the library would start a live capture. */
   if (stat(path, &about)) {
     return sonde_fail(error, SONDE_INTERFACE_INVALID, errno, "%s: %s", source->name,
                       strerror(errno));
@@ -118,10 +116,8 @@ static int set_device(struct source *source, const char *device, struct sonde_er
   struct sonde_interface interface;
   size_t length = strcspn(device, "@");
   if (length == 0 || length >= sizeof source->interface ||
-      (device[length] && device[length + 1 + strspn(device + length + 1, "0123456789,-")])) {
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.64s: %s", source->name,
-                      strerror(ENODEV));
-  }
+      (device[length] && device[length + 1 + strspn(device + length + 1, "0123456789,-")]))
+    return sonde_fail_interface(error, source->name, ENODEV);
   snprintf(source->interface, sizeof source->interface, "%.*s", (int)length, device);
   int status = sonde_interface_find(source->interface, SONDE_TAP_NONE, &interface, error);
   source->loopback = interface.loopback;
@@ -129,10 +125,8 @@ static int set_device(struct source *source, const char *device, struct sonde_er
 }
 
 int source_set(struct source *source, const char *name, struct sonde_error *error) {
-  if (!name || !*name || strlen(name) >= sizeof source->name) {
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, ENODEV, "%.64s: %s", name ? name : "",
-                      strerror(ENODEV));
-  }
+  if (!name || !*name || strlen(name) >= sizeof source->name)
+    return sonde_fail_interface(error, name, ENODEV);
   memcpy(source->name, name, strlen(name) + 1);
   source->select_fd = -1;
   if (strncmp(name, "pcap:", 5) == 0)
@@ -149,16 +143,16 @@ int source_open(struct source *source, struct sonde_error *error) {
   errno = 0;
   source->ring = library->open(source->name, source->caplen, flags);
   if (!source->ring) {
-    return source->kind == SOURCE_FILE
-               ? sonde_fail(error, SONDE_FORMAT, errno, "%s: not a capture file that can be read",
-                            source->name)
-               : device_failure(library, source->name, errno, error);
+    return source->kind == SOURCE_FILE ? sonde_fail(error, SONDE_FORMAT, errno,
+                                                    "%s: not a readable capture file", source->name)
+                                       : device_failure(library, source->name, errno, error);
   }
   library->set_application_name(source->ring, application);
   library->set_socket_mode(source->ring, PFRING_RECEIVE_MODE);
-  library->set_poll_watermark(source->ring, 1); /* or the last packets would wait for more */
+  library->set_poll_watermark(source->ring,
+                              1); /* else the last packets stay in the ring until more arrive */
   if (source->loopback)
-    library->set_direction(source->ring, PFRING_RECEIVED_ONLY); /* each goes out and comes in */
+    library->set_direction(source->ring, PFRING_RECEIVED_ONLY); /* lo shows each packet twice */
   source->select_fd = source->kind == SOURCE_FILE ? -1 : library->get_selectable_fd(source->ring);
   return 0;
 }
@@ -167,8 +161,8 @@ int source_enable(struct source *source, struct sonde_error *error) {
   errno = 0;
   if (source->library->enable_ring(source->ring)) {
     int cause = errno;
-    return sonde_fail(error, SONDE_SYSTEM, cause, "%s: the ring cannot be enabled: %s",
-                      source->name, cause ? strerror(cause) : "the library gives no reason");
+    return sonde_fail(error, SONDE_SYSTEM, cause, "%s: cannot enable the ring: %s", source->name,
+                      cause ? strerror(cause) : "the library gives no reason");
   }
   return 0;
 }

@@ -1,11 +1,9 @@
-/* bpf_ring.c - see bpf_ring.h. The layout of the pages is the kernel's,
- * Documentation/bpf/ringbuf.rst: a page with the reader's position, a page with the writer's, and
- * the data mapped twice in a row, so that a record that wraps lies in one piece. */
+/* bpf_ring.c - see bpf_ring.h. The kernel defines the pages (Documentation/bpf/ringbuf.rst): one
+ * with the reader's position, one with the writer's, and the data mapped twice in a row, so that
+ * a record that wraps is contiguous. */
 #include "bpf_ring.h"
 
 #include <bpf/bpf.h>
-#include <errno.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 

@@ -1,5 +1,5 @@
-# The programs are compiled here and embedded in the plugin; bpftool is not needed, and clang
-# not at run time. Sets XDP_READY if everything is there, says what is missing if not.
+# Compiles the programs and embeds them in the plugin. Needs no bpftool, and no clang at run
+# time. Sets XDP_READY, or prints what is missing.
 pkg_check_modules(BPF IMPORTED_TARGET libbpf)
 find_program(BPF_CLANG NAMES clang)
 set(XDP_READY OFF)
@@ -15,7 +15,7 @@ endif()
 function(xdp_embed target name)
   set(source ${CMAKE_CURRENT_SOURCE_DIR}/backend/xdp/${name}.bpf.c)
   set(object ${CMAKE_CURRENT_BINARY_DIR}/xdp_${name}.bpf.o)
-  # The kernel's headers lie below the architecture's folder on some systems.
+  # Some systems keep the kernel's headers below the architecture's folder.
   set(headers -I${CMAKE_CURRENT_SOURCE_DIR}/include)
   if(CMAKE_LIBRARY_ARCHITECTURE)
     list(APPEND headers -I/usr/include/${CMAKE_LIBRARY_ARCHITECTURE})

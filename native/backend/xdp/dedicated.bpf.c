@@ -1,5 +1,5 @@
-/* dedicated.bpf.c - what runs in the driver of a dedicated interface: every frame goes to the
- * AF_XDP socket of the queue that it came by. A queue without a socket keeps its frames. */
+/* dedicated.bpf.c - the program in the driver of a dedicated interface: redirects every frame to
+ * the AF_XDP socket of its queue. A queue without a socket passes its frames to the host. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
@@ -12,7 +12,7 @@ struct {
 } sockets SEC(".maps");
 
 SEC("xdp.frags")
-int take(struct xdp_md *frame) {
+int redirect(struct xdp_md *frame) {
   return (int)bpf_redirect_map(&sockets, frame->rx_queue_index, XDP_PASS);
 }
 

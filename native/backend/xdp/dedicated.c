@@ -2,36 +2,31 @@
 #include "dedicated.h"
 
 #include <bpf/bpf.h>
-#include <errno.h>
 #include <linux/ethtool.h>
 #include <linux/if_link.h>
 #include <linux/sockios.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
-#include "failure.h"
 #include "host/clock.h"
+#include "host/plugin.h"
 #include "object.h"
 #include "packet.h"
 #include "socket.h"
 
 enum {
   SOCKETS_MAX = 128,
-  DRAIN_MS = 20, /* after detaching: frames on their way have arrived by then */
+  DRAIN_MS = 20, /* after detaching, frames in flight arrive within this */
 };
 
 struct dedicated {
   struct sonde_interface interface;
   struct bpf_object *object;
   uint32_t count;
-  uint32_t next; /* whose turn it is to be read */
+  uint32_t next; /* the socket to read next */
   uint32_t ring_bytes;
   uint32_t snaplen;
   bool promiscuous;
@@ -39,13 +34,13 @@ struct dedicated {
   int promiscuous_fd;
   int wake_fd;
   _Atomic uint64_t quiesced_ns; /* monotonic; 0: running */
-  pthread_mutex_t lock;         /* the sockets, as reopen replaces them under stats */
-  uint64_t past_dropped;        /* of sockets that are closed */
+  pthread_mutex_t lock;         /* guards the sockets: reopen replaces them while stats may run */
+  uint64_t past_dropped;        /* by closed sockets */
   struct socket *sockets;
   struct pollfd *polled;
 };
 
-/* A driver that does not tell has one. */
+/* Returns 1 if the driver does not report its queues. */
 static uint32_t count_queues(const struct sonde_interface *interface) {
   struct ethtool_channels channels = {.cmd = ETHTOOL_GCHANNELS};
   struct ifreq request = {.ifr_data = (void *)&channels};
@@ -59,13 +54,7 @@ static uint32_t count_queues(const struct sonde_interface *interface) {
   return count < 1 ? 1 : count > SOCKETS_MAX ? SOCKETS_MAX : count;
 }
 
-static void close_fd(int *fd) {
-  if (*fd >= 0)
-    close(*fd);
-  *fd = -1;
-}
-
-/* What arrived at a socket and nobody took is lost with it. */
+/* Counts packets that arrived at a socket and were not read as dropped. */
 static void close_sockets(struct dedicated *dedicated) {
   struct sonde_packet packet;
   pthread_mutex_lock(&dedicated->lock);
@@ -74,7 +63,7 @@ static void close_sockets(struct dedicated *dedicated) {
     if (socket->fd < 0)
       continue;
     socket_release(socket);
-    while (socket_take(socket, 0, 0, &packet, 1)) {
+    while (socket_read(socket, 0, 0, &packet, 1)) {
       dedicated->past_dropped++;
       socket_release(socket);
     }
@@ -84,7 +73,7 @@ static void close_sockets(struct dedicated *dedicated) {
   pthread_mutex_unlock(&dedicated->lock);
 }
 
-/* A bound socket gets nothing yet: frames come when the program is attached. */
+/* Binds the sockets. They get no frames before the program is attached. */
 static int open_sockets(struct dedicated *dedicated, struct sonde_error *error) {
   int map = bpf_map__fd(bpf_object__find_map_by_name(dedicated->object, "sockets"));
   int status = 0;
@@ -93,7 +82,8 @@ static int open_sockets(struct dedicated *dedicated, struct sonde_error *error) 
     status = socket_open(socket, dedicated->ring_bytes / dedicated->count, error);
     status = status ? status : socket_bind(socket, dedicated->interface.index, i, error);
     if (!status && bpf_map_update_elem(map, &i, &socket->fd, 0))
-      status = sonde_fail(error, SONDE_SYSTEM, errno, "handing over a socket: %s", strerror(errno));
+      status = sonde_fail(error, SONDE_SYSTEM, errno, "cannot add a socket to the map: %s",
+                          strerror(errno));
     dedicated->polled[i] = (struct pollfd){.fd = socket->fd, .events = POLLIN};
   }
   return status;
@@ -105,7 +95,7 @@ int dedicated_open(const struct sonde_backend_config *config,
   struct dedicated *dedicated = calloc(1, sizeof *dedicated);
   void *settings = NULL;
   if (!dedicated)
-    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+    return sonde_fail_memory(error);
   pthread_mutex_init(&dedicated->lock, NULL);
   dedicated->interface = *interface;
   dedicated->snaplen = config->snaplen;
@@ -113,14 +103,13 @@ int dedicated_open(const struct sonde_backend_config *config,
   dedicated->promiscuous = config->promiscuous != 0;
   dedicated->link = dedicated->promiscuous_fd = -1;
   dedicated->count = count_queues(interface);
-  dedicated->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   dedicated->sockets = calloc(dedicated->count, sizeof *dedicated->sockets);
   dedicated->polled = calloc(dedicated->count + 1, sizeof *dedicated->polled);
-  int status = 0;
-  if (dedicated->wake_fd < 0 || !dedicated->sockets || !dedicated->polled) {
-    status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  } else if (interface->linktype != SONDE_LINKTYPE_ETHERNET) {
-    status = sonde_fail(error, SONDE_INTERFACE_INVALID, 0, "%s is not an Ethernet interface",
+  int status = sonde_wake_open(&dedicated->wake_fd, error);
+  if (!status && (!dedicated->sockets || !dedicated->polled)) {
+    status = sonde_fail_memory(error);
+  } else if (!status && interface->linktype != SONDE_LINKTYPE_ETHERNET) {
+    status = sonde_fail(error, SONDE_INTERFACE_INVALID, 0, "%s: not an Ethernet interface",
                         interface->name);
   }
   for (uint32_t i = 0; dedicated->sockets && i < dedicated->count; i++)
@@ -146,7 +135,7 @@ void dedicated_info(const struct dedicated *dedicated, struct sonde_backend_info
 }
 
 static int attach_program(struct dedicated *dedicated, struct sonde_error *error) {
-  struct bpf_program *program = bpf_object__find_program_by_name(dedicated->object, "take");
+  struct bpf_program *program = bpf_object__find_program_by_name(dedicated->object, "redirect");
   LIBBPF_OPTS(bpf_link_create_opts, options, .flags = XDP_FLAGS_DRV_MODE);
   dedicated->link =
       bpf_link_create(bpf_program__fd(program), dedicated->interface.index, BPF_XDP, &options);
@@ -158,19 +147,19 @@ static int attach_program(struct dedicated *dedicated, struct sonde_error *error
   case EBUSY:
   case EEXIST:
     return sonde_fail(error, SONDE_INTERFACE_SHARED, number,
-                      "%s: another XDP program is attached, and is not replaced", name);
+                      "%s: another XDP program is attached; detach it first", name);
   case EOPNOTSUPP:
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, number, "%s: its driver has no native XDP",
-                      name);
+    return sonde_fail(error, SONDE_INTERFACE_INVALID, number,
+                      "%s: its driver has no native XDP; capture without dedicated", name);
   case ENODEV:
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, number, "%s: %s", name, strerror(number));
+    return sonde_fail_interface(error, name, number);
   default:
     return sonde_fail(error, number == EPERM ? SONDE_PERMISSION : SONDE_SYSTEM, number,
                       "attaching to XDP: %s", strerror(number));
   }
 }
 
-static int attach(struct dedicated *dedicated, struct sonde_error *error) {
+int dedicated_start(struct dedicated *dedicated, struct sonde_error *error) {
   int status = 0;
   if (dedicated->promiscuous) {
     dedicated->promiscuous_fd = sonde_interface_promiscuous(&dedicated->interface, error);
@@ -179,13 +168,9 @@ static int attach(struct dedicated *dedicated, struct sonde_error *error) {
   status = status ? status : attach_program(dedicated, error);
   if (status) {
     dedicated->link = -1;
-    close_fd(&dedicated->promiscuous_fd);
+    sonde_fd_close(&dedicated->promiscuous_fd);
   }
   return status;
-}
-
-int dedicated_start(struct dedicated *dedicated, struct sonde_error *error) {
-  return attach(dedicated, error);
 }
 
 int dedicated_reopen(struct dedicated *dedicated, struct sonde_error *error) {
@@ -193,29 +178,30 @@ int dedicated_reopen(struct dedicated *dedicated, struct sonde_error *error) {
   int status = sonde_interface_find(dedicated->interface.name, SONDE_TAP_HOOK, &found, error);
   if (status)
     return status;
-  close_fd(&dedicated->link);
-  close_fd(&dedicated->promiscuous_fd);
+  sonde_fd_close(&dedicated->link);
+  sonde_fd_close(&dedicated->promiscuous_fd);
   close_sockets(dedicated);
   dedicated->interface = found;
   pthread_mutex_lock(&dedicated->lock);
   status = open_sockets(dedicated, error);
   pthread_mutex_unlock(&dedicated->lock);
-  return status ? status : attach(dedicated, error);
+  return status ? status : dedicated_start(dedicated, error);
 }
 
-static uint32_t take(struct dedicated *dedicated, struct sonde_packet *packets, uint32_t max) {
+static uint32_t read_sockets(struct dedicated *dedicated, struct sonde_packet *packets,
+                             uint32_t max) {
   uint64_t now_ns = sonde_clock_ns(CLOCK_REALTIME);
   uint32_t count = 0;
-  for (uint32_t turn = 0; turn < dedicated->count && count < max; turn++) {
+  for (uint32_t i = 0; i < dedicated->count && count < max; i++) {
     struct socket *socket = &dedicated->sockets[dedicated->next];
     dedicated->next = dedicated->next + 1 == dedicated->count ? 0 : dedicated->next + 1;
     if (socket->fd >= 0)
-      count += socket_take(socket, now_ns, dedicated->snaplen, &packets[count], max - count);
+      count += socket_read(socket, now_ns, dedicated->snaplen, &packets[count], max - count);
   }
   return count;
 }
 
-/* LINK_DOWN if a socket has lost its interface: it is back when reopen is called. */
+/* Returns LINK_DOWN if a socket has lost its interface. reopen is called when it is back. */
 static int wait(struct dedicated *dedicated, int timeout_ms, struct sonde_error *error) {
   dedicated->polled[dedicated->count] = (struct pollfd){.fd = dedicated->wake_fd, .events = POLLIN};
   if (poll(dedicated->polled, dedicated->count + 1, timeout_ms) <= 0)
@@ -239,7 +225,7 @@ int dedicated_receive(struct dedicated *dedicated, struct sonde_packet *packets,
     uint64_t quiesced_ns = atomic_load(&dedicated->quiesced_ns);
     bool last =
         quiesced_ns && sonde_clock_ns(CLOCK_MONOTONIC) - quiesced_ns >= DRAIN_MS * 1000000ull;
-    uint32_t count = take(dedicated, packets, max);
+    uint32_t count = read_sockets(dedicated, packets, max);
     if (count || last || (waited && !quiesced_ns))
       return (int)count;
     int status = wait(dedicated, quiesced_ns || timeout_ms < 0 ? 1 : timeout_ms, error);
@@ -253,8 +239,8 @@ void dedicated_wake(struct dedicated *dedicated) {
 }
 
 void dedicated_quiesce(struct dedicated *dedicated) {
-  close_fd(&dedicated->link);
-  close_fd(&dedicated->promiscuous_fd);
+  sonde_fd_close(&dedicated->link);
+  sonde_fd_close(&dedicated->promiscuous_fd);
   atomic_store(&dedicated->quiesced_ns, sonde_clock_ns(CLOCK_MONOTONIC));
   dedicated_wake(dedicated);
 }
@@ -274,14 +260,14 @@ void dedicated_stats(struct dedicated *dedicated, struct sonde_backend_stats *st
 }
 
 void dedicated_stop(struct dedicated *dedicated) {
-  close_fd(&dedicated->link);
-  close_fd(&dedicated->promiscuous_fd);
+  sonde_fd_close(&dedicated->link);
+  sonde_fd_close(&dedicated->promiscuous_fd);
   close_sockets(dedicated);
 }
 
 void dedicated_close(struct dedicated *dedicated) {
   dedicated_stop(dedicated);
-  close_fd(&dedicated->wake_fd);
+  sonde_fd_close(&dedicated->wake_fd);
   bpf_object__close(dedicated->object);
   free(dedicated->sockets);
   free(dedicated->polled);

@@ -1,7 +1,7 @@
-/* dedicated.h - capture in the host's place: AF_XDP sockets on every queue of a dedicated port.
+/* dedicated.h - capture in place of the host: AF_XDP sockets on every queue of a dedicated port.
  *
- * One reader for all of them: a device spreads packets as it likes, and only in one table do
- * both directions of a flow meet. */
+ * One reader serves all sockets: the device may put the two directions of a flow on different
+ * queues, and both must reach one flow table. */
 #ifndef SONDE_XDP_DEDICATED_H
 #define SONDE_XDP_DEDICATED_H
 
@@ -10,12 +10,12 @@
 
 struct dedicated;
 
-/* The pre-flight has passed. Errors: INTERFACE_INVALID, PERMISSION, NO_MEMORY, SYSTEM. */
+/* Call after sonde_dedicated_check. Errors: INTERFACE_INVALID, PERMISSION, NO_MEMORY, SYSTEM. */
 int dedicated_open(const struct sonde_backend_config *config,
                    const struct sonde_interface *interface, struct dedicated **dedicated,
                    struct sonde_error *error);
 void dedicated_info(const struct dedicated *dedicated, struct sonde_backend_info *info);
-/* INTERFACE_SHARED if another program or socket has the device already. */
+/* INTERFACE_SHARED if another program or socket already uses the device. */
 int dedicated_start(struct dedicated *dedicated, struct sonde_error *error);
 int dedicated_receive(struct dedicated *dedicated, struct sonde_packet *packets, uint32_t max,
                       int timeout_ms, struct sonde_error *error);

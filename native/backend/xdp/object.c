@@ -1,14 +1,12 @@
 /* object.c - see object.h.
  *
- * The links are made by the system call itself: its arguments for TCX are younger than the
- * libbpf that the oldest supported distribution has.
+ * Links are created by the system call: the libbpf of the oldest supported distribution does not
+ * know the arguments for TCX.
  */
 #include "object.h"
 
 #include <bpf/bpf.h>
-#include <errno.h>
 #include <limits.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -46,7 +44,7 @@ struct link_create {
 
 static _Thread_local char last_words[160];
 
-/* libbpf prints by default; its last warning is kept as the reason instead. */
+/* Keeps libbpf's last warning as the reason, instead of printing it. */
 static int listen(enum libbpf_print_level level, const char *format, va_list arguments) {
   if (level == LIBBPF_WARN) {
     vsnprintf(last_words, sizeof last_words, format, arguments);
@@ -113,13 +111,13 @@ int object_attach_tcx(struct bpf_object *opened, const char *program, int ifinde
   int link = found ? link_create(bpf_program__fd(found), ifindex, egress) : -1;
   if (link >= 0)
     return link;
-  if (errno == ENODEV) /* it went between open and start */
+  if (errno == ENODEV) /* deleted between open and start */
     return sonde_fail(error, SONDE_INTERFACE_INVALID, errno, "%s", strerror(errno));
   return fail(error, errno, egress ? "attaching to TCX egress" : "attaching to TCX ingress");
 }
 
 int object_probe(struct sonde_error *error) {
-  /* Pointers compared: with less than CAP_PERFMON the verifier refuses it, as it does our own. */
+  /* Compares pointers: without CAP_PERFMON the verifier rejects this, like the real programs. */
   static const struct bpf_insn pass[] = {
       {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = -1},
       {.code = BPF_JMP | BPF_JNE | BPF_X, .dst_reg = BPF_REG_1, .src_reg = BPF_REG_10},
@@ -131,7 +129,7 @@ int object_probe(struct sonde_error *error) {
                               sizeof pass / sizeof *pass, NULL);
   if (program < 0)
     return fail(error, errno, "loading a program");
-  /* No interface has this number, and only a kernel that knows the hook looks for it. */
+  /* No interface has this number. Only a kernel with the hook returns ENODEV. */
   int link = link_create(program, INT_MAX, 0);
   int number = link < 0 ? errno : 0;
   if (link >= 0)

@@ -1,11 +1,11 @@
-/* shared.bpf.c - what runs in the kernel on a shared interface: two programs at the traffic
- * control hooks, one a direction. They look, count or copy, and hand every packet on.
+/* shared.bpf.c - the programs on a shared interface: two at the traffic control hooks, one per
+ * direction. They count or copy each packet and pass it on.
  *
- * A packet goes one of two ways. What only has to be counted (a whole TCP or UDP packet with
- * plain headers that neither opens nor ends a connection) is added to its flow's slot; all
- * else goes up a ring as a copy. When a connection opens or ends, its slot goes up the ring
- * first: so the reader meets everything of a flow in its order. A slot that cannot be had is
- * no loss: the packet goes up the ring. Only a full ring loses, and that is counted.
+ * A packet that only has to be counted (a whole TCP or UDP packet with plain headers that
+ * neither opens nor ends a connection) is added to its flow's slot. A copy of any other packet
+ * goes to a ring. When a connection opens or ends, its slot goes to the ring first, so the
+ * reader gets a flow's packets in order. If no slot is available, the packet goes to the ring.
+ * Only a full ring drops packets, and counts them.
  */
 #include <linux/bpf.h>
 
@@ -44,7 +44,7 @@ static __always_inline void count(__u32 which, __u64 value) {
     *counter += value;
 }
 
-/* The reader sleeps only after it has armed, so a packet costs no wake-up while it works. */
+/* The reader arms before it sleeps, so packets cost no wake-up while it works. */
 static __always_inline __u64 wake_flag(__u32 queue) {
   __u32 *armed = &control[queue & (XDP_QUEUES_MAX - 1)].armed;
   if (!*(volatile __u32 *)armed)
@@ -52,9 +52,9 @@ static __always_inline __u64 wake_flag(__u32 queue) {
   return __sync_lock_test_and_set(armed, 0) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }
 
-/* ---- up the ring -------------------------------------------------------------------------- */
+/* ---- to the ring -------------------------------------------------------------------------- */
 
-/* The tag beside the frame goes back in line. `room` is what the record has for the frame. */
+/* Copies a frame of up to `room` bytes, with the separately stored tag in line. */
 static __always_inline bool copy_frame(struct __sk_buff *skb, __u8 *to, __u32 caplen, __u32 room) {
   if (!skb->vlan_present || settings.bare) {
     __u32 bytes = caplen;
@@ -74,7 +74,7 @@ static __always_inline bool copy_frame(struct __sk_buff *skb, __u8 *to, __u32 ca
   return bpf_skb_load_bytes(skb, 12, to + 16, rest) == 0;
 }
 
-/* Reserving takes a constant size, so there is one of these for each class of sizes. */
+/* bpf_ringbuf_reserve needs a constant size, so each size class has one of these. */
 #define SEND_BODY(bytes)                                                                           \
   do {                                                                                             \
     struct xdp_record *record = bpf_ringbuf_reserve(ring, (bytes), 0);                             \
@@ -123,12 +123,12 @@ static __always_inline void send_frame(struct __sk_buff *skb, const struct view 
   count(XDP_COUNT_DROPPED, view->gso_size && skb->gso_segs ? skb->gso_segs : 1);
 }
 
-/* What the flow's slot holds goes up the ring, before a packet that changes its state. If
- * there is no room for it, it stays where it is and comes later. */
+/* Moves the flow's slot to the ring, before a packet that changes the flow's state. If the ring
+ * has no space, the slot stays and is read later. */
 static __always_inline void flush(const struct view *view) {
   __u64 hash = hash_key(&view->key);
   __u32 queue = view->queue;
-  struct place place;
+  struct slot_place place;
   if (!find_slot(view, hash, &place) || place.slot->tag == 0)
     return;
   struct xdp_slot *slot = place.slot;
@@ -158,7 +158,7 @@ static __always_inline void flush(const struct view *view) {
 
 /* ---- the programs ------------------------------------------------------------------------- */
 
-static __noinline int look(struct __sk_buff *skb, __u8 direction) {
+static __noinline int process(struct __sk_buff *skb, __u8 direction) {
   struct view view = {
       .time_ns = bpf_ktime_get_ns(),
       .wirelen = skb->len,
@@ -186,12 +186,12 @@ static __noinline int look(struct __sk_buff *skb, __u8 direction) {
 
 SEC("tc")
 int ingress(struct __sk_buff *skb) {
-  return look(skb, SONDE_DIRECTION_INGRESS);
+  return process(skb, SONDE_DIRECTION_INGRESS);
 }
 
 SEC("tc")
 int egress(struct __sk_buff *skb) {
-  return look(skb, SONDE_DIRECTION_EGRESS);
+  return process(skb, SONDE_DIRECTION_EGRESS);
 }
 
 char _license[] SEC("license") = "Apache-2.0";

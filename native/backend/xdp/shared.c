@@ -1,16 +1,12 @@
-/* shared.c - the life of a shared capture; receiving is in shared_receive.c. See shared.h. */
+/* shared.c - opens, attaches and closes a shared capture; see shared.h. */
 #include "shared.h"
 
 #include <bpf/bpf.h>
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <unistd.h>
 
-#include "failure.h"
+#include "host/plugin.h"
 
 enum {
   SLOTS_MIN = 64, /* one word of bits */
@@ -19,10 +15,6 @@ enum {
   RING_MAX = 1 << 30,
   FRAME_RING_MIN = 1 << 19, /* the largest frame fits */
 };
-
-static int out_of_memory(struct sonde_error *error) {
-  return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-}
 
 static uint32_t power_of_two_down(uint32_t number, uint32_t least, uint32_t most) {
   uint32_t power = least;
@@ -35,7 +27,7 @@ static struct bpf_map *find_map(const struct shared *shared, const char *name) {
   return bpf_object__find_map_by_name(shared->object, name);
 }
 
-/* The memory that was granted is for slots and rings alike when both are needed. */
+/* Splits the granted memory between slots and rings when both are needed. */
 static void divide_memory(const struct sonde_backend_config *config, struct shared *shared) {
   uint32_t each = config->ring_bytes / shared->queue_count;
   if (config->aggregate) {
@@ -48,8 +40,8 @@ static void divide_memory(const struct sonde_backend_config *config, struct shar
   }
 }
 
-static int settle(const struct sonde_backend_config *config, struct shared *shared,
-                  struct xdp_settings *settings, struct sonde_error *error) {
+static int apply_settings(const struct sonde_backend_config *config, struct shared *shared,
+                          struct xdp_settings *settings, struct sonde_error *error) {
   uint32_t slots = shared->slot_count * shared->queue_count;
   settings->queues = shared->queue_count;
   settings->slot_count = shared->slot_count;
@@ -64,51 +56,51 @@ static int settle(const struct sonde_backend_config *config, struct shared *shar
   return object_load(shared->object, error);
 }
 
-static void *map_memory(struct bpf_map *map, uint64_t bytes) {
-  void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
-  return memory == MAP_FAILED ? NULL : memory;
-}
-
-static uint64_t whole_pages(uint64_t bytes) {
+static void *map_memory(struct bpf_map *map, uint64_t bytes, struct mapping *mapping) {
   uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-  return (bytes + page - 1) / page * page;
+  mapping->bytes = (bytes + page - 1) / page * page;
+  void *memory =
+      mmap(NULL, mapping->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
+  mapping->memory = memory == MAP_FAILED ? NULL : memory;
+  return mapping->memory;
 }
 
 static int map_slots(struct shared *shared, struct sonde_error *error) {
   uint64_t slots = (uint64_t)shared->slot_count * shared->queue_count;
-  shared->slot_bytes = whole_pages((slots ? slots : 1) * sizeof(struct xdp_slot));
-  shared->bit_bytes = whole_pages((slots ? slots / 64 : 1) * sizeof(uint64_t));
-  shared->slot_map = map_memory(find_map(shared, "slots"), shared->slot_bytes);
-  shared->tag_bytes = whole_pages((slots ? slots : 1) * sizeof(uint32_t));
-  shared->tag_map = map_memory(find_map(shared, "tags"), shared->tag_bytes);
-  shared->bit_map = map_memory(find_map(shared, "bits"), shared->bit_bytes);
-  shared->control_bytes = whole_pages(XDP_QUEUES_MAX * sizeof(struct xdp_control));
+  void *slot = map_memory(find_map(shared, "slots"), (slots ? slots : 1) * sizeof(struct xdp_slot),
+                          &shared->maps[0]);
+  void *tag = map_memory(find_map(shared, "tags"), (slots ? slots : 1) * sizeof(uint32_t),
+                         &shared->maps[1]);
+  void *bit = map_memory(find_map(shared, "bits"), (slots ? slots / 64 : 1) * sizeof(uint64_t),
+                         &shared->maps[2]);
   struct bpf_map *map;
   bpf_object__for_each_map(map, shared->object) {
     const char *name = bpf_map__name(map);
     size_t length = strlen(name);
     if (length > 4 && strcmp(name + length - 4, ".bss") == 0)
-      shared->control = map_memory(map, shared->control_bytes);
+      shared->control =
+          map_memory(map, XDP_QUEUES_MAX * sizeof(struct xdp_control), &shared->maps[3]);
   }
-  if (!shared->slot_map || !shared->tag_map || !shared->bit_map || !shared->control)
-    return sonde_fail(error, SONDE_NO_MEMORY, errno, "mapping the slots: %s", strerror(errno));
+  if (!slot || !tag || !bit || !shared->control)
+    return sonde_fail(error, SONDE_NO_MEMORY, errno, "cannot map the slots: %s", strerror(errno));
   return 0;
 }
 
 static int open_queue(struct shared *shared, uint32_t number, struct sonde_error *error) {
   struct shared_queue *queue = &shared->queues[number];
-  queue->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (queue->wake_fd < 0)
-    return sonde_fail(error, SONDE_SYSTEM, errno, "eventfd: %s", strerror(errno));
-  int status = bpf_ring_open(&queue->ring, shared->ring_bytes, error);
+  int status = sonde_wake_open(&queue->wake_fd, error);
+  status = status ? status : bpf_ring_open(&queue->ring, shared->ring_bytes, error);
   if (status)
     return status;
   if (bpf_map_update_elem(bpf_map__fd(find_map(shared, "rings")), &number, &queue->ring.fd, 0))
-    return sonde_fail(error, SONDE_SYSTEM, errno, "handing over a ring: %s", strerror(errno));
-  queue->slots.slot = (struct xdp_slot *)shared->slot_map + (size_t)number * shared->slot_count;
-  queue->slots.tags =
-      (struct xdp_tags *)shared->tag_map + (size_t)number * (shared->slot_count / XDP_SLOT_WAYS);
-  queue->slots.bits = (uint64_t *)shared->bit_map + (size_t)number * (shared->slot_count / 64);
+    return sonde_fail(error, SONDE_SYSTEM, errno, "cannot add a ring to the map: %s",
+                      strerror(errno));
+  queue->slots.slot =
+      (struct xdp_slot *)shared->maps[0].memory + (size_t)number * shared->slot_count;
+  queue->slots.tags = (struct xdp_tags *)shared->maps[1].memory +
+                      (size_t)number * (shared->slot_count / XDP_SLOT_WAYS);
+  queue->slots.bits =
+      (uint64_t *)shared->maps[2].memory + (size_t)number * (shared->slot_count / 64);
   queue->slots.count = shared->slot_count;
   slots_use(&queue->slots, &shared->control[number].slots_used);
   return 0;
@@ -117,7 +109,7 @@ static int open_queue(struct shared *shared, uint32_t number, struct sonde_error
 static int open_queues(struct shared *shared, struct sonde_error *error) {
   shared->queues = calloc(shared->queue_count, sizeof *shared->queues);
   if (!shared->queues)
-    return out_of_memory(error);
+    return sonde_fail_memory(error);
   for (uint32_t i = 0; i < shared->queue_count; i++)
     shared->queues[i].wake_fd = shared->queues[i].ring.fd = -1;
   int status = 0;
@@ -131,17 +123,15 @@ int shared_open(const struct sonde_backend_config *config, const struct sonde_in
   struct shared *shared = calloc(1, sizeof *shared);
   void *settings = NULL;
   if (!shared)
-    return out_of_memory(error);
+    return sonde_fail_memory(error);
   shared->interface = *interface;
   shared->promiscuous = config->promiscuous != 0;
   shared->links[0] = shared->links[1] = shared->promiscuous_fd = -1;
-  shared->queue_count = config->queues < 1                ? 1
-                        : config->queues > XDP_QUEUES_MAX ? XDP_QUEUES_MAX
-                                                          : config->queues;
+  shared->queue_count = sonde_queue_count(config->queues, XDP_QUEUES_MAX);
   divide_memory(config, shared);
   int status =
       object_open(object_shared(), &shared->object, &settings, sizeof(struct xdp_settings), error);
-  status = status ? status : settle(config, shared, settings, error);
+  status = status ? status : apply_settings(config, shared, settings, error);
   status = status ? status : map_slots(shared, error);
   status = status ? status : open_queues(shared, error);
   if (status) {
@@ -169,21 +159,15 @@ void shared_info(const struct shared *shared, struct sonde_backend_info *info) {
   }
 }
 
-static void close_fd(int *fd) {
-  if (*fd >= 0)
-    close(*fd);
-  *fd = -1;
-}
-
-/* Releasing a link waits until no program is running any more. */
+/* Closing a link waits until its program no longer runs. */
 static void detach(struct shared *shared) {
-  close_fd(&shared->links[0]);
-  close_fd(&shared->links[1]);
-  close_fd(&shared->promiscuous_fd);
+  sonde_fd_close(&shared->links[0]);
+  sonde_fd_close(&shared->links[1]);
+  sonde_fd_close(&shared->promiscuous_fd);
 }
 
-/* Loopback shows every packet twice; once is enough. */
-static int attach(struct shared *shared, struct sonde_error *error) {
+/* Loopback shows each packet twice, so only ingress is attached there. */
+int shared_start(struct shared *shared, struct sonde_error *error) {
   int ifindex = shared->interface.index;
   if (shared->promiscuous) {
     shared->promiscuous_fd = sonde_interface_promiscuous(&shared->interface, error);
@@ -203,23 +187,19 @@ static int attach(struct shared *shared, struct sonde_error *error) {
   return status;
 }
 
-int shared_start(struct shared *shared, struct sonde_error *error) {
-  return attach(shared, error);
-}
-
-/* The new interface is another one to the kernel: what hung on the old went with it. */
+/* The interface was recreated: the kernel removed the old links with the old one. */
 int shared_reopen(struct shared *shared, struct sonde_error *error) {
   struct sonde_interface found;
   int status = sonde_interface_find(shared->interface.name, SONDE_TAP_HOOK, &found, error);
   if (status)
     return status;
   if (found.linktype != shared->interface.linktype) {
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, 0, "%s is of another kind than it was",
-                      found.name);
+    return sonde_fail(error, SONDE_INTERFACE_INVALID, 0,
+                      "%s: the link type changed; restart the session", found.name);
   }
   detach(shared);
   shared->interface = found;
-  return attach(shared, error);
+  return shared_start(shared, error);
 }
 
 void shared_wake(struct shared *shared) {
@@ -257,7 +237,7 @@ void shared_stats(struct shared *shared, struct sonde_backend_stats *stats) {
   }
 }
 
-/* What nobody came to fetch is lost, and says so. */
+/* Counts the packets that were not read, as dropped. */
 static uint64_t count_left(struct shared_queue *queue) {
   const struct xdp_record *record;
   uint64_t lost = 0;
@@ -269,7 +249,7 @@ static uint64_t count_left(struct shared_queue *queue) {
   bpf_ring_release(&queue->ring);
   slots_begin(&queue->slots, UINT64_MAX);
   for (uint32_t count = SHARED_BATCH_MAX; count == SHARED_BATCH_MAX;) {
-    count = slots_take(&queue->slots, queue->deltas, SHARED_BATCH_MAX);
+    count = slots_read(&queue->slots, queue->deltas, SHARED_BATCH_MAX);
     for (uint32_t i = 0; i < count; i++)
       lost += queue->deltas[i].packets[0] + queue->deltas[i].packets[1];
   }
@@ -285,18 +265,13 @@ void shared_stop(struct shared *shared) {
 void shared_close(struct shared *shared) {
   detach(shared);
   for (uint32_t i = 0; shared->queues && i < shared->queue_count; i++) {
-    close_fd(&shared->queues[i].wake_fd);
+    sonde_fd_close(&shared->queues[i].wake_fd);
     bpf_ring_close(&shared->queues[i].ring);
   }
   free(shared->queues);
-  if (shared->slot_map)
-    munmap(shared->slot_map, shared->slot_bytes);
-  if (shared->tag_map)
-    munmap(shared->tag_map, shared->tag_bytes);
-  if (shared->control)
-    munmap(shared->control, shared->control_bytes);
-  if (shared->bit_map)
-    munmap(shared->bit_map, shared->bit_bytes);
+  for (size_t i = 0; i < sizeof shared->maps / sizeof shared->maps[0]; i++)
+    if (shared->maps[i].memory)
+      munmap(shared->maps[i].memory, shared->maps[i].bytes);
   bpf_object__close(shared->object);
   free(shared);
 }

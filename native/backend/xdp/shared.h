@@ -1,7 +1,8 @@
-/* shared.h - capture beside the host: programs at the TCX hooks, rings and slots behind them.
+/* shared.h - capture while the host keeps its packets: programs at the TCX hooks fill rings and
+ * slots.
  *
- * The maps live from open to close, so that counters and what waits in them survive the
- * interface; the links live from start to quiesce, or until the interface is deleted.
+ * The maps live from open to close, so counters and unread packets survive the interface. The
+ * links live from start to quiesce, or until the interface is deleted.
  */
 #ifndef SONDE_XDP_SHARED_H
 #define SONDE_XDP_SHARED_H
@@ -17,37 +18,34 @@
 
 enum { SHARED_BATCH_MAX = 256 };
 
-struct shared_queue { /* its reader's own */
+struct shared_queue { /* used by its reader only */
   struct bpf_ring ring;
   struct slots slots;
   int wake_fd;
-  uint64_t ring_target; /* a scan begins when all that was written up to here has been read */
+  uint64_t ring_target; /* a scan begins once the ring has been read up to here */
   uint64_t scan_due_ns;
-  uint64_t scan_asked_ns; /* 0: none is about to begin */
-  uint64_t busy_ns;       /* when something last came */
+  uint64_t scan_asked_ns; /* 0: no scan requested */
+  uint64_t busy_ns;       /* when a packet last arrived */
   struct sonde_delta deltas[SHARED_BATCH_MAX];
 };
 
 struct shared {
   struct sonde_interface interface;
   struct bpf_object *object;
-  struct xdp_control *control; /* mapped, one a queue */
-  void *slot_map;
-  void *tag_map;
-  void *bit_map;
-  uint64_t slot_bytes;
-  uint64_t tag_bytes;
-  uint64_t bit_bytes;
-  uint64_t control_bytes;
+  struct xdp_control *control; /* one per queue, in the last of `maps` */
+  struct mapping {
+    void *memory;
+    uint64_t bytes;
+  } maps[4]; /* slots, tags, bits, control */
   uint32_t queue_count;
-  uint32_t slot_count; /* of one queue; 0: packets */
-  uint32_t ring_bytes; /* of one queue */
+  uint32_t slot_count; /* per queue; 0: packets, no aggregation */
+  uint32_t ring_bytes; /* per queue */
   bool promiscuous;
   int counts_fd;
   int links[2]; /* ingress, egress */
   int promiscuous_fd;
   _Atomic bool quiesced;
-  uint64_t left_behind; /* by stop: taken by the kernel, never handed over */
+  uint64_t left_behind; /* set by stop: packets captured but never handed over */
   struct shared_queue *queues;
 };
 

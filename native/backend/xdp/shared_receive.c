@@ -1,8 +1,8 @@
-/* shared_receive.c - handing over what the programs of a shared capture have sent or added up.
+/* shared_receive.c - hands over the packets and flow deltas of a shared capture.
  *
- * While packets come nobody is woken: the reader sleeps for a moment, as long as the ring can
- * surely take what comes, and then reads all there is. When nothing has come for a while it
- * arms the programs, so that the next packet wakes it, and sleeps for good.
+ * While packets arrive, programs do not wake the reader: it sleeps briefly, not longer than the
+ * ring can absorb, and then reads everything. After a quiet period it arms the programs, so
+ * that the next packet wakes it, and sleeps until then.
  */
 #include <poll.h>
 #include <string.h>
@@ -12,12 +12,12 @@
 #include "host/clock.h"
 #include "shared.h"
 
-static const uint64_t SCAN_MIN_NS = 20000000;  /* from one look at the slots to the next … */
+static const uint64_t SCAN_MIN_NS = 20000000;  /* from one scan of the slots to the next … */
 static const uint64_t SCAN_MAX_NS = 900000000; /* … at least and at most */
-static const uint64_t SCAN_SLOT_NS = 100000;   /* so that slots cost a few percent of a core */
-static const uint64_t QUIET_NS = 20000000;     /* after this long without anything: arm */
-static const uint64_t SLEEP_MAX_NS = 1000000;  /* between two looks at a ring that is filling */
-static const uint64_t SLEEP_SCAN_NS = 8000000; /* the same when little goes through the ring */
+static const uint64_t SCAN_SLOT_NS = 100000;   /* limits scans to a few percent of a core */
+static const uint64_t QUIET_NS = 20000000;     /* arm after this long without packets */
+static const uint64_t SLEEP_MAX_NS = 1000000;  /* between two reads of a ring that fills */
+static const uint64_t SLEEP_SCAN_NS = 8000000; /* the same when few packets use the ring */
 
 /* ---- from the kernel's records to packets -------------------------------------------------- */
 
@@ -37,7 +37,7 @@ static void fill_delta(const struct sonde_delta *from, uint64_t epoch_ns, struct
   };
 }
 
-static uint32_t take_records(const struct shared *shared, struct shared_queue *queue,
+static uint32_t read_records(const struct shared *shared, struct shared_queue *queue,
                              uint64_t epoch_ns, struct sonde_packet *packets, uint32_t max) {
   const struct xdp_record *record;
   uint32_t count = 0;
@@ -67,11 +67,11 @@ static uint64_t scan_pause(uint32_t taken) {
   return pause < SCAN_MIN_NS ? SCAN_MIN_NS : pause > SCAN_MAX_NS ? SCAN_MAX_NS : pause;
 }
 
-/* The last of a scan is the mark that all from before it has been handed over. */
-static uint32_t take_slots(struct shared_queue *queue, struct xdp_control *control,
+/* Ends a scan with a mark: every packet from before the scan has been handed over. */
+static uint32_t read_slots(struct shared_queue *queue, struct xdp_control *control,
                            uint64_t epoch_ns, uint64_t now_ns, struct sonde_packet *packets,
                            uint32_t max) {
-  uint32_t count = slots_take(&queue->slots, queue->deltas, max - 1);
+  uint32_t count = slots_read(&queue->slots, queue->deltas, max - 1);
   for (uint32_t i = 0; i < count; i++)
     fill_delta(&queue->deltas[i], epoch_ns, &queue->deltas[i], &packets[i]);
   if (count == max - 1)
@@ -90,7 +90,7 @@ static uint32_t take_slots(struct shared_queue *queue, struct xdp_control *contr
   return count;
 }
 
-/* 0: no scan is due, or the ring has to be read further first. */
+/* Returns 0 if no scan is due, or if the ring must be read further first. */
 static uint32_t scan(struct shared_queue *queue, struct xdp_control *control, bool last,
                      uint64_t epoch_ns, struct sonde_packet *packets, uint32_t max) {
   uint64_t now_ns = sonde_clock_ns(CLOCK_MONOTONIC);
@@ -105,7 +105,7 @@ static uint32_t scan(struct shared_queue *queue, struct xdp_control *control, bo
       return 0;
     slots_begin(&queue->slots, last ? UINT64_MAX : queue->scan_asked_ns);
   }
-  return take_slots(queue, control, epoch_ns, now_ns, packets, max);
+  return read_slots(queue, control, epoch_ns, now_ns, packets, max);
 }
 
 /* ---- waiting ------------------------------------------------------------------------------- */
@@ -121,13 +121,13 @@ static void sleep_for(const struct shared_queue *queue, bool armed, uint64_t sle
   }
 }
 
-/* A scan that is on may hold claims that are in no word of bits any more. */
+/* A running scan may hold claims that it has already removed from the bits. */
 static bool is_quiet(const struct shared_queue *queue) {
   return queue->slots.before_ns == 0 && queue->ring.position == bpf_ring_written(&queue->ring) &&
          !slots_any(&queue->slots);
 }
 
-/* One sleep, of timeout_ns at most. */
+/* Sleeps once, at most timeout_ns. */
 static void wait(struct shared *shared, uint32_t number, uint64_t timeout_ns) {
   struct shared_queue *queue = &shared->queues[number];
   uint32_t *armed = &shared->control[number].armed;
@@ -139,7 +139,7 @@ static void wait(struct shared *shared, uint32_t number, uint64_t timeout_ns) {
     return;
   }
   uint64_t sleep_ns = shared->slot_count ? SLEEP_SCAN_NS : SLEEP_MAX_NS;
-  uint64_t fills_ns = queue->ring.bytes / 4; /* a quarter of it at 1 GB/s */
+  uint64_t fills_ns = queue->ring.bytes / 4; /* 1 GB/s fills a quarter of the ring in this time */
   sleep_ns = fills_ns < sleep_ns ? fills_ns : sleep_ns;
   sleep_for(queue, false, timeout_ns < sleep_ns ? timeout_ns : sleep_ns);
 }
@@ -157,7 +157,7 @@ int shared_receive(struct shared *shared, uint32_t number, struct sonde_packet *
     bool last = atomic_load(&shared->quiesced);
     uint32_t count = 0;
     if (queue->slots.before_ns == 0)
-      count = take_records(shared, queue, epoch_ns, packets, max);
+      count = read_records(shared, queue, epoch_ns, packets, max);
     if (count) {
       queue->busy_ns = begun_ns;
       return (int)count;

@@ -1,7 +1,7 @@
-/* slots.bpf.h - the programs' side of the slots: finding a flow's, and adding a packet to it.
+/* slots.bpf.h - the programs' side of the slots: finds a flow's slot and adds packets to it.
  *
- * Whoever writes holds the slot's lock; whoever cannot have it soon goes another way, for a
- * program must not wait. slots.c is the reader's side.
+ * A writer holds the slot's lock. A program must not wait, so it skips a slot that it cannot
+ * lock soon. slots.c is the reader's side.
  */
 #ifndef SONDE_XDP_SLOTS_BPF_H
 #define SONDE_XDP_SLOTS_BPF_H
@@ -38,8 +38,8 @@ struct {
   __type(value, __u64);
 } bits SEC(".maps");
 
-/* Where a flow lies, or could. */
-struct place {
+/* A flow's slot, or a free one for it. */
+struct slot_place {
   struct xdp_slot *slot;
   __u32 *tag; /* its copy in `tags` */
   __u32 index;
@@ -54,7 +54,7 @@ static __always_inline bool lock_slot(struct xdp_slot *slot) {
   return false;
 }
 
-/* An exchange and no store: what was written under the lock is seen before it is open. */
+/* An exchange, not a store: writes under the lock become visible before the unlock. */
 static __always_inline void unlock_slot(struct xdp_slot *slot) {
   __sync_lock_test_and_set(&slot->lock, 0);
 }
@@ -117,7 +117,7 @@ static __always_inline void add(struct xdp_slot *slot, const struct view *view) 
     delta->first_ns[side] = view->time_ns;
     delta->tos[side] = view->tos;
   }
-  /* Two processors' clocks may differ by a little. */
+  /* Two processors' clocks may differ slightly. */
   if (delta->packets[side] == 0 || view->time_ns > delta->last_ns[side])
     delta->last_ns[side] = view->time_ns;
   delta->packets[side] += view->packets;
@@ -131,7 +131,7 @@ static __always_inline void add(struct xdp_slot *slot, const struct view *view) 
 }
 
 /* The slot is free and locked. */
-static __always_inline void claim(struct __sk_buff *skb, const struct place *place, __u32 tag,
+static __always_inline void claim(struct __sk_buff *skb, const struct slot_place *place, __u32 tag,
                                   const struct view *view) {
   struct sonde_delta *delta = &place->slot->delta;
   __builtin_memset(delta, 0, sizeof *delta);
@@ -148,16 +148,17 @@ static __always_inline void claim(struct __sk_buff *skb, const struct place *pla
     __sync_fetch_and_or(bit, 1ull << (place->index & 63));
 }
 
-/* Both lines that a packet changes, before the lock: afterwards the processor would fetch the
- * second only when it has the first. */
+/* Loads both cache lines that a packet changes before locking: after it, the processor would
+ * load the second only once it has the first. */
 static __always_inline void fetch(struct xdp_slot *slot) {
   (void)*(volatile __u32 *)&slot->lock;
   (void)*(volatile __u64 *)&slot->delta.ip_bytes[0];
 }
 
-/* The flow's slot, or else a free one of its group; false: neither. Whoever locks it looks
- * again: it may have changed hands meanwhile. */
-static __always_inline bool find_slot(const struct view *view, __u64 hash, struct place *place) {
+/* Finds the flow's slot, or a free one of its group. False: neither exists. Check the tag again
+ * under the lock: the slot may have changed. */
+static __always_inline bool find_slot(const struct view *view, __u64 hash,
+                                      struct slot_place *place) {
   __u32 used = *(volatile __u32 *)&control[view->queue & (XDP_QUEUES_MAX - 1)].slots_used;
   __u32 group = (__u32)hash & (used - 1) & (settings.slot_count - 1) & ~(XDP_SLOT_WAYS - 1);
   __u32 first = view->queue * settings.slot_count + group;
@@ -165,14 +166,14 @@ static __always_inline bool find_slot(const struct view *view, __u64 hash, struc
   struct xdp_tags *seen = bpf_map_lookup_elem(&tags, &number);
   if (!seen)
     return false;
-  __u32 wanted = tag_of(hash), way = XDP_SLOT_WAYS;
+  __u32 tag = tag_of(hash), way = XDP_SLOT_WAYS;
 #pragma unroll
   for (__u32 i = XDP_SLOT_WAYS; i-- > 0;)
     if (*(volatile __u32 *)&seen->way[i] == 0)
       way = i;
 #pragma unroll
   for (__u32 i = XDP_SLOT_WAYS; i-- > 0;)
-    if (*(volatile __u32 *)&seen->way[i] == wanted)
+    if (*(volatile __u32 *)&seen->way[i] == tag)
       way = i;
   if (way >= XDP_SLOT_WAYS)
     return false;
@@ -185,20 +186,20 @@ static __always_inline bool find_slot(const struct view *view, __u64 hash, struc
   return true;
 }
 
-/* False if there is no slot for it. */
+/* Adds a packet to its flow's slot. False if no slot is available. */
 static __always_inline bool add_up(struct __sk_buff *skb, const struct view *view) {
   __u64 hash = hash_key(&view->key);
-  struct place place;
+  struct slot_place place;
   if (!find_slot(view, hash, &place) || !lock_slot(place.slot))
     return false;
   struct xdp_slot *slot = place.slot;
   if (slot->tag == 0)
     claim(skb, &place, tag_of(hash), view);
-  bool ours = slot->tag == tag_of(hash) && same_key(&slot->delta.key, &view->key);
-  if (ours)
+  bool matches = slot->tag == tag_of(hash) && same_key(&slot->delta.key, &view->key);
+  if (matches)
     add(slot, view);
   unlock_slot(slot);
-  return ours;
+  return matches;
 }
 
 #endif

@@ -1,5 +1,5 @@
-/* slots.c - see slots.h. The lock is the programs' own: they never wait long for it, and
- * neither does this side, because a program can be stopped in the middle by its hypervisor. */
+/* slots.c - see slots.h. The lock is shared with the programs. Neither side waits long for it: a
+ * hypervisor may pause a program that holds it. */
 #include "slots.h"
 
 #include <stddef.h>
@@ -26,9 +26,9 @@ static uint64_t begun_ns(const struct sonde_delta *delta) {
   return delta->first_ns[delta->first_side & 1];
 }
 
-/* False if the slot has to be looked at again in the next scan. */
-static bool take(const struct slots *slots, uint32_t index, struct sonde_delta *delta,
-                 bool *taken) {
+/* Reads a slot. False if the next scan must read it again. */
+static bool read_slot(const struct slots *slots, uint32_t index, struct sonde_delta *delta,
+                      bool *taken) {
   struct xdp_slot *slot = &slots->slot[index];
   *taken = false;
   if (!lock(slot))
@@ -59,7 +59,7 @@ static void prefetch(const struct slots *slots, uint32_t base, uint64_t bits) {
   }
 }
 
-uint32_t slots_take(struct slots *slots, struct sonde_delta *deltas, uint32_t max) {
+uint32_t slots_read(struct slots *slots, struct sonde_delta *deltas, uint32_t max) {
   uint32_t count = 0;
   uint32_t words = slots->count / BITS;
   while (count < max) {
@@ -77,7 +77,7 @@ uint32_t slots_take(struct slots *slots, struct sonde_delta *deltas, uint32_t ma
     uint32_t bit = (uint32_t)__builtin_ctzll(slots->left);
     bool taken;
     slots->left &= slots->left - 1;
-    if (!take(slots, base + bit, &deltas[count], &taken))
+    if (!read_slot(slots, base + bit, &deltas[count], &taken))
       __atomic_fetch_or(&slots->bits[slots->word - 1], 1ull << bit, __ATOMIC_RELEASE);
     count += taken;
   }
@@ -86,13 +86,13 @@ uint32_t slots_take(struct slots *slots, struct sonde_delta *deltas, uint32_t ma
 }
 
 void slots_use(const struct slots *slots, uint32_t *used) {
-  uint32_t before = *used, wanted = USED_MIN;
-  while (wanted < slots->taken * SPARE)
-    wanted *= 2;
-  if (wanted < before && wanted * SHRINK > before)
-    wanted = before;
-  wanted = wanted < slots->count ? wanted : slots->count;
-  __atomic_store_n(used, wanted, __ATOMIC_RELEASE);
+  uint32_t before = *used, next = USED_MIN;
+  while (next < slots->taken * SPARE)
+    next *= 2;
+  if (next < before && next * SHRINK > before)
+    next = before;
+  next = next < slots->count ? next : slots->count;
+  __atomic_store_n(used, next, __ATOMIC_RELEASE);
 }
 
 bool slots_any(const struct slots *slots) {

@@ -1,10 +1,8 @@
 /* socket.c - see socket.h. Rings and options: Documentation/networking/af_xdp.rst. */
 #include "socket.h"
 
-#include <errno.h>
 #include <net/if.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -58,7 +56,7 @@ static int make_rings(struct socket *socket, struct sonde_error *error) {
                                 .chunk_size = SOCKET_FRAME_BYTES};
   struct xdp_mmap_offsets offsets;
   socklen_t length = sizeof offsets;
-  uint32_t frames = socket->frames, unused = 2; /* nothing is sent, but the ring must exist */
+  uint32_t frames = socket->frames, unused = 2; /* the transmit ring must exist */
   if (setsockopt(socket->fd, SOL_XDP, XDP_UMEM_REG, &region, sizeof region) ||
       setsockopt(socket->fd, SOL_XDP, XDP_UMEM_FILL_RING, &frames, sizeof frames) ||
       setsockopt(socket->fd, SOL_XDP, XDP_UMEM_COMPLETION_RING, &unused, sizeof unused) ||
@@ -77,14 +75,14 @@ static int make_rings(struct socket *socket, struct sonde_error *error) {
   return 0;
 }
 
-/* Frames are used in turn, each on a page of its own: with small pages every packet would cost
- * a walk of the page tables. Measured over veth, huge ones take a quarter off both the kernel's
- * and the reader's time. Pages come when the socket is told of them, which pins them. */
+/* Frames are used in order, each on a separate page: with small pages every packet needs a walk
+ * of the page tables. Huge pages, measured over veth, save a quarter of the kernel's and the
+ * reader's time. Pages are allocated when XDP_UMEM_REG pins them. */
 static void *map_frames(size_t bytes) {
   void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED)
     return NULL;
-  madvise(memory, bytes, MADV_HUGEPAGE); /* a wish: without huge pages it is slower */
+  madvise(memory, bytes, MADV_HUGEPAGE); /* a hint: without huge pages it is slower */
   return memory;
 }
 
@@ -99,17 +97,15 @@ int socket_open(struct socket *made, uint32_t bytes, struct sonde_error *error) 
     return fail(error, "AF_XDP socket");
   made->memory = map_frames((size_t)frames * SOCKET_FRAME_BYTES);
   made->arena = malloc(SOCKET_ARENA_BYTES);
-  int status = made->memory && made->arena
-                   ? make_rings(made, error)
-                   : sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
+  int status = made->memory && made->arena ? make_rings(made, error) : sonde_fail_memory(error);
   if (status)
     socket_close(made);
   return status;
 }
 
-/* The kernel lets go of a closed socket's queue a moment later, by a worker of its own: so a
- * queue that is taken is asked for again for half a second. */
-static int bind_patiently(int fd, const struct sockaddr_xdp *address) {
+/* A kernel worker releases a closed socket's queue slightly later, so a busy queue is retried
+ * for half a second. */
+static int bind_retrying(int fd, const struct sockaddr_xdp *address) {
   for (int i = 0;; i++) {
     int failed = bind(fd, (const struct sockaddr *)address, sizeof *address);
     if (!failed || errno != EBUSY || i == BUSY_TRIES)
@@ -126,14 +122,14 @@ int socket_bind(struct socket *socket, int ifindex, uint32_t queue, struct sonde
                                    .sxdp_flags = ways[i] | XDP_USE_NEED_WAKEUP,
                                    .sxdp_ifindex = (uint32_t)ifindex,
                                    .sxdp_queue_id = queue};
-    if (bind_patiently(socket->fd, &address) == 0) {
+    if (bind_retrying(socket->fd, &address) == 0) {
       socket->zero_copy = ways[i] & XDP_ZEROCOPY;
       socket->multi_buffer = ways[i] & XDP_USE_SG;
       return 0;
     }
-    if (errno == EBUSY) { /* somebody else's socket has the queue */
+    if (errno == EBUSY) { /* another socket has the queue */
       return sonde_fail(error, SONDE_INTERFACE_SHARED, errno,
-                        "queue %u belongs to another AF_XDP socket", queue);
+                        "queue %u is used by another AF_XDP socket; close it first", queue);
     }
   }
   return fail(error, "binding an AF_XDP socket");
@@ -156,7 +152,7 @@ void socket_close(struct socket *socket) {
   socket->fd = -1;
 }
 
-/* There is always room: the fill ring has a place for every frame that exists. */
+/* The fill ring always has space: it has an entry for every frame. */
 void socket_release(struct socket *socket) {
   socket->arena_used = 0;
   if (socket->held_count) {
@@ -176,7 +172,7 @@ static const struct xdp_desc *part(const struct socket *socket, uint32_t at) {
   return &entries[at & (socket->frames - 1)];
 }
 
-/* How many parts the packet at `at` has; 0: the last of them is not there yet. */
+/* Counts the parts of the packet at `at`. Returns 0 if the last has not arrived. */
 static uint32_t count_parts(const struct socket *socket, uint32_t at, uint32_t end) {
   for (uint32_t i = at; i != end; i++)
     if (!(part(socket, i)->options & XDP_PKT_CONTD))
@@ -202,7 +198,7 @@ static void gather(struct socket *socket, uint32_t at, uint32_t parts, uint32_t 
   packet->wirelen = length;
 }
 
-uint32_t socket_take(struct socket *socket, uint64_t time_ns, uint32_t snaplen,
+uint32_t socket_read(struct socket *socket, uint64_t time_ns, uint32_t snaplen,
                      struct sonde_packet *packets, uint32_t max) {
   uint32_t at = *socket->receive.consumer;
   uint32_t end = __atomic_load_n(socket->receive.producer, __ATOMIC_ACQUIRE);

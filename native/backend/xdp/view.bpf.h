@@ -1,7 +1,7 @@
-/* view.bpf.h - what the shared programs know of a packet after one look at its headers.
+/* view.bpf.h - the shared programs' parser: reads a packet's headers once.
  *
- * It says only what is plain; of everything else it says that it is not, and the decoder in
- * user space finds out. What it says must be what the decoder would have said.
+ * It parses only plain packets and leaves all others to the decoder in user space. Its result
+ * must equal the decoder's.
  */
 #ifndef SONDE_XDP_VIEW_BPF_H
 #define SONDE_XDP_VIEW_BPF_H
@@ -31,25 +31,25 @@ enum {
 
 const volatile struct xdp_settings settings = {.queues = 1};
 
-/* What is known of a packet. */
+/* The parsed fields of a packet. */
 struct view {
   struct sonde_key key;
   __u64 time_ns;
-  __u32 wirelen; /* with the tag that the kernel keeps beside the frame */
+  __u32 wirelen; /* including the tag that the kernel stores apart */
   __u32 queue;
   __u32 gso_size;
   __u32 packets;
   __u32 ip_bytes;
   __u32 l2_bytes;
   __u32 seq;
-  __u32 length; /* in the sequence space */
+  __u32 length; /* in TCP sequence space */
   __u8 side;    /* the sender is the key's lo (0) or hi side (1) */
   __u8 tos;
   __u8 ttl;
   __u8 tcp_flags;
   __u8 direction;
-  bool keyed;  /* key is set, so it has a slot or could have one */
-  bool counts; /* nothing but counting is to be done */
+  bool keyed;  /* key is set, so the packet can have a slot */
+  bool counts; /* the packet only has to be counted */
 };
 
 static __always_inline bool is_tag(__u16 ethertype) {
@@ -69,7 +69,7 @@ static __always_inline __u32 spread_six(const __u32 *address) {
   return spread(address[3], spread(address[2], spread(address[1], spread(address[0], 1))));
 }
 
-/* Both directions, every fragment and all of a tunnel's packets belong to one queue. */
+/* Both directions, all fragments and all packets of a tunnel go to one queue. */
 static __always_inline void choose_queue(__u32 pair, struct view *view) {
   pair = (pair ^ pair >> 16) * 0x85ebca6b;
   if (settings.queues > 1)
@@ -114,7 +114,7 @@ static __always_inline void set_ipv6(const __u8 *ip, __u16 source_port, __u16 de
   view->key.ip_version = 6;
 }
 
-/* A super-packet stands for several on the wire, each with the headers before `headers_end`. */
+/* A super-packet is several packets on the wire, each with the headers before `headers_end`. */
 static __always_inline void weigh(__u32 octets, __u32 ip_offset, __u32 headers_end,
                                   struct view *view) {
   view->packets = 1;
@@ -128,14 +128,14 @@ static __always_inline void weigh(__u32 octets, __u32 ip_offset, __u32 headers_e
   view->l2_bytes += more * headers_end;
 }
 
-/* `transport` is at `offset` of the frame on the wire and has what is asked for. */
+/* `ip` is at `ip_offset` of the frame on the wire, `transport` follows it. */
 static __always_inline void parse_transport(const __u8 *ip, const __u8 *transport, const void *end,
                                             __u32 ip_offset, __u32 ip_header, __u32 octets,
                                             struct view *view) {
   __u8 protocol = view->key.protocol;
   __u32 least = protocol == PROTOCOL_TCP ? TCP_BYTES : UDP_BYTES;
   if (octets < ip_header + least || octets > view->wirelen - ip_offset)
-    return; /* cut short, clamped, or without a length: the decoder's business */
+    return; /* truncated, clamped, or without a length: left to the decoder */
   if ((void *)transport + UDP_BYTES > end)
     return;
   __u16 source = bpf_ntohs(*(__u16 *)transport), dest = bpf_ntohs(*(__u16 *)(transport + 2));
@@ -193,9 +193,9 @@ static __always_inline void parse_ip(const __u8 *ip, const void *end, __u32 ip_o
   }
 }
 
-/* How much of the frame has to lie in one piece. No more than what is read is asked for: a
- * super-packet's headers do lie so and its payload does not, and because TCP keeps a copy of
- * what it sends, pulling a byte of that means another head for every one of them. */
+/* How many bytes must be contiguous: only those that are read. A super-packet's headers already
+ * are and its payload is not. TCP keeps a copy of sent data, so pulling one payload byte would
+ * allocate a new header for every super-packet. */
 static __always_inline __u32 headers_bytes(struct __sk_buff *skb) {
   const __u8 *at = (void *)(long)skb->data;
   const void *end = (void *)(long)skb->data_end;
@@ -209,12 +209,12 @@ static __always_inline __u32 headers_bytes(struct __sk_buff *skb) {
   return HEADERS_MAX;
 }
 
-/* Finds the IP header behind up to TAGS_IN_LINE_MAX tags, and one more beside the frame. */
+/* Finds the IP header after up to TAGS_IN_LINE_MAX tags and one stored apart from the frame. */
 static __always_inline void parse(struct __sk_buff *skb, struct view *view) {
   __u32 headers = headers_bytes(skb);
-  __u32 wanted = skb->len < headers ? skb->len : headers;
-  if ((void *)(long)skb->data + wanted > (void *)(long)skb->data_end)
-    bpf_skb_pull_data(skb, wanted); /* the stack is about to do the same */
+  __u32 needed = skb->len < headers ? skb->len : headers;
+  if ((void *)(long)skb->data + needed > (void *)(long)skb->data_end)
+    bpf_skb_pull_data(skb, needed); /* the stack is about to do the same */
   const __u8 *at = (void *)(long)skb->data;
   const void *end = (void *)(long)skb->data_end;
   __u32 offset = view->wirelen - skb->len;
