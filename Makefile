@@ -20,7 +20,7 @@ APT_BENCH := clang ethtool iperf3 nfdump softflowd
 ALONE := tests/live/test_gso.py tests/live/test_overload.py tests/live/test_xdp_cost.py tests/live/test_xdp_harm.py \
          tests/native/test_alone.py
 
-.PHONY: help setup demo test bench lint format native-test fuzz coverage clean \
+.PHONY: help setup demo test bench lint format native-test fuzz coverage mutation clean \
         system-build system-test system-bench system-coverage
 
 help: ## list the targets
@@ -64,6 +64,10 @@ fuzz: ## run each fuzzer for five minutes
 
 coverage: system-coverage setup ## report the coverage of C and Python in build/coverage
 	.ci/coverage
+
+mutation: system-test setup ## change C and Python at random, count the changes that tests notice
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,dev,mutation]'
+	@failed=0; for one in c_core agent; do nice $(PY) tests/mutation/$$one.py || failed=1; done; exit $$failed
 
 clean: ## remove everything that was built
 	rm -rf build $(VENV) tests/bench/out

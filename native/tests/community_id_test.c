@@ -32,6 +32,13 @@ static const struct vector vectors[] = {
      "1:+TW+HtLHvV1xnGhV1lv7XoJrqQg="},
     {"fe80::200:86ff:fe05:80da", "ff02::2", 133, 134, 58, 0, "1:hO+sN4H+MG5MY/8hIrXPqc4ZQz0="},
     {"fe80::260:97ff:fe07:69ea", "ff02::1", 134, 133, 58, 0, "1:pkvHqCL88/tg1k4cPigmZXUtL00="},
+    {"fe80::1", "fe80::2", 130, 131, 58, 0, "1:Pmn7mCHtn19srQiXm2sF0CDRRMA="},
+    {"fe80::1", "fe80::2", 139, 140, 58, 0, "1:oPVhmQYL42iV9FGiMqdb38yGSeA="},
+    {"fe80::1", "fe80::2", 144, 145, 58, 0, "1:21qp2MlwLUEblqK3FO0+OyLBlWA="},
+    {"10.0.0.1", "10.0.0.2", 9, 10, 1, 0, "1:DYhYhWnv1hFRoB3VRnwSDthRB4g="},
+    {"10.0.0.1", "10.0.0.2", 13, 14, 1, 0, "1:6zK3cgZa+RmEpj3VhWmGXnOWUZk="},
+    {"10.0.0.1", "10.0.0.2", 15, 16, 1, 0, "1:cB4rCi6yiOWeiOghtxw4EOnHisM="},
+    {"10.0.0.1", "10.0.0.2", 17, 18, 1, 0, "1:pBxqyIdNW2nuGKUHpPBwrujq1iE="},
     /* one-way ICMP: type and code, never swapped */
     {"172.28.2.3", "66.59.111.190", 3, 3, 1, 1, "1:bTAVApTgzlxwhyz+udTptSSnFcM="},
     {"10.0.0.1", "10.0.0.2", 3, 3, 1, 1, "1:sn6MAmXQ6UD1gYE1XbV3XTNewrk="},

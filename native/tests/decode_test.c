@@ -322,6 +322,18 @@ static void test_fast_and_general_path_agree(void) {
     packet.gso_size = 60000;
     CHECK_EQ(sonde_decode(decoder, &packet, &layered), FLOW);
     CHECK(memcmp(&plain, &layered, sizeof(plain)) == 0);
+    packet.gso_size = 0;
+    memset(&layered, 0xa5, sizeof(layered)); /* the last packet's fields must not remain */
+    CHECK_EQ(sonde_decode(decoder, &packet, &layered), FLOW);
+    CHECK(memcmp(&plain.key, &layered.key, sizeof(plain.key)) == 0);
+    CHECK_EQ(layered.flags, plain.flags);
+    CHECK_EQ(layered.packets, 1);
+    CHECK_EQ(layered.mpls_label, UINT32_MAX);
+    CHECK_EQ(layered.tcp_flags, plain.tcp_flags);
+    CHECK_EQ(layered.icmp_type | layered.icmp_code, 0);
+    CHECK_EQ(layered.tunnel_type | layered.tunnel_ip_version, SONDE_TUNNEL_NONE);
+    CHECK_EQ(layered.fragment_flags | layered.fragment_offset, 0);
+    CHECK_EQ(layered.ipv6 | layered.vlan_priority | layered.direction, 0);
   }
 }
 

@@ -32,14 +32,21 @@ static uint32_t room(void *context) {
   return f->limit - f->count;
 }
 
-static struct fixture *make(uint32_t flows, uint64_t idle_s, uint64_t active_s) {
+static struct fixture *make_worker(uint8_t worker, uint64_t id_seed, uint32_t flows) {
   struct fixture *f = calloc(1, sizeof *f);
   f->limit = RECORDS_MAX;
   f->table = sonde_flow_table_create(&(struct sonde_flow_config){
       .flows_max = flows,
-      .id_seed = 7,
+      .worker = worker,
+      .id_seed = id_seed,
+      .tunnels = true,
       .sink = {.context = f, .reserve = reserve, .commit = commit, .room = room},
   });
+  return f;
+}
+
+static struct fixture *make(uint32_t flows, uint64_t idle_s, uint64_t active_s) {
+  struct fixture *f = make_worker(0, 7, flows);
   sonde_flow_table_metering_set(f->table, true, idle_s * SECOND, active_s * SECOND);
   return f;
 }
@@ -405,7 +412,138 @@ static void listing_is_ordered_and_limited(void) {
   drop(f);
 }
 
+/* No two flows of a session have one id, whichever worker meters them. Another session has others.
+ */
+static void flow_ids_are_unique_across_workers(void) {
+  enum { TABLES = 4, FLOWS = 100 };
+  static uint64_t ids[TABLES * FLOWS];
+  const struct {
+    uint8_t worker;
+    uint64_t id_seed;
+  } tables[TABLES] = {{0, 7}, {1, 7}, {255, 7}, {0, 0x5bd1e995c2b2ae35}};
+  for (uint32_t t = 0; t < TABLES; t++) {
+    struct fixture *f = make_worker(tables[t].worker, tables[t].id_seed, 128);
+    sonde_flow_table_metering_set(f->table, true, 300 * SECOND, 60 * SECOND);
+    for (uint32_t i = 0; i < FLOWS; i++)
+      send_packet(f, i, i, false);
+    flush(f);
+    CHECK_EQ(f->count, FLOWS);
+    for (uint32_t i = 0; i < FLOWS; i++)
+      ids[t * FLOWS + i] = f->records[i].flow_id;
+    drop(f);
+  }
+  for (uint32_t i = 0; i < TABLES * FLOWS; i++) {
+    CHECK(ids[i] != 0);
+    for (uint32_t other = 0; other < i; other++)
+      CHECK(ids[i] != ids[other]);
+  }
+}
+
+/* Protocol 0 (an IPv6 hop-by-hop header without a next one) is a protocol like any other. */
+static void listing_filters_by_every_field(void) {
+  struct fixture *f = make(64, 300, 60);
+  struct sonde_record listed[8];
+  for (uint32_t i = 0; i < 4; i++) {
+    struct sonde_decoded p = packet(i, i, false);
+    p.key.protocol = i == 0 ? 0 : 17;
+    p.packets = 1 + i;
+    if (i == 3) {
+      p.key.ip_version = 6;
+      memset(p.key.hi_ip, 0xfe, 16);
+    }
+    sonde_flow_table_update(f->table, &p, 1);
+  }
+  struct sonde_flow_query all = {.limit = 8, .port = -1, .protocol = -1};
+  struct {
+    struct sonde_flow_query query;
+    uint32_t expected;
+  } rows[] = {{all, 4}, {all, 1}, {all, 3}, {all, 0}, {all, 3}, {all, 2}, {all, 1},
+              {all, 4}, {all, 4}, {all, 0}, {all, 3}, {all, 1}, {all, 0}, {all, 0}};
+  rows[1].query.protocol = 0;
+  rows[2].query.protocol = 17;
+  rows[3].query.protocol = 6;
+  rows[4].query.min_packets = 2;
+  rows[5].query.min_packets = 3;
+  rows[6].query.min_packets = 4;
+  rows[7].query.port = 53;
+  rows[8].query.port = 5353;
+  rows[9].query.port = 0;
+  rows[10].query.ip_version = 4;
+  memcpy(rows[10].query.ip, "\xc0\x00\x02\x01", 4);
+  rows[11].query.ip_version = 6;
+  memset(rows[11].query.ip, 0xfe, 16);
+  rows[12].query.ip_version = 6; /* the last octet differs */
+  memset(rows[12].query.ip, 0xfe, 15);
+  rows[13].query.ip_version = 4; /* the first four octets of the IPv6 address */
+  memset(rows[13].query.ip, 0xfe, 4);
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    uint64_t matching = 0;
+    CHECK_EQ(sonde_flow_table_list(f->table, &rows[i].query, listed, &matching), rows[i].expected);
+    CHECK_EQ(matching, rows[i].expected);
+  }
+  drop(f);
+}
+
+/* A listed flow has the sums since its start. Equal flows are ordered by start, then by id. */
+static void listing_orders_by_each_key(void) {
+  struct fixture *f = make(64, 300, 60);
+  struct sonde_record listed[4];
+  uint64_t matching = 0;
+  const struct {
+    uint64_t time_ns;
+    uint32_t packets, bytes;
+  } flows[4] = {{9, 2, 100}, {5, 3, 100}, {7, 1, 900}, {6, 2, 100}};
+  for (uint32_t i = 0; i < 4; i++) {
+    struct sonde_decoded p = packet(i, flows[i].time_ns, i % 2);
+    p.packets = flows[i].packets;
+    p.ip_bytes = flows[i].bytes;
+    p.l2_bytes = flows[i].bytes + 14;
+    sonde_flow_table_update(f->table, &p, 1);
+  }
+  const uint32_t sorts[] = {SONDE_FLOW_SORT_BYTES, SONDE_FLOW_SORT_PACKETS, SONDE_FLOW_SORT_RECENT};
+  const uint64_t starts[3][4] = {{7, 5, 6, 9}, {5, 6, 9, 7}, {9, 7, 6, 5}};
+  for (uint32_t s = 0; s < 3; s++) {
+    for (uint32_t limit = 1; limit <= 4; limit++) {
+      struct sonde_flow_query query = {
+          .limit = limit, .sort = sorts[s], .port = -1, .protocol = -1};
+      CHECK_EQ(sonde_flow_table_list(f->table, &query, listed, &matching), limit);
+      for (uint32_t i = 0; i < limit; i++)
+        CHECK_EQ(listed[i].flow_start_ns - START, starts[s][i]);
+    }
+  }
+  struct sonde_record one = {.flow_id = 1}, other = {.flow_id = 2};
+  CHECK(sonde_flow_record_compare(&one, &other, SONDE_FLOW_SORT_BYTES) < 0);
+  CHECK(sonde_flow_record_compare(&other, &one, SONDE_FLOW_SORT_RECENT) > 0);
+  CHECK_EQ(sonde_flow_record_compare(&one, &one, SONDE_FLOW_SORT_PACKETS), 0);
+  drop(f);
+}
+
+static void listing_counts_earlier_segments(void) {
+  struct fixture *f = make(64, 300, 60);
+  struct sonde_record listed[1];
+  struct sonde_flow_query query = {.limit = 1, .port = -1, .protocol = -1, .min_packets = 3};
+  uint64_t matching = 0;
+  send_packet(f, 1, 0, false);
+  send_packet(f, 1, SECOND, true);
+  send_packet(f, 1, 60 * SECOND, false); /* the second segment */
+  CHECK_EQ(f->count, 1);
+  CHECK_EQ(sonde_flow_table_list(f->table, &query, listed, &matching), 1);
+  CHECK_EQ(listed[0].first_ns, START);
+  CHECK_EQ(listed[0].last_ns, START + 60 * SECOND);
+  for (int d = 0; d < 2; d++) {
+    CHECK_EQ(listed[0].packets[d], d == 0 ? 2 : 1);
+    CHECK_EQ(listed[0].bytes[d], 100 * listed[0].packets[d]);
+    CHECK_EQ(listed[0].l2_bytes[d], 114 * listed[0].packets[d]);
+    CHECK_EQ(listed[0].total_packets[d], listed[0].packets[d]);
+  }
+  drop(f);
+}
+
 int main(void) {
+  flow_ids_are_unique_across_workers();
+  listing_filters_by_every_field();
+  listing_orders_by_each_key();
+  listing_counts_earlier_segments();
   idle_limit_is_inclusive();
   active_timeout_emits_a_record_and_keeps_the_flow();
   timer_ends_a_silent_flow_with_an_empty_record();

@@ -200,8 +200,63 @@ static void check_late_sum(void) {
   sonde_flow_table_destroy(table);
 }
 
+/* The same for TCP: everything with a direction is swapped, and the handshake is unknown. */
+static void check_late_tcp_sum(void) {
+  struct sonde_flow_table *table = create(0);
+  record_count[0] = 0;
+  struct sonde_decoded late = make(2, 2000000000), early = make(2, 1500000000), next;
+  late.flags = SONDE_DECODED_MAC | SONDE_DECODED_TCP | SONDE_DECODED_REVERSED;
+  late.packets = 1;
+  late.ip_bytes = 1040;
+  late.l2_bytes = 1054;
+  late.tcp_payload = 1000;
+  late.tcp_seq = 5000;
+  late.tcp_flags = FIN | ACK;
+  early.flags = SONDE_DECODED_MAC | SONDE_DECODED_TCP;
+  early.packets = 2;
+  early.ip_bytes = 300;
+  early.l2_bytes = 328;
+  early.tcp_payload = 220;
+  early.tcp_seq = 70;
+  early.tcp_flags = ACK | 8;
+  sums[2] = (struct sonde_delta){0};
+  add_up(&sums[2], &early);
+  sonde_flow_table_update(table, &late, 1);
+  sonde_flow_table_merge(table, &sums[2], 1);
+  next = late; /* the FIN once more, then the other side's: the flow is closing */
+  next.time_ns += 1000;
+  sonde_flow_table_update(table, &next, 1);
+  next = early;
+  next.time_ns = late.time_ns + 2000;
+  next.tcp_seq += next.tcp_payload;
+  next.tcp_flags = FIN | ACK;
+  sonde_flow_table_update(table, &next, 1);
+  sonde_flow_table_expire(table, late.time_ns + 5000003000);
+  uint32_t cursor = 0;
+  CHECK(sonde_flow_table_flush(table, true, &cursor));
+  CHECK_EQ(record_count[0], 1);
+  const struct sonde_record *record = &records[0][0];
+  CHECK_EQ(record->source_port, 1000);
+  CHECK_EQ(record->packets[0], 4);
+  CHECK_EQ(record->packets[1], 2);
+  CHECK_EQ(record->bytes[0], 600);
+  CHECK_EQ(record->bytes[1], 2080);
+  CHECK_EQ(record->l2_bytes[0], 656);
+  CHECK_EQ(record->l2_bytes[1], 2108);
+  CHECK_EQ(record->tcp_flags[0], ACK | 8 | FIN);
+  CHECK_EQ(record->tcp_flags[1], FIN | ACK);
+  CHECK_EQ(record->retransmissions, 1);
+  CHECK_EQ(record->out_of_order, 0);
+  CHECK_EQ(record->handshake_rtt_us, UINT32_MAX);
+  CHECK_EQ(record->end_reason, SONDE_END_END);
+  CHECK_EQ(record->direction, early.direction);
+  CHECK(memcmp(record->source_mac, early.source_mac, 6) == 0);
+  sonde_flow_table_destroy(table);
+}
+
 int main(void) {
   check_random_packets();
   check_late_sum();
+  check_late_tcp_sum();
   return check_report();
 }

@@ -327,6 +327,43 @@ static void test_disk_bound(void) {
   }
   closedir(dir);
   CHECK(real <= 4 << 20);
+  CHECK_EQ(real, stats.segment_bytes); /* with the final frame of each finished file */
+  sonde_store_close(store);
+}
+
+/* Ranges include both ends, also where a frame or a file begins or ends. The files alone hold the
+ * packets: their session has ended. */
+static void test_edges(void) {
+  enum { EACH = 250, LAST = 10000 };
+  char name[300];
+  empty_directory();
+  struct sonde_store *store = open_store(key_one, 4 << 20);
+  append(store, 0, LAST, EACH);
+  sonde_store_close(store);
+  store = open_store(key_one, 4 << 20);
+  CHECK(count_files(".segment", name) >= 3);
+  uint64_t found = 0;
+  for (uint64_t edge = LAST; edge >= EACH; edge -= EACH) {
+    for (uint64_t number = edge - EACH; number < edge; number += EACH - 1) {
+      struct sonde_query *query;
+      struct sonde_error error = {0};
+      struct sonde_packet packet;
+      uint64_t at_ns = made_start_ns + number * made_step_ns;
+      struct sonde_query_config config = {.start_ns = at_ns, .end_ns = at_ns};
+      CHECK_EQ(sonde_query_open(store, &config, &query, &error), SONDE_OK);
+      struct answer answer = read_answer(query);
+      if (next_answer(&answer, &packet)) {
+        found++;
+        check_packet(&packet, 0, number);
+        CHECK(!next_answer(&answer, &packet));
+      } else {
+        CHECK(edge <= LAST - 3000); /* removed for the bound */
+      }
+      free(answer.bytes);
+      sonde_query_close(query);
+    }
+  }
+  CHECK(found >= 24);
   sonde_store_close(store);
 }
 
@@ -459,6 +496,7 @@ int main(void) {
   test_query(key_one);
   test_query(NULL);
   test_disk_bound();
+  test_edges();
   test_failing_disk(ENOSPC);
   test_failing_disk(EIO);
   empty_directory();

@@ -246,8 +246,94 @@ static void test_no_free_chunk(void) {
   sonde_store_close(store);
 }
 
+static void check_one_packet(struct sonde_store *store, uint64_t number) {
+  struct sonde_query *query = open_query(store, number, number);
+  struct answer answer = read_answer(query);
+  struct sonde_packet packet;
+  struct sonde_packets_summary summary;
+  CHECK(next_answer(&answer, &packet));
+  check_packet(&packet, 0, number);
+  CHECK(!next_answer(&answer, &packet));
+  sonde_query_summary(query, &summary);
+  CHECK_EQ(summary.packets, 1);
+  CHECK_EQ(summary.first_ns, made_start_ns + number * made_step_ns);
+  CHECK_EQ(summary.last_ns, summary.first_ns);
+  CHECK_EQ(summary.complete, 1);
+  free(answer.bytes);
+  sonde_query_close(query);
+}
+
+/* A range includes both ends, also where they are the first or the last packet of a chunk. */
+static void test_chunk_edges(void) {
+  struct sonde_store *store = open_store(8 << 20, 1);
+  append(store, 0, 0, 6000);
+  CHECK(store->fresh >= 4);
+  for (uint32_t i = 0; i < store->fresh; i++) {
+    const struct sonde_chunk *chunk = sonde_store_chunk(store, i);
+    if (atomic_load(&chunk->committed) == 0)
+      continue;
+    check_one_packet(store, (chunk->first_ns - made_start_ns) / made_step_ns);
+    check_one_packet(store, (atomic_load(&chunk->last_ns) - made_start_ns) / made_step_ns);
+  }
+  sonde_store_close(store);
+}
+
+/* The first worker lost packets ten seconds after the second one. Gaps are listed by time. */
+static void test_gaps_of_workers(void) {
+  const uint64_t later = 10000000, count = 60000;
+  struct sonde_store *store = open_store(16 << 20, 2);
+  append(store, 0, later, later + count);
+  append(store, 1, 0, count);
+  append(store, 0, later + count, later + count + 30000);
+  struct sonde_query *query = open_query(store, 0, UINT32_MAX);
+  struct answer answer = read_answer(query);
+  struct sonde_packets_summary summary;
+  sonde_query_summary(query, &summary);
+  CHECK_EQ(summary.gap_count, 2);
+  CHECK_EQ(summary.gaps[0].from_ns, made_start_ns);
+  CHECK(summary.gaps[0].to_ns < made_start_ns + count * made_step_ns);
+  CHECK_EQ(summary.gaps[1].from_ns, made_start_ns + later * made_step_ns);
+  CHECK(summary.gaps[1].to_ns < made_start_ns + (later + count + 30000) * made_step_ns);
+  CHECK_EQ(summary.gaps[1].reason, SONDE_GAP_OVERWRITTEN);
+  free(answer.bytes);
+  sonde_query_close(query);
+  sonde_store_close(store);
+}
+
+/* A limit of bytes or packets is exact, and a range that ends with the limit is complete. */
+static void test_exact_limits(void) {
+  struct sonde_store *store = open_store(8 << 20, 1);
+  struct sonde_error error = {0};
+  append(store, 0, 0, 10);
+  struct sonde_query *query = open_query(store, 0, UINT32_MAX);
+  struct answer whole = read_answer(query);
+  sonde_query_close(query);
+  const struct {
+    uint64_t max_bytes, max_packets, packets;
+  } rows[] = {{whole.length, 0, 10}, {whole.length - 1, 0, 9}, {0, 10, 10}, {0, 9, 9}, {0, 1, 1}};
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    struct sonde_query_config config = {
+        .end_ns = UINT64_MAX, .max_bytes = rows[i].max_bytes, .max_packets = rows[i].max_packets};
+    struct sonde_packets_summary summary;
+    CHECK_EQ(sonde_query_open(store, &config, &query, &error), SONDE_OK);
+    struct answer answer = read_answer(query);
+    sonde_query_summary(query, &summary);
+    CHECK_EQ(summary.packets, rows[i].packets);
+    CHECK_EQ(summary.bytes, answer.length);
+    CHECK_EQ(summary.complete, rows[i].packets == 10);
+    CHECK_EQ(summary.gap_count, rows[i].packets == 10 ? 0 : 1);
+    free(answer.bytes);
+    sonde_query_close(query);
+  }
+  free(whole.bytes);
+  sonde_store_close(store);
+}
+
 int main(void) {
   decoder = sonde_decoder_create(1);
+  test_chunk_edges();
+  test_gaps_of_workers();
+  test_exact_limits();
   test_wrap();
   test_limits();
   test_workers();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from netsonde.capture.plan import plan
@@ -75,13 +76,20 @@ def test_export_turns_metering_on_and_sets_the_active_timeout() -> None:
 
 @pytest.mark.parametrize(
     ("record", "encryption", "bytes_kept", "can_seal"),
-    [(True, None, 256 << 20, True), (False, None, 0, False), (False, SEAL, 256 << 20, True)],
+    [
+        (True, None, 256 << 20, True),
+        (False, None, 0, False),
+        (False, SEAL, 256 << 20, True),
+        (False, msgspec.structs.replace(SEAL, enable=False), 0, True),
+    ],
 )
 def test_encryption_implies_recording(
     record: bool, encryption: EncryptionRequest | None, bytes_kept: int, can_seal: bool
 ) -> None:
-    planned = plan(start(record=record, encryption=encryption), Config(), FULL)
+    config = Config(buffer=BufferSection(dir="/var/lib/n"))
+    planned = plan(start(record=record, encryption=encryption), config, FULL)
     assert planned.settings.buffer_bytes == bytes_kept
+    assert planned.settings.buffer_dir == ("/var/lib/n" if bytes_kept else "")
     assert planned.can_seal is can_seal
 
 

@@ -379,6 +379,21 @@ async def test_oversized_reply_becomes_an_error(rig: Rig, handle: Any) -> None:
     assert (reply.code, reply.body["error"]) == (400, "reply_too_large")
 
 
+async def test_handlers_know_the_largest_reply(rig: Rig, handle: Any) -> None:
+    """4096 bytes are kept for headers and the fields around a large array."""
+    asked: list[int] = []
+
+    async def ask(call: Call, request: Any) -> Done:
+        asked.append(call.reply_bytes_max)
+        return Done(StatusReply())
+
+    handle("status", ask)
+    for limit in (1 << 20, 8 << 20):
+        rig.connection.max_payload = limit
+        assert (await rig.ask("capture.status")).code == 200
+    assert asked == [(1 << 20) - 4096, (8 << 20) - 4096]
+
+
 async def test_discovery_is_answered(rig: Rig) -> None:
     info = await rig.ask("$SRV.INFO.netsonde.alpha")
     assert info.body["type"] == "io.nats.micro.v1.info_response"

@@ -274,6 +274,25 @@ def test_unsendable_message_is_counted(tmp_path: Path) -> None:
     assert spool.empty
 
 
+def test_cached_messages_stay_within_the_memory_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message beyond the bound is read from disk. What was taken makes room."""
+    one = message(0)
+    monkeypatch.setattr(spool_module, "CACHED_BYTES_MAX", 3 * one.bytes)
+    spool, _ = opened(tmp_path / "s")
+    for round_ in range(3):
+        for number in range(5):
+            spool.append(message(round_ * 5 + number))
+            assert len(spool._cache) == min(number + 1, 3)
+        taken = take_all(spool)
+        assert [number_of(each) for each in taken] == [round_ * 5 + number for number in range(5)]
+        assert not spool._cache
+        for each in taken:
+            spool.finish(each)
+    spool.close()
+
+
 def test_second_agent_cannot_open_the_spool(tmp_path: Path) -> None:
     spool, _ = opened(tmp_path / "s")
     with pytest.raises(ConfigError, match="another agent"):

@@ -1,0 +1,206 @@
+"""Mutates the C core and runs the C tests, without sanitizers: they would take five times as long.
+
+A mutant is compiled and linked before the library, so that its functions replace the library's.
+A mutant with the same object code is equivalent. Only the tests of its folder run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "native"))
+
+from c_tests import C_TESTS, ON_INTERFACES, WATCHING_THE_CLOCK
+from mutants import REPOSITORY, Mutant, Verdict, arguments, changed, run
+
+NATIVE = REPOSITORY / "native"
+BUILD = REPOSITORY / "build" / "mutation"
+# The tests of a folder start with one of its words.
+MATCHING = {
+    "parse": ("decode",),
+    "flow": ("flow", "merge", "session_"),
+    "store": ("store", "seal", "keys", "packet_source", "segment", "session_buffer"),
+    "export": ("address", "columns", "community", "json", "msgpack", "netflow", "render", "uptime"),
+    "core": ("packet_clock", "registry", "session", "filter", "file", "exporter"),
+    "exporter": ("collector", "exporter", "netflow_export"),
+}
+
+# Lines that no test can judge: failed allocations, speed, and locks, which TSan judges.
+UNSEEN = re.compile(
+    r"NO_MEMORY|prefetch|madvise|setname_np|pthread_mutex_lock|atomic_thread_fence|memory_order"
+)
+# Patterns of code, and the replacements that a mutant may have.
+OPERATORS: list[tuple[str, tuple[str, ...]]] = [
+    (r"(?<= )<(?= )", ("<=", ">=")),
+    (r"(?<= )>(?= )", (">=", "<=")),
+    (r"(?<= )<=(?= )", ("<",)),
+    (r"(?<= )>=(?= )", (">",)),
+    (r"(?<= )==(?= )", ("!=",)),
+    (r"(?<= )!=(?= )", ("==",)),
+    (r"(?<= )&&(?= )", ("||",)),
+    (r"(?<= )\|\|(?= )", ("&&",)),
+    (r"(?<= )\+(?= )", ("-",)),
+    (r"(?<= )-(?= )", ("+",)),
+    (r"(?<= )\*(?= )", ("/",)),
+    (r"(?<= )/(?= )", ("*",)),
+    (r"(?<= )%(?= )", ("/",)),
+    (r"(?<= )<<(?= )", (">>",)),
+    (r"(?<= )>>(?= )", ("<<",)),
+    (r"(?<= )&(?= )", ("|",)),
+    (r"(?<= )\|(?= )", ("&",)),
+    (r"(?<= )\+=(?= )", ("-=", "=")),
+    (r"(?<= )-=(?= )", ("+=",)),
+    (r"(?<= )\|=(?= )", ("=",)),
+    (r"\+\+", ("--",)),
+    (r"\btrue\b", ("false",)),
+    (r"\bfalse\b", ("true",)),
+    (r"(?<![\w.\"])\d+(?=[;,)\]} ])", ("+1",)),
+    (r"(?<=\()!(?=\w)", ("",)),
+    (r"\bcontinue;", ("break;",)),
+    (r"(?<=^)\s+[\w>.\-]+(\([^;{]*\)|(\[\w+\])? [-+|&]?= [^;{]*|(\+\+|--));$", (";",)),
+]
+
+
+def code_of(source: str) -> str:
+    """Returns `source` with comments, strings and directives as blanks of the same length."""
+    blank = r"/\*.*?\*/|//[^\n]*|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|^#(?:\\\n|[^\n])*"
+    return re.sub(
+        blank,
+        lambda found: re.sub(r"[^\n]", "\x00", found[0]),
+        source,
+        flags=re.DOTALL | re.MULTILINE,
+    )
+
+
+def line_of(source: str, at: int) -> str:
+    return source[source.rfind("\n", 0, at) + 1 : source.find("\n", at)]
+
+
+def mutate(path: Path, source: str, start: int, end: int, new: str) -> Mutant | None:
+    old = source[start:end]
+    if new == "+1":
+        new = str(int(old) + 1)
+    return changed(path, source, source[:start] + new + source[end:])
+
+
+def candidates(only: str) -> Iterator[Callable[[], Mutant | None]]:
+    for stage in MATCHING:
+        for path in sorted((NATIVE / stage).rglob("*.c")):
+            if only not in str(path):
+                continue
+            source = path.read_text()
+            code = code_of(source)
+            for pattern, replacements in OPERATORS:
+                for found in re.finditer(pattern, code, flags=re.MULTILINE):
+                    if UNSEEN.search(line_of(source, found.end())):
+                        continue
+                    for new in replacements:
+                        yield partial(mutate, path, source, *found.span(), new)
+
+
+class Tests:
+    """The built tests, in the order that kills soonest."""
+
+    def __init__(self) -> None:
+        configure: list[str | Path] = [
+            "cmake",
+            "-S",
+            NATIVE,
+            "-B",
+            BUILD,
+            "-G",
+            "Ninja",
+            "-DSONDE_TESTS=ON",
+        ]
+        quick = "-DCMAKE_C_FLAGS_RELEASE=-O1 -g0"
+        subprocess.run([*configure, quick], check=True, stdout=subprocess.PIPE)
+        subprocess.run(["cmake", "--build", BUILD, "--parallel", "2"], check=True)
+        listed = json.loads((BUILD / "compile_commands.json").read_text())
+        self.compile = {
+            entry["file"]: entry["command"] for entry in listed if "sonde_core" in entry["command"]
+        }
+        self.seconds: dict[str, float] = {}
+        self.links: dict[str, list[str]] = {}
+
+    def link_command(self, name: str) -> list[str]:
+        """Returns the link command with the mutant before the library."""
+        done = subprocess.run(
+            ["ninja", "-C", BUILD, "-t", "commands", name],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        words = shlex.split(done.stdout.splitlines()[-1].strip(": &"))
+        words[words.index("libsonde_core.a")] = "mutant.o libsonde_core.a"
+        words[words.index("-o") + 1] = "mutant_test"
+        return " ".join(words).split()
+
+    def run(self, name: str, program: str = "", *, timeout_sec: float) -> tuple[bool, float]:
+        """Returns whether the test passes, and its seconds."""
+        start = time.monotonic()
+        try:
+            done = subprocess.run(
+                [BUILD / (program or name)],
+                cwd=BUILD,
+                capture_output=True,
+                timeout=timeout_sec,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return False, timeout_sec
+        if not program and done.returncode != 0:
+            sys.exit(f"{name} fails without a change:\n{done.stderr.decode(errors='replace')}")
+        return done.returncode == 0, time.monotonic() - start
+
+    def compiled(self, path: Path, source: str) -> bytes | None:
+        """Returns the object file mutant.o, or None if `source` does not compile."""
+        words = shlex.split(self.compile[str(path)])
+        words = [word for word in words if not word.startswith("-W")]
+        changed_file = BUILD / "mutant" / path.name
+        changed_file.parent.mkdir(exist_ok=True)
+        changed_file.write_text(source)
+        words[words.index("-o") + 1], words[-1] = "mutant.o", str(changed_file)
+        command = [*words, "-w", f"-I{path.parent}"]
+        done = subprocess.run(command, cwd=BUILD, capture_output=True, check=False)
+        return (BUILD / "mutant.o").read_bytes() if done.returncode == 0 else None
+
+    def matching(self, path: Path) -> list[str]:
+        """Returns the tests of the file's folder, the file's own and quick ones first."""
+        folder = path.relative_to(NATIVE).parts[0]
+        names = [name for name in C_TESTS if name.startswith(MATCHING[folder])]
+        names = [name for name in names if name not in ON_INTERFACES]
+        for name in names:
+            if name not in self.seconds:
+                self.links[name] = self.link_command(name)
+                self.seconds[name] = self.run(name, timeout_sec=120)[1]
+        return sorted(names, key=lambda name: (path.stem not in name, self.seconds[name]))
+
+    def judge(self, mutant: Mutant) -> Verdict:
+        unchanged = self.compiled(mutant.path, mutant.path.read_text())
+        code = self.compiled(mutant.path, mutant.source)
+        if code is None:
+            return "does not compile"
+        if code == unchanged:
+            return "equivalent"
+        for name in self.matching(mutant.path):
+            subprocess.run(self.links[name], cwd=BUILD, check=True)
+            tries = 2 if name in WATCHING_THE_CLOCK else 1
+            timeout_sec = 10 + 3 * self.seconds[name]
+            if not any(
+                self.run(name, "mutant_test", timeout_sec=timeout_sec)[0] for _ in range(tries)
+            ):
+                return "killed"
+        return "survived"
+
+
+if __name__ == "__main__":
+    options = arguments("Mutation test of the C core.")
+    sys.exit(run(options, list(candidates(options.only)), Tests().judge))
