@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from netsonde.errors import InvalidKey, PathNotAllowed
-from netsonde.recorder import key_file
 from netsonde.recorder.key_file import read_key
 
 KEY = bytes(range(1, 33))
@@ -21,7 +20,7 @@ def put(directory: Path, content: bytes, *, mode: int = 0o600) -> None:
     (directory / "key").chmod(mode)
 
 
-def status(*, uid: int, mode: int = 0o600) -> os.stat_result:
+def status(*, uid: int, mode: int) -> os.stat_result:
     return os.stat_result((stat.S_IFREG | mode, 1, 1, 1, uid, 0, 32, 0, 0, 0))
 
 
@@ -71,13 +70,21 @@ def test_a_file_that_others_may_access_is_rejected(tmp_path: Path, mode: int) ->
         read_key([str(tmp_path)], "key")
 
 
-def test_the_owner_is_the_agent_or_root(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("uid", "mode", "accepted"),
+    [(1000, 0o600, True), (0, 0o600, True), (1000, 0o700, True), (1001, 0o600, False)],
+)
+def test_the_owner_is_the_agent_or_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, mode: int, accepted: bool
+) -> None:
+    put(tmp_path, KEY)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert key_file._exposed(status(uid=1000)) == ""
-    assert key_file._exposed(status(uid=0)) == ""
-    assert "another user" in key_file._exposed(status(uid=1001))
-    assert "another user" in key_file._exposed(status(uid=1))
-    assert key_file._exposed(status(uid=1000, mode=0o700)) == ""
+    monkeypatch.setattr(os, "fstat", lambda file: status(uid=uid, mode=mode))
+    if accepted:
+        assert read_key([str(tmp_path)], "key") == KEY
+    else:
+        with pytest.raises(InvalidKey):
+            read_key([str(tmp_path)], "key")
 
 
 def test_a_link_is_an_invalid_key_and_a_path_outside_is_not_allowed(
