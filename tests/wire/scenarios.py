@@ -43,6 +43,7 @@ START_NS = 1_767_225_600 * SECOND_NS  # 2026-01-01T00:00:00Z
 MS_NS = 1_000_000
 YEAR_NS = 365 * 86_400 * SECOND_NS
 A, B = "10.0.0.1", "10.0.0.2"
+GRE, IPIP = 47, 4
 
 SCENARIOS: dict[str, Callable[[], list[Packet]]] = {}
 
@@ -205,6 +206,38 @@ def vlan_keys() -> list[Packet]:
         at(START_NS + n * MS_NS, ethernet(datagram_42, vlans=stack))
         for n, stack in enumerate(stacks)
     ]
+
+
+@scenario
+def tunnels() -> list[Packet]:
+    """With [flows] tunnel = "inner" the innermost IP header makes the flow. Records have the type,
+    the id and the addresses of the innermost tunnel."""
+    outer = ("198.51.100.1", "198.51.100.2")
+
+    def inside(port: int) -> bytes:
+        return ipv4(udp(b"12345678", port, 53), UDP, A, B)
+
+    def vxlan(port: int) -> bytes:
+        return udp(bytes.fromhex("0800000000109200") + ethernet(inside(port)), 50000, 4789)
+
+    geneve = bytes.fromhex("0000655800109300") + ethernet(inside(1002))
+    gre_key = bytes.fromhex("200008000a0b0c0d") + inside(1003)
+    erspan = bytes.fromhex("100088be00000001100a0c2a00000000") + ethernet(inside(1004))
+    gtpu = bytes.fromhex("30ff002400abcdef") + inside(1005)
+    teredo = ipv6(udp(b"12345678", 1008, 53), UDP, "2001:0:1::1", "2001:0:1::2")
+    nested = bytes.fromhex("00000800") + ipv4(vxlan(1009), UDP, "192.0.2.1", "192.0.2.2")
+    frames = [
+        ethernet(ipv4(vxlan(1001), UDP, *outer)),
+        ethernet(ipv4(udp(geneve, 50000, 6081), UDP, *outer)),
+        ethernet(ipv4(gre_key, GRE, *outer)),
+        ethernet(ipv4(erspan, GRE, *outer)),
+        ethernet(ipv4(udp(gtpu, 2152, 2152), UDP, *outer)),
+        ethernet(ipv4(inside(1006), IPIP, *outer)),
+        ethernet(ipv6(inside(1007), IPIP, "2001:db8::1", "2001:db8::2"), IPV6),
+        ethernet(ipv4(udp(teredo, 3544, 3544), UDP, *outer)),
+        ethernet(ipv4(nested, GRE, *outer)),
+    ]
+    return [at(START_NS + n * MS_NS, frame) for n, frame in enumerate(frames)]
 
 
 @scenario

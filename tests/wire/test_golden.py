@@ -1,6 +1,6 @@
 """Captures of a few packets and the records they must produce, readable by a human.
 
-The first line of golden/<name>.jsonl describes the case, the meter's settings, and the `status` to
+The first line of golden/<name>.jsonl describes the case, the settings, and the `status` to
 expect. Each further line is one record with the relevant fields, ordered by flow start, source port
 and segment.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from scenarios import GOLDEN, SCENARIOS
 
-from agents import Agent
+from agents import Agent, Fleet
 from bus import Bus
 from packets import write_pcap
 from replay import replay
@@ -31,8 +31,11 @@ def test_capture_matches_its_scenario(name: str, tmp_path: Path) -> None:
     assert (GOLDEN / f"{name}.pcap").read_bytes() == fresh.read_bytes()
 
 
-async def test_records_match_the_expectations(alpha: Agent, bus: Bus, tmp_path: Path) -> None:
-    """Runs all scenarios in one agent, one session after the other."""
+async def test_records_match_the_expectations(
+    alpha: Agent, fleet: Fleet, bus: Bus, tmp_path: Path
+) -> None:
+    """Runs all scenarios one after the other, those of inner tunnels in a second agent."""
+    fleet.start("inner", flows={"tunnel": "inner"})
     failures = []
     for name in SCENARIOS:
         head, *expected = [
@@ -45,6 +48,7 @@ async def test_records_match_the_expectations(alpha: Agent, bus: Bus, tmp_path: 
             capture,
             idle_sec=head["metering"]["flow_timeout_sec"],
             active_sec=head["metering"]["active_timeout_sec"],
+            host="inner" if head.get("tunnel") == "inner" else "alpha",
         )
         found = sorted(replayed.records, key=order)
         shown = [
