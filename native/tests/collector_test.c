@@ -71,7 +71,8 @@ static int listen_on(uint16_t *port) {
 /* Encodes all records as one batch. Returns its messages. */
 static uint32_t fill(struct sonde_collector *collector) {
   sonde_collector_begin(collector);
-  CHECK_EQ(sonde_collector_encode(collector, records, RECORDS, WALL), RECORDS);
+  CHECK_EQ(sonde_encoder_add(collector->encoder, records, RECORDS, WALL, &collector->messages),
+           RECORDS);
   CHECK(collector->messages.count >= 3);
   return collector->messages.count;
 }
@@ -258,7 +259,7 @@ static void pace_limits_bursts(void) {
   uint64_t now_ns = NOW, total = 0;
   sonde_collector_begin(collector);
   for (int i = 0; i < 100; i++)
-    sonde_collector_encode(collector, records, RECORDS, WALL);
+    sonde_encoder_add(collector->encoder, records, RECORDS, WALL, &collector->messages);
   for (uint32_t i = 0; i < collector->messages.count; i++)
     total += collector->messages.list[i].bytes;
   CHECK(total > 3 * BURST);
@@ -308,7 +309,7 @@ static void skipped_records_are_lost_for_want_of_room(void) {
   CHECK_EQ(stats.packets_lost, 3 * PACKETS_EACH + 2);
   CHECK_EQ(stats.octets_lost, 3 * OCTETS_EACH + 80);
   sonde_collector_begin(v5);
-  CHECK_EQ(sonde_collector_encode(v5, mixed, 3, WALL), 3);
+  CHECK_EQ(sonde_encoder_add(v5->encoder, mixed, 3, WALL, &v5->messages), 3);
   sonde_collector_stats(v5, &stats);
   CHECK_EQ(stats.records_skipped_ipv6, 2); /* one skipped, one that v5 cannot encode */
   sonde_collector_destroy(v5);

@@ -120,8 +120,8 @@ class Tests:
             "Ninja",
             "-DSONDE_TESTS=ON",
         ]
-        quick = "-DCMAKE_C_FLAGS_RELEASE=-O1 -g0"
-        subprocess.run([*configure, quick], check=True, stdout=subprocess.PIPE)
+        quick = ["-DCMAKE_BUILD_TYPE=None", "-DCMAKE_C_FLAGS=-O2"]
+        subprocess.run([*configure, *quick], check=True, stdout=subprocess.PIPE)
         subprocess.run(["cmake", "--build", BUILD, "--parallel", "2"], check=True)
         listed = json.loads((BUILD / "compile_commands.json").read_text())
         self.compile = {
