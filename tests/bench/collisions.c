@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "flow/entry.h"
+#include "flow/table.h"
 
 enum { PIECE = 64 * SONDE_FLOW_BATCH_MAX };
 

@@ -55,7 +55,7 @@ def build_driver(name: str) -> Path:
     binary = OUT / name
     binary.parent.mkdir(parents=True, exist_ok=True)
     run(*COMPILER, f"-I{native / 'include'}", f"-I{native}", HERE / f"{name}.c",
-        CORE / "libsonde_core.a", "-o", binary, "-rdynamic", *libraries,
+        CORE / "libsonde_core.a", CORE / "libsonde_host.a", "-o", binary, "-rdynamic", *libraries,
         "-pthread", "-ldl", "-lm")  # fmt: skip
     return binary
 
