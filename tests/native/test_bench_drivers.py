@@ -11,7 +11,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BENCH = REPOSITORY / "tests" / "bench"
 DRIVERS = sorted(path for path in BENCH.rglob("*.c") if ".bpf" not in path.name)
 DRIVERS = [path for path in DRIVERS if "out" not in path.relative_to(BENCH).parts]
-FLAGS = (
+FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror")
+INCLUDES = ("-Inative", "-Inative/include")
     "-std=gnu11",
     "-D_GNU_SOURCE",
     "-Wall",
@@ -25,7 +26,7 @@ FLAGS = (
 @pytest.mark.parametrize("driver", DRIVERS, ids=lambda path: path.stem)
 def test_benchmark_driver_compiles(driver: Path) -> None:
     done = subprocess.run(
-        ["cc", "-fsyntax-only", *FLAGS, driver],
+        ["cc", "-fsyntax-only", *FLAGS, *INCLUDES, driver],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

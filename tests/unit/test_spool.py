@@ -277,7 +277,7 @@ def test_unsendable_message_is_counted(tmp_path: Path) -> None:
 def test_cached_messages_stay_within_the_memory_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message beyond the bound is read from disk. What was taken makes room."""
+    """A message beyond the bound is read from disk. Taken messages make room."""
     one = message(0)
     monkeypatch.setattr(spool_module, "CACHED_BYTES_MAX", 3 * one.bytes)
     spool, _ = opened(tmp_path / "s")

@@ -23,7 +23,7 @@ class Rates:
 
 
 def drop_rate(captured: int, dropped: int) -> float:
-    """Of the packets offered, the part that was dropped, 0…1."""
+    """Returns the dropped share of the offered packets, 0…1."""
     offered = captured + dropped
     return dropped / offered if offered else 0.0
 
