@@ -55,3 +55,13 @@ def test_a_long_table_cell_is_rejected(tmp_path: Path) -> None:
     words = "word " * language.CELL_WORDS_MAX
     file.write_text(f"| {words}|\n|---|\n| {words} `one more` |\n")
     assert [hit.line for hit in language.hits(file)] == [3]
+
+
+def test_every_file_follows_the_language_rules() -> None:
+    found = [
+        str(hit)
+        for path in language.tracked()
+        if path.is_file()
+        for hit in language.hits(path, str(path.relative_to(language.REPOSITORY)))
+    ]
+    assert not found, "\n" + "\n".join(found)
