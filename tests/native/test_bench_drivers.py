@@ -13,14 +13,6 @@ DRIVERS = sorted(path for path in BENCH.rglob("*.c") if ".bpf" not in path.name)
 DRIVERS = [path for path in DRIVERS if "out" not in path.relative_to(BENCH).parts]
 FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror")
 INCLUDES = ("-Inative", "-Inative/include")
-    "-std=gnu11",
-    "-D_GNU_SOURCE",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Inative",
-    "-Inative/include",
-)
 
 
 @pytest.mark.parametrize("driver", DRIVERS, ids=lambda path: path.stem)
