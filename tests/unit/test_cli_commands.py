@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -428,3 +429,16 @@ def test_describe_record_shows_icmp_type_without_ports() -> None:
 )
 def test_follow_filters_like_the_listing(flags: list[str], *, expected: bool) -> None:
     assert matches(RECORD, parse("flows", "--follow", *flags)) == expected
+
+
+@pytest.mark.parametrize("role", ["segment", "key"])
+def test_decrypt_rejects_a_fifo_without_waiting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], role: str
+) -> None:
+    fifo, other = tmp_path / "fifo", tmp_path / "other"
+    os.mkfifo(fifo)
+    other.write_bytes(b"k" * 32)
+    segment, key = (fifo, other) if role == "segment" else (other, fifo)
+    done = cli.main(["decrypt", str(segment), "--key", str(key), "-o", str(tmp_path / "out")])
+    assert done == 1
+    assert f"{fifo}: not a regular file" in capsys.readouterr().err

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from io import FileIO
 from typing import BinaryIO
 
 from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError
@@ -52,9 +54,8 @@ def encryption_key(path: str | None) -> Iterator[bytearray | None]:
         yield None
         return
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with contextlib.closing(os.fdopen(file, "rb", buffering=0)):
-            key = read_key_of(file)
+        with open_regular(path) as file:
+            key = read_key_of(file.fileno())
     except OSError as error:
         raise DecryptError(f"{path}: {os.strerror(error.errno or 5).lower()}") from None
     if key is None:
@@ -63,6 +64,18 @@ def encryption_key(path: str | None) -> Iterator[bytearray | None]:
         yield key
     finally:
         zeroise(key)
+
+
+def open_regular(path: str) -> FileIO:
+    """Opens a regular file without blocking on a FIFO. Raises DecryptError."""
+    try:
+        file = FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        raise DecryptError(f"{path}: {os.strerror(error.errno or 5).lower()}") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DecryptError(f"{path}: not a regular file")
+    return file
 
 
 @contextlib.contextmanager
@@ -83,10 +96,13 @@ def decrypt_file(path: str, key: bytearray | None, out: BinaryIO) -> bool:
     from ..core.packets import SegmentError, read_segment
 
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path) as file:
             whole = read_segment(file.fileno(), key, "", out.write)
     except SegmentError as error:
         print(f"{path}: {error.detail}", file=sys.stderr)
+        return False
+    except DecryptError as error:
+        print(error.detail, file=sys.stderr)
         return False
     except BrokenPipeError:
         raise
