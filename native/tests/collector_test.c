@@ -337,6 +337,31 @@ static void statistics_follow_the_template_refresh(void) {
   sonde_collector_destroy(v5);
 }
 
+/* Losses of the core and of the collector are added up. */
+static void statistics_add_up_losses(void) {
+  const struct sonde_export_totals totals = {
+      .records_lost = 8, .packets_lost = 32, .octets_lost = 128};
+  struct sonde_collector *collector = make(10, 9, 0);
+  struct sonde_export_decoder *decoder = sonde_export_decoder_create();
+  struct sonde_decoded_message message;
+  collector->stats.records_lost_refused = 1;
+  collector->stats.records_lost_no_room = 2;
+  collector->stats.records_lost_error = 4;
+  collector->stats.packets_lost = 16;
+  collector->stats.octets_lost = 64;
+  sonde_collector_begin(collector);
+  sonde_collector_report(collector, &totals, WALL, NOW);
+  CHECK_EQ(collector->messages.count, 1);
+  CHECK_EQ(sonde_export_decode(decoder, 0, collector->messages.buffer,
+                               collector->messages.list[0].bytes, &message),
+           0);
+  CHECK(memmem(message.text, message.text_bytes, "\"records_lost\":15,", 18) != NULL);
+  CHECK(memmem(message.text, message.text_bytes, "\"packets_lost\":48,", 18) != NULL);
+  CHECK(memmem(message.text, message.text_bytes, "\"bytes_lost\":192", 16) != NULL);
+  sonde_export_decoder_destroy(decoder);
+  sonde_collector_destroy(collector);
+}
+
 /* New settings keep counters, the socket and unsent messages. */
 static void successor_continues(void) {
   uint16_t port;
@@ -403,6 +428,7 @@ int main(void) {
   pace_limits_bursts();
   skipped_records_are_lost_for_want_of_room();
   statistics_follow_the_template_refresh();
+  statistics_add_up_losses();
   successor_continues();
   limits_of_a_configuration();
   return check_report();

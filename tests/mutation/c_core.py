@@ -27,7 +27,7 @@ BUILD = REPOSITORY / "build" / "mutation"
 MATCHING = {
     "parse": ("decode",),
     "flow": ("flow", "merge", "session_"),
-    "store": ("store", "seal", "keys", "packet_source", "segment", "session_buffer"),
+    "store": ("store", "seal", "selection", "keys", "segment", "session_buffer"),
     "export": ("address", "columns", "community", "json", "msgpack", "netflow", "render", "uptime"),
     "core": ("packet_clock", "registry", "session", "filter", "file", "exporter"),
     "exporter": ("collector", "exporter", "netflow_export"),
