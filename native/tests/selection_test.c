@@ -56,10 +56,10 @@ static const struct row {
     {"port 54 or 53", true},
     {"port 53 and 54", false},
     {"10.0.0.2", true},                     /* nothing to take it from: not understood */
-    {"tcp or 54", true},                    /* as well */
-    {"not port 53 or 54", true},            /* as well */
-    {"host 10.0.0.2 and (10.0.0.2)", true}, /* as well */
-    {"(port 54) or 54", true},              /* as well */
+    {"tcp or 54", true},                    /* no kind before it */
+    {"not port 53 or 54", true},            /* no kind before it */
+    {"host 10.0.0.2 and (10.0.0.2)", true}, /* no kind before it */
+    {"(port 54) or 54", true},              /* no kind before it */
     {"src host 10.0.0.2 or dst host 10.0.0.1", true},
     {"src host 10.0.0.2 or dst host 10.0.0.3", false},
     {"src 10.0.0.2 or dst 10.0.0.3", false},
