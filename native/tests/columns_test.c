@@ -96,6 +96,23 @@ static void check_sets(void) {
     CHECK(sonde_ipfix_sets(messages, cut, sets, 4) <= 3);
 }
 
+/* After a set with a false length the rest of its message is skipped, and the next message is read.
+ */
+static void check_message_after_a_false_length(void) {
+  static const uint8_t two[] = {
+      0, 10, 0, 30, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, /* */
+      1, 0,  0, 3,  1, 2, 3, 4,                         /* shorter than its head */
+      1, 0,  0, 6,  5, 6,                               /* skipped */
+      0, 10, 0, 22, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, /* */
+      1, 0,  0, 6,  7, 8,                               /* one record */
+  };
+  uint16_t value = 0;
+  struct sonde_column column = {.width = 2, .kind = SONDE_COLUMN_U16, .values = &value};
+  CHECK_EQ(sonde_ipfix_columns(two, sizeof two, 256, 2, &column, 1, 0, 1), 1);
+  CHECK_EQ(value, 0x708);
+  CHECK_EQ(sonde_ipfix_columns(two, sizeof two, 256, 2, NULL, 0, 0, UINT32_MAX), 1);
+}
+
 /* Rows of all sets with one template id are appended to the existing rows. */
 static void check_rows(void) {
   uint8_t left[TABLE_ROWS] = {[0] = 99};
@@ -122,6 +139,7 @@ static void check_rows(void) {
 
 int main(void) {
   check_sets();
+  check_message_after_a_false_length();
   check_rows();
   check_numbers();
   check_texts("\x0a\0\0\x01", "\xff\xff\xff\xff", "\0\0\0\0", 4, SONDE_COLUMN_IPV4,

@@ -304,6 +304,7 @@ static void test_fast_and_general_path_agree(void) {
       "eth:0800 ip4:6 tcp:1000:80 pay:10",
       "eth:0800 ip4r:6 tcp:80:1000 pay:10",
       "eth:0800 ip4:6 x:03e800500102030400000000001800000000 pay:30", /* data offset 0 */
+      "eth:0800 ip4:6 x:03e800500102030400000000801800000000 pay:30", /* 12 bytes of options */
       "eth:0800 ip4:11 udp:5000:53 pay:30",
       "eth:0800 ip4r:11 udp:53:5000 pay:30",
   };

@@ -105,6 +105,26 @@ static void check_empty_record(void) {
   CHECK(strstr((char *)buffer, "\"first_seen\":\"1970-01-01T00:00:00.000000000Z\"") != NULL);
 }
 
+/* A depth beyond the record's tags lists those that it has. */
+static void check_vlan_depth(void) {
+  static const char *const expected[] = {"\"vlan\":[],",
+                                         "\"vlan\":[1],",
+                                         "\"vlan\":[1,20],",
+                                         "\"vlan\":[1,20,300],",
+                                         "\"vlan\":[1,20,300,4000],",
+                                         "\"vlan\":[1,20,300,4000],"};
+  for (uint8_t depth = 0; depth < 6; depth++) {
+    struct sonde_record record = {
+        .ip_version = 4, .vlan = {1, 20, 300, 4000}, .vlan_depth = depth, .mpls_label = UINT32_MAX};
+    uint8_t buffer[4096];
+    struct sonde_batch batch;
+    CHECK_EQ(
+        sonde_records_render(&record, 1, SONDE_ENCODING_JSON, "lo", buffer, sizeof buffer, &batch),
+        SONDE_OK);
+    CHECK(memmem(buffer, batch.bytes, expected[depth], strlen(expected[depth])) != NULL);
+  }
+}
+
 static int has_ipv4_tail(const struct sonde_record *record) {
   char text[INET6_ADDRSTRLEN];
   const uint8_t *six[] = {record->source_ip, record->dest_ip, record->tunnel_source_ip,
@@ -163,6 +183,7 @@ int main(void) {
   sonde_community_hash_open(&hash);
   check_example();
   check_empty_record();
+  check_vlan_depth();
   check_random(&hash);
   check_dates(&hash);
   sonde_community_hash_close(&hash);

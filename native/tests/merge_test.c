@@ -178,6 +178,10 @@ static void check_late_sum(void) {
   struct sonde_decoded late = make(1, 2000000000), early = make(1, 1500000000);
   late.flags |= SONDE_DECODED_REVERSED;
   late.mpls_label = 18;
+  late.ipv6 = 0xabcde | SONDE_EXTENSION_ROUTING;
+  late.fragment_offset = 7;
+  late.fragment_flags = 32;
+  late.vlan_priority = 3;
   late.tunnel_type = SONDE_TUNNEL_VXLAN;
   late.tunnel_id = 7;
   late.tunnel_ip_version = 4;
@@ -195,6 +199,10 @@ static void check_late_sum(void) {
   CHECK_EQ(records[0][0].packets[0], early.packets);
   CHECK_EQ(records[0][0].packets[1], late.packets);
   CHECK_EQ(records[0][0].mpls_label, UINT32_MAX); /* from the first packet, not the late one */
+  CHECK_EQ(records[0][0].ipv6, SONDE_EXTENSION_ROUTING); /* of all packets */
+  CHECK_EQ(records[0][0].fragment_offset, 0);
+  CHECK_EQ(records[0][0].fragment_flags, 0);
+  CHECK_EQ(records[0][0].vlan_priority, 0);
   CHECK_EQ(records[0][0].tunnel_type, SONDE_TUNNEL_NONE);
   CHECK_EQ(records[0][0].tunnel_id, 0);
   sonde_flow_table_destroy(table);

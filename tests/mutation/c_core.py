@@ -23,16 +23,15 @@ from mutants import REPOSITORY, Mutant, Verdict, arguments, changed, run
 
 NATIVE = REPOSITORY / "native"
 BUILD = REPOSITORY / "build" / "mutation"
-# The tests of a folder start with one of its words.
+# The tests of a folder start with one of its words. A test with the file's name is added.
 MATCHING = {
     "parse": ("decode",),
-    "flow": ("flow", "merge", "session_"),
-    "store": ("store", "seal", "selection", "keys", "segment", "session_buffer"),
+    "flow": ("flow", "merge"),
+    "store": ("store", "seal", "selection", "keys", "segment"),
     "export": ("address", "columns", "community", "json", "msgpack", "netflow", "render", "uptime"),
-    "core": ("packet_clock", "registry", "session", "filter", "file", "exporter"),
+    "core": ("packet_clock", "registry", "session_read", "session_test"),
     "exporter": ("collector", "exporter", "netflow_export"),
 }
-
 # Lines that these tests cannot judge: failed allocations, speed, locks (TSan) and leaks (LSan).
 UNSEEN = re.compile(
     r"NO_MEMORY|prefetch|madvise|populated|setname_np|pthread_(mutex_lock|\w+_init|\w+_destroy)"
@@ -176,7 +175,8 @@ class Tests:
     def matching(self, path: Path) -> list[str]:
         """Returns the tests of the file's folder, the file's own and quick ones first."""
         folder = path.relative_to(NATIVE).parts[0]
-        names = [name for name in C_TESTS if name.startswith(MATCHING[folder])]
+        words = (*MATCHING[folder], path.stem)
+        names = [name for name in C_TESTS if name.startswith(words)]
         names = [name for name in names if name not in ON_INTERFACES]
         for name in names:
             if name not in self.seconds:
