@@ -199,7 +199,7 @@ static void check_late_sum(void) {
   CHECK_EQ(records[0][0].packets[0], early.packets);
   CHECK_EQ(records[0][0].packets[1], late.packets);
   CHECK_EQ(records[0][0].mpls_label, UINT32_MAX); /* from the first packet, not the late one */
-  CHECK_EQ(records[0][0].ipv6, SONDE_EXTENSION_ROUTING); /* of all packets */
+  CHECK_EQ(records[0][0].ipv6, SONDE_EXTENSION_ROUTING); /* the label is the first packet's */
   CHECK_EQ(records[0][0].fragment_offset, 0);
   CHECK_EQ(records[0][0].fragment_flags, 0);
   CHECK_EQ(records[0][0].vlan_priority, 0);
