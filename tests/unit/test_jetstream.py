@@ -13,7 +13,7 @@ import nats
 import pytest
 
 from deadlines import TIMEOUT_SEC, eventually
-from netsonde.bus.connection import Connection
+from netsonde.bus.connection import Connection, PayloadTooLargeError
 from netsonde.bus.embedded import EmbeddedServer
 from netsonde.config.sections import NatsSection
 from netsonde.spool import pipeline as pipeline_module
@@ -234,3 +234,31 @@ def test_stream_with_weaker_settings_is_reported() -> None:
         found = good | {"subjects": [f"capture.stream.events.{pattern}"]}
         assert (complaints(found, "capture.stream.events.>") == []) == bound
     assert flows_stream("acme.capture") == "ACME_CAPTURE_FLOWS"
+
+
+async def test_message_acked_while_its_send_fails_counts_once(tmp_path: Path) -> None:
+    """The server stores the message; then the client finds the same message too large."""
+    async with (
+        EmbeddedServer(jetstream=True) as server,
+        running(server.url, tmp_path / "s") as (pipeline, alarms),
+    ):
+        await pipeline.append(message(0))
+        assert await pipeline.settled(TIMEOUT_SEC)
+        connection = pipeline._connection
+        publish_ready = connection.publish_ready
+
+        async def stores_and_fails(*arguments: Any, **options: Any) -> bool:
+            assert await publish_ready(*arguments, **options)
+            await eventually(lambda: pipeline.messages_in_flight == 0, "the ack")
+            raise PayloadTooLargeError("too large")
+
+        connection.publish_ready = stores_and_fails  # type: ignore[method-assign]
+        await pipeline.append(message(1))
+        assert await pipeline.settled(TIMEOUT_SEC)
+        connection.publish_ready = publish_ready  # type: ignore[method-assign]
+        await pipeline.append(message(2))  # the pipeline still runs
+        assert await pipeline.settled(TIMEOUT_SEC)
+        assert await stored(server.url) == [0, 1, 2]
+        assert pipeline.messages_acked == 3
+        assert pipeline.spool.records_lost == 0
+        assert "records_lost" not in alarms.names

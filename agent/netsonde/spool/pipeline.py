@@ -214,6 +214,8 @@ class Pipeline:
 
     async def _send(self, flight: Flight) -> bool:
         """Returns False if there is no connection."""
+        if flight.taken.number not in self._flights:
+            return True  # acked while an earlier message was sent
         message = flight.taken.message
         reply = b"%b.%d" % (self._inbox.encode(), flight.taken.number)
         self.messages_resent += flight.tries > 0
@@ -272,7 +274,8 @@ class Pipeline:
         self._alarm("stream_refuses", reason, {"records_waiting": self.spool.records_unfinished})
 
     def _finish(self, flight: Flight) -> None:
-        self._remove(flight)
+        if not self._land(flight):
+            return
         self.spool.finish(flight.taken)
         self.messages_acked += 1
         self._acked_sec = time.monotonic()
@@ -283,14 +286,18 @@ class Pipeline:
         self._wake.set()
 
     def _drop(self, flight: Flight, reason: str) -> None:
-        self._remove(flight)
+        if not self._land(flight):
+            return
         self.spool.finish(flight.taken, lost=True)
         self._alarm_lost(reason)
         self._progress.set()
 
-    def _remove(self, flight: Flight) -> None:
-        del self._flights[flight.taken.number]
+    def _land(self, flight: Flight) -> bool:
+        """Ends a flight. Returns False if it has ended: an ack and a failed send can meet."""
+        if self._flights.pop(flight.taken.number, None) is None:
+            return False
         self._bytes -= flight.taken.message.bytes
+        return True
 
     def _alarm_lost(self, text: str) -> None:
         spool = self.spool
