@@ -7,7 +7,7 @@
  * second while sealing or spilling is on.
  *
  * Locks: the store's lock guards links, serial, pins, extent_count and an extent's bounds.
- * data_lock guards an extent's state, tag and bytes. Take data_lock first. Workers take the
+ * data_lock guards an extent's state, loss_counted, tag and bytes. Take data_lock first. Workers take the
  * store's lock only. A pinned chunk is never reused.
  */
 #ifndef SONDE_STORE_CHUNK_H
@@ -39,12 +39,20 @@ struct sonde_extent {
   uint32_t end;
   uint32_t packets;
   uint32_t state; /* enum sonde_extent_state */
+  bool loss_counted; /* its packets count once, whether the seal or the disk failed first */
   uint64_t first_ns;
   uint64_t last_ns;
   struct sonde_sealkey *key; /* the sealing key; a reference */
   uint64_t nonce;
   uint8_t tag[16];
 };
+
+/* data_lock is held. Returns the packets to count as lost: 0 if they are already counted. */
+static inline uint32_t sonde_extent_count_loss(struct sonde_extent *extent) {
+  uint32_t packets = extent->loss_counted ? 0 : extent->packets;
+  extent->loss_counted = true;
+  return packets;
+}
 
 struct sonde_chunk {
   struct sonde_chunk *next; /* full chunks of the store, in the order they were closed */

@@ -24,7 +24,7 @@ struct sonde_disk_writer {
   uint32_t queue_max;
   pthread_t thread;
   bool runs;
-  pthread_mutex_t lock; /* may take the store's lock while holding it, but not data_lock */
+  pthread_mutex_t lock; /* take data_lock first, the store's lock last */
   pthread_cond_t work;
   struct sonde_chunk *first, *last;
   uint32_t count;
@@ -45,11 +45,13 @@ struct sonde_disk_writer {
 
 /* ---- failures ------------------------------------------------------------------------- */
 
-/* The lock is held. */
-static void count_lost(struct sonde_disk_writer *writer, const struct sonde_extent *extent) {
-  writer->failing_packets += extent->packets;
-  sonde_store_note_gap(writer->store, extent->first_ns, extent->last_ns, SONDE_GAP_SPILL_LOST,
-                       extent->packets);
+/* The chunk's data_lock and the lock are held. */
+static void count_lost(struct sonde_disk_writer *writer, struct sonde_extent *extent) {
+  uint32_t packets = sonde_extent_count_loss(extent);
+  writer->failing_packets += packets;
+  if (packets)
+    sonde_store_note_gap(writer->store, extent->first_ns, extent->last_ns, SONDE_GAP_SPILL_LOST,
+                         packets);
 }
 
 /* Counts a failure; raises an event for the first of a series. */
@@ -102,6 +104,7 @@ void sonde_disk_writer_offer(struct sonde_disk_writer *writer, struct sonde_chun
                              uint32_t extents) {
   struct sonde_store *store = writer->store;
   bool pin = false, slow = false;
+  pthread_mutex_lock(&chunk->data_lock);
   pthread_mutex_lock(&writer->lock);
   chunk->extents_ready = extents;
   if (!chunk->write_queued && writer->count < writer->queue_max) {
@@ -113,6 +116,7 @@ void sonde_disk_writer_offer(struct sonde_disk_writer *writer, struct sonde_chun
       count_lost(writer, &chunk->extents[chunk->extents_written]);
   }
   pthread_mutex_unlock(&writer->lock);
+  pthread_mutex_unlock(&chunk->data_lock);
   if (slow)
     fail_writing(writer, 0, "the disk is slower than the capture");
   if (pin) { /* until here the sealer's pin protects it */
@@ -192,7 +196,7 @@ static int write_extent(struct sonde_disk_writer *writer, const struct sonde_seg
 
 static void save_extent(struct sonde_disk_writer *writer, struct sonde_chunk *chunk,
                         uint32_t number, uint64_t first_packet) {
-  const struct sonde_extent *extent = &chunk->extents[number];
+  struct sonde_extent *extent = &chunk->extents[number];
   struct sonde_sealkey *key = NULL;
   const char *failed = NULL;
   pthread_mutex_lock(&chunk->data_lock);
@@ -217,9 +221,11 @@ static void save_extent(struct sonde_disk_writer *writer, struct sonde_chunk *ch
   else if (!paused)
     system_errno = write_extent(writer, &frame, key, &failed);
   if (failed || paused) {
+    pthread_mutex_lock(&chunk->data_lock);
     pthread_mutex_lock(&writer->lock);
     count_lost(writer, extent);
     pthread_mutex_unlock(&writer->lock);
+    pthread_mutex_unlock(&chunk->data_lock);
   }
   if (failed)
     fail_file(writer, system_errno, failed);
@@ -321,9 +327,11 @@ int sonde_disk_writer_open(struct sonde_store *store, const char *dir, uint64_t 
   pthread_cond_init(&made->dropped, NULL);
   int status = prepare(made, dir, disk_bytes, error);
   if (status == SONDE_OK) {
-    made->runs = sonde_thread_start(&made->thread, run, made) == 0;
-    if (!made->runs)
-      status = sonde_fail(error, SONDE_SYSTEM, EAGAIN, "cannot start the disk writer's thread");
+    int failed = sonde_thread_start(&made->thread, run, made);
+    made->runs = failed == 0;
+    if (failed)
+      status = sonde_fail(error, SONDE_SYSTEM, failed, "cannot start the disk writer's thread: %s",
+                          strerror(failed));
   }
   if (status < 0)
     sonde_disk_writer_close(made);

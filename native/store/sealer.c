@@ -82,9 +82,10 @@ static void report_seal_failure(struct sonde_store *store, uint32_t packets) {
                         "libcrypto failed; the packets are lost to the capture buffer");
 }
 
-static void count_seal_failure(struct sonde_store *store, const struct sonde_extent *extent) {
+/* data_lock is held. */
+static void count_seal_failure(struct sonde_store *store, struct sonde_extent *extent) {
   sonde_store_note_gap(store, extent->first_ns, extent->last_ns, SONDE_GAP_UNSEALED,
-                       extent->packets);
+                       sonde_extent_count_loss(extent));
   pthread_mutex_lock(&store->lock);
   store->totals.seal_failures++;
   pthread_mutex_unlock(&store->lock);
@@ -156,8 +157,9 @@ static void *run(void *argument) {
 }
 
 int sonde_sealer_start(struct sonde_store *store) {
-  store->sealer_runs = sonde_thread_start(&store->sealer, run, store) == 0;
-  return store->sealer_runs ? SONDE_OK : SONDE_SYSTEM;
+  int failed = sonde_thread_start(&store->sealer, run, store);
+  store->sealer_runs = failed == 0;
+  return failed;
 }
 
 void sonde_sealer_stop(struct sonde_store *store) {

@@ -84,7 +84,7 @@ void sonde_store_note_gap(struct sonde_store *store, uint64_t from_ns, uint64_t 
                           enum sonde_gap_reason reason, uint32_t packets);
 
 /* sealer.c */
-int sonde_sealer_start(struct sonde_store *store);
+int sonde_sealer_start(struct sonde_store *store); /* 0 or an errno */
 void sonde_sealer_stop(struct sonde_store *store); /* after all queued work is done */
 /* Seals the chunk's unsealed closed extents with the current key, if any. `chunk` is pinned.
  * Returns the number of closed extents. */

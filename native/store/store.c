@@ -79,8 +79,10 @@ int sonde_store_open(const struct sonde_store_config *config, struct sonde_store
       status = sonde_disk_writer_open(made, config->dir, config->disk_bytes, &made->writer, error);
   }
   atomic_store(&made->cuts_extents, made->writer != NULL);
-  if (status == SONDE_OK && sonde_sealer_start(made) < 0)
-    status = sonde_fail(error, SONDE_SYSTEM, errno, "cannot start the sealer's thread");
+  int failed = status == SONDE_OK ? sonde_sealer_start(made) : 0;
+  if (failed)
+    status = sonde_fail(error, SONDE_SYSTEM, failed, "cannot start the sealer's thread: %s",
+                        strerror(failed));
   if (status < 0)
     sonde_store_close(made);
   else

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "store/seal.h"
 #include "store/segment.h"
 #include "store/segment_file.h"
 #include "store/state.h"
@@ -485,6 +486,77 @@ static void test_kill(enum sonde_segment_file_state state) {
   }
 }
 
+static int fail_final(EVP_CIPHER_CTX *context, unsigned char *out, int *length) {
+  (void)context, (void)out, (void)length;
+  return 0;
+}
+
+static _Atomic bool disk_hangs;
+
+static ssize_t hanging_write(int fd, const void *bytes, size_t count, off_t offset) {
+  while (disk_hangs)
+    sleep_ms(1);
+  return pwrite(fd, bytes, count, offset);
+}
+
+/* Packets that could not be sealed are not counted again when the disk's queue is full. */
+static void test_unsealed_packets_count_once(void) {
+  const struct sonde_segment_file_system hanging = {hanging_write, fdatasync, ignore_state};
+  struct sonde_libcrypto broken = sonde_libcrypto_real;
+  struct sonde_store_stats stats = {0};
+  struct sonde_error error = {0};
+  broken.final = fail_final;
+  empty_directory();
+  sonde_segment_file_system = &hanging;
+  disk_hangs = true;
+  struct sonde_store *store = open_store(NULL, 64 << 20);
+  struct sonde_appender *appender = sonde_store_appender(store, 0);
+  for (uint64_t number = 0; number < 1500; number++)
+    append_made(appender, decoder, number);
+  sonde_libcrypto = &broken;
+  CHECK_EQ(sonde_store_key_set(store, key_one, &error), SONDE_OK);
+  for (uint64_t number = 1500; number < 6000; number++)
+    append_made(appender, decoder, number);
+  sonde_appender_cut(appender, 0);
+  for (int turn = 0; turn < 20000 && stats.packets_seal_lost < 4500; turn++) {
+    sleep_ms(1);
+    sonde_store_stats(store, &stats);
+  }
+  CHECK(stats.packets_seal_lost >= 4500);
+  disk_hangs = false;
+  wait_until_idle(store);
+  sonde_store_stats(store, &stats);
+  CHECK_EQ(stats.packets_spill_lost, 0);
+  sonde_libcrypto = &sonde_libcrypto_real;
+  sonde_store_close(store);
+  sonde_segment_file_system = &sonde_segment_file_system_real;
+}
+
+/* Nor are packets that the disk refused, when sealing them in memory fails later. */
+static void test_unwritten_packets_count_once(void) {
+  const struct sonde_segment_file_system failing = {failing_write, failing_sync, ignore_state};
+  struct sonde_libcrypto broken = sonde_libcrypto_real;
+  struct sonde_store_stats stats;
+  struct sonde_error error = {0};
+  broken.final = fail_final;
+  empty_directory();
+  sonde_segment_file_system = &failing;
+  write_errno = EIO;
+  struct sonde_store *store = open_store(NULL, 64 << 20);
+  append(store, 0, 1000, 200);
+  sonde_libcrypto = &broken;
+  CHECK_EQ(sonde_store_key_set(store, key_one, &error), SONDE_OK);
+  CHECK_EQ(sonde_store_seal_all(store, &error), SONDE_OK);
+  sonde_store_stats(store, &stats);
+  CHECK_EQ(stats.packets_spill_lost, 1000);
+  CHECK_EQ(stats.packets_seal_lost, 0);
+  CHECK_EQ(stats.seal_failures, 5);
+  sonde_libcrypto = &sonde_libcrypto_real;
+  write_errno = 0;
+  sonde_store_close(store);
+  sonde_segment_file_system = &sonde_segment_file_system_real;
+}
+
 int main(void) {
   decoder = sonde_decoder_create(1);
   CHECK(mkdtemp(directory) != NULL);
@@ -499,6 +571,8 @@ int main(void) {
   test_edges();
   test_failing_disk(ENOSPC);
   test_failing_disk(EIO);
+  test_unsealed_packets_count_once();
+  test_unwritten_packets_count_once();
   empty_directory();
   rmdir(directory);
   sonde_decoder_destroy(decoder);
