@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/session_state.h"
+#include "export/rendering.h"
 #include "failure.h"
 #include "host/clock.h"
 
@@ -43,7 +44,7 @@ void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stat
   stats->ring_used_permille = backend.ring_used_permille;
   stats->flow_table_size = session->flow_table_size;
   stats->link_up = atomic_load(&session->link_up);
-  stats->metering = session->metering;
+  stats->metering = atomic_load(&session->metering);
   sonde_session_buffer_stats(session, stats);
   pthread_mutex_lock(&session->info_lock);
   memcpy(stats->attach, session->info.attach, sizeof stats->attach);
@@ -143,6 +144,35 @@ static int drain_rings(struct sonde_session *session, int encoding, uint32_t rec
       break;
   }
   return status;
+}
+
+/* Drops records of one ring until it is empty or the batch has records_max. */
+static void discard_ring(struct sonde_session *session, uint32_t number, uint32_t records_max,
+                         struct sonde_batch *batch) {
+  struct sonde_ring *ring = &session->workers[number].ring;
+  const struct sonde_record *first;
+  for (;;) {
+    if (atomic_load(&session->state) == SONDE_SESSION_STOPPED) {
+      sonde_session_empty_table(session, number);
+      sonde_wake_signal(&session->export_wake);
+    }
+    uint32_t count =
+        sonde_ring_peek(ring, SONDE_RING_STREAM, records_max - batch->records, &first);
+    if (count == 0)
+      return;
+    for (uint32_t i = 0; i < count; i++)
+      sonde_batch_count(batch, &first[i]);
+    sonde_ring_release(ring, SONDE_RING_STREAM, count);
+  }
+}
+
+void sonde_session_discard(struct sonde_session *session, uint32_t records_max,
+                           struct sonde_batch *batch) {
+  *batch = (struct sonde_batch){0};
+  pthread_mutex_lock(&session->drain_lock);
+  for (uint32_t number = 0; number < session->worker_count; number++)
+    discard_ring(session, number, records_max, batch);
+  pthread_mutex_unlock(&session->drain_lock);
 }
 
 void sonde_session_stream_fields_set(struct sonde_session *session, uint64_t fields) {

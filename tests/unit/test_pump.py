@@ -33,6 +33,11 @@ class FakeCapture:
     def drain(self, *, encoding: int, bytes_max: int) -> Batch | None:
         return self.ring.popleft() if self.ring else None
 
+    async def discard(self) -> Batch:
+        records = sum(batch.records for batch in self.ring)
+        self.ring.clear()
+        return Batch(b"", records, records * 10, 1, 2)
+
     def stats(self) -> Stats:
         return Stats()
 
@@ -50,6 +55,7 @@ class FakeSink:
         self.accepts = True
         self.barriers = 0
         self.marks = 0
+        self.sent_at_first_mark: int | None = None
         self.arrived = asyncio.Event()
 
     @property
@@ -67,6 +73,8 @@ class FakeSink:
         return True
 
     def mark(self, session_id: str, stats: Stats) -> None:
+        if self.sent_at_first_mark is None:
+            self.sent_at_first_mark = len(self.sent)
         self.marks += 1
 
     def unmark(self) -> None:
@@ -102,6 +110,16 @@ async def test_record_is_sent_soon(rig: Rig) -> None:
     rig.capture.put(1, b"[1]")
     await eventually(rig.sink.arrived.is_set, "the record")
     assert rig.sink.sent == [b"[1]"]
+
+
+async def test_sink_is_marked_before_the_first_batch() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        rig = Rig(tasks)
+        rig.capture.put(DRAIN_RECORDS_MAX)  # there when the pump first runs
+        await eventually(rig.sink.arrived.is_set, "the record")
+        assert rig.sink.sent_at_first_mark == 0
+        await rig.pump.finish(TIMEOUT_SEC)
+    os.close(rig.capture.event_fd)
 
 
 async def test_batches_keep_their_order(rig: Rig) -> None:

@@ -67,8 +67,10 @@ class Pump:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._unsent: Batch | None = None
+        self._abandoned = False
         self._log = structlog.get_logger().bind(session_id=session_id)
         self.records_sent = 0
+        self.packets_sent = 0
         self.records_unsent = 0
         self.packets_unsent = 0
 
@@ -83,6 +85,7 @@ class Pump:
         """Runs until `finish`."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._capture.event_fd, self._on_readable)
+        self._mark()  # before the first batch, which its totals must not hold
         ticker = asyncio.create_task(self._tick())
         try:
             self._waiting.set()  # records from before the reader was added
@@ -107,10 +110,24 @@ class Pump:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._take_events()
-        self._drop_rest()
+        await self._drop_rest()
+        if self._abandoned:
+            return  # the mark stays
         self._sink.unmark()
         if self.records_sent and not await self._sink.barrier():
             self._log.warning("the bus did not confirm the last records")
+
+    def abandon(self) -> dict[str, int]:
+        """Stops sending without waiting. Returns the records not sent, and the packets of these and
+        of flows that have no record yet. The sink keeps a mark with the same figures."""
+        stats = self._mark()
+        self._abandoned = True
+        self._stopping.set()
+        if self._task is not None:
+            self._task.cancel()
+        records = stats.records - stats.records_dropped - self.records_sent
+        packets = stats.packets_metered - stats.packets_records_dropped - self.packets_sent
+        return {"records_lost": max(records, 0), "packets_lost": max(packets, 0)}
 
     def _on_readable(self) -> None:
         try:
@@ -123,9 +140,15 @@ class Pump:
     async def _tick(self) -> None:
         # A ring that is not empty raises no edge, so events need polling while the bus is down.
         while True:
-            self._sink.mark(self._session_id, self._capture.stats())
             await asyncio.sleep(TICK_SEC)
+            self._mark()
             self._take_events()
+
+    def _mark(self) -> Stats:
+        stats = self._capture.stats()
+        if not self._abandoned:
+            self._sink.mark(self._session_id, stats)
+        return stats
 
     def _take_events(self) -> None:
         while events := self._capture.events():
@@ -141,6 +164,7 @@ class Pump:
             self._unsent = None
             if sent:
                 self.records_sent += batch.records
+                self.packets_sent += batch.packets
             else:
                 self._drop(batch)
             taken += batch.records
@@ -164,11 +188,11 @@ class Pump:
         self.records_unsent += batch.records
         self.packets_unsent += batch.packets
 
-    def _drop_rest(self) -> None:
+    async def _drop_rest(self) -> None:
         if self._unsent is not None:
             self._drop(self._unsent)
             self._unsent = None
-        while batch := self._next_batch():
-            self._drop(batch)
+        while (rest := await self._capture.discard()).records:
+            self._drop(rest)
         if self.records_unsent:
             self._log.warning("records were not sent", records=self.records_unsent)

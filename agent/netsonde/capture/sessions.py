@@ -135,6 +135,24 @@ class Sessions:
         with contextlib.suppress(NoSession):
             await self.stop(StopRequest(reason="shutdown"), flush_sec=flush_sec)
 
+    def abandon(self) -> None:
+        """Counts what the session has not sent as lost, when the agent must exit. A sink with a
+        spool leaves its mark, from which the next run counts."""
+        session = self.current
+        if session is None:
+            return
+        session.ticking.cancel()
+        lost = session.pump.abandon()
+        self._log.warning("the session did not end in time", session_id=session.id, **lost)
+        if not self._sink.lasting:
+            self._events.emit(
+                "alarm",
+                "unclean_end",
+                "the session did not end in time; its remaining records are lost",
+                session_id=session.id,
+                data=lost,
+            )
+
     async def stop(self, request: StopRequest, *, flush_sec: float = STOP_FLUSH_SEC) -> StopReply:
         async with self._turn:
             session = self.require()

@@ -20,6 +20,7 @@ from .values import Batch, CaptureSettings, CoreEvent, FlowQuery, Stats
 DRAIN_BYTES_MAX = (256 << 10) - 1024  # the rest of the 256 KiB is the batch's envelope
 DRAIN_BYTES_MIN = 2 * lib.SONDE_RENDERED_RECORD_MAX  # below this one record might not fit
 DRAIN_RECORDS_MAX = 1000
+DISCARD_RECORDS_MAX = 1 << 18  # a few tens of milliseconds
 EVENTS_MAX = 64
 
 JSON: int = lib.SONDE_ENCODING_JSON
@@ -176,6 +177,16 @@ class Capture:
             check(lib.sonde_session_stream_set(self._handle, 0, error), error)
 
         await self._call(end)
+
+    async def discard(self) -> Batch:
+        """Drops records without rendering them. Returns their sums; no records: none are left."""
+
+        def discard() -> Batch:
+            batch = ffi.new("struct sonde_batch *")
+            lib.sonde_session_discard(self._handle, DISCARD_RECORDS_MAX, batch)
+            return _batch(b"", batch)
+
+        return await self._call(discard)
 
     async def close(self) -> None:
         if self._closed:

@@ -198,3 +198,8 @@ class Stats(CoreCounters):
     attach: str = ""
     non_flow: tuple[tuple[str, int], ...] = ()
     records_by_reason: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def packets_metered(self) -> int:
+        """Packets that flow records count or will count."""
+        return self.packets_captured - self.packets_non_flow - self.packets_unmetered

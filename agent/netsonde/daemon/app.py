@@ -27,7 +27,7 @@ from ..config.sections import Config
 from ..core.library import check_abi
 from ..errors import EXIT_OK, ConfigError
 from . import logs, privileges
-from .drain import drain
+from .drain import cancel_tasks, drain, exit_now, threads_ended, use_own_threads
 from .embedded import Reload, embedded_server, reload_with, with_server
 from .health import Heartbeat
 from .parts import Parts, build
@@ -67,6 +67,7 @@ async def run(
 ) -> int:
     logs.configure(settings.log)
     check_abi()
+    threads = use_own_threads()
     async with contextlib.AsyncExitStack() as stack:
         if embedded_nats:
             server = embedded_server(settings)
@@ -77,6 +78,8 @@ async def run(
         async with asyncio.TaskGroup() as tasks:
             agent = Agent(settings, build(settings, tasks, fqdn=fqdn), tasks)
             await agent.live(ready, reload)
+            if not (await cancel_tasks() and await threads_ended(threads)):
+                exit_now()
     return EXIT_OK
 
 
@@ -98,7 +101,8 @@ class Agent:
         parts.bus.data.notify(self._on_connection)
         if parts.spooled is not None:
             parts.spooled.open()
-        background = [self._tasks.create_task(work) for work in self._works()]
+        for work in self._works():
+            self._tasks.create_task(work)
         parts.events.emit("lifecycle", "started", f"netsonde {__version__}")
         if ready is not None:
             ready(self._config.nats.servers[0])
@@ -106,9 +110,7 @@ class Agent:
         await self._stopping.wait()
         self._supervisor.stopping()
         await drain(parts)
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await cancel_tasks()
         if parts.spooled is not None:
             parts.spooled.close()
 

@@ -140,12 +140,7 @@ class JetStreamSink:
         if self._marked is None or self._marked.session_id != session_id:
             self._marked = Mark(session_id, 0, 0, spool.records_total, spool.packets_total)
         self._marked.records = stats.records - stats.records_dropped
-        self._marked.packets = (
-            stats.packets_captured
-            - stats.packets_non_flow
-            - stats.packets_unmetered
-            - stats.packets_records_dropped
-        )
+        self._marked.packets = stats.packets_metered - stats.packets_records_dropped
         self._write_mark(msgspec.msgpack.encode(self._marked))
 
     def unmark(self) -> None:
