@@ -42,15 +42,19 @@ static inline void sonde_ring_init(struct sonde_ring *ring, struct sonde_record 
   *ring = (struct sonde_ring){.records = records, .mask = size - 1};
 }
 
-/* Enables a consumer from the next record on, or disables it. Call on the producer's thread,
- * or while it does not run, and while the consumer does not read. */
-static inline void sonde_ring_enable(struct sonde_ring *ring, enum sonde_ring_reader reader,
-                                     bool on) {
+/* Enables a consumer from the next record on. Call on the producer's thread, or while it does
+ * not run, and while the consumer does not read. */
+static inline void sonde_ring_enable(struct sonde_ring *ring, enum sonde_ring_reader reader) {
   struct sonde_ring_consumer *consumer = &ring->consumers[reader];
   uint32_t head = atomic_load_explicit(&ring->producer.head, memory_order_relaxed);
   consumer->head_seen = head;
   atomic_store_explicit(&consumer->tail, head, memory_order_relaxed);
-  atomic_store_explicit(&consumer->enabled, on, memory_order_release);
+  atomic_store_explicit(&consumer->enabled, true, memory_order_release);
+}
+
+/* Call on any thread, while the consumer does not read. */
+static inline void sonde_ring_disable(struct sonde_ring *ring, enum sonde_ring_reader reader) {
+  atomic_store_explicit(&ring->consumers[reader].enabled, false, memory_order_release);
 }
 
 /* Records between the slowest enabled consumer and `head`; 0 without an enabled one. */

@@ -112,7 +112,7 @@ static int build_workers(struct sonde_session *session, const struct sonde_sessi
   for (uint32_t i = 0; i < count; i++) { /* init all, so that close can release all */
     int built = build_worker(session, config, i, id_seed);
     sonde_ring_init(&session->workers[i].ring, session->records + (uint64_t)i * size, size);
-    sonde_ring_enable(&session->workers[i].ring, SONDE_RING_STREAM, true);
+    sonde_ring_enable(&session->workers[i].ring, SONDE_RING_STREAM);
     status = status ? status : built;
   }
   return status ? sonde_fail(error, status, 0, "no memory for the flow table") : SONDE_OK;
@@ -165,7 +165,7 @@ int sonde_session_open(const struct sonde_session_config *config, struct sonde_s
   pthread_mutex_init(&made->info_lock, NULL);
   pthread_mutex_init(&made->monitor_lock, NULL);
   strncpy(made->interface, config->interface, sizeof made->interface - 1);
-  made->metering = config->metering;
+  atomic_store(&made->metering, config->metering);
   atomic_store(&made->link_up, true);
   int status = open_backend(made, config, error);
   int events = sonde_events_init(&made->events);
@@ -216,8 +216,10 @@ int sonde_session_start(struct sonde_session *session, struct sonde_error *error
   if (status == SONDE_OK)
     status = session->ops->start(session->backend, error);
   for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++) {
-    if (sonde_worker_start(&session->workers[i]) < 0) {
-      status = sonde_fail(error, SONDE_SYSTEM, errno, "cannot start a capture thread");
+    int failed = sonde_worker_start(&session->workers[i]);
+    if (failed) {
+      status = sonde_fail(error, SONDE_SYSTEM, failed, "cannot start a capture thread: %s",
+                          strerror(failed));
       end_threads(session);
     }
   }
@@ -310,34 +312,34 @@ int sonde_session_metering_set(struct sonde_session *session, int on, uint64_t i
   for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++)
     sonde_worker_call(&session->workers[i], apply_metering, &request);
   if (status == SONDE_OK)
-    session->metering = on;
+    atomic_store(&session->metering, on);
   pthread_mutex_unlock(&session->control);
   return status;
 }
 
-struct reader_request {
-  enum sonde_ring_reader reader;
-  bool on;
-};
-
-static void apply_reader(struct sonde_worker *worker, void *argument) {
-  const struct reader_request *request = argument;
-  sonde_ring_enable(&worker->ring, request->reader, request->on);
+static void enable_reader(struct sonde_worker *worker, void *argument) {
+  sonde_ring_enable(&worker->ring, *(const enum sonde_ring_reader *)argument);
 }
 
-void sonde_session_reader_set(struct sonde_session *session, enum sonde_ring_reader reader,
-                              bool on) {
-  struct reader_request request = {reader, on};
+void sonde_session_reader_enable(struct sonde_session *session, enum sonde_ring_reader reader) {
   pthread_mutex_lock(&session->control);
   for (uint32_t i = 0; i < session->worker_count; i++)
-    sonde_worker_call(&session->workers[i], apply_reader, &request);
+    sonde_worker_call(&session->workers[i], enable_reader, &reader);
   pthread_mutex_unlock(&session->control);
+}
+
+void sonde_session_reader_disable(struct sonde_session *session, enum sonde_ring_reader reader) {
+  for (uint32_t i = 0; i < session->worker_count; i++)
+    sonde_ring_disable(&session->workers[i].ring, reader);
 }
 
 int sonde_session_stream_set(struct sonde_session *session, int on, struct sonde_error *error) {
   *error = (struct sonde_error){0};
   pthread_mutex_lock(&session->drain_lock);
-  sonde_session_reader_set(session, SONDE_RING_STREAM, on != 0);
+  if (on)
+    sonde_session_reader_enable(session, SONDE_RING_STREAM);
+  else
+    sonde_session_reader_disable(session, SONDE_RING_STREAM);
   pthread_mutex_unlock(&session->drain_lock);
   return SONDE_OK;
 }

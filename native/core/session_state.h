@@ -38,7 +38,7 @@ struct sonde_session {
 
   pthread_mutex_t control; /* one control call at a time; also held while reopening */
   _Atomic int state;       /* enum sonde_session_state */
-  bool metering;           /* the last value set */
+  _Atomic bool metering;   /* the last value set */
 
   pthread_t monitor;            /* live sources only */
   pthread_mutex_t monitor_lock; /* one thread at a time stops it */
@@ -63,9 +63,10 @@ void sonde_monitor_stop(struct sonde_session *session);
 /* session_read.c: call after stop, on any thread. True once every flow has its last record. */
 bool sonde_session_empty_table(struct sonde_session *session, uint32_t number);
 
-/* session.c: enables or disables one consumer of every ring. */
-void sonde_session_reader_set(struct sonde_session *session, enum sonde_ring_reader reader,
-                              bool on);
+/* session.c: enables or disables one consumer of every ring; its reader does not read meanwhile.
+ * disable takes no lock and never waits, enable waits for the workers and for reopening. */
+void sonde_session_reader_enable(struct sonde_session *session, enum sonde_ring_reader reader);
+void sonde_session_reader_disable(struct sonde_session *session, enum sonde_ring_reader reader);
 
 /* session_buffer.c. Without a capture buffer `store` is NULL and workers have no appender.
  * open creates the store and every worker's appender. */

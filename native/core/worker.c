@@ -51,37 +51,18 @@ struct sonde_record_sink sonde_worker_sink(struct sonde_worker *worker) {
 
 /* ---- counters ------------------------------------------------------------------------- */
 
-/* A seqlock: the thread writes without waiting, readers copy again after a concurrent write.
- * Words are atomic, so no reader sees a torn number. */
-enum { COUNTER_WORDS = sizeof(struct sonde_worker_counters) / sizeof(uint64_t) };
 _Static_assert(sizeof(struct sonde_worker_counters) % sizeof(uint64_t) == 0,
-               "all members are 64 bits wide");
+               "a seqlock copies 64-bit words");
 
 static void publish(struct sonde_worker *worker) {
   worker->counters.turns++;
   worker->counters.flow = *sonde_flow_table_counters(worker->table);
-  const uint64_t *from = (const uint64_t *)&worker->counters;
-  uint64_t *to = (uint64_t *)&worker->published;
-  uint32_t sequence = atomic_load_explicit(&worker->sequence, memory_order_relaxed);
-  atomic_store_explicit(&worker->sequence, sequence + 1, memory_order_relaxed);
-  atomic_thread_fence(memory_order_release);
-  for (unsigned i = 0; i < COUNTER_WORDS; i++)
-    __atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
-  atomic_store_explicit(&worker->sequence, sequence + 2, memory_order_release);
+  sonde_seqlock_write(&worker->seqlock, &worker->published, &worker->counters,
+                      sizeof worker->counters);
 }
 
 void sonde_worker_counters(struct sonde_worker *worker, struct sonde_worker_counters *counters) {
-  const uint64_t *from = (const uint64_t *)&worker->published;
-  uint64_t *to = (uint64_t *)counters;
-  for (;;) {
-    uint32_t before = atomic_load_explicit(&worker->sequence, memory_order_acquire);
-    for (unsigned i = 0; i < COUNTER_WORDS; i++)
-      to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
-    atomic_thread_fence(memory_order_acquire);
-    uint32_t after = atomic_load_explicit(&worker->sequence, memory_order_relaxed);
-    if (before == after && !(before & 1))
-      return;
-  }
+  sonde_seqlock_read(&worker->seqlock, &worker->published, counters, sizeof *counters);
 }
 
 /* The first alarm is always due: a file's time may start at 0. */
@@ -435,6 +416,7 @@ void sonde_worker_release(struct sonde_worker *worker) {
 
 int sonde_worker_start(struct sonde_worker *worker) {
   sonde_packet_clock_start(&worker->clock, worker->live);
-  worker->joined = sonde_thread_start(&worker->thread, run, worker) != 0;
-  return worker->joined ? SONDE_SYSTEM : SONDE_OK;
+  int failed = sonde_thread_start(&worker->thread, run, worker);
+  worker->joined = failed != 0;
+  return failed;
 }

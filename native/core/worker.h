@@ -18,6 +18,7 @@
 #include "core/ring.h"
 #include "core/wake.h"
 #include "flow/table.h"
+#include "host/seqlock.h"
 #include "parse/decode.h"
 #include "store/appender.h"
 
@@ -72,7 +73,7 @@ struct sonde_worker {
   struct sonde_packet packets[SONDE_WORKER_BATCH];
   struct sonde_decoded decoded[SONDE_WORKER_BATCH];
 
-  _Atomic uint32_t sequence; /* odd while `published` is being written */
+  struct sonde_seqlock seqlock; /* of `published` */
   struct sonde_worker_counters published;
 };
 
@@ -85,7 +86,7 @@ struct sonde_record_sink sonde_worker_sink(struct sonde_worker *worker);
 void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *packets,
                         uint32_t count);
 
-int sonde_worker_start(struct sonde_worker *worker);
+int sonde_worker_start(struct sonde_worker *worker); /* 0 or an errno */
 /* The backend is quiesced: the thread ends once all received packets are metered. */
 void sonde_worker_drain(struct sonde_worker *worker);
 void sonde_worker_counters(struct sonde_worker *worker, struct sonde_worker_counters *counters);

@@ -133,6 +133,7 @@ bool sonde_collector_is(const struct sonde_collector *collector, const char *add
 void sonde_collector_supersede(struct sonde_collector *collector, struct sonde_collector *before) {
   uint16_t version = collector->stats.version;
   struct sonde_messages unused = collector->messages;
+  sonde_collector_settle(before);
   sonde_collector_stats(before, &collector->stats);
   collector->stats.version = version;
   sonde_encoder_continue(collector->encoder, before->encoder);
@@ -190,9 +191,9 @@ void sonde_collector_skip(struct sonde_collector *collector, const struct sonde_
   }
 }
 
-void sonde_collector_stats(struct sonde_collector *collector, struct sonde_collector_stats *stats) {
+void sonde_collector_stats(const struct sonde_collector *collector,
+                           struct sonde_collector_stats *stats) {
   struct sonde_encoder_counters counters;
-  sonde_collector_settle(collector);
   sonde_encoder_counters(collector->encoder, &counters);
   *stats = collector->stats;
   stats->connected = collector->fd >= 0;

@@ -74,6 +74,11 @@ void sonde_collector_skip(struct sonde_collector *collector, const struct sonde_
 uint64_t sonde_collector_send(struct sonde_collector *collector, uint64_t now_ns);
 /* Checks the socket for a refusal of the last message. */
 void sonde_collector_settle(struct sonde_collector *collector);
-void sonde_collector_stats(struct sonde_collector *collector, struct sonde_collector_stats *stats);
+/* The socket that poll reports an error for when a refusal arrives, or -1. */
+static inline int sonde_collector_error_fd(const struct sonde_collector *collector) {
+  return collector->last_pending ? collector->fd : -1;
+}
+void sonde_collector_stats(const struct sonde_collector *collector,
+                           struct sonde_collector_stats *stats);
 
 #endif

@@ -2,7 +2,9 @@
 #include "exporter/exporter.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "exporter/state.h"
@@ -22,6 +24,7 @@ static void run(struct sonde_exporter *exporter,
                 void (*command)(struct sonde_exporter *exporter, void *argument), void *argument) {
   if (!exporter->running) {
     command(exporter, argument);
+    sonde_exporter_publish(exporter);
     return;
   }
   pthread_mutex_lock(&exporter->lock);
@@ -166,7 +169,7 @@ static int add_under_control(struct sonde_exporter *exporter,
       sonde_collector_destroy(change.collector);
       return status;
     }
-    sonde_session_reader_set(session, SONDE_RING_EXPORT, true);
+    sonde_session_reader_enable(session, SONDE_RING_EXPORT);
   }
   run(exporter, add, &change);
   sonde_collector_destroy(change.collector);
@@ -197,7 +200,7 @@ int sonde_session_collector_remove(struct sonde_session *session, const char *ad
   sonde_collector_destroy(change.collector);
   if (change.status == SONDE_OK && exporter->collector_count == 0) {
     end_thread(exporter);
-    sonde_session_reader_set(session, SONDE_RING_EXPORT, false);
+    sonde_session_reader_disable(session, SONDE_RING_EXPORT);
   }
   pthread_mutex_unlock(&exporter->control);
   if (change.status < 0)
@@ -206,25 +209,25 @@ int sonde_session_collector_remove(struct sonde_session *session, const char *ad
   return SONDE_OK;
 }
 
-struct listing {
-  struct sonde_collector_stats *stats;
-  uint32_t max;
-  uint32_t count;
-};
-
-static void copy_stats(struct sonde_exporter *exporter, void *argument) {
-  struct listing *list = argument;
-  for (; list->count < list->max && list->count < exporter->collector_count; list->count++)
-    sonde_collector_stats(exporter->collectors[list->count], &list->stats[list->count]);
+void sonde_exporter_publish(struct sonde_exporter *exporter) {
+  struct sonde_collector_list *list = &exporter->list;
+  uint32_t count = exporter->collector_count, published = (uint32_t)list->count;
+  list->count = count;
+  for (uint32_t i = 0; i < count; i++)
+    sonde_collector_stats(exporter->collectors[i], &list->stats[i]);
+  count = count > published ? count : published; /* unused entries need no copy */
+  sonde_seqlock_write(&exporter->seqlock, &exporter->published, list,
+                      offsetof(struct sonde_collector_list, stats) + count * sizeof *list->stats);
 }
 
 int sonde_session_collectors(struct sonde_session *session, struct sonde_collector_stats *stats,
                              uint32_t max) {
-  struct listing list = {stats, max, 0};
-  pthread_mutex_lock(&session->exporter->control);
-  run(session->exporter, copy_stats, &list);
-  pthread_mutex_unlock(&session->exporter->control);
-  return (int)list.count;
+  struct sonde_collector_list list;
+  struct sonde_exporter *exporter = session->exporter;
+  sonde_seqlock_read(&exporter->seqlock, &exporter->published, &list, sizeof list);
+  uint32_t count = list.count < max ? (uint32_t)list.count : max;
+  memcpy(stats, list.stats, count * sizeof *stats);
+  return (int)count;
 }
 
 /* ---- flush ---------------------------------------------------------------------------- */

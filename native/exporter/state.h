@@ -4,6 +4,14 @@
 
 #include "core/session_state.h"
 #include "exporter/collector.h"
+#include "host/seqlock.h"
+
+struct sonde_collector_list {
+  uint64_t count;
+  struct sonde_collector_stats stats[SONDE_COLLECTORS_MAX];
+};
+_Static_assert(sizeof(struct sonde_collector_list) % sizeof(uint64_t) == 0,
+               "a seqlock copies 64-bit words");
 
 struct sonde_exporter {
   struct sonde_session *session;
@@ -27,9 +35,15 @@ struct sonde_exporter {
   /* Owned by the thread while it runs, else by the holder of control. */
   struct sonde_collector *collectors[SONDE_COLLECTORS_MAX];
   uint32_t collector_count;
+  struct sonde_collector_list list; /* scratch of sonde_exporter_publish */
+
+  struct sonde_seqlock seqlock; /* of `published` */
+  struct sonde_collector_list published;
 };
 
 void *sonde_exporter_run(void *exporter);
+/* Publishes the collectors' statistics. Only for the owner of collectors. */
+void sonde_exporter_publish(struct sonde_exporter *exporter);
 /* Sets the collector's positions to the next records. Only for the owner of collectors. */
 void sonde_exporter_attach(struct sonde_exporter *exporter, struct sonde_collector *collector);
 

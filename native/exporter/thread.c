@@ -183,6 +183,7 @@ static uint64_t serve_all(struct sonde_exporter *exporter, uint64_t now_ns) {
       soonest_ns = due_ns;
   }
   release_rings(exporter);
+  sonde_exporter_publish(exporter);
   return soonest_ns;
 }
 
@@ -218,6 +219,7 @@ static bool handle_calls(struct sonde_exporter *exporter) {
   atomic_store(&exporter->called, false);
   if (exporter->command) {
     exporter->command(exporter, exporter->argument);
+    sonde_exporter_publish(exporter);
     exporter->command = NULL;
   }
   exporter->ended = exporter->ending;
@@ -247,12 +249,18 @@ static void sleep_until(struct sonde_exporter *exporter, uint64_t due_ns, uint64
   if (due_ns)
     wait_ns = due_ns - now_ns < wait_ns ? due_ns - now_ns : wait_ns;
   struct timespec timeout = {(time_t)(wait_ns / 1000000000), (long)(wait_ns % 1000000000)};
-  struct pollfd wake = {.fd = exporter->session->export_wake.fd, .events = POLLIN};
+  struct pollfd fds[1 + SONDE_COLLECTORS_MAX] = {
+      {.fd = exporter->session->export_wake.fd, .events = POLLIN}};
+  for (uint32_t i = 0; i < exporter->collector_count; i++)
+    fds[1 + i] = (struct pollfd){.fd = sonde_collector_error_fd(exporter->collectors[i])};
+  if (ppoll(fds, 1 + exporter->collector_count, &timeout, NULL) <= 0)
+    return;
   uint64_t edges;
-  if (ppoll(&wake, 1, &timeout, NULL) > 0) {
-    ssize_t got = read(wake.fd, &edges, sizeof edges);
-    (void)got;
-  }
+  ssize_t got = fds[0].revents ? read(fds[0].fd, &edges, sizeof edges) : 0;
+  (void)got;
+  for (uint32_t i = 0; i < exporter->collector_count; i++)
+    if (fds[1 + i].revents)
+      sonde_collector_settle(exporter->collectors[i]);
 }
 
 void *sonde_exporter_run(void *argument) {

@@ -15,8 +15,8 @@
 #include "packet.h"
 #include "status.h"
 
-#define SONDE_BACKEND_ABI 1u
-#define SONDE_BACKEND_SYMBOL "sonde_backend_ops_v1"
+#define SONDE_BACKEND_ABI 2u
+#define SONDE_BACKEND_SYMBOL "sonde_backend_ops_v2"
 
 enum sonde_feature {
   SONDE_FEATURE_BASIC_CAPTURE = 1 << 0,

@@ -71,7 +71,7 @@ int sonde_session_collector_add(struct sonde_session *session,
 /* INVALID if no collector has this address and port. Unsent messages are lost. */
 int sonde_session_collector_remove(struct sonde_session *session, const char *address,
                                    uint16_t port, struct sonde_error *error);
-/* Fills in up to `max`, in the order they were added. Returns the number. */
+/* Fills in up to `max`, in the order they were added. Returns the number. Takes no lock. */
 int sonde_session_collectors(struct sonde_session *session, struct sonde_collector_stats *stats,
                              uint32_t max);
 /* Blocks until every record made so far has been sent or counted as lost; after stop also every

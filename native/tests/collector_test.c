@@ -86,6 +86,7 @@ static void send_all(struct sonde_collector *collector, uint64_t now_ns) {
 static void check_lost(struct sonde_collector *collector, uint64_t refused, uint64_t no_room,
                        uint64_t error) {
   struct sonde_collector_stats stats;
+  sonde_collector_settle(collector);
   sonde_collector_stats(collector, &stats);
   CHECK_EQ(stats.records_lost_refused, refused);
   CHECK_EQ(stats.records_lost_no_room, no_room);
