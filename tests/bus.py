@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,7 +201,7 @@ class Collector:
         headers = dict(message.headers or {})
         batch = decode(message.data, headers["Content-Type"])
         stamp = f"{batch['host']}:{batch['boot']}:{batch['seq']}"
-        if headers.get("Nats-Msg-Id") != stamp:
+        if not re.fullmatch(f"{stamp}:[0-9a-f]{{16}}", headers.get("Nats-Msg-Id", "")):
             self.problems.append(f"Nats-Msg-Id {headers.get('Nats-Msg-Id')} on batch {stamp}")
         if len(message.data) > BATCH_BYTES_MAX or len(batch["records"]) > RECORDS_MAX:
             self.problems.append(f"{stamp}: {len(batch['records'])} records, too large a batch")

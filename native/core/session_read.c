@@ -156,8 +156,7 @@ static void discard_ring(struct sonde_session *session, uint32_t number, uint32_
       sonde_session_empty_table(session, number);
       sonde_wake_signal(&session->export_wake);
     }
-    uint32_t count =
-        sonde_ring_peek(ring, SONDE_RING_STREAM, records_max - batch->records, &first);
+    uint32_t count = sonde_ring_peek(ring, SONDE_RING_STREAM, records_max - batch->records, &first);
     if (count == 0)
       return;
     for (uint32_t i = 0; i < count; i++)

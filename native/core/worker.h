@@ -73,7 +73,7 @@ struct sonde_worker {
   struct sonde_packet packets[SONDE_WORKER_BATCH];
   struct sonde_decoded decoded[SONDE_WORKER_BATCH];
 
-  struct sonde_seqlock seqlock; /* of `published` */
+  struct sonde_seqlock seqlock; /* guards `published` */
   struct sonde_worker_counters published;
 };
 

@@ -37,7 +37,7 @@ struct sonde_exporter {
   uint32_t collector_count;
   struct sonde_collector_list list; /* scratch of sonde_exporter_publish */
 
-  struct sonde_seqlock seqlock; /* of `published` */
+  struct sonde_seqlock seqlock; /* guards `published` */
   struct sonde_collector_list published;
 };
 

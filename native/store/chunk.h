@@ -7,8 +7,8 @@
  * second while sealing or spilling is on.
  *
  * Locks: the store's lock guards links, serial, pins, extent_count and an extent's bounds.
- * data_lock guards an extent's state, loss_counted, tag and bytes. Take data_lock first. Workers take the
- * store's lock only. A pinned chunk is never reused.
+ * data_lock guards the state, loss_counted, tag and bytes of an extent. Take data_lock first.
+ * Workers take the store's lock only. A pinned chunk is never reused.
  */
 #ifndef SONDE_STORE_CHUNK_H
 #define SONDE_STORE_CHUNK_H
@@ -38,7 +38,7 @@ struct sonde_extent {
   uint32_t start; /* in the chunk's data */
   uint32_t end;
   uint32_t packets;
-  uint32_t state; /* enum sonde_extent_state */
+  uint32_t state;    /* enum sonde_extent_state */
   bool loss_counted; /* its packets count once, whether the seal or the disk failed first */
   uint64_t first_ns;
   uint64_t last_ns;

@@ -6,6 +6,8 @@ Without a connection nothing is sent, and the caller waits, keeps the message or
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import time
 
 from ..wire.events import EventKind
@@ -16,16 +18,30 @@ ENVELOPE_BYTES_MAX = 2048  # a batch's bytes around its records, headers include
 
 class Publisher:
     def __init__(
-        self, connection: Connection, *, root: str, host: str, boot: str | None = None
+        self,
+        connection: Connection,
+        *,
+        root: str,
+        host: str,
+        boot: str | None = None,
+        key: bytes | None = None,
     ) -> None:
         self._connection = connection
         self.root = root
         self.host = host
         self.boot = boot or f"{time.time_ns():016x}"
+        self._key = key or secrets.token_bytes(32)
 
     def with_connection(self, connection: Connection) -> Publisher:
         """Returns a publisher of the same run on another connection."""
-        return Publisher(connection, root=self.root, host=self.host, boot=self.boot)
+        return Publisher(connection, root=self.root, host=self.host, boot=self.boot, key=self._key)
+
+    def message_id(self, number: str | int) -> str:
+        """Returns the Nats-Msg-Id of a message. Its suffix is a MAC under a key of this run, so no
+        other client can use the id first and have this message dropped as a duplicate."""
+        name = f"{self.host}:{self.boot}:{number}"
+        suffix = hashlib.blake2b(name.encode(), key=self._key, digest_size=8).hexdigest()
+        return f"{name}:{suffix}"
 
     @property
     def connected(self) -> bool:
@@ -56,7 +72,7 @@ class Publisher:
 
     async def event(self, kind: EventKind, payload: bytes, *, seq: int) -> bool:
         """Raises PayloadTooLargeError."""
-        headers = {"Nats-Msg-Id": f"{self.host}:{self.boot}:{kind}:{seq}"}
+        headers = {"Nats-Msg-Id": self.message_id(f"{kind}:{seq}")}
         subject = f"{self.root}.stream.events.{self.host}.{kind}"
         return await self._connection.publish(subject, payload, headers)
 

@@ -43,6 +43,7 @@ class RenderedBatch(Struct, kw_only=True):
 
 class Composer:
     def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
         self._host = publisher.host
         self._boot = publisher.boot
         self._subject = f"{publisher.root}.stream.flows.{publisher.host}".encode()
@@ -51,7 +52,7 @@ class Composer:
     def compose(self, session_id: str, encoding: Encoding, batch: Batch) -> Message:
         self._seq += 1
         head = (
-            f"NATS/1.0\r\nNats-Msg-Id: {self._host}:{self._boot}:{self._seq}\r\n"
+            f"NATS/1.0\r\nNats-Msg-Id: {self._publisher.message_id(self._seq)}\r\n"
             f"Content-Type: {CONTENT_TYPES[encoding]}\r\n"
         )
         if encoding == "ipfix":  # no envelope: headers carry its fields

@@ -63,7 +63,10 @@ _BATCH_HEADERS = {
     "type": "object",
     "required": ["Nats-Msg-Id", "Content-Type"],
     "properties": {
-        "Nats-Msg-Id": {**_STRING, "description": "<host>:<boot>:<seq>"},
+        "Nats-Msg-Id": {
+            **_STRING,
+            "description": "<host>:<boot>:<seq>:<16 unpredictable hex digits>",
+        },
         "Content-Type": _STRING,
     },
 }
