@@ -6,6 +6,7 @@ Ten packets of UDP in two flows, one ARP packet; `expected` has their sums.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -19,29 +20,42 @@ import pytest_asyncio
 
 from deadlines import TIMEOUT_SEC, eventually
 from netsonde.capture.sessions import Sessions
-from netsonde.config.sections import CaptureSection, Config, ExportSection, MetricsSection
+from netsonde.config.sections import (
+    BufferSection,
+    CaptureSection,
+    Config,
+    EncryptionSection,
+    ExportSection,
+    MetricsSection,
+)
 from netsonde.core.values import Batch, FlowQuery, Stats
 from netsonde.errors import (
     Draining,
+    EncryptionUnavailable,
     InvalidBackend,
     InvalidCollector,
     InvalidFilter,
     InvalidInterface,
+    InvalidKey,
     InvalidRequest,
     NoSession,
     PathNotAllowed,
     RequestError,
     SessionActive,
+    UnsupportedCipher,
 )
+from netsonde.recorder.retrieval import Retrievals, packet_query
+from netsonde.wire.instant import rfc3339
 from netsonde.wire.replies import MetricsReply
 from netsonde.wire.requests import (
     EncryptionRequest,
     ExportRequest,
     MeterRequest,
+    PacketsRequest,
     StartRequest,
     StopRequest,
 )
-from packets import ARP, UDP, Packet, arp, at, ethernet, ipv4, udp, write_pcap
+from packets import ARP, UDP, Packet, arp, at, ethernet, ipv4, read_capture, udp, write_pcap
 
 START_NS = 1_767_225_600 * 10**9
 A, B = "10.0.0.1", "10.0.0.2"
@@ -382,3 +396,103 @@ async def test_metrics_are_published_each_interval(rig: Rig) -> None:
     published = len(rig.metrics)
     await asyncio.sleep(0.3)
     assert len(rig.metrics) == published
+
+
+# ---- the capture buffer --------------------------------------------------------------------
+
+
+async def test_encryption_is_in_status_until_it_is_turned_off(rig: Rig) -> None:
+    key = rig.directory / "key"
+    key.write_bytes(bytes(range(32)))
+    key.chmod(0o600)
+    rig.sessions.config = msgspec.structs.replace(
+        rig.sessions.config, encryption=EncryptionSection(key_dirs=[str(rig.directory)])
+    )
+    seal = EncryptionRequest(cipher_suite="AES-256-GCM", key_file="key")
+    await rig.sessions.start(rig.replay(record=False, encryption=seal))
+    session = rig.sessions.require()
+    await rig.finished()
+    assert session.capture.stats().encrypted
+    assert session.capture.stats().buffer_packets == PACKETS + 1  # encryption implies recording
+    state = cast(Any, session.status().encryption)
+    assert (state.cipher_suite, state.key_file, len(state.key_id)) == ("AES-256-GCM", "key", 16)
+    reply = await rig.sessions.encrypt(msgspec.structs.replace(seal, enable=False))
+    assert (reply.status, reply.key_id) == ("disabled", msgspec.UNSET)
+    assert session.status().encryption is None
+    assert not session.capture.stats().encrypted
+    reply = await rig.sessions.encrypt(seal)
+    assert (reply.status, reply.key_id, reply.key_file) == ("enabled", state.key_id, "key")
+    assert session.status().encryption == state
+    for change, error in (
+        ({"key_file": "absent"}, InvalidKey),
+        ({"cipher_suite": "none"}, UnsupportedCipher),
+    ):
+        with pytest.raises(error):
+            await rig.sessions.encrypt(msgspec.structs.replace(seal, **change))
+    assert session.status().encryption == state
+
+
+async def test_without_a_buffer_nothing_is_sealed(rig: Rig) -> None:
+    await rig.sessions.start(rig.replay(record=False))
+    await rig.finished()
+    with pytest.raises(EncryptionUnavailable):
+        await rig.sessions.encrypt(
+            EncryptionRequest(cipher_suite="AES-256-GCM", key_file="key", enable=False)
+        )
+    assert rig.sessions.require().capture.stats().buffer_bytes_capacity == 0
+    assert rig.sessions.status().buffer_usage_percent == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "packets", "complete"),
+    [
+        (PacketsRequest(to="file"), PACKETS + 1, True),
+        (PacketsRequest(to="file", filter="arp"), 1, True),
+        (PacketsRequest(to="file", filter="udp port 1001"), PACKETS // 2, True),
+        (PacketsRequest(to="file", max_packets=3), 3, False),
+        (PacketsRequest(to="file", start="2026-01-01T00:00:00.9Z"), 2, True),
+        (PacketsRequest(to="file", end="2026-01-01T00:00:00.1Z"), 2, True),
+        (
+            PacketsRequest(to="file", start="2026-01-01T00:00:00.1Z", end="2026-01-01T00:00:00.1Z"),
+            1,
+            True,
+        ),
+        (PacketsRequest(to="file", start="2027-01-01T00:00:00Z"), 0, True),
+    ],
+)
+async def test_packets_are_copied_to_a_file(
+    rig: Rig, request_: PacketsRequest, packets: int, complete: bool
+) -> None:
+    await rig.sessions.start(rig.replay())
+    await rig.finished()
+    directory = rig.directory / "out"
+    directory.mkdir()
+    retrievals = Retrievals(
+        BufferSection(export_dir=str(directory)), "alpha", lambda _: pytest.fail("no bucket")
+    )
+    reply = await retrievals.retrieve(
+        rig.sessions.require().capture, packet_query(request_, START_NS), "file", None
+    )
+    assert (reply.packets, reply.complete) == (packets, complete)
+    (made,) = directory.iterdir()
+    assert str(made) == reply.path
+    assert made.stat().st_mode & 0o777 == 0o600
+    assert hashlib.sha256(made.read_bytes()).hexdigest() == reply.sha256
+    assert made.stat().st_size == reply.bytes
+    copied = read_capture(made)
+    assert len(copied) == packets
+    if packets:
+        assert reply.first_time == rfc3339(copied[0].time_ns)
+        assert reply.last_time == rfc3339(copied[-1].time_ns)
+    else:
+        assert (reply.first_time, reply.last_time) == (None, None)
+    assert [gap.reason for gap in reply.gaps] == ([] if complete else ["limit"])
+
+
+def test_query_ends_before_it_starts() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        packet_query(
+            PacketsRequest(to="file", start="2026-01-01T00:00:01Z", end="2026-01-01T00:00:00Z"),
+            START_NS,
+        )
+    assert refused.value.field == "$.end"
