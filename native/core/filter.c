@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <pcap/pcap.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +20,7 @@ enum { EXPRESSION_BYTES_MAX = 4096, SNAPLEN_MAX = 262144 };
 
 struct sonde_filter {
   struct bpf_program program;
+  _Atomic uint32_t holders;
 };
 
 /* libpcap's compiler expects DLT numbers, which differ from file link types. */
@@ -33,7 +35,7 @@ static int linktype_dlt(uint16_t linktype) {
   }
 }
 
-static int compile(uint16_t linktype, uint32_t snaplen, const char *expression,
+static int compile(uint16_t linktype, uint32_t snaplen, const char *expression, bool optimize,
                    struct sonde_filter **filter, struct sonde_error *error) {
   const char *text = expression ? expression : "";
   if (strnlen(text, EXPRESSION_BYTES_MAX + 1) > EXPRESSION_BYTES_MAX) {
@@ -45,13 +47,14 @@ static int compile(uint16_t linktype, uint32_t snaplen, const char *expression,
   int status = 0;
   if (!made || !compiler) {
     status = sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "%s", strerror(ENOMEM));
-  } else if (pcap_compile(compiler, &made->program, text, 1, PCAP_NETMASK_UNKNOWN)) {
+  } else if (pcap_compile(compiler, &made->program, text, optimize, PCAP_NETMASK_UNKNOWN)) {
     status = sonde_fail(error, SONDE_FILTER_INVALID, 0, "%s", pcap_geterr(compiler));
-  } else if (made->program.bf_len > BPF_MAXINSNS) {
+  } else if (optimize && made->program.bf_len > BPF_MAXINSNS) {
     status = sonde_fail(error, SONDE_FILTER_INVALID, 0,
                         "the expression needs %u instructions, the kernel's limit is %d",
                         made->program.bf_len, BPF_MAXINSNS);
   } else {
+    atomic_init(&made->holders, 1);
     *filter = made;
     made = NULL;
   }
@@ -73,10 +76,11 @@ static bool needs_kernel(const struct bpf_program *program) {
   return false;
 }
 
-int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expression,
-                         struct sonde_filter **filter, struct sonde_error *error) {
+static int compile_userspace(uint16_t linktype, uint32_t snaplen, const char *expression,
+                             bool optimize, struct sonde_filter **filter,
+                             struct sonde_error *error) {
   struct sonde_filter *made = NULL;
-  int status = compile(linktype, snaplen, expression, &made, error);
+  int status = compile(linktype, snaplen, expression, optimize, &made, error);
   if (status == 0 && needs_kernel(&made->program)) {
     sonde_filter_destroy(made);
     return sonde_fail(error, SONDE_FILTER_INVALID, 0,
@@ -84,6 +88,11 @@ int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expres
   }
   *filter = made;
   return status;
+}
+
+int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expression,
+                         struct sonde_filter **filter, struct sonde_error *error) {
+  return compile_userspace(linktype, snaplen, expression, true, filter, error);
 }
 
 bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, uint32_t caplen,
@@ -100,7 +109,7 @@ uint16_t sonde_filter_linktype(const struct sonde_packet *packet) {
 }
 
 void sonde_filter_destroy(struct sonde_filter *filter) {
-  if (filter) {
+  if (filter && atomic_fetch_sub(&filter->holders, 1) <= 1) {
     pcap_freecode(&filter->program);
     free(filter);
   }
@@ -113,10 +122,26 @@ static const struct sonde_filter *filter_for(struct sonde_filter_set *set, uint1
   if (set->count == SONDE_FILTER_LINKTYPES)
     return NULL;
   struct sonde_filter *filter = NULL;
-  sonde_filter_compile(linktype, SNAPLEN_MAX, set->expression, &filter, NULL);
+  compile_userspace(linktype, SNAPLEN_MAX, set->expression, false, &filter, NULL);
   set->filters[set->count].linktype = linktype;
   set->filters[set->count++].filter = filter;
   return filter;
+}
+
+int sonde_filter_set_prepare(struct sonde_filter_set *set, const char *expression,
+                             const struct sonde_filter_set *from) {
+  set->expression = strdup(expression);
+  if (!set->expression)
+    return SONDE_NO_MEMORY;
+  struct sonde_filter *filter = from ? from->filters[0].filter : NULL;
+  if (filter)
+    atomic_fetch_add(&filter->holders, 1);
+  else if (!from)
+    sonde_filter_compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression, &filter, NULL);
+  set->filters[0].linktype = SONDE_LINKTYPE_ETHERNET;
+  set->filters[0].filter = filter;
+  set->count = 1;
+  return SONDE_OK;
 }
 
 bool sonde_filter_set_match(struct sonde_filter_set *set, const struct sonde_packet *packet) {
@@ -132,7 +157,7 @@ void sonde_filter_set_release(struct sonde_filter_set *set) {
 
 int sonde_filter_check(const char *expression, struct sonde_error *error) {
   struct sonde_filter *filter = NULL;
-  int status = compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression, &filter, error);
+  int status = compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression, true, &filter, error);
   sonde_filter_destroy(filter);
   return status;
 }

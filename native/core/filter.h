@@ -1,7 +1,9 @@
 /* filter.h - BPF filters in user space, for backends that cannot filter themselves.
  *
  * A filter serves one link type. A compiled filter is read-only: any thread may match with
- * it. A set compiles its expression once for each link type. One thread uses a set.
+ * it. A set compiles its expression once for each link type. One thread uses a set. Prepare it
+ * for Ethernet before capture: libpcap's optimizer may take seconds. A set compiles for the
+ * other link types of a file when the first packet comes, and without the optimizer.
  */
 #ifndef SONDE_CORE_FILTER_H
 #define SONDE_CORE_FILTER_H
@@ -36,6 +38,10 @@ bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, 
 uint16_t sonde_filter_linktype(const struct sonde_packet *packet);
 void sonde_filter_destroy(struct sonde_filter *filter); /* NULL is allowed */
 
+/* Sets the expression and compiles it for Ethernet, or shares the program of `from`, a prepared set
+ * of the same expression, if not NULL. Returns 0 or NO_MEMORY. */
+int sonde_filter_set_prepare(struct sonde_filter_set *set, const char *expression,
+                             const struct sonde_filter_set *from);
 /* False for a link type that the expression is invalid for, or that is the 17th. */
 bool sonde_filter_set_match(struct sonde_filter_set *set, const struct sonde_packet *packet);
 void sonde_filter_set_release(struct sonde_filter_set *set);

@@ -78,8 +78,8 @@ static int build_worker(struct sonde_session *session, const struct sonde_sessio
       .sink = sonde_worker_sink(worker),
   });
   if (config->filter && config->filter[0] && !session->ops->filters) {
-    worker->filters.expression = strdup(config->filter);
-    if (!worker->filters.expression)
+    const struct sonde_filter_set *from = number > 0 ? &session->workers[0].filters : NULL;
+    if (sonde_filter_set_prepare(&worker->filters, config->filter, from) < 0)
       return SONDE_NO_MEMORY;
   }
   if (!worker->decoder || !worker->table)

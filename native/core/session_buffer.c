@@ -123,9 +123,7 @@ int sonde_session_packets_open(struct sonde_session *session, const char *filter
   if (status < 0)
     return status;
   struct sonde_packets *made = calloc(1, sizeof *made);
-  if (made && filters)
-    made->filters.expression = strdup(filter);
-  if (!made || (filters && !made->filters.expression)) {
+  if (!made || (filters && sonde_filter_set_prepare(&made->filters, filter, NULL) < 0)) {
     free(made);
     return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for the query");
   }

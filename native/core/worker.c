@@ -1,8 +1,8 @@
 /* worker.c - the session loop: receive, filter, decode, meter, publish.
  *
- * Never allocates, except filters for new link types. Never waits for a consumer during live
- * capture. A full record ring delays timers and file replay. Live capture continues, and
- * counts records that find no room as dropped.
+ * Never allocates, except filters for a file's further link types. Never waits for a consumer
+ * during live capture. A full record ring delays timers and file replay. Live capture
+ * continues, and counts records that find no room as dropped.
  */
 #include "core/worker.h"
 

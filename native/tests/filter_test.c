@@ -75,6 +75,29 @@ static void check_null(void) {
   CHECK_EQ(sonde_filter_linktype(&big), SONDE_LINKTYPE_NULL);
 }
 
+/* Capture threads share the program that was compiled before them, and release it in any order. */
+static void check_sets(void) {
+  struct sonde_filter_set one = {0}, two = {0};
+  struct sonde_packet packet = {.data = ethernet,
+                                .caplen = sizeof ethernet,
+                                .wirelen = sizeof ethernet,
+                                .linktype = SONDE_LINKTYPE_ETHERNET};
+  CHECK_EQ(sonde_filter_set_prepare(&one, "udp port 53", NULL), 0);
+  CHECK_EQ(one.count, 1);
+  CHECK_EQ(sonde_filter_set_prepare(&two, "udp port 53", &one), 0);
+  CHECK(one.filters[0].filter && one.filters[0].filter == two.filters[0].filter);
+  CHECK(sonde_filter_set_match(&one, &packet));
+  sonde_filter_set_release(&one);
+  CHECK(sonde_filter_set_match(&two, &packet));
+  CHECK_EQ(two.count, 1);
+  packet.linktype = SONDE_LINKTYPE_RAW; /* a file's further link type */
+  packet.data += 14;
+  packet.caplen = packet.wirelen -= 14;
+  CHECK(sonde_filter_set_match(&two, &packet));
+  CHECK_EQ(two.count, 2);
+  sonde_filter_set_release(&two);
+}
+
 static void check_rejected(void) {
   static char text[40000];
   struct sonde_error error = {0};
@@ -113,6 +136,7 @@ int main(void) {
   check_ethernet();
   check_linktypes();
   check_null();
+  check_sets();
   check_rejected();
   return check_report();
 }

@@ -12,9 +12,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
+#include "core/session_state.h"
 #include "netsonde.h"
 
 enum { PACKETS = 20000, FLOWS = 3000, FRAME = 60, FLUSH_MS = 20000 };
@@ -302,6 +304,37 @@ static void collectors_can_be_added_and_removed(void) {
   sonde_session_close(session);
 }
 
+struct removal {
+  struct sonde_session *session;
+  _Atomic bool done;
+};
+
+static void *remove_last(void *argument) {
+  struct removal *removal = argument;
+  struct sonde_collector_stats stats[1];
+  struct sonde_error error;
+  CHECK_EQ(sonde_session_collectors(removal->session, stats, 1), 1);
+  CHECK_EQ(sonde_session_collector_remove(removal->session, "127.0.0.1", 9, &error), 0);
+  CHECK_EQ(sonde_session_collectors(removal->session, stats, 1), 0);
+  atomic_store(&removal->done, true);
+  return NULL;
+}
+
+/* The monitor holds `control` while it reopens an interface, which may take long. */
+static void removal_and_statistics_do_not_wait_for_a_reopening(void) {
+  struct removal removal = {.session = open_session()};
+  pthread_t thread;
+  add(removal.session, "127.0.0.1", 9, 9);
+  pthread_mutex_lock(&removal.session->control);
+  CHECK_EQ(pthread_create(&thread, NULL, remove_last, &removal), 0);
+  for (int turn = 0; turn < 60000 && !atomic_load(&removal.done); turn++)
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+  CHECK(atomic_load(&removal.done));
+  pthread_mutex_unlock(&removal.session->control);
+  pthread_join(thread, NULL);
+  sonde_session_close(removal.session);
+}
+
 static void invalid_collectors_are_named(void) {
   static const struct {
     const char *address;
@@ -334,6 +367,7 @@ int main(void) {
   export_works_without_the_stream();
   absent_collectors_are_counted();
   collectors_can_be_added_and_removed();
+  removal_and_statistics_do_not_wait_for_a_reopening();
   invalid_collectors_are_named();
   return check_report();
 }

@@ -283,7 +283,8 @@ static int make_capture_of_links(void) {
   return fd;
 }
 
-static _Atomic unsigned compiled;
+static _Atomic unsigned compiled, compiled_capturing, optimized_capturing;
+static pthread_t main_thread;
 
 /* Redirected by the linker, like pthread_create above. */
 int __real_pcap_compile(pcap_t *pcap, struct bpf_program *program, const char *expression,
@@ -293,7 +294,10 @@ int __wrap_pcap_compile(pcap_t *pcap, struct bpf_program *program, const char *e
 
 int __wrap_pcap_compile(pcap_t *pcap, struct bpf_program *program, const char *expression,
                         int optimize, bpf_u_int32 netmask) {
+  bool capturing = !pthread_equal(pthread_self(), main_thread);
   atomic_fetch_add(&compiled, 1);
+  atomic_fetch_add(&compiled_capturing, capturing);
+  atomic_fetch_add(&optimized_capturing, capturing && optimize);
   return __real_pcap_compile(pcap, program, expression, optimize, netmask);
 }
 
@@ -326,6 +330,16 @@ static void unmatchable_filter_is_compiled_once(void) {
   CHECK(atomic_load(&compiled) <= fits + 1);
 }
 
+/* The optimizer may take seconds: a capture thread never runs it, and compiles only for a file. */
+static void filter_is_compiled_before_capture(void) {
+  atomic_store(&compiled_capturing, 0);
+  CHECK_EQ(filtered(make_capture(), "udp"), PACKETS);
+  CHECK_EQ(atomic_load(&compiled_capturing), 0);
+  CHECK_EQ(filtered(make_capture_of_links(), "udp port 53"), LINKS_MATCHING);
+  CHECK(atomic_load(&compiled_capturing) > 0);
+  CHECK_EQ(atomic_load(&optimized_capturing), 0);
+}
+
 static void invalid_configurations_are_rejected(void) {
   struct sonde_session *session = NULL;
   struct sonde_error error;
@@ -344,6 +358,7 @@ static void invalid_configurations_are_rejected(void) {
 }
 
 int main(void) {
+  main_thread = pthread_self();
   every_packet_reaches_a_record();
   requests_during_replay_lose_nothing();
   metering_can_be_turned_off_and_on();
@@ -351,6 +366,7 @@ int main(void) {
   rejected_collector_blocks_nothing();
   filter_matches_on_each_link_type();
   unmatchable_filter_is_compiled_once();
+  filter_is_compiled_before_capture();
   invalid_configurations_are_rejected();
   return check_report();
 }
