@@ -323,6 +323,10 @@ static void test_fast_and_general_path_agree(void) {
     packet.gso_size = 60000;
     CHECK_EQ(sonde_decode(decoder, &packet, &layered), FLOW);
     CHECK(memcmp(&plain, &layered, sizeof(plain)) == 0);
+    packet.gso_size = 5; /* two segments of 10 octets */
+    CHECK_EQ(sonde_decode(decoder, &packet, &layered), FLOW);
+    if (i < 2)
+      CHECK_EQ(layered.packets, 2);
     packet.gso_size = 0;
     memset(&layered, 0xa5, sizeof(layered)); /* the last packet's fields must not remain */
     CHECK_EQ(sonde_decode(decoder, &packet, &layered), FLOW);

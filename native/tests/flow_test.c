@@ -349,6 +349,7 @@ static void flush_reports_flows_that_had_ended(void) {
   CHECK_EQ(f->count, 2);
   CHECK_EQ(f->records[0].end_reason, SONDE_END_END);
   CHECK_EQ(f->records[1].end_reason, SONDE_END_FORCED);
+  CHECK_EQ(sonde_flow_table_counters(f->table)->flows_active, 0);
   drop(f);
 }
 

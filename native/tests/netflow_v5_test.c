@@ -1,4 +1,5 @@
 /* netflow_v5_test.c - NetFlow v5 messages, every octet of header and record, written by hand. */
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,6 +89,53 @@ static void every_octet_is_as_documented(void) {
   CHECK_EQ(list[0].octets, 0x0a0b0c0d);
   check_octets(buffer, header, HEADER);
   check_octets(buffer + HEADER, expected, RECORD);
+  sonde_encoder_destroy(encoder);
+}
+
+/* The decoder shows the same record, and counts what is cut off. */
+static void decoder_reads_it_back(void) {
+  struct sonde_encoder *encoder = make(3, 7);
+  struct sonde_record record = make_record();
+  struct sonde_export_decoder *decoder = sonde_export_decoder_create();
+  struct sonde_decoded_message decoded;
+  CHECK_EQ(sonde_encoder_add(encoder, &record, 1, START_NS + 3 * SECOND, &messages), 1);
+  CHECK_EQ(sonde_export_decode(decoder, 0, buffer, messages.bytes, &decoded), SONDE_OK);
+  static const char *const members[] = {"\"version\":5,",
+                                        "\"domain\":7,",
+                                        "\"sequence\":0,",
+                                        "\"export_time\":\"2023-11-14T22:13:23.500000000Z\"",
+                                        "\"source_ip\":\"10.1.2.3\"",
+                                        "\"dest_ip\":\"192.0.2.9\"",
+                                        "\"input_ifindex\":3",
+                                        "\"output_ifindex\":0",
+                                        "\"packets\":66051",
+                                        "\"bytes\":168496141",
+                                        "\"first_seen\":\"2023-11-14T22:13:21.500000000Z\"",
+                                        "\"last_seen\":\"2023-11-14T22:13:23.500000000Z\"",
+                                        "\"source_port\":4660",
+                                        "\"dest_port\":80",
+                                        "\"tcp_flags\":27",
+                                        "\"protocol_number\":6",
+                                        "\"tos\":184"};
+  for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
+    bool found = memmem(decoded.text, decoded.text_bytes, members[i], strlen(members[i])) != NULL;
+    if (!found)
+      fprintf(stderr, "no %s in %.*s", members[i], (int)decoded.text_bytes, decoded.text);
+    CHECK(found);
+  }
+  CHECK_EQ(decoded.records, 1);
+  CHECK_EQ(decoded.malformed, 0);
+  CHECK_EQ(decoded.bytes, messages.bytes);
+  for (uint32_t cut = HEADER; cut < messages.bytes; cut++) {
+    CHECK_EQ(sonde_export_decode(decoder, 0, buffer, cut, &decoded), SONDE_OK);
+    CHECK_EQ(decoded.records, 0);
+    CHECK_EQ(decoded.malformed, 1);
+    CHECK_EQ(decoded.bytes, cut);
+    CHECK_EQ(decoded.text_bytes, 0);
+  }
+  CHECK_EQ(sonde_export_decode(decoder, 0, buffer, HEADER - 1, &decoded), SONDE_FORMAT);
+  CHECK_EQ(sonde_export_decode(decoder, 0, buffer, 1, &decoded), SONDE_FORMAT);
+  sonde_export_decoder_destroy(decoder);
   sonde_encoder_destroy(encoder);
 }
 
@@ -204,6 +252,7 @@ static void large_counts_are_split(void) {
 }
 
 int main(void) {
+  decoder_reads_it_back();
   directions_and_sequence();
   interfaces_follow_the_direction();
   sampling_interval_is_in_the_header();

@@ -82,7 +82,51 @@ static void time_beyond_the_maximum_is_rejected(void) {
   }
 }
 
+/* A stamp may be 50 ms later than the clock and a minute older. A later one counts as now. */
+static void stamps_have_exact_limits(void) {
+  static const struct {
+    int64_t offset_ns;
+    bool accepted;
+  } rows[] = {{0, true},       {50000000, true},     {50000001, false},
+              {-SECOND, true}, {-60 * SECOND, true}, {-60 * SECOND - 1, false}};
+  struct sonde_packet_clock clock;
+  sonde_packet_clock_start(&clock, true);
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    uint64_t time_ns, packet_ns = clock.now_ns + (uint64_t)rows[i].offset_ns;
+    CHECK_EQ(sonde_packet_clock_stamp(&clock, packet_ns, &time_ns), rows[i].accepted);
+    bool older = rows[i].accepted && rows[i].offset_ns < 0;
+    CHECK_EQ(time_ns, older ? packet_ns : clock.now_ns);
+  }
+}
+
+/* In a file a leap of more than an hour counts once 16 packets agree. */
+static void leap_needs_sixteen_packets(void) {
+  const uint64_t start_ns = 1700000000000000000, hour_ns = 3600 * (uint64_t)SECOND;
+  struct sonde_packet_clock clock;
+  uint64_t time_ns;
+  sonde_packet_clock_start(&clock, false);
+  CHECK(sonde_packet_clock_stamp(&clock, start_ns, &time_ns));
+  CHECK_EQ(clock.now_ns, start_ns);
+  CHECK(sonde_packet_clock_stamp(&clock, start_ns + hour_ns, &time_ns));
+  CHECK_EQ(clock.now_ns, start_ns + hour_ns);
+  uint64_t far_ns = clock.now_ns + hour_ns + 1;
+  for (int packet = 1; packet <= 16; packet++) {
+    CHECK(sonde_packet_clock_stamp(&clock, far_ns, &time_ns));
+    CHECK_EQ(time_ns, far_ns);
+    CHECK_EQ(clock.now_ns, packet < 16 ? start_ns + hour_ns : far_ns);
+  }
+  CHECK(sonde_packet_clock_stamp(&clock, far_ns + 2 * hour_ns, &time_ns));
+  CHECK(sonde_packet_clock_stamp(&clock, far_ns, &time_ns)); /* not in a row */
+  sonde_packet_clock_finish(&clock);
+  CHECK_EQ(clock.now_ns, far_ns);
+  CHECK(sonde_packet_clock_stamp(&clock, far_ns + 2 * hour_ns, &time_ns));
+  sonde_packet_clock_finish(&clock); /* the end of the file */
+  CHECK_EQ(clock.now_ns, far_ns + 2 * hour_ns);
+}
+
 int main(void) {
+  stamps_have_exact_limits();
+  leap_needs_sixteen_packets();
   time_beyond_the_maximum_is_rejected();
   stopped_thread_is_not_a_step();
   step_is_detected();

@@ -379,6 +379,32 @@ async def test_oversized_reply_becomes_an_error(rig: Rig, handle: Any) -> None:
     assert (reply.code, reply.body["error"]) == (400, "reply_too_large")
 
 
+async def test_concurrent_requests_are_limited(rig: Rig, handle: Any) -> None:
+    go, at_work = asyncio.Event(), 0
+
+    async def slow(call: Call, request: Any) -> Done:
+        nonlocal at_work
+        at_work += 1
+        await go.wait()
+        return Done(StatusReply())
+
+    handle("status", slow)
+    running = [asyncio.create_task(rig.ask("capture.status")) for _ in range(256)]
+    await eventually(lambda: at_work == 256, "as many as may run at once")
+    assert (await rig.ask("capture.status")).code == 429
+    go.set()
+    assert {reply.code for reply in await asyncio.gather(*running)} == {200}
+    assert (await rig.ask("capture.status")).code == 200
+
+
+@pytest.mark.parametrize(("size", "kept"), [(4096, True), (4097, False)])
+async def test_small_bodies_are_audited(rig: Rig, handle: Any, size: int, kept: bool) -> None:
+    handle("stop", no_session)
+    body = b'{"reason": "x"}'.ljust(size)
+    await rig.ask("capture.stop", body)
+    assert ("request" in rig.events.audits[-1]) is kept
+
+
 async def test_handlers_know_the_largest_reply(rig: Rig, handle: Any) -> None:
     """4096 bytes are kept for headers and the fields around a large array."""
     asked: list[int] = []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from netsonde.errors import ConfigError
 from netsonde.spool import spool as spool_module
-from netsonde.spool.format import Message, Recovery, Taken
+from netsonde.spool.format import SEGMENT_HEAD_BYTES, Message, Recovery, Taken
 from netsonde.spool.spool import Spool, SpoolError, SpoolFullError
 
 MIB = 1 << 20
@@ -272,6 +272,22 @@ def test_unsendable_message_is_counted(tmp_path: Path) -> None:
     spool.finish(taken, lost=True)
     assert (spool.records_lost, spool.packets_lost) == (3, 6)
     assert spool.empty
+
+
+def test_bytes_used_are_whole_segments_and_the_end_of_the_newest(tmp_path: Path) -> None:
+    spool, _ = opened(tmp_path / "s", mib=8)
+    assert spool.bytes_used == 0
+    assert spool.bytes_max == 8 * MIB
+    one = message(0, size=200_000)
+    segment_bytes = MIB // 2
+    in_segment = (segment_bytes - SEGMENT_HEAD_BYTES) // one.bytes
+    for number in range(3 * in_segment + 1):
+        spool.append(message(number, size=200_000))
+        full, rest = divmod(number, in_segment)
+        used = full * segment_bytes + SEGMENT_HEAD_BYTES + (rest + 1) * one.bytes
+        assert spool.bytes_used == used
+    assert spool.messages_waiting == 3 * in_segment + 1
+    spool.close()
 
 
 def test_cached_messages_stay_within_the_memory_bound(
