@@ -540,7 +540,38 @@ static void listing_counts_earlier_segments(void) {
   drop(f);
 }
 
+/* The round trip is from the source's last SYN to its ACK after the answer, whatever lies between.
+ */
+static void handshake_is_measured_from_syn_to_ack(void) {
+  struct fixture *f = make(64, 300, 86400);
+  send_tcp(f, 10000000, false, SYN, 100, 0);
+  send_tcp(f, 5000000, false, PSH, 90, 5);   /* reordered: the flow starts earlier */
+  send_tcp(f, 10500000, false, ACK, 101, 0); /* before the answer */
+  send_tcp(f, 11000000, true, SYN | ACK, 500, 0);
+  send_tcp(f, 12000000, true, ACK, 501, 0);  /* from the other side */
+  send_tcp(f, 12500000, false, PSH, 101, 5); /* without ACK */
+  send_tcp(f, 13000000, false, ACK, 106, 0);
+  send_tcp(f, 19000000, false, ACK, 106, 0); /* measured once */
+  flush(f);
+  CHECK_EQ(f->records[0].flow_start_ns, START + 5000000);
+  CHECK_EQ(f->records[0].handshake_rtt_us, 3000);
+  drop(f);
+}
+
+static void repeated_syn_restarts_the_handshake(void) {
+  struct fixture *f = make(64, 300, 86400);
+  send_tcp(f, 0, false, SYN, 100, 0);
+  send_tcp(f, 1000000000, true, SYN | ACK, 500, 0);
+  send_tcp(f, 1100000000, false, SYN, 100, 0);
+  send_tcp(f, 1150000000, false, ACK, 101, 0); /* the second answer is missing */
+  flush(f);
+  CHECK_EQ(f->records[0].handshake_rtt_us, UINT32_MAX);
+  drop(f);
+}
+
 int main(void) {
+  handshake_is_measured_from_syn_to_ack();
+  repeated_syn_restarts_the_handshake();
   flow_ids_are_unique_across_workers();
   listing_filters_by_every_field();
   listing_orders_by_each_key();

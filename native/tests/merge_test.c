@@ -262,9 +262,35 @@ static void check_late_tcp_sum(void) {
   sonde_flow_table_destroy(table);
 }
 
+/* One side's FIN stays one side's: the flow does not end when that side repeats it. */
+static void check_late_sum_of_a_half_closed_flow(void) {
+  struct sonde_flow_table *table = create(0);
+  record_count[0] = 0;
+  struct sonde_decoded late = make(2, 2000000000), early = make(2, 1500000000);
+  late.flags = SONDE_DECODED_MAC | SONDE_DECODED_TCP | SONDE_DECODED_REVERSED;
+  late.tcp_flags = FIN | ACK;
+  late.tcp_payload = 0;
+  late.tcp_seq = 5000;
+  early.flags = SONDE_DECODED_MAC | SONDE_DECODED_TCP;
+  early.tcp_flags = ACK;
+  sums[2] = (struct sonde_delta){0};
+  add_up(&sums[2], &early);
+  sonde_flow_table_update(table, &late, 1);
+  sonde_flow_table_merge(table, &sums[2], 1);
+  late.time_ns += 1000;
+  sonde_flow_table_update(table, &late, 1);
+  sonde_flow_table_expire(table, late.time_ns + 7000000000);
+  CHECK_EQ(record_count[0], 0);
+  uint32_t cursor = 0;
+  CHECK(sonde_flow_table_flush(table, true, &cursor));
+  CHECK_EQ(records[0][0].end_reason, SONDE_END_FORCED);
+  sonde_flow_table_destroy(table);
+}
+
 int main(void) {
   check_random_packets();
   check_late_sum();
   check_late_tcp_sum();
+  check_late_sum_of_a_half_closed_flow();
   return check_report();
 }

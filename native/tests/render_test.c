@@ -136,7 +136,28 @@ static void check_interfaces(void) {
   check_interface(name, json);
 }
 
+/* IPFIX messages carry the time of the latest packet, whichever record has it. */
+static void check_export_time(void) {
+  for (int latest = 0; latest < 3; latest++) {
+    struct sonde_record records[3];
+    struct sonde_batch batch;
+    static uint8_t buffer[64 << 10];
+    for (int i = 0; i < 3; i++) {
+      records[i] = make_longest_record();
+      records[i].packets[0] = 1;
+      records[i].first_ns = 1700000000000000000;
+      records[i].last_ns = 1700000001000000000 + (i == latest) * UINT64_C(4000000000);
+    }
+    CHECK_EQ(sonde_records_render(records, 3, SONDE_ENCODING_IPFIX, "eth0", buffer, sizeof buffer,
+                                  &batch),
+             SONDE_OK);
+    CHECK_EQ(batch.records, 3);
+    CHECK_EQ((uint32_t)buffer[4] << 24 | buffer[5] << 16 | buffer[6] << 8 | buffer[7], 1700000005);
+  }
+}
+
 int main(void) {
+  check_export_time();
   check_longest_record();
   check_capacities();
   check_summary();

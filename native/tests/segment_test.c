@@ -368,6 +368,31 @@ static void test_edges(void) {
   sonde_store_close(store);
 }
 
+/* Sealing removes the segments in clear, also those of an earlier session. */
+static void test_sealing_removes_clear_segments(void) {
+  struct sonde_store_stats stats;
+  struct sonde_error error = {0};
+  char name[300];
+  empty_directory();
+  struct sonde_store *store = open_store(NULL, 64 << 20);
+  append(store, 0, 1000, 200);
+  sonde_store_close(store);
+  store = open_store(NULL, 64 << 20);
+  append(store, 1000, 2000, 200);
+  sonde_store_stats(store, &stats);
+  CHECK_EQ(stats.segments, 2);
+  CHECK_EQ(sonde_store_key_set(store, key_one, &error), SONDE_OK);
+  CHECK_EQ(sonde_store_seal_all(store, &error), SONDE_OK);
+  CHECK_EQ(count_files(".segment", name), 0);
+  check_no_marker();
+  append(store, 2000, 3000, 200);
+  sonde_store_stats(store, &stats);
+  CHECK_EQ(stats.segments, 1);
+  sonde_store_close(store);
+  CHECK_EQ(count_files(".segment", name), 1);
+  check_no_marker();
+}
+
 /* ---- a disk that fails ------------------------------------------------------------------------
  */
 
@@ -569,6 +594,7 @@ int main(void) {
   test_query(NULL);
   test_disk_bound();
   test_edges();
+  test_sealing_removes_clear_segments();
   test_failing_disk(ENOSPC);
   test_failing_disk(EIO);
   test_unsealed_packets_count_once();

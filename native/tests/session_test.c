@@ -350,11 +350,40 @@ static void invalid_configurations_are_rejected(void) {
   c.filter = "host and and";
   CHECK_EQ(sonde_session_open(&c, &session, &error), SONDE_FILTER_INVALID);
   CHECK(error.detail[0]);
-  c = config(make_capture());
-  c.snaplen = 10;
-  CHECK_EQ(sonde_session_open(&c, &session, &error), SONDE_INVALID);
   c = config(open("/dev/null", O_RDONLY | O_CLOEXEC));
   CHECK_EQ(sonde_session_open(&c, &session, &error), SONDE_FORMAT); /* shorter than a header */
+}
+
+static void check_config(struct sonde_session_config c, int expected) {
+  struct sonde_session *session = NULL;
+  struct sonde_error error;
+  CHECK_EQ(sonde_session_open(&c, &session, &error), expected);
+  if (session)
+    sonde_session_close(session);
+}
+
+/* Opens with `member` at both limits and fails beyond them. */
+#define CHECK_LIMITS(member, least, most)                                                          \
+  do {                                                                                             \
+    struct sonde_session_config c = config(make_capture());                                        \
+    c.member = (least);                                                                            \
+    check_config(c, 0);                                                                            \
+    c = config(make_capture());                                                                    \
+    c.member = (least) - 1;                                                                        \
+    check_config(c, SONDE_INVALID);                                                                \
+    c = config(make_capture());                                                                    \
+    c.member = (most) + 1;                                                                         \
+    check_config(c, SONDE_INVALID);                                                                \
+  } while (0)
+
+static void limits_of_a_configuration_are_exact(void) {
+  CHECK_LIMITS(workers, 1, 64);
+  CHECK_LIMITS(snaplen, 64, 262144);
+  CHECK_LIMITS(ring_bytes, 1u << 20, 1u << 30);
+  CHECK_LIMITS(flow_table_size, 16, 1u << 26);
+  CHECK_LIMITS(record_ring_size, 64, 1u << 24);
+  CHECK_LIMITS(idle_timeout_ns, 1000000, (1ull << 60) - 1);
+  CHECK_LIMITS(active_timeout_ns, 1000000, (1ull << 60) - 1);
 }
 
 int main(void) {
@@ -368,5 +397,6 @@ int main(void) {
   unmatchable_filter_is_compiled_once();
   filter_is_compiled_before_capture();
   invalid_configurations_are_rejected();
+  limits_of_a_configuration_are_exact();
   return check_report();
 }

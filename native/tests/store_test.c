@@ -50,6 +50,8 @@ static void test_wrap(void) {
   CHECK_EQ(stats.newest_ns, made_start_ns + (count - 1) * made_step_ns);
   CHECK_EQ(stats.packets_unrecorded, 0);
   CHECK(stats.chunks_overwritten >= 30 && stats.chunks_overwritten <= 50);
+  CHECK(stats.bytes_overwritten > stats.packets_overwritten * 600);
+  CHECK(stats.bytes_overwritten < stats.packets_overwritten * 800);
 
   struct sonde_query *query = open_query(store, 0, count);
   struct answer answer = read_answer(query);
