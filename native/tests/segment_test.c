@@ -388,8 +388,7 @@ static void test_sealing_removes_clear_segments(void) {
   check_no_marker();
 }
 
-/* ---- a disk that fails ------------------------------------------------------------------------
- */
+/* ---- a disk that fails -------------------------------------------------------------- */
 
 static _Atomic int write_errno;
 
@@ -457,8 +456,7 @@ static void test_failing_disk(int system_errno) {
   sonde_store_close(store);
 }
 
-/* ---- killed in every state ----------------------------------------------------------------------
- */
+/* ---- killed in every state ---------------------------------------------------------- */
 
 static enum sonde_segment_file_state fatal_state;
 
