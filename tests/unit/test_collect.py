@@ -24,10 +24,12 @@ from netsonde.collect import collector as collector_module
 from netsonde.collect import parquet as parquet_module
 from netsonde.collect.batches import read_batch
 from netsonde.collect.collector import Collector, Rotation
+from netsonde.collect.dead_letters import DeadLetters
 from netsonde.collect.files import Files, JsonlFiles, Lines
 from netsonde.collect.parquet import ParquetFiles
 from netsonde.collect.state import State, StateError, StateFile, write_all
 
+SUBJECT = "capture.stream.flows.alpha"
 BATCHES = 12
 PER_BATCH = 3
 
@@ -70,7 +72,7 @@ def payload(seq: int) -> dict[str, Any]:
 
 def message(seq: int) -> Msg:
     found = SimpleNamespace(
-        subject="capture.stream.flows.alpha",
+        subject=SUBJECT,
         data=msgspec.json.encode(payload(seq)),
         headers={"Content-Type": "application/json"},
         seq=seq,
@@ -85,6 +87,8 @@ def commit_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Stream:
     """A durable consumer: delivers unacknowledged messages again."""
+
+    window = 1024
 
     def __init__(self) -> None:
         self.waiting = [message(seq) for seq in range(1, BATCHES + 1)]
@@ -101,6 +105,9 @@ class Stream:
 
     async def acknowledge(self, messages: Sequence[Msg]) -> None:
         self.waiting = [one for one in self.waiting if one not in messages]
+
+    async def drained(self) -> bool:
+        return not self.waiting
 
 
 def collector_on(
@@ -170,6 +177,64 @@ async def test_malformed_records_do_not_stop_the_collector(tmp_path: Path, kind:
     assert [one for one in read(tmp_path, kind) if one in EXPECTED] == EXPECTED
     assert collector.state.totals.unreadable >= len(NO_RECORDS) - 1
     assert stream.waiting == []
+
+
+async def test_parquet_keeps_unknown_fields(tmp_path: Path) -> None:
+    """A newer agent sends them in the record and in its tunnel. Arrow refuses the last record."""
+    stream, one = Stream(), message(1)
+    records = [
+        {"flow_id": "1", "process": {"pid": 7}, "tunnel": {"type": "gre", "key": 5}, "more": "x"},
+        {"flow_id": "2", "first_seen": "2026-01-02T03:04:05.000000001Z",
+         "last_seen": "2026-01-02T03:04:06.000000000Z"},
+        {"flow_id": "3", "first_seen": "2026-13-02T03:04:05Z"},
+    ]  # fmt: skip
+    one.data = msgspec.json.encode({**payload(1), "records": records})
+    stream.waiting = [one]
+    await finish(collector_on(tmp_path, "parquet"), stream)
+    (path,) = names(tmp_path, "*.parquet")
+    columns = ["host", "tunnel", "duration_us", "more"]
+    table = pyarrow.parquet.read_table(tmp_path / path, columns=columns)
+    first, second, third = table.to_pylist()
+    assert json.loads(first["more"]) == {"process": {"pid": 7}, "tunnel": {"key": 5}, "more": "x"}
+    assert (first["host"], first["tunnel"]["type"]) == ("alpha", "gre")
+    assert (second["duration_us"], second["more"]) == (999_999, None)
+    assert json.loads(third["more"])["flow_id"] == "3"
+
+
+async def test_half_a_window_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer stops at its window, long before the next commit by time."""
+    monkeypatch.setattr(collector_module, "COMMIT_SEC", 3600.0)
+
+    class WindowedStream(Stream):
+        window = 8
+
+        async def fetch(self) -> list[Msg]:
+            held = [one for one in self.delivered if one in self.waiting]
+            assert len(held) < self.window, "the server would send nothing"
+            return await super().fetch()
+
+    stream, collector = WindowedStream(), collector_on(tmp_path, "jsonl")
+    await finish(collector, stream)
+    assert read(tmp_path, "jsonl") == EXPECTED
+
+
+async def test_dead_letters_after_a_crash_are_cut_to_the_commit(tmp_path: Path) -> None:
+    state = State(format="jsonl", stream="")
+    letters = DeadLetters(tmp_path)
+    letters.resume(state)
+    letters.add(message(1), "malformed")
+    letters.commit(state)
+    path = tmp_path / "dead-letters.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"subject')
+    again = DeadLetters(tmp_path)
+    again.resume(state)
+    again.add(message(2), "malformed")
+    again.commit(state)
+    assert [json.loads(line)["reason"] for line in path.read_text().splitlines()] == [
+        "malformed", "malformed",
+    ]  # fmt: skip
+    assert path.read_bytes().startswith(whole)
 
 
 async def test_files_are_converted_while_the_next_one_is_written(tmp_path: Path) -> None:
@@ -370,9 +435,11 @@ async def test_stop_without_a_server_loses_nothing(
         async def fetch(self) -> list[Msg]:
             if len(self.delivered) == 4:
                 raise ConnectionResetError
-            if self.delivered:
-                monkeypatch.setattr(collector_module, "COMMIT_SEC", 3600.0)
             return await super().fetch()
+
+        async def acknowledge(self, messages: Sequence[Msg]) -> None:
+            monkeypatch.setattr(collector_module, "COMMIT_SEC", 3600.0)
+            await super().acknowledge(messages)
 
     stream = DisconnectingStream()
     collector = collector_on(tmp_path, kind, bytes_max=1 << 20)
@@ -394,12 +461,12 @@ async def test_stdout_prints_each_record_once_and_complete() -> None:
     lines, state = Lines(writer), State(format="stdout", stream="")
     long = payload(2)
     long["records"][0]["pad"] = "x" * 200_000  # more than a pipe holds
-    lines.add(read_batch(msgspec.json.encode(payload(1)), None))
+    lines.add(read_batch(SUBJECT, msgspec.json.encode(payload(1)), None))
     lines._fd = full = os.open("/dev/full", os.O_WRONLY)
     with pytest.raises(OSError, match="No space left"):
         lines.commit(state)
     lines._fd = writer
-    lines.add(read_batch(msgspec.json.encode(long), None))
+    lines.add(read_batch(SUBJECT, msgspec.json.encode(long), None))
     committing = asyncio.create_task(asyncio.to_thread(lines.commit, state))
     printed = b""
     while not committing.done() or printed.count(b"\n") < 2 * PER_BATCH:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import random
+import struct
+from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netsonde.collect.batches import IPFIX, Batch
 from netsonde.collect.columns import SCHEMA, IpfixRows
+from netsonde.collect.parquet import ParquetFiles
+from netsonde.collect.state import State
 from netsonde.collect.templates import count_records
 from netsonde.core.capture import FIELD_NAMES, field_bits
 from netsonde.core.capture import IPFIX as CODE
@@ -53,8 +59,6 @@ def render(names: tuple[str, ...] = ()) -> bytes:
 
 @pytest.mark.parametrize("names", [(), COMPARED])
 def test_columns_equal_json_lines(names: tuple[str, ...]) -> None:
-    import json
-
     data = render(names)
     rows = IpfixRows()
     rows.add(data, "alpha", "s")
@@ -88,7 +92,7 @@ def test_damaged_messages_do_not_crash_the_reader(data: st.DataObject) -> None:
 
 
 def test_columns_and_record_type_have_each_field_of_the_core() -> None:
-    assert SCHEMA.names == ["host", "session_id", *FIELD_NAMES]
+    assert SCHEMA.names == ["host", "session_id", *FIELD_NAMES, "duration_us", "more"]
     assert list(FlowRecord.__struct_fields__) == list(FIELD_NAMES)
 
 
@@ -96,3 +100,21 @@ def test_field_names_match_the_core() -> None:
     assert FIELD_NAMES[0] == "flow_id"
     assert field_bits([]) == 0
     assert field_bits(["flow_id", "source_ip"]) == 0b101
+
+
+def test_unknown_elements_are_kept(tmp_path: Path) -> None:
+    """A template with an enterprise element, as a newer agent might send it."""
+    template = struct.pack("!HH", 256, 2) + struct.pack("!HH", 8, 4)
+    template += struct.pack("!HHI", 0x8000 | 77, 4, 999_999)
+    sets = struct.pack("!HH", 2, 4 + len(template)) + template
+    sets += struct.pack("!HH", 256, 4 + 8) + bytes((198, 18, 0, 1)) + b"\x01\x02\x03\x04"
+    data = struct.pack("!HHIII", 10, 16 + len(sets), 1_767_225_600, 0, 0) + sets
+    batch = Batch("alpha", "b", 1, "s", IPFIX, [], data, 1)
+    files, state = ParquetFiles(tmp_path), State(format="parquet", stream="")
+    assert files.add(batch)[0] == 1
+    files.commit(state)
+    files.rotate(state)
+    files.drain(state)
+    (row,) = pyarrow.parquet.read_table(next(tmp_path.glob("*.parquet"))).to_pylist()
+    assert row["source_ip"] == "198.18.0.1"
+    assert json.loads(row["more"])["enterprise_999999_element_77"] == "01020304"

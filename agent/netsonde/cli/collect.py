@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import sys
+import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,13 +31,11 @@ from .tables import visible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nats.aio.client import Client
-
     from ..collect.collector import Collector
     from ..collect.files import Files
     from ..collect.source import Source
     from ..collect.state import State, StateFile
-    from ..fleet.client import Pace
+    from ..fleet.client import FleetClient, Pace
     from ..fleet.targeting import Target
 
 RETRY_SEC, RETRY_SEC_MAX = 0.5, 10.0
@@ -117,14 +116,22 @@ def notify(text: str) -> None:
 
 
 async def collect(args: Namespace) -> int:
+    from ..collect.source import ConsumerError, OtherReaderError
+
     address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
     stream = "" if args.live else args.stream or stream_of(address.root)
     collector, state_file = make_collector(args, stream)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, collector.stopping.set)
+    failure: ConsumerError | None = None
     try:
-        await keep_collecting(args, address, target, pace, stream, collector)
+        try:
+            await keep_collecting(args, address, target, pace, stream, collector)
+        except OtherReaderError:
+            raise  # the other collector receives these messages again
+        except ConsumerError as error:
+            failure = error
         await collector.finish()
     except BrokenPipeError:
         raise
@@ -135,7 +142,15 @@ async def collect(args: Namespace) -> int:
         if state_file is not None:
             state_file.close()
     print_summary(args, collector.state)
-    return EXIT_REFUSED if any(collector.state.ledger.gaps()) else EXIT_OK
+    if failure is not None:
+        raise failure
+    return EXIT_OK if is_complete(collector.state) else EXIT_REFUSED
+
+
+def is_complete(state: State) -> bool:
+    """Returns whether everything was collected, once, and could be believed."""
+    ledger = state.ledger
+    return not (state.totals.dead_letters or ledger.forgotten.any or any(ledger.gaps()))
 
 
 def stream_of(root: str) -> str:
@@ -146,6 +161,7 @@ def stream_of(root: str) -> str:
 
 def make_collector(args: Namespace, stream: str) -> tuple[Collector, StateFile | None]:
     from ..collect.collector import Collector, Rotation
+    from ..collect.dead_letters import DeadLetters
     from ..collect.files import JsonlFiles, Lines
     from ..collect.state import State, StateFile
 
@@ -167,7 +183,12 @@ def make_collector(args: Namespace, stream: str) -> tuple[Collector, StateFile |
     state = state_file.load(format=files.format, stream=stream)
     state.ledger.from_one = not args.live
     files.resume(state)
-    return Collector(files, state_file, state, rotation=rotation, notify=notify), state_file
+    dead_letters = DeadLetters(directory)
+    dead_letters.resume(state)
+    collector = Collector(
+        files, state_file, state, rotation=rotation, notify=notify, dead_letters=dead_letters
+    )
+    return collector, state_file
 
 
 async def keep_collecting(
@@ -180,10 +201,11 @@ async def keep_collecting(
 ) -> None:
     """Runs the collector. Reconnects with backoff after a lost connection."""
     from ..collect.files import ReaderGoneError
-    from ..collect.source import ERRORS, ConsumerError
+    from ..collect.source import ERRORS, NotAnsweredError, StreamMissingError
     from ..fleet.client import connect
 
-    wait_sec, connected = RETRY_SEC, False
+    wait_sec, connected, noticed = RETRY_SEC, False, ""
+    begun_sec = time.monotonic()
     subjects: list[str] = []
     while not collector.stopping.is_set():
         try:
@@ -194,15 +216,19 @@ async def keep_collecting(
                     subjects = flow_subjects(address.root, hosts)
                 if not subjects:
                     raise NobodyError(f"no agent replied ({target.describe()})")
-                source = make_source(args, subjects, stream, client.connection)
+                source = make_source(args, subjects, stream, client)
                 await collector.run(source, idle_sec=args.until_idle)
                 return
         except UnreachableError as error:
             if not connected:
                 raise
             notify(error.detail)
-        except ConsumerError as error:
-            notify(error.detail)
+        except (NotAnsweredError, StreamMissingError) as error:
+            if args.until_idle is not None and time.monotonic() - begun_sec >= args.until_idle:
+                raise
+            if error.detail != noticed:
+                notify(f"{error.detail} Retrying.")
+            noticed = error.detail
         except ReaderGoneError:
             raise BrokenPipeError from None
         except ERRORS as error:
@@ -226,13 +252,19 @@ def flow_subjects(root: str, hosts: Sequence[str] | None) -> list[str]:
     return [f"{root}.stream.flows.{host}" for host in (("*",) if hosts is None else hosts)]
 
 
-def make_source(args: Namespace, subjects: list[str], stream: str, client: Client) -> Source:
+def make_source(args: Namespace, subjects: list[str], stream: str, client: FleetClient) -> Source:
     from ..collect.source import DurableSource, LiveSource
 
     if args.live:
-        return LiveSource(client, subjects=subjects)
+        return LiveSource(client.connection, subjects=subjects, errors=client.errors)
     return DurableSource(
-        client, stream=stream, subjects=subjects, durable=args.durable, ack_wait_sec=args.ack_wait
+        client.connection,
+        stream=stream,
+        subjects=subjects,
+        durable=args.durable,
+        ack_wait_sec=args.ack_wait,
+        errors=client.errors,
+        notify=notify,
     )
 
 
@@ -242,6 +274,7 @@ def print_summary(args: Namespace, state: State) -> None:
     if args.json:
         summary = {
             **msgspec.to_builtins(state.totals),
+            "forgotten": msgspec.to_builtins(state.ledger.forgotten),
             "gaps": [msgspec.to_builtins(g) for g in gaps],
         }
         print(msgspec.json.encode(summary).decode(), file=sys.stderr)
@@ -251,6 +284,15 @@ def print_summary(args: Namespace, state: State) -> None:
         f"{totals.records} records in {totals.batches} batches, {totals.packets} packets, "
         f"{totals.bytes} bytes; {totals.repeated} duplicate batches skipped"
     )
+    if totals.dead_letters:
+        where = f" in {Path(args.output) / 'dead-letters.jsonl'}" if args.output else ""
+        notify(f"{totals.dead_letters} dead letters{where}")
+    if state.ledger.forgotten.any:
+        one = state.ledger.forgotten
+        notify(
+            f"the state is full: {one.hosts} hosts, {one.boots} boots and {one.holes} gaps with "
+            f"{one.batches} missing batches are forgotten; duplicates of them are not recognised"
+        )
     for gap in gaps[:GAPS_SHOWN]:
         notify(f"gap: {gap.host} boot {gap.boot}: batches {gap.first} to {gap.last} are missing")
     if len(gaps) > GAPS_SHOWN:

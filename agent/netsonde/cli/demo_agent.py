@@ -19,7 +19,7 @@ from ..config.sections import NatsSection
 from ..errors import NetsondeError
 from ..fleet.client import FleetClient, Pace, connect
 from ..fleet.scatter import Reply
-from ..fleet.stream import Ledger
+from ..fleet.stream import GapCounter
 from ..fleet.targeting import Target
 from .flows import clock_time, describe_record
 
@@ -57,7 +57,7 @@ class Lab:
     agent: asyncio.subprocess.Process
     records: list[dict[str, Any]] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    ledger: Ledger = field(default_factory=Ledger)
+    counter: GapCounter = field(default_factory=GapCounter)
     output: asyncio.Lock = field(default_factory=asyncio.Lock)
     indented: bool = False
 
@@ -93,8 +93,8 @@ class Lab:
 
     async def follow_flows(self) -> None:
         async for message in self.client.follow("flows", [HOST]):
-            batch = read_batch(message.data, message.headers)
-            if self.ledger.note(batch.host, batch.boot, batch.seq):
+            batch = read_batch(message.subject, message.data, message.headers)
+            if self.counter.note(batch.host, batch.boot, batch.seq):
                 records = batch.objects()
                 await self.show([describe_record(record) for record in records])
                 self.records += records

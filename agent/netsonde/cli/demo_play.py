@@ -113,8 +113,8 @@ async def close_session(lab: Lab) -> list[str]:
         problems.append("no flow record arrived while the capture ran")
     if not any(metrics["throughput_mbps"] > 0 for metrics in lab.metrics):
         problems.append("no metrics with traffic arrived")
-    if lab.ledger.missed:
-        problems.append(f"{lab.ledger.missed} batches of records did not arrive")
+    if lab.counter.missed:
+        problems.append(f"{lab.counter.missed} batches of records did not arrive")
     return problems
 
 

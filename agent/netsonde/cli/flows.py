@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import EXIT_OK, EXIT_REFUSED
-from ..fleet.stream import Ledger
+from ..fleet.stream import GapCounter
 from ..wire.instant import rfc3339
 from .requests import (
     add_client_arguments,
@@ -122,33 +122,40 @@ async def follow_flows(args: Namespace) -> int:
             return EXIT_REFUSED
         if sys.stderr.isatty():
             notify(f"following the flows of {target.describe()}; stop with Ctrl-C")
-        ledger, printed, missed = Ledger(), 0, 0
+        counter, missed = GapCounter(), 0
         with_host = hosts is None or len(hosts) > 1
-        async for message in client.follow("flows", hosts):
-            try:
-                batch = read_batch(message.data, message.headers)
-                records = batch.objects()
-            except UnreadableError as error:
-                notify(f"{message.subject}: {error.detail}")
-                continue
-            if not ledger.note(batch.host, batch.boot, batch.seq):
-                continue
-            if ledger.missed > missed:
-                notify(f"{batch.host}: {ledger.missed - missed} batches are missing")
-            missed = ledger.missed
-            for record in records:
+        printed, refused = 0, 0  # refused: malformed, or of another host than the subject's
+        try:
+            async for message in client.follow("flows", hosts):
                 try:
-                    if not matches(record, args):
-                        continue
-                    print_record(batch.host, record, as_json=args.json, with_host=with_host)
-                except (TypeError, ValueError, AttributeError, OverflowError) as error:
-                    notify(f"{message.subject}: not a flow record: {error}")
+                    batch = read_batch(message.subject, message.data, message.headers)
+                    records = batch.objects()
+                except UnreadableError as error:
+                    refused += 1
+                    notify(f"{message.subject}: {error.detail}")
                     continue
-                printed += 1
-                if printed == args.count:
-                    return EXIT_OK
-            sys.stdout.flush()
-    return EXIT_OK
+                if not counter.note(batch.host, batch.boot, batch.seq):
+                    continue
+                if counter.missed > missed:
+                    notify(f"{batch.host}: {counter.missed - missed} batches are missing")
+                missed = counter.missed
+                for record in records:
+                    try:
+                        if not matches(record, args):
+                            continue
+                        print_record(batch.host, record, as_json=args.json, with_host=with_host)
+                    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+                        refused += 1
+                        notify(f"{message.subject}: not a flow record: {error}")
+                        continue
+                    printed += 1
+                    if printed == args.count:
+                        return EXIT_REFUSED if refused else EXIT_OK
+                sys.stdout.flush()
+        except asyncio.CancelledError:  # Ctrl-C
+            if refused:
+                notify(f"{refused} batches or records were refused")
+    return EXIT_REFUSED if refused else EXIT_OK
 
 
 def matches(record: dict[str, Any], args: Namespace) -> bool:

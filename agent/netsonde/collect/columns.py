@@ -80,6 +80,8 @@ SCHEMA = pa.schema(
             ),
         ),
         ("sampling_interval", _u32),
+        ("duration_us", pa.int64()),  # last_seen - first_seen
+        ("more", _text),  # unknown fields as a JSON object
     ]
 )
 
@@ -143,6 +145,7 @@ def _read(parts: list[_Part]) -> dict[str, Any]:
     for name in parts[0].words:
         columns[name] = _constants([(part.words[name], part.rows) for part in parts], rows)
     _add_up(columns)
+    _add_durations(columns, made)
     return columns
 
 
@@ -215,6 +218,12 @@ def _add_up(columns: dict[str, Any]) -> None:
         if name in columns:
             reverse = columns.setdefault(f"reverse_{name}", np.zeros_like(columns[name]))
             columns[name] = columns[name] + reverse
+
+
+def _add_durations(columns: dict[str, Any], made: dict[str, Column]) -> None:
+    if "first_seen" in made and "last_seen" in made:  # nanoseconds, see _time_of
+        first, last = (made[name].values.view(np.int64) for name in ("first_seen", "last_seen"))
+        columns["duration_us"] = (last - first) // 1000
 
 
 def _fill(columns: dict[str, Any]) -> Any:

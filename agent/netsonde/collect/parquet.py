@@ -20,11 +20,13 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 from ..errors import NetsondeError
 from .batches import IPFIX, Batch, Counts
 from .files import PART, append_durably, begin_file, create, reopen, sweep
 from .state import State, StateError
-from .templates import count_records
+from .templates import count_records, has_unknown_elements
 
 try:
     import pyarrow as pa
@@ -32,6 +34,7 @@ try:
     import pyarrow.parquet
 
     from .columns import SCHEMA, WORDS, IpfixRows
+    from .fields import MORE, fit_lines
 except ImportError as error:
     raise NetsondeError(f"format parquet needs the extra netsonde[collect]: {error}") from None
 
@@ -62,7 +65,7 @@ class ParquetFiles:
         self._frames: list[bytes] = []
         self._records = 0
         self._converters = converters or ThreadPoolExecutor(CONVERTERS, "parquet")
-        self._converting: dict[str, Future[int]] = {}
+        self._converting: dict[str, Future[None]] = {}
 
     def resume(self, state: State) -> None:
         growing = [state.file.name] if state.file else []
@@ -83,13 +86,14 @@ class ParquetFiles:
             raise StateError(f"{part}: {error.strerror}") from None
 
     def add(self, batch: Batch) -> Counts:
-        if batch.encoding == IPFIX:
+        if batch.encoding == IPFIX and not has_unknown_elements(batch.data):
             counts = count_records(batch.data)
+            batch.check_count(counts[0])
             host, session_id = batch.host.encode(), batch.session_id.encode()
             self._append(IPFIX_KIND, host, session_id, batch.data)
         else:
             lines, counts = batch.lines_and_counts()
-            self._append(LINES_KIND, b"", b"", b"\n".join(lines))
+            self._append(LINES_KIND, b"", b"", b"\n".join(fit_lines(lines)))
         self._records += counts[0]
         return counts
 
@@ -131,7 +135,7 @@ class ParquetFiles:
         for name in list(state.closing):
             self._finish(state, name)
 
-    def _close(self, name: str) -> Future[int]:
+    def _close(self, name: str) -> Future[None]:
         if name not in self._converting:
             path = self._directory / name
             self._converting[name] = self._converters.submit(complete, path)
@@ -140,21 +144,20 @@ class ParquetFiles:
     def _finish(self, state: State, name: str) -> None:
         """Waits for a conversion. Raises its error; the next call retries."""
         self._close(name)
-        state.totals.unreadable += self._converting.pop(name).result()
+        self._converting.pop(name).result()
         state.closing.remove(name)
 
 
-def complete(path: Path) -> int:
-    """Converts a part file unless done before a crash. Returns the number of malformed lines."""
+def complete(path: Path) -> None:
+    """Converts a part file unless done before a crash."""
     part = path.with_name(path.name + PART)
-    unreadable = 0 if path.exists() else convert(part, path)
+    if not path.exists():
+        convert(part, path)
     part.unlink(missing_ok=True)
-    return unreadable
 
 
-def convert(part: Path, path: Path) -> int:
-    """Converts a part file. The Parquet file gets its name when it is on disk. Returns the number
-    of malformed lines, which are skipped."""
+def convert(part: Path, path: Path) -> None:
+    """Converts a part file. The Parquet file gets its name when it is on disk."""
     growing = path.with_name(f".{path.name}")
     # store_schema off: readers need not know which columns are dictionaries. Statistics only for
     # columns that files are searched by: for all columns they take a fifth of the writing time.
@@ -169,22 +172,18 @@ def convert(part: Path, path: Path) -> int:
         part.open("rb") as source,
         pyarrow.parquet.ParquetWriter(growing, SCHEMA, **options) as writer,
     ):
-        unreadable = 0
-        for table, skipped in read_tables(source):
+        for table in read_tables(source):
             writer.write_table(table)
-            unreadable += skipped
     fd = os.open(growing, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
     os.rename(growing, path)
-    return unreadable
 
 
-def read_tables(source: BinaryIO) -> Iterator[tuple[Any, int]]:
-    """Yields tables of about ROW_GROUP_ROWS rows, to bound the memory, each with its number of
-    malformed lines."""
+def read_tables(source: BinaryIO) -> Iterator[Any]:
+    """Yields tables of about ROW_GROUP_ROWS rows, to bound the memory."""
     rows, lines, count = IpfixRows(), list[bytes](), 0
     for kind, host, session_id, payload in read_frames(source):
         if kind == IPFIX_KIND:
@@ -208,31 +207,28 @@ def read_frames(source: BinaryIO) -> Iterator[tuple[int, str, str, bytes]]:
         yield kind, host.decode(), session_id.decode(), source.read(size)
 
 
-def _whole(rows: IpfixRows, lines: list[bytes]) -> tuple[Any, int]:
+def _whole(rows: IpfixRows, lines: list[bytes]) -> Any:
     tables = rows.take_tables()
-    readable, unreadable = lines_tables(lines) if lines else ([], 0)
-    tables += readable
+    tables += lines_tables(lines) if lines else []
     if not tables:
-        return SCHEMA.empty_table(), unreadable
+        return SCHEMA.empty_table()
     if len(tables) == 1:
-        return tables[0], unreadable
-    return pa.concat_tables(tables).unify_dictionaries().combine_chunks(), unreadable
+        return tables[0]
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
-def lines_tables(lines: list[bytes]) -> tuple[list[Any], int]:
-    """Returns tables of the valid lines, and the number of malformed ones."""
+def lines_tables(lines: list[bytes]) -> list[Any]:
+    """Parses lines to tables. A line that Arrow refuses, for example with a 13th month, becomes
+    a row with the whole line in `more`."""
     try:
-        return [lines_table(lines)], 0
+        return [lines_table(lines)]
     except pa.ArrowException:
         pass
     parts = lines if len(lines) > 1 else lines[0].split(b"\n")
     if len(parts) == 1:
-        return [], 1
+        return [lines_table([msgspec.json.encode({MORE: parts[0].decode(errors="replace")})])]
     middle = len(parts) // 2
-    (first, missing_first), (last, missing_last) = map(
-        lines_tables, (parts[:middle], parts[middle:])
-    )
-    return first + last, missing_first + missing_last
+    return lines_tables(parts[:middle]) + lines_tables(parts[middle:])
 
 
 def lines_table(lines: list[bytes]) -> Any:

@@ -39,7 +39,8 @@ class Totals(msgspec.Struct):
     packets: int = 0
     bytes: int = 0
     repeated: int = 0  # duplicate batches
-    unreadable: int = 0
+    unreadable: int = 0  # dead letters that cannot be read
+    dead_letters: int = 0  # all, also those that name another host
 
 
 class State(msgspec.Struct):
@@ -51,6 +52,7 @@ class State(msgspec.Struct):
     closing: list[str] = []  # complete files without their final name
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     totals: Totals = msgspec.field(default_factory=Totals)
+    dead_letters_bytes: int = 0
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -64,6 +64,10 @@ _COLUMNS: dict[Element, tuple[str, int]] = {
     (0, 80): ("dest_mac", MAC),
     (0, 148): ("flow_id", HEX),
 }
+# Elements that agents send and that have no column here.
+_WITHOUT_COLUMN = frozenset(
+    (0, number) for number in (10, 14, 31, 58, 64, 70, 82, 88, 197, 239, 243, 244, 245, 351)
+)
 _SUMMED = {
     element: name.removeprefix("reverse_")
     for element, (name, _) in _COLUMNS.items()
@@ -107,6 +111,10 @@ class Template:
         return found
 
     @cached_property
+    def is_known(self) -> bool:
+        return all(one in _COLUMNS or one in _WITHOUT_COLUMN for one, _ in self.fields)
+
+    @cached_property
     def summed(self) -> list[tuple[str, Field]]:
         """The fields that are added up to packets and bytes."""
         fields = [
@@ -146,6 +154,10 @@ def read_records(data: bytes) -> Iterator[Records]:
         found = _measure(data, at, size, template)
         if found is not None:
             yield Records(data, set_id, template, *found)
+
+
+def has_unknown_elements(data: bytes) -> bool:
+    return any(not records.template.is_known for records in read_records(data))
 
 
 def count_records(data: bytes) -> Counts:

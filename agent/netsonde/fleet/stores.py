@@ -50,6 +50,7 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
             stream=flows_stream(root),
             subjects=[f"{root}.stream.flows.*"],
             durable=name,
+            errors=client.errors,
         )
         try:
             await source.ensure()

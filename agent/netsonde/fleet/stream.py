@@ -23,7 +23,7 @@ class Page:
 
 
 @dataclass(slots=True)
-class Ledger:
+class GapCounter:
     """The received batches by host. A host's first batch starts its page, so joining a stream
     late is not a gap."""
 
