@@ -193,6 +193,36 @@ static void filter_counts_only_matching_packets(void) {
   sonde_session_close(session);
 }
 
+/* Dropped records count like drained ones, before and after stop. */
+static void discarded_records_are_counted(void) {
+  struct sonde_session_config c = config(make_capture());
+  struct sonde_session *session = NULL;
+  struct sonde_error error;
+  struct sonde_stats stats;
+  struct sonde_batch batch;
+  uint64_t packets = 0, records = 0;
+  CHECK_EQ(sonde_session_open(&c, &session, &error), 0);
+  CHECK_EQ(sonde_session_start(session, &error), 0);
+  do {
+    sonde_session_stats(session, &stats);
+    sonde_session_discard(session, 7, &batch);
+    CHECK(batch.records <= 7);
+    packets += batch.packets;
+    records += batch.records;
+  } while (!stats.finished);
+  CHECK_EQ(sonde_session_stop(session, &error), 0);
+  do {
+    sonde_session_discard(session, UINT32_MAX, &batch);
+    packets += batch.packets;
+    records += batch.records;
+  } while (batch.records);
+  sonde_session_stats(session, &stats);
+  CHECK_EQ(packets, PACKETS);
+  CHECK_EQ(records, stats.records);
+  CHECK_EQ(stats.flows_active, 0);
+  sonde_session_close(session);
+}
+
 static _Atomic bool threads_fail;
 
 /* The linker redirects the core's pthread_create to this file (see CMakeLists.txt). */
@@ -392,6 +422,7 @@ int main(void) {
   requests_during_replay_lose_nothing();
   metering_can_be_turned_off_and_on();
   filter_counts_only_matching_packets();
+  discarded_records_are_counted();
   rejected_collector_blocks_nothing();
   filter_matches_on_each_link_type();
   unmatchable_filter_is_compiled_once();
