@@ -225,6 +225,16 @@ async def test_until_idle_ends_without_a_stream(nats_server: NatsServer, tmp_pat
     assert "netsonde nats streams" in reported
 
 
+async def test_until_idle_ends_without_jetstream(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "plain").start()
+    try:
+        code, _, reported = await collect(server, tmp_path / "out")
+    finally:
+        server.kill()
+    assert code == 1
+    assert "JetStream does not reply" in reported
+
+
 # ---- other collectors and other users --------------------------------------------------------
 
 

@@ -39,6 +39,8 @@ PULLS_UNTIL_OLDER = 2  # without a foreign delivery between them
 # Normal ends of a request: no message, timeout, the consumer moves to another server.
 ENDS = (StatusCode.NO_MESSAGES, StatusCode.REQUEST_TIMEOUT, StatusCode.CONFLICT)
 
+# The second and third: JetStream is off on this server, or for this account.
+NO_REPLY = (TimeoutError, nats.errors.NoRespondersError, nats.js.errors.ServiceUnavailableError)
 ERRORS = (nats.errors.Error, OSError, RuntimeError)
 
 
@@ -232,8 +234,10 @@ class DurableSource:
             found = await self._info()
         except nats.js.errors.NotFoundError:
             pass
-        except TimeoutError:
-            raise NotAnsweredError(f"{self._stream}: JetStream does not reply") from None
+        except (*NO_REPLY, nats.js.errors.ServerError):
+            raise NotAnsweredError(
+                f"{self._stream}: JetStream does not reply. Enable it on the server, or wait."
+            ) from None
         if found is not None and self._fits(found):
             return found
         try:
