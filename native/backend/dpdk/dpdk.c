@@ -13,6 +13,7 @@
 
 #include "child.h"
 #include "host/plugin.h"
+#include "shm_ring_reader.h"
 #include "target.h"
 
 enum {
@@ -22,10 +23,8 @@ enum {
 
 /* The reader's state of one ring. */
 struct reader {
-  _Alignas(64) uint64_t position; /* packets before it have been handed over */
-  uint64_t head;                  /* the ring's head when last read */
-  uint64_t last;                  /* once quiesced: where reading ends */
-  bool damaged;                   /* the record at `position` is malformed */
+  _Alignas(64) struct shm_ring_reader ring;
+  uint64_t last; /* once quiesced: where reading ends */
   int doorbell;
 };
 
@@ -169,38 +168,12 @@ static int start(struct sonde_backend *backend, struct sonde_error *error) {
 
 /* ---- packets ---------------------------------------------------------------------------- */
 
-/* Reads each field once: the process could change it after the check. */
-static struct shm_ring_record read_head(const uint8_t *at) {
-  const volatile struct shm_ring_record *record = (const volatile void *)at;
-  struct shm_ring_record head = {.bytes = record->bytes, .caplen = record->caplen};
-  if (head.caplen != SHM_RING_GAP) {
-    head.wirelen = record->wirelen;
-    head.direction = record->direction;
-    head.time_ns = record->time_ns;
-  }
-  return head;
-}
-
-/* Checks a record, which a faulty process may have written. */
-static bool is_valid(const struct sonde_backend *backend, const struct reader *reader,
-                     const struct shm_ring_record *head) {
-  uint64_t at = reader->position & (backend->shm_ring_bytes - 1);
-  uint64_t written = reader->head - reader->position;
-  if (head->bytes < 8 || head->bytes % 8 || head->bytes > backend->shm_ring_bytes - at ||
-      head->bytes > written || written > backend->shm_ring_bytes) {
-    return false;
-  }
-  return head->caplen == SHM_RING_GAP ||
-         (head->caplen >= 0 && (uint32_t)head->caplen <= backend->setup.snaplen &&
-          sizeof *head + (uint32_t)head->caplen <= head->bytes);
-}
-
 static void update_head(const struct sonde_backend *backend, struct reader *reader,
                         const struct shm_ring *ring) {
-  if (reader->head == reader->position) {
-    reader->head = atomic_load(&backend->quiesced)
-                       ? reader->last
-                       : atomic_load_explicit(&ring->head, memory_order_acquire);
+  if (reader->ring.head == reader->ring.position) {
+    reader->ring.head = atomic_load(&backend->quiesced)
+                            ? reader->last
+                            : atomic_load_explicit(&ring->head, memory_order_acquire);
   }
 }
 
@@ -209,29 +182,11 @@ static int read_ready(struct sonde_backend *backend, uint32_t queue, struct sond
                       uint32_t max, struct sonde_error *error) {
   struct reader *reader = &backend->readers[queue];
   const uint8_t *ring = shm_ring_data(backend->area, backend->shm_ring_bytes, queue);
-  uint32_t count = 0;
   update_head(backend, reader, &backend->area->rings[queue]);
-  while (count < max && reader->position != reader->head) {
-    const uint8_t *at = ring + (reader->position & (backend->shm_ring_bytes - 1));
-    struct shm_ring_record head = read_head(at);
-    if (!is_valid(backend, reader, &head)) {
-      reader->damaged = true;
-      return sonde_fail(error, SONDE_SYSTEM, 0, "the DPDK process wrote a damaged record");
-    }
-    reader->position += head.bytes;
-    if (head.caplen == SHM_RING_GAP)
-      continue;
-    uint32_t caplen = (uint32_t)head.caplen;
-    packets[count++] = (struct sonde_packet){
-        .data = at + sizeof head,
-        .time_ns = head.time_ns,
-        .caplen = caplen,
-        .wirelen = head.wirelen < caplen ? caplen : head.wirelen,
-        .linktype = SONDE_LINKTYPE_ETHERNET,
-        .direction = head.direction <= SONDE_DIRECTION_EGRESS ? (uint8_t)head.direction
-                                                              : SONDE_DIRECTION_UNKNOWN,
-    };
-  }
+  uint32_t count = shm_ring_read(&reader->ring, ring, backend->shm_ring_bytes,
+                                 backend->setup.snaplen, packets, max);
+  if (count == 0 && reader->ring.damaged)
+    return sonde_fail(error, SONDE_SYSTEM, 0, "the DPDK process wrote a damaged record");
   return (int)count;
 }
 
@@ -256,7 +211,7 @@ static void wait_for(struct sonde_backend *backend, uint32_t queue, int timeout_
   eventfd_t ignored;
   atomic_store(&ring->waiting, 1); /* before the second read: see shm_ring_publish */
   atomic_thread_fence(memory_order_seq_cst);
-  if (atomic_load(&ring->head) == reader->position)
+  if (atomic_load(&ring->head) == reader->ring.position)
     poll(fds, 2, timeout_ms < 0 ? 0 : timeout_ms);
   atomic_store(&ring->waiting, 0);
   eventfd_read(reader->doorbell, &ignored);
@@ -268,7 +223,7 @@ static int judge_empty(struct sonde_backend *backend, uint32_t queue, struct son
   if (atomic_load(&backend->quiesced))
     return 0;
   if (backend->target.kind == ENGINE_FILE && atomic_load(&ring->finished))
-    return atomic_load(&ring->head) == backend->readers[queue].position ? SONDE_END : 0;
+    return atomic_load(&ring->head) == backend->readers[queue].ring.position ? SONDE_END : 0;
   return child_exited(&backend->child) ? report_exit(backend, error) : 0;
 }
 
@@ -277,7 +232,7 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
   if (queue >= backend->queues || max == 0)
     return sonde_fail(error, SONDE_INVALID, 0, "there is no queue %u", queue);
   /* Release the packets of the last call. */
-  atomic_store_explicit(&backend->area->rings[queue].tail, backend->readers[queue].position,
+  atomic_store_explicit(&backend->area->rings[queue].tail, backend->readers[queue].ring.position,
                         memory_order_release);
   int count = read_ready(backend, queue, packets, max, error);
   if (count == 0 && !atomic_load(&backend->quiesced)) {
@@ -327,12 +282,12 @@ static void stats(struct sonde_backend *backend, struct sonde_backend_stats *out
 static void repair_shm_ring(struct sonde_backend *backend, uint32_t queue) {
   struct reader *reader = &backend->readers[queue];
   struct shm_ring *ring = &backend->area->rings[queue];
-  uint64_t written = atomic_load(&ring->head) - reader->position;
-  if (reader->damaged || written > backend->shm_ring_bytes) {
-    reader->head = reader->position;
-    atomic_store(&ring->head, reader->position);
-    atomic_store(&ring->tail, reader->position);
-    reader->damaged = false;
+  uint64_t written = atomic_load(&ring->head) - reader->ring.position;
+  if (reader->ring.damaged || written > backend->shm_ring_bytes) {
+    reader->ring.head = reader->ring.position;
+    atomic_store(&ring->head, reader->ring.position);
+    atomic_store(&ring->tail, reader->ring.position);
+    reader->ring.damaged = false;
   }
 }
 
