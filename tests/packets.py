@@ -133,10 +133,14 @@ def write_pcap(
     path: Path,
     packets: Iterable[Packet],
     *,
-    linktype: int = ETHERNET,
+    linktype: int | None = None,
     nanoseconds: bool = True,
     big_endian: bool = False,
 ) -> Path:
+    """linktype: default is that of the first packet, Ethernet without packets."""
+    packets = list(packets)
+    if linktype is None:
+        linktype = packets[0].linktype if packets else ETHERNET
     order = ">" if big_endian else "<"
     magic, unit_ns = (0xA1B23C4D, 1) if nanoseconds else (0xA1B2C3D4, 1000)
     with path.open("wb") as file:

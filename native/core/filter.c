@@ -30,9 +30,26 @@ static int linktype_dlt(uint16_t linktype) {
     return DLT_RAW;
   case SONDE_LINKTYPE_PPP_HDLC:
     return DLT_PPP_SERIAL;
+  case SONDE_LINKTYPE_ATM_LLC:
+    return DLT_ATM_RFC1483;
+  case 102: /* these have no other name in this tree */
+    return DLT_SLIP_BSDOS;
+  case 103:
+    return DLT_PPP_BSDOS;
+  case 106:
+    return DLT_ATM_CLIP;
   default:
     return linktype;
   }
+}
+
+const char *sonde_linktype_name(uint32_t linktype) {
+  return linktype > UINT16_MAX ? NULL : pcap_datalink_val_to_name(linktype_dlt((uint16_t)linktype));
+}
+
+const char *sonde_linktype_description(uint32_t linktype) {
+  return linktype > UINT16_MAX ? NULL
+                               : pcap_datalink_val_to_description(linktype_dlt((uint16_t)linktype));
 }
 
 static int compile(uint16_t linktype, uint32_t snaplen, const char *expression, bool optimize,

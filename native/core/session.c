@@ -68,7 +68,7 @@ static int build_worker(struct sonde_session *session, const struct sonde_sessio
   worker->live = session->info.live;
   worker->events = &session->events;
   worker->export_wake = &session->export_wake;
-  worker->decoder = sonde_decoder_create(inner);
+  worker->decoder = sonde_decoder_create(inner, config->vxlan_ports);
   uint32_t flows = config->flow_table_size / session->worker_count;
   worker->table = sonde_flow_table_create(&(struct sonde_flow_config){
       .flows_max = flows < 16 ? 16 : flows,
@@ -142,6 +142,7 @@ static int open_backend(struct sonde_session *session, const struct sonde_sessio
       .dedicated = config->dedicated,
       .aggregate = config->buffer_bytes == 0 && (!config->filter || !config->filter[0]),
       .tunnels = config->tunnel_mode == SONDE_TUNNEL_MODE_INNER,
+      .vxlan_ports = config->vxlan_ports,
       .replay_speed = config->replay_speed,
   };
   status = session->ops->open(&backend_config, &session->backend, error);

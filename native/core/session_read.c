@@ -9,6 +9,17 @@
 #include "failure.h"
 #include "host/clock.h"
 
+static void add_undecoded(struct sonde_stats *stats, const struct sonde_undecoded *more) {
+  for (uint32_t i = 0; i < SONDE_UNDECODED_MAX; i++) {
+    struct sonde_undecoded *slot = &stats->undecoded[i];
+    if (slot->packets && slot->linktype != more->linktype)
+      continue;
+    slot->linktype = more->linktype;
+    slot->packets += more->packets;
+    return;
+  }
+}
+
 static void add_worker(struct sonde_stats *stats, const struct sonde_worker_counters *counters) {
 #define ADD(name) stats->name += counters->name;
 #define ADD_FLOW(name) stats->name += counters->flow.name;
@@ -18,11 +29,26 @@ static void add_worker(struct sonde_stats *stats, const struct sonde_worker_coun
     stats->heartbeat = counters->turns;
   for (uint32_t cause = 0; cause < SONDE_NON_FLOW_COUNT; cause++)
     stats->non_flow[cause] += counters->non_flow[cause];
+  for (uint32_t i = 0; i < SONDE_UNDECODED_MAX && counters->undecoded[i].packets; i++)
+    add_undecoded(stats, &counters->undecoded[i]);
   for (uint32_t reason = 0; reason < 6; reason++)
     stats->records_by_reason[reason] += counters->flow.records_by_reason[reason];
 }
 
 _Static_assert((int)SONDE_NON_FLOW_COUNT <= (int)SONDE_NON_FLOW_MAX, "non_flow holds every cause");
+
+/* Sets whether the file is cut: from the check at open, or once it has been read. */
+static void read_file_state(const struct sonde_session *session, struct sonde_stats *stats) {
+  const char *cut = session->info.cut;
+  if (session->info.live)
+    return;
+  if (!session->info.checked && stats->finished)
+    cut = session->workers[0].cut;
+  else if (!session->info.checked)
+    return;
+  stats->file_state = cut[0] ? SONDE_FILE_CUT : SONDE_FILE_WHOLE;
+  memcpy(stats->file_detail, cut, sizeof stats->file_detail);
+}
 
 void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stats) {
   *stats = (struct sonde_stats){.heartbeat = UINT64_MAX};
@@ -37,6 +63,7 @@ void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stat
     add_worker(stats, &counters);
     stats->records_waiting += sonde_ring_waiting(&worker->ring);
   }
+  read_file_state(session, stats);
   struct sonde_backend_stats backend = {0};
   session->ops->stats(session->backend, &backend);
   stats->packets_dropped = backend.dropped;

@@ -105,6 +105,17 @@ static inline void record(struct sonde_worker *worker, const struct sonde_packet
   sonde_appender_add(worker->appender, packet, decoded, time_valid ? packet->time_ns : now);
 }
 
+static void count_undecoded(struct sonde_worker_counters *counters, uint16_t linktype) {
+  for (uint32_t i = 0; i < SONDE_UNDECODED_MAX; i++) {
+    struct sonde_undecoded *slot = &counters->undecoded[i];
+    if (slot->packets && slot->linktype != linktype)
+      continue;
+    slot->linktype = linktype;
+    slot->packets++;
+    return;
+  }
+}
+
 static void meter_run(struct sonde_worker *worker, const struct sonde_packet *packets,
                       uint32_t count) {
   struct sonde_worker_counters *counters = &worker->counters;
@@ -124,6 +135,8 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
     if (cause >= 0) {
       counters->packets_non_flow += decoded->packets;
       counters->non_flow[cause] += decoded->packets;
+      if (cause == SONDE_NON_FLOW_OTHER_LINKTYPE)
+        count_undecoded(counters, packet->linktype);
       continue;
     }
     counters->fragments += decoded->flags & SONDE_DECODED_FRAGMENT ? decoded->packets : 0;
@@ -307,6 +320,7 @@ static void handle_failure(struct sonde_worker *worker, int status,
   if (status == SONDE_END) {
     if (atomic_load(&worker->ended))
       return;
+    snprintf(worker->cut, sizeof worker->cut, "%.*s", (int)sizeof worker->cut - 1, error->detail);
     if (error->detail[0])
       sonde_events_push(worker->events, SONDE_EVENT_FILE_TRUNCATED, 0, error->detail);
     sonde_packet_clock_finish(&worker->clock);

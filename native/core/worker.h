@@ -29,6 +29,7 @@ struct sonde_worker_counters {
   uint64_t turns;
   SONDE_WORKER_COUNTER_LIST(SONDE_COUNTER_MEMBER)
   uint64_t non_flow[SONDE_NON_FLOW_COUNT];
+  struct sonde_undecoded undecoded[SONDE_UNDECODED_MAX]; /* the first link types met */
   struct sonde_flow_counters flow;
 };
 
@@ -48,10 +49,11 @@ struct sonde_worker {
   bool joined; /* set by stop: the thread has ended or was never started */
 
   /* Set by other threads. */
-  _Atomic bool draining; /* the backend is quiesced: end when it is empty */
-  _Atomic bool broken;   /* receive failed; cleared when the source is reopened */
-  _Atomic bool ended;    /* the file has been read */
-  pthread_mutex_t lock;  /* guards `command` and `parked` */
+  _Atomic bool draining;           /* the backend is quiesced: end when it is empty */
+  _Atomic bool broken;             /* receive failed; cleared when the source is reopened */
+  _Atomic bool ended;              /* the file has been read */
+  char cut[SONDE_FILE_DETAIL_MAX]; /* where the file was cut; constant once `ended` */
+  pthread_mutex_t lock;            /* guards `command` and `parked` */
   pthread_cond_t changed;
   void (*_Atomic command)(struct sonde_worker *worker, void *argument);
   void *argument;

@@ -53,7 +53,8 @@
   X(interface, interface, FULL, rendering)                                                         \
   X(direction, label, COMPAT, sonde_direction_label(record->direction))                            \
   X(tunnel, tunnel, FULL, record)                                                                  \
-  X(sampling_interval, number, FULL, record->sampling_interval)
+  X(sampling_interval, number, FULL, record->sampling_interval)                                    \
+  X(timestamps_late, number, FULL, record->timestamps_late)
 
 /* X(name, kind, arguments...): the members of the field "tunnel". */
 #define SONDE_TUNNEL_MEMBER_LIST(X)                                                                \

@@ -2,11 +2,11 @@
  *
  * A packet of a known flow touches only one index line and the two hot lines. The cold part serves
  * the first packet, records and rare packets. With the timer links (8 bytes) and the index (about
- * 11), a flow takes 251 bytes, and 8 more if `headers` is used.
+ * 11), a flow takes 259 bytes, and 8 more if `headers` is used.
  *
  *   index  ▸ bucket: 8 tags, 8 entry numbers              1 line
  *   hot    ▸ key, last, TCP sequence │ counters, first    2 lines
- *   cold   ▸ id, totals, MACs, TCP events                 104 bytes
+ *   cold   ▸ id, totals, MACs, TCP events                 112 bytes
  *   headers ▸ IPv6 flow label and extensions, fragment offset          8 bytes, lazily
  *   tunnel ▸ outer addresses, id                          40 bytes, only in tunnel mode inner
  */
@@ -35,10 +35,14 @@ enum sonde_flow_state {
   SONDE_STATE_SEQ_REVERSE = 1 << 5,
   SONDE_STATE_GAP = 1 << 6, /* bytes are missing before tcp_next; reverse is the next bit */
   SONDE_STATE_GAP_REVERSE = 1 << 7,
-  SONDE_STATE_SYN = 1 << 8,      /* handshake: the source's SYN */
-  SONDE_STATE_SYN_ACK = 1 << 9,  /* … its SYN-ACK */
-  SONDE_STATE_RTT = 1 << 10,     /* … and the ACK: handshake_us is the result */
-  SONDE_STATE_CLOSING = 1 << 11, /* RST, or FIN both ways */
+  SONDE_STATE_SYN = 1 << 8,          /* handshake: the client's SYN */
+  SONDE_STATE_SYN_ACK = 1 << 9,      /* … the SYN-ACK */
+  SONDE_STATE_RTT = 1 << 10,         /* handshake_us is the result */
+  SONDE_STATE_CLOSING = 1 << 11,     /* RST, or FIN both ways */
+  SONDE_STATE_ACK = 1 << 12,         /* handshake: the client's ACK, at ack_ns */
+  SONDE_STATE_CLIENT_HI = 1 << 13,   /* … the client is the key's hi side */
+  SONDE_STATE_REOPENED = 1 << 14,    /* a SYN began the flow right after another one ended */
+  SONDE_STATE_AFTER_CLOSE = 1 << 15, /* a packet came after the one that closed the flow */
 };
 
 struct sonde_flow_hot {
@@ -66,8 +70,10 @@ struct sonde_flow_cold {
   uint64_t l2_bytes[2];
   uint32_t segment;
   uint32_t handshake_us; /* SYN: the last SYN's offset from start_ns; RTT: round trip */
+  uint32_t ack_ns;       /* with ACK: offset from start_ns, UINT32_MAX if it is larger */
   uint32_t mpls_label;
-  uint32_t fragments; /* this segment's, like the next two */
+  uint32_t timestamps_late; /* this segment, like the next three */
+  uint32_t fragments;       /* this segment's, like the next two */
   uint32_t retransmissions;
   uint32_t out_of_order;
   uint8_t source_mac[6];
@@ -123,7 +129,7 @@ struct sonde_flow_table {
 
 _Static_assert(sizeof(struct sonde_flow_bucket) == 64, "one line");
 _Static_assert(sizeof(struct sonde_flow_hot) == 128, "two lines");
-_Static_assert(sizeof(struct sonde_flow_cold) == 104, "keeps a million flows in 256 MiB");
+_Static_assert(sizeof(struct sonde_flow_cold) == 112, "keeps a million flows in 256 MiB");
 
 static inline bool sonde_flow_used(const struct sonde_flow_hot *hot) {
   return hot->key.ip_version != 0;
@@ -152,8 +158,19 @@ uint32_t sonde_flow_index_oldest(const struct sonde_flow_table *table, uint64_t 
 /* table.c: returns the packet's entry; creates the flow or replaces an ended one. */
 uint32_t sonde_flow_enter(struct sonde_flow_table *table, uint32_t candidate, uint64_t hash,
                           const struct sonde_decoded *packet);
-void sonde_flow_open_segment(struct sonde_flow_hot *hot, const struct sonde_decoded *packet);
+void sonde_flow_open_segment(struct sonde_flow_table *table, uint32_t entry,
+                             const struct sonde_decoded *packet);
+
+/* late.c */
 extern const int64_t sonde_flow_reorder_ns; /* how far a late packet moves first_ns back */
+/* Sets what a flow's first packet decides, except the source and the times. */
+void sonde_flow_note_first(struct sonde_flow_table *table, uint32_t entry,
+                           const struct sonde_decoded *packet);
+void sonde_flow_count_late(struct sonde_flow_table *table, uint32_t entry,
+                           const struct sonde_decoded *packet);
+/* The packet is older than the segment's first one: moves the start back, or counts it as late. */
+void sonde_flow_begin_earlier(struct sonde_flow_table *table, uint32_t entry,
+                              const struct sonde_decoded *packet);
 
 /* record.c */
 void sonde_flow_record_fill(const struct sonde_flow_table *table, uint32_t entry,

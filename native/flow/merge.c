@@ -1,75 +1,12 @@
 /* merge.c - merges the sums of a backend into flows, like their packets one by one. Only the times
  * between the first and the last packet are unknown.
  *
- * A delta can come after a later packet of its flow. If that packet created the flow, source and
- * destination are swapped if needed: the source is the sender of the first packet.
+ * A delta can come after a later packet of its flow. It is then treated as its first packet, which
+ * has none of the fields that deltas do not carry (docs/backends.md).
  */
 #include "entry.h"
 #include "ip_protocol.h"
 #include "table.h"
-
-static void swap_numbers(uint64_t pair[2]) {
-  uint64_t first = pair[0];
-  pair[0] = pair[1];
-  pair[1] = first;
-}
-
-/* Swaps bit `forward` and the next bit. */
-static uint16_t swap_bits(uint16_t state, uint16_t forward) {
-  uint16_t reverse = (uint16_t)(forward << 1);
-  uint16_t others = (uint16_t)(state & ~(forward | reverse));
-  return (uint16_t)(others | (state & forward ? reverse : 0) | (state & reverse ? forward : 0));
-}
-
-static void swap_directions(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold) {
-  swap_numbers(hot->packets);
-  swap_numbers(hot->bytes);
-  swap_numbers(hot->l2_bytes);
-  uint32_t next = hot->tcp_next[0];
-  hot->tcp_next[0] = hot->tcp_next[1];
-  hot->tcp_next[1] = next;
-  uint8_t flags = hot->tcp_flags[0];
-  hot->tcp_flags[0] = hot->tcp_flags[1];
-  hot->tcp_flags[1] = flags;
-  hot->state = swap_bits(hot->state, SONDE_STATE_FIN);
-  hot->state = swap_bits(hot->state, SONDE_STATE_SEQ);
-  hot->state = swap_bits(hot->state, SONDE_STATE_GAP);
-  hot->state ^= SONDE_STATE_SOURCE_HI;
-  hot->state &= (uint16_t)~(SONDE_STATE_SYN | SONDE_STATE_SYN_ACK);
-  cold->handshake_us = 0;
-}
-
-/* Clears the fields that deltas do not carry, see docs/backends.md. */
-static void forget_headers(struct sonde_flow_table *table, uint32_t entry) {
-  struct sonde_flow_cold *cold = &table->cold[entry];
-  cold->mpls_label = UINT32_MAX;
-  cold->fragment_flags = 0;
-  cold->vlan_priority = 0;
-  if (cold->has_headers) {
-    table->headers[entry].ipv6 &= ~SONDE_FLOW_LABEL_MASK;
-    table->headers[entry].fragment_offset = 0;
-  }
-  if (table->tunnels)
-    table->tunnels[entry] = (struct sonde_flow_tunnel){0};
-}
-
-/* Moves the flow's start back to the delta's first packet. The flow has made no record yet. */
-static void begin_earlier(struct sonde_flow_table *table, uint32_t entry,
-                          const struct sonde_delta *delta, const struct sonde_decoded *first) {
-  struct sonde_flow_hot *hot = &table->hot[entry];
-  struct sonde_flow_cold *cold = &table->cold[entry];
-  bool hi = first->flags & SONDE_DECODED_REVERSED;
-  if (hi != !!(hot->state & SONDE_STATE_SOURCE_HI))
-    swap_directions(hot, cold);
-  sonde_flow_move_start(hot, cold, first->time_ns);
-  forget_headers(table, entry);
-  cold->direction = first->direction & 3u;
-  hot->tos = first->tos;
-  if (delta->has_mac) {
-    memcpy(cold->source_mac, delta->source_mac, 6);
-    memcpy(cold->dest_mac, delta->dest_mac, 6);
-  }
-}
 
 /* Returns a packet like the delta's first one, for the timeout checks. */
 static struct sonde_decoded first_packet(const struct sonde_delta *delta) {
@@ -77,6 +14,7 @@ static struct sonde_decoded first_packet(const struct sonde_delta *delta) {
   struct sonde_decoded first = {
       .key = delta->key,
       .time_ns = delta->first_ns[side],
+      .packets = 1,
       .mpls_label = UINT32_MAX,
       .flags = (uint16_t)(side ? SONDE_DECODED_REVERSED : 0),
       .tos = delta->tos[side],
@@ -110,15 +48,10 @@ static void merge_one(struct sonde_flow_table *table, uint32_t candidate, uint64
   struct sonde_decoded first = first_packet(delta);
   uint32_t entry = sonde_flow_enter(table, candidate, hash, &first);
   struct sonde_flow_hot *hot = &table->hot[entry];
-  struct sonde_flow_cold *cold = &table->cold[entry];
-  int64_t late = (int64_t)(hot->first_ns - first.time_ns);
   if (sonde_flow_segment_packets(hot) == 0)
-    sonde_flow_open_segment(hot, &first);
-  else if (late > 0 && late <= sonde_flow_reorder_ns)
-    hot->first_ns = first.time_ns;
-  if (late > 0 && late <= sonde_flow_reorder_ns && cold->segment == 0 &&
-      first.time_ns < cold->start_ns)
-    begin_earlier(table, entry, delta, &first);
+    sonde_flow_open_segment(table, entry, &first);
+  else if ((int64_t)(hot->first_ns - first.time_ns) > 0)
+    sonde_flow_begin_earlier(table, entry, &first);
   hot->ttl_min = delta->ttl_min < hot->ttl_min ? delta->ttl_min : hot->ttl_min;
   hot->ttl_max = delta->ttl_max > hot->ttl_max ? delta->ttl_max : hot->ttl_max;
   /* The side that sent first comes first, because the handshake's ACK can be a first packet. */

@@ -48,6 +48,7 @@ void sonde_flow_record_fill(const struct sonde_flow_table *table, uint32_t entry
   record->fragments = cold->fragments;
   record->retransmissions = cold->retransmissions + hot->retransmitted;
   record->out_of_order = cold->out_of_order;
+  record->timestamps_late = cold->timestamps_late;
   record->handshake_rtt_us = hot->state & SONDE_STATE_RTT ? cold->handshake_us : UINT32_MAX;
   memcpy(record->source_mac, cold->source_mac, 6);
   memcpy(record->dest_mac, cold->dest_mac, 6);
@@ -75,7 +76,7 @@ static void close_segment(struct sonde_flow_hot *hot, struct sonde_flow_cold *co
     hot->tcp_flags[d] = 0;
   }
   cold->segment++;
-  cold->fragments = cold->retransmissions = cold->out_of_order = 0;
+  cold->fragments = cold->retransmissions = cold->out_of_order = cold->timestamps_late = 0;
   hot->retransmitted = 0;
   hot->first_ns = hot->last_ns; /* for the record of an empty segment */
 }

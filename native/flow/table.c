@@ -16,7 +16,6 @@
 enum { TCP_SYN = 2, TCP_ACK = 16, FLUSH_AHEAD = 16, DUE_AHEAD = 16 };
 static const int64_t LINGER_NS =
     5000000000; /* after the end of a TCP connection, for the last ACK */
-const int64_t sonde_flow_reorder_ns = 1000000000;
 
 /* ---- memory -------------------------------------------------------------------------- */
 
@@ -266,45 +265,13 @@ static void evict(struct sonde_flow_table *table, uint64_t hash, uint64_t now_ns
   }
 }
 
-static void copy_ip(uint8_t to[16], const uint8_t *from, uint8_t version) {
-  memset(to, 0, 16);
-  memcpy(to, from, version == 4 ? 4 : 16);
-}
-
 static void begin_cold(struct sonde_flow_table *table, uint32_t entry,
                        const struct sonde_decoded *packet) {
-  struct sonde_flow_cold *cold = &table->cold[entry];
-  *cold = (struct sonde_flow_cold){
+  table->cold[entry] = (struct sonde_flow_cold){
       .flow_id = sonde_hash_fold(++table->id_next ^ table->id_seed, 0x9e3779b97f4a7c15u) | 1,
       .start_ns = packet->time_ns,
-      .mpls_label = packet->mpls_label,
-      .icmp_type = packet->icmp_type,
-      .icmp_code = packet->icmp_code,
-      .direction = packet->direction & 3u,
-      .fragment_flags = packet->fragment_flags,
-      .vlan_priority = packet->vlan_priority & 7u,
   };
-  if (packet->ipv6 | packet->fragment_offset) {
-    cold->has_headers = 1;
-    table->headers[entry] = (struct sonde_flow_headers){.ipv6 = packet->ipv6,
-                                                        .fragment_offset = packet->fragment_offset};
-  }
-  if (packet->flags & SONDE_DECODED_MAC) {
-    cold->has_mac = 1;
-    memcpy(cold->source_mac, packet->source_mac, 6);
-    memcpy(cold->dest_mac, packet->dest_mac, 6);
-  }
-  if (!table->tunnels)
-    return;
-  struct sonde_flow_tunnel *tunnel = &table->tunnels[entry];
-  memset(tunnel, 0, sizeof *tunnel);
-  if (packet->tunnel_type) {
-    tunnel->type = packet->tunnel_type;
-    tunnel->id = packet->tunnel_id;
-    tunnel->ip_version = packet->tunnel_ip_version;
-    copy_ip(tunnel->source_ip, packet->tunnel_source_ip, tunnel->ip_version);
-    copy_ip(tunnel->dest_ip, packet->tunnel_dest_ip, tunnel->ip_version);
-  }
+  sonde_flow_note_first(table, entry, packet);
 }
 
 static uint32_t begin_flow(struct sonde_flow_table *table, uint64_t hash,
@@ -323,6 +290,9 @@ static uint32_t begin_flow(struct sonde_flow_table *table, uint64_t hash,
       .first_ns = packet->time_ns,
       .state = packet->flags & SONDE_DECODED_REVERSED ? SONDE_STATE_SOURCE_HI : 0,
   };
+  if ((packet->flags & SONDE_DECODED_TCP) && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_ACK)
+    hot->state |= /* perhaps of a handshake whose other packets come late */
+        SONDE_STATE_ACK | (hot->state & SONDE_STATE_SOURCE_HI ? SONDE_STATE_CLIENT_HI : 0);
   begin_cold(table, entry, packet);
   arm(table, entry);
   table->counters.flows_active++;
@@ -339,34 +309,47 @@ static bool must_age(const struct sonde_flow_table *table, const struct sonde_fl
          (hot->state & SONDE_STATE_CLOSING);
 }
 
+/* Does the packet open a connection after the one that closed? A SYN slightly older than the
+ * packet that closed the flow is the flow's own, and arrives late. */
+static bool reopens(const struct sonde_flow_hot *hot, const struct sonde_decoded *packet) {
+  int64_t since_last = (int64_t)(packet->time_ns - hot->last_ns);
+  return (hot->state & SONDE_STATE_CLOSING) &&
+         (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+         (since_last >= 0 || since_last < -sonde_flow_reorder_ns ||
+          (hot->state & SONDE_STATE_AFTER_CLOSE));
+}
+
 /* Returns the packet's entry, a new one after a timeout or if a SYN reopens the connection. */
 static uint32_t check_timeouts(struct sonde_flow_table *table, uint32_t entry, uint64_t hash,
                                const struct sonde_decoded *packet) {
-  const struct sonde_flow_hot *hot = &table->hot[entry];
-  bool reopened =
-      (hot->state & SONDE_STATE_CLOSING) && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+  struct sonde_flow_hot *hot = &table->hot[entry];
+  bool reopened = reopens(hot, packet);
   if (age(table, entry, packet->time_ns)) {
     sonde_wheel_disarm(&table->wheel, entry);
     release(table, entry);
   } else if (reopened) {
     remove_flow(table, entry, SONDE_END_END);
   } else {
+    if ((hot->state & SONDE_STATE_CLOSING) && packet->time_ns > hot->last_ns)
+      hot->state |= SONDE_STATE_AFTER_CLOSE;
     return entry;
   }
-  return begin_flow(table, hash, packet);
+  uint32_t begun = begin_flow(table, hash, packet);
+  if (reopened)
+    table->hot[begun].state |= SONDE_STATE_REOPENED;
+  return begun;
 }
 
-void sonde_flow_open_segment(struct sonde_flow_hot *hot, const struct sonde_decoded *packet) {
-  hot->first_ns = packet->time_ns < hot->last_ns ? hot->last_ns : packet->time_ns;
+void sonde_flow_open_segment(struct sonde_flow_table *table, uint32_t entry,
+                             const struct sonde_decoded *packet) {
+  struct sonde_flow_hot *hot = &table->hot[entry];
+  hot->first_ns = packet->time_ns;
+  if (packet->time_ns < hot->last_ns) { /* its own segment has left */
+    hot->first_ns = hot->last_ns;
+    sonde_flow_count_late(table, entry, packet);
+  }
   hot->ttl_min = hot->ttl_max = packet->ttl;
   hot->tos = packet->tos;
-}
-
-static void begin_segment_earlier(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold,
-                                  uint64_t time_ns) {
-  hot->first_ns = time_ns;
-  if (cold->segment == 0)
-    sonde_flow_move_start(hot, cold, time_ns);
 }
 
 static void note_extensions(struct sonde_flow_table *table, uint32_t entry, uint32_t extensions) {
@@ -379,13 +362,12 @@ static void note_extensions(struct sonde_flow_table *table, uint32_t entry, uint
 static void count_packet(struct sonde_flow_table *table, uint32_t entry,
                          const struct sonde_decoded *packet) {
   struct sonde_flow_hot *hot = &table->hot[entry];
+  if (sonde_flow_segment_packets(hot) == 0)
+    sonde_flow_open_segment(table, entry, packet);
+  else if ((int64_t)(hot->first_ns - packet->time_ns) > 0)
+    sonde_flow_begin_earlier(table, entry, packet);
   unsigned direction =
       !!(packet->flags & SONDE_DECODED_REVERSED) ^ !!(hot->state & SONDE_STATE_SOURCE_HI);
-  int64_t late = (int64_t)(hot->first_ns - packet->time_ns);
-  if (sonde_flow_segment_packets(hot) == 0)
-    sonde_flow_open_segment(hot, packet);
-  else if (late > 0 && late <= sonde_flow_reorder_ns)
-    begin_segment_earlier(hot, &table->cold[entry], packet->time_ns);
   if (packet->time_ns > hot->last_ns)
     hot->last_ns = packet->time_ns;
   hot->packets[direction] += packet->packets;

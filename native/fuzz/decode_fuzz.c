@@ -24,9 +24,35 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 enum { HEAD_BYTES = 4, SEEDS_PER_TRACE_MAX = 200 };
 
 static const uint16_t linktypes[] = {
-    SONDE_LINKTYPE_ETHERNET, SONDE_LINKTYPE_RAW,      SONDE_LINKTYPE_IPV4, SONDE_LINKTYPE_IPV6,
-    SONDE_LINKTYPE_NULL,     SONDE_LINKTYPE_LOOP,     SONDE_LINKTYPE_SLL,  SONDE_LINKTYPE_SLL2,
-    SONDE_LINKTYPE_PPP,      SONDE_LINKTYPE_PPP_HDLC,
+    SONDE_LINKTYPE_ETHERNET,
+    SONDE_LINKTYPE_RAW,
+    SONDE_LINKTYPE_IPV4,
+    SONDE_LINKTYPE_IPV6,
+    SONDE_LINKTYPE_NULL,
+    SONDE_LINKTYPE_LOOP,
+    SONDE_LINKTYPE_SLL,
+    SONDE_LINKTYPE_SLL2,
+    SONDE_LINKTYPE_PPP,
+    SONDE_LINKTYPE_PPP_HDLC,
+    SONDE_LINKTYPE_C_HDLC,
+    SONDE_LINKTYPE_WLAN,
+    SONDE_LINKTYPE_RADIOTAP,
+    SONDE_LINKTYPE_PPI,
+    SONDE_LINKTYPE_NFLOG,
+    SONDE_LINKTYPE_PFLOG,
+    SONDE_LINKTYPE_FDDI,
+    SONDE_LINKTYPE_PRISM,
+    SONDE_LINKTYPE_AVS,
+    SONDE_LINKTYPE_FRAME_RELAY,
+    SONDE_LINKTYPE_TOKEN_RING,
+    SONDE_LINKTYPE_ENC,
+    SONDE_LINKTYPE_PPPOE,
+    SONDE_LINKTYPE_ATM_LLC,
+    SONDE_LINKTYPE_IPOIB,
+    SONDE_LINKTYPE_FIREWIRE,
+    SONDE_LINKTYPE_PPP_DIRECTION,
+    SONDE_LINKTYPE_C_HDLC_DIRECTION,
+    SONDE_LINKTYPE_FRAME_RELAY_DIRECTION,
 };
 enum { LINKTYPES = sizeof(linktypes) / sizeof(linktypes[0]) };
 
@@ -106,7 +132,7 @@ static struct sonde_decoder *get_decoder(int inner, int fresh) {
     decoders[inner] = NULL;
   }
   if (decoders[inner] == NULL)
-    decoders[inner] = sonde_decoder_create(inner);
+    decoders[inner] = sonde_decoder_create(inner, NULL);
   require(decoders[inner] != NULL);
   return decoders[inner];
 }

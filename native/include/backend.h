@@ -39,7 +39,8 @@ struct sonde_backend_config {
   int dedicated;         /* 1: the caller confirms that the host does not need the interface */
   int aggregate;         /* 1: only flows are needed; packets may arrive as SONDE_LINKTYPE_DELTA */
   int tunnels;           /* 1: possible tunnel packets must still arrive as packets */
-  double replay_speed;   /* `file` only: 0 as fast as possible, 1.0 real time */
+  const uint16_t *vxlan_ports; /* SONDE_VXLAN_PORTS_MAX UDP ports of VXLAN, ended by 0 */
+  double replay_speed;         /* `file` only: 0 as fast as possible, 1.0 real time */
 };
 
 struct sonde_backend_info {
@@ -47,6 +48,8 @@ struct sonde_backend_info {
   int aggregated;  /* 1: sends SONDE_LINKTYPE_DELTA, as config.aggregate allows */
   int live;        /* 1: a live source; 0: a file, receive ends with END */
   int ifindex;     /* the captured interface, 0 for a file */
+  int checked;     /* `file`: it was read to its end before open returned */
+  char cut[160];   /* `file`: where and how it is cut; "" if it is whole or unchecked */
   char attach[96]; /* how it is attached, for status: "tpacket_v3 ring 64 MiB, fanout 4" */
 };
 

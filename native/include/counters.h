@@ -30,7 +30,8 @@
   X(records_dropped)         /* made but lost: the ring was full and could not wait */             \
   X(packets_records_dropped) /* packets in those */                                                \
   X(flows_active)                                                                                  \
-  X(flows_created)
+  X(flows_created)                                                                                 \
+  X(timestamps_late) /* packets too late to correct the flow's start */
 
 /* Counted by the capture buffer (store/store.h), 0 without one. */
 #define SONDE_STORE_COUNTER_LIST(X)                                                                \
@@ -43,6 +44,14 @@
   X(segment_bytes)      /* size of those files */                                                  \
   X(spill_failures)     /* failed system calls and seals */                                        \
   X(packets_spill_lost) /* never written to a segment; they may still be in memory */
+
+/* Packets of one link type that the decoder does not know. */
+struct sonde_undecoded {
+  uint64_t linktype; /* LINKTYPE_ value */
+  uint64_t packets;
+};
+
+enum { SONDE_UNDECODED_MAX = 8 };
 
 #define SONDE_COUNTER_MEMBER(name) uint64_t name;
 

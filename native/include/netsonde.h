@@ -61,9 +61,10 @@ struct sonde_session_config {
   uint32_t record_ring_size; /* records over all workers, 64…2^24 */
   int promiscuous;
   int dedicated;
-  int tunnel_mode;     /* enum sonde_tunnel_mode */
-  double replay_speed; /* `file`: 0 as fast as possible, 1.0 real time */
-  int metering;        /* 1: make records from the first packet on */
+  int tunnel_mode;                             /* enum sonde_tunnel_mode */
+  uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX]; /* UDP ports of VXLAN, ended by 0 */
+  double replay_speed;                         /* `file`: 0 as fast as possible, 1.0 real time */
+  int metering;                                /* 1: make records from the first packet on */
   uint64_t idle_timeout_ns;
   uint64_t active_timeout_ns;
   uint64_t buffer_bytes;      /* capture buffer in memory; 0: no buffer */
@@ -114,7 +115,14 @@ struct sonde_event {
 /* Removes up to `max` events in order. Returns the number. */
 int sonde_session_events(struct sonde_session *session, struct sonde_event *events, uint32_t max);
 
-enum { SONDE_NON_FLOW_MAX = 16 };
+enum { SONDE_NON_FLOW_MAX = 16, SONDE_FILE_DETAIL_MAX = 160 };
+
+/* Is a replayed file whole? UNKNOWN: a live source, or a large file that is not read to its end. */
+enum sonde_file_state {
+  SONDE_FILE_UNKNOWN = 0,
+  SONDE_FILE_WHOLE = 1,
+  SONDE_FILE_CUT = 2,
+};
 
 /* The sum of one consistent snapshot per worker. packets_captured = packets_recorded +
  * packets_active + packets_non_flow + packets_unmetered. */
@@ -141,9 +149,15 @@ struct sonde_stats {
   int link_up;
   int metering;
   char attach[96];
+  struct sonde_undecoded undecoded[SONDE_UNDECODED_MAX]; /* packets 0 ends the list */
+  int file_state;                                        /* enum sonde_file_state */
+  char file_detail[SONDE_FILE_DETAIL_MAX];               /* `file`: where and how it was cut */
 };
 
 const char *sonde_non_flow_name(uint32_t cause); /* NULL past the last */
+/* The names of a LINKTYPE_ value in libpcap: "USER0", "Private use 0"; NULL if it has no name. */
+const char *sonde_linktype_name(uint32_t linktype);
+const char *sonde_linktype_description(uint32_t linktype);
 void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stats);
 
 /* Applies from the next batch on. Turning metering off ends every segment with `forced`. */

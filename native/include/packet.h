@@ -15,13 +15,34 @@
 enum sonde_linktype {
   SONDE_LINKTYPE_NULL = 0, /* 4-byte family in the capturing host's byte order */
   SONDE_LINKTYPE_ETHERNET = 1,
+  SONDE_LINKTYPE_TOKEN_RING = 6,
   SONDE_LINKTYPE_PPP = 9,
+  SONDE_LINKTYPE_FDDI = 10,
+  SONDE_LINKTYPE_RAW_BSD = 12, /* a DLT of some systems, in files and in PPI */
+  SONDE_LINKTYPE_RAW_OPENBSD = 14,
   SONDE_LINKTYPE_PPP_HDLC = 50,
+  SONDE_LINKTYPE_PPPOE = 51,
+  SONDE_LINKTYPE_ATM_LLC = 100,
   SONDE_LINKTYPE_RAW = 101,
+  SONDE_LINKTYPE_C_HDLC = 104,
+  SONDE_LINKTYPE_WLAN = 105, /* IEEE 802.11 */
+  SONDE_LINKTYPE_FRAME_RELAY = 107,
   SONDE_LINKTYPE_LOOP = 108, /* 4-byte family in network byte order */
+  SONDE_LINKTYPE_ENC = 109,  /* OpenBSD IPsec */
   SONDE_LINKTYPE_SLL = 113,
+  SONDE_LINKTYPE_PFLOG = 117,
+  SONDE_LINKTYPE_PRISM = 119,
+  SONDE_LINKTYPE_RADIOTAP = 127,
+  SONDE_LINKTYPE_FIREWIRE = 138,
+  SONDE_LINKTYPE_AVS = 163,
+  SONDE_LINKTYPE_PPI = 192,
+  SONDE_LINKTYPE_PPP_DIRECTION = 204,
+  SONDE_LINKTYPE_C_HDLC_DIRECTION = 205,
+  SONDE_LINKTYPE_FRAME_RELAY_DIRECTION = 206,
   SONDE_LINKTYPE_IPV4 = 228,
   SONDE_LINKTYPE_IPV6 = 229,
+  SONDE_LINKTYPE_NFLOG = 239,
+  SONDE_LINKTYPE_IPOIB = 242,
   SONDE_LINKTYPE_SLL2 = 276,
   /* Not a frame: data points to one struct sonde_delta, or, with caplen 0, marks that all packets
    * up to time_ns have been handed over. Only from aggregating backends (backend.h). */
@@ -92,8 +113,10 @@ struct sonde_delta {
   X(OTHER_ETHERTYPE, "other_ethertype") /* a known frame with no IP inside */                      \
   X(OTHER_LLC, "other_llc")                                                                        \
   X(OTHER_LINKTYPE, "other_linktype")                                                              \
-  X(MALFORMED, "malformed") /* the headers contradict themselves */                                \
-  X(TRUNCATED, "truncated") /* the capture was cut before the IP header's end */
+  X(WLAN_CONTROL, "wlan_control") /* 802.11 management and control frames */                       \
+  X(ENCRYPTED, "encrypted")       /* 802.11 or MACsec data that only a key opens */                \
+  X(MALFORMED, "malformed")       /* the headers contradict themselves */                          \
+  X(TRUNCATED, "truncated")       /* the capture was cut before the IP header's end */
 
 enum sonde_non_flow {
 #define SONDE_NON_FLOW_ENUM(name, text) SONDE_NON_FLOW_##name,

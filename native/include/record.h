@@ -39,7 +39,7 @@ enum sonde_tunnel_type {
   SONDE_TUNNEL_TEREDO = 7,
 };
 
-enum { SONDE_VLAN_DEPTH_MAX = 4 };
+enum { SONDE_VLAN_DEPTH_MAX = 4, SONDE_VXLAN_PORTS_MAX = 8 };
 
 #define SONDE_FLOW_LABEL_MASK UINT32_C(0xfffff)
 
@@ -104,6 +104,8 @@ struct sonde_record {
   uint16_t fragment_offset; /* in 8 octets; this and the next two: the flow's first packet */
   uint8_t fragment_flags;   /* fragmentFlags: DF 64 (IPv4), MF 32 (both) */
   uint8_t vlan_priority;    /* outer tag, 0…7 */
+  uint32_t timestamps_late; /* packets older than first_ns, this segment */
+  uint32_t reserved;
 };
 
 #endif

@@ -21,6 +21,7 @@ enum {
 
 struct sonde_decoder {
   struct sonde_fragments *fragments;
+  uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX]; /* 0 ends the list */
   bool inner;
 };
 
@@ -31,11 +32,14 @@ struct layer {
   struct sonde_tunnel tunnel; /* type NONE for the frame's own IP header */
 };
 
-struct sonde_decoder *sonde_decoder_create(int inner) {
+struct sonde_decoder *sonde_decoder_create(int inner,
+                                           const uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX]) {
   struct sonde_decoder *decoder = calloc(1, sizeof(*decoder));
   if (decoder == NULL)
     return NULL;
   decoder->inner = inner != 0;
+  static const uint16_t usual[SONDE_VXLAN_PORTS_MAX] = {4789, 8472}; /* IANA's, Linux's default */
+  memcpy(decoder->vxlan_ports, vxlan_ports ? vxlan_ports : usual, sizeof decoder->vxlan_ports);
   decoder->fragments = sonde_fragments_create();
   if (decoder->fragments == NULL) {
     free(decoder);
@@ -74,7 +78,8 @@ static uint32_t descend(struct sonde_decoder *decoder, const struct sonde_frame 
     struct sonde_frame packet = frame_until(frame, layer.network.end);
     struct sonde_place place;
     struct layer next = {.tags = layer.tags};
-    if (!sonde_tunnel_enter(&packet, &layer.network, &place, &next.tags, &next.tunnel) ||
+    if (!sonde_tunnel_enter(&packet, decoder->vxlan_ports, &layer.network, &place, &next.tags,
+                            &next.tunnel) ||
         sonde_network_parse(&packet, &place, &next.network) != SONDE_LAYER_IP)
       break;
     uint32_t end = sonde_transport_end(&packet, &next.network);
@@ -170,8 +175,9 @@ static __attribute__((noinline)) int decode_layers(struct sonde_decoder *decoder
 }
 
 static inline bool may_tunnel(const struct sonde_decoder *decoder, const uint8_t *data) {
-  return decoder->inner && (is_tunnel_port(load_u16(data + PLAIN_TRANSPORT)) ||
-                            is_tunnel_port(load_u16(data + PLAIN_TRANSPORT + 2)));
+  return decoder->inner &&
+         (is_tunnel_port(decoder->vxlan_ports, load_u16(data + PLAIN_TRANSPORT)) ||
+          is_tunnel_port(decoder->vxlan_ports, load_u16(data + PLAIN_TRANSPORT + 2)));
 }
 
 /* Checks everything that decode_plain requires, such as the first 14 bytes of TCP. */

@@ -11,9 +11,10 @@
 
 struct sonde_decoder;
 
-/* inner: 1 takes the key from the innermost decodable IP header. Returns NULL without memory or
- * a random seed. */
-struct sonde_decoder *sonde_decoder_create(int inner);
+/* inner: 1 takes the key from the innermost decodable IP header. vxlan_ports: UDP ports of VXLAN,
+ * ended by 0; NULL: 4789 and 8472. Returns NULL without memory or a random seed. */
+struct sonde_decoder *sonde_decoder_create(int inner,
+                                           const uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX]);
 void sonde_decoder_destroy(struct sonde_decoder *decoder); /* NULL is allowed */
 
 /* Fills `out` and returns -1 if the packet belongs to a flow. Otherwise returns the

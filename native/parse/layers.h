@@ -30,7 +30,16 @@ enum sonde_ethertype {
   SONDE_ETHERTYPE_PPPOE_SESSION = 0x8864,
   SONDE_ETHERTYPE_PROVIDER_VLAN = 0x88a8,
   SONDE_ETHERTYPE_LLDP = 0x88cc,
+  SONDE_ETHERTYPE_TRILL = 0x22f3,
+  SONDE_ETHERTYPE_MACSEC = 0x88e5,   /* IEEE 802.1AE */
+  SONDE_ETHERTYPE_BACKBONE = 0x88e7, /* IEEE 802.1ah */
+  SONDE_ETHERTYPE_FABRICPATH = 0x8903,
+  SONDE_ETHERTYPE_METADATA = 0x8909, /* Cisco */
   SONDE_ETHERTYPE_VNTAG = 0x8926,
+  SONDE_ETHERTYPE_HSR = 0x892f,  /* IEC 62439-3 */
+  SONDE_ETHERTYPE_ETAG = 0x893f, /* IEEE 802.1BR */
+  SONDE_ETHERTYPE_NSH = 0x894f,
+  SONDE_ETHERTYPE_REDUNDANCY = 0xf1c1, /* IEEE 802.1CB */
   SONDE_ETHERTYPE_QINQ = 0x9100,
   SONDE_ETHERTYPE_QINQ_OLD = 0x9200,
   SONDE_ETHERTYPE_MIN = 0x0600, /* a smaller value is not a type */
@@ -48,6 +57,7 @@ struct sonde_tags {
   uint16_t vlan[SONDE_VLAN_DEPTH_MAX];
   uint8_t vlan_depth;
   uint8_t vlan_priority; /* first tag's */
+  bool tagged;           /* a tag was seen, perhaps without a VLAN id */
   uint32_t mpls_label;   /* first label; UINT32_MAX if there is no label */
 };
 
@@ -89,16 +99,24 @@ struct sonde_tunnel {
 enum sonde_tunnel_port {
   SONDE_PORT_GTPU = 2152,
   SONDE_PORT_TEREDO = 3544,
-  SONDE_PORT_VXLAN = 4789,
+  SONDE_PORT_VXLAN_GPE = 4790,
   SONDE_PORT_GENEVE = 6081,
 };
 
-static inline bool is_tunnel_port(uint16_t port) {
-  return port == SONDE_PORT_VXLAN || port == SONDE_PORT_GENEVE || port == SONDE_PORT_GTPU ||
-         port == SONDE_PORT_TEREDO;
+static inline bool is_vxlan_port(const uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX], uint16_t port) {
+  for (int i = 0; i < SONDE_VXLAN_PORTS_MAX && vxlan_ports[i]; i++)
+    if (vxlan_ports[i] == port)
+      return true;
+  return false;
 }
 
-/* Walks from the start of the frame to the IP header. */
+static inline bool is_tunnel_port(const uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX],
+                                  uint16_t port) {
+  return port == SONDE_PORT_VXLAN_GPE || port == SONDE_PORT_GENEVE || port == SONDE_PORT_GTPU ||
+         port == SONDE_PORT_TEREDO || is_vxlan_port(vxlan_ports, port);
+}
+
+/* linktype.c: walks from the start of the frame to the IP header. */
 int sonde_link_enter(const struct sonde_frame *frame, uint16_t linktype, struct sonde_place *place,
                      struct sonde_tags *tags);
 /* Walks from place, a known ethertype inside the frame, to the IP header. */
@@ -112,9 +130,9 @@ int sonde_network_parse(const struct sonde_frame *frame, const struct sonde_plac
 
 /* Returns true if the packet is a tunnel with an IP header inside. Then `place` is that header,
  * and tags and tunnel are updated; otherwise they are undefined. */
-bool sonde_tunnel_enter(const struct sonde_frame *frame, const struct sonde_network *network,
-                        struct sonde_place *place, struct sonde_tags *tags,
-                        struct sonde_tunnel *tunnel);
+bool sonde_tunnel_enter(const struct sonde_frame *frame, const uint16_t *vxlan_ports,
+                        const struct sonde_network *network, struct sonde_place *place,
+                        struct sonde_tags *tags, struct sonde_tunnel *tunnel);
 
 /* Sets the ports, or 0 if they were not captured. Not for later fragments. */
 void sonde_transport_ports(const struct sonde_frame *frame, const struct sonde_network *network,

@@ -1,4 +1,4 @@
-/* link.c - walks from the start of a frame to its IP header.
+/* link.c - walks over the layers between a frame's link type and its IP header.
  *
  * Each step parses the layer that place->ethertype names. A step finds IP, returns the cause why
  * the frame has no IP header, or moves place to the next layer. STEPS_MAX bounds a frame of tags
@@ -18,10 +18,12 @@ static int step_vlan(const struct sonde_frame *frame, struct sonde_place *place,
   if (!frame_has(frame, place->offset, 4))
     return frame_cause(frame, place->offset, 4);
   const uint8_t *tag = frame->data + place->offset;
-  if (tags->vlan_depth == 0)
+  uint16_t id = load_u16(tag) & 0x0fff;
+  if (!tags->tagged)
     tags->vlan_priority = tag[0] >> 5;
-  if (tags->vlan_depth < SONDE_VLAN_DEPTH_MAX)
-    tags->vlan[tags->vlan_depth++] = load_u16(tag) & 0x0fff;
+  tags->tagged = true;
+  if (id != 0 && tags->vlan_depth < SONDE_VLAN_DEPTH_MAX) /* id 0: a priority, no VLAN */
+    tags->vlan[tags->vlan_depth++] = id;
   place->ethertype = load_u16(tag + 2);
   place->offset += 4;
   return STEP_AGAIN;
@@ -57,6 +59,9 @@ static bool looks_like_ethernet(const struct sonde_frame *frame, uint32_t offset
   case SONDE_ETHERTYPE_PPPOE_DISCOVERY:
   case SONDE_ETHERTYPE_PPPOE_SESSION:
   case SONDE_ETHERTYPE_VNTAG:
+  case SONDE_ETHERTYPE_ETAG:
+  case SONDE_ETHERTYPE_BACKBONE:
+  case SONDE_ETHERTYPE_NSH:
   case SONDE_ETHERTYPE_LLDP:
     return true;
   default: /* LLC of SNAP and spanning tree: both addresses are the same */
@@ -179,6 +184,97 @@ static int step_llc(const struct sonde_frame *frame, struct sonde_place *place) 
   return STEP_AGAIN;
 }
 
+/* Skips a header of `bytes` bytes before a bridged Ethernet frame. */
+static int step_bridged(const struct sonde_frame *frame, struct sonde_place *place,
+                        uint32_t bytes) {
+  if (!frame_has(frame, place->offset, bytes))
+    return frame_cause(frame, place->offset, bytes);
+  place->offset += bytes;
+  place->ethertype = SONDE_ETHERTYPE_BRIDGED;
+  return STEP_AGAIN;
+}
+
+/* RFC 8300 §2.2. The length is in 4 bytes and includes the metadata of either MD type. */
+static int step_nsh(const struct sonde_frame *frame, struct sonde_place *place) {
+  static const uint16_t ethertypes[] = {[1] = SONDE_ETHERTYPE_IPV4,
+                                        [2] = SONDE_ETHERTYPE_IPV6,
+                                        [3] = SONDE_ETHERTYPE_BRIDGED,
+                                        [4] = SONDE_ETHERTYPE_NSH,
+                                        [5] = SONDE_ETHERTYPE_MPLS};
+  if (!frame_has(frame, place->offset, 8))
+    return frame_cause(frame, place->offset, 8);
+  const uint8_t *header = frame->data + place->offset;
+  uint32_t bytes = (header[1] & 0x3fu) * 4;
+  uint8_t next = header[3];
+  if (header[0] >> 6 != 0 || bytes < 8)
+    return SONDE_NON_FLOW_MALFORMED;
+  if (next == 0 || next >= sizeof ethertypes / sizeof ethertypes[0])
+    return SONDE_NON_FLOW_OTHER_ETHERTYPE;
+  if (!frame_has(frame, place->offset, bytes))
+    return frame_cause(frame, place->offset, bytes);
+  place->offset += bytes;
+  place->ethertype = ethertypes[next];
+  return STEP_AGAIN;
+}
+
+/* Version, length of the options in 4 bytes, options, ethertype. */
+static int step_metadata(const struct sonde_frame *frame, struct sonde_place *place) {
+  if (!frame_has(frame, place->offset, 2))
+    return frame_cause(frame, place->offset, 2);
+  return step_header(frame, place, 2 + frame->data[place->offset + 1] * 4u + 2);
+}
+
+/* RFC 6325 §3: the options' length is in 4 bytes, split over the first two bytes. */
+static int step_trill(const struct sonde_frame *frame, struct sonde_place *place) {
+  if (!frame_has(frame, place->offset, 6))
+    return frame_cause(frame, place->offset, 6);
+  uint32_t options = (load_u16(frame->data + place->offset) >> 6 & 0x1fu) * 4;
+  return step_bridged(frame, place, 6 + options);
+}
+
+/* IEEE 802.1AE: readable only without the E and C bits, which mark encrypted data. */
+static int step_macsec(const struct sonde_frame *frame, struct sonde_place *place) {
+  if (!frame_has(frame, place->offset, 6))
+    return frame_cause(frame, place->offset, 6);
+  uint8_t control = frame->data[place->offset];
+  if (control & 0x0c)
+    return SONDE_NON_FLOW_ENCRYPTED;
+  return step_header(frame, place, (control & 0x20 ? 14 : 6) + 2);
+}
+
+/* Headers that few frames have. */
+static int step_rare(const struct sonde_frame *frame, struct sonde_place *place) {
+  switch (place->ethertype) {
+  case SONDE_ETHERTYPE_VNTAG:
+  case SONDE_ETHERTYPE_HSR:
+  case SONDE_ETHERTYPE_REDUNDANCY:
+    return step_header(frame, place, 6);
+  case SONDE_ETHERTYPE_ETAG:
+    return step_header(frame, place, 8);
+  case SONDE_ETHERTYPE_BACKBONE: /* the I-TAG's 4 bytes */
+    return step_bridged(frame, place, 4);
+  case SONDE_ETHERTYPE_FABRICPATH: /* tree and TTL */
+    return step_bridged(frame, place, 2);
+  case SONDE_ETHERTYPE_TRILL:
+    return step_trill(frame, place);
+  case SONDE_ETHERTYPE_NSH:
+    return step_nsh(frame, place);
+  case SONDE_ETHERTYPE_METADATA:
+    return step_metadata(frame, place);
+  case SONDE_ETHERTYPE_MACSEC:
+    return step_macsec(frame, place);
+  case SONDE_ETHERTYPE_ARP:
+    return SONDE_NON_FLOW_ARP;
+  case SONDE_ETHERTYPE_LLDP:
+    return SONDE_NON_FLOW_LLDP;
+  case SONDE_ETHERTYPE_PPPOE_DISCOVERY:
+    return SONDE_NON_FLOW_PPPOE_CONTROL;
+  default:
+    return place->ethertype <= SONDE_LLC_LENGTH_MAX ? step_llc(frame, place)
+                                                    : SONDE_NON_FLOW_OTHER_ETHERTYPE;
+  }
+}
+
 static int step(const struct sonde_frame *frame, struct sonde_place *place,
                 struct sonde_tags *tags) {
   switch (place->ethertype) {
@@ -197,19 +293,10 @@ static int step(const struct sonde_frame *frame, struct sonde_place *place,
     return step_pppoe(frame, place);
   case SONDE_ETHERTYPE_PPP:
     return step_ppp(frame, place);
-  case SONDE_ETHERTYPE_VNTAG:
-    return step_header(frame, place, 6);
   case SONDE_ETHERTYPE_BRIDGED:
     return step_header(frame, place, ETHERNET_BYTES);
-  case SONDE_ETHERTYPE_ARP:
-    return SONDE_NON_FLOW_ARP;
-  case SONDE_ETHERTYPE_LLDP:
-    return SONDE_NON_FLOW_LLDP;
-  case SONDE_ETHERTYPE_PPPOE_DISCOVERY:
-    return SONDE_NON_FLOW_PPPOE_CONTROL;
   default:
-    return place->ethertype <= SONDE_LLC_LENGTH_MAX ? step_llc(frame, place)
-                                                    : SONDE_NON_FLOW_OTHER_ETHERTYPE;
+    return step_rare(frame, place);
   }
 }
 
@@ -231,89 +318,4 @@ int sonde_link_ip(const struct sonde_frame *frame, struct sonde_place *place) {
     return SONDE_NON_FLOW_MALFORMED;
   place->ethertype = version == 4 ? SONDE_ETHERTYPE_IPV4 : SONDE_ETHERTYPE_IPV6;
   return SONDE_LAYER_IP;
-}
-
-/* The family has the byte order of the capturing host, which the file does not name. */
-static int enter_null(const struct sonde_frame *frame, struct sonde_place *place, bool swapped) {
-  if (!frame_has(frame, 0, 4))
-    return frame_cause(frame, 0, 4);
-  uint32_t family = load_u32(frame->data);
-  if (swapped && family > 0xffff)
-    family = __builtin_bswap32(family);
-  place->offset = 4;
-  switch (family) {
-  case 2:
-    place->ethertype = SONDE_ETHERTYPE_IPV4;
-    return SONDE_LAYER_IP;
-  case 10: /* AF_INET6 of Linux, NetBSD and OpenBSD, FreeBSD, Darwin */
-  case 24:
-  case 28:
-  case 30:
-    place->ethertype = SONDE_ETHERTYPE_IPV6;
-    return SONDE_LAYER_IP;
-  default:
-    return SONDE_NON_FLOW_OTHER_ETHERTYPE;
-  }
-}
-
-/* A Linux "cooked" header of `bytes` bytes with the protocol at offset `at`. */
-static int enter_cooked(const struct sonde_frame *frame, uint32_t bytes, uint32_t at,
-                        struct sonde_place *place, struct sonde_tags *tags) {
-  if (!frame_has(frame, 0, bytes))
-    return frame_cause(frame, 0, bytes);
-  place->offset = bytes;
-  place->ethertype = load_u16(frame->data + at);
-  if (place->ethertype == 4) /* ETH_P_802_2: LLC follows */
-    return sonde_link_walk(frame, place, tags);
-  if (place->ethertype == 1) /* ETH_P_802_3: raw IPX without LLC */
-    return SONDE_NON_FLOW_OTHER_LLC;
-  if (place->ethertype < SONDE_ETHERTYPE_MIN)
-    return SONDE_NON_FLOW_OTHER_ETHERTYPE;
-  return sonde_link_walk(frame, place, tags);
-}
-
-static int enter_ppp_hdlc(const struct sonde_frame *frame, struct sonde_place *place,
-                          struct sonde_tags *tags) {
-  place->ethertype = SONDE_ETHERTYPE_PPP;
-  if (frame_has(frame, 0, 4) && (frame->data[0] == 0x0f || frame->data[0] == 0x8f) &&
-      frame->data[1] == 0) { /* Cisco HDLC: address, 0, ethertype */
-    place->ethertype = load_u16(frame->data + 2);
-    place->offset = 4;
-    if (place->ethertype < SONDE_ETHERTYPE_MIN)
-      return SONDE_NON_FLOW_OTHER_ETHERTYPE;
-  }
-  return sonde_link_walk(frame, place, tags);
-}
-
-int sonde_link_enter(const struct sonde_frame *frame, uint16_t linktype, struct sonde_place *place,
-                     struct sonde_tags *tags) {
-  *place = (struct sonde_place){.offset = 0, .ethertype = SONDE_ETHERTYPE_BRIDGED};
-  switch (linktype) {
-  case SONDE_LINKTYPE_ETHERNET:
-    break;
-  case SONDE_LINKTYPE_RAW:
-    return sonde_link_ip(frame, place);
-  case SONDE_LINKTYPE_IPV4:
-    place->ethertype = SONDE_ETHERTYPE_IPV4;
-    break;
-  case SONDE_LINKTYPE_IPV6:
-    place->ethertype = SONDE_ETHERTYPE_IPV6;
-    break;
-  case SONDE_LINKTYPE_NULL:
-    return enter_null(frame, place, true);
-  case SONDE_LINKTYPE_LOOP:
-    return enter_null(frame, place, false);
-  case SONDE_LINKTYPE_SLL:
-    return enter_cooked(frame, 16, 14, place, tags);
-  case SONDE_LINKTYPE_SLL2:
-    return enter_cooked(frame, 20, 0, place, tags);
-  case SONDE_LINKTYPE_PPP:
-    place->ethertype = SONDE_ETHERTYPE_PPP;
-    break;
-  case SONDE_LINKTYPE_PPP_HDLC:
-    return enter_ppp_hdlc(frame, place, tags);
-  default:
-    return SONDE_NON_FLOW_OTHER_LINKTYPE;
-  }
-  return sonde_link_walk(frame, place, tags);
 }

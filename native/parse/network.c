@@ -16,6 +16,7 @@ enum {
   EXTENSION_FRAGMENT = 44,
   EXTENSION_ESP = 50,
   EXTENSION_AUTHENTICATION = 51,
+  EXTENSION_NONE = 59,
   EXTENSION_DESTINATION = 60,
   EXTENSION_COMPRESSION = 108,
   EXTENSION_MOBILITY = 135,
@@ -114,6 +115,15 @@ static void walk_extensions(const struct sonde_frame *frame, struct sonde_networ
   network->payload = network->end; /* truncated, too many, or a later fragment */
 }
 
+/* Payload length 0 stands for a length over 65,535 (jumbogram, BIG TCP), unless nothing follows
+ * the header: next header 59, or fewer bytes than the next header has. */
+static bool is_empty(const struct sonde_frame *frame, const struct sonde_network *network,
+                     uint8_t next_header) {
+  uint32_t room = frame->wirelen - network->offset - IPV6_BYTES;
+  uint32_t least = next_header == SONDE_IP_TCP ? 20 : 8;
+  return next_header == EXTENSION_NONE || room < least;
+}
+
 static int parse_ipv6(const struct sonde_frame *frame, struct sonde_network *network) {
   if (!frame_has(frame, network->offset, IPV6_BYTES))
     return frame_cause(frame, network->offset, IPV6_BYTES);
@@ -121,7 +131,10 @@ static int parse_ipv6(const struct sonde_frame *frame, struct sonde_network *net
   if (header[0] >> 4 != 6)
     return SONDE_NON_FLOW_MALFORMED;
   uint32_t payload_bytes = load_u16(header + 4);
-  set_end(frame, payload_bytes == 0 ? 0 : IPV6_BYTES + payload_bytes, network);
+  uint32_t octets = IPV6_BYTES + payload_bytes;
+  if (payload_bytes == 0 && !is_empty(frame, network, header[6]))
+    octets = 0;
+  set_end(frame, octets, network);
   network->version = 6;
   network->tos = (uint8_t)(load_u16(header) >> 4);
   network->protocol = header[6];

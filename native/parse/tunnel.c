@@ -20,6 +20,7 @@ enum {
 
 struct inside {
   struct sonde_frame packet; /* ends with the outer IP packet */
+  const uint16_t *vxlan_ports;
   struct sonde_place *place;
   struct sonde_tags *tags;
   struct sonde_tunnel *tunnel;
@@ -98,6 +99,25 @@ static bool enter_vxlan(const struct inside *in, uint32_t at) {
   return walk(in, at + 8, SONDE_ETHERTYPE_BRIDGED);
 }
 
+/* draft-ietf-nvo3-vxlan-gpe-13 §3: with the P bit, the fourth byte names what follows. */
+static bool enter_vxlan_gpe(const struct inside *in, uint32_t at) {
+  static const uint16_t ethertypes[] = {[1] = SONDE_ETHERTYPE_IPV4,
+                                        [2] = SONDE_ETHERTYPE_IPV6,
+                                        [3] = SONDE_ETHERTYPE_BRIDGED,
+                                        [4] = SONDE_ETHERTYPE_NSH,
+                                        [5] = SONDE_ETHERTYPE_MPLS};
+  if (!frame_has(&in->packet, at, 8))
+    return false;
+  const uint8_t *header = in->packet.data + at;
+  if (!(header[0] & 0x04))
+    return enter_vxlan(in, at);
+  if (header[0] & 0x31 || header[3] >= sizeof ethertypes / sizeof ethertypes[0])
+    return false; /* another version, or OAM */
+  in->tunnel->type = SONDE_TUNNEL_VXLAN;
+  in->tunnel->id = header[0] & 0x08 ? load_u32(header + 4) >> 8 : 0;
+  return walk(in, at + 8, ethertypes[header[3]]);
+}
+
 static bool enter_geneve(const struct inside *in, uint32_t at) {
   if (!frame_has(&in->packet, at, 8) || in->packet.data[at] >> 6 != 0)
     return false;
@@ -156,8 +176,8 @@ static bool enter_udp(const struct inside *in, uint32_t at) {
   uint16_t ports[2] = {load_u16(in->packet.data + at + 2), load_u16(in->packet.data + at)};
   for (int side = 0; side < 2; side++) {
     switch (ports[side]) {
-    case SONDE_PORT_VXLAN:
-      return enter_vxlan(in, at + 8);
+    case SONDE_PORT_VXLAN_GPE:
+      return enter_vxlan_gpe(in, at + 8);
     case SONDE_PORT_GENEVE:
       return enter_geneve(in, at + 8);
     case SONDE_PORT_GTPU:
@@ -165,16 +185,17 @@ static bool enter_udp(const struct inside *in, uint32_t at) {
     case SONDE_PORT_TEREDO:
       return enter_teredo(in, at + 8);
     default:
-      break;
+      if (is_vxlan_port(in->vxlan_ports, ports[side]))
+        return enter_vxlan(in, at + 8);
     }
   }
   return false;
 }
 
-bool sonde_tunnel_enter(const struct sonde_frame *frame, const struct sonde_network *network,
-                        struct sonde_place *place, struct sonde_tags *tags,
-                        struct sonde_tunnel *tunnel) {
-  struct inside in = {frame_until(frame, network->end), place, tags, tunnel};
+bool sonde_tunnel_enter(const struct sonde_frame *frame, const uint16_t *vxlan_ports,
+                        const struct sonde_network *network, struct sonde_place *place,
+                        struct sonde_tags *tags, struct sonde_tunnel *tunnel) {
+  struct inside in = {frame_until(frame, network->end), vxlan_ports, place, tags, tunnel};
   if (network->later)
     return false;
   *tunnel = (struct sonde_tunnel){

@@ -139,7 +139,7 @@ static void test_full(void) {
 static void test_tunnel_fragments(void) {
   struct sonde_decoded out;
   sonde_decoder_destroy(decoder);
-  decoder = sonde_decoder_create(INNER);
+  decoder = sonde_decoder_create(INNER, NULL);
   decode_at(START_NS, "ip4:11:2000 udp:5000:2152 x:30ff002000000007 ip4:6 tcp:9:80 pay:20", &out);
   CHECK_EQ(out.key.protocol, 6);
   CHECK_EQ(out.key.lo_port, 9);
@@ -195,7 +195,7 @@ static void test_full_profile_fields(void) {
 }
 
 int main(void) {
-  decoder = sonde_decoder_create(OUTER);
+  decoder = sonde_decoder_create(OUTER, NULL);
   if (decoder == NULL)
     return 1;
   test_in_order();

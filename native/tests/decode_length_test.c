@@ -164,7 +164,7 @@ static void test_odd_segments(void) {
 
 int main(void) {
   for (int mode = 0; mode < 2; mode++)
-    if ((decoders[mode] = sonde_decoder_create(mode)) == NULL)
+    if ((decoders[mode] = sonde_decoder_create(mode, NULL)) == NULL)
       return 1;
   test_octets();
   test_captured_past_wire();

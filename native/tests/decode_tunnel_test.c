@@ -310,7 +310,7 @@ static void test_cuts(void) {
 
 int main(void) {
   for (int mode = 0; mode < 2; mode++)
-    if ((decoders[mode] = sonde_decoder_create(mode)) == NULL)
+    if ((decoders[mode] = sonde_decoder_create(mode, NULL)) == NULL)
       return 1;
   test_tunnels();
   test_icmp_quote();

@@ -141,7 +141,7 @@ static void check_row(const struct row *row) {
 }
 
 int main(void) {
-  decoder = sonde_decoder_create(1);
+  decoder = sonde_decoder_create(1, NULL);
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
     check_row(&rows[i]);
   sonde_decoder_destroy(decoder);

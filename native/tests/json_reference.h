@@ -158,6 +158,7 @@ static inline void write_reference(struct reference *out, const struct sonde_rec
       interface, directions[r->direction]);
   add_tunnel(out, r);
   add_number(out, "sampling_interval", r->sampling_interval);
+  add_number(out, "timestamps_late", r->timestamps_late);
   add(out, "}");
 }
 

@@ -63,7 +63,7 @@ static const char example_json[] =
     "\"total_packets\":5000000016,\"total_bytes\":9007199254742993,\"end_reason\":\"active\","
     "\"interface\":\"br \\\"x\\\\\\u0001\xc3\xa9\xef\xbf\xbd\",\"direction\":\"egress\","
     "\"tunnel\":{\"type\":\"vxlan\",\"id\":5001,\"outer_source_ip\":\"2001:db8::1\","
-    "\"outer_dest_ip\":\"2001:db8::2\"},\"sampling_interval\":1}]";
+    "\"outer_dest_ip\":\"2001:db8::2\"},\"sampling_interval\":1,\"timestamps_late\":0}]";
 
 static void check_text(const uint8_t *buffer, uint32_t bytes, const char *expected) {
   int same = bytes == strlen(expected) && memcmp(buffer, expected, bytes) == 0;

@@ -89,7 +89,7 @@ static void remove_directory(void) {
 }
 
 int main(void) {
-  decoder = sonde_decoder_create(0);
+  decoder = sonde_decoder_create(0, NULL);
   CHECK(mkdtemp(directory) != NULL);
   test_earlier_keys_open();
   test_the_same_key_is_kept();

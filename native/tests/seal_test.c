@@ -229,7 +229,7 @@ static void test_failure(const struct sonde_libcrypto *broken) {
 }
 
 int main(void) {
-  decoder = sonde_decoder_create(1);
+  decoder = sonde_decoder_create(1, NULL);
   test_enable_midway();
   test_wrap();
   test_wrapped_in_clear();

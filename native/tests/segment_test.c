@@ -576,7 +576,7 @@ static void test_unwritten_packets_count_once(void) {
 }
 
 int main(void) {
-  decoder = sonde_decoder_create(1);
+  decoder = sonde_decoder_create(1, NULL);
   CHECK(mkdtemp(directory) != NULL);
   for (enum sonde_segment_file_state state = SONDE_SEGMENT_FILE_OPENED;
        state <= SONDE_SEGMENT_FILE_DONE; state++)

@@ -332,7 +332,7 @@ static void test_exact_limits(void) {
 }
 
 int main(void) {
-  decoder = sonde_decoder_create(1);
+  decoder = sonde_decoder_create(1, NULL);
   test_chunk_edges();
   test_gaps_of_workers();
   test_exact_limits();

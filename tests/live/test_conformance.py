@@ -153,6 +153,24 @@ async def test_same_frames_give_the_same_flows(rig: Rig, backend: str) -> None:
 
 
 @each_backend
+async def test_priority_tag_is_no_vlan(rig: Rig, backend: str) -> None:
+    """IEEE 802.1Q: VLAN id 0 carries only a priority. A tags its frames so, B does not."""
+    there = ipv4(udp(b"12345678", 1001, 53), UDP, A, B)
+    back = ipv4(udp(b"12345678", 53, 1001), UDP, B, A)
+    frames = [
+        *[ethernet(there, vlans=(5 << 13,))] * 3,
+        *[ethernet(back)] * 2,
+        ethernet(there, vlans=(10, 5 << 13)),
+        ethernet(back, vlans=(10,)),
+    ]
+    _, flows = await capture(rig, backend, frames)
+    assert oracle.flow_lines(flows) == [
+        "10|4|17|10.0.0.1|1001|10.0.0.2|53|1|36|1|36",
+        "|4|17|10.0.0.1|1001|10.0.0.2|53|3|108|2|72",
+    ]
+
+
+@each_backend
 async def test_filter_captures_exactly_the_matching_frames(rig: Rig, backend: str) -> None:
     """Includes tags, which a kernel keeps outside the frame and a file inside. (For an
     expression without tags, like `udp port 53`, libpcap looks past a tag outside the frame,

@@ -73,6 +73,29 @@ async def test_records_of_four_workers_match_the_oracle(
     assert not wrong, "\n".join(wrong)
 
 
+@each_mode
+async def test_priority_tag_is_no_vlan(fleet: Fleet, bus: Bus, sender: Sender, mode: str) -> None:
+    """In copied packets (a SYN, and the first of a flow) and in those that the kernel adds up."""
+    frames = [ethernet(ipv4(tcp(b"", 40000, 80, SYN), TCP, A, B), vlans=(5 << 13,))]
+    for _ in range(20):
+        frames += [
+            ethernet(ipv4(tcp(bytes(10), 40000, 80), TCP, A, B), vlans=(5 << 13,)),
+            ethernet(ipv4(tcp(bytes(10), 80, 40000), TCP, B, A)),
+            ethernet(ipv4(udp(bytes(8), 1001, 53), UDP, A, B), vlans=(10, 5 << 13)),
+            ethernet(ipv4(udp(bytes(8), 53, 1001), UDP, B, A), vlans=(10,)),
+        ]
+    fleet.start()
+    await capturing.start(bus, "xdp", **MODES[mode])
+    sender.send(frames)
+    await capturing.settled(bus, len(frames))
+    flows = (await bus.ok("flows", {"limit": 100}))["flows"]
+    assert oracle.flow_lines(flows) == [
+        "10|4|17|10.0.0.1|1001|10.0.0.2|53|20|720|20|720",
+        "|4|6|10.0.0.1|40000|10.0.0.2|80|21|1040|20|1000",
+    ]
+    await bus.ok("stop")
+
+
 def ping_twenty_times(wire: Wire) -> None:
     ping = ["ping", "-c", "20", "-i", "0.01", "-q", PEER_ADDRESS]
     subprocess.run([*wire.prefix, *ping], check=True, capture_output=True)

@@ -264,7 +264,55 @@ def non_flow() -> list[Packet]:
     ]
 
 
+# ---- time and order --------------------------------------------------------------------------
+
+
+def shake(micros: int, flags: int, *, back: bool = False) -> Packet:
+    """Returns a segment of a handshake, `micros` after the start."""
+    made = segment(0, flags, back=back)
+    return at(START_NS + micros * 1000, made.data)
+
+
+@scenario
+def synack_first() -> list[Packet]:
+    """The SYN-ACK arrives before the SYN that it answers, which is 100 µs older."""
+    return [shake(100, SYN | ACK, back=True), shake(0, SYN), shake(200, ACK), shake(300, PSH | ACK)]
+
+
+@scenario
+def ack_first() -> list[Packet]:
+    """A handshake that arrives backwards."""
+    return [shake(200, ACK), shake(100, SYN | ACK, back=True), shake(0, SYN)]
+
+
+@scenario
+def rst_first() -> list[Packet]:
+    """The reset arrives before the SYN that it refuses, which is 200 µs older: one flow."""
+    return [shake(200, RST | ACK, back=True), shake(0, SYN)]
+
+
+@scenario
+def five_seconds_late() -> list[Packet]:
+    """The second packet is 5 s older than the first one, too late to correct the start."""
+    return [datagram(5_000, 1001), datagram(0, 1001), datagram(6_000, 1001)]
+
+
+@scenario
+def late_after_reuse() -> list[Packet]:
+    """A packet of the closed connection arrives after the SYN of the next one, and is older."""
+    last = segment(950, ACK, back=True)
+    return [
+        *handshake(0),
+        *fins(10),
+        segment(1_000, SYN),
+        last,
+        segment(1_001, SYN | ACK, back=True),
+    ]
+
+
 if __name__ == "__main__":
+    import encapsulations
+
     GOLDEN.mkdir(exist_ok=True)
-    for title, made in SCENARIOS.items():
+    for title, made in encapsulations.EVERY.items():
         write_pcap(GOLDEN / f"{title}.pcap", made())

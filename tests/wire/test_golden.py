@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from encapsulations import CUSTOM_VXLAN_PORT
 from scenarios import GOLDEN, SCENARIOS
 
 from agents import Agent, Fleet
@@ -35,7 +36,8 @@ async def test_records_match_the_expectations(
     alpha: Agent, fleet: Fleet, bus: Bus, tmp_path: Path
 ) -> None:
     """Runs all scenarios one after the other, those of inner tunnels in a second agent."""
-    fleet.start("inner", flows={"tunnel": "inner"})
+    ports = [4789, 8472, CUSTOM_VXLAN_PORT]
+    fleet.start("inner", flows={"tunnel": "inner", "vxlan_ports": ports})
     failures = []
     for name in SCENARIOS:
         head, *expected = [

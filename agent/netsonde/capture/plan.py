@@ -94,6 +94,7 @@ def _settings(
         promiscuous=request.promiscuous,
         dedicated=request.dedicated,
         tunnel_inner=config.flows.tunnel == "inner",
+        vxlan_ports=tuple(config.flows.vxlan_ports),
         replay_speed=request.replay_speed,
         metering=metering.enabled,
         idle_timeout_sec=metering.flow_timeout_sec,

@@ -20,6 +20,7 @@ from .collectors import Exporting
 from .plan import CapturePlan
 from .pump import Pump, Sink
 from .rates import Rates, Window
+from .source import file_state, undecoded_states
 
 # Events of the core: (stream, event).
 _EVENTS: dict[int, tuple[EventKind, str]] = {
@@ -105,6 +106,8 @@ class Session:
             ring_used_percent=stats.ring_used_permille / 10,
             buffer_size_mb=self.request.buffer_size_mb,
             non_flow=dict(stats.non_flow),
+            undecoded=undecoded_states(stats),
+            file=file_state(stats, self.request.backend),
             ip_bytes=stats.ip_bytes,
             ip_length_clamped=stats.ip_length_clamped,
             fragments=stats.fragments,

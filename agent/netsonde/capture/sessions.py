@@ -56,6 +56,7 @@ from .plan import CapturePlan, plan
 from .pump import Sink
 from .rates import drop_rate
 from .session import Session
+from .source import file_state
 
 STOP_FLUSH_SEC = 10.0
 EXPORT_FLUSH_MIN_SEC = 3.0  # also when the bus is down
@@ -114,6 +115,7 @@ class Sessions:
             interface=request.interface,
             backend=cast(BackendName, request.backend),  # checked by check_request
             buffer_size_mb=request.buffer_size_mb,
+            file=file_state(session.capture.stats(), request.backend),
         )
 
     async def _open(self, planned: CapturePlan, resources: Resources) -> Session:
@@ -293,4 +295,5 @@ def _stop_reply(session: Session, stats: Stats, reason: str, uptime_sec: float) 
             stats.records - stats.records_dropped - session.pump.records_sent,
         ),
         records_dropped=stats.records_dropped,
+        file=file_state(stats, session.request.backend),
     )

@@ -165,6 +165,22 @@ def print_outcome(args: Namespace, outcome: Outcome, columns: Sequence[str], row
         if any(reply.accepted for reply in outcome.replies):
             print_table(columns, found)
     print_failures(outcome, read_target(args), with_refusals=not args.json)
+    for reply in outcome.replies:
+        for warning in source_warnings(reply) if reply.accepted else []:
+            print(f"netsonde: {visible(f'{reply.host}: {warning}')}", file=sys.stderr)
+
+
+def source_warnings(reply: Reply) -> list[str]:
+    """Returns what a reply says about a cut file and about packets that were not decoded."""
+    found = []
+    file, undecoded = reply.body.get("file"), reply.body.get("undecoded")
+    if isinstance(file, dict) and file.get("truncated"):
+        found.append(f"warning: the file is cut or damaged: {file.get('detail')}")
+    for one in undecoded if isinstance(undecoded, list) else []:
+        if isinstance(one, dict):
+            kind = f"link type {one.get('linktype')} ({one.get('name')})"
+            found.append(f"{one.get('packets')} packets not decoded: {kind}: {one.get('detail')}")
+    return found
 
 
 def readable_rows(outcome: Outcome, rows: Rows) -> list[Sequence[Cell]]:

@@ -80,6 +80,7 @@ SCHEMA = pa.schema(
             ),
         ),
         ("sampling_interval", _u32),
+        ("timestamps_late", _u32),
         ("duration_us", pa.int64()),  # last_seen - first_seen
         ("more", _text),  # unknown fields as a JSON object
     ]

@@ -28,6 +28,7 @@ LIVE_KEYS = frozenset(
         "flows.flow_table_size",
         "flows.record_ring_size",
         "flows.tunnel",
+        "flows.vxlan_ports",
         "capture.ring_mb",
         "log.level",
         "policy.allow",

@@ -93,6 +93,10 @@ class FlowsSection(Section, kw_only=True, frozen=True):
     tunnel: Annotated[
         Literal["outer", "inner"], Meta(description="the IP header that identifies a flow")
     ] = "outer"
+    vxlan_ports: Annotated[
+        list[Annotated[int, Meta(ge=1, le=65535)]],
+        Meta(min_length=1, max_length=8, description="UDP ports of VXLAN"),
+    ] = msgspec.field(default_factory=lambda: [4789, 8472])
     flow_table_size: Annotated[
         int, Meta(ge=16, le=1 << 26, description="flows of all workers; memory is allocated on use")
     ] = 262144

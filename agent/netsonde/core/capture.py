@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from ..errors import BackendUnavailable, InvalidBackend, InvalidFilter, InvalidInterface, NoSession
 from ..wire.instant import NS_PER_SEC
 from .library import PLUGIN_DIR, check, check_status, ffi, lib, members, string_of, text_of
-from .values import Batch, CaptureSettings, CoreEvent, FlowQuery, Stats
+from .values import Batch, CaptureSettings, CoreEvent, FlowQuery, Stats, Undecoded
 
 DRAIN_BYTES_MAX = (256 << 10) - 1024  # the rest of the 256 KiB is the batch's envelope
 DRAIN_BYTES_MIN = 2 * lib.SONDE_RENDERED_RECORD_MAX  # below this one record might not fit
@@ -28,6 +28,11 @@ MSGPACK: int = lib.SONDE_ENCODING_MSGPACK
 IPFIX: int = lib.SONDE_ENCODING_IPFIX
 
 END_REASONS = ("", "idle", "active", "end", "forced", "resources")
+_FILE_CUT: dict[int, bool | None] = {
+    lib.SONDE_FILE_UNKNOWN: None,
+    lib.SONDE_FILE_WHOLE: False,
+    lib.SONDE_FILE_CUT: True,
+}
 SORTS: dict[str, int] = {
     "bytes": lib.SONDE_FLOW_SORT_BYTES,
     "packets": lib.SONDE_FLOW_SORT_PACKETS,
@@ -289,6 +294,7 @@ def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
     config.tunnel_mode = (
         lib.SONDE_TUNNEL_MODE_INNER if settings.tunnel_inner else lib.SONDE_TUNNEL_MODE_OUTER
     )
+    config.vxlan_ports[0 : len(settings.vxlan_ports)] = settings.vxlan_ports
     config.idle_timeout_ns = settings.idle_timeout_sec * NS_PER_SEC
     config.active_timeout_ns = settings.active_timeout_sec * NS_PER_SEC
     config.buffer_dir = strings[4] if settings.buffer_dir else ffi.NULL
@@ -328,8 +334,21 @@ def _query(query: FlowQuery) -> Any:
 def _snapshot(stats: Any) -> Stats:
     return Stats(
         **members(Stats, stats),
+        file_cut=_FILE_CUT[stats.file_state],
+        undecoded=tuple(_undecoded(one) for one in stats.undecoded if one.packets),
         non_flow=tuple(zip(NON_FLOW_NAMES, stats.non_flow, strict=False)),
         records_by_reason=tuple(zip(END_REASONS, stats.records_by_reason, strict=True))[1:],
+    )
+
+
+def _undecoded(one: Any) -> Undecoded:
+    name = lib.sonde_linktype_name(one.linktype)
+    description = lib.sonde_linktype_description(one.linktype)
+    return Undecoded(
+        one.linktype,
+        "" if name == ffi.NULL else text_of(name),
+        "" if description == ffi.NULL else text_of(description),
+        one.packets,
     )
 
 

@@ -44,6 +44,7 @@ class CaptureSettings:
     buffer_bytes: int
     buffer_dir: str  # "": memory only
     buffer_disk_bytes: int
+    vxlan_ports: tuple[int, ...] = (4789, 8472)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,16 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Undecoded:
+    """Packets of a link type that the decoder does not know. name: that of libpcap, or empty."""
+
+    linktype: int
+    name: str
+    description: str
+    packets: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stats(CoreCounters):
     """One snapshot of struct sonde_stats."""
 
@@ -196,6 +207,9 @@ class Stats(CoreCounters):
     metering: bool = False
     encrypted: bool = False
     attach: str = ""
+    file_cut: bool | None = None  # None: not known yet, or no file
+    file_detail: str = ""
+    undecoded: tuple[Undecoded, ...] = ()
     non_flow: tuple[tuple[str, int], ...] = ()
     records_by_reason: tuple[tuple[str, int], ...] = ()
 

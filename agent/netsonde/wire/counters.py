@@ -30,6 +30,7 @@ class CoreCounters:
     records_waiting: int = 0
     flows_created: int = 0
     timestamps_corrected: int = 0
+    timestamps_late: int = 0
     ring_freezes: int = 0
     chunks_overwritten: int = 0
     packets_overwritten: int = 0

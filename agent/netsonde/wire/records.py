@@ -67,6 +67,9 @@ class FlowRecord(Struct, kw_only=True):
     direction: Literal["ingress", "egress", "unknown"]
     tunnel: Tunnel | None
     sampling_interval: int
+    timestamps_late: Annotated[
+        int, Meta(ge=0, description="packets older than first_seen, not corrected")
+    ] = 0
 
 
 class FlowBatch(Struct, kw_only=True):

@@ -119,12 +119,29 @@ class MeterReply(Reply, kw_only=True):
     message: str
 
 
+class FileState(Struct, kw_only=True):
+    """The replayed file. Files up to 64 MiB are read ahead; others are known at their end."""
+
+    truncated: Annotated[bool | None, Meta(description="it ends early; null: not known yet")]
+    detail: Annotated[str, Meta(description="where and how it is cut or damaged")]
+
+
+class UndecodedState(Struct, kw_only=True):
+    """Packets of a link type that is not decoded, part of `non_flow.other_linktype`."""
+
+    linktype: Annotated[int | None, Meta(description="LINKTYPE_ value; null: all further ones")]
+    name: str
+    packets: Count
+    detail: str
+
+
 class StartReply(Reply, kw_only=True):
     status: Literal["started"] = "started"
     session_id: str
     interface: str
     backend: BackendName
     buffer_size_mb: int
+    file: FileState | UnsetType = UNSET
 
 
 class StopReply(Reply, kw_only=True):
@@ -144,6 +161,7 @@ class StopReply(Reply, kw_only=True):
     records_unsent: Count
     records_dropped: Count
     export: ExportState | None = None
+    file: FileState | UnsetType = UNSET
 
 
 class MeteringState(Struct, kw_only=True):
@@ -191,6 +209,8 @@ class StatusReply(StatusCounters, kw_only=True):
     ring_used_percent: Percent | UnsetType = UNSET
     buffer_size_mb: int | UnsetType = UNSET
     non_flow: dict[str, Count] | UnsetType = UNSET
+    undecoded: list[UndecodedState] | UnsetType = UNSET
+    file: FileState | UnsetType = UNSET
     ip_bytes: Count | UnsetType = UNSET
     ip_length_clamped: Count | UnsetType = UNSET
     fragments: Count | UnsetType = UNSET

@@ -11,11 +11,15 @@
 #include "pace.h"
 #include "reader.h"
 
+enum { CHECKED_BYTES_MAX = 64 << 20 };
+
 struct sonde_backend {
   struct reader reader;
   struct pace pace;
   struct sonde_packet pending; /* paced: the next packet, read but not due yet */
   bool has_pending;
+  bool checked; /* `cut` says whether the file is whole */
+  char cut[DETAIL_MAX];
   int file_fd;
   int wake_fd;
   _Atomic bool quiesced;
@@ -33,6 +37,31 @@ static void backend_close(struct sonde_backend *backend) {
   sonde_fd_close(&backend->wake_fd);
   sonde_fd_close(&backend->file_fd);
   free(backend);
+}
+
+/* The file's name, without its directories if it is long: the detail must fit too. */
+static const char *shorten(const char *name) {
+  enum { NAME_BYTES_SHOWN = 80 };
+  const char *slash = strrchr(name, '/');
+  if (strlen(name) > NAME_BYTES_SHOWN && slash && slash[1])
+    name = slash + 1;
+  size_t length = strlen(name);
+  return length > NAME_BYTES_SHOWN ? name + length - NAME_BYTES_SHOWN : name;
+}
+
+/* Reads a file of up to CHECKED_BYTES_MAX to its end, so that `start` can report a cut file. */
+static void check_end(struct sonde_backend *backend) {
+  struct reader reader;
+  struct sonde_packet packets[64];
+  if (reader_open(&reader, backend->file_fd, FRAME_MAX))
+    return;
+  while (!reader.ended && reader.window.end_offset < CHECKED_BYTES_MAX)
+    reader_next(&reader, packets, 64, true);
+  if (reader.ended) {
+    backend->checked = true;
+    memcpy(backend->cut, reader.detail, sizeof backend->cut);
+  }
+  reader_close(&reader);
 }
 
 static int backend_open(const struct sonde_backend_config *config, struct sonde_backend **out,
@@ -53,6 +82,7 @@ static int backend_open(const struct sonde_backend_config *config, struct sonde_
   if (backend->file_fd < 0) {
     status = sonde_fail(error, SONDE_INVALID, EBADF, "%s: %s", name, strerror(EBADF));
   } else if (reader_open(&backend->reader, backend->file_fd, config->snaplen) == 0) {
+    check_end(backend);
     pace_begin(&backend->pace, config->replay_speed);
     *out = backend;
     return 0;
@@ -61,14 +91,16 @@ static int backend_open(const struct sonde_backend_config *config, struct sonde_
   } else if (errno) {
     status = sonde_fail(error, SONDE_INTERFACE_INVALID, errno, "%s: %s", name, strerror(errno));
   } else {
-    status = sonde_fail(error, SONDE_FORMAT, 0, "%s is not a pcap or pcapng file", name);
+    status = sonde_fail(error, SONDE_FORMAT, 0, "%s is %s", shorten(name), backend->reader.detail);
   }
   backend_close(backend);
   return status;
 }
 
 static void info(const struct sonde_backend *backend, struct sonde_backend_info *out) {
-  *out = (struct sonde_backend_info){.queues = 1};
+  *out = (struct sonde_backend_info){.queues = 1, .checked = backend->checked};
+  _Static_assert(sizeof out->cut == sizeof backend->cut, "copied as a whole");
+  memcpy(out->cut, backend->cut, sizeof out->cut);
   snprintf(out->attach, sizeof out->attach, "%s file%s", backend->reader.pcapng ? "pcapng" : "pcap",
            backend->pace.speed > 0 ? ", paced by its timestamps" : "");
 }

@@ -29,6 +29,13 @@ bool pcap_open(struct reader *reader) {
     return true;
   }
   uint32_t link = load32(reader, window->cursor + 20);
+  uint16_t major = load16(reader, window->cursor + 4), minor = load16(reader, window->cursor + 6);
+  if (!(major == 2 && minor <= 4) && !(major == 543 && minor == 0)) { /* 543: an old DG/UX */
+    reader_end(reader, "a pcap file of version %u.%u, which is not known", major, minor);
+    return false;
+  }
+  reader->lengths_swapped = minor < 3;
+  reader->lengths_unsure = minor == 3;
   reader->tick_ns = magic == (uint32_t)MAGIC_NS ? 1 : 1000;
   reader->linktype = linktype_normal(link & 0xffff);
   reader->fcs_bytes = (uint8_t)(link & FCS_PRESENT ? 2 * (link >> 28) : 0);
@@ -36,12 +43,25 @@ bool pcap_open(struct reader *reader) {
   return true;
 }
 
+/* Before version 2.3 the length on the wire came first; writers of 2.3 disagree. */
+static void read_lengths(const struct reader *reader, const uint8_t *head, uint32_t *caplen,
+                         uint32_t *wirelen) {
+  *caplen = load32(reader, head + 8);
+  *wirelen = load32(reader, head + 12);
+  if (reader->lengths_swapped || (reader->lengths_unsure && *caplen > *wirelen)) {
+    uint32_t captured = *wirelen;
+    *wirelen = *caplen;
+    *caplen = captured;
+  }
+}
+
 uint32_t pcap_next(struct reader *reader, struct sonde_packet *packets, uint32_t max) {
   const uint8_t *cursor = reader->window.cursor;
   const uint8_t *end = reader->window.end;
   uint32_t count = 0;
   while (count < max && (size_t)(end - cursor) >= RECORD_HEAD_BYTES) {
-    uint32_t caplen = load32(reader, cursor + 8);
+    uint32_t caplen, wirelen;
+    read_lengths(reader, cursor, &caplen, &wirelen);
     if (caplen > FRAME_MAX) {
       reader->window.cursor = cursor;
       reader_end(reader, "the packet at byte %llu claims %u captured bytes",
@@ -51,8 +71,8 @@ uint32_t pcap_next(struct reader *reader, struct sonde_packet *packets, uint32_t
     if ((size_t)(end - cursor) - RECORD_HEAD_BYTES < caplen)
       break;
     struct sonde_packet *packet = &packets[count++];
-    packet_set(packet, cursor + RECORD_HEAD_BYTES, caplen, load32(reader, cursor + 12),
-               reader->fcs_bytes, reader->snaplen);
+    packet_set(packet, cursor + RECORD_HEAD_BYTES, caplen, wirelen, reader->fcs_bytes,
+               reader->snaplen);
     packet->linktype = reader->linktype;
     packet_direct(packet);
     packet->time_ns = load32(reader, cursor) * UINT64_C(1000000000) +

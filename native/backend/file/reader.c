@@ -1,6 +1,8 @@
 /* reader.c - see reader.h: detects the format and holds what both formats share. */
 #include "reader.h"
 
+#include "identify.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -21,6 +23,9 @@ int reader_open(struct reader *reader, int fd, uint32_t snaplen) {
   if (window_left(&reader->window) && (pcap_open(reader) || pcapng_open(reader)))
     return 0;
   int cause = window_left(&reader->window) ? 0 : reader->window.read_errno;
+  if (!reader->detail[0])
+    file_identify(reader->window.cursor, window_left(&reader->window), reader->detail,
+                  sizeof reader->detail);
   reader_close(reader);
   errno = cause;
   return -1;

@@ -34,21 +34,23 @@ struct reader {
   bool pcapng;
   bool swapped; /* the file's byte order is not the host's */
   bool ended;
-  char detail[DETAIL_MAX]; /* why it ended early, "" at a clean end */
+  char detail[DETAIL_MAX]; /* why it ended early or is refused, "" at a clean end */
   uint64_t last_ns;        /* time of the newest packet, for blocks that carry none */
   /* pcap */
   uint32_t tick_ns;
   uint16_t linktype;
   uint8_t fcs_bytes;
+  bool lengths_swapped; /* version 2.2 and before: length on the wire, captured length */
+  bool lengths_unsure;  /* version 2.3: either order */
   /* pcapng */
   uint64_t skip_bytes;      /* rest of a block that is skipped */
   uint32_t interface_count; /* in this section */
   struct pcapng_interface *interfaces;
 };
 
-/* Reads the file header. The caller keeps the descriptor. Returns 0, or -1 with errno 0 if the
- * file is empty or not a capture file. A file that ends within its header opens, and reading
- * ends at once with the offset in `detail`. */
+/* Reads the file header. The caller keeps the descriptor. Returns 0, or -1 with errno 0 and a
+ * detail if the file is empty or not a capture file. A file that ends within its header opens, and
+ * reading ends at once with the offset in `detail`. */
 int reader_open(struct reader *reader, int fd, uint32_t snaplen);
 void reader_close(struct reader *reader);
 
@@ -63,7 +65,8 @@ __attribute__((format(printf, 2, 3))) void reader_end(struct reader *reader, con
 /* Call when the window holds less than a record. True: parse again. False: reading ended. */
 bool reader_refill(struct reader *reader, bool may_refill);
 
-bool pcap_open(struct reader *reader); /* false: not this format */
+/* False: not this format, or with a detail a version of it that is not known. */
+bool pcap_open(struct reader *reader);
 uint32_t pcap_next(struct reader *reader, struct sonde_packet *packets, uint32_t max);
 bool pcapng_open(struct reader *reader);
 uint32_t pcapng_next(struct reader *reader, struct sonde_packet *packets, uint32_t max);
@@ -98,14 +101,33 @@ static inline void packet_set(struct sonde_packet *packet, const uint8_t *data, 
       .data = data, .caplen = caplen > snaplen ? snaplen : caplen, .wirelen = wirelen};
 }
 
-/* A "cooked" header holds the direction, as sll_pkttype of packet(7). */
+/* Some headers hold the direction: "cooked" ones as sll_pkttype of packet(7), pflog as 1 (in) or
+ * 2 (out), others in their first byte. */
 static inline void packet_direct(struct sonde_packet *packet) {
-  uint32_t at = packet->linktype == SONDE_LINKTYPE_SLL    ? 1
-                : packet->linktype == SONDE_LINKTYPE_SLL2 ? 10
-                                                          : UINT32_MAX;
+  uint32_t at, egress = PACKET_OUTGOING;
+  switch (packet->linktype) {
+  case SONDE_LINKTYPE_SLL:
+    at = 1;
+    break;
+  case SONDE_LINKTYPE_SLL2:
+    at = 10;
+    break;
+  case SONDE_LINKTYPE_PFLOG:
+    at = 60;
+    egress = 2;
+    break;
+  case SONDE_LINKTYPE_PPP_DIRECTION:
+  case SONDE_LINKTYPE_C_HDLC_DIRECTION:
+  case SONDE_LINKTYPE_FRAME_RELAY_DIRECTION:
+    at = 0;
+    egress = 1;
+    break;
+  default:
+    return;
+  }
   if (at < packet->caplen) {
     packet->direction =
-        packet->data[at] == PACKET_OUTGOING ? SONDE_DIRECTION_EGRESS : SONDE_DIRECTION_INGRESS;
+        packet->data[at] == egress ? SONDE_DIRECTION_EGRESS : SONDE_DIRECTION_INGRESS;
   }
 }
 

@@ -61,7 +61,8 @@ struct xdp_settings {
   uint32_t slot_count; /* per queue, a power of two; 0: no aggregation */
   uint32_t snaplen;    /* for frames without aggregation */
   uint32_t tunnels;    /* 1: datagrams to a tunnel's port are not aggregated */
-  uint32_t bare;       /* 1: no link layer, packets begin with the IP header */
+  uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX]; /* ended by 0 */
+  uint32_t bare; /* 1: no link layer, packets begin with the IP header */
 };
 
 enum xdp_count { XDP_COUNT_DROPPED, XDP_COUNT_FULL, XDP_COUNTS };

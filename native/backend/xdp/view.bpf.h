@@ -57,7 +57,11 @@ static __always_inline bool is_tag(__u16 ethertype) {
 }
 
 static __always_inline bool is_tunnel_port(__u16 port) {
-  return port == 4789 || port == 6081 || port == 2152 || port == 3544;
+#pragma unroll
+  for (int i = 0; i < SONDE_VXLAN_PORTS_MAX; i++)
+    if (settings.vxlan_ports[i] && port == settings.vxlan_ports[i])
+      return true;
+  return port == 4790 || port == 6081 || port == 2152 || port == 3544;
 }
 
 static __always_inline __u32 spread(__u32 word, __u32 hash) {
@@ -193,6 +197,19 @@ static __always_inline void parse_ip(const __u8 *ip, const void *end, __u32 ip_o
   }
 }
 
+/* Id 0 is a priority without a VLAN. */
+static __always_inline void add_vlan(__u16 id, struct view *view) {
+  if (id == 0)
+    return;
+  if (view->key.vlan_depth == 0)
+    view->key.vlan[0] = id;
+  else if (view->key.vlan_depth == 1)
+    view->key.vlan[1] = id;
+  else
+    view->key.vlan[2] = id;
+  view->key.vlan_depth++;
+}
+
 /* How many bytes must be contiguous: only those that are read. A super-packet's headers already
  * are and its payload is not. TCP keeps a copy of sent data, so pulling one payload byte would
  * allocate a new header for every super-packet. */
@@ -227,10 +244,8 @@ static __always_inline void parse(struct __sk_buff *skb, struct view *view) {
   }
   if ((void *)at + ETH_HLEN > end)
     return;
-  if (skb->vlan_present) {
-    view->key.vlan[0] = skb->vlan_tci & 0x0fff;
-    view->key.vlan_depth = 1;
-  }
+  if (skb->vlan_present)
+    add_vlan(skb->vlan_tci & 0x0fff, view);
   __u16 ethertype = bpf_ntohs(*(__u16 *)(at + 12));
   at += ETH_HLEN;
   offset += ETH_HLEN;
@@ -241,13 +256,7 @@ static __always_inline void parse(struct __sk_buff *skb, struct view *view) {
     if ((void *)at + 4 > end)
       return;
     __u16 id = bpf_ntohs(*(__u16 *)at) & 0x0fff;
-    if (view->key.vlan_depth == 0)
-      view->key.vlan[0] = id;
-    else if (view->key.vlan_depth == 1)
-      view->key.vlan[1] = id;
-    else
-      view->key.vlan[2] = id;
-    view->key.vlan_depth++;
+    add_vlan(id, view);
     ethertype = bpf_ntohs(*(__u16 *)(at + 2));
     at += 4;
     offset += 4;

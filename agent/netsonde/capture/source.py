@@ -1,0 +1,38 @@
+"""Parts of replies about the source of packets: a cut file, link types that are not decoded."""
+
+from __future__ import annotations
+
+from msgspec import UNSET, UnsetType
+
+from ..core.values import Stats
+from ..wire.replies import FileState, UndecodedState
+
+
+def file_state(stats: Stats, backend: str) -> FileState | UnsetType:
+    """Returns the state of the replayed file, UNSET for other backends."""
+    if backend != "file":
+        return UNSET
+    return FileState(truncated=stats.file_cut, detail=stats.file_detail)
+
+
+def _name(linktype: int) -> str:
+    """Names a link type that libpcap has no name for."""
+    user = linktype - 147
+    return f"USER{user}" if 0 <= user < 16 else f"LINKTYPE {linktype}"
+
+
+def undecoded_states(stats: Stats) -> list[UndecodedState]:
+    found = [
+        UndecodedState(
+            linktype=one.linktype,
+            name=one.name or _name(one.linktype),
+            packets=one.packets,
+            detail=f"{one.description or 'no description'}: this link type is not decoded",
+        )
+        for one in stats.undecoded
+    ]
+    rest = dict(stats.non_flow).get("other_linktype", 0) - sum(one.packets for one in found)
+    if rest > 0:
+        detail = "more link types than are listed"
+        found.append(UndecodedState(linktype=None, name="other", packets=rest, detail=detail))
+    return found
