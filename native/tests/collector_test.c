@@ -356,6 +356,8 @@ static void statistics_add_up_losses(void) {
   CHECK_EQ(sonde_export_decode(decoder, 0, collector->messages.buffer,
                                collector->messages.list[0].bytes, &message),
            0);
+  CHECK(memmem(message.text, message.text_bytes, "\"kind\":\"options\"", 16) != NULL);
+  CHECK(memmem(message.text, message.text_bytes, "\"kind\":\"flow\"", 13) == NULL);
   CHECK(memmem(message.text, message.text_bytes, "\"records_lost\":15,", 18) != NULL);
   CHECK(memmem(message.text, message.text_bytes, "\"packets_lost\":48,", 18) != NULL);
   CHECK(memmem(message.text, message.text_bytes, "\"bytes_lost\":192", 16) != NULL);
