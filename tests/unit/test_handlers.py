@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from netsonde.capture import checks
 from netsonde.core.capture import JSON, MSGPACK
-from netsonde.core.values import FlowQuery
-from netsonde.errors import InvalidRequest
+from netsonde.core.values import BackendReport, FlowQuery
+from netsonde.errors import BackendUnavailable, InvalidRequest
 from netsonde.service import handlers
 from netsonde.service.handlers import HANDLERS, Call, flow_query
 from netsonde.wire.replies import StatusReply
@@ -101,3 +102,16 @@ async def test_flows_say_whether_some_are_missing(
     assert (done.code, reply.active_flows, reply.truncated) == (200, 9, truncated)
     encoding = MSGPACK if binary else JSON
     assert listing.asked == {"encoding": encoding, "bytes_max": 1000}
+
+
+async def test_unusable_backend_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = BackendReport(name="xdp", description="", features=(), usable=False, reason="no BTF")
+
+    async def find(name: str) -> BackendReport | None:
+        return report if name == "xdp" else None
+
+    monkeypatch.setattr(checks, "backend", find)
+    with pytest.raises(BackendUnavailable, match="xdp: no BTF"):
+        await checks.require_backend("xdp")
+    with pytest.raises(BackendUnavailable, match="dpdk: not part of this build"):
+        await checks.require_backend("dpdk")
