@@ -47,7 +47,8 @@ static int apply_settings(const struct sonde_backend_config *config, struct shar
   settings->slot_count = shared->slot_count;
   settings->snaplen = config->snaplen;
   settings->tunnels = config->tunnels != 0;
-  memcpy(settings->vxlan_ports, config->vxlan_ports, sizeof settings->vxlan_ports);
+  if (config->vxlan_ports)
+    memcpy(settings->vxlan_ports, config->vxlan_ports, sizeof settings->vxlan_ports);
   settings->bare = shared->interface.linktype == SONDE_LINKTYPE_RAW;
   if (getrandom(settings->secret, sizeof settings->secret, 0) != sizeof settings->secret)
     return sonde_fail(error, SONDE_SYSTEM, errno, "getrandom: %s", strerror(errno));
