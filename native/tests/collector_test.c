@@ -317,6 +317,30 @@ static void skipped_records_are_lost_for_want_of_room(void) {
   sonde_collector_destroy(v9);
 }
 
+/* A biflow record of IPFIX holds both directions, otherwise there are two records. */
+static void biflow_is_one_record(void) {
+  struct sonde_record both = records[0];
+  uint32_t bytes[2];
+  both.packets[1] = 1;
+  both.bytes[1] = 60;
+  for (int biflow = 0; biflow < 2; biflow++) {
+    struct sonde_collector *collector = NULL;
+    CHECK_EQ(create(
+                 &(struct sonde_collector_config){
+                     .address = "127.0.0.1", .port = 9, .version = 10, .biflow = biflow},
+                 &collector),
+             SONDE_OK);
+    struct sonde_record list[20];
+    for (int i = 0; i < 20; i++)
+      list[i] = both;
+    sonde_collector_begin(collector);
+    CHECK_EQ(sonde_encoder_add(collector->encoder, list, 20, WALL, &collector->messages), 20);
+    bytes[biflow] = collector->messages.bytes;
+    sonde_collector_destroy(collector);
+  }
+  CHECK(bytes[1] < bytes[0]);
+}
+
 static uint32_t reported(struct sonde_collector *collector, uint64_t now_ns) {
   const struct sonde_export_totals totals = {.records_lost = 1};
   sonde_collector_begin(collector);
@@ -431,6 +455,7 @@ int main(void) {
   pace_limits_bursts();
   skipped_records_are_lost_for_want_of_room();
   statistics_follow_the_template_refresh();
+  biflow_is_one_record();
   statistics_add_up_losses();
   successor_continues();
   limits_of_a_configuration();

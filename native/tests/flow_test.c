@@ -314,6 +314,9 @@ static void keys_that_collide_without_the_secret_fit(void) {
       CHECK(!"a key that collides");
     sonde_flow_table_update(f->table, &p, 1);
   }
+  for (uint32_t i = 0; i < FLOWS; i++) /* each is found again, also behind one with its tag */
+    send_packet(f, i, 1, true);
+  CHECK_EQ(sonde_flow_table_counters(f->table)->flows_created, FLOWS);
   CHECK_EQ(sonde_flow_table_counters(f->table)->flows_active, FLOWS);
   CHECK_EQ(f->count, 0);
   drop(f);
