@@ -28,6 +28,11 @@ def load_text(tmp_path: Path, text: str, **overlays: object) -> Config:
 # ---- the file ------------------------------------------------------------------------------
 
 
+def test_highest_port_is_accepted(tmp_path: Path) -> None:
+    text = "[http]\nlisten = '127.0.0.1:65535'"
+    assert load_text(tmp_path, text).http.listen == "127.0.0.1:65535"
+
+
 def test_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     settings = load_text(tmp_path, "")
     assert settings.nats.root == "capture"
