@@ -19,10 +19,12 @@ from netsonde.config.sections import FirmwareSection, PolicySection
 from netsonde.errors import NoSession
 from netsonde.firmware.verify import Firmware
 from netsonde.recorder.retrieval import Retrievals
+from netsonde.service.audit import FAILURES_BURST
 from netsonde.service.discovery import Discovery
 from netsonde.service.events import Events
 from netsonde.service.handlers import HANDLERS, Call, Done, Features
 from netsonde.service.identity import Identity
+from netsonde.service.outbox import SMALL_REPLY_MAX, SMALL_UNSENT_MAX, UNSENT_MAX
 from netsonde.service.policy import Policy
 from netsonde.service.responder import COSTLY_MAX, Responder
 from netsonde.wire.replies import StatusReply, StopReply
@@ -45,6 +47,9 @@ class FakeConnection:
         self.listeners: dict[str, Callable[[Msg], Awaitable[None]]] = {}
         self.sent: list[Sent] = []
         self.max_payload = 1 << 20
+        self.unsent_bytes = 0
+        self.open = asyncio.Event()  # cleared: a publish waits
+        self.open.set()
 
     def listen(self, subject: str, listener: Callable[[Msg], Awaitable[None]]) -> None:
         self.listeners[subject] = listener
@@ -54,6 +59,7 @@ class FakeConnection:
     ) -> bool:
         if len(payload) + header_bytes(headers) > self.max_payload:
             raise PayloadTooLargeError("too large")
+        await self.open.wait()
         self.sent.append(Sent(subject, json.loads(payload), dict(headers or {})))
         return True
 
@@ -319,6 +325,65 @@ async def test_concurrent_costly_requests_are_limited(rig: Rig, handle: Any) -> 
     go.set()
     assert {reply.code for reply in await asyncio.gather(*running)} == {400}
     assert (await rig.ask("capture.flows")).code == 400
+
+
+async def test_request_holds_its_slot_until_its_reply_has_left(rig: Rig, handle: Any) -> None:
+    handle("flows", no_session)
+    rig.connection.open.clear()
+    waiting = [asyncio.create_task(rig.ask("capture.flows")) for _ in range(COSTLY_MAX + 5)]
+    await eventually(lambda: rig.asked == COSTLY_MAX + 5, "all requests")
+    rig.connection.open.set()
+    codes = [reply.code for reply in await asyncio.gather(*waiting)]
+    assert sorted(codes) == [400] * COSTLY_MAX + [429] * 5
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+async def test_full_outbox_rejects_every_verb(rig: Rig, verb: str) -> None:
+    rig.connection.unsent_bytes = UNSENT_MAX
+    if verb in ("status", "schema", "stop", "metrics", "backends", "flows"):  # {} is valid
+        reply = await rig.ask(f"capture.{verb}")
+        assert (reply.code, reply.body["error"]) == (429, "too_many_requests")
+    rig.connection.unsent_bytes = SMALL_UNSENT_MAX
+    sent = len(rig.connection.sent)
+    await rig.listener(f"capture.{verb}")(
+        Msg(cast(Any, None), subject=f"capture.{verb}", reply="inbox.x", data=b"{}")
+    )
+    rig.connection.unsent_bytes = 0
+    assert len(rig.connection.sent) == sent
+    assert rig.responder.outbox.dropped == 1
+
+
+async def test_large_reply_waits_for_room(rig: Rig, handle: Any) -> None:
+    async def long(call: Call, request: Any) -> Done:
+        rig.connection.unsent_bytes = UNSENT_MAX
+        return Done(StatusReply(interface="x" * SMALL_REPLY_MAX))
+
+    handle("status", long)
+    asking = asyncio.create_task(rig.ask("capture.status"))
+    await eventually(lambda: rig.connection.unsent_bytes, "the handler")
+    await asyncio.sleep(0.05)
+    assert not rig.connection.sent
+    rig.connection.unsent_bytes = 0
+    assert (await asking).code == 200
+
+
+async def test_schema_is_encoded_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await rig.ask("capture.schema")
+    monkeypatch.setattr("netsonde.wire.envelope.encode", None)
+    assert (await rig.ask("capture.schema")).body == first.body
+
+
+async def test_audits_of_failures_are_limited(rig: Rig, handle: Any) -> None:
+    async def stopped(call: Call, request: Any) -> Done:
+        return Done(cast(StopReply, StatusReply()))
+
+    handle("stop", no_session)
+    for _ in range(2 * int(FAILURES_BURST)):
+        await rig.ask("capture.stop")
+    assert len(rig.events.audits) < 1.5 * FAILURES_BURST
+    handle("stop", stopped)
+    await rig.ask("capture.stop")
+    assert rig.events.audits[-1]["code"] == 200, "a success was not audited"
 
 
 async def test_without_a_reply_subject_only_changes_run(rig: Rig, handle: Any) -> None:

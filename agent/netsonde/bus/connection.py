@@ -90,6 +90,16 @@ class Connection:
         return int(self._client.max_payload) if self._client is not None else 1 << 20
 
     @property
+    def unsent_bytes(self) -> int:
+        """Bytes published and not yet with the kernel."""
+        client = self._client
+        if client is None:
+            return 0
+        writer = getattr(client._transport, "_io_writer", None)
+        buffered = writer.transport.get_write_buffer_size() if writer is not None else 0
+        return int(client._pending_data_size) + int(buffered)
+
+    @property
     def inbox_prefix(self) -> str:
         """Prefix of the reply subjects. Only this host may subscribe to them."""
         return f"_INBOX_{self._host}"

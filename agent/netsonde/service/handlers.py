@@ -6,6 +6,7 @@ or NATS.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
@@ -74,8 +75,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Done:
+    """constant: every call has this body, which is then encoded once."""
+
     body: Reply
     code: int = 200
+    constant: bool = False
 
 
 async def backends(call: Call, request: BackendsRequest) -> Done:
@@ -152,7 +156,12 @@ async def firmware_verify(call: Call, request: FirmwareRequest) -> Done:
 
 
 async def schema_(call: Call, request: SchemaRequest) -> Done:
-    return Done(msgspec.convert(schema.document(call.root), SchemaReply))
+    return Done(_schema_reply(call.root), constant=True)
+
+
+@functools.cache
+def _schema_reply(root: str) -> SchemaReply:
+    return msgspec.convert(schema.document(root), SchemaReply)
 
 
 def flow_query(request: FlowsRequest) -> FlowQuery:

@@ -1,7 +1,7 @@
 """First replies by Request-Id, so that a retry gets the reply and is not executed again.
 
-Bounded in time, entries and bytes. Replies to requests that change something are evicted last.
-Time is an argument.
+Bounded in time, entries and bytes; a body is kept as its digest. Replies to requests that change
+something are evicted last. Each operation takes constant time. Time is an argument.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ class _Entry:
 
 class Replays:
     def __init__(self) -> None:
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # oldest first
+        self._entries: dict[str, _Entry] = {}
+        # Ids of finished requests, oldest first: those that changed nothing, and those that did.
+        self._finished: dict[bool, OrderedDict[str, None]] = {
+            False: OrderedDict(),
+            True: OrderedDict(),
+        }
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -53,6 +58,9 @@ class Replays:
         self._expire(now_sec)
         entry = self._entries.get(request_id)
         if entry is None:
+            return None
+        if entry.reply.done() and _expired(entry, now_sec):
+            self._remove(request_id)
             return None
         if entry.fingerprint != fingerprint:
             raise RequestIdReused
@@ -74,21 +82,29 @@ class Replays:
         entry.changes &= not reply.light
         entry.size = len(reply.payload)
         self._bytes += entry.size
+        self._finished[entry.changes][request_id] = None
         self._evict()
 
     def _expire(self, now_sec: float) -> None:
-        while self._entries:
-            request_id, entry = next(iter(self._entries.items()))
-            if now_sec - entry.born_sec < LIFETIME_SEC or not entry.reply.done():
-                return
-            self._remove(request_id)
+        for finished in self._finished.values():
+            while finished:
+                request_id = next(iter(finished))
+                if not _expired(self._entries[request_id], now_sec):
+                    break
+                self._remove(request_id)
 
     def _evict(self) -> None:
         while len(self._entries) > ENTRIES_MAX or self._bytes > BYTES_MAX:
-            done = [(i, e.changes) for i, e in self._entries.items() if e.reply.done()]
-            if not done:
+            finished = self._finished[False] or self._finished[True]
+            if not finished:
                 return
-            self._remove(next((i for i, changes in done if not changes), done[0][0]))
+            self._remove(next(iter(finished)))
 
     def _remove(self, request_id: str) -> None:
-        self._bytes -= self._entries.pop(request_id).size
+        entry = self._entries.pop(request_id)
+        del self._finished[entry.changes][request_id]
+        self._bytes -= entry.size
+
+
+def _expired(entry: _Entry, now_sec: float) -> bool:
+    return now_sec - entry.born_sec >= LIFETIME_SEC

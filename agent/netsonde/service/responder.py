@@ -1,9 +1,10 @@
 """The responder: requests in from NATS, replies out, one task each.
 
-Owns the subjects, the limits on requests in flight, Request-Id replay, the audit trail and the
-translation of errors to the wire. Without queue groups, every host that hears a request answers.
-A request without a reply subject is executed and audited if it changes something, and ignored
-otherwise. service/handlers.py executes the verbs.
+Owns the subjects, the limits on requests in flight, Request-Id replay and the translation of
+errors to the wire. Without queue groups, every host that hears a request answers. A request holds
+its slot until its reply has left. Beyond the limits the reply is 429, or silence if the bus takes
+no more. A request without a reply subject is executed and audited if it changes something, and
+ignored otherwise. service/handlers.py executes the verbs, service/outbox.py sends the replies.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import asyncio
 import hashlib
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 import structlog
@@ -39,14 +40,23 @@ from ..wire import envelope
 from ..wire.envelope import Headers
 from ..wire.events import EventLog
 from ..wire.verbs import VERBS, Verb
+from .audit import Audit
 from .discovery import Discovery
-from .handlers import HANDLERS, Call, Features
+from .handlers import HANDLERS, Call, Done, Features
+from .outbox import Outbox
 from .policy import Caller, Policy
+from .rate_limit import RateLimit
 from .replays import Replays, StoredReply
 
-HANDLED_MAX = 256  # requests in handlers at once
+HANDLED_MAX = 512  # requests in handlers, or with a reply that has not left
+HANDLED_OF_VERB_MAX = 256  # so that a flood of one verb leaves room for others
 COSTLY_MAX = 8
-AUDIT_REQUEST_BYTES_MAX = 4096
+RECEIVED_OF_VERB_MAX = 4096  # in the agent at once, with those that get 429
+RECEIVED_BYTES_MAX = 32 << 20  # the bodies of those requests
+# Hashing and decoding large bodies takes milliseconds each; no honest request needs so many.
+LARGE_BODY_BYTES = 128 << 10
+LARGE_BODY_BYTES_PER_SEC = 4 << 20
+LARGE_BODY_BYTES_BURST = 16 << 20
 REPLY_HEADROOM_BYTES = 4096  # for headers and the fields around a large array
 
 
@@ -57,6 +67,14 @@ class _Outcome:
     reply: StoredReply
     error: RequestError | None
     replayed: bool = False
+
+
+@dataclass(slots=True)
+class _Slot:
+    """The share of the limits that a request holds until its reply has left."""
+
+    handled: int = 0
+    costly: int = 0
 
 
 class Responder:
@@ -71,14 +89,20 @@ class Responder:
     ) -> None:
         self._connection = connection
         self._features = features
-        self._events = events
+        self._audit = Audit(events)
+        self.outbox = Outbox(connection)
         self._discovery = discovery
         self._policy = policy
         self._tasks = tasks
         self._root = discovery.identity.root
         self._host = discovery.identity.host
         self._replays = Replays()
+        self._constant: dict[tuple[str, bool], bytes] = {}  # encoded bodies that never change
         self._running: set[asyncio.Task[None]] = set()
+        self._running_bytes = 0
+        self._large = RateLimit(LARGE_BODY_BYTES_PER_SEC, LARGE_BODY_BYTES_BURST)
+        self._received: Counter[str] = Counter()  # by verb
+        self._handled_of: Counter[str] = Counter()
         self._handled = 0
         self._costly = 0
         self._log = structlog.get_logger()
@@ -111,16 +135,35 @@ class Responder:
         reply_to = self._reply_to(message)
         if not reply_to:
             return
+        if self.outbox.full:
+            self.outbox.drop("the bus takes no more")
+            return
         session = self._features.sessions.current
         counters = session.counters(session.capture.stats()) if session is not None else {}
         document = self._discovery.document(self._documents[message.subject], counters)
-        await self._send(reply_to, msgspec.json.encode(document), {})
+        await self.outbox.send(reply_to, msgspec.json.encode(document), {})
 
     async def _on_request(self, message: Msg) -> None:
         """Starts a task, so that a slow request does not block others."""
+        size, verb = len(message.data), self._verb_name(message.subject)
+        verb = verb if verb in VERBS else ""
+        if (
+            self._received[verb] >= RECEIVED_OF_VERB_MAX
+            or self._running_bytes + size > RECEIVED_BYTES_MAX
+            or self.outbox.blocked
+        ):
+            self.outbox.drop("too many requests at once")
+            return
         task = self._tasks.create_task(self._serve(message))
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running_bytes += size
+        self._received[verb] += 1
+        task.add_done_callback(lambda task: self._forget(task, verb, size))
+
+    def _forget(self, task: asyncio.Task[None], verb: str, size: int) -> None:
+        self._running.discard(task)
+        self._received[verb] -= 1
+        self._running_bytes -= size
 
     async def _serve(self, message: Msg) -> None:
         started_ns = time.monotonic_ns()
@@ -132,15 +175,30 @@ class Responder:
         headers = Headers.of(message.headers)
         caller = self._policy.identify(message.headers)
         session_id = self._session_id()
-        outcome = await self._settle(name, verb, message.data, headers, caller)
-        if verb is not None:
-            elapsed_ns = time.monotonic_ns() - started_ns
-            self._discovery.endpoints[name].count(elapsed_ns, outcome.error)
-            if verb.changes or isinstance(outcome.error, PolicyDenied | PathNotAllowed):
-                session_id = session_id or self._session_id()
-                self._audit(message, name, headers, caller, outcome, session_id)
-        if reply_to:
-            await self._respond(reply_to, headers, outcome)
+        slot = _Slot()
+        try:
+            outcome = await self._settle(name, verb, message.data, headers, caller, slot)
+            if verb is not None:
+                elapsed_ns = time.monotonic_ns() - started_ns
+                self._discovery.endpoints[name].count(elapsed_ns, outcome.error)
+                if verb.changes or isinstance(outcome.error, PolicyDenied | PathNotAllowed):
+                    self._audit.note(
+                        name,
+                        message,
+                        headers,
+                        caller,
+                        session_id or self._session_id(),
+                        code=int(outcome.reply.headers["Status-Code"]),
+                        error=outcome.error,
+                        replayed=outcome.replayed,
+                    )
+            if reply_to:
+                await self._respond(reply_to, headers, outcome)
+        finally:
+            self._handled -= slot.handled
+            if slot.handled:
+                self._handled_of[name] -= slot.handled
+            self._costly -= slot.costly
 
     def _reply_to(self, message: Msg) -> str:
         """Returns the reply subject, or "" for a reserved one (`$…`, the root): a caller must not
@@ -157,7 +215,13 @@ class Responder:
     # ---- from request to outcome ---------------------------------------------------------------
 
     async def _settle(
-        self, name: str, verb: Verb | None, body: bytes, headers: Headers, caller: Caller | None
+        self,
+        name: str,
+        verb: Verb | None,
+        body: bytes,
+        headers: Headers,
+        caller: Caller | None,
+        slot: _Slot,
     ) -> _Outcome:
         """Turns every fault into a reply; raises only CancelledError."""
         replay_id = ""
@@ -165,6 +229,8 @@ class Responder:
             if verb is None:
                 raise UnknownVerb(f"There is no verb {name!r}; `schema` lists them.")
             self._policy.check(caller, verb)
+            if len(body) > LARGE_BODY_BYTES and not self._large.take(len(body), time.monotonic()):
+                raise TooManyRequests("Too many large request bodies; try again in a moment.")
             late = headers.late(datetime.now(UTC))
             if headers.request_id and not late:
                 fingerprint = _fingerprint(name, body, headers)
@@ -173,7 +239,7 @@ class Responder:
                     return _Outcome(await asyncio.shield(earlier), None, replayed=True)
                 replay_id = headers.request_id
                 self._replays.begin(replay_id, fingerprint, time.monotonic(), changes=verb.changes)
-            outcome = await self._execute(verb, body, headers, late=late)
+            outcome = await self._execute(verb, body, headers, slot, late=late)
         except RequestError as error:
             outcome = self._refused(error, headers)
         except Exception:
@@ -182,14 +248,15 @@ class Responder:
             self._replays.end(replay_id, outcome.reply)
         return outcome
 
-    async def _execute(self, verb: Verb, body: bytes, headers: Headers, *, late: bool) -> _Outcome:
+    async def _execute(
+        self, verb: Verb, body: bytes, headers: Headers, slot: _Slot, *, late: bool
+    ) -> _Outcome:
         request = envelope.decode(body, verb.request, binary=headers.binary_body)
         if late:
             raise RequestExpired
         if self.draining:
             raise Draining
-        if self._handled >= HANDLED_MAX or (verb.costly and self._costly >= COSTLY_MAX):
-            raise TooManyRequests
+        self._take(slot, verb)
         call = Call(
             features=self._features,
             expires_at=headers.deadline,
@@ -197,19 +264,36 @@ class Responder:
             binary=headers.binary_reply,
             reply_bytes_max=self._connection.max_payload - REPLY_HEADROOM_BYTES,
         )
-        self._handled += 1
-        self._costly += verb.costly
-        try:
-            done = await HANDLERS[verb.name](call, request)
-        finally:
-            self._handled -= 1
-            self._costly -= verb.costly
-        done.body.host = self._host
-        payload = envelope.encode(done.body, binary=headers.binary_reply)
+        done = await HANDLERS[verb.name](call, request)
+        payload = self._encoded(verb, done, binary=headers.binary_reply)
         sent = envelope.reply_headers(
             self._host, done.code, headers.request_id, binary=headers.binary_reply
         )
         return _Outcome(StoredReply(payload, sent), None)
+
+    def _take(self, slot: _Slot, verb: Verb) -> None:
+        """Raises TooManyRequests."""
+        if (
+            self.outbox.full
+            or self._handled >= HANDLED_MAX
+            or self._handled_of[verb.name] >= HANDLED_OF_VERB_MAX
+            or (verb.costly and self._costly >= COSTLY_MAX)
+        ):
+            raise TooManyRequests
+        slot.handled, slot.costly = 1, int(verb.costly)
+        self._handled += slot.handled
+        self._handled_of[verb.name] += slot.handled
+        self._costly += slot.costly
+
+    def _encoded(self, verb: Verb, done: Done, *, binary: bool) -> bytes:
+        earlier = self._constant.get((verb.name, binary)) if done.constant else None
+        if earlier is not None:
+            return earlier
+        done.body.host = self._host
+        payload = envelope.encode(done.body, binary=binary)
+        if done.constant:
+            self._constant[verb.name, binary] = payload
+        return payload
 
     def _refused(self, error: RequestError, headers: Headers) -> _Outcome:
         body = envelope.error_reply(error)
@@ -235,45 +319,14 @@ class Responder:
         if outcome.replayed:
             sent["Replayed"] = "true"
         try:
-            await self._send(subject, outcome.reply.payload, sent)
+            await self.outbox.send(subject, outcome.reply.payload, sent)
         except PayloadTooLargeError as error:
             refused = self._refused(ReplyTooLarge(error.detail), headers).reply
-            await self._send(subject, refused.payload, refused.headers)
-
-    async def _send(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
-        if not await self._connection.publish(subject, payload, headers or None):
-            self._log.warning("cannot send reply", subject=subject)
+            await self.outbox.send(subject, refused.payload, refused.headers)
 
     def _session_id(self) -> str | None:
         session = self._features.sessions.current
         return session.id if session is not None else None
-
-    def _audit(
-        self,
-        message: Msg,
-        verb: str,
-        headers: Headers,
-        caller: Caller | None,
-        outcome: _Outcome,
-        session_id: str | None,
-    ) -> None:
-        code = outcome.reply.headers["Status-Code"]
-        data: dict[str, Any] = {
-            "verb": verb,
-            "subject": message.subject,
-            "reply_to": message.reply,
-            "code": int(code),
-            "replayed": outcome.replayed,
-        }
-        if caller is not None:
-            data["caller"] = caller.described()
-        if headers.request_id:
-            data["request_id"] = headers.request_id[: envelope.REQUEST_ID_MAX]
-        if outcome.error is not None:
-            data["error"] = outcome.error.error
-        if len(message.data) <= AUDIT_REQUEST_BYTES_MAX and not headers.binary_body:
-            data["request"] = message.data.decode(errors="replace")
-        self._events.emit("audit", verb, f"answered with {code}", session_id=session_id, data=data)
 
 
 def _fingerprint(name: str, body: bytes, headers: Headers) -> bytes:

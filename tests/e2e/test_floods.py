@@ -1,0 +1,98 @@
+"""Floods of requests: bounded memory, a bounded wait for `status`, and a connection that holds."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+from agents import Agent
+from bus import Bus
+from deadlines import TIMEOUT_SEC
+from servers import NatsServer
+
+GROWTH_KIB_MAX = 64 * 1024
+STATUS_SEC_MAX = 2.0
+
+
+def resident_kib(agent: Agent) -> int:
+    lines = Path(f"/proc/{agent.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+ATTACK = """
+import asyncio, collections, sys, nats
+
+async def attack(url, subject, count, size, pause):
+    client = await nats.connect(url)
+    codes = collections.Counter()
+    async def note(message):
+        codes[(message.headers or {}).get("Status-Code")] += 1
+    await client.subscribe("answers", cb=note)
+    body = b'{"reason": "' + b"x" * size + b'"}' if size else b"{}"
+    headers = {"Request-Id": "r"} if size else None
+    for _ in range(count):
+        if pause:
+            await note(await client.request(subject, body, timeout=30, headers=headers))
+        else:
+            await client.publish(subject, body, reply="answers", headers=headers)
+    await client.flush(60)
+    while seen := sum(codes.values()):
+        await asyncio.sleep(0.5)
+        if sum(codes.values()) == seen:
+            break
+    print(*(code for code in codes))
+    await client.close()
+
+url, subject, count, size, pause = sys.argv[1:]
+asyncio.run(attack(url, subject, int(count), int(size), int(pause)))
+"""
+
+
+async def attack(url: str, subject: str, *, count: int, size: int, pause: bool) -> set[str]:
+    """Sends the requests from another process. Returns the codes of the replies."""
+    attacker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", ATTACK, url, subject, str(count), str(size), str(int(pause))),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await attacker.communicate()
+    assert attacker.returncode == 0
+    return set(out.decode().split())
+
+
+async def slowest_status(bus: Bus, flood: asyncio.Task[set[str]]) -> float:
+    """Asks for `status` until the flood has ended. Returns the longest wait for a reply."""
+    waits: list[float] = []
+    while not waits or not flood.done():
+        began = time.monotonic()
+        assert (await bus.request("status", timeout_sec=TIMEOUT_SEC)).code in (204, 429)
+        waits.append(time.monotonic() - began)
+    return max(waits)
+
+
+async def test_flood_of_schema_requests_does_not_fill_the_memory(
+    alpha: Agent, bus: Bus, nats_server: NatsServer
+) -> None:
+    await bus.ok("schema")
+    before = resident_kib(alpha)
+    flood = asyncio.create_task(
+        attack(nats_server.url, "capture.schema", count=10_000, size=0, pause=False)
+    )
+    slowest = await slowest_status(bus, flood)
+    assert resident_kib(alpha) - before < GROWTH_KIB_MAX
+    assert await flood <= {"200", "429"}
+    assert slowest < STATUS_SEC_MAX
+
+
+async def test_connection_survives_large_retries(
+    alpha: Agent, bus: Bus, nats_server: NatsServer
+) -> None:
+    flood = asyncio.create_task(
+        attack(nats_server.url, "capture.stop", count=700, size=900_000, pause=True)
+    )
+    slowest = await slowest_status(bus, flood)
+    await flood
+    assert slowest < STATUS_SEC_MAX
+    assert "Connection lost" not in alpha.log
+    assert "reset by peer" not in alpha.log
