@@ -7,7 +7,7 @@
     └── RequestError                      a reply with a code; exit 1
         ├── 400  MalformedRequest  RequestExpired  NoSession  ReplyTooLarge
         │        InvalidInterface  InvalidBackend  InvalidFilter  InvalidCollector
-        │        UnsupportedCipher  InvalidKey
+        │        UnsupportedCipher  InvalidKey  BufferTooLarge
         ├── 403  PathNotAllowed  PolicyDenied
         ├── 404  UnknownVerb  NotFound
         ├── 409  SessionActive  RequestIdReused
@@ -111,6 +111,11 @@ class InvalidBackend(RequestError):
 class InvalidFilter(RequestError):
     code = 400
     error = "invalid_filter"
+
+
+class BufferTooLarge(RequestError):
+    code = 400
+    error = "buffer_too_large"
 
 
 class UnsupportedCipher(RequestError):

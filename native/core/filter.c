@@ -18,6 +18,14 @@
 /* libpcap's optimizer takes cubic time: two seconds for this much, minutes for 16 KiB. */
 enum { EXPRESSION_BYTES_MAX = 4096, SNAPLEN_MAX = 262144 };
 
+/* The link types in which an expression may make sense that makes none in Ethernet: of cooked
+ * frames and of 802.11 (DLT 105, 119, 127, 163, 192). */
+static const uint16_t other_linktypes[] = {
+    SONDE_LINKTYPE_SLL2, SONDE_LINKTYPE_SLL, 127, 105, 119, 192, 163,
+    SONDE_LINKTYPE_PPP,  SONDE_LINKTYPE_RAW};
+
+enum { OTHER_LINKTYPES = sizeof other_linktypes / sizeof other_linktypes[0] };
+
 struct sonde_filter {
   struct bpf_program program;
   _Atomic uint32_t holders;
@@ -172,17 +180,28 @@ void sonde_filter_set_release(struct sonde_filter_set *set) {
   free(set->expression);
 }
 
-int sonde_filter_check(const char *expression, struct sonde_error *error) {
+int sonde_filter_check_for(uint16_t linktype, bool kernel, const char *expression,
+                           struct sonde_error *error) {
   struct sonde_filter *filter = NULL;
-  int status = compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression, true, &filter, error);
+  int status = kernel ? compile(linktype, SNAPLEN_MAX, expression, true, &filter, error)
+                      : sonde_filter_compile(linktype, SNAPLEN_MAX, expression, &filter, error);
   sonde_filter_destroy(filter);
   return status;
 }
 
+int sonde_filter_check(const char *expression, struct sonde_error *error) {
+  return sonde_filter_check_for(SONDE_LINKTYPE_ETHERNET, true, expression, error);
+}
+
 int sonde_filter_check_userspace(const char *expression, struct sonde_error *error) {
-  struct sonde_filter *filter = NULL;
-  int status =
-      sonde_filter_compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression, &filter, error);
-  sonde_filter_destroy(filter);
+  return sonde_filter_check_for(SONDE_LINKTYPE_ETHERNET, false, expression, error);
+}
+
+int sonde_filter_check_any(const char *expression, struct sonde_error *error) {
+  struct sonde_error other;
+  int status = sonde_filter_check_userspace(expression, error);
+  for (uint32_t i = 0; status == SONDE_FILTER_INVALID && i < OTHER_LINKTYPES; i++)
+    if (sonde_filter_check_for(other_linktypes[i], false, expression, &other) == SONDE_OK)
+      return SONDE_OK;
   return status;
 }

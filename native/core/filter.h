@@ -30,8 +30,13 @@ struct sonde_filter_set {
 /* NULL or "" matches every packet. Errors: FILTER_INVALID, NO_MEMORY. */
 int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expression,
                          struct sonde_filter **filter, struct sonde_error *error);
+/* Whether the expression compiles for the link type. kernel: also as what only a kernel can run. */
+int sonde_filter_check_for(uint16_t linktype, bool kernel, const char *expression,
+                           struct sonde_error *error);
 /* Compiles for Ethernet. Unlike sonde_filter_check, rejects what only a kernel can run. */
 int sonde_filter_check_userspace(const char *expression, struct sonde_error *error);
+/* The same for any link type; if it is invalid for all, `error` says why for Ethernet. */
+int sonde_filter_check_any(const char *expression, struct sonde_error *error);
 bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, uint32_t caplen,
                         uint32_t wirelen);
 /* The link type to compile for: LOOP for a NULL header in network order. */

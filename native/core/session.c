@@ -125,7 +125,8 @@ static int open_backend(struct sonde_session *session, const struct sonde_sessio
   if (status == SONDE_OK)
     status = sonde_registry_load(config->plugin_dir, config->backend, &session->ops, error);
   if (status == SONDE_OK && config->filter && config->filter[0] && !session->ops->filters)
-    status = sonde_filter_check_userspace(config->filter, error);
+    status = file_fd >= 0 ? sonde_filter_check_any(config->filter, error)
+                          : sonde_filter_check_userspace(config->filter, error);
   if (status < 0) {
     if (file_fd >= 0)
       close(file_fd);

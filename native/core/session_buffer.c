@@ -119,7 +119,7 @@ int sonde_session_packets_open(struct sonde_session *session, const char *filter
   bool filters = filter && filter[0];
   if (!session->store)
     return sonde_fail(error, SONDE_STATE, 0, "the session has no capture buffer");
-  int status = filters ? sonde_filter_check_userspace(filter, error) : SONDE_OK;
+  int status = filters ? sonde_filter_check_any(filter, error) : SONDE_OK;
   if (status < 0)
     return status;
   struct sonde_packets *made = calloc(1, sizeof *made);

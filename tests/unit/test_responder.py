@@ -16,6 +16,7 @@ from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
 from netsonde.capture.sessions import Sessions
 from netsonde.config.sections import FirmwareSection, PolicySection
+from netsonde.core.filters import FilterChecks
 from netsonde.errors import NoSession
 from netsonde.firmware.verify import Firmware
 from netsonde.recorder.retrieval import Retrievals
@@ -66,6 +67,9 @@ class FakeConnection:
 
 class FakeSessions:
     current = None
+
+    def __init__(self) -> None:
+        self.filters = FilterChecks()
 
 
 class FakeRetrievals:

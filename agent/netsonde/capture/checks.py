@@ -18,13 +18,15 @@ from types import TracebackType
 from typing import Any
 
 from ..config.paths import NotAFileError, open_below
-from ..config.sections import Config
+from ..config.sections import BufferSection, Config
 from ..core.backends import backend
-from ..core.capture import check_filter
+from ..core.filters import FilterChecks
 from ..core.values import BackendReport, CaptureSettings
 from ..errors import (
     BackendUnavailable,
+    BufferTooLarge,
     InvalidBackend,
+    InvalidFilter,
     InvalidInterface,
     InvalidRequest,
     RequestError,
@@ -32,9 +34,12 @@ from ..errors import (
 from ..recorder.sealing import Sealing, read_sealing
 from ..wire.replies import EncryptionState
 from ..wire.requests import BACKEND_NAMES, StartRequest
+from . import link_types, memory
 from .collectors import adding, read_address
 from .interfaces import check_interface
 from .plan import CapturePlan
+
+KERNEL_FILTERS = frozenset({"af_packet", "pcap"})
 
 
 class Resources:
@@ -44,7 +49,8 @@ class Resources:
     """
 
     def __init__(self, file_fd: int, sealing: Sealing | None) -> None:
-        self._file_fd = file_fd
+        self.file_fd = file_fd
+        self.link_types: tuple[int, ...] = link_types.ALL
         self._sealing = sealing
 
     def __enter__(self) -> Resources:
@@ -56,8 +62,8 @@ class Resources:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file_fd >= 0:
-            os.close(self._file_fd)
+        if self.file_fd >= 0:
+            os.close(self.file_fd)
         if self._sealing is not None:
             self._sealing.forget()
 
@@ -68,7 +74,7 @@ class Resources:
     def settings(self, plan: CapturePlan) -> CaptureSettings:
         """Returns the plan's settings with the file's descriptor, which the open call then
         owns."""
-        file_fd, self._file_fd = self._file_fd, -1
+        file_fd, self.file_fd = self.file_fd, -1
         return dataclasses.replace(plan.settings, file_fd=file_fd)
 
     def preparing(self, plan: CapturePlan) -> Callable[[Any], None]:
@@ -83,8 +89,8 @@ class Resources:
         return prepare
 
 
-async def check_request(request: StartRequest, config: Config) -> Resources:
-    """Raises the matching RequestError with code 400, 403 or 422."""
+async def check_request(request: StartRequest, config: Config, filters: FilterChecks) -> Resources:
+    """Raises the matching RequestError with code 400, 403, 422 or 429."""
     if not math.isfinite(request.replay_speed):
         raise InvalidRequest("replay_speed must be a finite number", field="$.replay_speed")
     if request.backend not in BACKEND_NAMES:
@@ -94,23 +100,34 @@ async def check_request(request: StartRequest, config: Config) -> Resources:
         )
     if request.export is not None:
         read_address(request.export, field="$.export.collector_ip")
-    if request.filter:
-        with blaming("$.filter"):
-            await check_filter(request.filter)
+    _check_buffer_size(request, config.buffer)
     if request.backend != "file":
         check_interface(request.backend, request.interface)
-    sealing = None
-    if request.encryption is not None:
-        sealing = read_sealing(config.encryption.key_dirs, request.encryption, "$.encryption")
-    file_fd = -1
-    try:
+    with contextlib.ExitStack() as undo:
+        sealing = None
+        if request.encryption is not None:
+            sealing = read_sealing(config.encryption.key_dirs, request.encryption, "$.encryption")
+        resources = undo.enter_context(Resources(-1, sealing))
         if request.backend == "file":
-            file_fd = _open_file(config.capture.replay_dirs, request.interface)
-    except RequestError:
-        if sealing is not None:
-            sealing.forget()
-        raise
-    return Resources(file_fd, sealing)
+            resources.file_fd = _open_file(config.capture.replay_dirs, request.interface)
+            resources.link_types = link_types.of_file(resources.file_fd)
+        else:
+            resources.link_types = link_types.of_interface(request.interface, request.backend)
+        with blaming("$.filter", InvalidFilter):
+            kernel = request.backend in KERNEL_FILTERS
+            await filters.check(request.filter, resources.link_types, kernel=kernel)
+        undo.pop_all()
+    return resources
+
+
+def _check_buffer_size(request: StartRequest, settings: BufferSection) -> None:
+    recorded = request.record or (request.encryption is not None and request.encryption.enable)
+    most = settings.max_mb or memory.total_mb() // 4
+    if recorded and request.buffer_size_mb > most:
+        raise BufferTooLarge(
+            f"This host allows a capture buffer of {most} MiB; [buffer] max_mb changes that.",
+            field="$.buffer_size_mb",
+        )
 
 
 async def require_backend(name: str) -> BackendReport:

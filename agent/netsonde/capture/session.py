@@ -57,6 +57,7 @@ class Session:
         self._window = Window(Stats(), self._started_ns)
         self.exporting = Exporting(capture, plan.collectors, events, session_id=self.id)
         self.ticking: asyncio.Task[None]
+        self.link_types: tuple[int, ...] = ()  # the source's
         self.pump = Pump(
             capture, sink, session_id=self.id, encoding=plan.encoding, on_event=self._on_event
         )

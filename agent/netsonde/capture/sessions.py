@@ -1,7 +1,8 @@
 """The one session that a host may have, from start to stop.
 
-State changes run one at a time under a lock, in order of arrival. A start takes effect whole or
-not at all. A stop replies when every record has been delivered.
+State changes run one at a time under a lock, in order of arrival. A start with a filter waits for
+its check first, without the lock. A start takes effect whole or not at all. A stop replies when
+every record has been delivered.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from msgspec import UNSET
 
 from ..config.sections import Config
 from ..core.capture import Capture
+from ..core.filters import FilterChecks
 from ..core.packets import leave_clear
 from ..core.values import Stats
 from ..errors import (
@@ -81,6 +83,7 @@ class Sessions:
         self._retimed = asyncio.Event()
         self._log = structlog.get_logger()
         self._closing = False
+        self.filters = FilterChecks()
         self.current: Session | None = None
 
     def require(self) -> Session:
@@ -94,15 +97,14 @@ class Sessions:
         return StatusReply(spool=self._sink.state() or UNSET)
 
     async def start(self, request: StartRequest) -> StartReply:
-        async with self._turn:
-            with await check_request(request, self.config) as resources:
-                if self.current is not None:
-                    raise SessionActive
-                report = await require_backend(request.backend)
-                session = await self._open(plan(request, self.config, report), resources)
-            session.pump.start(self._tasks)
-            session.ticking = self._tasks.create_task(self._tick(session))
-            self.current = session
+        if request.filter:  # compiling takes up to two seconds; no other change waits for that
+            with await check_request(request, self.config, self.filters) as resources:
+                async with self._turn:
+                    session = await self._begin(request, resources)
+        else:
+            async with self._turn:
+                with await check_request(request, self.config, self.filters) as resources:
+                    session = await self._begin(request, resources)
         self._events.emit(
             "capture",
             "started",
@@ -118,6 +120,18 @@ class Sessions:
             file=file_state(session.capture.stats(), request.backend),
         )
 
+    async def _begin(self, request: StartRequest, resources: Resources) -> Session:
+        if self.current is not None:
+            raise SessionActive
+        if self._closing:
+            raise Draining
+        report = await require_backend(request.backend)
+        session = await self._open(plan(request, self.config, report), resources)
+        session.pump.start(self._tasks)
+        session.ticking = self._tasks.create_task(self._tick(session))
+        self.current = session
+        return session
+
     async def _open(self, planned: CapturePlan, resources: Resources) -> Session:
         make_buffer_directory(planned.settings.buffer_dir)
         settings = resources.settings(planned)
@@ -129,6 +143,7 @@ class Sessions:
         capture.select(planned.record_fields)
         session = Session(planned, capture, sink=self._sink, events=self._events)
         session.encryption = resources.encryption
+        session.link_types = resources.link_types
         return session
 
     async def close(self, flush_sec: float) -> None:

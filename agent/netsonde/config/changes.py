@@ -12,6 +12,7 @@ LIVE_KEYS = frozenset(
         *(f"buffer.{key}" for key in ("bucket_hours", "bucket_mb", "export_dir", "export_mb")),
         "buffer.dir",
         "buffer.disk_mb",
+        "buffer.max_mb",
         "capture.replay_dirs",
         "encryption.key_dirs",
         "export.biflow",

@@ -72,6 +72,10 @@ class BufferSection(Section, kw_only=True, frozen=True):
 
     dir: Annotated[str, Meta(description="directory of segment files; empty: memory only")] = ""
     disk_mb: Annotated[int, Meta(ge=4, le=1 << 30, description="limit of all segment files")] = 1024
+    max_mb: Annotated[
+        int,
+        Meta(ge=0, le=65536, description="limit of buffer_size_mb; 0: a quarter of the memory"),
+    ] = 0
     export_dir: Annotated[
         str, Meta(description="directory of packets retrieved to a file; empty: off")
     ] = ""

@@ -124,6 +124,7 @@ class Responder:
     async def drain(self, timeout_sec: float) -> None:
         """Rejects new requests from now on; waits for those in flight."""
         self.draining = True
+        self._features.sessions.filters.close()
         self._features.retrievals.close()
         self._features.firmware.close()
         if self._running:
