@@ -7,6 +7,7 @@
 #include "core/session_state.h"
 #include "export/rendering.h"
 #include "failure.h"
+#include "flow/sum.h"
 #include "host/clock.h"
 
 static void add_undecoded(struct sonde_stats *stats, const struct sonde_undecoded *more) {
@@ -133,6 +134,38 @@ int sonde_session_list(struct sonde_session *session, const struct sonde_flow_qu
   *matching = request.matching;
   *active = request.active;
   return (int)count;
+}
+
+struct sum_request {
+  const struct sonde_flow_query *query;
+  uint32_t by;
+  struct sonde_flow_sums *sums;
+  uint64_t active;
+};
+
+static void sum_flows(struct sonde_worker *worker, void *argument) {
+  struct sum_request *request = argument;
+  sonde_worker_expire(worker);
+  sonde_flow_table_sum(worker->table, request->query, request->by, request->sums);
+  request->active += sonde_flow_table_counters(worker->table)->flows_active;
+}
+
+int sonde_session_sum(struct sonde_session *session, const struct sonde_flow_query *query,
+                      uint32_t by, struct sonde_flow_sum *sums, uint64_t *distinct,
+                      uint64_t *left_out, uint64_t *active, struct sonde_error *error) {
+  *error = (struct sonde_error){0};
+  struct sum_request request = {.query = query, .by = by, .sums = sonde_flow_sums_create()};
+  if (!request.sums)
+    return sonde_fail(error, SONDE_NO_MEMORY, 0, "sums");
+  pthread_mutex_lock(&session->control);
+  if (atomic_load(&session->state) != SONDE_SESSION_OPEN)
+    for (uint32_t i = 0; i < session->worker_count; i++)
+      sonde_worker_call(&session->workers[i], sum_flows, &request);
+  pthread_mutex_unlock(&session->control);
+  int written = (int)sonde_flow_sums_take(request.sums, query, sums, distinct, left_out);
+  sonde_flow_sums_destroy(request.sums);
+  *active = request.active;
+  return written;
 }
 
 /* After stop, consumers flush the tables into the rings, as far as these have room, until

@@ -175,6 +175,13 @@ void sonde_flow_begin_earlier(struct sonde_flow_table *table, uint32_t entry,
 /* record.c */
 void sonde_flow_record_fill(const struct sonde_flow_table *table, uint32_t entry,
                             struct sonde_record *record);
+/* Fills a record whose counters start with the flow. */
+void sonde_flow_total_fill(const struct sonde_flow_table *table, uint32_t entry,
+                           struct sonde_record *record);
+struct sonde_flow_query;
+/* Whether the entry is a flow and matches the query; not whether it comes after query->after. */
+bool sonde_flow_matches(const struct sonde_flow_table *table, uint32_t entry,
+                        const struct sonde_flow_query *query);
 /* Commits the open segment's record, or counts it as dropped, and empties the segment. */
 void sonde_flow_record_emit(struct sonde_flow_table *table, uint32_t entry,
                             enum sonde_end_reason reason, bool final);

@@ -32,33 +32,35 @@ int sonde_flow_record_compare(const struct sonde_record *a, const struct sonde_r
   return order ? order : compare_numbers(a->flow_id, b->flow_id);
 }
 
-static bool address_matches(const struct sonde_key *key, const struct sonde_flow_query *query) {
-  if (query->ip_version == 0)
-    return true;
-  if (key->ip_version != query->ip_version)
+static bool in_network(const uint8_t *ip, const struct sonde_flow_match *match) {
+  uint32_t bits = (match->ip_version == 4 ? 32 : 128) - (uint32_t)match->ip_bits_ignored;
+  if (memcmp(ip, match->ip, bits / 8) != 0)
     return false;
-  size_t length = query->ip_version == 4 ? 4 : 16;
-  return memcmp(key->lo_ip, query->ip, length) == 0 || memcmp(key->hi_ip, query->ip, length) == 0;
+  return bits % 8 == 0 || ((ip[bits / 8] ^ match->ip[bits / 8]) >> (8 - bits % 8)) == 0;
 }
 
-static bool matches(const struct sonde_flow_table *table, uint32_t entry,
-                    const struct sonde_flow_query *query) {
+static bool key_matches(const struct sonde_key *key, const struct sonde_flow_match *match) {
+  if (match->ip_version != 0 && (key->ip_version != match->ip_version ||
+                                 !(in_network(key->lo_ip, match) || in_network(key->hi_ip, match))))
+    return false;
+  if (match->port >= 0 && key->lo_port != match->port && key->hi_port != match->port)
+    return false;
+  return match->protocol < 0 || key->protocol == match->protocol;
+}
+
+bool sonde_flow_matches(const struct sonde_flow_table *table, uint32_t entry,
+                        const struct sonde_flow_query *query) {
   const struct sonde_flow_hot *hot = &table->hot[entry];
-  const struct sonde_key *key = &hot->key;
-  if (!sonde_flow_used(hot) || !address_matches(key, query))
-    return false;
-  if (query->port >= 0 && key->lo_port != query->port && key->hi_port != query->port)
-    return false;
-  if (query->protocol >= 0 && key->protocol != query->protocol)
+  if (!sonde_flow_used(hot) || !key_matches(&hot->key, &query->match) ||
+      (query->excludes && key_matches(&hot->key, &query->except)))
     return false;
   if (query->min_packets <= 1)
     return true;
   return sonde_flow_segment_packets(hot) + both(table->cold[entry].packets) >= query->min_packets;
 }
 
-/* Fills a record that covers the flow since its start. */
-static void fill_total(const struct sonde_flow_table *table, uint32_t entry,
-                       struct sonde_record *record) {
+void sonde_flow_total_fill(const struct sonde_flow_table *table, uint32_t entry,
+                           struct sonde_record *record) {
   const struct sonde_flow_cold *cold = &table->cold[entry];
   sonde_flow_record_fill(table, entry, record);
   record->first_ns = record->flow_start_ns;
@@ -98,17 +100,17 @@ uint32_t sonde_flow_table_list(const struct sonde_flow_table *table,
                                uint64_t *matching) {
   uint32_t count = 0, sort = query->sort;
   for (uint32_t entry = 0; entry < table->fresh; entry++) {
-    if (!matches(table, entry, query))
+    struct sonde_record record;
+    if (!sonde_flow_matches(table, entry, query))
+      continue;
+    sonde_flow_total_fill(table, entry, &record);
+    if (query->after && sonde_flow_record_compare(query->after, &record, sort) >= 0)
       continue;
     ++*matching;
     if (count < query->limit) {
-      fill_total(table, entry, &records[count]);
+      records[count] = record;
       sift_up(records, count++, sort);
-      continue;
-    }
-    struct sonde_record record;
-    fill_total(table, entry, &record);
-    if (sonde_flow_record_compare(&record, &records[0], sort) < 0) {
+    } else if (sonde_flow_record_compare(&record, &records[0], sort) < 0) {
       records[0] = record;
       sift_down(records, count, 0, sort);
     }

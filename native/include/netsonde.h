@@ -170,14 +170,22 @@ enum sonde_flow_sort {
   SONDE_FLOW_SORT_RECENT = 2,
 };
 
+struct sonde_flow_match { /* either side matches address and port */
+  int ip_version;         /* 0: any address; 4 or 6 */
+  uint8_t ip[16];
+  int ip_bits_ignored; /* at the end of the address: 8 for IPv4 and /24 */
+  int port;            /* -1: any */
+  int protocol;        /* -1: any */
+};
+
 struct sonde_flow_query {
   uint32_t limit;       /* 1…10000 */
   uint32_t sort;        /* enum sonde_flow_sort */
   uint64_t min_packets; /* over both directions */
-  int ip_version;       /* 0: any address; 4 or 6: either side equals ip */
-  uint8_t ip[16];
-  int port;     /* -1: any; either side */
-  int protocol; /* -1: any */
+  struct sonde_flow_match match;
+  int excludes; /* 1: without the flows that `except` matches */
+  struct sonde_flow_match except;
+  const struct sonde_record *after; /* NULL, or only flows that come later in the order */
 };
 
 /* Lists cumulative totals of active flows (packets, bytes, l2_bytes since flow_start) without
@@ -186,6 +194,36 @@ struct sonde_flow_query {
 int sonde_session_list(struct sonde_session *session, const struct sonde_flow_query *query,
                        struct sonde_record *records, uint64_t *matching, uint64_t *active,
                        struct sonde_error *error);
+
+enum sonde_flow_by {
+  SONDE_FLOW_BY_SOURCE_IP = 1 << 0,
+  SONDE_FLOW_BY_DEST_IP = 1 << 1,
+  SONDE_FLOW_BY_SOURCE_PORT = 1 << 2,
+  SONDE_FLOW_BY_DEST_PORT = 1 << 3,
+  SONDE_FLOW_BY_PROTOCOL = 1 << 4,
+};
+
+enum { SONDE_FLOW_SUMS_MAX = 65536 };
+
+struct sonde_flow_sum { /* the fields that are not in `by` are 0 */
+  uint8_t source_ip[16];
+  uint8_t dest_ip[16];
+  uint16_t source_port;
+  uint16_t dest_port;
+  uint8_t ip_version;
+  uint8_t protocol;
+  uint64_t flows;
+  uint64_t packets;
+  uint64_t bytes;
+};
+
+/* Adds up the active flows that match, one sum for each value of the fields in `by` (enum
+ * sonde_flow_by bits). Writes the query->limit largest sums, by bytes, or by packets if query->sort
+ * says so. *distinct: how many sums there are, SONDE_FLOW_SUMS_MAX at most. *left_out: flows whose
+ * values came after the table of sums was full. Returns how many were written. */
+int sonde_session_sum(struct sonde_session *session, const struct sonde_flow_query *query,
+                      uint32_t by, struct sonde_flow_sum *sums, uint64_t *distinct,
+                      uint64_t *left_out, uint64_t *active, struct sonde_error *error);
 
 /* ---- capture buffer ------------------------------------------------------------------ */
 

@@ -36,7 +36,7 @@ static void add_delta(struct sonde_worker *worker, const struct sonde_delta *del
 }
 
 static uint64_t list(struct sonde_session *session) {
-  struct sonde_flow_query query = {.limit = 1, .port = -1, .protocol = -1};
+  struct sonde_flow_query query = {.limit = 1, .match = {.port = -1, .protocol = -1}};
   struct sonde_record listed;
   struct sonde_error error;
   uint64_t matching = 0, active = 0;

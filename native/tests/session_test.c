@@ -136,7 +136,7 @@ static void requests_during_replay_lose_nothing(void) {
   struct sonde_error error;
   struct sonde_stats stats;
   struct sonde_record listed[16];
-  struct sonde_flow_query query = {.limit = 16, .port = -1, .protocol = -1};
+  struct sonde_flow_query query = {.limit = 16, .match = {.port = -1, .protocol = -1}};
   uint64_t packets = 0, records = 0, matching, active;
   CHECK_EQ(sonde_session_open(&c, &session, &error), 0);
   CHECK_EQ(sonde_session_start(session, &error), 0);

@@ -55,7 +55,7 @@ async def capture(
     capture = await Capture.open(settings(f"net_pcap0,rx_pcap={path}", **options))
     await eventually(lambda: capture.stats().finished, "the file to be read")
     query = FlowQuery(limit=10000, sort="recent", min_packets=1)
-    batch, _, _ = await capture.flows(query, encoding=JSON, bytes_max=LISTED_BYTES_MAX)
+    batch = await capture.flows(query, None, encoding=JSON, bytes_max=LISTED_BYTES_MAX)
     stats = capture.stats()
     await capture.stop()
     await capture.close()

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec import UNSET
 
 from netsonde.capture import checks
 from netsonde.core.capture import JSON, MSGPACK
-from netsonde.core.values import BackendReport, FlowQuery
+from netsonde.core.values import BackendReport, FlowMatch, FlowPage, FlowQuery
 from netsonde.errors import BackendUnavailable, InvalidRequest
 from netsonde.service import handlers
 from netsonde.service.handlers import HANDLERS, Call, flow_query
@@ -46,7 +47,8 @@ def test_flow_filters_become_a_query(
     wanted: FlowsFilter | None, ip: bytes | None, port: int | None, protocol: int | None
 ) -> None:
     request = FlowsRequest(limit=7, min_packets=3, sort="recent", filter=wanted)
-    expected = FlowQuery(limit=7, sort="recent", min_packets=3, ip=ip, port=port, protocol=protocol)
+    match = FlowMatch(ip=ip, port=port, protocol=protocol)
+    expected = FlowQuery(limit=7, sort="recent", min_packets=3, match=match)
     assert flow_query(request) == expected
 
 
@@ -85,9 +87,10 @@ class Listing:
         self.rendered = rendered
         self.asked: dict[str, Any] = {}
 
-    async def flows(self, query: FlowQuery, **more: Any) -> tuple[Any, int, int]:
-        self.asked = more
-        return SimpleNamespace(data=b"[]", records=self.rendered), 3, 9
+    async def flows(self, query: FlowQuery, after: str | None, **more: Any) -> FlowPage:
+        self.asked = more | {"after": after}
+        missing = self.rendered < 3
+        return FlowPage(b"[]", active=9, truncated=missing, following="next" if missing else "")
 
 
 @pytest.mark.parametrize(("rendered", "truncated"), [(2, True), (3, False)])
@@ -97,11 +100,12 @@ async def test_flows_say_whether_some_are_missing(
 ) -> None:
     listing = Listing(rendered)
     sessions = SimpleNamespace(require=lambda: SimpleNamespace(capture=listing))
-    done = await handlers.flows(call(sessions, binary=binary), FlowsRequest())
+    done = await handlers.flows(call(sessions, binary=binary), FlowsRequest(after="x"))
     reply = cast(Any, done.body)
+    assert reply.next == ("next" if truncated else UNSET)
     assert (done.code, reply.active_flows, reply.truncated) == (200, 9, truncated)
     encoding = MSGPACK if binary else JSON
-    assert listing.asked == {"encoding": encoding, "bytes_max": 1000}
+    assert listing.asked == {"encoding": encoding, "bytes_max": 1000, "after": "x"}
 
 
 async def test_unusable_backend_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from netsonde.config.sections import (
     ExportSection,
     MetricsSection,
 )
-from netsonde.core.values import Batch, FlowQuery, Stats
+from netsonde.core.values import Batch, FlowMatch, FlowQuery, Stats
 from netsonde.errors import (
     Draining,
     EncryptionUnavailable,
@@ -249,17 +249,22 @@ async def test_flows_are_listed(rig: Rig) -> None:
         (FlowQuery(limit=1, sort="recent", min_packets=1), 1),
         (FlowQuery(limit=10, sort="packets", min_packets=6), 0),
         (FlowQuery(limit=10, sort="packets", min_packets=5), 2),
-        (FlowQuery(limit=10, sort="bytes", min_packets=1, port=1001), 1),
-        (FlowQuery(limit=10, sort="bytes", min_packets=1, port=0), 0),
-        (FlowQuery(limit=10, sort="bytes", min_packets=1, protocol=17), 2),
-        (FlowQuery(limit=10, sort="bytes", min_packets=1, protocol=0), 0),
-        (FlowQuery(limit=10, sort="bytes", min_packets=1, ip=bytes([10, 0, 0, 2])), 2),
-        (FlowQuery(limit=10, sort="bytes", min_packets=1, ip=bytes(16)), 0),
+        (FlowQuery(limit=10, sort="bytes", min_packets=1, match=FlowMatch(port=1001)), 1),
+        (FlowQuery(limit=10, sort="bytes", min_packets=1, match=FlowMatch(port=0)), 0),
+        (FlowQuery(limit=10, sort="bytes", min_packets=1, match=FlowMatch(protocol=17)), 2),
+        (FlowQuery(limit=10, sort="bytes", min_packets=1, match=FlowMatch(protocol=0)), 0),
+        (
+            FlowQuery(
+                limit=10, sort="bytes", min_packets=1, match=FlowMatch(ip=bytes([10, 0, 0, 2]))
+            ),
+            2,
+        ),
+        (FlowQuery(limit=10, sort="bytes", min_packets=1, match=FlowMatch(ip=bytes(16))), 0),
     ):
-        batch, matching, active = await capture.flows(query, encoding=0, bytes_max=1 << 20)
-        assert batch.records == count
-        assert len(json.loads(bytes(batch.data))) == count
-        assert (matching, active) == (2 if count == 1 and query.limit == 1 else count, 2)
+        page = await capture.flows(query, None, encoding=0, bytes_max=1 << 20)
+        assert len(json.loads(page.data)) == count
+        more = count == 1 and query.limit == 1
+        assert (page.truncated, bool(page.following), page.active) == (more, more, 2)
 
 
 # ---- collectors ----------------------------------------------------------------------------

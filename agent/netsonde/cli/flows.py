@@ -7,6 +7,7 @@ import ipaddress
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,17 +17,22 @@ from ..fleet.stream import GapCounter
 from ..wire.instant import rfc3339
 from .requests import (
     add_client_arguments,
-    ask_fleet,
+    print_outcome,
     read_nats_section,
     read_pace,
     read_target,
+    show_progress,
     whole,
 )
 from .tables import Cell, endpoint, visible
 
 if TYPE_CHECKING:
+    from ..fleet.client import FleetClient, Outcome
     from ..fleet.scatter import Reply
 
+PAGE_MAX = 10_000  # rows of one request
+DEFAULT_COUNT = 100
+BY = ("source_ip", "dest_ip", "source_port", "dest_port", "protocol")
 COLUMNS = ("HOST", "PROTOCOL", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAST SEEN")
 
 
@@ -50,13 +56,22 @@ class FlowsCommand:
             "--count",
             type=whole(1),
             metavar="N",
-            help="at most N flows per host (100); with --follow, stop after N records",
+            help="N flows per host (100); with --follow, stop after N records",
         )
         parser.add_argument("--sort", choices=["bytes", "packets", "recent"])
         parser.add_argument("--min-packets", type=whole(0), metavar="N")
-        parser.add_argument("--ip", type=address, help="source or destination address")
+        parser.add_argument("--ip", type=address, help="source or destination address or network")
         parser.add_argument("--port", type=whole(0, 65_535), help="source or destination port")
         parser.add_argument("--protocol", metavar="P", help="TCP, UDP, ICMP, … or a number")
+        parser.add_argument("--not-ip", type=address, metavar="IP", help="leave these flows out")
+        parser.add_argument("--not-port", type=whole(0, 65_535), metavar="PORT")
+        parser.add_argument("--not-protocol", metavar="P")
+        parser.add_argument(
+            "--by",
+            type=flow_fields,
+            metavar="FIELD,…",
+            help=f"add the flows up by these fields: {', '.join(BY)}",
+        )
         add_client_arguments(parser)
 
     def run(self, args: Namespace) -> int:
@@ -65,29 +80,43 @@ class FlowsCommand:
                 return asyncio.run(follow_flows(args))
             except KeyboardInterrupt:
                 return EXIT_OK
-        return ask_fleet(args, "flows", flows_body(args), COLUMNS, list_flows)
+        outcome = gather_flows(args)
+        columns, rows = (by_columns(args.by), list_sums) if args.by else (COLUMNS, list_flows)
+        print_outcome(args, outcome, columns, rows)
+        return EXIT_OK if outcome.complete else EXIT_REFUSED
 
 
 def address(text: str) -> str:
     try:
+        if "/" in text:
+            return str(ipaddress.ip_network(text, strict=False))
         return str(ipaddress.ip_address(text))
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not an IP address") from None
+        raise ArgumentTypeError(f"{text!r} is not an IP address or network") from None
+
+
+def flow_fields(text: str) -> list[str]:
+    fields = [field.strip() for field in text.split(",")]
+    for field in fields:
+        if field not in BY:
+            raise ArgumentTypeError(f"{field!r} is not one of {', '.join(BY)}")
+    return fields
 
 
 def flows_body(args: Namespace) -> dict[str, Any]:
-    optional = {
-        "limit": args.count,
-        "sort": args.sort,
-        "min_packets": args.min_packets,
-        "filter": {
-            name: value
-            for name, value in (("ip", args.ip), ("port", args.port), ("protocol", args.protocol))
-            if value is not None
-        }
-        or None,
-    }
-    return {name: value for name, value in optional.items() if value is not None}
+    excluded = _named(ip=args.not_ip, port=args.not_port, protocol=args.not_protocol)
+    wanted = _named(ip=args.ip, port=args.port, protocol=args.protocol)
+    return _named(
+        limit=min(args.count, PAGE_MAX) if args.count is not None else None,
+        sort=args.sort,
+        min_packets=args.min_packets,
+        filter=(wanted | ({"not": excluded} if excluded else {})) or None,
+        by=args.by,
+    )
+
+
+def _named(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def list_flows(reply: Reply) -> Sequence[Sequence[Cell]]:
@@ -102,6 +131,69 @@ def list_flows(reply: Reply) -> Sequence[Sequence[Cell]]:
         )
         for flow in reply.body["flows"]
     ]
+
+
+def by_columns(by: Sequence[str]) -> Sequence[str]:
+    return ("HOST", *(field.replace("_", " ").upper() for field in by), "FLOWS", "PACKETS", "BYTES")
+
+
+def list_sums(reply: Reply) -> Sequence[Sequence[Cell]]:
+    return [(reply.host, *row.values()) for row in reply.body["flows"]]
+
+
+# ---- paging --------------------------------------------------------------------------------
+
+
+def gather_flows(args: Namespace) -> Outcome:
+    """Asks for the flows, and for the rest of each host whose reply could not hold them all."""
+    from ..fleet.client import connect
+
+    # Report errors of the command line before connecting.
+    address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
+    body = flows_body(args)
+
+    async def ask() -> Outcome:
+        async with connect(address) as client:
+            with show_progress("flows") as progress:
+                outcome = await client.ask(
+                    "flows", body, target, pace, request_id=args.request_id, progress=progress
+                )
+                wanted = args.count or DEFAULT_COUNT
+                rest = (
+                    _with_rest(client, reply, body, wanted, args.timeout)
+                    for reply in outcome.replies
+                )
+                outcome.replies = list(await asyncio.gather(*rest))
+                return outcome
+
+    return asyncio.run(ask())
+
+
+async def _with_rest(
+    client: FleetClient, first: Reply, body: dict[str, Any], wanted: int, timeout_sec: float
+) -> Reply:
+    """Returns the reply with the rows of the pages that follow it, `wanted` rows at most."""
+    from ..fleet.scatter import decode_object
+    from ..fleet.targeting import host_subject
+
+    subject = host_subject(client.address.root, first.host, "flows")
+    rows, page = first.body.get("flows"), first.body
+    if not first.accepted or not isinstance(rows, list):
+        return first
+    while (after := page.get("next")) and len(rows) < wanted:
+        asked = body | {"limit": min(wanted - len(rows), PAGE_MAX), "after": after}
+        data = await client.request(subject, msgspec.json.encode(asked), timeout_sec)
+        try:
+            page = decode_object(data or b"")
+            more = list(page["flows"])
+        except (ValueError, LookupError, TypeError):
+            why = f"no reply, or a malformed one, after {len(rows)} rows; ask again"
+            return first.unreadable(first.host, why, first.elapsed_sec)
+        if not more:
+            break
+        rows += more
+    merged = {name: value for name, value in page.items() if name != "flows"}
+    return replace(first, body=first.body | merged | {"flows": rows})
 
 
 # ---- following -----------------------------------------------------------------------------
@@ -161,7 +253,9 @@ async def follow_flows(args: Namespace) -> int:
 def matches(record: dict[str, Any], args: Namespace) -> bool:
     """Applies the filter to a record. A record without the field does not match."""
     found = record.get
-    if args.ip is not None and args.ip not in (found("source_ip"), found("dest_ip")):
+    if args.ip is not None and not any(
+        _in_network(found(side), args.ip) for side in ("source_ip", "dest_ip")
+    ):
         return False
     if args.port is not None and args.port not in (found("source_port"), found("dest_port")):
         return False
@@ -171,6 +265,12 @@ def matches(record: dict[str, Any], args: Namespace) -> bool:
     ):
         return False
     return args.min_packets is None or found("packets", 0) >= args.min_packets
+
+
+def _in_network(ip: str | None, network: str) -> bool:
+    if ip is None:
+        return False
+    return ipaddress.ip_address(ip) in ipaddress.ip_network(network, strict=False)
 
 
 def print_record(host: str, record: dict[str, Any], *, as_json: bool, with_host: bool) -> None:

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from ..errors import BackendUnavailable, InvalidBackend, InvalidFilter, InvalidInterface, NoSession
 from ..wire.instant import NS_PER_SEC
+from .flows import FlowListings
 from .library import PLUGIN_DIR, check, check_status, ffi, lib, members, string_of, text_of
-from .values import Batch, CaptureSettings, CoreEvent, FlowQuery, Stats, Undecoded
+from .values import Batch, CaptureSettings, CoreEvent, FlowPage, FlowQuery, Stats, Undecoded
 
 DRAIN_BYTES_MAX = (256 << 10) - 1024  # the rest of the 256 KiB is the batch's envelope
 DRAIN_BYTES_MIN = 2 * lib.SONDE_RENDERED_RECORD_MAX  # below this one record might not fit
@@ -33,11 +34,6 @@ _FILE_CUT: dict[int, bool | None] = {
     lib.SONDE_FILE_WHOLE: False,
     lib.SONDE_FILE_CUT: True,
 }
-SORTS: dict[str, int] = {
-    "bytes": lib.SONDE_FLOW_SORT_BYTES,
-    "packets": lib.SONDE_FLOW_SORT_PACKETS,
-    "recent": lib.SONDE_FLOW_SORT_RECENT,
-}
 
 # Members of struct sonde_session_config that are copied from CaptureSettings as they are.
 _SAME_NAME = (
@@ -50,16 +46,6 @@ Prepare = Callable[[Any], None]
 
 
 # ---- without a session -----------------------------------------------------------------------
-
-
-async def check_filter(expression: str) -> None:
-    """Compiles the filter, which may take long. Raises InvalidFilter."""
-
-    def compile_filter() -> None:
-        error = ffi.new("struct sonde_error *")
-        check(lib.sonde_filter_check(string_of(expression, InvalidFilter), error), error)
-
-    await asyncio.to_thread(compile_filter)
 
 
 def _non_flow_names() -> tuple[str, ...]:
@@ -98,7 +84,7 @@ class Capture:
 
     def __init__(self, handle: Any, interface: str) -> None:
         self._handle = handle
-        self._interface = interface.encode()
+        self._listings = FlowListings(interface.encode())
         self._inside = 0  # calls on worker threads that hold the handle
         self._outside = asyncio.Event()
         self._outside.set()
@@ -218,29 +204,14 @@ class Capture:
         await self._call(meter)
 
     async def flows(
-        self, query: FlowQuery, *, encoding: int, bytes_max: int
-    ) -> tuple[Batch, int, int]:
-        """Returns the rendered flows up to bytes_max, the number of matches, and the number of
-        active flows."""
-        return await self._call(lambda: self._flows(query, encoding, bytes_max))
-
-    def _flows(self, query: FlowQuery, encoding: int, bytes_max: int) -> tuple[Batch, int, int]:
-        records = ffi.new("struct sonde_record[]", query.limit)
-        matching, active = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-        error = ffi.new("struct sonde_error *")
-        count = check(
-            lib.sonde_session_list(self._handle, _query(query), records, matching, active, error),
-            error,
-        )
-        capacity = min(bytes_max, (count + 1) * lib.SONDE_RENDERED_RECORD_MAX)
-        buffer = ffi.new("uint8_t[]", capacity)
-        batch = ffi.new("struct sonde_batch *")
-        check_status(
-            lib.sonde_records_render(
-                records, count, encoding, self._interface, buffer, capacity, batch
+        self, query: FlowQuery, after: str | None, *, encoding: int, bytes_max: int
+    ) -> FlowPage:
+        """Returns the rows that fit into bytes_max. Raises InvalidRequest for a bad cursor."""
+        return await self._call(
+            lambda: self._listings.page(
+                self._handle, query, after, encoding=encoding, bytes_max=bytes_max
             )
         )
-        return _batch(bytes(ffi.buffer(buffer, batch.bytes)), batch), matching[0], active[0]
 
     # ---- non-blocking: for the event loop ----------------------------------------------------
 
@@ -316,19 +287,6 @@ def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
         raise BackendUnavailable(text_of(error.detail))
     check(status, error)
     return session[0]
-
-
-def _query(query: FlowQuery) -> Any:
-    made = ffi.new("struct sonde_flow_query *")
-    made.limit = query.limit
-    made.sort = SORTS[query.sort]
-    made.min_packets = query.min_packets
-    made.port = -1 if query.port is None else query.port
-    made.protocol = -1 if query.protocol is None else query.protocol
-    if query.ip is not None:
-        made.ip_version = 4 if len(query.ip) == 4 else 6
-        ffi.memmove(made.ip, query.ip, len(query.ip))
-    return made
 
 
 def _snapshot(stats: Any) -> Stats:

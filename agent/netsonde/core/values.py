@@ -113,13 +113,35 @@ class DecodedMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowMatch:
+    """struct sonde_flow_match. None: any."""
+
+    ip: bytes | None = None
+    ip_bits_ignored: int = 0
+    port: int | None = None
+    protocol: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FlowQuery:
+    """by: fields to add up by; empty: list the flows."""
+
     limit: int
     sort: str
     min_packets: int
-    ip: bytes | None = None
-    port: int | None = None
-    protocol: int | None = None
+    match: FlowMatch = FlowMatch()
+    excluded: FlowMatch | None = None
+    by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FlowPage:
+    """data: one rendered array. following: the cursor of the next page, or empty."""
+
+    data: bytes
+    active: int
+    truncated: bool
+    following: str
 
 
 @dataclass(frozen=True, slots=True)

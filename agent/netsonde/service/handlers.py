@@ -15,13 +15,14 @@ from datetime import datetime
 from typing import Any, cast
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
+from ..capture.checks import blaming
 from ..capture.sessions import Sessions
 from ..core import backends as core_backends
 from ..core.capture import JSON, MSGPACK
-from ..core.values import FlowQuery
-from ..errors import InvalidRequest
+from ..core.values import FlowMatch, FlowQuery
+from ..errors import InvalidFilter, InvalidRequest
 from ..firmware.verify import Firmware
 from ..recorder.retrieval import Retrievals, packet_query
 from ..wire import schema
@@ -41,6 +42,7 @@ from ..wire.requests import (
     ExportRequest,
     FirmwareRequest,
     FlowsFilter,
+    FlowsMatch,
     FlowsRequest,
     MeterRequest,
     MetricsRequest,
@@ -130,11 +132,17 @@ async def netflow_export_enable(call: Call, request: ExportRequest) -> Done:
 async def flows(call: Call, request: FlowsRequest) -> Done:
     query = flow_query(request)
     session = call.features.sessions.require()
-    listed, matching, active = await session.capture.flows(
-        query, encoding=MSGPACK if call.binary else JSON, bytes_max=call.reply_bytes_max
+    page = await session.capture.flows(
+        query,
+        request.after,
+        encoding=MSGPACK if call.binary else JSON,
+        bytes_max=call.reply_bytes_max,
     )
     reply = RenderedFlowsReply(
-        flows=Raw(listed.data), active_flows=active, truncated=listed.records < matching
+        flows=Raw(page.data),
+        active_flows=page.active,
+        truncated=page.truncated,
+        next=page.following or UNSET,
     )
     return Done(reply)
 
@@ -145,9 +153,12 @@ async def encryption_enable(call: Call, request: EncryptionRequest) -> Done:
 
 async def packets(call: Call, request: PacketsRequest) -> Done:
     query = packet_query(request, time.time_ns())
-    capture = call.features.sessions.require().capture
+    sessions = call.features.sessions
+    session = sessions.require()
+    with blaming("$.filter", InvalidFilter):
+        await sessions.filters.check(query.filter, session.link_types, kernel=False)
     return Done(
-        await call.features.retrievals.retrieve(capture, query, request.to, call.expires_at)
+        await call.features.retrievals.retrieve(session.capture, query, request.to, call.expires_at)
     )
 
 
@@ -165,34 +176,41 @@ def _schema_reply(root: str) -> SchemaReply:
 
 
 def flow_query(request: FlowsRequest) -> FlowQuery:
+    """Raises InvalidRequest."""
     wanted = request.filter or FlowsFilter()
+    excluded = wanted.not_ if wanted.not_ not in (None, FlowsMatch()) else None
     return FlowQuery(
         limit=request.limit,
         sort=request.sort,
         min_packets=request.min_packets,
-        ip=_address(wanted.ip),
-        port=wanted.port,
-        protocol=_protocol(wanted.protocol),
+        match=_match(wanted, "$.filter"),
+        excluded=_match(excluded, "$.filter.not") if excluded is not None else None,
+        by=tuple(dict.fromkeys(request.by or ())),
     )
 
 
-def _address(text: str | None) -> bytes | None:
-    if text is None:
-        return None
-    try:
-        return ipaddress.ip_address(text).packed
-    except ValueError:
-        raise InvalidRequest(f"{text!r} is not an IP address", field="$.filter.ip") from None
+def _match(wanted: FlowsMatch, place: str) -> FlowMatch:
+    ip, ignored = None, 0
+    if wanted.ip is not None:
+        try:
+            network = ipaddress.ip_network(wanted.ip, strict=False)
+        except ValueError:
+            raise InvalidRequest(
+                f"{wanted.ip!r} is not an IP address or network", field=f"{place}.ip"
+            ) from None
+        ip = network.network_address.packed
+        ignored = network.max_prefixlen - network.prefixlen
+    return FlowMatch(ip, ignored, wanted.port, _protocol(wanted.protocol, f"{place}.protocol"))
 
 
-def _protocol(wanted: str | int | None) -> int | None:
+def _protocol(wanted: str | int | None, place: str) -> int | None:
     if wanted is None or isinstance(wanted, int):
         return wanted
     number = protocol_number(wanted)
     if number is None:
         raise InvalidRequest(
             f"unknown protocol name {wanted!r}; use its number",
-            field="$.filter.protocol",
+            field=place,
         )
     return number
 

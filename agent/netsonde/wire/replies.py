@@ -244,10 +244,24 @@ class MetricsMessage(MetricsReply, kw_only=True):
     seq: Count
 
 
+class FlowSum(Struct, kw_only=True):
+    """A row of `flows` with `by`: the values of those fields, and sums over the flows."""
+
+    source_ip: str | UnsetType = UNSET
+    dest_ip: str | UnsetType = UNSET
+    source_port: int | UnsetType = UNSET
+    dest_port: int | UnsetType = UNSET
+    protocol: str | UnsetType = UNSET
+    flows: Count
+    packets: Count
+    bytes: Count
+
+
 class FlowsReply(Reply, kw_only=True):
-    flows: list[FlowRecord]
+    flows: list[FlowRecord]  # or FlowSum with `by`; see wire/schema.py
     active_flows: Count
-    truncated: bool
+    truncated: Annotated[bool, Meta(description="more rows match than this reply has")]
+    next: Annotated[str, Meta(description="`after` for the next rows")] | UnsetType = UNSET
 
 
 class RenderedFlowsReply(Reply, kw_only=True):
@@ -256,6 +270,7 @@ class RenderedFlowsReply(Reply, kw_only=True):
     flows: Raw
     active_flows: Count
     truncated: bool
+    next: str | UnsetType = UNSET
 
 
 class FirmwareReply(Reply, kw_only=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias, get_args
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 TimeoutSec = Annotated[int, Meta(ge=1, le=86400)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -97,21 +97,42 @@ class MetricsRequest(Request):
     """Rates over the last full metrics interval, and the counters."""
 
 
-class FlowsFilter(Request, kw_only=True):
+class FlowsMatch(Request, kw_only=True):
     """Either side matches `ip` and `port`; protocol is a name or a number."""
 
-    ip: Annotated[str, Meta(max_length=64)] | None = None
+    ip: (
+        Annotated[str, Meta(max_length=64, description="an address or a network in CIDR")] | None
+    ) = None
     port: Annotated[int, Meta(ge=0, le=65535)] | None = None
     protocol: Annotated[str, Meta(max_length=16)] | Annotated[int, Meta(ge=0, le=255)] | None = None
 
 
+class FlowsFilter(FlowsMatch, kw_only=True):
+    """A flow must match all of these, and must not match all of `not`."""
+
+    not_: FlowsMatch | None = field(default=None, name="not")
+
+
+FlowsBy: TypeAlias = Literal["source_ip", "dest_ip", "source_port", "dest_port", "protocol"]
+
+
 class FlowsRequest(Request, kw_only=True):
-    """Cumulative totals of the active flows."""
+    """Cumulative totals of the active flows, or their sums by some fields."""
 
     limit: Annotated[int, Meta(ge=1, le=10000)] = 100
     min_packets: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
     sort: Literal["bytes", "packets", "recent"] = "bytes"
     filter: FlowsFilter | None = None
+    after: Annotated[str, Meta(max_length=512, description="`next` of the reply before")] | None = (
+        None
+    )
+    by: (
+        Annotated[
+            list[FlowsBy],
+            Meta(min_length=1, max_length=5, description="one row per value of these fields"),
+        ]
+        | None
+    ) = None
 
 
 class FirmwareRequest(Request, kw_only=True):

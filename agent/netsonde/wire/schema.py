@@ -16,7 +16,7 @@ import msgspec
 from .. import __version__
 from .events import EVENT_KINDS, Event
 from .records import FlowBatch
-from .replies import ErrorReply, MetricsMessage
+from .replies import ErrorReply, FlowSum, MetricsMessage
 from .verbs import VERBS, Verb
 
 DEFAULT_ROOT = "capture"
@@ -197,7 +197,9 @@ def _schemas() -> dict[str, Any]:
     kinds: list[type[msgspec.Struct]] = [ErrorReply, FlowBatch, MetricsMessage, Event]
     for verb in VERBS.values():
         kinds += [verb.request, verb.reply]
-    _, schemas = msgspec.json.schema_components(kinds, ref_template=_REF)
+    _, schemas = msgspec.json.schema_components([*kinds, FlowSum], ref_template=_REF)
+    rows = schemas["FlowsReply"]["properties"]["flows"]  # msgspec has no union of plain structs
+    rows["items"] = {"anyOf": [rows["items"], {"$ref": _REF.format(name="FlowSum")}]}
     return schemas
 
 

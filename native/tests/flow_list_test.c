@@ -1,0 +1,203 @@
+/* flow_list_test.c - pages of the listing, and sums by fields. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "flow/sum.h"
+#include "flow/table.h"
+
+static const uint64_t SECOND = 1000000000;
+static const uint64_t START = 1700000000000000000;
+
+struct fixture {
+  struct sonde_flow_table *table;
+};
+
+static struct sonde_record *reserve(void *context) {
+  (void)context;
+  return NULL;
+}
+
+static void commit(void *context) {
+  (void)context;
+}
+
+static uint32_t room(void *context) {
+  (void)context;
+  return 0;
+}
+
+static struct fixture *make(uint32_t flows, uint64_t idle_s, uint64_t active_s) {
+  struct fixture *f = calloc(1, sizeof *f);
+  f->table = sonde_flow_table_create(&(struct sonde_flow_config){
+      .flows_max = flows,
+      .id_seed = 7,
+      .sink = {.context = f, .reserve = reserve, .commit = commit, .room = room},
+  });
+  sonde_flow_table_metering_set(f->table, true, idle_s * SECOND, active_s * SECOND);
+  return f;
+}
+
+static void drop(struct fixture *f) {
+  sonde_flow_table_destroy(f->table);
+  free(f);
+}
+
+/* A packet of flow `number` at START + time_ns. */
+static struct sonde_decoded packet(uint32_t number, uint64_t time_ns, bool reversed) {
+  struct sonde_decoded p = {
+      .time_ns = START + time_ns,
+      .packets = 1,
+      .ip_bytes = 100,
+      .l2_bytes = 114,
+      .ttl = 64,
+      .mpls_label = UINT32_MAX,
+      .flags = reversed ? SONDE_DECODED_REVERSED : 0,
+  };
+  p.key = (struct sonde_key){.ip_version = 4, .protocol = 17, .lo_port = 53, .hi_port = 5353};
+  memcpy(p.key.lo_ip, &number, sizeof number);
+  memcpy(p.key.hi_ip, "\xc0\x00\x02\x01", 4);
+  return p;
+}
+
+static void send_packet(struct fixture *f, uint32_t number, uint64_t time_ns, bool reversed) {
+  struct sonde_decoded p = packet(number, time_ns, reversed);
+  sonde_flow_table_update(f->table, &p, 1);
+}
+
+static void listing_continues_after_a_flow(void) {
+  struct fixture *f = make(1024, 300, 60);
+  for (uint32_t i = 0; i < 500; i++)
+    for (uint32_t n = 0; n <= i % 7; n++)
+      send_packet(f, i, i * 1000, n & 1);
+  for (uint32_t sort = SONDE_FLOW_SORT_BYTES; sort <= SONDE_FLOW_SORT_RECENT; sort++) {
+    struct sonde_flow_query query = {
+        .limit = 60, .sort = sort, .match = {.port = -1, .protocol = -1}};
+    struct sonde_record listed[60], last;
+    uint64_t seen[600] = {0};
+    uint32_t count = 0, page;
+    do {
+      uint64_t matching = 0;
+      page = sonde_flow_table_list(f->table, &query, listed, &matching);
+      CHECK_EQ(matching, 500 - count);
+      for (uint32_t i = 0; i < page; i++) {
+        for (uint32_t k = 0; k < count; k++)
+          CHECK(seen[k] != listed[i].flow_id);
+        seen[count++] = listed[i].flow_id;
+      }
+      if (page) {
+        last = listed[page - 1];
+        query.after = &last;
+        uint32_t number;
+        memcpy(&number, last.source_ip, sizeof number);
+        send_packet(f, number, 600000, 0); /* a listed flow grows */
+      }
+    } while (page);
+    CHECK_EQ(count, 500);
+  }
+  drop(f);
+}
+
+static void listing_takes_networks(void) {
+  struct fixture *f = make(1024, 300, 60);
+  for (uint32_t i = 0; i < 500; i++)
+    send_packet(f, i, i * 1000, false);
+  struct sonde_record listed[10];
+  struct sonde_flow_query query = {.limit = 10, .match = {.port = -1, .protocol = -1}};
+  query.match.ip_version = 4;
+  memcpy(query.match.ip, "\x07\x00\x00\x00", 4);
+  const uint64_t expected[] = {1, 1, 2, 4, 500}; /* 7, 263 and the neighbours with first octet 6 */
+  const int ignored[] = {0, 16, 24, 25, 32};
+  for (unsigned i = 0; i < 5; i++) {
+    uint64_t matching = 0;
+    query.match.ip_bits_ignored = ignored[i];
+    sonde_flow_table_list(f->table, &query, listed, &matching);
+    CHECK_EQ(matching, expected[i]);
+  }
+  drop(f);
+}
+
+/* Protocol 0 (an IPv6 hop-by-hop header without a next one) is a protocol like any other. */
+static void listing_filters_by_every_field(void) {
+  struct fixture *f = make(64, 300, 60);
+  struct sonde_record listed[8];
+  for (uint32_t i = 0; i < 4; i++) {
+    struct sonde_decoded p = packet(i, i, false);
+    p.key.protocol = i == 0 ? 0 : 17;
+    p.packets = 1 + i;
+    if (i == 3) {
+      p.key.ip_version = 6;
+      memset(p.key.hi_ip, 0xfe, 16);
+    }
+    sonde_flow_table_update(f->table, &p, 1);
+  }
+  struct sonde_flow_query all = {.limit = 8, .match = {.port = -1, .protocol = -1}};
+  struct {
+    struct sonde_flow_query query;
+    uint32_t expected;
+  } rows[] = {{all, 4}, {all, 1}, {all, 3}, {all, 0}, {all, 3}, {all, 2}, {all, 1},
+              {all, 4}, {all, 4}, {all, 0}, {all, 3}, {all, 1}, {all, 0}, {all, 0}};
+  rows[1].query.match.protocol = 0;
+  rows[2].query.match.protocol = 17;
+  rows[3].query.match.protocol = 6;
+  rows[4].query.min_packets = 2;
+  rows[5].query.min_packets = 3;
+  rows[6].query.min_packets = 4;
+  rows[7].query.match.port = 53;
+  rows[8].query.match.port = 5353;
+  rows[9].query.match.port = 0;
+  rows[10].query.match.ip_version = 4;
+  memcpy(rows[10].query.match.ip, "\xc0\x00\x02\x01", 4);
+  rows[11].query.match.ip_version = 6;
+  memset(rows[11].query.match.ip, 0xfe, 16);
+  rows[12].query.match.ip_version = 6; /* the last octet differs */
+  memset(rows[12].query.match.ip, 0xfe, 15);
+  rows[13].query.match.ip_version = 4; /* the first four octets of the IPv6 address */
+  memset(rows[13].query.match.ip, 0xfe, 4);
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    uint64_t matching = 0;
+    CHECK_EQ(sonde_flow_table_list(f->table, &rows[i].query, listed, &matching), rows[i].expected);
+    CHECK_EQ(matching, rows[i].expected);
+  }
+  drop(f);
+}
+
+static void flows_are_summed_by_fields(void) {
+  struct fixture *f = make(1024, 300, 60);
+  for (uint32_t i = 0; i < 500; i++)
+    for (uint32_t n = 0; n <= i % 7; n++)
+      send_packet(f, i, i * 1000, n & 1);
+  struct sonde_flow_query query = {.limit = 10, .match = {.port = -1, .protocol = -1}};
+  struct sonde_flow_sum sums[10];
+  uint64_t distinct, left_out;
+  struct sonde_flow_sums *all = sonde_flow_sums_create();
+  sonde_flow_table_sum(f->table, &query, SONDE_FLOW_BY_PROTOCOL | SONDE_FLOW_BY_DEST_PORT, all);
+  CHECK_EQ(sonde_flow_sums_take(all, &query, sums, &distinct, &left_out), 1);
+  CHECK_EQ(distinct, 1);
+  CHECK_EQ(left_out, 0);
+  CHECK_EQ(sums[0].flows, 500);
+  CHECK_EQ(sums[0].protocol, 17);
+  CHECK_EQ(sums[0].dest_port, 5353);
+  CHECK_EQ(sums[0].ip_version, 0);
+  CHECK_EQ(sums[0].packets, 71 * 28 + 1 + 2 + 3);
+  sonde_flow_sums_destroy(all);
+  all = sonde_flow_sums_create();
+  query.excludes = 1;
+  query.except = (struct sonde_flow_match){.port = -1, .protocol = -1, .ip_version = 4};
+  memcpy(query.except.ip, "\x06\x00\x00\x00", 4);
+  sonde_flow_table_sum(f->table, &query, SONDE_FLOW_BY_SOURCE_IP, all);
+  CHECK_EQ(sonde_flow_sums_take(all, &query, sums, &distinct, &left_out), 10);
+  CHECK_EQ(distinct, 499);
+  for (uint32_t i = 0; i + 1 < 10; i++)
+    CHECK(sums[i].bytes >= sums[i + 1].bytes);
+  sonde_flow_sums_destroy(all);
+  drop(f);
+}
+
+int main(void) {
+  listing_continues_after_a_flow();
+  listing_takes_networks();
+  listing_filters_by_every_field();
+  flows_are_summed_by_fields();
+  return check_report();
+}
