@@ -8,8 +8,11 @@ port, directory and namespace that it uses. Nothing here retries or skips a test
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -64,6 +67,9 @@ def pytest_configure() -> None:
     servers and agents. Removes hypothesis's time limit, which a busy machine can exceed."""
     for name in [name for name in os.environ if name.startswith(FOREIGN_VARIABLES)]:
         del os.environ[name]
+    # The command line keeps a journal of each request.
+    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="netsonde-tests-")
+    atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
     untimed = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
     hypothesis.settings.register_profile("untimed", hypothesis.settings(), **untimed)

@@ -98,8 +98,9 @@ def test_ps_accepts_the_rollout_flags(run: Run, pair: list[Agent], tmp_path: Pat
     done = run("ps", "--nodes", str(tmp_path / "nodes"), "--max-failures", "0")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
-        "gamma: no agent with this name replied",
         "alpha: not asked",
+        "gamma: not connected",
+        "2 asked: 1 not connected, 1 not asked",
     ]
 
 
@@ -134,7 +135,9 @@ def test_host_in_nodes_file_that_is_not_connected_is_reported(
     assert time.monotonic() - began < 10
     assert done.returncode == 1
     assert [row[0] for row in rows(done)] == ["alpha"]
-    assert done.stderr == "gamma: no agent with this name is connected\n"
+    not_connected, summary = done.stderr.splitlines()
+    assert not_connected == "gamma: not connected"
+    assert summary.startswith("2 asked: 1 ok, 1 not connected; request ")
 
 
 def test_no_reply_exits_with_1_and_a_message(run: Run) -> None:

@@ -21,6 +21,7 @@ from netsonde.cli.backends import list_backends
 from netsonde.cli.collect import flow_subjects
 from netsonde.cli.encrypt import describe_sealing
 from netsonde.cli.export import describe_export
+from netsonde.cli.files import WriteError, replaced_file
 from netsonde.cli.firmware import describe_verification
 from netsonde.cli.flows import describe_record, flows_body, list_flows, matches
 from netsonde.cli.meter import describe_meter, meter_body
@@ -227,7 +228,7 @@ def test_every_command_takes_target_and_pace_flags(words: list[str]) -> None:
     flags = ["--timeout", "3", "--limit", "10%", "--batch", "2", "--max-failures", "1"]
     pace = Pace(timeout_sec=3, limit=Limit(10, percent=True), batch=2, failures_max=1)
     args = parse(*words, "--group", "site=ams", *flags)
-    assert (read_target(args), read_pace(args)) == (Target(group=("site", "ams")), pace)
+    assert (read_target(args), read_pace(args)) == (Target(groups=(("site", "ams"),)), pace)
     assert read_target(parse(*words, "--host", "b", "--host", "a")).hosts == ("b", "a")
 
 
@@ -236,7 +237,7 @@ def test_collect_takes_host_and_nodes_flags(
 ) -> None:
     nodes = tmp_path / "nodes"
     nodes.write_text("db1\nWeb1.example  # twice\n")
-    target = parse_target(["Web1.example"], None, str(nodes))
+    target = parse_target(["Web1.example"], [], str(nodes))
     assert flow_subjects("acme.capture", target.hosts) == [
         "acme.capture.stream.flows.web1_example",
         "acme.capture.stream.flows.db1",
@@ -401,10 +402,10 @@ def test_malformed_reply_counts_as_failure_of_its_host(rows: Rows) -> None:
 
 
 def test_control_characters_in_replies_are_replaced(capsys: pytest.CaptureFixture[str]) -> None:
-    body = {"error": "x\x1b]0;y\x07", "detail": "two\nlines", "code": 400}
-    print_failures(Outcome(replies=[Reply("a", 400, body)]), parse_target([], None, None),
+    body = {"error": "x\x1b]0;y\x07", "detail": "two\nlines\x9b\u202e", "code": 400}
+    print_failures(Outcome(replies=[Reply("a", 400, body)]), "all hosts",
                    with_refusals=True)  # fmt: skip
-    assert capsys.readouterr().err == "a: 400 x\ufffd]0;y\ufffd: two\ufffdlines\n"
+    assert capsys.readouterr().err == "a: 400 x\ufffd]0;y\ufffd: two\ufffdlines\ufffd\ufffd\n"
     assert align_table(("A",), [("\x1b[2J\r",)]) == "A\n\ufffd[2J\ufffd\n"
 
 
@@ -442,3 +443,32 @@ def test_decrypt_rejects_a_fifo_without_waiting(
     done = cli.main(["decrypt", str(segment), "--key", str(key), "-o", str(tmp_path / "out")])
     assert done == 1
     assert f"{fifo}: not a regular file" in capsys.readouterr().err
+
+
+def test_usage_error_prints_the_message_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["start", "-b", "pcap"])
+    message, usage, hint = capsys.readouterr().err.splitlines()
+    assert message.startswith("netsonde start: the following arguments are required: -i")
+    assert usage.startswith("usage: netsonde start -i INTERFACE -b BACKEND")
+    assert hint == "See 'netsonde start --help'."
+
+
+def test_completion_into_a_closed_pipe_ends_quietly() -> None:
+    command = f"{Path(sys.executable).with_name('netsonde')} --print-completion bash"
+    done = subprocess.run(["bash", "-c", f"{command} | head -n 1"], capture_output=True, text=True)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def test_file_is_replaced_only_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("old")
+    with pytest.raises(TypeError), replaced_file(path) as file:
+        file.writelines([b"half", None])  # type: ignore[list-item]
+    assert path.read_text() == "old"
+    with replaced_file(path) as file:
+        file.write(b"new")
+        assert path.read_text() == "old"
+    assert (path.read_text(), os.listdir(tmp_path)) == ("new", ["out"])
+    with pytest.raises(WriteError, match="no such file"), replaced_file(tmp_path / "a" / "b"):
+        pass

@@ -1,14 +1,17 @@
-"""Parsing of replies, and the end of a wave."""
+"""Parsing of replies, and what one inbox keeps of them."""
 
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from netsonde.fleet.scatter import Ask, Gathering, Reply, decode_reply, gather
+from deadlines import TIMEOUT_SEC
+from netsonde.fleet.scatter import Gathering, Message, Reply, decode_reply, gather
+from netsonde.wire.instant import parse_rfc3339
 
 
 @pytest.mark.parametrize(
@@ -43,43 +46,52 @@ def test_invalid_host_name_becomes_unknown(name: str) -> None:
         assert (reply.host, reply.code) == ("?", 500)
 
 
-def test_wave_is_complete_when_each_expected_host_answered_or_is_absent() -> None:
-    gathering = Gathering(frozenset({"a", "b"}))
-    gathering.add(Reply("a", 200, {}))
-    gathering.add(Reply("stranger", 200, {}))
-    assert not gathering.complete
-    gathering.note_no_responders("b")
-    assert gathering.complete
-    assert [absence.host for absence in gathering.absences(2)] == ["b"]
-
-
-def test_wave_without_expected_hosts_ends_only_on_no_responders() -> None:
-    gathering = Gathering(None)
-    gathering.add(Reply("a", 200, {}))
-    assert not gathering.complete
-    gathering.note_no_responders(None)
-    assert gathering.complete
-    assert gathering.absences(2) == []
-
-
-def test_second_reply_of_a_host_is_noted_and_dropped() -> None:
-    gathering = Gathering(frozenset({"a"}))
+def test_second_reply_of_a_host_is_kept_apart() -> None:
+    gathering = Gathering()
     gathering.add(Reply("a", 200, {"first": True}))
     gathering.add(Reply("a", 500, {}))
     assert gathering.replies["a"].body == {"first": True}
-    assert gathering.repeated == {"a"}
+    assert [reply.code for reply in gathering.others["a"]] == [500]
+
+
+def heard(data: bytes, headers: dict[str, str] | None, asked: str | None) -> Gathering:
+    gathering = Gathering()
+    gather(
+        Msg(Client(), "_INBOX.x.0", data=data, headers=headers), asked, gathering, decode_reply, 0.1
+    )
+    return gathering
 
 
 def test_reply_under_another_hosts_name_is_rejected() -> None:
-    gathering = Gathering(frozenset({"a", "b"}))
-    asks = [Ask("capture.host.a.status", "a"), Ask("capture.host.b.status", "b")]
-    for index, name in ((0, "b"), (0, "a"), (1, "b")):
-        reply = Msg(Client(), f"_INBOX.x.{index}", data=b"{}", headers={"Host": name})
-        gather(reply, asks, gathering, decode_reply, 0.1)
-    for made_up in ("2", "-1", "x", "\u00b2"):
-        reply = Msg(Client(), f"_INBOX.x.{made_up}", data=b"{}", headers={"Host": "c"})
-        gather(reply, asks, gathering, decode_reply, 0.1)
-    assert gathering.replies.keys() == {"a", "b"}
+    gathering = heard(b"{}", {"Host": "b"}, "a")
+    assert gathering.replies == {}
     assert gathering.misnamed == {("a", "b")}
-    assert gathering.repeated == set()
-    assert gathering.complete
+
+
+def test_unreadable_reply_belongs_to_the_host_that_was_asked() -> None:
+    for data in (b"", b"[", b"{}"):
+        gathering = heard(data, None, "a")
+        assert gathering.replies["a"].body["error"] == "unreadable"
+    assert heard(b"[", None, None).replies.keys() == {"?"}
+
+
+def test_acknowledgement_of_a_stream_is_not_a_reply() -> None:
+    for data in (
+        b'{"stream":"ALL","seq":7}',
+        b'{"type":"io.nats.jetstream","error":{"code":503},"stream":"ALL","seq":0}',
+    ):
+        gathering = heard(data, None, None)
+        assert (gathering.replies, gathering.stored_by) == ({}, {"ALL"})
+    assert heard(b'{"stream":"ALL","seq":7,"host":"a"}', None, "a").stored_by == set()
+
+
+def test_no_responders_is_noted_for_the_host_or_for_all() -> None:
+    assert heard(b"", {"Status": "503"}, "a").unreachable == {"a"}
+    assert heard(b"", {"Status": "503"}, None).nobody
+
+
+def test_message_expires_with_the_callers_timeout() -> None:
+    assert "Expires-At" not in Message().stamped()
+    before_ns = time.time_ns()
+    expires_ns = parse_rfc3339(Message(lifetime_sec=2).stamped()["Expires-At"])
+    assert 2e9 <= expires_ns - before_ns < 2e9 + TIMEOUT_SEC * 1e9

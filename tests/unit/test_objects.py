@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nats
@@ -30,19 +31,23 @@ KIB = 1024
 class Rig:
     connection: Connection
     client: Client
+    digests: dict[str, str] = field(default_factory=dict)
 
     def bucket(self, kib: int = 4096) -> Bucket:
         name = bucket_name("my.root", "alpha")
         return Bucket(self.connection, name, bytes_max=kib * KIB, age_max_sec=77)
 
     async def put(self, bucket: Bucket, name: str, content: bytes) -> None:
+        self.digests[name] = hashlib.sha256(content).hexdigest()
         async with bucket.upload(name, "words") as upload:
             await upload.write(memoryview(content))
             await upload.commit()
 
     async def get(self, bucket: Bucket, name: str) -> bytes:
         out = io.BytesIO()
-        await download(self.client, bucket.name, name, out)
+        await download(
+            self.client, bucket.name, name, out, sha256=self.digests.get(name, "unknown")
+        )
         return out.getvalue()
 
     async def info(self, bucket: Bucket) -> StreamInfo:

@@ -233,6 +233,8 @@ async def test_metering_can_be_changed(rig: Rig) -> None:
     assert reply.message == "Flow records are published"
     assert rig.sessions.require().capture.stats().metering
     assert rig.sessions.require().metering.active_timeout_sec == 9
+    reply = await rig.sessions.meter(MeterRequest(enable=True, flow_timeout_sec=8))
+    assert (reply.flow_timeout_sec, reply.active_timeout_sec) == (8, 9)
     reply = await rig.sessions.meter(MeterRequest(enable=False))
     assert reply.status == "disabled"
     assert "ended" in reply.message

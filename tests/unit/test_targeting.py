@@ -21,7 +21,7 @@ from netsonde.fleet.targeting import (
 
 def test_subject_names_all_hosts_a_group_or_a_host() -> None:
     assert Target().subject("capture", "status") == "capture.status"
-    group = Target(group=("site", "ams"))
+    group = Target(groups=(("site", "ams"),))
     assert group.subject("acme.capture", "stop") == "acme.capture.group.site.ams.stop"
     assert host_subject("capture", "web1", "flow.meter.enable") == (
         "capture.host.web1.flow.meter.enable"
@@ -47,7 +47,7 @@ def test_malformed_group_is_a_usage_error(text: str) -> None:
 def test_nodes_file_skips_comments_and_joins_host_flags(tmp_path: Path) -> None:
     nodes = tmp_path / "nodes"
     nodes.write_text("# the front\nweb1   # first\n\nweb2\n")
-    assert parse_target(["db1"], None, str(nodes)).hosts == ("db1", "web1", "web2")
+    assert parse_target(["db1"], [], str(nodes)).hosts == ("db1", "web1", "web2")
 
 
 @pytest.mark.parametrize("content", [b"", b"# nobody\n", b"\xff\xfe"])
@@ -55,14 +55,14 @@ def test_nodes_file_without_hosts_is_an_error(tmp_path: Path, content: bytes) ->
     nodes = tmp_path / "nodes"
     nodes.write_bytes(content)
     with pytest.raises(TargetError):
-        parse_target([], None, str(nodes))
+        parse_target([], [], str(nodes))
     with pytest.raises(TargetError):
-        parse_target([], None, str(tmp_path / "absent"))
+        parse_target([], [], str(tmp_path / "absent"))
 
 
 def test_hosts_and_a_group_exclude_each_other() -> None:
     with pytest.raises(TargetError, match="not both"):
-        parse_target(["web1"], "site=ams", None)
+        parse_target(["web1"], ["site=ams"], None)
 
 
 def test_limit_takes_the_first_hosts_by_name() -> None:

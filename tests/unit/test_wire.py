@@ -30,7 +30,7 @@ def test_request_defaults() -> None:
     assert start.replay_speed == 0
     assert start.metering is None
     meter = convert("flow.meter.enable", METER)
-    assert (meter.flow_timeout_sec, meter.active_timeout_sec) == (300, 60)
+    assert (meter.flow_timeout_sec, meter.active_timeout_sec) == (msgspec.UNSET, msgspec.UNSET)
     flows = convert("flows", {})
     assert (flows.limit, flows.min_packets, flows.sort, flows.filter) == (100, 1, "bytes", None)
     assert convert("stop", {}).reason == "manual"

@@ -16,6 +16,9 @@ from ..wire.replies import MeteringState
 from ..wire.requests import MeterRequest, StartRequest
 from .collectors import first_collectors, least_interval_sec
 
+FLOW_TIMEOUT_SEC = 300
+ACTIVE_TIMEOUT_SEC = 60
+
 
 @dataclass(frozen=True, slots=True)
 class CapturePlan:
@@ -42,8 +45,8 @@ def plan(request: StartRequest, config: Config, report: BackendReport) -> Captur
     asked = request.metering or MeterRequest(enable=False)
     metering = MeteringState(
         enabled=asked.enable or bool(collectors),
-        flow_timeout_sec=asked.flow_timeout_sec,
-        active_timeout_sec=asked.active_timeout_sec,
+        flow_timeout_sec=asked.flow_timeout_sec or FLOW_TIMEOUT_SEC,
+        active_timeout_sec=asked.active_timeout_sec or ACTIVE_TIMEOUT_SEC,
     )
     sealed = request.encryption is not None
     recorded = request.record or (request.encryption is not None and request.encryption.enable)

@@ -223,16 +223,17 @@ class Sessions:
             session = self.require()
             if not session.plan.can_meter:
                 raise FlowMeteringUnavailable
+            now = session.metering
             metering = MeteringState(
                 enabled=request.enable,
-                flow_timeout_sec=request.flow_timeout_sec,
-                active_timeout_sec=request.active_timeout_sec,
+                flow_timeout_sec=request.flow_timeout_sec or now.flow_timeout_sec,
+                active_timeout_sec=request.active_timeout_sec or now.active_timeout_sec,
             )
             await session.meter(metering)
         return MeterReply(
             status="enabled" if request.enable else "disabled",
-            flow_timeout_sec=request.flow_timeout_sec,
-            active_timeout_sec=request.active_timeout_sec,
+            flow_timeout_sec=metering.flow_timeout_sec,
+            active_timeout_sec=metering.active_timeout_sec,
             message=(
                 "Flow records are published"
                 if request.enable

@@ -9,11 +9,12 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import shtab
 
 from .. import __version__
-from ..errors import NetsondeError, RequestError
+from ..errors import EXIT_USAGE, NetsondeError, RequestError
 from .backends import BackendsCommand
 from .collect import CollectCommand
 from .command import Command
@@ -29,8 +30,10 @@ from .flows import FlowsCommand
 from .meter import MeterCommand
 from .metrics import MetricsCommand
 from .nats import NatsCommand
+from .output import notify, put_lines, say
 from .packets import PacketsCommand
 from .ps import PsCommand
+from .requests import RESUME, relax
 from .run import RunCommand
 from .schema import SchemaCommand
 from .start import StartCommand
@@ -73,8 +76,23 @@ EXIT_PIPE_CLOSED = 141  # a shell's code for a program ended by SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def build_parser(commands: Sequence[Command] = COMMANDS) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """Reports a usage error with the message first, and then only the required arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        formatter = self._get_formatter()
+        needed = [one for one in self._actions if one.required]
+        formatter.add_usage(None, needed, [], "usage: ")
+        usage = formatter.format_help().strip()
+        say(f"{self.prog}: {message}")
+        put_lines(f"{usage} …\nSee '{self.prog} --help'.", out=sys.stderr)
+        sys.exit(EXIT_USAGE)
+
+
+def build_parser(
+    commands: Sequence[Command] = COMMANDS, *, resumed: bool = False
+) -> argparse.ArgumentParser:
+    parser = Parser(
         prog="netsonde",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -92,17 +110,21 @@ def build_parser(commands: Sequence[Command] = COMMANDS) -> argparse.ArgumentPar
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(subparser)
+        if resumed:
+            relax(subparser)
         subparser.set_defaults(chosen=command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    command: Command = args.chosen
+    words = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # print "→" as "?" in a Latin-1 locale
     try:
+        resumed = any(word.partition("=")[0] == RESUME for word in words)
+        args = build_parser(resumed=resumed).parse_args(words)
+        command: Command = args.chosen
         code = command.run(args)
         sys.stdout.flush()
     except NetsondeError as error:
@@ -134,7 +156,10 @@ def close_output() -> None:
 def report(error: NetsondeError) -> int:
     """Prints an error for the user. Returns its exit code."""
     name = f"{error.error}: " if isinstance(error, RequestError) else ""
-    print(f"netsonde: {name}{error.detail}", file=sys.stderr)
+    lines = f"{name}{error.detail}".split("\n")
+    notify(lines[0])
+    for line in lines[1:]:
+        say(line)
     return error.exit_code
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from ..config.sections import NatsSection
 from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError, UnreachableError
+from .output import json_text, say
 from .requests import (
     add_connection_arguments,
     add_pace_arguments,
@@ -26,7 +27,6 @@ from .requests import (
     read_target,
     whole,
 )
-from .tables import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +109,7 @@ def consumer_name(text: str) -> str:
 
 
 def notify(text: str) -> None:
-    print(f"netsonde: {visible(text)}", file=sys.stderr, flush=True)
+    say(f"netsonde: {text}")
 
 
 # ---- the run -------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def print_summary(args: Namespace, state: State) -> None:
             "forgotten": msgspec.to_builtins(state.ledger.forgotten),
             "gaps": [msgspec.to_builtins(g) for g in gaps],
         }
-        print(msgspec.json.encode(summary).decode(), file=sys.stderr)
+        say(json_text(summary))
         return
     totals = state.totals
     notify(

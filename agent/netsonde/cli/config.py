@@ -12,6 +12,7 @@ from ..config.file import DEFAULT_PATH, load
 from ..config.schema import json_schema
 from ..config.sections import Config
 from ..errors import EXIT_OK
+from .output import put, put_json, put_lines
 
 
 class ConfigCommand:
@@ -31,17 +32,17 @@ class ConfigCommand:
 
     def run(self, args: Namespace) -> int:
         if args.action == "schema":
-            print(msgspec.json.format(msgspec.json.encode(json_schema())).decode())
+            put_lines(msgspec.json.format(msgspec.json.encode(json_schema())).decode())
             return EXIT_OK
         path = Path(args.config) if args.config else None
         loaded = load(path)
         if args.action == "check":
             source = path or DEFAULT_PATH
-            print(f"{source}: valid" if source.exists() else f"{source}: missing, defaults apply")
+            put(f"{source}: valid" if source.exists() else f"{source}: missing, defaults apply")
         elif args.json:
-            print(msgspec.json.encode(loaded).decode())
+            put_json(loaded)
         else:
-            print(render_toml(loaded), end="")
+            put_lines(render_toml(loaded))
         return EXIT_OK
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError
+from .output import escape_json, notify, say
 
 if TYPE_CHECKING:
     from ..core.ipfix import ExportDecoder
@@ -37,10 +38,10 @@ class DecodeCommand:
         decoding.read(data)
         sys.stdout.buffer.flush()
         if args.summary:
-            print(decoding.summary(), file=sys.stderr)
+            say(decoding.summary())
         problems = decoding.problems()
         for problem in problems:
-            print(f"netsonde: {args.file}: {problem}", file=sys.stderr)
+            notify(f"{args.file}: {problem}")
         return EXIT_REFUSED if problems else EXIT_OK
 
 
@@ -90,7 +91,10 @@ class Decoding:
             place += message.bytes
 
     def _write(self, message: DecodedMessage) -> None:
-        self._out.write(message.text)
+        text = message.text
+        if not text.isascii():
+            text = "\n".join(map(escape_json, text.decode().split("\n"))).encode()
+        self._out.write(text)
         self.counts["messages"] += 1
         for name in ("records", "templates", "sets_unknown", "malformed", "templates_refused"):
             self.counts[name] += getattr(message, name)

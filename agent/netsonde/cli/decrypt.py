@@ -12,6 +12,8 @@ from io import FileIO
 from typing import BinaryIO
 
 from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError
+from .files import replaced_file
+from .output import say
 
 
 class DecryptError(NetsondeError):
@@ -83,11 +85,7 @@ def opened_output(path: str | None) -> Iterator[BinaryIO]:
     if path is None:
         yield sys.stdout.buffer
         return
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise DecryptError(f"{path}: {os.strerror(error.errno or 5).lower()}") from None
-    with os.fdopen(file, "wb") as out:
+    with replaced_file(path) as out:
         yield out
 
 
@@ -99,16 +97,16 @@ def decrypt_file(path: str, key: bytearray | None, out: BinaryIO) -> bool:
         with open_regular(path) as file:
             whole = read_segment(file.fileno(), key, "", out.write)
     except SegmentError as error:
-        print(f"{path}: {error.detail}", file=sys.stderr)
+        say(f"{path}: {error.detail}")
         return False
     except DecryptError as error:
-        print(error.detail, file=sys.stderr)
+        say(error.detail)
         return False
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(f"{path}: {os.strerror(error.errno or 5).lower()}", file=sys.stderr)
+        say(f"{path}: {os.strerror(error.errno or 5).lower()}")
         return False
     if not whole:
-        print(f"{path}: the file is truncated; all complete frames were written", file=sys.stderr)
+        say(f"{path}: the file is truncated; all complete frames were written")
     return whole

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..config.environment import ENVIRONMENT_PREFIX
 from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError, PrivilegeError
+from .output import put_lines
 
 DURATION_SEC_MAX = 25.0
 
@@ -52,7 +53,7 @@ class DemoCommand:
                 raise PrivilegeError("--replay was given")
             wire = open_wire()
         except PrivilegeError as error:
-            print(f"No live traffic: {error}.\nA capture file is replayed instead.")
+            put_lines(f"No live traffic: {error}.\nA capture file is replayed instead.")
         for name in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
             del os.environ[name]  # only the demo's configuration applies to the demo's agent
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -71,8 +72,8 @@ async def perform(wire: socket.socket | None) -> int:
     except TimeoutError:
         raise NetsondeError(f"The demo took longer than {DURATION_SEC_MAX:g} s.") from None
     for problem in problems:
-        print(f"\nMISSING: {problem}")
+        put_lines(f"\nMISSING: {problem}")
     if problems:
         return EXIT_REFUSED
-    print("\nEverything arrived and adds up. Nothing of the demo remains on this machine.")
+    put_lines("\nEverything arrived and adds up. Nothing of the demo remains on this machine.")
     return EXIT_OK

@@ -22,6 +22,7 @@ from ..fleet.scatter import Reply
 from ..fleet.stream import GapCounter
 from ..fleet.targeting import Target
 from .flows import clock_time, describe_record
+from .output import put_lines
 
 HOST = "demo"
 TARGET = Target(hosts=(HOST,))
@@ -66,7 +67,7 @@ class Lab:
         from . import main
 
         async with self.output:
-            print(f"\n$ netsonde {' '.join(words)}", flush=True)
+            put_lines(f"\n$ netsonde {' '.join(words)}", flush=True)
             code = await asyncio.to_thread(main, [*words, "--config", str(self.config)])
             self.indented = False
         if code != 0:
@@ -109,7 +110,7 @@ class Lab:
         """Prints lines, never in the middle of a command's output."""
         async with self.output:
             gap = "" if self.indented else "\n"
-            print(gap + "".join(f"  {line}\n" for line in lines), end="", flush=True)
+            put_lines(gap + "".join(f"  {line}\n" for line in lines), flush=True)
             self.indented = True
 
     def failure(self, words: str) -> NetsondeError:

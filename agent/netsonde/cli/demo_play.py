@@ -10,6 +10,7 @@ from typing import Any
 from .demo_agent import HOST, Lab
 from .demo_capture import FLOWS, SPEED, read_frames, send_frames, write_recent
 from .demo_network import INTERFACE
+from .output import put_lines
 from .stop import COLUMNS, describe_end
 from .tables import Cell, print_table
 
@@ -92,7 +93,7 @@ async def close_session(lab: Lab) -> list[str]:
     early_records = len(lab.records)
     tell("5. The end", "The agent sends the records of active flows before it stops.")
     async with lab.output:
-        print("\n$ netsonde stop", flush=True)
+        put_lines("\n$ netsonde stop", flush=True)
         stopped = await lab.ask("stop")
         print_table(COLUMNS, describe_end(stopped))
         lab.indented = False
@@ -102,8 +103,8 @@ async def close_session(lab: Lab) -> list[str]:
     tell("6. Metered traffic", "Each kind of traffic, summed over the records that arrived:\n")
     problems += check_flows(lab.records)
     arrived = count_packets(lab.records)
-    print(f"\n{arrived:,} packets in the records that arrived, {sent:,} in the records sent,")
-    print(
+    put_lines(f"\n{arrived:,} packets in the records that arrived, {sent:,} in the records sent,")
+    put_lines(
         f"and {stopped.body['packets_non_flow']:,} without an IP header, of "
         f"{stopped.body['packets_captured']:,} captured."
     )
@@ -120,12 +121,12 @@ async def close_session(lab: Lab) -> list[str]:
 
 def print_balance(body: dict[str, Any]) -> None:
     captured, dropped = body["packets_captured"], body["packets_dropped"]
-    print(f"\n  {captured + dropped:>9,}  packets came by")
-    print(f"- {dropped:>9,}  dropped by the kernel")
-    print(f"= {captured:>9,}  captured, and of these:")
+    put_lines(f"\n  {captured + dropped:>9,}  packets came by")
+    put_lines(f"- {dropped:>9,}  dropped by the kernel")
+    put_lines(f"= {captured:>9,}  captured, and of these:")
     for name, words in PLACES.items():
-        print(f"  {body[name]:>9,}  {words}")
-    print(f"= {sum(body[name] for name in PLACES):>9,}  accounted for", flush=True)
+        put_lines(f"  {body[name]:>9,}  {words}")
+    put_lines(f"= {sum(body[name] for name in PLACES):>9,}  accounted for", flush=True)
 
 
 def find_imbalance(body: dict[str, Any]) -> list[str]:
@@ -156,7 +157,7 @@ def check_flows(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def tell(title: str, text: str) -> None:
-    print(f"\n{title}\n{'-' * len(title)}\n{text}", flush=True)
+    put_lines(f"\n{title}\n{'-' * len(title)}\n{text}", flush=True)
 
 
 def count_packets(records: Sequence[dict[str, Any]]) -> int:

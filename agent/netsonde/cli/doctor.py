@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import msgspec
-
 from ..config import file as config
 from ..config.sections import Config
 from ..daemon import privileges
@@ -25,6 +23,7 @@ from ..errors import (
     PrivilegeError,
     UnreachableError,
 )
+from .output import put_json
 from .tables import print_table
 
 State: TypeAlias = Literal["ok", "note", "missing", "bad"]
@@ -77,7 +76,7 @@ class DoctorCommand:
         findings += [finding for check in checks for finding in check()]
         if args.json:
             for finding in findings:
-                print(msgspec.json.encode(finding).decode())
+                put_json(finding)
         else:
             rows = [(f.check, f.state, f.detail) for f in findings]
             print_table(("CHECK", "STATE", "DETAIL"), rows)

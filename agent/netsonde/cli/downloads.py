@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -15,11 +17,15 @@ from typing import IO, TYPE_CHECKING
 from nats.errors import Error as NatsError
 
 from ..errors import NetsondeError
+from ..fleet.scatter import Reply
+from .files import WriteError, replaced_file
+from .output import say
 
 if TYPE_CHECKING:
     from ..fleet.client import FleetClient
-    from ..fleet.scatter import Reply
+    from ..fleet.outcome import Outcome
 
+TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 STANDARD_OUTPUT = "-"
 
 
@@ -27,44 +33,60 @@ class FetchError(NetsondeError):
     """An object cannot be downloaded or written."""
 
 
-async def write_files(
-    client: FleetClient, replies: Sequence[Reply], path: str, timeout_sec: float
-) -> None:
-    """Writes one file; for several hosts one each: `cap.pcapng` becomes `cap-web1.pcapng`."""
-    for reply in replies:
+async def write_files(client: FleetClient, outcome: Outcome, path: str, timeout_sec: float) -> None:
+    """Writes one file; for several hosts one each: `cap.pcapng` becomes `cap-web1.pcapng`. A
+    download that fails counts as that host's failure; the other downloads continue."""
+    wanted = [reply for reply in outcome.replies if reply.accepted]
+    for reply in wanted:
         chosen = Path(path)
-        if len(replies) > 1:
+        if len(wanted) > 1:
             chosen = chosen.with_name(f"{chosen.stem}-{reply.host}{chosen.suffix}")
         try:
-            file = os.open(chosen, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise FetchError(f"{chosen}: {os.strerror(error.errno or 5).lower()}") from None
-        with os.fdopen(file, "wb") as out:
-            await fetch(client, reply, out, timeout_sec)
-        print(f"{reply.host}: {chosen}", file=sys.stderr)
+            with replaced_file(chosen) as out:
+                await fetch(client, reply, out, timeout_sec)
+        except (FetchError, WriteError) as error:
+            fail(outcome, reply, error)
+        else:
+            say(f"{reply.host}: {chosen}")
 
 
 async def pipe_all(
-    client: FleetClient, replies: Sequence[Reply], out: IO[bytes], timeout_sec: float
+    client: FleetClient, outcome: Outcome, out: IO[bytes], timeout_sec: float
 ) -> None:
     """Writes all objects to one stream, as pcapng files can be concatenated."""
-    for reply in replies:
-        await fetch(client, reply, out, timeout_sec)
+    for reply in [reply for reply in outcome.replies if reply.accepted]:
+        with tempfile.TemporaryFile() as whole:
+            try:
+                await fetch(client, reply, whole, timeout_sec)
+            except FetchError as error:
+                fail(outcome, reply, error)
+                continue
+            whole.seek(0)
+            shutil.copyfileobj(whole, out)
     out.flush()
 
 
+def fail(outcome: Outcome, reply: Reply, error: NetsondeError) -> None:
+    body = {"host": reply.host, "code": 500, "error": "download_failed", "detail": error.detail}
+    failed = Reply(reply.host, 500, body, reply.elapsed_sec)
+    outcome.replies[outcome.replies.index(reply)] = failed
+
+
 async def fetch(client: FleetClient, reply: Reply, out: IO[bytes], timeout_sec: float) -> None:
+    """Writes the object and compares it with the host's digest. Raises FetchError."""
     from ..fleet.download import DownloadError, download
 
+    bucket, name, sha256 = (reply.body.get(key) for key in ("bucket", "object", "sha256"))
+    if not (isinstance(bucket, str) and isinstance(name, str) and TOKEN.fullmatch(bucket)):
+        raise FetchError("malformed reply: it names no bucket and object")
     if sys.stderr.isatty():
-        print(f"{reply.host}: fetching {reply.body['bytes']:,} bytes", file=sys.stderr)
+        say(f"{reply.host}: fetching {reply.body.get('bytes')} bytes")
     try:
         async with asyncio.timeout(timeout_sec):
-            await download(client.connection, reply.body["bucket"], reply.body["object"], out)
+            await download(client.connection, bucket, name, out, sha256=str(sha256))
     except (DownloadError, NatsError, TimeoutError) as error:
         reason = str(error).removeprefix("nats: ") or f"timeout after {timeout_sec:g} s"
-        name = reply.body["object"]
-        raise FetchError(f"{reply.host}: cannot download {name}: {reason}") from None
+        raise FetchError(f"cannot download {name}: {reason}") from None
 
 
 def find_viewer() -> list[str]:

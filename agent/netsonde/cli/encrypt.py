@@ -39,15 +39,17 @@ class EncryptCommand:
         parser.set_defaults(timeout=30.0)
 
     def run(self, args: Namespace) -> int:
-        enable = args.switch == "on"
+        enable = None if args.switch is None else args.switch == "on"
         if enable and not args.key_file:
             raise MissingKeyError("`encrypt on` needs --key-file.")
-        body = encryption_body(args.key_file, args.cipher, enable=enable)
+        body = encryption_body(args.key_file or None, args.cipher, enable=enable)
+        if enable is False:
+            body["key_file"] = args.key_file
         return ask_fleet(args, "encryption.enable", body, COLUMNS, describe_sealing)
 
 
 def encryption_body(
-    key_file: str, cipher_suite: str = CIPHER_SUITE, *, enable: bool = True
+    key_file: str | None, cipher_suite: str = CIPHER_SUITE, *, enable: bool | None = True
 ) -> dict[str, Any]:
     return {"cipher_suite": cipher_suite, "key_file": key_file, "enable": enable}
 

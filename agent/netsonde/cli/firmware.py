@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import EXIT_OK, EXIT_REFUSED
-from .requests import add_client_arguments, gather_outcome, print_outcome
+from .requests import add_client_arguments, conclude, gather_outcome, print_outcome
 from .tables import Cell
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class FirmwareCommand:
         outcome = gather_outcome(args, "firmware.verify", body)
         print_outcome(args, outcome, COLUMNS, describe_verification)
         good = all(reply.body.get("valid") is True for reply in outcome.replies)
-        return EXIT_OK if outcome.complete and good else EXIT_REFUSED
+        return max(conclude(args, outcome), EXIT_OK if good else EXIT_REFUSED)
 
 
 def describe_verification(reply: Reply) -> Sequence[Sequence[Cell]]:

@@ -15,19 +15,22 @@ import msgspec
 from ..errors import EXIT_OK, EXIT_REFUSED
 from ..fleet.stream import GapCounter
 from ..wire.instant import rfc3339
+from .output import put, put_json, say
 from .requests import (
     add_client_arguments,
+    conclude,
+    plan_request,
     print_outcome,
     read_nats_section,
     read_pace,
     read_target,
-    show_progress,
     whole,
 )
-from .tables import Cell, endpoint, visible
+from .tables import Cell, endpoint
 
 if TYPE_CHECKING:
-    from ..fleet.client import FleetClient, Outcome
+    from ..fleet.client import FleetClient
+    from ..fleet.outcome import Outcome
     from ..fleet.scatter import Reply
 
 PAGE_MAX = 10_000  # rows of one request
@@ -83,7 +86,7 @@ class FlowsCommand:
         outcome = gather_flows(args)
         columns, rows = (by_columns(args.by), list_sums) if args.by else (COLUMNS, list_flows)
         print_outcome(args, outcome, columns, rows)
-        return EXIT_OK if outcome.complete else EXIT_REFUSED
+        return conclude(args, outcome)
 
 
 def address(text: str) -> str:
@@ -147,26 +150,27 @@ def list_sums(reply: Reply) -> Sequence[Sequence[Cell]]:
 def gather_flows(args: Namespace) -> Outcome:
     """Asks for the flows, and for the rest of each host whose reply could not hold them all."""
     from ..fleet.client import connect
+    from ..fleet.outcome import Outcome
+    from ..fleet.request import IN_FLIGHT_BYTES_MAX
 
     # Report errors of the command line before connecting.
-    address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
-    body = flows_body(args)
+    address, body = read_nats_section(args), flows_body(args)
+    plan, outcome = plan_request(args, "flows", body), Outcome()
 
-    async def ask() -> Outcome:
+    async def ask() -> None:
         async with connect(address) as client:
-            with show_progress("flows") as progress:
-                outcome = await client.ask(
-                    "flows", body, target, pace, request_id=args.request_id, progress=progress
-                )
-                wanted = args.count or DEFAULT_COUNT
-                rest = (
-                    _with_rest(client, reply, body, wanted, args.timeout)
-                    for reply in outcome.replies
-                )
-                outcome.replies = list(await asyncio.gather(*rest))
-                return outcome
+            await plan.ask(client, outcome)
+            in_flight = asyncio.Semaphore(max(1, IN_FLIGHT_BYTES_MAX // client.max_payload))
 
-    return asyncio.run(ask())
+            async def complete(reply: Reply) -> Reply:
+                async with in_flight:
+                    wanted = args.count or DEFAULT_COUNT
+                    return await _with_rest(client, reply, body, wanted, args.timeout)
+
+            outcome.replies = list(await asyncio.gather(*map(complete, outcome.replies)))
+
+    asyncio.run(ask())
+    return outcome
 
 
 async def _with_rest(
@@ -204,7 +208,7 @@ async def follow_flows(args: Namespace) -> int:
     from ..fleet.client import connect
 
     def notify(text: str) -> None:
-        print(f"netsonde: {visible(text)}", file=sys.stderr)
+        say(f"netsonde: {text}")
 
     address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
     async with connect(address, lasting=True, notify=notify) as client:
@@ -275,10 +279,10 @@ def _in_network(ip: str | None, network: str) -> bool:
 
 def print_record(host: str, record: dict[str, Any], *, as_json: bool, with_host: bool) -> None:
     if as_json:
-        print(msgspec.json.encode({"host": host, **record}).decode())
+        put_json({"host": host, **record})
     else:
-        text = visible(describe_record(record))
-        print(f"{visible(host)}  {text}" if with_host else text)
+        text = describe_record(record)
+        put(f"{host}  {text}" if with_host else text)
 
 
 def describe_record(record: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ class MeterCommand:
         add_client_arguments(parser)
 
     def run(self, args: Namespace) -> int:
-        body = meter_body(args, enable=args.switch == "on")
+        body = meter_body(args, enable=None if args.switch is None else args.switch == "on")
         columns = ["HOST", "METERING", "FLOW TIMEOUT", "MESSAGE"]
         return ask_fleet(args, "flow.meter.enable", body, columns, describe_meter)
 
@@ -44,7 +44,8 @@ def add_timeout_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def meter_body(args: Namespace, *, enable: bool) -> dict[str, Any]:
+def meter_body(args: Namespace, *, enable: bool | None) -> dict[str, Any]:
+    """enable: None for a resumed run."""
     body: dict[str, Any] = {"enable": enable}
     if args.flow_timeout is not None:
         body["flow_timeout_sec"] = args.flow_timeout

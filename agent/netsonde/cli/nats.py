@@ -4,8 +4,6 @@ streams, buckets and consumers."""
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +22,8 @@ from ..fleet.roles import (
     parse_hosts,
     server_config,
 )
+from .files import replaced_file
+from .output import notify, put
 from .requests import add_connection_arguments, read_nats_section, whole
 
 SECRET_MODE = 0o600
@@ -131,9 +131,9 @@ def run_setup(args: Namespace) -> int:
         text = write_setup(out, args.root, hosts, clients, args.rotate, transport)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
-    print(f"{text}: {len(hosts)} hosts, {len(clients)} clients")
+    put(f"{text}: {len(hosts)} hosts, {len(clients)} clients")
     if not args.tls_cert:
-        print("netsonde: no --tls-cert, so connections are not encrypted", file=sys.stderr)
+        notify("no --tls-cert, so connections are not encrypted")
     return EXIT_OK
 
 
@@ -188,15 +188,9 @@ def ensure_key(path: Path, *, new: bool) -> str:
 
 
 def replace(path: Path, text: str, mode: int) -> None:
-    """Writes a file atomically, with these permissions from the start."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(file, "w") as writer:
-        writer.write(text)
-        writer.flush()
-        os.fsync(file)
-    draft.replace(path)
+    """Writes a file as a whole, with these permissions from the start."""
+    with replaced_file(path, mode) as file:
+        file.write(text.encode())
 
 
 # ---- streams ---------------------------------------------------------------------------------
@@ -222,6 +216,6 @@ async def make_streams(args: Namespace, hosts: Sequence[Host]) -> int:
     async with connect(read_nats_section(args)) as client:
         warnings = await make_stores(client, stores)
     for warning in warnings:
-        print(f"netsonde: {warning}", file=sys.stderr)
-    print(f"2 streams, {len(hosts)} buckets, {len(args.collector)} consumers")
+        notify(warning)
+    put(f"2 streams, {len(hosts)} buckets, {len(args.collector)} consumers")
     return EXIT_REFUSED if warnings else EXIT_OK

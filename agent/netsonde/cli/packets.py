@@ -9,27 +9,28 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError
+from ..errors import EXIT_USAGE, NetsondeError, UnreachableError
+from ..fleet.outcome import Outcome
 from .downloads import STANDARD_OUTPUT, find_viewer, opened_viewer, pipe_all, write_files
 from .flows import clock_time
+from .output import say
 from .requests import (
+    Plan,
     add_client_arguments,
-    print_failures,
+    conclude,
+    plan_request,
     print_outcome,
     read_nats_section,
-    read_pace,
-    read_target,
     readable_rows,
-    show_progress,
     whole,
 )
 from .tables import Cell
 
 if TYPE_CHECKING:
-    from ..fleet.client import FleetClient, Outcome
+    from ..fleet.client import FleetClient
     from ..fleet.scatter import Reply
 
-COLUMNS = ("HOST", "PACKETS", "BYTES", "FIRST", "LAST", "COMPLETE", "WHERE")
+COLUMNS = ("HOST", "FRAMES", "BYTES", "FIRST", "LAST", "COMPLETE", "WHERE")
 _TIME_AGO = re.compile(r"-\d[\d.]*(ms|s|m|h|d)?$")
 
 
@@ -75,46 +76,44 @@ class PacketsCommand:
         if args.to == "file" and (args.open or args.write is not None):
             raise DestinationError("--write and --open need --to object_store.")
         viewer = find_viewer() if args.open else None
-        outcome = asyncio.run(retrieve(args, viewer))
-        return EXIT_OK if outcome.complete else EXIT_REFUSED
+        plan = plan_request(args, "packets", packets_body(args))
+        outcome = Outcome()
+        try:
+            asyncio.run(retrieve(args, plan, viewer, outcome))
+        except (UnreachableError, KeyboardInterrupt) as error:
+            if not outcome.request_id:
+                raise
+            outcome.error = error
+        if viewer is None and args.write != STANDARD_OUTPUT:
+            print_outcome(args, outcome, COLUMNS, describe_packets)
+        return conclude(args, outcome)
 
 
-async def retrieve(args: Namespace, viewer: Sequence[str] | None) -> Outcome:
+async def retrieve(
+    args: Namespace, plan: Plan, viewer: Sequence[str] | None, outcome: Outcome
+) -> None:
     from ..fleet.client import connect
 
-    address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
-    async with connect(address) as client:
-        with show_progress("packets") as progress:
-            outcome = await client.ask(
-                "packets",
-                packets_body(args),
-                target,
-                pace,
-                request_id=args.request_id,
-                progress=progress,
-            )
+    async with connect(read_nats_section(args)) as client:
+        await plan.ask(client, outcome)
+        readable_rows(outcome, describe_packets)
         if viewer is not None or args.write == STANDARD_OUTPUT:
-            readable_rows(outcome, describe_packets)
             print_incomplete(outcome)
-            print_failures(outcome, target, with_refusals=True)
-        else:
-            print_outcome(args, outcome, COLUMNS, describe_packets)
-        await deliver(args, viewer, client, [reply for reply in outcome.replies if reply.accepted])
-    return outcome
+        await deliver(args, viewer, client, outcome)
 
 
 async def deliver(
-    args: Namespace, viewer: Sequence[str] | None, client: FleetClient, replies: Sequence[Reply]
+    args: Namespace, viewer: Sequence[str] | None, client: FleetClient, outcome: Outcome
 ) -> None:
-    if not replies:
+    if not any(reply.accepted for reply in outcome.replies):
         return
     if viewer is not None:
         with opened_viewer(viewer) as pipe:
-            await pipe_all(client, replies, pipe, args.timeout)
+            await pipe_all(client, outcome, pipe, args.timeout)
     elif args.write == STANDARD_OUTPUT:
-        await pipe_all(client, replies, sys.stdout.buffer, args.timeout)
+        await pipe_all(client, outcome, sys.stdout.buffer, args.timeout)
     elif args.write is not None:
-        await write_files(client, replies, args.write, args.timeout)
+        await write_files(client, outcome, args.write, args.timeout)
 
 
 def packets_body(args: Namespace) -> dict[str, Any]:
@@ -155,4 +154,4 @@ def print_incomplete(outcome: Outcome) -> None:
     for reply in outcome.replies:
         if reply.accepted and not reply.body["complete"]:
             gaps = describe_gaps(reply.body["gaps"])
-            print(f"{reply.host}: complete: {gaps}", file=sys.stderr)
+            say(f"{reply.host}: complete: {gaps}")

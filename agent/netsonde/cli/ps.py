@@ -7,21 +7,23 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import EXIT_OK, EXIT_REFUSED
 from .requests import (
     add_connection_arguments,
+    add_outcome_arguments,
     add_pace_arguments,
     add_target_arguments,
-    print_failures,
+    conclude,
     print_json,
     read_nats_section,
     read_pace,
     read_target,
+    readable_rows,
 )
 from .tables import Cell, print_table
 
 if TYPE_CHECKING:
-    from ..fleet.client import Outcome
+    from ..fleet.outcome import Outcome
+    from ..fleet.scatter import Reply
 
 
 class PsCommand:
@@ -32,57 +34,44 @@ class PsCommand:
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_target_arguments(parser)
         add_pace_arguments(parser)
+        add_outcome_arguments(parser)
         add_connection_arguments(parser)
 
     def run(self, args: Namespace) -> int:
         outcome = asyncio.run(find_agents(args))
+        rows = readable_rows(outcome, list_agent)
         if args.json:
             print_json(outcome)
-        elif outcome.replies:
-            columns = ["HOST", "DESCRIPTION", "VERSION", "LABELS", "RTT MS"]
-            print_table(columns, list_agents(outcome))
-        print_failures(outcome, read_target(args), with_refusals=True)
-        return EXIT_OK if outcome.complete else EXIT_REFUSED
+        elif rows:
+            print_table(["HOST", "DESCRIPTION", "VERSION", "LABELS", "RTT MS"], rows)
+        return conclude(args, outcome)
 
 
 async def find_agents(args: Namespace) -> Outcome:
-    from ..fleet.client import NOT_ASKED, Outcome, connect
-    from ..fleet.scatter import Absence
-    from ..fleet.targeting import Target
+    from ..fleet.client import connect
+    from ..fleet.outcome import Outcome
 
     address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
     outcome = Outcome()
     async with connect(address) as client:
-        waves = [target]
-        if pace.staged or pace.limit:
-            hosts = await client.expect_hosts(target, pace) or ()
-            waves = [Target(hosts=wave) for wave in pace.waves(hosts)]
-        for wave in waves:
-            if pace.exceeded(outcome):
-                outcome.absences += [Absence(host, NOT_ASKED) for host in wave.hosts]
-                continue
-            found = await client.discover("INFO", wave, pace.timeout_sec) or {}
-            reason = "no agent with this name replied"
-            outcome.replies += found.values()
-            outcome.absences += [Absence(host, reason) for host in wave.hosts if host not in found]
-        outcome.warnings = client.drain_warnings()
+        await client.list_agents(target, pace, outcome)
     return outcome
 
 
-def list_agents(outcome: Outcome) -> Sequence[Sequence[Cell]]:
+def list_agent(reply: Reply) -> Sequence[Sequence[Cell]]:
+    body = reply.body
     return [
         (
             reply.host,
-            str(reply.body.get("description", "")),
-            str(reply.body.get("version", "")),
-            describe_labels(reply.body.get("metadata")),
+            str(body.get("description", "-")),
+            str(body.get("version", "-")),
+            describe_labels(body.get("metadata")),
             round(reply.elapsed_sec * 1000, 2),
         )
-        for reply in outcome.replies
     ]
 
 
 def describe_labels(metadata: object) -> str:
-    from ..fleet.client import read_labels
+    from ..fleet.request import read_labels
 
     return " ".join(f"{key}={value}" for key, value in read_labels(metadata).items()) or "-"

@@ -1,8 +1,8 @@
 """Common parts of the client commands: flags, output and exit codes.
 
 A command supplies its verb, its request body and a function that converts a reply to table
-rows. Replies go to standard output. Missing hosts and errors go to standard error, so a pipe
-carries only replies.
+rows. Replies go to standard output. Missing hosts, errors and a summary line go to standard
+error, so a pipe carries only replies. Each run has a journal (fleet/journal.py).
 """
 
 from __future__ import annotations
@@ -10,25 +10,33 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
+import uuid
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from ..config.file import DEFAULT_PATH, load
 from ..config.sections import NatsSection
-from ..errors import EXIT_OK, EXIT_REFUSED
+from ..errors import EXIT_OK, EXIT_REFUSED, UnreachableError
 from ..fleet.targeting import Target, parse_limit, parse_target
-from .tables import Cell, print_table, visible
+from ..wire.verbs import VERBS
+from .files import replaced_file
+from .output import notify, put_json, say
+from .tables import Cell, print_table
 
 if TYPE_CHECKING:
-    from ..fleet.client import Outcome, Pace, Progress
+    from ..fleet.client import FleetClient
+    from ..fleet.journal import Earlier, Journal
+    from ..fleet.outcome import Outcome, Pace
+    from ..fleet.request import Progress
     from ..fleet.scatter import Reply
 
 Rows = Callable[["Reply"], Sequence[Sequence[Cell]]]
+RESUME = "--resume"
 
 
 # ---- flags ---------------------------------------------------------------------------------
@@ -53,8 +61,22 @@ def add_target_arguments(
     group.add_argument(
         "--host", action="append", default=[], metavar="H", help="a host; can be repeated"
     )
-    group.add_argument("--group", metavar="K=V", help="all hosts with this label")
+    group.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="all hosts with this label; repeated: with each of the labels",
+    )
     group.add_argument("--nodes", metavar="FILE", help="file with one host per line")
+    group.add_argument(
+        "--exclude", action="append", default=[], metavar="H", help="not this host; repeatable"
+    )
+    group.add_argument(
+        "--inventory",
+        metavar="FILE",
+        help="the hosts that should reply: lines such as `web1 site=ams`",
+    )
     parser.add_argument(
         "--timeout",
         type=positive_seconds,
@@ -77,13 +99,31 @@ def add_pace_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def add_outcome_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--failed-to", metavar="FILE", help="write the hosts that are not ok to a nodes file"
+    )
+
+
 def add_client_arguments(parser: ArgumentParser) -> None:
     add_target_arguments(parser)
     add_pace_arguments(parser)
     parser.add_argument(
         "--request-id", metavar="ID", help="id of an earlier request, to repeat it safely"
     )
+    parser.add_argument(
+        RESUME, metavar="ID", help="continue a run that was cut off; other options are optional"
+    )
+    add_outcome_arguments(parser)
     add_connection_arguments(parser)
+
+
+def relax(parser: ArgumentParser) -> None:
+    """Makes every argument optional: a resumed run takes its request from the journal."""
+    for action in parser._actions:
+        action.required = False
+        if not action.option_strings and action.nargs is None:
+            action.nargs = "?"
 
 
 def whole(smallest: int, largest: int = 2**63 - 1) -> Callable[[str], int]:
@@ -107,7 +147,7 @@ def positive_seconds(text: str) -> float:
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a number") from None
     if not 0 < seconds <= 3600:
-        raise ArgumentTypeError(f"{text} is not between 0 and 3600 seconds")
+        raise ArgumentTypeError(f"{text} is not more than 0 and at most 3600 seconds")
     return seconds
 
 
@@ -135,17 +175,19 @@ def read_nats_section(args: Namespace) -> NatsSection:
 
 
 def read_target(args: Namespace) -> Target:
-    return parse_target(args.host, args.group, args.nodes)
+    return parse_target(
+        args.host, args.group, args.nodes, exclude=args.exclude, inventory=args.inventory
+    )
 
 
 def read_pace(args: Namespace) -> Pace:
-    from ..fleet.client import Pace
+    from ..fleet.outcome import Pace
 
     limit = parse_limit(args.limit) if args.limit is not None else None
     return Pace(args.timeout, limit, args.batch, args.max_failures)
 
 
-# ---- requests and output -------------------------------------------------------------------
+# ---- requests ------------------------------------------------------------------------------
 
 
 def ask_fleet(
@@ -154,20 +196,145 @@ def ask_fleet(
     """Sends the verb to the targeted hosts and prints the replies. Returns the exit code."""
     outcome = gather_outcome(args, verb, body)
     print_outcome(args, outcome, columns, rows)
-    return EXIT_OK if outcome.complete else EXIT_REFUSED
+    return conclude(args, outcome)
+
+
+def gather_outcome(args: Namespace, verb: str, body: dict[str, Any]) -> Outcome:
+    """Sends the verb. A run that was cut off has its error in `outcome.error`."""
+    from ..fleet.client import connect
+    from ..fleet.outcome import Outcome
+
+    # Report errors of the command line before connecting.
+    address, plan = read_nats_section(args), plan_request(args, verb, body)
+    outcome = Outcome()
+
+    async def ask() -> None:
+        async with connect(address) as client:
+            await plan.ask(client, outcome)
+
+    try:
+        asyncio.run(ask())
+    except (UnreachableError, KeyboardInterrupt) as error:
+        if not outcome.request_id:
+            raise
+        outcome.error = error
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request, or the rest of one that was cut off."""
+
+    verb: str
+    body: dict[str, Any]
+    target: Target
+    pace: Pace
+    request_id: str | None
+    earlier: Earlier | None = None
+
+    async def ask(self, client: FleetClient, outcome: Outcome) -> None:
+        """Fills in the outcome and the journal."""
+        outcome.request_id = self.request_id or uuid.uuid4().hex
+        hosts = None
+        if self.earlier is not None:
+            outcome.include_earlier(self.earlier.replies.values(), self.earlier.forgotten())
+            hosts = self.earlier.left()
+        journal = open_journal(self, client.address.root, outcome.request_id)
+        try:
+            with show_progress(self.verb) as progress:
+                await client.ask(
+                    self.verb,
+                    self.body,
+                    self.target,
+                    self.pace,
+                    progress=progress,
+                    watcher=journal,
+                    outcome=outcome,
+                    hosts=hosts,
+                )
+        finally:
+            if journal is not None:
+                journal.close(outcome)
+
+
+def plan_request(args: Namespace, verb: str, body: dict[str, Any]) -> Plan:
+    """Raises ResumeError if the journal of --resume does not fit the command."""
+    pace = read_pace(args)
+    if args.resume is None:
+        return Plan(verb, body, read_target(args), pace, args.request_id)
+    from ..fleet.journal import ResumeError, load
+    from ..fleet.targeting import Target
+
+    earlier = load(args.resume)
+    run = earlier.run
+    given = {name: value for name, value in body.items() if value is not None}
+    if run.verb != verb or any(run.body.get(name) != value for name, value in given.items()):
+        raise ResumeError(f"Run {args.resume} was another request: {run.verb} {run.body}.")
+    if not VERBS[verb].changes:
+        raise ResumeError(f"{verb} changes nothing on the hosts. Send it again instead.")
+    pace = replace(
+        pace,
+        batch=pace.batch or run.batch,
+        failures_max=run.max_failures if pace.failures_max is None else pace.failures_max,
+    )
+    if args.root is None:
+        args.root = run.root
+    return Plan(verb, run.body, Target(), pace, args.resume, earlier)
+
+
+def open_journal(plan: Plan, root: str, request_id: str) -> Journal | None:
+    from ..fleet.journal import Journal, Run, runs_directory
+
+    run = Run(request_id=request_id, verb=plan.verb, root=root, body=plan.body, time=time.time())
+    changes = VERBS[plan.verb].changes
+    try:
+        return Journal(run, plan.pace, brief=not changes)
+    except OSError as error:
+        if changes:
+            notify(f"no journal, --resume will not work: {runs_directory()}: {error.strerror}")
+        return None
+
+
+# ---- output --------------------------------------------------------------------------------
 
 
 def print_outcome(args: Namespace, outcome: Outcome, columns: Sequence[str], rows: Rows) -> None:
+    """Prints a row or an object for each reply. The hosts without one follow in `conclude`."""
+    found = readable_rows(outcome, rows)
     if args.json:
         print_json(outcome)
-    else:
-        found = readable_rows(outcome, rows)
-        if any(reply.accepted for reply in outcome.replies):
-            print_table(columns, found)
-    print_failures(outcome, read_target(args), with_refusals=not args.json)
+    elif found or any(reply.accepted for reply in outcome.replies):
+        print_table(columns, found)
+
+
+def conclude(args: Namespace, outcome: Outcome) -> int:
+    """Prints failures and the summary, writes --failed-to, and returns the exit code. Raises the
+    error of a run that was cut off."""
+    print_failures(outcome, describe_target(args), with_refusals=not args.json)
     for reply in outcome.replies:
         for warning in source_warnings(reply) if reply.accepted else []:
-            print(f"netsonde: {visible(f'{reply.host}: {warning}')}", file=sys.stderr)
+            notify(f"{reply.host}: {warning}")
+    print_summary(outcome)
+    write_failed(args, outcome)
+    if outcome.error is not None:
+        notify(f"to continue: netsonde {args.command} --resume {outcome.request_id}")
+        raise outcome.error
+    return EXIT_OK if outcome.complete else EXIT_REFUSED
+
+
+def describe_target(args: Namespace) -> str:
+    return f"run {args.resume}" if getattr(args, "resume", None) else read_target(args).describe()
+
+
+def print_summary(outcome: Outcome) -> None:
+    if outcome.replies or outcome.absences:
+        say(outcome.summary())
+
+
+def write_failed(args: Namespace, outcome: Outcome) -> None:
+    if args.failed_to is not None:
+        with replaced_file(args.failed_to) as file:
+            file.write("".join(f"{host}\n" for host in outcome.failed_hosts()).encode())
 
 
 def source_warnings(reply: Reply) -> list[str]:
@@ -187,12 +354,15 @@ def readable_rows(outcome: Outcome, rows: Rows) -> list[Sequence[Cell]]:
     """Returns rows of accepted replies. A malformed reply counts as that host's failure."""
     found: list[Sequence[Cell]] = []
     for index, reply in enumerate(outcome.replies):
-        if reply.accepted:
+        for one in reply.twins or (reply,):
+            if not one.accepted:
+                continue
             try:
-                found += checked(rows(reply))
+                found += checked(rows(one))
             except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 why = f"malformed reply: {type(error).__name__}: {error}"
-                outcome.replies[index] = reply.unreadable(reply.host, why, reply.elapsed_sec)
+                if not reply.twins:
+                    outcome.replies[index] = one.unreadable(one.host, why, one.elapsed_sec)
     return found
 
 
@@ -204,40 +374,26 @@ def checked(rows: Sequence[Sequence[Cell]]) -> Sequence[Sequence[Cell]]:
     return rows
 
 
-def gather_outcome(args: Namespace, verb: str, body: dict[str, Any]) -> Outcome:
-    from ..fleet.client import connect
-
-    # Report errors of the command line before connecting.
-    address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
-
-    async def ask() -> Outcome:
-        async with connect(address) as client:
-            with show_progress(verb) as progress:
-                return await client.ask(
-                    verb, body, target, pace, request_id=args.request_id, progress=progress
-                )
-
-    return asyncio.run(ask())
-
-
 def print_json(outcome: Outcome) -> None:
-    for reply in outcome.replies:
-        print(msgspec.json.encode(reply.body).decode())
+    """Prints one object for each host."""
+    objects = [(reply.host, reply.body) for reply in outcome.replies]
+    objects += [(one.host, {"host": one.host, "absent": one.reason}) for one in outcome.absences]
+    for _, body in sorted(objects, key=lambda item: item[0]):
+        put_json(body)
 
 
-def print_failures(outcome: Outcome, target: Target, *, with_refusals: bool) -> None:
+def print_failures(outcome: Outcome, target: str, *, with_refusals: bool) -> None:
     for reply in outcome.replies:
         if with_refusals and not reply.accepted:
             name, detail = reply.body.get("error", "error"), reply.body.get("detail", "")
             field = f" ({reply.body['field']})" if "field" in reply.body else ""
-            text = visible(f"{reply.host}: {reply.code} {name}{field}: {detail}")
-            print(text, file=sys.stderr)
+            say(f"{reply.host}: {reply.code} {name}{field}: {detail}")
     for absence in outcome.absences:
-        print(f"{absence.host}: {absence.reason}", file=sys.stderr)
+        say(f"{absence.host}: {absence.reason}")
     for warning in outcome.warnings:
-        print(f"netsonde: {visible(warning)}", file=sys.stderr)
+        notify(warning)
     if not outcome.replies and not outcome.absences:
-        print(f"netsonde: no agent replied ({target.describe()})", file=sys.stderr)
+        notify(f"no agent replied ({target})")
 
 
 @contextmanager

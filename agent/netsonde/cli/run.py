@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
 from ..config.file import DEFAULT_PATH
 from ..config.sections import TOKEN
+from .output import notify
 
 
 class RunCommand:
@@ -53,7 +53,7 @@ class RunCommand:
 
 def print_server(url: str) -> None:
     """Prints the address of the embedded nats-server for other programs."""
-    print(f"netsonde: the embedded nats-server is at {url}", file=sys.stderr, flush=True)
+    notify(f"the embedded nats-server is at {url}")
 
 
 def make_overrides(args: Namespace) -> dict[str, object]:

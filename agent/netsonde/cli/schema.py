@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from ..errors import EXIT_OK, EXIT_REFUSED
-from .requests import add_client_arguments, gather_outcome, print_failures, print_json, read_target
+from .output import put_lines
+from .requests import add_client_arguments, conclude, gather_outcome, print_json
 
 
 class SchemaCommand:
@@ -30,9 +30,8 @@ class SchemaCommand:
                 if reply.accepted
             }
             for document in documents:
-                print(document)
-        print_failures(outcome, read_target(args), with_refusals=not args.json)
-        return EXIT_OK if outcome.complete else EXIT_REFUSED
+                put_lines(document)
+        return conclude(args, outcome)
 
 
 def document_of(body: dict[str, Any]) -> dict[str, Any]:

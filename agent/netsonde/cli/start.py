@@ -78,7 +78,7 @@ def start_body(args: Namespace) -> dict[str, Any]:
         "export": export_body(args, *args.export) if args.export else None,
     }
     return {
-        "interface": args.interface,
+        "interface": args.interface,  # None, like the backend, only for a resumed run
         "backend": args.backend,
         **{name: value for name, value in optional.items() if value is not None},
     }

@@ -10,6 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
+from .output import put_lines
+from .output import visible as visible
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -25,7 +28,7 @@ def print_table(
 
         Console(file=out, highlight=False).print(drawn_table(columns, rows))
     else:
-        out.write(align_table(columns, rows))
+        put_lines(align_table(columns, rows), out=out)
 
 
 def align_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
@@ -55,11 +58,6 @@ def drawn_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table
     for row in rows:
         table.add_row(*(Text(grouped(cell)) for cell in row))  # Text: a filter may hold [ ]
     return table
-
-
-def visible(text: str) -> str:
-    """Replaces control characters in text from a host."""
-    return "".join(one if one.isprintable() else "\ufffd" for one in text)
 
 
 def plain(cell: Cell) -> str:

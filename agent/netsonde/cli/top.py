@@ -15,23 +15,28 @@ from .flows import COLUMNS as FLOW_COLUMNS
 from .flows import list_flows
 from .metrics import COLUMNS as HOST_COLUMNS
 from .metrics import describe_rates
+from .output import put_lines, say
 from .requests import (
     add_connection_arguments,
+    add_outcome_arguments,
     add_pace_arguments,
     add_target_arguments,
     positive_seconds,
     print_failures,
     print_json,
+    print_summary,
     read_nats_section,
     read_pace,
     read_target,
     readable_rows,
     whole,
+    write_failed,
 )
 from .tables import Cell, align_table, drawn_table
 
 if TYPE_CHECKING:
-    from ..fleet.client import FleetClient, Outcome, Pace
+    from ..fleet.client import FleetClient
+    from ..fleet.outcome import Outcome, Pace
     from ..fleet.targeting import Target
 
 Show: TypeAlias = Callable[["Outcome", "Outcome"], None]
@@ -62,6 +67,7 @@ class TopCommand:
         parser.add_argument("--sort", choices=["bytes", "packets"], default="bytes", help="(bytes)")
         add_target_arguments(parser)
         add_pace_arguments(parser)
+        add_outcome_arguments(parser)
         add_connection_arguments(parser)
 
     def run(self, args: Namespace) -> int:
@@ -80,7 +86,7 @@ async def watch(args: Namespace) -> int:
 
     def notify(text: str) -> None:
         if not sys.stdout.isatty():  # the screen shows missing replies
-            print(f"netsonde: {text}", file=sys.stderr, flush=True)
+            say(f"netsonde: {text}")
 
     async with connect(address, lasting=True, notify=notify) as client:
         with opened_view(args, target) as show:
@@ -91,6 +97,7 @@ async def watch(args: Namespace) -> int:
                 show(metrics, flows)
                 rounds += 1
                 if rounds == args.count:
+                    write_failed(args, metrics)
                     return EXIT_OK if metrics.complete and flows.complete else EXIT_REFUSED
                 due_sec = max(due_sec + args.interval, time.monotonic())
                 await asyncio.sleep(due_sec - time.monotonic())
@@ -100,7 +107,7 @@ async def query(
     args: Namespace, client: FleetClient, target: Target, pace: Pace
 ) -> tuple[Outcome, Outcome]:
     """Sends `metrics`, then `flows` to the hosts with a session."""
-    from ..fleet.client import Outcome
+    from ..fleet.outcome import Outcome
     from ..fleet.targeting import Target
 
     metrics = await client.ask("metrics", {}, target, pace)
@@ -139,13 +146,20 @@ def opened_view(args: Namespace, target: Target) -> Iterator[Show]:
 
     def print_round(metrics: Outcome, flows: Outcome) -> None:
         if args.json:
+            readable_rows(metrics, describe_rates)
+            readable_rows(flows, list_flows)
             print_json(metrics)
             print_json(flows)
         else:
-            print(align_table(HOST_COLUMNS, rank_hosts(metrics)))
-            print(align_table(FLOW_COLUMNS, rank(flows)))
+            put_lines(align_table(HOST_COLUMNS, rank_hosts(metrics)) + "\n")
+            put_lines(align_table(FLOW_COLUMNS, rank(flows)) + "\n")
         sys.stdout.flush()
-        print_failures(metrics, target, with_refusals=not args.json)
+        metrics.warnings += flows.warnings
+        print_failures(metrics, target.describe(), with_refusals=not args.json)
+        if flows.failures:
+            flows.warnings.clear()
+            print_failures(flows, target.describe(), with_refusals=not args.json)
+        print_summary(metrics)
 
     if args.json or not sys.stdout.isatty():
         yield print_round

@@ -136,7 +136,7 @@ def read_segment(
     view = ffi.NULL if key is None else ffi.from_buffer("uint8_t[]", key)
     status = lib.sonde_segment_open(fd, view, name, segment, error)
     if status < 0:
-        raise SegmentError(_words(status, error))
+        raise SegmentError(_words(status, error, key))
     buffer = bytearray(READ_BYTES)
     room = ffi.from_buffer("uint8_t[]", buffer)
     try:
@@ -145,9 +145,11 @@ def read_segment(
     finally:
         lib.sonde_segment_close(segment[0])
     if taken not in (lib.SONDE_END, lib.SONDE_TRUNCATED):
-        raise SegmentError(_words(taken, error))
+        raise SegmentError(_words(taken, error, key))
     return bool(taken == lib.SONDE_END)
 
 
-def _words(status: int, error: Any) -> str:
+def _words(status: int, error: Any, key: bytearray | None) -> str:
+    if status == lib.SONDE_KEY_WRONG and key is None:
+        return "the file is encrypted: name its key file with --key"
     return text_of(error.detail) or text_of(lib.sonde_status_text(status))

@@ -161,6 +161,8 @@ async def _fqdn() -> str:
     """Returns the full host name for people to read, without waiting long for a resolver."""
     try:
         async with asyncio.timeout(FQDN_TIMEOUT_SEC):
-            return await asyncio.to_thread(socket.getfqdn)
+            name = await asyncio.to_thread(socket.getfqdn)
     except TimeoutError:
         return socket.gethostname()
+    # Many hosts map their own name to localhost in /etc/hosts.
+    return socket.gethostname() if name.partition(".")[0] == "localhost" else name

@@ -6,9 +6,18 @@ import logging
 import sys
 from typing import Any
 
+import msgspec
 import structlog
 
 from ..config.sections import LogSection
+
+
+def show_as_json(_logger: object, _method: str, line: dict[str, Any]) -> dict[str, Any]:
+    """Renders nested values, such as an audit entry, as JSON."""
+    return {
+        name: msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value
+        for name, value in line.items()
+    }
 
 
 def configure(settings: LogSection) -> None:
@@ -16,7 +25,7 @@ def configure(settings: LogSection) -> None:
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     renderers: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
+        [show_as_json, structlog.dev.ConsoleRenderer()]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -2,7 +2,8 @@
 
 A FleetClient holds one NATS connection for the length of its `async with`. `connect` fails
 within seconds if NATS is unreachable. Requests are never retried automatically. Each request
-carries a Request-Id, so the caller can safely send it again.
+carries a Request-Id, so the caller can safely send it again. A request that changes something
+also carries Expires-At: no agent executes it after the client has stopped waiting.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import socket
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,65 +28,18 @@ from ..bus.credentials import Login
 from ..bus.nats_client import GuardedClient
 from ..config.sections import NatsSection
 from ..errors import UnreachableError
-from .scatter import Absence, Ask, Gathering, Message, Reply, Wait, decode_object, scatter, token
-from .targeting import Limit, Target, TargetError, host_subject
+from ..wire.verbs import VERBS
+from .outcome import Outcome as Outcome
+from .outcome import Pace as Pace
+from .request import Progress, Request, Watcher, decode_discovery
+from .scatter import Message, Reply
+from .targeting import Target
 
-SERVICE = "netsonde"
 CONNECT_TIMEOUT_SEC = 4.0
 CLOSE_TIMEOUT_SEC = 1.0
-DISCOVERY_SEC_MAX = 1.0
-DISCOVERY_QUIET_SEC = 0.2
 PING_INTERVAL_SEC = 5  # a lasting connection reconnects after three unanswered pings
 STREAM_MESSAGES_MAX = 256
 STREAM_BYTES_MAX = 32 << 20
-NOT_ASKED = "not asked"
-
-Progress = Callable[[int, int | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Timeout, host limit, batch size and failure limit of a request."""
-
-    timeout_sec: float = 2.0
-    limit: Limit | None = None
-    batch: int | None = None
-    failures_max: int | None = None
-
-    @property
-    def staged(self) -> bool:
-        return self.batch is not None or self.failures_max is not None
-
-    def waves(self, hosts: Sequence[str]) -> list[tuple[str, ...]]:
-        """Splits the hosts into the batches that are asked one after the other."""
-        size = self.batch or (1 if self.failures_max is not None else len(hosts) or 1)
-        return [tuple(hosts[i : i + size]) for i in range(0, len(hosts), size)]
-
-    def exceeded(self, outcome: Outcome) -> bool:
-        """Returns whether more hosts failed than allowed."""
-        return self.failures_max is not None and outcome.failures > self.failures_max
-
-
-@dataclass(slots=True)
-class Outcome:
-    """Result of one request: replies and missing hosts, sorted by host, and warnings."""
-
-    replies: list[Reply] = field(default_factory=list)
-    absences: list[Absence] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        """Returns whether at least one host replied and every reply is below 400."""
-        return bool(self.replies) and not self.failures
-
-    @property
-    def failures(self) -> int:
-        return len(self.absences) + sum(not reply.accepted for reply in self.replies)
-
-    def include(self, gathering: Gathering, timeout_sec: float) -> None:
-        self.replies = sorted([*self.replies, *gathering.replies.values()], key=lambda r: r.host)
-        self.absences += gathering.absences(timeout_sec)
 
 
 class FleetClient:
@@ -96,9 +49,6 @@ class FleetClient:
         self.connection = connection
         self.address = address
         self.errors = errors
-        self.duplicates: set[str] = set()
-        self.misnamed: set[tuple[str, str]] = set()
-        self.foreign: set[str] = set()
 
     @property
     def max_payload(self) -> int:
@@ -129,24 +79,16 @@ class FleetClient:
         Returns None if there was no reply at all, not even "no responders". This happens if
         the account may not use $SRV.
         """
-        subject = f"$SRV.{kind}.{SERVICE}"
-        asks = [Ask(f"{subject}.{host}", host) for host in target.hosts] or [Ask(subject)]
-        wait = Wait(timeout_sec)
-        if not target.hosts:
-            wait = Wait(min(timeout_sec, DISCOVERY_SEC_MAX), DISCOVERY_QUIET_SEC)
-        gathering = await scatter(
-            self.connection, asks, Message(decode=decode_discovery), target.hosts or None, wait
-        )
-        self.note_names(gathering)
-        if not gathering.replies and not gathering.nobody and not target.hosts:
-            return None
-        replies = sorted(gathering.replies.items())
-        self.foreign |= {r.body["detail"] for _, r in replies if not r.accepted}
-        return {
-            host: reply
-            for host, reply in replies
-            if reply.accepted and belongs(reply.body, self.address.root, target.group)
-        }
+        async with self.open_request(Pace(timeout_sec), Message()) as request:
+            return await request.discover(kind, target)
+
+    @asynccontextmanager
+    async def open_request(self, pace: Pace, message: Message) -> AsyncIterator[Request]:
+        request = Request(self.connection, self.address.root, pace)
+        try:
+            yield await request.open(message)
+        finally:
+            await request.close()
 
     async def ask(
         self,
@@ -157,79 +99,63 @@ class FleetClient:
         *,
         request_id: str | None = None,
         progress: Progress | None = None,
+        watcher: Watcher | None = None,
+        outcome: Outcome | None = None,
+        hosts: Sequence[str] | None = None,
     ) -> Outcome:
-        """Sends one request to the target at the given pace and gathers the replies."""
-        headers = {"Content-Type": "application/json", "Request-Id": request_id or uuid.uuid4().hex}
-        message = Message(msgspec.json.encode(body), headers)
-        hosts = await self.expect_hosts(target, pace)
-        outcome = Outcome()
-        if hosts is None or not (target.hosts or pace.staged or pace.limit):
-            # Without `or None`, an empty expectation would end the wave at once.
-            waves = [([Ask(target.subject(self.address.root, verb))], hosts or None)]
-        else:
-            waves = [
-                ([Ask(host_subject(self.address.root, h, verb), h) for h in wave], wave)
-                for wave in pace.waves(hosts)
-            ]
-        for asks, expected in waves:
-            if pace.exceeded(outcome):
-                outcome.absences += [Absence(host, NOT_ASKED) for host in expected or ()]
-                continue
-            done = len(outcome.replies)
-            gathering = await scatter(
-                self.connection,
-                asks,
-                message,
-                expected,
-                Wait(pace.timeout_sec),
-                _report(progress, done, None if hosts is None else len(hosts)),
-            )
-            outcome.include(gathering, pace.timeout_sec)
-            self.note_names(gathering)
-        outcome.warnings = self.drain_warnings()
+        """Sends one request to the target at the given pace and gathers the replies.
+
+        outcome: filled in even if the request is interrupted or the connection is lost. hosts:
+        the hosts of a resumed run, instead of the target.
+        """
+        outcome = Outcome() if outcome is None else outcome
+        outcome.request_id = outcome.request_id or request_id or uuid.uuid4().hex
+        headers = {"Content-Type": "application/json", "Request-Id": outcome.request_id}
+        lifetime_sec = pace.timeout_sec if verb not in VERBS or VERBS[verb].changes else None
+        message = Message(msgspec.json.encode(body), headers, lifetime_sec=lifetime_sec)
+        async with self.open_request(pace, message) as request:
+            request.progress, request.watcher = progress, watcher
+            try:
+                if hosts is None:
+                    await request.run(verb, target)
+                else:
+                    await request.ask_each(verb, hosts, pace.window(len(hosts)), pinged=True)
+            finally:
+                request.settle(outcome)
+                outcome.warnings += self.drain_errors()
         return outcome
 
-    def note_names(self, gathering: Gathering) -> None:
-        self.duplicates |= gathering.repeated
-        self.misnamed |= gathering.misnamed
+    async def list_agents(self, target: Target, pace: Pace, outcome: Outcome) -> None:
+        """Fills in the discovery document (INFO) of each agent."""
+        hosts = target.expected
+        if hosts is None and (pace.staged or pace.limit):
+            hosts = await self.expect_hosts(target, pace)
+        elif hosts is not None and pace.limit is not None:
+            hosts = pace.limit.apply(hosts)
+        async with self.open_request(pace, Message(decode=decode_discovery)) as request:
+            try:
+                await request.list_agents(target, hosts)
+            finally:
+                request.settle(outcome)
+                outcome.warnings += self.drain_errors()
 
-    def drain_warnings(self) -> list[str]:
-        """Returns and clears the warnings since the last call: NATS errors, wrong host names."""
-        warnings = [str(error) for error in self.errors]
-        warnings += [f"{host}: two agents use this host name" for host in sorted(self.duplicates)]
-        warnings += [
-            f"{asked}: reply ignored, it names another host: {named}"
-            for asked, named in sorted(self.misnamed)
-        ]
-        warnings += [
-            f"service discovery of {SERVICE}: reply ignored, not an agent: {why}"
-            for why in sorted(self.foreign)
-        ]
+    def drain_errors(self) -> list[str]:
+        """Returns and clears the NATS errors since the last call."""
+        errors = [str(error) for error in self.errors]
         self.errors.clear()
-        self.duplicates.clear()
-        self.misnamed.clear()
-        self.foreign.clear()
-        return warnings
+        return errors
 
     async def expect_hosts(self, target: Target, pace: Pace) -> tuple[str, ...] | None:
         """Returns the hosts that should reply; None if discovery got no reply."""
-        if target.hosts:
-            return pace.limit.apply(target.hosts) if pace.limit else target.hosts
-        found = await self.discover("PING", target, pace.timeout_sec)
-        if found is None:
-            if pace.staged or pace.limit:
-                raise TargetError(
-                    "Service discovery got no reply. Name the hosts with --host or --nodes "
-                    "to use --limit, --batch or --max-failures."
-                )
-            return None
-        hosts = tuple(found)
-        return pace.limit.apply(hosts) if pace.limit else hosts
+        async with self.open_request(pace, Message()) as request:
+            return await request.find(target)
 
     async def stream_hosts(self, target: Target, pace: Pace) -> tuple[str, ...] | None:
         """Returns the hosts whose streams to follow; None for all. Named hosts may be offline."""
-        if target.group is None and pace.limit is None:
-            return target.hosts or None
+        if target.one_subject and not target.groups and pace.limit is None:
+            return target.expected
+        if target.hosts and pace.limit is None:
+            return target.expected
         return await self.expect_hosts(target, pace) or ()
 
     async def follow(self, stream: str, hosts: Sequence[str] | None) -> AsyncGenerator[Msg, None]:
@@ -247,40 +173,6 @@ class FleetClient:
         honour_cancellation()
         while True:
             yield await arrived.get()
-
-
-def _report(
-    progress: Progress | None, done: int, total: int | None
-) -> Callable[[Gathering], None] | None:
-    if progress is None:
-        return None
-    return lambda gathering: progress(done + len(gathering.replies), total)
-
-
-def decode_discovery(data: bytes, headers: dict[str, str] | None, elapsed_sec: float) -> Reply:
-    """Reads a $SRV reply. The host is the service's id."""
-    try:
-        body = decode_object(data)
-        return Reply(token(body.get("id")), 200, body, elapsed_sec)
-    except ValueError as error:
-        return Reply.unreadable("?", str(error), elapsed_sec)
-
-
-def belongs(body: dict[str, Any], root: str, group: tuple[str, str] | None) -> bool:
-    """Returns whether the agent's metadata has this root and this group's label."""
-    metadata = body.get("metadata")
-    if isinstance(metadata, dict) and metadata.get("subject.root", root) != root:
-        return False
-    return group is None or read_labels(metadata).get(group[0]) == group[1]
-
-
-def read_labels(metadata: object) -> dict[str, str]:
-    """Returns an agent's labels from its discovery metadata. Label names have no dot, except
-    for an optional prefix `label.`; every other name has a dot."""
-    if not isinstance(metadata, dict):
-        return {}
-    plain = {key.removeprefix("label."): str(value) for key, value in metadata.items()}
-    return {key: value for key, value in sorted(plain.items()) if "." not in key}
 
 
 @asynccontextmanager

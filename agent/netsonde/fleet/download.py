@@ -35,12 +35,15 @@ class _Entry(msgspec.Struct):
     digest: str
 
 
-async def download(connection: Client, bucket: str, name: str, out: IO[bytes]) -> None:
-    """Writes the object to `out`. Raises DownloadError, nats-py's errors, TimeoutError."""
+async def download(
+    connection: Client, bucket: str, name: str, out: IO[bytes], *, sha256: str
+) -> None:
+    """Writes the object to `out`. sha256: its digest in hex, from the host's reply. Raises
+    DownloadError, nats-py's errors, TimeoutError."""
     inbox = connection.new_inbox()
     replies = await connection.subscribe(inbox)
     try:
-        await _Reader(connection, replies, inbox, bucket).read(name, out)
+        await _Reader(connection, replies, inbox, bucket).read(name, out, sha256)
     finally:
         await replies.unsubscribe()
 
@@ -52,13 +55,16 @@ class _Reader:
         self._inbox = inbox
         self._bucket = bucket
 
-    async def read(self, name: str, out: IO[bytes]) -> None:
+    async def read(self, name: str, out: IO[bytes], sha256: str) -> None:
         token = base64.urlsafe_b64encode(name.encode()).decode()
         await self._ask({"last_by_subj": f"$O.{self._bucket}.M.{token}"})
         message = await self._next()
         if message is None:
             raise DownloadError("it is no longer in the bucket")
-        entry = msgspec.json.decode(message.data, type=_Entry)
+        try:
+            entry = msgspec.json.decode(message.data, type=_Entry)
+        except msgspec.DecodeError as error:
+            raise DownloadError(f"its metadata cannot be read: {error}") from None
         digest, size, chunks, seq = hashlib.sha256(), 0, 0, 0
         while chunks < entry.chunks:
             before = chunks
@@ -74,7 +80,9 @@ class _Reader:
                 size += len(message.data)
                 chunks += 1
                 out.write(message.data)
-                seq = int(_header(message, "Nats-Sequence"))
+                seq = _number(message, "Nats-Sequence")
+                if size > entry.size:
+                    raise DownloadError("it is damaged: the size differs")
                 if not _header(message, "Nats-Num-Pending"):
                     break  # a server before 2.11 ignores `batch`
             if chunks == before:
@@ -82,6 +90,8 @@ class _Reader:
         found = base64.urlsafe_b64encode(digest.digest()).decode()
         if size != entry.size or entry.digest != f"SHA-256={found}":
             raise DownloadError("it is damaged: the size or digest differs")
+        if digest.hexdigest() != sha256:
+            raise DownloadError("it is not what the host wrote: the SHA-256 of the reply differs")
 
     async def _ask(self, request: dict[str, Any]) -> None:
         subject = f"$JS.API.DIRECT.GET.OBJ_{self._bucket}"
@@ -96,6 +106,13 @@ class _Reader:
         if status:
             raise DownloadError(f"the bucket cannot be read ({status})")
         return message
+
+
+def _number(message: Msg, name: str) -> int:
+    text = _header(message, name)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 20):
+        raise DownloadError(f"malformed header {name}")
+    return int(text)
 
 
 def _header(message: Msg, name: str) -> str:

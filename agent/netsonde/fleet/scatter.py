@@ -1,31 +1,40 @@
-"""Sends one request to many hosts and gathers their replies.
+"""Publishes asks under one inbox and keeps the replies.
 
-A wave is published under one inbox. It ends when every expected host has replied or is known
-to be absent ("no responders" from NATS), or at the timeout. If the hosts are not known, it
-lasts until the timeout. Verbs, targets and terminals are handled elsewhere.
+An Inbox belongs to one request. NATS reports "no responders" for a subject that nobody hears.
+A JetStream stream that stores a request's subject acknowledges the request. The acknowledgement is
+not a reply. request.py decides which hosts to ask and how long to wait.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError
+from nats.errors import Error as NatsError
 
 from ..config.sections import TOKEN
 from ..errors import UnreachableError
+from ..wire.instant import rfc3339
 
 INBOX_MESSAGES_MAX = 65_536
 INBOX_BYTES_MAX = 256 << 20
+ACK_BYTES_MAX = 4096
 
 NO_RESPONDERS = "503"  # status header from nats-server: the subject has no subscriber
+UNKNOWN = "?"  # the host of a reply that names none
+NOT_CONNECTED = "not connected"
+NO_ANSWER = "no answer"
+NOT_ASKED = "not asked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +47,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Reply of one host: its status, its body and the time it took."""
+    """Reply of one host: its status, its body and the time it took. twins: the replies of
+    several agents under this name."""
 
     host: str
     code: int
     body: dict[str, Any]
     elapsed_sec: float = 0.0
+    twins: tuple[Reply, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -65,47 +76,28 @@ class Absence:
 
 @dataclass(slots=True)
 class Gathering:
-    """The state of one wave: replies, unreachable hosts and expected hosts."""
+    """The replies and notices of one inbox."""
 
-    expected: frozenset[str] | None
     replies: dict[str, Reply] = field(default_factory=dict)
+    others: dict[str, list[Reply]] = field(default_factory=dict)  # second replies of a host
     unreachable: set[str] = field(default_factory=set)
     nobody: bool = False
-    repeated: set[str] = field(default_factory=set)
     misnamed: set[tuple[str, str]] = field(default_factory=set)  # (asked, named in the reply)
+    stored_by: set[str] = field(default_factory=set)  # streams that stored the request
+    slowest_sec: float = 0.0
 
     def add(self, reply: Reply) -> None:
-        if reply.host in self.replies:
-            self.repeated.add(reply.host)
-        else:
+        self.slowest_sec = max(self.slowest_sec, reply.elapsed_sec)
+        if reply.host not in self.replies:
             self.replies[reply.host] = reply
+        elif reply.host != UNKNOWN:
+            self.others.setdefault(reply.host, []).append(reply)
 
     def note_no_responders(self, host: str | None) -> None:
         if host is None:
             self.nobody = True
         else:
             self.unreachable.add(host)
-
-    @property
-    def complete(self) -> bool:
-        if self.nobody:
-            return True
-        if self.expected is None:
-            return False
-        return self.expected <= self.replies.keys() | self.unreachable
-
-    def absences(self, timeout_sec: float) -> list[Absence]:
-        """Returns the expected hosts that did not reply, each with the reason."""
-        missing = sorted((self.expected or frozenset()) - self.replies.keys())
-        return [
-            Absence(
-                host,
-                "no agent with this name is connected"
-                if host in self.unreachable or self.nobody
-                else f"no reply within {timeout_sec:g} s",
-            )
-            for host in missing
-        ]
 
 
 def decode_reply(data: bytes, headers: dict[str, str] | None, elapsed_sec: float) -> Reply:
@@ -116,7 +108,7 @@ def decode_reply(data: bytes, headers: dict[str, str] | None, elapsed_sec: float
         body = decode_object(data)
         host = token(host or body.get("host"))
     except ValueError as error:
-        return Reply.unreadable(host if TOKEN.fullmatch(host) else "?", str(error), elapsed_sec)
+        return Reply.unreadable(host if TOKEN.fullmatch(host) else UNKNOWN, str(error), elapsed_sec)
     status = headers.get("Status-Code") or headers.get("Nats-Service-Error-Code")
     if status is None:
         status = str(body.get("code", 200)) if "error" in body else "200"
@@ -144,79 +136,113 @@ Decode = Callable[[bytes, dict[str, str] | None, float], Reply]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Payload and headers of a request, and the decoder of its replies."""
+    """Payload and headers of a request, and the decoder of its replies. lifetime_sec: an agent
+    refuses the request when it is older."""
 
     payload: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     decode: Decode = decode_reply
+    lifetime_sec: float | None = None
+
+    def stamped(self) -> dict[str, str]:
+        """Returns the headers of a message that is published now."""
+        if self.lifetime_sec is None:
+            return dict(self.headers)
+        expires_ns = time.time_ns() + int(self.lifetime_sec * 1e9)
+        return {**self.headers, "Expires-At": rfc3339(expires_ns)}
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """quiet_sec: once there is a reply, the wave also ends after this time without another one.
-    For discovery, where the number of replies is unknown."""
+class Inbox:
+    """Use it with `async with`. changed: called with the host (None if unknown) after each
+    message."""
 
-    timeout_sec: float
-    quiet_sec: float | None = None
+    def __init__(
+        self, connection: Client, message: Message, changed: Callable[[str | None], None]
+    ) -> None:
+        self.gathering = Gathering()
+        self.heard_sec = time.monotonic()  # time of the last ask or reply
+        self._connection = connection
+        self._message = message
+        self._changed = changed
+        self._prefix = connection.new_inbox()
+        self._asks: list[Ask] = []
+        self._asked_sec: list[float] = []
+        self._subscription: Subscription
 
+    async def __aenter__(self) -> Inbox:
+        self._subscription = await self._connection.subscribe(
+            f"{self._prefix}.*",
+            cb=self._receive,
+            pending_msgs_limit=INBOX_MESSAGES_MAX,
+            pending_bytes_limit=INBOX_BYTES_MAX,
+        )
+        return self
 
-async def scatter(
-    connection: Client,
-    asks: Sequence[Ask],
-    message: Message,
-    expected: Collection[str] | None,
-    wait: Wait,
-    progress: Callable[[Gathering], None] | None = None,
-) -> Gathering:
-    """Publishes every ask. Gathers replies until the wave is complete or the wait is over."""
-    gathering = Gathering(None if expected is None else frozenset(expected))
-    inbox = connection.new_inbox()
-    subscription = await connection.subscribe(
-        f"{inbox}.*", pending_msgs_limit=INBOX_MESSAGES_MAX, pending_bytes_limit=INBOX_BYTES_MAX
-    )
-    began = time.monotonic()
-    deadline = began + wait.timeout_sec
-    try:
-        for index, ask in enumerate(asks):
-            reply_to = f"{inbox}.{index}"
-            await connection.publish(ask.subject, message.payload, reply_to, dict(message.headers))
-        while not gathering.complete:
-            left_sec = deadline - time.monotonic()
-            if wait.quiet_sec is not None and gathering.replies:
-                left_sec = min(left_sec, wait.quiet_sec)
-            if left_sec <= 0:
-                break
-            try:
-                reply = await subscription.next_msg(left_sec)
-            except TimeoutError:
-                break
-            except (ConnectionClosedError, asyncio.CancelledError) as error:
-                if not connection.is_closed:
-                    raise
-                raise UnreachableError("The connection to NATS was lost.") from error
-            gather(reply, asks, gathering, message.decode, time.monotonic() - began)
-            if progress is not None:
-                progress(gathering)
-    finally:
-        if not connection.is_closed:
-            await subscription.unsubscribe()
-    return gathering
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(NatsError, OSError):
+            if not self._connection.is_closed:
+                await self._subscription.unsubscribe()
+
+    async def ask(self, ask: Ask) -> None:
+        """Raises UnreachableError if the connection is closed."""
+        self._asks.append(ask)
+        self.heard_sec = time.monotonic()
+        self._asked_sec.append(self.heard_sec)
+        try:
+            await self._connection.publish(
+                ask.subject,
+                self._message.payload,
+                f"{self._prefix}.{len(self._asks) - 1}",
+                self._message.stamped(),
+            )
+        except ConnectionClosedError as error:
+            raise UnreachableError("The connection to NATS was lost.") from error
+
+    async def _receive(self, message: Msg) -> None:
+        index = message.subject.rpartition(".")[2]
+        if not (index.isascii() and index.isdecimal()) or int(index) >= len(self._asks):
+            return  # not one of our subjects
+        self.heard_sec = time.monotonic()
+        elapsed_sec = self.heard_sec - self._asked_sec[int(index)]
+        asked = self._asks[int(index)].host
+        self._changed(gather(message, asked, self.gathering, self._message.decode, elapsed_sec))
 
 
 def gather(
-    message: Msg, asks: Sequence[Ask], gathering: Gathering, decode: Decode, elapsed_sec: float
-) -> None:
-    """Adds one reply. A reply to a host's request is not accepted under another host's name.
-    Each ask has its own inbox, known only to its receivers."""
-    index = message.subject.rpartition(".")[2]
-    if not index.isdecimal() or int(index) >= len(asks):
-        return  # not one of our inboxes
-    asked = asks[int(index)].host
+    message: Msg, asked: str | None, gathering: Gathering, decode: Decode, elapsed_sec: float
+) -> str | None:
+    """Adds one reply and returns its host. asked: the host whose subject was asked. Only its
+    receivers know the inbox, so an unreadable reply is that host's. A reply under another name is
+    not accepted."""
     if not message.data and (message.headers or {}).get("Status") == NO_RESPONDERS:
         gathering.note_no_responders(asked)
-        return
+        return asked
+    stream = storing_stream(message.data, message.headers)
+    if stream is not None:
+        gathering.stored_by.add(stream)
+        return None
     reply = decode(message.data, message.headers, elapsed_sec)
+    if asked is not None and reply.host == UNKNOWN:
+        reply = Reply.unreadable(asked, str(reply.body.get("detail")), elapsed_sec)
     if asked is not None and reply.host != asked:
         gathering.misnamed.add((asked, reply.host))
-    else:
-        gathering.add(reply)
+        return None
+    gathering.add(reply)
+    return reply.host
+
+
+def storing_stream(data: bytes, headers: dict[str, str] | None) -> str | None:
+    """Returns the stream if this is JetStream's acknowledgement of a stored message."""
+    if len(data) > ACK_BYTES_MAX or b'"stream"' not in data or "Host" in (headers or {}):
+        return None
+    try:
+        body = decode_object(data)
+    except ValueError:
+        return None
+    stream = body.get("stream")
+    return stream if isinstance(stream, str) and "seq" in body and "host" not in body else None

@@ -1,13 +1,14 @@
-"""The target of a request: named hosts, one group, or all hosts.
+"""The target of a request: named hosts, hosts with some labels, or all hosts.
 
 Turns command-line options into subjects and host lists, without I/O to NATS. Host names become
-host tokens here, so `--host Web1.example` finds the agent `web1_example`.
+host tokens here, so `--host Web1.example` finds the agent `web1_example`. An inventory file
+names the hosts that should reply, one per line, each with its labels.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -25,36 +26,65 @@ class TargetError(NetsondeError):
     exit_code: ClassVar[int] = EXIT_USAGE
 
 
+Group = tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Named hosts or a group; all hosts if both are unset."""
+    """Named hosts, or the hosts with every label in `groups`; all hosts if both are empty.
+    inventory: the labels of each host that should reply; None without a file."""
 
     hosts: tuple[str, ...] = ()
-    group: tuple[str, str] | None = None
+    groups: tuple[Group, ...] = ()
+    exclude: frozenset[str] = frozenset()
+    inventory: Mapping[str, Mapping[str, str]] | None = None
+
+    @property
+    def expected(self) -> tuple[str, ...] | None:
+        """The hosts that should reply; None if only discovery knows them."""
+        if self.hosts:
+            return tuple(host for host in self.hosts if host not in self.exclude)
+        if self.inventory is None:
+            return None
+        return tuple(host for host in self.inventory if self.matches(host, self.inventory[host]))
+
+    @property
+    def one_subject(self) -> bool:
+        """Whether one subject reaches exactly the target."""
+        return not self.hosts and not self.exclude and len(self.groups) <= 1
+
+    def matches(self, host: str, labels: Mapping[str, str]) -> bool:
+        if host in self.exclude:
+            return False
+        return all(labels.get(key) == value for key, value in self.groups)
 
     def subject(self, root: str, verb: str) -> str:
         """Returns the subject of the group or of all hosts."""
-        if self.hosts:
-            raise ValueError("each named host has its own subject")
-        if self.group is not None:
-            return f"{root}.group.{self.group[0]}.{self.group[1]}.{verb}"
+        if not self.one_subject:
+            raise ValueError("each host has its own subject")
+        if self.groups:
+            return f"{root}.group.{self.groups[0][0]}.{self.groups[0][1]}.{verb}"
         return f"{root}.{verb}"
 
     def describe(self) -> str:
         if self.hosts:
             return ", ".join(self.hosts)
-        return f"group {self.group[0]}={self.group[1]}" if self.group else "all hosts"
+        return (
+            "group " + " and ".join("=".join(group) for group in self.groups)
+            if self.groups
+            else "all hosts"
+        )
 
 
 def host_subject(root: str, host: str, verb: str) -> str:
     return f"{root}.host.{host}.{verb}"
 
 
-def parse_group(text: str) -> tuple[str, str]:
+def parse_group(text: str, what: str = "--group") -> Group:
     """Parses `site=ams` to ("site", "ams")."""
     key, separator, value = text.partition("=")
     if not separator or not TOKEN.match(key) or not TOKEN.match(value):
-        raise TargetError(f"--group must be key=value of a-z, 0-9, '_' and '-', not {text!r}.")
+        raise TargetError(f"{what} must be key=value of a-z, 0-9, '_' and '-', not {text!r}.")
     return key, value
 
 
@@ -73,29 +103,53 @@ def read_nodes(lines: Iterable[str]) -> list[str]:
     return [name for line in lines if (name := line.partition("#")[0].strip())]
 
 
-def read_nodes_file(path: str) -> list[str]:
+def read_nodes_file(path: str, kind: str = "nodes") -> list[str]:
     try:
         with Path(path).open("rb") as file:
             content = file.read(NODES_BYTES_MAX + 1)
         text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise TargetError(f"The nodes file {path} cannot be read: {error}.") from error
+        raise TargetError(f"The {kind} file {path} cannot be read: {error}.") from error
     if len(content) > NODES_BYTES_MAX:
-        raise TargetError(f"The nodes file {path} is larger than {NODES_BYTES_MAX >> 20} MiB.")
+        raise TargetError(f"The {kind} file {path} is larger than {NODES_BYTES_MAX >> 20} MiB.")
     names = read_nodes(text.splitlines())
     if not names:
-        raise TargetError(f"The nodes file {path} contains no host name.")
+        raise TargetError(f"The {kind} file {path} contains no host name.")
     return names
 
 
-def parse_target(hosts: Sequence[str], group: str | None, nodes: str | None) -> Target:
-    """Returns the target of --host, --group and --nodes."""
+def read_inventory(path: str) -> dict[str, dict[str, str]]:
+    """Returns the labels of each host in an inventory file: lines such as `web1 site=ams`."""
+    found: dict[str, dict[str, str]] = {}
+    for line in read_nodes_file(path, "inventory"):
+        name, *labels = line.split()
+        found.setdefault(host_token(name), {}).update(
+            parse_group(label, f"a label in {path}") for label in labels
+        )
+    return found
+
+
+def parse_target(
+    hosts: Sequence[str],
+    groups: Sequence[str],
+    nodes: str | None,
+    *,
+    exclude: Collection[str] = (),
+    inventory: str | None = None,
+) -> Target:
+    """Returns the target of --host, --group, --nodes, --exclude and --inventory."""
     names = [*hosts, *(read_nodes_file(nodes) if nodes is not None else [])]
-    if names and group is not None:
+    if names and groups:
         raise TargetError("Name either hosts (--host, --nodes) or a --group, not both.")
-    if group is not None:
-        return Target(group=parse_group(group))
-    return Target(hosts=parse_hosts(names))
+    target = Target(
+        parse_hosts(names),
+        tuple(dict.fromkeys(map(parse_group, groups))),
+        frozenset(parse_hosts(exclude)),
+        read_inventory(inventory) if inventory is not None else None,
+    )
+    if target.expected == ():
+        raise TargetError(f"No host is left in the target ({target.describe()}).")
+    return target
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias, get_args
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 TimeoutSec = Annotated[int, Meta(ge=1, le=86400)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -29,11 +29,15 @@ class BackendsRequest(Request):
 
 
 class MeterRequest(Request, kw_only=True):
-    """Turn flow records on or off."""
+    """Turn flow records on or off. A missing timeout keeps the session's value."""
 
     enable: bool
-    flow_timeout_sec: TimeoutSec = 300
-    active_timeout_sec: TimeoutSec = 60
+    flow_timeout_sec: Annotated[
+        TimeoutSec | UnsetType, Meta(description="300 until a request has set it")
+    ] = UNSET
+    active_timeout_sec: Annotated[
+        TimeoutSec | UnsetType, Meta(description="60 until a request has set it")
+    ] = UNSET
 
 
 class ExportRequest(Request, kw_only=True):
