@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from netsonde.capture.rates import Window, between, drop_rate
+from netsonde.capture.rates import Window, between, drop_rate, next_tick
 from netsonde.core.values import Stats
 from netsonde.wire.instant import NS_PER_SEC
 
@@ -40,3 +40,10 @@ def test_rates_are_of_the_last_full_interval() -> None:
     assert window.rates(Stats(packets_captured=9000), NS_PER_SEC + 1).packets_per_sec == 1000
     window.advance(Stats(packets_captured=3000), 2 * NS_PER_SEC)
     assert window.rates(Stats(packets_captured=3000), 9 * NS_PER_SEC).packets_per_sec == 2000
+
+
+@pytest.mark.parametrize(
+    ("now_sec", "due_sec"), [(10.0, 15.0), (14.9, 15.0), (15.0, 15.0), (15.1, 20.0), (61.0, 65.0)]
+)
+def test_intervals_that_passed_in_a_stall_are_skipped(now_sec: float, due_sec: float) -> None:
+    assert next_tick(10.0, 5.0, now_sec) == due_sec

@@ -6,6 +6,7 @@ is full, the rates are over the time since the start.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..core.values import Stats
@@ -41,6 +42,14 @@ def between(before: Stats, after: Stats, interval_ns: int) -> Rates:
         drop_rate_percent=100 * drop_rate(packets, dropped),
         packets_dropped=dropped,
     )
+
+
+def next_tick(last_sec: float, interval_sec: float, now_sec: float) -> float:
+    """Returns when the next interval ends. Ends that passed during a stall are skipped."""
+    due_sec = last_sec + interval_sec
+    if due_sec > now_sec:
+        return due_sec
+    return due_sec + math.ceil((now_sec - due_sec) / interval_sec) * interval_sec
 
 
 class Window:

@@ -56,9 +56,10 @@ from .checks import Resources, blaming, check_request, make_buffer_directory, re
 from .collectors import requested_collector
 from .plan import CapturePlan, plan
 from .pump import Sink
-from .rates import drop_rate
+from .rates import drop_rate, next_tick
 from .session import Session
 from .source import file_state
+from .totals import SessionTotals
 
 STOP_FLUSH_SEC = 10.0
 EXPORT_FLUSH_MIN_SEC = 3.0  # also when the bus is down
@@ -84,6 +85,7 @@ class Sessions:
         self._log = structlog.get_logger()
         self._closing = False
         self.filters = FilterChecks()
+        self.totals = SessionTotals()
         self.current: Session | None = None
 
     def require(self) -> Session:
@@ -182,6 +184,11 @@ class Sessions:
                 stats = session.capture.stats()
                 session.exporting.report_losses()
                 export = session.exporting.state()
+                self.totals.add(
+                    (session.request.interface, session.request.backend),
+                    session.counters(stats),
+                    session.exporting.stats(),
+                )
                 self.current = None
                 await session.capture.close()
         reply = _stop_reply(session, stats, request.reason, uptime_sec)
@@ -208,7 +215,8 @@ class Sessions:
         """Publishes the session's metrics at the end of each interval."""
         due_sec = time.monotonic()
         while True:
-            due_sec += self.config.metrics.interval_sec
+            interval_sec = self.config.metrics.interval_sec
+            due_sec = next_tick(due_sec, interval_sec, time.monotonic())
             try:
                 async with asyncio.timeout(due_sec - time.monotonic()):
                     await self._retimed.wait()

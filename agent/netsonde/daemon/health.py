@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import structlog
 from prometheus_client.exposition import generate_latest
@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from .. import __version__
 from ..capture.collectors import LOSS_CAUSES
 from ..capture.session import Session
+from ..capture.totals import Key, SessionTotals, collector_series
 from ..config.addresses import endpoint
-from ..core.values import CollectorStats
 
 REQUEST_BYTES_MAX = 8192
 REQUEST_TIMEOUT_SEC = 5.0
@@ -30,6 +30,13 @@ HEARTBEAT_STALLED_SEC = 5.0
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _GAUGES = frozenset({"packets_active", "records_waiting"})
+_EXPORT_COUNTERS = (
+    "messages_sent",
+    "bytes_sent",
+    "collector_records_sent",
+    "packets_lost",
+    "refusals",
+)
 
 
 class Heartbeat:
@@ -53,9 +60,12 @@ class Heartbeat:
 class _Exposed(Collector):
     """The metric families of one scrape."""
 
-    def __init__(self, host: str, session: Callable[[], Session | None]) -> None:
+    def __init__(
+        self, host: str, session: Callable[[], Session | None], totals: SessionTotals
+    ) -> None:
         self._host = host
         self._session = session
+        self._totals = totals
 
     def collect(self) -> Iterable[Metric]:
         session = self._session()
@@ -67,54 +77,77 @@ class _Exposed(Collector):
         running = GaugeMetricFamily("netsonde_session_running", "1 while a session is active")
         running.add_metric([], int(session is not None))
         yield running
-        if session is None:
-            return
-        stats = session.capture.stats()
-        labels = [session.request.interface, session.request.backend]
-        for name, value in session.counters(stats).items():
-            kind = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
-            family = kind(
-                f"netsonde_{name}",
-                f"{name.replace('_', ' ')} of the session",
-                labels=["interface", "backend"],
+        yield from self._counters(session)
+        if session is not None:
+            yield from _spool(session)
+            yield from _gauges(session)
+        yield from self._exports(session)
+
+    def _counters(self, session: Session | None) -> Iterable[Metric]:
+        running: dict[Key, dict[str, int]] = {}
+        if session is not None:
+            labels = (session.request.interface, session.request.backend)
+            running[labels] = session.counters(session.capture.stats())
+        series = self._totals.sessions.shown(running)
+        for name in sorted({name for values in series.values() for name in values}):
+            if name not in _GAUGES:
+                family = CounterMetricFamily(
+                    f"netsonde_{name}",
+                    f"{name.replace('_', ' ')} of all sessions",
+                    labels=["interface", "backend"],
+                )
+                for key, values in series.items():
+                    family.add_metric(key, values[name])
+                yield family
+
+    def _exports(self, session: Session | None) -> Iterable[Metric]:
+        """The label `collector` is address and port, so that series add up over a fleet."""
+        collectors = session.exporting.stats() if session is not None else []
+        labels = ["collector", "version"]
+        connected = GaugeMetricFamily(
+            "netsonde_export_connected", "0 while the collector is unreachable", labels=labels
+        )
+        for one in collectors:
+            who = [endpoint(one.address, one.port), str(one.version)]
+            connected.add_metric(who, int(one.connected))
+        if collectors:
+            yield connected
+        series = self._totals.collectors.shown(collector_series(collectors))
+        for name in _EXPORT_COUNTERS if series else ():
+            family = CounterMetricFamily(
+                f"netsonde_export_{name}",
+                f"{name.replace('_', ' ')} to the collector",
+                labels=labels,
             )
-            family.add_metric(labels, value)
+            for (address, port, version), values in series.items():
+                who = [endpoint(address, int(port)), version]
+                family.add_metric(who, values[name.removeprefix("collector_")])
             yield family
-        yield from _spool(session)
-        flows = GaugeMetricFamily(
-            "netsonde_flows_active", "flows in the table", labels=["interface", "backend"]
+        lost = CounterMetricFamily(
+            "netsonde_export_collector_records_lost",
+            "records not sent to the collector, by cause",
+            labels=[*labels, "cause"],
         )
-        flows.add_metric(labels, stats.flows_active)
-        yield flows
-        yield from _export_families(session.exporting.stats())
+        for (address, port, version), values in series.items():
+            for cause in LOSS_CAUSES:
+                who = [endpoint(address, int(port)), version, cause]
+                lost.add_metric(who, values[f"records_lost_{cause}"])
+        if series:
+            yield lost
 
 
-def _export_families(collectors: Sequence[CollectorStats]) -> Iterable[Metric]:
-    """The label `collector` is address and port, so that series add up over a fleet."""
-    labels = ["collector", "version"]
-    connected = GaugeMetricFamily(
-        "netsonde_export_connected", "0 while the collector is unreachable", labels=labels
-    )
-    sent = {
-        name: CounterMetricFamily(
-            f"netsonde_export_{name}", f"{name.replace('_', ' ')} to the collector", labels=labels
+def _gauges(session: Session) -> Iterable[Metric]:
+    stats = session.capture.stats()
+    counters = session.counters(stats)
+    values = {name: value for name, value in counters.items() if name in _GAUGES}
+    for name, value in (values | {"flows_active": stats.flows_active}).items():
+        gauge = GaugeMetricFamily(
+            f"netsonde_{name}",
+            f"{name.replace('_', ' ')} of the session",
+            labels=["interface", "backend"],
         )
-        for name in ("messages_sent", "bytes_sent", "collector_records_sent", "packets_lost")
-    }
-    lost = CounterMetricFamily(
-        "netsonde_export_collector_records_lost",
-        "records not sent to the collector, by cause",
-        labels=[*labels, "cause"],
-    )
-    for one in collectors:
-        who = [endpoint(one.address, one.port), str(one.version)]
-        connected.add_metric(who, int(one.connected))
-        for name, family in sent.items():
-            family.add_metric(who, getattr(one, name.removeprefix("collector_")))
-        for cause in LOSS_CAUSES:
-            lost.add_metric([*who, cause], getattr(one, f"records_lost_{cause}"))
-    if collectors:
-        yield from (connected, *sent.values(), lost)
+        gauge.add_metric([session.request.interface, session.request.backend], value)
+        yield gauge
 
 
 def _spool(session: Session) -> Iterable[Metric]:
@@ -141,13 +174,14 @@ class Health:
         host: str,
         session: Callable[[], Session | None],
         ready: Callable[[], bool],
+        totals: SessionTotals | None = None,
     ) -> None:
         self._listen = listen
         self._session = session
         self._ready = ready
         self._heartbeat = Heartbeat()
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Exposed(host, session))
+        self._registry.register(_Exposed(host, session, totals or SessionTotals()))
         self._connections = 0
         self._log = structlog.get_logger()
         self.address = ""

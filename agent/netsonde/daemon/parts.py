@@ -106,6 +106,7 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         settings.http.listen,
         host=settings.host,
         session=lambda: sessions.current,
+        totals=sessions.totals,
         ready=lambda: bus.control.connected and not responder.draining,
     )
     return Parts(bus, events, features, policy, spooled, responder, health)

@@ -1,0 +1,67 @@
+"""Counters over the agent's life, for Prometheus: ended sessions and the running one.
+
+A value shown once is never followed by a smaller one. A refusal of an export message takes its
+records from the sent ones back, so the shown value waits until it is reached again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from ..core.values import CollectorStats
+
+SERIES_MAX = 256  # label sets; the oldest are dropped
+
+Key = tuple[str, ...]
+
+
+class Totals:
+    """Series of one kind, by their labels."""
+
+    def __init__(self) -> None:
+        self._ended: OrderedDict[Key, Counter[str]] = OrderedDict()
+        self._shown: dict[Key, Counter[str]] = {}
+
+    def add(self, key: Key, counters: Mapping[str, int]) -> None:
+        """Adds the final counters of something that ended."""
+        self._ended.setdefault(key, Counter()).update(counters)
+        while len(self._ended) > SERIES_MAX:
+            old, _ = self._ended.popitem(last=False)
+            self._shown.pop(old, None)
+
+    def shown(self, running: Mapping[Key, Mapping[str, int]]) -> dict[Key, Counter[str]]:
+        """Returns all series, with the counters of what is running."""
+        for key in [*self._ended, *running]:
+            now = Counter(self._ended.get(key, {}))
+            now.update(running.get(key, {}))
+            self._shown[key] = self._shown.get(key, Counter()) | now  # the larger of each
+        keys = {*self._ended, *running}
+        self._shown = {key: self._shown[key] for key in sorted(keys)}
+        return self._shown
+
+
+class SessionTotals:
+    """The counters of sessions by interface and backend, and of collectors by address."""
+
+    def __init__(self) -> None:
+        self.sessions = Totals()
+        self.collectors = Totals()
+
+    def add(
+        self, labels: Key, counters: Mapping[str, int], collectors: Sequence[CollectorStats]
+    ) -> None:
+        self.sessions.add(labels, counters)
+        for key, values in collector_series(collectors).items():
+            self.collectors.add(key, values)
+
+
+def collector_series(collectors: Sequence[CollectorStats]) -> dict[Key, dict[str, int]]:
+    """Returns the counters of each collector, by address, port and version."""
+    return {
+        (one.address, str(one.port), str(one.version)): {
+            name: value for name, value in asdict(one).items() if type(value) is int
+        }
+        for one in collectors
+    }
