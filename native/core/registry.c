@@ -19,7 +19,8 @@ static const struct known_backend {
     {"pcap", "libpcap, the portable fallback (emulation mode)"},
     {"xdp", "eBPF at the traffic control hooks, or AF_XDP on a dedicated interface"},
     {"dpdk", "DPDK poll-mode drivers on a dedicated interface"},
-    {"pf_ring", "PF_RING kernel module and zero-copy drivers"},
+    {"pf_ring",
+     "PF_RING module, zero-copy drivers; VLAN tags appear as 802.1Q, null tags are lost"},
     {"file", "replay of a pcap or pcapng file"},
 };
 

@@ -1,11 +1,15 @@
 /* pfring_double.c - a test double of libpfring: the functions that the pf_ring backend calls, over
- * a packet socket or a small reader of capture files. Built as libpfring.so.1, never installed.
+ * a packet socket or a small reader of capture files. Built as libpfring.so, never installed. The
+ * sockets of the kernel module come from pfring_module_double.c.
  *
- * It has the real library's quirks, always or by name in the environment variable PFRING_DOUBLE
- * (comma separated): no_module, no_permission, slot_mismatch, hidden_cause (open fails with ENODEV
- * for each of these three), monotonic (timestamps since boot), no_time, no_stats (the structure
- * stays unchanged), no_poll (no descriptor to poll), no_queued (the fill level is unknown), broken
- * (the third receive of a ring fails).
+ * It has the quirks of stock libraries 8.6 to 8.9: it needs libpcap and is not linked with it,
+ * pfring_close closes nothing unless PF_RING_RUNTIME_MANAGER is set, a failed open leaves a
+ * mapping, a dot in a name starts a VLAN filter, channels that do not exist capture nothing, every
+ * tag comes back as 802.1Q, and a null tag is lost. More quirks by name in the environment variable
+ * PFRING_DOUBLE (comma separated): slot_mismatch (EINVAL), hidden_cause (ENODEV instead),
+ * no_license (zc:), monotonic (timestamps since boot), no_time, no_stats (the structure stays
+ * unchanged), no_poll (no descriptor to poll), no_queued (the fill level is unknown), broken (the
+ * third receive of a ring fails).
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,6 +22,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <time.h>
@@ -27,8 +33,14 @@
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 #define OFFERED __attribute__((visibility("default")))
 
+enum { PFRING_FAMILY = 27, PAGE_BYTES = 4096 };
 enum { QUEUE_SLOTS = 4096, FRAME_BYTES_MAX = 65536, TAG_BYTES = 4, TAG_AT = 12 };
 enum { SEND_ONLY = 1 }; /* enum socket_mode: both, send only, receive only */
+
+/* libpcap's. */
+int pcap_compile_nopcap(int snaplen, int linktype, void *program, const char *text, int optimize,
+                        uint32_t mask);
+unsigned bpf_filter(const void *program, const uint8_t *packet, unsigned length, unsigned caplen);
 
 struct header { /* the part of struct pfring_pkthdr that is the same in every version */
   struct timeval time;
@@ -58,6 +70,9 @@ struct pfring {
   bool received_only;
   int mode;
   int fd;     /* packet socket, or -1 */
+  void *ring; /* the mapping that every ring has */
+  int vlan;   /* captures only this VLAN; 0: all */
+  bool deaf;  /* only channels that do not exist */
   FILE *file; /* pcap:FILE, or NULL */
   struct slot queue[QUEUE_SLOTS];
   uint32_t head;
@@ -79,11 +94,18 @@ static bool quirk(const char *name) {
   return false;
 }
 
+/* Never called. Like the library's filter functions, it makes the loader look for libpcap. */
+OFFERED int pfring_set_bpf_filter(struct pfring *ring, char *text) {
+  return ring && pcap_compile_nopcap(0, 1, NULL, text, 0, 0) + (int)bpf_filter(NULL, NULL, 0, 0);
+}
+
 OFFERED void pfring_close(struct pfring *ring) {
   for (; ring->count; ring->count--, ring->head++)
     free(ring->queue[ring->head % QUEUE_SLOTS].data);
-  if (ring->fd >= 0)
+  if (ring->fd >= 0 && getenv("PF_RING_RUNTIME_MANAGER")) {
+    munmap(ring->ring, PAGE_BYTES);
     close(ring->fd);
+  }
   if (ring->file)
     fclose(ring->file);
   free(ring);
@@ -95,48 +117,97 @@ static bool open_file(struct pfring *ring, const char *path) {
   return ring->file && fread(head, sizeof head, 1, ring->file) == 1 && head[0] == 0xa1b2c3d4;
 }
 
+/* Maps a page, as the library maps the ring: the mapping alone keeps the socket open. */
 static bool open_socket(struct pfring *ring) {
+  struct tpacket_req request = {PAGE_BYTES, 1, PAGE_BYTES, 1};
   int on = 1;
   int buffer_bytes = 128 << 20;
-  ring->fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  return ring->fd >= 0 &&
-         setsockopt(ring->fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer_bytes, sizeof buffer_bytes) ==
-             0 &&
-         setsockopt(ring->fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof on) == 0 &&
-         setsockopt(ring->fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on) == 0;
+  ring->fd = socket(PFRING_FAMILY, SOCK_RAW | SOCK_NONBLOCK, htons(ETH_P_ALL));
+  bool opened =
+      ring->fd >= 0 &&
+      setsockopt(ring->fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof request) == 0 &&
+      setsockopt(ring->fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer_bytes, sizeof buffer_bytes) == 0 &&
+      setsockopt(ring->fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof on) == 0 &&
+      setsockopt(ring->fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on) == 0;
+  ring->ring = opened ? mmap(NULL, PAGE_BYTES, PROT_READ, MAP_SHARED, ring->fd, 0) : MAP_FAILED;
+  return ring->ring != MAP_FAILED;
+}
+
+static bool interface_is_up(const char *name) {
+  struct ifreq request = {0};
+  int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  snprintf(request.ifr_name, sizeof request.ifr_name, "%.15s", name);
+  bool is_up = ioctl(fd, SIOCGIFFLAGS, &request) == 0 && request.ifr_flags & IFF_UP;
+  close(fd);
+  return is_up;
+}
+
+/* Reads (name), name.VLAN and name@channels. Every interface has one channel, 0. */
+static void read_name(struct pfring *ring, const char *text) {
+  char *at;
+  snprintf(ring->device, sizeof ring->device, "%s", text);
+  if ((at = strchr(ring->device, '@'))) {
+    ring->deaf = at[1] != '0';
+    *at = 0;
+  }
+  if (ring->device[0] == '(') {
+    memmove(ring->device, ring->device + 1, strlen(ring->device));
+    ring->device[strcspn(ring->device, ")")] = 0;
+  } else if ((at = strchr(ring->device, '.'))) {
+    ring->vlan = atoi(at + 1);
+    *at = 0;
+  }
+}
+
+/* Returns 0 or an errno. */
+static int bind_device(struct pfring *ring, const char *name) {
+  bool is_zc = strncmp(name, "zc:", 3) == 0;
+  if (strncmp(name, "pcap:", 5) == 0)
+    return open_file(ring, name + 5) ? 0 : errno;
+  if (is_zc && quirk("no_license"))
+    return EPERM;
+  if (!open_socket(ring))
+    return errno;
+  if (strcmp(name, "none") == 0)
+    return 0;
+  read_name(ring, is_zc ? name + 3 : name);
+  if (!if_nametoindex(ring->device))
+    return ENODEV;
+  return interface_is_up(ring->device) ? 0 : ENETDOWN;
 }
 
 OFFERED struct pfring *pfring_open(const char *device, uint32_t caplen, uint32_t flags) {
-  if (quirk("no_module") || quirk("no_permission")) {
-    errno = quirk("hidden_cause") ? ENODEV : quirk("no_module") ? EAFNOSUPPORT : EPERM;
-    return NULL;
-  }
-  if (quirk("slot_mismatch")) {
-    fprintf(stderr, "[PF_RING] Wrong RING version: kernel is 17, libpfring was compiled with 18\n");
-    errno = quirk("hidden_cause") ? ENODEV : 0;
-    return NULL;
-  }
   struct pfring *ring = calloc(1, sizeof *ring);
   ring->fd = -1;
   ring->caplen = caplen;
   ring->promiscuous = flags & 1 << 3;
-  bool is_file = strncmp(device, "pcap:", 5) == 0;
-  snprintf(ring->device, sizeof ring->device, "%s",
-           is_file || strncmp(device, "zc:", 3) == 0 ? strchr(device, ':') + 1 : device);
-  ring->device[is_file ? sizeof ring->device - 1 : strcspn(ring->device, "@")] = 0;
-  bool bound = strcmp(device, "none") == 0 || is_file || if_nametoindex(ring->device);
-  if (!bound || !(is_file ? open_file(ring, ring->device) : open_socket(ring))) {
-    int cause = bound ? errno : ENODEV;
-    pfring_close(ring);
-    errno = cause;
-    return NULL;
+  int cause = bind_device(ring, device);
+  if (!cause && ring->fd >= 0 && quirk("slot_mismatch")) {
+    fprintf(stderr, "[PF_RING] Wrong RING version: kernel is 17, libpfring was compiled with 18\n");
+    cause = EINVAL;
   }
-  return ring;
+  if (!cause)
+    return ring;
+  if (ring->fd >= 0)
+    close(ring->fd); /* and leaves the mapping */
+  ring->fd = -1;
+  pfring_close(ring);
+  errno = quirk("hidden_cause") ? ENODEV : cause;
+  return NULL;
+}
+
+OFFERED uint8_t pfring_get_num_rx_channels(struct pfring *ring) {
+  return ring ? 1 : 0;
+}
+
+OFFERED int pfring_get_bound_device_ifindex(struct pfring *ring, int *ifindex) {
+  *ifindex = (int)if_nametoindex(ring->device);
+  return *ifindex ? 0 : -1;
 }
 
 OFFERED int pfring_enable_ring(struct pfring *ring) {
   ring->enabled = true;
-  if (ring->file)
+  if (ring->file || ring->deaf)
     return 0;
   struct sockaddr_ll address = {.sll_family = AF_PACKET,
                                 .sll_protocol = htons(ETH_P_ALL),
@@ -193,8 +264,10 @@ static bool receive_frame(struct pfring *ring) {
   struct slot *slot = &ring->queue[(ring->head + ring->count) % QUEUE_SLOTS];
   memset(slot, 0, sizeof *slot);
   read_ancillary(&message, &slot->header, &beside);
-  if (beside.tp_status & TP_STATUS_VLAN_VALID) {
-    uint16_t tag[2] = {htons(beside.tp_vlan_tpid), htons(beside.tp_vlan_tci)};
+  if (ring->vlan && (beside.tp_vlan_tci & 0xfff) != ring->vlan)
+    return receive_frame(ring);
+  if (beside.tp_vlan_tci) {
+    uint16_t tag[2] = {htons(ETH_P_8021Q), htons(beside.tp_vlan_tci)};
     memmove(frame + TAG_AT + TAG_BYTES, frame + TAG_AT, (size_t)length - TAG_AT);
     memcpy(frame + TAG_AT, tag, sizeof tag);
     length += TAG_BYTES;

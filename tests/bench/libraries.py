@@ -43,11 +43,13 @@ class Start:
     unavailable: frozenset[str]
 
 
-def build_double() -> Path:
+def build_doubles() -> Path:
     directory = OUT / "pfring"
     directory.mkdir(parents=True, exist_ok=True)
-    source = REPOSITORY / "native" / "tests" / "pfring_double.c"
-    run(*COMPILER, "-shared", "-fPIC", source, "-o", directory / "libpfring.so.1")
+    doubles = {"pfring_double.c": "libpfring.so", "pfring_module_double.c": "pf_ring_module.so"}
+    for source, library in doubles.items():
+        path = REPOSITORY / "native" / "tests" / source
+        run(*COMPILER, "-shared", "-fPIC", path, "-o", directory / library)
     return directory
 
 
@@ -74,7 +76,11 @@ def rows(runs: int) -> list[Row]:
         return [
             unmeasured_row(TITLE, "libraries are hidden in a mount namespace, which takes root")
         ]
-    double = {"LD_LIBRARY_PATH": str(build_double())}
+    doubles = build_doubles()
+    double = {
+        "LD_LIBRARY_PATH": str(doubles),
+        "LD_PRELOAD": str(doubles / "pf_ring_module.so"),
+    }
     present: list[Start] = []
     absent: list[Start] = []
     with tempfile.TemporaryDirectory() as directory:

@@ -11,6 +11,9 @@ import pytest
 import netns
 import oracle
 
+MODULE = "pfring_module_double.c"
+PFRING_DOUBLES = {"pfring_double.c": "libpfring.so.8", MODULE: "pf_ring_module.so"}
+
 collect_ignore = [] if oracle.traces() else ["test_conformance_traces.py"]
 
 
@@ -22,19 +25,20 @@ def inside(wire: netns.Wire) -> netns.Wire:
 
 @pytest.fixture(scope="session")
 def pfring_double(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the test double of libpfring."""
+    """The directory of the test doubles of libpfring and of its kernel module."""
     directory = tmp_path_factory.mktemp("pfring")
-    source = oracle.REPOSITORY / "native" / "tests" / "pfring_double.c"
-    library = directory / "libpfring.so.1"
-    command = ["cc", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC", "-o", str(library), str(source)]
-    subprocess.run(command, check=True)
+    for source, library in PFRING_DOUBLES.items():
+        path = oracle.REPOSITORY / "native" / "tests" / source
+        command = ["cc", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC"]
+        subprocess.run([*command, "-o", directory / library, path], check=True)
     return directory
 
 
 @pytest.fixture(autouse=True)
 def libraries(pfring_double: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes agents find the double as they would find the library."""
+    """Makes agents find the library, and a kernel that has its module."""
     monkeypatch.setenv("LD_LIBRARY_PATH", str(pfring_double))
+    monkeypatch.setenv("LD_PRELOAD", str(pfring_double / PFRING_DOUBLES[MODULE]))
 
 
 @pytest.fixture

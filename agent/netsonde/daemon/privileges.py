@@ -28,7 +28,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "pcap": (NET_RAW,),
     "xdp": (NET_RAW, NET_ADMIN, PERFMON, BPF),
     "dpdk": (NET_RAW, IPC_LOCK),
-    "pf_ring": (NET_RAW, NET_ADMIN),
+    "pf_ring": (NET_RAW,),
     "file": (),
 }
 

@@ -46,6 +46,7 @@ enum {
   PFRING_RECEIVED_ONLY = 1, /* rx_only_direction */
   PFRING_RECEIVE_MODE = 2,  /* recv_only_mode; 1 is send_only_mode, in which recv fails */
   PFRING_CAPLEN_MAX = 65535,
+  PFRING_CHANNELS_MAX = 64,
 };
 
 struct library {
@@ -62,10 +63,12 @@ struct library {
   int (*set_poll_watermark)(struct pfring *ring, uint16_t packets);
   int (*set_application_name)(struct pfring *ring, char *name);
   int (*version_noring)(uint32_t *version);
+  uint8_t (*get_num_rx_channels)(struct pfring *ring);
+  int (*get_bound_device_ifindex)(struct pfring *ring, int *ifindex);
 };
 
-/* Loads the library once and keeps it. While it is missing, each call tries again. Errors:
- * BACKEND_UNAVAILABLE with dlerror's text. */
+/* Loads the library once and keeps it, and libpcap before it. While it is missing, each call tries
+ * again. Errors: BACKEND_UNAVAILABLE with dlerror's text. */
 int library_load(const struct library **library, struct sonde_error *error);
 /* Writes the library's version, for example "8.9.0". */
 void library_version(const struct library *library, char text[16]);

@@ -30,6 +30,7 @@ struct sonde_backend {
   uint8_t *arena; /* the frames of one receive, one after the other */
   int wake_fd;
   bool ended; /* a file was read to its end */
+  bool waits; /* the interface was down at start: receive opens the ring when it is up */
   _Atomic bool quiesced;
   int drain_left; /* packets to hand over once quiesced; -1: not yet known */
   uint64_t drain_until_ms;
@@ -63,7 +64,11 @@ static int check_source(struct sonde_backend *backend, const struct sonde_backen
   source->caplen = config->snaplen < PFRING_CAPLEN_MAX ? config->snaplen : PFRING_CAPLEN_MAX;
   if (!status && source->kind == SOURCE_ZERO_COPY)
     status = sonde_dedicated_check(source->interface, config->dedicated, error);
-  return status ? status : source_open(source, error);
+  if (!status && source->kind != SOURCE_FILE)
+    status = source_probe(source->library, error);
+  status = status ? status : source_open(source, error);
+  backend->waits = status == SONDE_LINK_DOWN;
+  return backend->waits ? 0 : status;
 }
 
 static int backend_open(const struct sonde_backend_config *config, struct sonde_backend **out,
@@ -92,12 +97,31 @@ static void info(const struct sonde_backend *backend, struct sonde_backend_info 
   library_version(source->library, version);
   *out = (struct sonde_backend_info){.queues = 1, .live = source->kind != SOURCE_FILE};
   out->ifindex = source->interface[0] ? (int)if_nametoindex(source->interface) : 0;
-  snprintf(out->attach, sizeof out->attach, "libpfring %s, %s", version, kinds[source->kind]);
+  snprintf(out->attach, sizeof out->attach, "libpfring %s, %s%s", version, kinds[source->kind],
+           source->received_only ? ", received packets only (enable_tx_capture=0)" : "");
 }
 
 static int start(struct sonde_backend *backend, struct sonde_error *error) {
   backend->drain_left = -1;
-  return source_enable(&backend->source, error);
+  return backend->waits ? 0 : source_enable(&backend->source, error);
+}
+
+/* Closes the source on failure. */
+static int open_and_enable(struct source *source, struct sonde_error *error) {
+  int status = source_open(source, error);
+  status = status ? status : source_enable(source, error);
+  if (status)
+    source_close(source);
+  return status;
+}
+
+/* Opens the ring if the interface is up by now. */
+static int come_up(struct sonde_backend *backend, struct sonde_error *error) {
+  pthread_mutex_lock(&backend->lock);
+  int status = open_and_enable(&backend->source, error);
+  backend->waits = status == SONDE_LINK_DOWN;
+  pthread_mutex_unlock(&backend->lock);
+  return status;
 }
 
 /* Reads one packet to `to`. Returns 1, 0 if the ring is empty, or a negative number. The
@@ -196,6 +220,9 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
     return read_last(backend, packets, max);
   if (backend->source.kind == SOURCE_FILE)
     return receive_file(backend, packets, max, error);
+  int status = backend->waits ? come_up(backend, error) : 0;
+  if (status)
+    return status;
   uint64_t now_ms = sonde_clock_ms();
   uint64_t until_ms = now_ms + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
   for (bool last = false;; last = now_ms >= until_ms) {
@@ -246,10 +273,8 @@ static int reopen(struct sonde_backend *backend, struct sonde_error *error) {
   count_drops(backend);
   backend->counted = 0;
   source_close(&backend->source);
-  int status = source_open(&backend->source, error);
-  status = status ? status : source_enable(&backend->source, error);
-  if (status)
-    source_close(&backend->source);
+  backend->waits = false;
+  int status = open_and_enable(&backend->source, error);
   pthread_mutex_unlock(&backend->lock);
   return status;
 }
@@ -260,5 +285,8 @@ static void stop(struct sonde_backend *backend) {
   pthread_mutex_unlock(&backend->lock);
 }
 
-SONDE_BACKEND(.name = "pf_ring", .description = "PF_RING kernel module and zero-copy drivers",
-              .features = SONDE_FEATURES_ALL, .probe = probe, .reopen = reopen)
+SONDE_BACKEND(
+        .name = "pf_ring",
+        .description =
+            "PF_RING module, zero-copy drivers; VLAN tags appear as 802.1Q, null tags are lost",
+        .features = SONDE_FEATURES_ALL, .probe = probe, .reopen = reopen)

@@ -5,97 +5,89 @@
  */
 #include "source.h"
 
-#include <arpa/inet.h>
-#include <net/ethernet.h>
 #include <net/if.h>
-#include <sys/socket.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "failure.h"
 #include "host/interface.h"
+#include "module.h"
 
 static const char UNBOUND[] = "none"; /* the library's name for a ring on no device */
-static const char MODULE_INFO[] = "/proc/net/pf_ring/info";
 
-/* Reads the value of a line like "PF_RING Version : 8.9.0 (…)" from MODULE_INFO. */
-static void module_value(const char *key, char *value, size_t value_bytes) {
-  char line[256];
-  FILE *info = fopen(MODULE_INFO, "re");
-  snprintf(value, value_bytes, "unknown");
-  while (info && fgets(line, sizeof line, info)) {
-    const char *colon = strchr(line, ':');
-    if (colon && strncmp(line, key, strlen(key)) == 0) {
-      const char *text = colon + 1 + strspn(colon + 1, " \t");
-      snprintf(value, value_bytes, "%.*s", (int)strcspn(text, " \t\r\n"), text);
-    }
-  }
-  if (info)
-    fclose(info);
+/* Opens a ring. Returns NULL and the errno on failure, and then leaves nothing open. */
+static struct pfring *ring_open(const struct library *library, const char *name, uint32_t caplen,
+                                uint32_t flags, struct ring_sockets *sockets, int *cause) {
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  static struct leftover before; /* under the lock */
+  pthread_mutex_lock(&lock);
+  leftover_note(&before);
+  errno = 0;
+  struct pfring *ring = library->open(name, caplen, flags);
+  *cause = errno;
+  if (ring)
+    leftover_opened(&before, sockets);
+  else
+    leftover_release(&before);
+  pthread_mutex_unlock(&lock);
+  return ring;
 }
 
-/* Releases 6 report ENODEV for every failure. For an unbound ring that cannot be true, so this
- * opens a socket of the module as the library does. Returns its errno, or 0 if it opens. */
-static int true_cause(const char *name, int cause) {
-  if (cause != ENODEV || strcmp(name, UNBOUND) != 0)
-    return cause;
-  int fd = socket(PFRING_FAMILY, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL));
-  if (fd < 0)
-    return errno;
-  close(fd);
-  return 0;
-}
-
-static int open_failure(const struct library *library, const char *name, int cause,
-                        struct sonde_error *error) {
-  char version[16];
-  char module[32];
-  char slots[16];
-  cause = true_cause(name, cause);
-  switch (cause) {
-  case EAFNOSUPPORT:
-  case ESOCKTNOSUPPORT:
-    return sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, cause,
-                      "the kernel module pf_ring is not loaded: %s", strerror(cause));
-  case EPERM:
-  case EACCES:
-    return sonde_fail(error, SONDE_PERMISSION, cause, "needs CAP_NET_RAW and CAP_NET_ADMIN: %s",
-                      strerror(cause));
-  case ENODEV:
-  case ENXIO:
-  case EBUSY:
-  case ENETDOWN:
-    return sonde_fail(error, SONDE_INTERFACE_INVALID, cause, "%s: %s", name, strerror(cause));
-  case ENOMEM:
-    return sonde_fail(error, SONDE_NO_MEMORY, cause, "%s: %s", name, strerror(cause));
-  case 0: /* no system call failed: the library rejected the kernel's ring */
-    library_version(library, version);
-    module_value("PF_RING Version", module, sizeof module);
-    module_value("Slot Version", slots, sizeof slots);
-    return sonde_fail(
-        error, SONDE_BACKEND_UNAVAILABLE, 0,
-        "libpfring %s does not match the kernel module (version %s, slot version %s): "
-        "install both from one release",
-        version, module, slots);
-  default:
-    return sonde_fail(error, SONDE_SYSTEM, cause, "%s: %s", name, strerror(cause));
+/* Opens and closes a ring on no device: it fails if the library does not fit the module. */
+static int try_unbound(const struct library *library, struct sonde_error *error) {
+  struct ring_sockets sockets;
+  int cause;
+  struct pfring *ring = ring_open(library, UNBOUND, 64, 0, &sockets, &cause);
+  if (ring) {
+    library->close(ring);
+    leftover_close(&sockets);
+    return 0;
   }
+  /* Releases 6 report ENODEV for every failure. */
+  if (cause == 0 || cause == EINVAL || cause == ENODEV)
+    return module_mismatch(library, cause, error);
+  return sonde_fail(error, cause == ENOMEM ? SONDE_NO_MEMORY : SONDE_SYSTEM, cause,
+                    "a ring on no device: %s", strerror(cause));
 }
 
 int source_probe(const struct library *library, struct sonde_error *error) {
-  errno = 0;
-  struct pfring *ring = library->open(UNBOUND, 64, 0);
-  if (!ring)
-    return open_failure(library, UNBOUND, errno, error);
-  library->close(ring);
-  return 0;
+  int status = module_check(error);
+  if (!status && !module_matches(library))
+    status = try_unbound(library, error);
+  return status;
 }
 
-/* ENODEV: first checks whether any ring can be created. */
-static int device_failure(const struct library *library, const char *name, int cause,
-                          struct sonde_error *error) {
-  int status = cause == ENODEV ? source_probe(library, error) : 0;
-  return status ? status : open_failure(library, name, cause, error);
+static int open_failure(const struct source *source, int cause, struct sonde_error *error) {
+  if (source->kind == SOURCE_FILE)
+    return sonde_fail(error, SONDE_FORMAT, cause, "%s: not a readable capture file", source->name);
+  int status = module_check(error);
+  if (!status && (cause == 0 || cause == EINVAL || cause == ENODEV))
+    status = try_unbound(source->library, error);
+  if (status)
+    return status;
+  switch (cause) {
+  case EBUSY:
+    return sonde_fail(error, SONDE_INTERFACE_INVALID, cause, "%s: %s", source->name,
+                      strerror(cause));
+  case ENETDOWN:
+    return sonde_fail(error, SONDE_LINK_DOWN, cause, "%s: %s", source->name, strerror(cause));
+  case ENOMEM:
+    return sonde_fail(error, SONDE_NO_MEMORY, cause, "%s: %s", source->name, strerror(cause));
+  default:
+    break;
+  }
+  if (source->kind == SOURCE_ZERO_COPY) {
+    return sonde_fail(
+        error, SONDE_BACKEND_UNAVAILABLE, cause,
+        "%s: %s. Likely causes: the interface has no zero-copy driver, PF_RING ZC has "
+        "no licence for it, no huge pages are free, or CAP_NET_ADMIN is missing",
+        source->name, cause ? strerror(cause) : "the library gives no reason");
+  }
+  return sonde_fail(
+      error,
+      cause == EINVAL || cause == ENODEV || cause == ENXIO ? SONDE_INTERFACE_INVALID : SONDE_SYSTEM,
+      cause, "%s: %s", source->name, cause ? strerror(cause) : "the library gives no reason");
 }
 
 static int set_file(struct source *source, const char *path, struct sonde_error *error) {
@@ -111,16 +103,46 @@ static int set_file(struct source *source, const char *path, struct sonde_error 
   return 0;
 }
 
-/* `device` is eth0 or eth0@channels. */
+/* Parses channels like 0-2,5 and returns the highest, or -1 if the text is malformed. */
+static int highest_channel(const char *text) {
+  long highest = -1;
+  for (;; text++) {
+    long first;
+    long last;
+    char *end;
+    if (*text < '0' || *text > '9')
+      return -1;
+    first = last = strtol(text, &end, 10);
+    if (*end == '-' && end[1] >= '0' && end[1] <= '9')
+      last = strtol(end + 1, &end, 10);
+    if (last < first || last >= PFRING_CHANNELS_MAX)
+      return -1;
+    highest = last > highest ? last : highest;
+    text = end;
+    if (*text != ',')
+      return *text ? -1 : (int)highest;
+  }
+}
+
+/* `device` is eth0 or eth0@channels. PF_RING reads a dot as the start of a VLAN filter, unless the
+ * name is in parentheses. */
 static int set_device(struct source *source, const char *device, struct sonde_error *error) {
   struct sonde_interface interface;
   size_t length = strcspn(device, "@");
-  if (length == 0 || length >= sizeof source->interface ||
-      (device[length] && device[length + 1 + strspn(device + length + 1, "0123456789,-")]))
+  source->channel = device[length] ? highest_channel(device + length + 1) : -1;
+  if (length == 0 || length >= sizeof source->interface || (device[length] && source->channel < 0))
     return sonde_fail_interface(error, source->name, ENODEV);
   snprintf(source->interface, sizeof source->interface, "%.*s", (int)length, device);
+  bool dotted = strchr(source->interface, '.');
+  if (dotted && (device[length] || source->kind == SOURCE_ZERO_COPY)) {
+    return sonde_fail(error, SONDE_INTERFACE_INVALID, 0,
+                      "%s: PF_RING accepts a name with a dot only without zc: and without channels",
+                      source->name);
+  }
+  snprintf(source->device, sizeof source->device, dotted ? "(%.250s)" : "%.250s", source->name);
   int status = sonde_interface_find(source->interface, SONDE_TAP_NONE, &interface, error);
   source->loopback = interface.loopback;
+  source->received_only = source->kind == SOURCE_KERNEL && !module_shows_sent();
   return status;
 }
 
@@ -128,6 +150,7 @@ int source_set(struct source *source, const char *name, struct sonde_error *erro
   if (!name || !*name || strlen(name) >= sizeof source->name)
     return sonde_fail_interface(error, name, ENODEV);
   memcpy(source->name, name, strlen(name) + 1);
+  memcpy(source->device, name, strlen(name) + 1);
   source->select_fd = -1;
   if (strncmp(name, "pcap:", 5) == 0)
     return set_file(source, name + 5, error);
@@ -135,17 +158,53 @@ int source_set(struct source *source, const char *name, struct sonde_error *erro
   return set_device(source, source->kind == SOURCE_ZERO_COPY ? name + 3 : name, error);
 }
 
+/* The module rejects an interface that is down. Asking first avoids an attempt to open. */
+static int check_up(const struct source *source, struct sonde_error *error) {
+  struct sonde_interface interface;
+  int status = sonde_interface_find(source->interface, SONDE_TAP_NONE, &interface, error);
+  if (!status && !(interface.flags & IFF_UP))
+    return sonde_fail(error, SONDE_LINK_DOWN, ENETDOWN, "%s: %s", source->name, strerror(ENETDOWN));
+  return status;
+}
+
+/* Checks that the library has read the name as the interface, and that the channels exist: on
+ * others no packet would ever arrive. */
+static int check_bound(const struct source *source, struct sonde_error *error) {
+  const struct library *library = source->library;
+  int expected = (int)if_nametoindex(source->interface);
+  int bound = expected;
+  if (source->kind != SOURCE_KERNEL)
+    return 0;
+  if (library->get_bound_device_ifindex(source->ring, &bound) == 0 && bound != expected) {
+    return sonde_fail(error, SONDE_INTERFACE_INVALID, 0,
+                      "%s: PF_RING reads this name as another interface", source->name);
+  }
+  int channels = library->get_num_rx_channels(source->ring);
+  if (source->channel >= channels) {
+    return sonde_fail(error, SONDE_INTERFACE_INVALID, 0,
+                      "%s: there is no channel %d: the interface has %d, counted from 0",
+                      source->name, source->channel, channels);
+  }
+  return 0;
+}
+
 int source_open(struct source *source, struct sonde_error *error) {
   static char application[] = "netsonde";
   const struct library *library = source->library;
   uint32_t flags = PFRING_LONG_HEADER | PFRING_TIMESTAMP | PFRING_DO_NOT_PARSE |
                    (source->promiscuous ? PFRING_PROMISCUOUS : 0);
-  errno = 0;
-  source->ring = library->open(source->name, source->caplen, flags);
-  if (!source->ring) {
-    return source->kind == SOURCE_FILE ? sonde_fail(error, SONDE_FORMAT, errno,
-                                                    "%s: not a readable capture file", source->name)
-                                       : device_failure(library, source->name, errno, error);
+  int cause;
+  int status = source->kind == SOURCE_KERNEL ? check_up(source, error) : 0;
+  if (status)
+    return status;
+  source->ring =
+      ring_open(library, source->device, source->caplen, flags, &source->sockets, &cause);
+  if (!source->ring)
+    return open_failure(source, cause, error);
+  status = check_bound(source, error);
+  if (status) {
+    source_close(source);
+    return status;
   }
   library->set_application_name(source->ring, application);
   library->set_socket_mode(source->ring, PFRING_RECEIVE_MODE);
@@ -168,8 +227,10 @@ int source_enable(struct source *source, struct sonde_error *error) {
 }
 
 void source_close(struct source *source) {
-  if (source->ring)
+  if (source->ring) {
     source->library->close(source->ring);
+    leftover_close(&source->sockets);
+  }
   source->ring = NULL;
   source->select_fd = -1;
 }
