@@ -12,7 +12,7 @@ def file_state(stats: Stats, backend: str) -> FileState | UnsetType:
     """Returns the state of the replayed file, UNSET for other backends."""
     if backend != "file":
         return UNSET
-    return FileState(truncated=stats.file_cut, detail=stats.file_detail)
+    return FileState(truncated=stats.file_state, detail=stats.file_detail)
 
 
 def _name(linktype: int) -> str:

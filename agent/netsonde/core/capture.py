@@ -292,7 +292,7 @@ def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
 def _snapshot(stats: Any) -> Stats:
     return Stats(
         **members(Stats, stats),
-        file_cut=_FILE_CUT[stats.file_state],
+        file_state=_FILE_CUT[stats.file_state],
         undecoded=tuple(_undecoded(one) for one in stats.undecoded if one.packets),
         non_flow=tuple(zip(NON_FLOW_NAMES, stats.non_flow, strict=False)),
         records_by_reason=tuple(zip(END_REASONS, stats.records_by_reason, strict=True))[1:],

@@ -229,7 +229,7 @@ class Stats(CoreCounters):
     metering: bool = False
     encrypted: bool = False
     attach: str = ""
-    file_cut: bool | None = None  # None: not known yet, or no file
+    file_state: bool | None = None  # whether it is cut; None: not known yet, or no file
     file_detail: str = ""
     undecoded: tuple[Undecoded, ...] = ()
     non_flow: tuple[tuple[str, int], ...] = ()
