@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 ETHERNET, RAW, SLL, SLL2 = 1, 101, 113, 276
 _IEEE_802_11 = (105, 119, 127, 163, 192)
@@ -49,13 +50,13 @@ def of_file(fd: int) -> tuple[int, ...]:
         return (_normal(link & 0xFFFF),) if len(head) >= 24 else ALL
     found: dict[int, None] = {}
     if head[:4] == _SECTION:
-        order = "big" if head[8:12] == _BIG_ENDIAN else "little"
+        order: Literal["big", "little"] = "big" if head[8:12] == _BIG_ENDIAN else "little"
         at = 0
         while at + 12 <= len(head) and len(found) < LINK_TYPES_MAX:
-            kind = int.from_bytes(head[at : at + 4], order)  # type: ignore[arg-type]
-            size = int.from_bytes(head[at + 4 : at + 8], order)  # type: ignore[arg-type]
+            kind = int.from_bytes(head[at : at + 4], order)
+            size = int.from_bytes(head[at + 4 : at + 8], order)
             if kind == _INTERFACE_BLOCK:
-                link = int.from_bytes(head[at + 8 : at + 10], order)  # type: ignore[arg-type]
+                link = int.from_bytes(head[at + 8 : at + 10], order)
                 found[_normal(link)] = None
             at += max(size, 12)
     return tuple(found) or ALL

@@ -103,7 +103,7 @@ def find_viewer() -> list[str]:
 def opened_viewer(command: Sequence[str]) -> Iterator[IO[bytes]]:
     """Runs the viewer; yields its standard input. Waits for its end. An early end is allowed."""
     # A fixed argument list without a shell.
-    viewer = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603
+    viewer = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - no shell
     assert viewer.stdin is not None  # noqa: S101 - for mypy
     try:
         with contextlib.suppress(BrokenPipeError):

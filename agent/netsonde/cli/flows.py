@@ -148,7 +148,7 @@ def list_sums(reply: Reply) -> Sequence[Sequence[Cell]]:
 
 
 def gather_flows(args: Namespace) -> Outcome:
-    """Asks for the flows, and for the rest of each host whose reply could not hold them all."""
+    """Requests the flows, and further pages of each host whose reply was truncated."""
     from ..fleet.client import connect
     from ..fleet.outcome import Outcome
     from ..fleet.request import IN_FLIGHT_BYTES_MAX

@@ -23,7 +23,7 @@ _decode_objects = msgspec.json.Decoder(list[dict[str, Any]]).decode
 def _type_of(kind: Any) -> Any:
     """Returns the type of a column's values in JSON."""
     if pa.types.is_list(kind):
-        return list[_type_of(kind.value_type)]  # type: ignore[misc]
+        return list[_type_of(kind.value_type)]  # type: ignore[misc]  # made at run time
     if pa.types.is_struct(kind):
         fields = [(field.name, _type_of(field.type) | None, None) for field in kind]
         return msgspec.defstruct("Inner", fields, forbid_unknown_fields=True)

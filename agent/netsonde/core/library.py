@@ -5,6 +5,7 @@ The only module that imports the extension module.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +55,10 @@ def text_of(chars: Any) -> str:
 @functools.cache
 def _members(kind: type) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     convert: dict[str, Callable[[Any], Any]] = {"int": int, "bool": bool, "str": text_of}
-    fields = kind.__dataclass_fields__.items()  # type: ignore[attr-defined]
-    return tuple((name, convert[field.type]) for name, field in fields if field.type in convert)
+    fields = ((field.name, str(field.type)) for field in dataclasses.fields(kind))
+    return tuple(
+        (name, convert[annotation]) for name, annotation in fields if annotation in convert
+    )
 
 
 def members(kind: type, struct: Any) -> dict[str, Any]:
