@@ -49,6 +49,8 @@ enum sonde_linktype {
   SONDE_LINKTYPE_DELTA = 0xffff,
 };
 
+enum { SONDE_SOURCES_MAX = 64 };
+
 struct sonde_packet {
   const uint8_t *data; /* the frame, VLAN tags in line where the wire had them */
   uint64_t time_ns;    /* since the epoch */
@@ -56,8 +58,9 @@ struct sonde_packet {
   uint32_t wirelen;    /* bytes of the frame (of the super-packet, with gso_size) without FCS */
   uint16_t linktype;   /* enum sonde_linktype */
   uint16_t gso_size;   /* payload bytes per wire packet of a GRO/GSO super-packet; else 0 */
+  uint16_t source;     /* the session's interface: its slot, 0…SONDE_SOURCES_MAX - 1 */
   uint8_t direction;   /* enum sonde_direction */
-  uint8_t reserved[3];
+  uint8_t reserved;
 };
 
 /* Direction-free flow identity: `lo` is the smaller (address, port) pair, compared as
