@@ -53,11 +53,18 @@ def segment(value: dict[str, object]) -> str:
 
 
 def creds(directory: Path, jwt: str, seed: str) -> Path:
-    path = directory / "agent.creds"
-    path.write_text(
+    return secret_file(
+        directory / "agent.creds",
         f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
-        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n",
     )
+
+
+def secret_file(path: Path, text: str = "") -> Path:
+    """Writes a file that only its owner can read."""
+    path.touch(0o600)
+    path.chmod(0o600)
+    path.write_text(text)
     return path
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from agents import COMMAND, Agent, Fleet, client_flags
 from deadlines import eventually, eventually_now
+from identities import secret_file
 from netsonde.bus import nkey
 from netsonde.bus.credentials import Login
 from netsonde.bus.nats_client import GuardedClient
@@ -273,8 +274,8 @@ async def test_reply_subject_cannot_carry_a_command(
 
 
 async def test_client_without_a_key_is_rejected(nats_server: NatsServer, tmp_path: Path) -> None:
-    login = Login(NatsSection(nkey=str(tmp_path / "stranger.nk")))
-    (tmp_path / "stranger.nk").write_text(nkey.make_seed())
+    stranger = secret_file(tmp_path / "stranger.nk", nkey.make_seed())
+    login = Login(NatsSection(nkey=str(stranger)))
     for options in ({}, {"user": "alpha", "password": ""}, login.options):
         client = GuardedClient()
         client.login = login if "signature_cb" in options else None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +14,7 @@ from pathlib import Path
 
 from agents import COMMAND, answers, client_flags
 from deadlines import TIMEOUT_SEC, eventually_now
+from netsonde.errors import EXIT_UNREACHABLE
 from packets import SECOND_NS, UDP, Packet, at, ethernet, ipv4, udp
 from servers import free_port
 
@@ -18,13 +22,18 @@ FLOWS = 3
 PCAPNG = b"\x0a\x0d\x0d\x0a"
 
 
-def run(url: str, *words: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
+def attempt(url: str, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [COMMAND, *words, *client_flags(url)],
+        env={**os.environ, **environ},
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SEC,
     )
+
+
+def run(url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    done = attempt(url, *words)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -37,7 +46,8 @@ def embedded(config: Path, port: int) -> Iterator[str]:
     with config.with_suffix(".log").open("ab") as log:
         agent = subprocess.Popen([COMMAND, *words], stderr=log)
     try:
-        eventually_now(lambda: answers(url, "$SRV.PING.netsonde.alpha"), "the agent to answer")
+        ask = ("backends", "--host", "alpha", "--timeout", "1")
+        eventually_now(lambda: attempt(url, *ask).returncode == 0, "the agent to answer")
         yield url
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(TIMEOUT_SEC) == 0
@@ -68,3 +78,31 @@ def test_packets_return_and_records_outlast_the_server(
     with embedded(config, port) as url:
         collected = run(url, "collect", "--until-idle", "2").stdout.splitlines()
     assert [json.loads(record)["source_port"] for record in collected] == [1000, 1001, 1002]
+
+
+def test_only_the_same_user_controls_the_agent(tmp_path: Path) -> None:
+    config, port = tmp_path / "netsonde.toml", free_port()
+    config.write_text('[http]\nlisten = ""\n')
+    seed = Path(os.environ["XDG_STATE_HOME"]) / "netsonde" / f"embedded-{port}.nkey"
+    other = tmp_path / "other"
+    with embedded(config, port) as url:
+        status = seed.stat()
+        assert stat.S_IMODE(status.st_mode) == 0o600
+        assert status.st_uid == os.geteuid()
+        assert not answers(url, "$SRV.PING.netsonde.alpha")
+        assert refusal(port).startswith(b"-ERR 'Authorization Violation'")
+        stranger = attempt(url, "ps", XDG_STATE_HOME=str(other), HOME=str(other))
+        assert stranger.returncode == EXIT_UNREACHABLE
+        assert "authorization" in stranger.stderr.lower()
+        assert attempt(url, "ps", "--nkey", str(seed), XDG_STATE_HOME=str(other)).returncode == 0
+    assert not seed.exists()
+
+
+def refusal(port: int) -> bytes:
+    """Returns what the server sends to a client without a login, after its INFO line."""
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT_SEC) as stream:
+        stream.sendall(b'CONNECT {"verbose":false}\r\nPING\r\n')
+        heard = b""
+        while chunk := stream.recv(65536):
+            heard += chunk
+    return heard.partition(b"\r\n")[2]

@@ -19,7 +19,7 @@ import pytest
 from agents import Agent, Fleet
 from bus import Bus
 from deadlines import eventually, eventually_now
-from identities import USER, Identity, Operation, creds
+from identities import USER, Identity, Operation, creds, secret_file
 from netsonde.bus import nkey
 from netsonde.bus.credentials import Login
 from netsonde.bus.nats_client import GuardedClient
@@ -172,8 +172,7 @@ async def test_plaintext_server_receives_no_secret(
     scheme: str, plain: PlainServer, authority: Authority, fleet: Fleet, tmp_path: Path
 ) -> None:
     """Neither the agent nor the command line sends it a password or a signature."""
-    secret = tmp_path / "secret"
-    secret.write_text("s3cret-w0rd")
+    secret = secret_file(tmp_path / "secret", "s3cret-w0rd")
     url = f"{scheme}://127.0.0.1:{plain.port}"
     keys: dict[str, Any] = {"tls_ca": str(authority.ca), "user": "agent"}
     keys["password_file"] = str(secret)
@@ -258,8 +257,7 @@ async def session_survives(
 
 async def test_rotated_password_is_used(servers: Any, fleet: Fleet, tmp_path: Path,
                                   long_capture: Path) -> None:  # fmt: skip
-    secret = tmp_path / "password"
-    secret.write_text("old\n")
+    secret = secret_file(tmp_path / "password", "old\n")
     server = servers(with_user("old"))
     keys = {"user": "agent", "password_file": secret}
     agent = fleet.agent(nats={"servers": [server.url], **keys}).spawn()
@@ -276,9 +274,8 @@ async def test_rotated_password_is_used(servers: Any, fleet: Fleet, tmp_path: Pa
 
 async def test_rotated_nkey_is_used(servers: Any, fleet: Fleet, tmp_path: Path,
                               long_capture: Path) -> None:  # fmt: skip
-    seed = tmp_path / "agent.nk"
     first, second = nkey.make_seed(), nkey.make_seed()
-    seed.write_text(first)
+    seed = secret_file(tmp_path / "agent.nk", first)
     server = servers(with_nkey(nkey.public_key(first)))
     agent = fleet.agent(nats={"servers": [server.url], "nkey": seed}).spawn()
 
@@ -308,8 +305,7 @@ async def test_renewed_creds_are_used(servers: Any, fleet: Fleet, tmp_path: Path
 
 
 async def test_token_login(servers: Any, fleet: Fleet, tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("t0ken\n")
+    token = secret_file(tmp_path / "token", "t0ken\n")
     server = servers('authorization { token: "t0ken" }\n')
     fleet.agent(nats={"servers": [server.url], "token_file": token}).spawn()
     async with controller(server, section(server, token_file=token)) as bus:
@@ -319,8 +315,7 @@ async def test_token_login(servers: Any, fleet: Fleet, tmp_path: Path) -> None:
 async def test_wrong_password_is_rejected_and_not_logged(
     servers: Any, fleet: Fleet, tmp_path: Path
 ) -> None:
-    secret = tmp_path / "password"
-    secret.write_text("wr0ng")
+    secret = secret_file(tmp_path / "password", "wr0ng")
     server = servers(with_user("right"))
     agent = fleet.agent(
         nats={"servers": [server.url], "user": "agent", "password_file": secret}

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from netsonde.cli import main
 from netsonde.config.changes import LIVE_KEYS, changed_keys, flatten
 from netsonde.config.file import load
 from netsonde.config.schema import json_schema
@@ -262,3 +263,36 @@ def test_published_schema_is_current() -> None:
 def test_defaults_pass_their_own_validation() -> None:
     settings = Config()
     assert msgspec.convert(msgspec.to_builtins(settings), Config) == settings
+
+
+# ---- masking ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nats://bus:4222", "nats://bus:4222"),
+        ("nats://agent:s3cret@bus:4222", "nats://agent:***@bus:4222"),
+        ("tls://agent:s%403cr%2Fet@[fd00::1]:4222", "tls://agent:***@[fd00::1]:4222"),
+        ("nats://agent:s3cret:x@y@[::1]:4222/", "nats://agent:***@[::1]:4222/"),
+        ("nats://t0ken-s3cret@bus", "nats://***@bus"),
+        ("nats://:s3cret@bus", "nats://:***@bus"),
+    ],
+)
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_config_show_masks_passwords(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str, shown: str, form: list[str]
+) -> None:
+    path = tmp_path / "netsonde.toml"
+    for section in ("nats", "flows"):
+        path.write_text(f"[{section}]\nservers = ['nats://bus1', '{url}']\n")
+        assert main(["config", "show", "--config", str(path), *form]) == 0
+        output = capsys.readouterr().out
+        assert f'"{shown}"' in output
+        assert "s3cret" not in output
+
+
+def test_malformed_variable_error_masks_passwords(tmp_path: Path) -> None:
+    environ = {"NETSONDE__NATS__SERVERS": '["nats://agent:s3cret@bus"'}
+    with pytest.raises(ConfigError, match=r"agent:\*\*\*@bus"):
+        load_text(tmp_path, "", environ=environ)

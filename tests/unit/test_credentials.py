@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from deadlines import TIMEOUT_SEC
-from identities import ACCOUNT, USER, Identity, Operation, creds
+from identities import ACCOUNT, USER, Identity, Operation, creds, secret_file
 from netsonde.bus import nkey
 from netsonde.bus.connection import Connection
 from netsonde.bus.credentials import Credentials, Login
@@ -63,9 +64,8 @@ def test_make_seed_makes_a_user_seed() -> None:
 
 
 def test_each_login_method(tmp_path: Path) -> None:
-    seed, secret = tmp_path / "seed", tmp_path / "secret"
-    seed.write_text(f"# the agent's\n{nkey.make_seed()}\n")
-    secret.write_text("s3cret\n")
+    seed = secret_file(tmp_path / "seed", f"# the agent's\n{nkey.make_seed()}\n")
+    secret = secret_file(tmp_path / "secret", "s3cret\n")
     assert Login(NatsSection()).options == {}
     by_password = Login(NatsSection(user="a", password_file=str(secret)))
     assert by_password.options == {"user": "a", "password": "s3cret"}
@@ -82,7 +82,7 @@ def test_unreadable_secret_error_names_the_key_only(tmp_path: Path, key: str) ->
     path = tmp_path / "secret"
     for content in (None, b"", b"\xff\xfe"):
         if content is not None:
-            path.write_bytes(content)
+            secret_file(path).write_bytes(content)
         keys: dict[str, Any] = {key: str(path)}
         with pytest.raises(ConfigError, match=f"nats.{key}"):
             _ = Login(NatsSection(**keys)).options
@@ -90,8 +90,7 @@ def test_unreadable_secret_error_names_the_key_only(tmp_path: Path, key: str) ->
 
 @pytest.mark.parametrize("text", ["", "-----BEGIN NATS USER JWT-----\nx\n"])
 def test_file_without_credentials_raises(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "agent.creds"
-    path.write_text(text)
+    path = secret_file(tmp_path / "agent.creds", text)
     with pytest.raises(ConfigError, match="holds no user JWT"):
         Credentials(str(path))
 
@@ -99,3 +98,24 @@ def test_file_without_credentials_raises(tmp_path: Path, text: str) -> None:
 def test_missing_file_raises(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nats\.creds"):
         Credentials(str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o640, 0o604, 0o620, 0o610])
+@pytest.mark.parametrize("key", ["creds", "nkey", "password_file", "token_file", "tls_key"])
+def test_secret_that_others_can_access_is_rejected(tmp_path: Path, key: str, mode: int) -> None:
+    user = Identity(USER)
+    path = creds(tmp_path, "the.jwt.text", user.seed)
+    keys: dict[str, Any] = {key: str(path)}
+    _ = Login(NatsSection(**keys)).options
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=rf"nats\.{key}: {path}: mode {mode:04o}, expected 0600"):
+        _ = Login(NatsSection(**keys)).options
+    path.chmod(0o400)
+    _ = Login(NatsSection(**keys)).options
+
+
+def test_fifo_is_rejected_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path, 0o600)
+    with pytest.raises(ConfigError, match="not a regular file"):
+        _ = Login(NatsSection(nkey=str(path))).options

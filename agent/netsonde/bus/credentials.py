@@ -1,16 +1,18 @@
 """NATS login of the agent and the commands: creds file, nkey, password, token, or none.
 
 Each secret is in a separate file, which is read at every connect. A rotated secret needs no
-restart. Errors name the configuration key and never contain the secret.
+restart. A file that group or others can read is rejected. Errors name the configuration key and
+never contain the secret.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
+from ..config.paths import access_fault
 from ..config.sections import NatsSection
 from ..errors import ConfigError
 from . import nkey
@@ -52,6 +54,8 @@ class Login:
         """Options of nats-py's connect. Reads every file, so errors show before connecting."""
         settings = self._settings
         options: dict[str, Any] = dict(self.fields)
+        if settings.tls_key:
+            _text("tls_key", settings.tls_key)
         if settings.creds:
             credentials = Credentials(settings.creds)
             options["user_jwt_cb"] = credentials.jwt
@@ -109,8 +113,14 @@ def _secret(key: str, path: str) -> str:
 
 
 def _text(key: str, path: str) -> str:
+    """Returns the text of a secret file. Raises ConfigError, also if others could read it."""
     try:
-        with Path(path).open(encoding="utf-8") as file:
+        # O_NONBLOCK: opening a FIFO must not block.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        with open(fd, encoding="utf-8") as file:
+            fault = access_fault(os.fstat(fd), any_owner=os.geteuid() == 0)
+            if fault:
+                raise ConfigError(f"nats.{key}: {path}: {fault}")
             return file.read(SECRET_BYTES_MAX)
     except UnicodeDecodeError:
         raise ConfigError(f"nats.{key}: {path} is not text") from None

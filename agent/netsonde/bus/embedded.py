@@ -69,6 +69,7 @@ class EmbeddedServer:
         jetstream: bool = False,
         streams_dir: Path | None = None,
         config: str = "",
+        monitoring: bool = True,
         arguments: tuple[str, ...] = (),
     ) -> None:
         self._port = port
@@ -76,11 +77,16 @@ class EmbeddedServer:
         self._streams_dir = streams_dir
         self._lock_fd = -1
         self._config = config
+        self._monitoring = monitoring
         self._arguments = arguments
         self._directory: Path | None = None
         self.process: asyncio.subprocess.Process | None = None
         self.url = ""
         self.monitoring_url = ""
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     async def __aenter__(self) -> EmbeddedServer:
         await self.start()
@@ -131,7 +137,8 @@ class EmbeddedServer:
             self._lock_fd = -1
 
     def _command_line(self, directory: Path) -> list[str]:
-        line = ["-a", "127.0.0.1", "-p", str(self._port), "-m", "-1"]
+        line = ["-a", "127.0.0.1", "-p", str(self._port)]
+        line += ["-m", "-1"] if self._monitoring else []
         line += ["--ports_file_dir", str(directory), "-l", str(directory / "log")]
         if self._jetstream:
             line += ["-js", "-sd", str(self._streams_dir or directory / "jetstream")]
@@ -149,7 +156,7 @@ class EmbeddedServer:
             urls = _read_urls(directory)
             if urls is not None:
                 self.url, self.monitoring_url = urls
-                self._port = int(self.url.rpartition(":")[2])
+                self._port = self.port
                 return
             await asyncio.sleep(0.005)
         raise EmbeddedServerError(
@@ -178,7 +185,7 @@ def _read_urls(directory: Path) -> tuple[str, str] | None:
     for file in directory.glob("*.ports"):
         with contextlib.suppress(ValueError, KeyError, IndexError):
             ports = json.loads(file.read_text())
-            return str(ports["nats"][0]), str(ports["monitoring"][0])
+            return str(ports["nats"][0]), str((ports.get("monitoring") or [""])[0])
     return None
 
 

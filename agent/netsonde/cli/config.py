@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from ..config.file import DEFAULT_PATH, load
+from ..config.masking import mask_all
 from ..config.schema import json_schema
-from ..config.sections import Config
 from ..errors import EXIT_OK
 from .output import put, put_json, put_lines
 
@@ -19,7 +20,7 @@ class ConfigCommand:
     """Check or show the configuration, or print its schema.
 
     check   validates the file and the environment
-    show    prints the resulting configuration with all defaults (--json: one JSON object)
+    show    prints the resulting configuration with all defaults, without passwords
     schema  prints the JSON Schema of the configuration file
     """
 
@@ -40,16 +41,16 @@ class ConfigCommand:
             source = path or DEFAULT_PATH
             put(f"{source}: valid" if source.exists() else f"{source}: missing, defaults apply")
         elif args.json:
-            put_json(loaded)
+            put_json(mask_all(msgspec.to_builtins(loaded)))
         else:
-            put_lines(render_toml(loaded))
+            put_lines(render_toml(mask_all(msgspec.to_builtins(loaded))))
         return EXIT_OK
 
 
-def render_toml(loaded: Config) -> str:
-    """Renders the configuration as TOML. Strings, numbers and booleans are the same in JSON."""
+def render_toml(sections: dict[str, Any]) -> str:
+    """Renders a configuration as TOML. Strings, numbers and booleans are the same in JSON."""
     lines = []
-    for section, keys in msgspec.to_builtins(loaded).items():
+    for section, keys in sections.items():
         lines.append(f"[{section}]")
         lines += [f"{key} = {render_value(value)}" for key, value in keys.items()]
         lines.append("")

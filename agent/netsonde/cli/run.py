@@ -15,7 +15,7 @@ class RunCommand:
 
     Environment variables NETSONDE__SECTION__KEY override the configuration file, and flags
     override both. SIGHUP reloads the configuration. --embedded-nats starts a nats-server on
-    loopback, for a setup with one host.
+    loopback, for a setup with one host. Only commands of the same user can log in to it.
     """
 
     name = "run"

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import ConfigError
+from .masking import mask
 
 ENVIRONMENT_PREFIX = "NETSONDE__"
 
@@ -49,7 +50,9 @@ def _typed(name: str, key: tuple[str, ...], text: str, config: type[Struct]) -> 
         if isinstance(kind, msgspec.inspect.BoolType):
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
     except (ValueError, KeyError):
-        raise ConfigError(f"{name}: cannot read {text!r} as a value of {'.'.join(key)}") from None
+        raise ConfigError(
+            f"{name}: cannot read {mask(text)!r} as a value of {'.'.join(key)}"
+        ) from None
     return text
 
 

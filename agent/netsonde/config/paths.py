@@ -1,4 +1,4 @@
-"""Opens files that a request names, only below the allowed directories.
+"""Opens files that a request names, only below the allowed directories. Checks secret files.
 
 The kernel resolves the path (openat2 with RESOLVE_BENEATH, no symlinks, no magic links), so
 there is no window between check and open. A path outside or through a link always gives the
@@ -75,6 +75,19 @@ def is_link_below(directories: Sequence[str], path: str) -> bool:
         finally:
             os.close(file)
     return False
+
+
+def access_fault(status: os.stat_result, *, any_owner: bool = False) -> str:
+    """Returns why others could read or replace this file of a secret. Empty if they cannot.
+
+    any_owner: accept the file of any user, for a root that reads another user's login."""
+    if not stat.S_ISREG(status.st_mode):
+        return "not a regular file"
+    if not any_owner and status.st_uid not in (0, os.geteuid()):
+        return f"owner is uid {status.st_uid}, expected root or uid {os.geteuid()}"
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return f"mode {stat.S_IMODE(status.st_mode):04o}, expected 0600 or stricter"
+    return ""
 
 
 def _below(directory: str, path: str) -> str | None:

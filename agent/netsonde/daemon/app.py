@@ -28,7 +28,7 @@ from ..core.library import check_abi
 from ..errors import EXIT_OK, ConfigError
 from . import logs, privileges
 from .drain import cancel_tasks, drain, exit_now, threads_ended, use_own_threads
-from .embedded import Reload, embedded_server, reload_with, with_server
+from .embedded import Reload, embedded_server, reload_with
 from .health import Heartbeat
 from .parts import Parts, build
 from .supervisor import Supervisor
@@ -70,10 +70,9 @@ async def run(
     threads = use_own_threads()
     async with contextlib.AsyncExitStack() as stack:
         if embedded_nats:
-            server = embedded_server(settings)
-            await stack.enter_async_context(server)
-            settings = with_server(settings, server.url)
-            reload = reload_with(reload, server.url)
+            adapt = await stack.enter_async_context(embedded_server(settings))
+            settings = adapt(settings)
+            reload = reload_with(reload, adapt)
         fqdn = await _fqdn()
         async with asyncio.TaskGroup() as tasks:
             agent = Agent(settings, build(settings, tasks, fqdn=fqdn), tasks)

@@ -1,39 +1,61 @@
-"""The settings of an agent that runs its own NATS server (`run --embedded-nats`)."""
+"""The NATS server of an agent that runs one (`run --embedded-nats`), and the settings for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import msgspec
 
+from ..bus import nkey
 from ..bus.embedded import EmbeddedServer
+from ..bus.embedded_login import state_directories, write_seed
 from ..config.sections import Config
 from ..sinks.jetstream import spool_directory
 
 Reload = Callable[[], Config]
+Adapt = Callable[[Config], Config]
 
 
-def embedded_server(settings: Config) -> EmbeddedServer:
-    """Returns the server with JetStream, which the verb `packets` needs. With `[flows] jetstream`
-    its streams are stored next to the spool: the spool deletes what the stream acks, so the stream
-    must outlive the agent."""
+@asynccontextmanager
+async def embedded_server(settings: Config) -> AsyncIterator[Adapt]:
+    """Runs the server with JetStream, which the verb `packets` needs. Yields a function that
+    points settings at it.
+
+    The server accepts only the nkey of this run. With `[flows] jetstream` its streams are stored
+    next to the spool: the spool deletes what the stream acks, so the stream must outlive the
+    agent."""
     flows = settings.flows
-    streams_dir = spool_directory(flows) / "nats" if flows.jetstream else None
-    return EmbeddedServer(
-        port=_port(settings.nats.servers[0]), jetstream=True, streams_dir=streams_dir
+    seed = nkey.make_seed()
+    server = EmbeddedServer(
+        port=_port(settings.nats.servers[0]),
+        jetstream=True,
+        streams_dir=spool_directory(flows) / "nats" if flows.jetstream else None,
+        config=f"authorization {{ users = [ {{ nkey: {nkey.public_key(seed)} }} ] }}\n",
+        monitoring=False,
     )
+    async with server:
+        path = write_seed(state_directories()[0], server.port, seed)
+        try:
+            yield lambda config: _with_server(config, server.url, str(path))
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
-def with_server(settings: Config, url: str) -> Config:
-    nats = msgspec.structs.replace(settings.nats, servers=[url])
-    return msgspec.structs.replace(settings, nats=nats)
-
-
-def reload_with(reload: Reload | None, url: str) -> Reload | None:
-    """Adds the embedded server's URL, which is not in the file, to each reload."""
+def reload_with(reload: Reload | None, adapt: Adapt) -> Reload | None:
+    """Adds the embedded server, which is not in the file, to each reload."""
     if reload is None:
         return None
-    return lambda: with_server(reload(), url)
+    return lambda: adapt(reload())
+
+
+def _with_server(settings: Config, url: str, seed_path: str) -> Config:
+    login = {"creds": "", "user": "", "password_file": "", "token_file": "", "nkey": seed_path}
+    tls = {"tls_ca": "", "tls_cert": "", "tls_key": "", "tls_handshake_first": False}
+    nats = msgspec.structs.replace(settings.nats, servers=[url], **login, **tls)
+    return msgspec.structs.replace(settings, nats=nats)
 
 
 def _port(server: str) -> int:

@@ -25,6 +25,7 @@ from nats.errors import SlowConsumerError
 
 from ..bus.connection import abort_transport, honour_cancellation, tls_context
 from ..bus.credentials import Login
+from ..bus.embedded_login import with_embedded_login
 from ..bus.nats_client import GuardedClient
 from ..config.sections import NatsSection
 from ..errors import UnreachableError
@@ -185,6 +186,7 @@ async def connect(
     connection ends the requests in flight. notify: called when a lasting connection is lost
     and when it is restored.
     """
+    address = with_embedded_login(address)
     connection = GuardedClient()
     errors: list[Exception] = []
     established = asyncio.Event()

@@ -8,12 +8,11 @@ The log has the reason.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 
 import structlog
 
-from ..config.paths import NotAFileError, is_link_below, open_below
+from ..config.paths import NotAFileError, access_fault, is_link_below, open_below
 from ..errors import InvalidKey, PathNotAllowed
 
 KEY_BYTES = 32
@@ -35,7 +34,7 @@ def read_key(directories: Sequence[str], path: str) -> bytearray:
             raise _rejected(path, "a symbolic link") from None
         raise
     try:
-        fault = _access_fault(os.fstat(file))
+        fault = access_fault(os.fstat(file))
         if fault:
             raise _rejected(path, fault)
         key = read_key_of(file)
@@ -67,14 +66,6 @@ def zeroise(key: bytearray) -> None:
 def _rejected(path: str, reason: str) -> InvalidKey:
     _log.warning("key file rejected", path=path, reason=reason)
     return InvalidKey()
-
-
-def _access_fault(status: os.stat_result) -> str:
-    if status.st_uid not in (0, os.geteuid()):
-        return f"owner is uid {status.st_uid}, expected root or the agent's user"
-    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"mode {stat.S_IMODE(status.st_mode):04o}, expected 0600 or stricter"
-    return ""
 
 
 def _parse(text: memoryview) -> bytearray | None:
