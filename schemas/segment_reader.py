@@ -31,8 +31,8 @@ def open_frame(key: bytes | None, nonce: bytes, sealed: bytes, associated: bytes
 def payloads(data: bytes, key: bytes) -> Iterator[bytes]:
     header, at, counter, file_key = data[:96], 96, 0, None
     magic, version, suite = struct.unpack_from("<8sHH", header)
-    if magic != b"SONDESEG" or version != 1 or suite > 1:
-        raise ValueError("not a segment of version 1")
+    if magic != b"SONDESEG" or version not in (1, 2) or suite > 1:
+        raise ValueError("not a segment of version 1 or 2")
     if suite == 1:
         if hashlib.sha256(derive(key, None, b"netsonde key id v1")).digest()[:8] != header[16:24]:
             raise ValueError("sealed with another key")
@@ -40,13 +40,15 @@ def payloads(data: bytes, key: bytes) -> Iterator[bytes]:
     while at + 80 <= len(data):
         frame = data[at : at + 64]
         magic, flags, number, size = struct.unpack_from("<4sIQI", frame)
-        if magic != b"SFRM" or flags > 1 or size > 1 << 20 or number != counter:
+        names = struct.unpack_from("<I", frame, 52)[0]  # bytes behind the packets
+        known = magic == b"SFRM" and flags <= 1 and names <= size <= 1 << 20
+        if not known or number != counter:
             raise ValueError(f"frame {counter} is damaged or not in its place")
         sealed = data[at + 64 : at + 80 + size]
         if len(sealed) < size + 16:
             break
         nonce = bytes(3) + counter.to_bytes(8, "big") + bytes([flags])
-        yield open_frame(file_key, nonce, sealed, header + frame)
+        yield open_frame(file_key, nonce, sealed, header + frame)[: size - names]
         at, counter = at + 80 + size, counter + 1
         if flags and (size or at != len(data)):
             raise ValueError("bytes behind the final frame")

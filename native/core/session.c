@@ -167,6 +167,8 @@ int sonde_session_open(const struct sonde_session_config *config, struct sonde_s
   pthread_mutex_init(&made->info_lock, NULL);
   pthread_mutex_init(&made->monitor_lock, NULL);
   strncpy(made->interface, config->interface, sizeof made->interface - 1);
+  if (config->host)
+    strncpy(made->host, config->host, sizeof made->host - 1);
   atomic_store(&made->metering, config->metering);
   atomic_store(&made->link_up, true);
   int status = open_backend(made, config, error);

@@ -37,6 +37,7 @@ int sonde_session_buffer_open(struct sonde_session *session,
   struct sonde_store_config store = {
       .bytes = config->buffer_bytes,
       .workers = session->worker_count,
+      .host = session->host[0] ? session->host : NULL,
       .dir = config->buffer_dir,
       .disk_bytes = config->buffer_disk_bytes,
       .raise = raise_event,
@@ -44,6 +45,8 @@ int sonde_session_buffer_open(struct sonde_session *session,
   };
   session->drops_checked_ns = sonde_clock_ns(CLOCK_REALTIME);
   int status = sonde_store_open(&store, &session->store, error);
+  if (status == SONDE_OK)
+    status = sonde_store_name_set(session->store, 0, session->interface, error);
   for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++)
     session->workers[i].appender = sonde_store_appender(session->store, i);
   return status;
@@ -135,7 +138,6 @@ int sonde_session_packets_open(struct sonde_session *session, const char *filter
       .max_bytes = max_bytes,
       .max_packets = max_packets,
       .expression = made->filters.expression,
-      .interface = session->interface,
       .match = filters ? matches : NULL,
       .context = &made->filters,
   };

@@ -25,6 +25,7 @@ struct sonde_session {
   struct sonde_backend_info info;
   pthread_mutex_t info_lock; /* guards info.ifindex and info.attach, which reopening changes */
   char interface[256];
+  char host[128]; /* in the names of interfaces; "": none */
   struct sonde_worker *workers;
   uint32_t worker_count;
   struct sonde_store *store; /* the capture buffer, or NULL */

@@ -51,6 +51,7 @@ struct sonde_session_config {
   const char *plugin_dir;
   const char *backend;       /* "af_packet" */
   const char *interface;     /* interface name; for `file` a name to show */
+  const char *host;          /* before "/" in interface names of recordings, or NULL */
   const char *filter;        /* BPF expression or NULL */
   int file_fd;               /* `file`: the open capture file, owned by the session from open on,
                                 also when open fails; else -1 */
@@ -294,8 +295,9 @@ void sonde_session_packets_close(struct sonde_packets *packets); /* NULL is allo
 
 struct sonde_segment; /* a segment file being read */
 
-/* fd: the caller keeps it. key: 32 bytes, or NULL for a plain file. interface: named in the
- * pcapng. Errors: FORMAT, KEY_WRONG, CIPHER_UNKNOWN, TRUNCATED (not even a header), SYSTEM. */
+/* fd: the caller keeps it. key: 32 bytes, or NULL for a plain file. interface: the name in the
+ * pcapng if the file has no names. Errors: FORMAT, KEY_WRONG, CIPHER_UNKNOWN, TRUNCATED (not even
+ * a header), SYSTEM. */
 int sonde_segment_open(int fd, const uint8_t *key, const char *interface,
                        struct sonde_segment **segment, struct sonde_error *error);
 /* Writes the next whole pcapng blocks, in each worker's capture order. 0: call again. END: the

@@ -11,6 +11,8 @@
 #include <emmintrin.h>
 #endif
 
+#include <stdatomic.h>
+
 #include "bloom.h"
 #include "packet_layout.h"
 
@@ -25,6 +27,7 @@ struct sonde_appender {
   uint32_t offset; /* next packet's, in the open chunk's data */
   uint32_t end;    /* size of the chunk's data; 0: no chunk is open */
   uint32_t packets;
+  const _Atomic uint16_t *number_of; /* the name's number by the packet's source */
   uint8_t *data;
   struct sonde_chunk *chunk;
   struct sonde_bloom *bloom;
@@ -82,13 +85,13 @@ static inline void sonde_appender_note_flow(struct sonde_appender *appender,
 
 #ifdef __SSE2__
 static inline void sonde_appender_write(uint8_t *into, const struct sonde_packet *packet,
-                                        uint64_t time_ns) {
+                                        uint64_t time_ns, uint16_t name) {
   const uint8_t *data = packet->data;
   uint32_t left = packet->caplen;
   __m128i *line = (__m128i *)into;
   uint8_t tail[SONDE_PACKET_ALIGN] __attribute__((aligned(16))) = {0};
   uint64_t rest = (uint64_t)packet->linktype | (uint64_t)packet->gso_size << 16 |
-                  (uint64_t)packet->direction << 32;
+                  (uint64_t)packet->direction << 32 | (uint64_t)name << 48;
   uint64_t word = 0;
   uint32_t taken = left < 8 ? left : 8;
   if (left >= 8)
@@ -115,14 +118,15 @@ static inline void sonde_appender_fence(void) {
 }
 #else
 static inline void sonde_appender_write(uint8_t *into, const struct sonde_packet *packet,
-                                        uint64_t time_ns) {
+                                        uint64_t time_ns, uint16_t name) {
   struct sonde_packet_layout head = {time_ns,
                                      packet->caplen,
                                      packet->wirelen,
                                      packet->linktype,
                                      packet->gso_size,
                                      packet->direction,
-                                     {0}};
+                                     0,
+                                     name};
   uint32_t used = (uint32_t)sizeof head + packet->caplen;
   memcpy(into, &head, sizeof head);
   memcpy(into + sizeof head, packet->data, packet->caplen);
@@ -141,7 +145,8 @@ static inline void sonde_appender_add(struct sonde_appender *appender,
   if (__builtin_expect(bytes > appender->end - appender->offset, 0) &&
       !sonde_appender_roll(appender, time_ns))
     return;
-  sonde_appender_write(appender->data + appender->offset, packet, time_ns);
+  uint16_t name = atomic_load_explicit(&appender->number_of[packet->source], memory_order_relaxed);
+  sonde_appender_write(appender->data + appender->offset, packet, time_ns, name);
   appender->offset += bytes;
   appender->packets++;
   if (time_ns < appender->extent.first_ns)

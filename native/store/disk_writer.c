@@ -214,6 +214,12 @@ static void save_extent(struct sonde_disk_writer *writer, struct sonde_chunk *ch
       .first_packet = first_packet,
       .worker = chunk->worker,
   };
+  if (opened == SONDE_OK) {
+    frame.name_bytes = sonde_names_write(&writer->store->names, writer->clear, frame.payload_bytes,
+                                         writer->clear + frame.payload_bytes,
+                                         SONDE_FRAME_PAYLOAD_MAX - frame.payload_bytes);
+    frame.payload_bytes += frame.name_bytes;
+  }
   int system_errno = 0;
   bool paused = sonde_clock_ns(CLOCK_MONOTONIC_COARSE) < writer->retry_ns;
   if (opened < 0)

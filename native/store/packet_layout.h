@@ -1,7 +1,7 @@
 /* packet_layout.h - a packet's layout in chunks and segment files: a head, the bytes, zeros.
  *
  *    0  u64 time_ns     8  u32 caplen    12  u32 wirelen
- *   16  u16 linktype   18  u16 gso_size  20  u8 direction  21  zero ×3
+ *   16  u16 linktype   18  u16 gso_size  20  u8 direction  21  zero    22  u16 name number
  *   24  caplen bytes of the frame, then zeros up to the next multiple of 64
  *
  * Little endian. Packets fill whole cache lines: the appender bypasses the cache, and would
@@ -22,7 +22,8 @@ struct sonde_packet_layout {
   uint16_t linktype;
   uint16_t gso_size;
   uint8_t direction;
-  uint8_t reserved[3];
+  uint8_t reserved;
+  uint16_t name; /* a number of sonde_names; 0: none */
 };
 _Static_assert(sizeof(struct sonde_packet_layout) == 24, "part of the segment format");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the segment format is little endian");
@@ -34,8 +35,8 @@ static inline uint32_t sonde_packet_layout_bytes(uint32_t caplen) {
   return (bytes + SONDE_PACKET_ALIGN - 1) & ~(uint32_t)(SONDE_PACKET_ALIGN - 1);
 }
 
-/* Reads the packet at *offset and advances *offset. False at the end (*offset equals `bytes`)
- * or if the bytes are malformed (*offset is less). */
+/* Reads the packet at *offset, with the name's number as its source, and advances *offset. False at
+ * the end (*offset equals `bytes`) or if the bytes are malformed (*offset is less). */
 static inline bool sonde_packet_layout_next(const uint8_t *data, uint32_t bytes, uint32_t *offset,
                                             struct sonde_packet *packet) {
   struct sonde_packet_layout head;
@@ -52,6 +53,7 @@ static inline bool sonde_packet_layout_next(const uint8_t *data, uint32_t bytes,
       .wirelen = head.wirelen,
       .linktype = head.linktype,
       .gso_size = head.gso_size,
+      .source = head.name,
       .direction = head.direction,
   };
   *offset += sonde_packet_layout_bytes(head.caplen);

@@ -133,7 +133,8 @@ static bool find_in_scratch(struct sonde_packet_source *source, struct sonde_sea
 
 /* False at the end of the source. */
 static bool load_next(struct sonde_packet_source *source, struct sonde_search *search) {
-  source->bytes = source->offset = 0;
+  source->bytes = source->name_bytes = source->offset = 0;
+  source->has_name = false;
   if (!source->in_memory) {
     if (sonde_segment_scan_load(source, search))
       return true;
@@ -150,6 +151,20 @@ static bool load_next(struct sonde_packet_source *source, struct sonde_search *s
   if (source->overwritten_ns) /* no chunk of this worker was left in memory */
     note_overwritten(source, search, source->memory_packet, UINT64_MAX);
   return false;
+}
+
+const char *sonde_packet_source_name(struct sonde_packet_source *source,
+                                     struct sonde_search *search) {
+  uint16_t number = source->head.source;
+  if (source->has_name && source->name_number == number)
+    return source->name;
+  if (source->in_memory)
+    sonde_names_copy(&search->store->names, number, source->name);
+  else
+    sonde_names_find(source->scratch + source->bytes, source->name_bytes, number, source->name);
+  source->has_name = true;
+  source->name_number = number;
+  return source->name;
 }
 
 void sonde_packet_source_advance(struct sonde_packet_source *source, struct sonde_search *search,

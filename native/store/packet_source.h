@@ -42,9 +42,13 @@ struct sonde_packet_source {
   uint64_t overwritten_ns; /* the newest time overwritten before open */
   uint8_t *scratch;
   uint32_t bytes;
+  uint32_t name_bytes; /* names at a frame's end */
   uint32_t offset;
   struct sonde_packet head; /* the next matching packet, if has_head */
   bool has_head;
+  bool has_name;
+  uint16_t name_number; /* with has_name: whose name is in `name` */
+  char name[SONDE_NAME_BYTES];
 };
 
 /* Errors: NO_MEMORY. */
@@ -54,6 +58,9 @@ int sonde_packet_source_open(struct sonde_packet_source *source, struct sonde_se
  * is used up. */
 void sonde_packet_source_advance(struct sonde_packet_source *source, struct sonde_search *search,
                                  uint32_t *budget);
+/* Returns the name of the head's interface, "" if unknown; valid until `advance`. */
+const char *sonde_packet_source_name(struct sonde_packet_source *source,
+                                     struct sonde_search *search);
 void sonde_packet_source_close(struct sonde_packet_source *source, struct sonde_search *search);
 
 /* Adds the part of a gap that lies in the search's range. */

@@ -1,6 +1,7 @@
 /* pcapng.c - see pcapng.h. */
 #include "pcapng.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -37,9 +38,9 @@ static uint8_t *put_padded(uint8_t *at, const void *bytes, uint32_t length) {
   return at + pad(length);
 }
 
-void sonde_pcapng_init(struct sonde_pcapng *pcapng, const char *interface) {
+void sonde_pcapng_release(struct sonde_pcapng *pcapng) {
+  free(pcapng->interfaces);
   *pcapng = (struct sonde_pcapng){0};
-  strncpy(pcapng->interface, interface ? interface : "", sizeof pcapng->interface - 1);
 }
 
 uint32_t sonde_pcapng_begin(struct sonde_pcapng *pcapng, uint8_t *buffer, uint32_t capacity) {
@@ -56,57 +57,80 @@ uint32_t sonde_pcapng_begin(struct sonde_pcapng *pcapng, uint8_t *buffer, uint32
   return SECTION_BYTES;
 }
 
-static uint32_t interface_bytes(const struct sonde_pcapng *pcapng) {
-  uint32_t name = (uint32_t)strlen(pcapng->interface);
-  return 16 + (name ? 4 + pad(name) : 0) + 8 + 4 + 4;
+static uint32_t interface_bytes(const char *name) {
+  uint32_t length = (uint32_t)strlen(name);
+  return 16 + (length ? 4 + pad(length) : 0) + 8 + 4 + 4;
 }
 
-static uint32_t put_interface(struct sonde_pcapng *pcapng, uint16_t linktype, uint8_t *buffer) {
-  uint32_t bytes = interface_bytes(pcapng);
-  uint32_t name = (uint32_t)strlen(pcapng->interface);
+static uint32_t put_interface(const struct sonde_pcapng_interface *interface, uint8_t *buffer) {
+  uint32_t bytes = interface_bytes(interface->name);
+  uint32_t length = (uint32_t)strlen(interface->name);
   uint8_t *at = put_u32(buffer, BLOCK_INTERFACE);
   at = put_u32(at, bytes);
-  at = put_u16s(at, linktype, 0);
+  at = put_u16s(at, interface->linktype, 0);
   at = put_u32(at, 262144);
-  if (name) {
-    at = put_u16s(at, OPTION_NAME, (uint16_t)name);
-    at = put_padded(at, pcapng->interface, name);
+  if (length) {
+    at = put_u16s(at, OPTION_NAME, (uint16_t)length);
+    at = put_padded(at, interface->name, length);
   }
   at = put_u16s(at, OPTION_RESOLUTION, 1);
   at = put_padded(at, &(uint8_t){RESOLUTION_NS}, 1);
   at = put_u32(at, 0);
   put_u32(at, bytes);
-  pcapng->linktype[pcapng->linktypes++] = linktype;
   return bytes;
 }
 
-static uint32_t find_interface(const struct sonde_pcapng *pcapng, uint16_t linktype) {
-  uint32_t i = 0;
-  while (i < pcapng->linktypes && pcapng->linktype[i] != linktype)
-    i++;
-  return i;
+/* Returns the interface's number, or `count` if it is new. */
+static uint32_t find_interface(struct sonde_pcapng *pcapng, uint16_t linktype, const char *name) {
+  for (uint32_t i = 0, at = pcapng->last; i < pcapng->count; i++, at++) {
+    at = at < pcapng->count ? at : 0;
+    const struct sonde_pcapng_interface *interface = &pcapng->interfaces[at];
+    if (interface->linktype == linktype && strcmp(interface->name, name) == 0)
+      return pcapng->last = at;
+  }
+  return pcapng->count;
 }
 
-uint32_t sonde_pcapng_bytes(const struct sonde_pcapng *pcapng, const struct sonde_packet *packet) {
+/* Makes room for one more interface. */
+static bool has_room(struct sonde_pcapng *pcapng) {
+  if (pcapng->count < pcapng->room)
+    return true;
+  if (pcapng->count == SONDE_PCAPNG_INTERFACES_MAX)
+    return false;
+  uint32_t room = pcapng->room ? 2 * pcapng->room : 4;
+  void *grown = realloc(pcapng->interfaces, room * sizeof *pcapng->interfaces);
+  if (!grown)
+    return false;
+  pcapng->interfaces = grown;
+  pcapng->room = room;
+  return true;
+}
+
+uint32_t sonde_pcapng_bytes(struct sonde_pcapng *pcapng, const struct sonde_packet *packet,
+                            const char *name) {
   uint32_t bytes = PACKET_BYTES + pad(packet->caplen);
-  if (find_interface(pcapng, packet->linktype) < pcapng->linktypes)
+  if (find_interface(pcapng, packet->linktype, name) < pcapng->count)
     return bytes;
-  return pcapng->linktypes < SONDE_PCAPNG_LINKTYPES_MAX ? bytes + interface_bytes(pcapng) : 0;
+  return has_room(pcapng) ? bytes + interface_bytes(name) : 0;
 }
 
 uint32_t sonde_pcapng_packet(struct sonde_pcapng *pcapng, const struct sonde_packet *packet,
-                             uint8_t *buffer, uint32_t capacity) {
-  uint32_t bytes = sonde_pcapng_bytes(pcapng, packet);
+                             const char *name, uint8_t *buffer, uint32_t capacity) {
+  uint32_t bytes = sonde_pcapng_bytes(pcapng, packet, name);
   if (bytes == 0 || bytes > capacity)
     return 0;
-  uint32_t interface = find_interface(pcapng, packet->linktype);
+  uint32_t number = find_interface(pcapng, packet->linktype, name);
   uint8_t *at = buffer;
-  if (interface == pcapng->linktypes)
-    at += put_interface(pcapng, packet->linktype, at);
+  if (number == pcapng->count) {
+    struct sonde_pcapng_interface *interface = &pcapng->interfaces[pcapng->count++];
+    *interface = (struct sonde_pcapng_interface){.linktype = packet->linktype};
+    strncpy(interface->name, name, sizeof interface->name - 1);
+    at += put_interface(interface, at);
+  }
   uint32_t block = PACKET_BYTES + pad(packet->caplen);
   at = put_u32(at, BLOCK_PACKET);
   at = put_u32(at, block);
-  at = put_u32(at, interface);
+  at = put_u32(at, number);
   at = put_u32(at, (uint32_t)(packet->time_ns >> 32));
   at = put_u32(at, (uint32_t)packet->time_ns);
   at = put_u32(at, packet->caplen);

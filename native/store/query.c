@@ -27,7 +27,6 @@ int sonde_query_open(struct sonde_store *store, const struct sonde_query_config 
     return sonde_fail(error, SONDE_NO_MEMORY, 0, "query");
   made->max_bytes = config->max_bytes ? config->max_bytes : UINT64_MAX;
   made->max_packets = config->max_packets ? config->max_packets : UINT64_MAX;
-  sonde_pcapng_init(&made->pcapng, config->interface);
   made->search = (struct sonde_search){
       .store = store,
       .start_ns = config->start_ns,
@@ -58,6 +57,7 @@ void sonde_query_close(struct sonde_query *query) {
   for (uint32_t i = 0; i < query->source_count; i++)
     sonde_packet_source_close(&query->sources[i], &query->search);
   sonde_segment_scan_close(&query->search.scan);
+  sonde_pcapng_release(&query->pcapng);
   free(query);
 }
 
@@ -131,8 +131,9 @@ int sonde_query_read(struct sonde_query *query, uint8_t *buffer, uint32_t capaci
         finish(query);
       break;
     }
-    uint32_t bytes = sonde_pcapng_bytes(&query->pcapng, &source->head);
-    if (bytes == 0) { /* too many link types */
+    const char *name = sonde_packet_source_name(source, &query->search);
+    uint32_t bytes = sonde_pcapng_bytes(&query->pcapng, &source->head, name);
+    if (bytes == 0) { /* too many interfaces */
       sonde_search_gap(&query->search, source->head.time_ns, source->head.time_ns, SONDE_GAP_LIMIT);
       source->has_head = false;
       continue;
@@ -141,8 +142,8 @@ int sonde_query_read(struct sonde_query *query, uint8_t *buffer, uint32_t capaci
       note_limit(query, source->head.time_ns);
       break;
     }
-    bytes =
-        sonde_pcapng_packet(&query->pcapng, &source->head, buffer + written, capacity - written);
+    bytes = sonde_pcapng_packet(&query->pcapng, &source->head, name, buffer + written,
+                                capacity - written);
     source->has_head = bytes == 0;
     if (bytes == 0)
       break; /* the buffer is full */

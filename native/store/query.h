@@ -20,7 +20,6 @@ struct sonde_query_config {
   uint64_t max_bytes;     /* 0: no limit */
   uint64_t max_packets;   /* 0: no limit */
   const char *expression; /* the same filter as BPF, to skip chunks; or NULL */
-  const char *interface;  /* its name in the pcapng */
   bool (*match)(void *context, const struct sonde_packet *packet); /* NULL: all */
   void *context;
 };

@@ -90,7 +90,8 @@ static int read_fully(int fd, void *into, uint32_t bytes, uint64_t offset) {
 static int check_header(const struct sonde_segment_header *header, const uint8_t *master) {
   uint8_t id[SONDE_KEY_ID_BYTES];
   if (memcmp(header->magic, "SONDESEG", sizeof header->magic) != 0 ||
-      header->version != SONDE_SEGMENT_VERSION)
+      (header->version != SONDE_SEGMENT_VERSION &&
+       header->version != SONDE_SEGMENT_VERSION_UNNAMED))
     return SONDE_FORMAT;
   if (header->suite == SONDE_SUITE_CLEAR)
     return SONDE_OK;
@@ -147,7 +148,8 @@ int sonde_segment_reader_next(struct sonde_segment_reader *reader,
     return status;
   bool final = frame->flags & SONDE_FRAME_FINAL;
   if (frame->magic != SONDE_FRAME_MAGIC || frame->flags & ~(uint32_t)SONDE_FRAME_FINAL ||
-      frame->payload_bytes > SONDE_FRAME_PAYLOAD_MAX || (final && frame->payload_bytes))
+      frame->payload_bytes > SONDE_FRAME_PAYLOAD_MAX || frame->name_bytes > frame->payload_bytes ||
+      (final && frame->payload_bytes))
     return SONDE_DAMAGED;
   if (frame->counter != reader->counter)
     return SONDE_REORDERED;

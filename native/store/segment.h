@@ -15,7 +15,8 @@
 #include "sealkey.h"
 
 enum {
-  SONDE_SEGMENT_VERSION = 1,
+  SONDE_SEGMENT_VERSION = 2,
+  SONDE_SEGMENT_VERSION_UNNAMED = 1, /* its packets have no interface names; read only */
   SONDE_SUITE_CLEAR = 0, /* the tag is the first half of SHA-256(header, frame, payload) */
   SONDE_SUITE_AES_256_GCM = 1,
   SONDE_FRAME_MAGIC = 0x4d524653, /* "SFRM" */
@@ -47,7 +48,8 @@ struct sonde_segment_frame {
   uint64_t last_ns;
   uint64_t first_packet; /* its number, per worker */
   uint32_t worker;
-  uint32_t reserved[3];
+  uint32_t name_bytes; /* names at the payload's end, see names.h */
+  uint32_t reserved[2];
 };
 _Static_assert(sizeof(struct sonde_segment_frame) == 64, "docs/segment.md");
 

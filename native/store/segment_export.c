@@ -13,7 +13,9 @@ struct sonde_segment {
   struct sonde_pcapng pcapng;
   uint8_t *clear; /* one frame's plaintext, secret */
   uint32_t bytes;
+  uint32_t name_bytes; /* names at the frame's end */
   uint32_t offset;
+  char interface[SONDE_NAME_BYTES]; /* for packets without a name */
 };
 
 int sonde_encryption_key_id(const uint8_t *key, uint8_t *id) {
@@ -25,7 +27,7 @@ int sonde_segment_open(int fd, const uint8_t *key, const char *interface,
   struct sonde_segment *made = calloc(1, sizeof *made);
   if (!made)
     return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "no memory for a segment");
-  sonde_pcapng_init(&made->pcapng, interface);
+  strncpy(made->interface, interface ? interface : "", sizeof made->interface - 1);
   made->clear = sonde_secret_map(SONDE_FRAME_PAYLOAD_MAX, 0);
   int status = made->clear ? sonde_segment_reader_open(&made->reader, fd, key) : SONDE_NO_MEMORY;
   if (status < 0) {
@@ -42,6 +44,7 @@ void sonde_segment_close(struct sonde_segment *segment) {
     return;
   sonde_segment_reader_close(&segment->reader);
   sonde_secret_unmap(segment->clear, SONDE_FRAME_PAYLOAD_MAX);
+  sonde_pcapng_release(&segment->pcapng);
   free(segment);
 }
 
@@ -52,7 +55,8 @@ static int load(struct sonde_segment *segment) {
   if (status == SONDE_OK)
     status = sonde_segment_reader_load(&segment->reader, &frame, segment->clear);
   if (status == SONDE_OK)
-    segment->bytes = frame.payload_bytes;
+    segment->bytes = frame.payload_bytes - frame.name_bytes;
+  segment->name_bytes = status == SONDE_OK ? frame.name_bytes : 0;
   return status;
 }
 
@@ -62,8 +66,11 @@ static uint32_t write_packets(struct sonde_segment *segment, uint8_t *buffer, ui
   uint32_t offset = segment->offset;
   struct sonde_packet packet;
   while (sonde_packet_layout_next(segment->clear, segment->bytes, &offset, &packet)) {
+    char name[SONDE_NAME_BYTES];
+    sonde_names_find(segment->clear + segment->bytes, segment->name_bytes, packet.source, name);
     uint32_t bytes =
-        sonde_pcapng_packet(&segment->pcapng, &packet, buffer + written, capacity - written);
+        sonde_pcapng_packet(&segment->pcapng, &packet, name[0] ? name : segment->interface,
+                            buffer + written, capacity - written);
     if (bytes == 0)
       break;
     written += bytes;

@@ -138,7 +138,8 @@ static bool next_frame(struct sonde_packet_source *source, struct sonde_search *
   if (same_session)
     note_frame(source, search, &frame);
   search->chunks_read++;
-  source->bytes = frame.payload_bytes;
+  source->bytes = frame.payload_bytes - frame.name_bytes;
+  source->name_bytes = frame.name_bytes;
   return true;
 }
 

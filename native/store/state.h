@@ -4,6 +4,7 @@
 
 #include "chunk.h"
 #include "gap_log.h"
+#include "names.h"
 #include "netsonde.h"
 #include "sealkey.h"
 #include "store_config.h"
@@ -35,6 +36,7 @@ struct sonde_store {
   uint32_t chunk_bytes;
   uint32_t chunk_count;
   uint64_t bloom_seed[3];
+  struct sonde_names names;
   struct sonde_chunk_list *lists;
   struct sonde_appender *appenders; /* one per worker */
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <openssl/crypto.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -47,6 +48,7 @@ static void set_up_appenders(struct sonde_store *store) {
     struct sonde_appender *appender = &store->appenders[i];
     appender->store = store;
     appender->worker = i;
+    appender->number_of = store->names.number_of;
     memcpy(appender->seed, store->bloom_seed, sizeof appender->seed);
   }
 }
@@ -65,8 +67,9 @@ int sonde_store_open(const struct sonde_store_config *config, struct sonde_store
   size_chunks(made);
   made->lists = calloc(config->workers, sizeof *made->lists);
   made->appenders = calloc(config->workers, sizeof *made->appenders);
+  bool named = sonde_names_init(&made->names);
   int status = SONDE_OK;
-  if (!made->lists || !made->appenders || map_memory(made) < 0)
+  if (!named || !made->lists || !made->appenders || map_memory(made) < 0)
     status =
         sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "no memory for a capture buffer of %llu bytes",
                    (unsigned long long)config->bytes);
@@ -109,6 +112,7 @@ void sonde_store_close(struct sonde_store *store) {
     munmap(store->memory, store->memory_bytes);
   pthread_cond_destroy(&store->sealer_work);
   pthread_mutex_destroy(&store->lock);
+  sonde_names_release(&store->names);
   free(store->lists);
   free(store->appenders);
   free(store);
@@ -116,6 +120,19 @@ void sonde_store_close(struct sonde_store *store) {
 
 struct sonde_appender *sonde_store_appender(struct sonde_store *store, uint32_t worker) {
   return &store->appenders[worker];
+}
+
+int sonde_store_name_set(struct sonde_store *store, uint32_t slot, const char *name,
+                         struct sonde_error *error) {
+  char whole[SONDE_NAME_BYTES];
+  const char *host = store->config.host;
+  snprintf(whole, sizeof whole, "%s%s%s", host ? host : "", host ? "/" : "", name);
+  if (slot >= SONDE_SOURCES_MAX)
+    return sonde_fail(error, SONDE_INVALID, 0, "interface slot %u: at most %d", slot,
+                      SONDE_SOURCES_MAX - 1);
+  if (!sonde_names_set(&store->names, slot, whole))
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "no memory for an interface name");
+  return SONDE_OK;
 }
 
 int sonde_store_key_set(struct sonde_store *store, const uint8_t *key, struct sonde_error *error) {

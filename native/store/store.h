@@ -19,6 +19,11 @@ int sonde_store_open(const struct sonde_store_config *config, struct sonde_store
 void sonde_store_close(struct sonde_store *store); /* NULL is allowed */
 
 struct sonde_appender *sonde_store_appender(struct sonde_store *store, uint32_t worker);
+/* Names the interface of a slot in answers and segments. Call before the slot's first packet
+ * under this name. A stored packet keeps the name it was stored under. Errors: INVALID,
+ * NO_MEMORY. */
+int sonde_store_name_set(struct sonde_store *store, uint32_t slot, const char *name,
+                         struct sonde_error *error);
 /* Logs a gap: packets were dropped before they reached the store. Any thread. */
 void sonde_store_note_drops(struct sonde_store *store, uint64_t from_ns, uint64_t to_ns);
 void sonde_store_stats(struct sonde_store *store, struct sonde_store_stats *stats);

@@ -18,6 +18,7 @@ enum sonde_store_event {
 struct sonde_store_config {
   uint64_t bytes; /* memory of all workers */
   uint32_t workers;
+  const char *host;    /* before "/" in the names of interfaces, or NULL; kept by the caller */
   const char *dir;     /* for segment files, or NULL */
   uint64_t disk_bytes; /* limit of all segment files together */
   /* Called on the store's threads, without locks. */

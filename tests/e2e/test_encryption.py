@@ -245,6 +245,7 @@ async def test_modified_file_is_detected(
     assert "truncated" in done.stderr
     file.write_bytes(whole)
     assert decrypt([file], key, out).returncode == 0
+    assert f"alpha/{path}".encode() in out.read_bytes()  # the interface of each packet
     assert read_capture(out) == made
 
 

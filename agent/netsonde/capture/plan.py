@@ -105,4 +105,5 @@ def _settings(
         buffer_bytes=request.buffer_size_mb << 20 if recorded else 0,
         buffer_dir=config.buffer.dir if recorded else "",
         buffer_disk_bytes=config.buffer.disk_mb << 20,
+        host=config.host,
     )

@@ -257,6 +257,7 @@ def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
         ffi.new("char[]", string_of(settings.interface, InvalidInterface)),
         ffi.new("char[]", string_of(settings.filter, InvalidFilter)),
         ffi.new("char[]", settings.buffer_dir.encode()),
+        ffi.new("char[]", settings.host.encode()),
     ]
     config.plugin_dir, config.backend, config.interface = strings[:3]
     config.filter = strings[3] if settings.filter else ffi.NULL
@@ -268,6 +269,7 @@ def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
     config.vxlan_ports[0 : len(settings.vxlan_ports)] = settings.vxlan_ports
     config.idle_timeout_ns = settings.idle_timeout_sec * NS_PER_SEC
     config.active_timeout_ns = settings.active_timeout_sec * NS_PER_SEC
+    config.host = strings[5] if settings.host else ffi.NULL
     config.buffer_dir = strings[4] if settings.buffer_dir else ffi.NULL
 
     session = ffi.new("struct sonde_session **")

@@ -45,6 +45,7 @@ class CaptureSettings:
     buffer_dir: str  # "": memory only
     buffer_disk_bytes: int
     vxlan_ports: tuple[int, ...] = (4789, 8472)
+    host: str = ""  # before the interface's name in recordings
 
 
 @dataclass(frozen=True, slots=True)
