@@ -12,13 +12,16 @@ from typing import Any
 
 import nats
 import pytest
+import structlog
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus import settled
 from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus import connection as connection_module
-from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
+from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes, order_servers
 from netsonde.bus.embedded import EmbeddedServer
+from netsonde.bus.nats_client import backoff_sec
 from netsonde.config.sections import NatsSection
 from netsonde.errors import UnreachableError
 from netsonde.fleet.client import connect
@@ -162,7 +165,7 @@ async def test_dead_reconnect_task_is_replaced(monkeypatch: pytest.MonkeyPatch) 
             raise RuntimeError("unable to perform operation; the handler is closed")
 
         monkeypatch.setattr(client, "_process_connect_init", close_at_once)
-        connection_module.abort_transport(client)
+        client.abort()
         await eventually(
             lambda: connection.connected and connection._client is not client, "another client"
         )
@@ -181,12 +184,13 @@ async def test_cancellation_works_although_nats_py_swallows_it(
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(60)
 
-        monkeypatch.setattr(connection._client, "publish", swallow_cancellation)
+        monkeypatch.setattr(Client, "_flush_pending", swallow_cancellation)
         flood = asyncio.create_task(publish_forever(connection))
         await asyncio.wait_for(flushing.wait(), TIMEOUT_SEC)
         flood.cancel()
         await asyncio.wait({flood}, timeout=TIMEOUT_SEC / 2)
         assert flood.cancelled()
+        monkeypatch.undo()
 
 
 async def test_barrier_returns_after_published_messages_arrive() -> None:
@@ -271,6 +275,84 @@ async def test_reconnects_after_a_foreign_server_on_the_port(greeting: bytes) ->
         await stranger.wait_closed()
         async with EmbeddedServer(port=port):
             await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
+
+
+async def test_late_end_of_an_old_client_changes_nothing() -> None:
+    notices: list[bool] = []
+    async with (
+        EmbeddedServer() as server,
+        running(server.url, lambda connection: connection.notify(notices.append)) as connection,
+    ):
+        await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
+        old = connection._client
+        assert old is not None
+        old.ended.set()
+        await eventually(lambda: connection.connects == 2, "another client")
+        await old._close(Client.CLOSED)
+        for callback in (old._disconnected_cb, old._reconnected_cb):
+            assert callback is not None
+            await callback()
+        old.ended.set()
+        assert await connection.barrier(TIMEOUT_SEC)
+        assert connection.connected
+        assert connection.connects == 2
+        assert notices == [True, False, True]
+
+
+def test_hosts_spread_over_the_servers() -> None:
+    servers = [f"nats://n{number}" for number in range(4)]
+    orders = [order_servers(servers, f"web{number}") for number in range(400)]
+    assert all(sorted(order) == servers for order in orders)
+    assert order_servers(servers, "web1") == orders[1]
+    for place in range(4):
+        firsts = [order[place] for order in orders]
+        assert all(firsts.count(server) > 60 for server in servers)
+
+
+def test_backoff_has_full_jitter_and_a_limit() -> None:
+    for failures in (0, 1, 3, 7, 1000):
+        most = min(0.5 * 2 ** min(failures, 20), 60.0)
+        waits = [backoff_sec(failures) for _ in range(500)]
+        assert 0 <= min(waits) < most / 8
+        assert most * 7 / 8 < max(waits) <= most
+
+
+async def test_failed_attempts_are_reported() -> None:
+    port = free_port()
+    with structlog.testing.capture_logs() as logs:
+        async with running(f"nats://user:secret@127.0.0.1:{port}") as connection:
+            await eventually(lambda: "2 attempts failed" in connection.trouble, "two attempts")
+            assert f"127.0.0.1:{port}: " in connection.trouble
+            assert "refused" in connection.trouble
+            async with EmbeddedServer(port=port):
+                await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
+                assert connection.trouble == ""
+    failures = [log for log in logs if log["event"] == "connection failed"]
+    assert len(failures) == 1, logs  # once a minute for one cause
+    assert "refused" in failures[0]["error"]
+    assert "secret" not in str(logs)
+
+
+async def test_denied_subjects_are_counted() -> None:
+    config = 'authorization { users = [{user: a, password: b, permissions: {publish: "ok.>"}}] }'
+    heard: list[str] = []
+
+    def prepare(connection: Connection) -> None:
+        connection.on_denial(lambda error: heard.append(error.subject))
+
+    async with (
+        EmbeddedServer(config=config) as server,
+        running(server.url.replace("//", "//a:b@"), prepare) as connection,
+    ):
+        await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
+        assert connection.authenticated
+        for subject in ("No.Way", "ok.a", "No.Way", "x"):
+            assert await connection.publish(subject, b"")
+        assert await connection.barrier(TIMEOUT_SEC)
+        assert heard == ["No.Way", "No.Way", "x"]
+        assert connection.denied == {"No.Way": 2, "x": 1}
+        assert connection.denials == 3
+        assert connection.connects == 1
 
 
 def test_header_bytes_match_the_wire() -> None:

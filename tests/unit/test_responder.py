@@ -28,7 +28,7 @@ from netsonde.service.identity import Identity
 from netsonde.service.outbox import SMALL_REPLY_MAX, SMALL_UNSENT_MAX, UNSENT_MAX
 from netsonde.service.policy import Policy
 from netsonde.service.responder import COSTLY_MAX, Responder
-from netsonde.wire.replies import StatusReply, StopReply
+from netsonde.wire.replies import BusState, StatusReply, StopReply
 from netsonde.wire.verbs import VERBS
 
 
@@ -143,11 +143,17 @@ async def rig() -> AsyncIterator[Rig]:
             cast(Sessions, FakeSessions()),
             cast(Retrievals, FakeRetrievals()),
             Firmware(FirmwareSection()),
+            FakeBus(),
         )
         responder = Responder(
             cast(Connection, connection), features, cast(Events, events), discovery, policy, tasks
         )
         yield Rig(responder, connection, events, discovery, policy)
+
+
+class FakeBus:
+    def state(self) -> BusState:
+        return BusState(connected=True, denied=[], denials=0)
 
 
 @pytest.fixture

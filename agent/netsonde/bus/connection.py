@@ -1,40 +1,44 @@
 """One NATS connection that always reconnects.
 
-`run` keeps a nats-py client alive. The agent starts without a server. Servers may start late,
-be killed or freeze. A closed client is replaced by a new one, which subscribes again.
-nats-py needs these rules: error_cb must not raise, because that would end the read loop. A PING
-overtakes pending publishes, so `barrier` flushes first. Only a watchdog notices a frozen
-server; it aborts the transport. A cancellation that nats-py swallowed is raised again.
+`run` keeps a client alive. The agent starts without a server. Servers may start late, be killed
+or freeze. A closed client is replaced by a new one, which subscribes again. All state of a
+connection belongs to its client, so a late callback of an old client changes nothing. Only a
+watchdog notices a frozen server; it aborts the transport.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+import hashlib
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import nats.errors
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from ..config.sections import NatsSection
 from ..errors import ConfigError, NetsondeError
 from .credentials import Login
-from .nats_client import GuardedClient
+from .nats_client import (
+    DENIED_MAX,
+    Denial,
+    GuardedClient,
+    PermissionDeniedError,
+    backoff_sec,
+    explain_error,
+)
 
 PING_INTERVAL_SEC = 10
-RECONNECT_WAIT_SEC = 0.5
 CONNECT_TIMEOUT_SEC = 5
 WATCH_INTERVAL_SEC = 3.0
 FROZEN_AFTER_SEC = 8.0
 PENDING_BYTES_MAX = 4 << 20
-FLUSH_BYTES = 2 << 20  # above this backlog a publisher waits for the socket
-FLUSH_POLL_SEC = 0.001
-REPORTED_MAX = 32  # different errors in the log between two connects
+REPORT_INTERVAL_SEC = 60.0  # between two log lines with one cause
+REPORTED_MAX = 32  # different causes in the log within that time
 
 Listener = Callable[[Msg], Awaitable[None]]
 Notice = Callable[[bool], None]
@@ -69,13 +73,21 @@ class Connection:
         self._settings = settings
         self._name = f"netsonde {host} {purpose}"
         self._host = host
+        self.purpose = purpose
         self._log = structlog.get_logger().bind(connection=purpose)
         self._listeners: list[tuple[str, Listener]] = []
+        self._opening: GuardedClient | None = None  # also while it connects
         self._client: GuardedClient | None = None
-        self._closed = asyncio.Event()
         self._up = asyncio.Event()
         self._notices: list[Notice] = []
-        self._reported: set[str] = set()  # errors since the last connect
+        self._denials: list[Denial] = []
+        self._reported: dict[str, float] = {}  # when each cause was logged last
+        self._is_up = False
+        self._failures = 0  # failed attempts since the last connect
+        self._cause = ""
+        self._down_sec = time.monotonic()
+        self.denied: dict[str, int] = {}  # refusals by subject
+        self.denials = 0
         self.connects = 0
 
     # ---- use -----------------------------------------------------------------------------
@@ -83,6 +95,26 @@ class Connection:
     @property
     def connected(self) -> bool:
         return self._client is not None and bool(self._client.is_connected)
+
+    @property
+    def authenticated(self) -> bool | None:
+        """False if the server checks nobody. None without a connection."""
+        return self._client.authenticated if self._client and self.connected else None
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no connection. Empty with one."""
+        if self.connected:
+            return ""
+        text = f"not connected to NATS for {time.monotonic() - self._down_sec:.0f} s"
+        if self._failures:
+            text += f", {self._failures} attempts failed, the last with: {self._cause}"
+        return text
+
+    @property
+    def server(self) -> str:
+        """host:port, without a password from the URL. Empty without a connection."""
+        return self._client.server if self._client is not None and self.connected else ""
 
     @property
     def max_payload(self) -> int:
@@ -117,6 +149,16 @@ class Connection:
         """Calls notice(True) after each connect and notice(False) after each disconnect."""
         self._notices.append(notice)
 
+    def on_denial(self, notice: Denial) -> None:
+        """Calls notice(error) for each subject that the server denies. It comes after the
+        message was sent, and before the next `barrier` returns."""
+        self._denials.append(notice)
+
+    def hasten(self) -> None:
+        """Tries to connect now, for example because another connection has succeeded."""
+        if self._opening is not None:
+            self._opening.hasten()
+
     async def publish(
         self, subject: str, payload: bytes, headers: dict[str, str] | None = None
     ) -> bool:
@@ -130,30 +172,20 @@ class Connection:
         except PUBLISH_ERRORS as error:
             self._log.warning("publish failed", subject=subject, error=str(error))
             return False
-        finally:
-            honour_cancellation()
         return True
 
     async def publish_ready(
         self, subject: bytes, head: bytes, payload: bytes, *, reply: bytes = b""
     ) -> bool:
-        """Publishes with an encoded header block. nats-py would copy the payload twice; this
-        passes it to the socket without a copy."""
+        """Publishes with an encoded header block. The payload is not copied."""
         client = self._client
         if client is None or not client.is_connected:
             return False
         size = len(head) + len(payload)
         _check_size(client, size)
         line = b"HPUB %b %b %d %d\r\n%b" % (subject, reply, len(head), size, head)
-        client._pending += (line, payload, b"\r\n")
-        client._pending_data_size += len(line) + len(payload) + 2
         try:
-            if client._flush_queue is not None and client._flush_queue.empty():
-                await client._flush_pending()
-            # force_flush would wait for a flusher that may have ended with the connection.
-            while client._pending_data_size > FLUSH_BYTES and client.is_connected:  # noqa: ASYNC110 - nats-py has no event
-                await asyncio.sleep(FLUSH_POLL_SEC)
-            honour_cancellation()
+            await client.publish_encoded(line, payload)
         except PUBLISH_ERRORS as error:
             self._log.warning("publish failed", error=str(error))
             return False
@@ -181,141 +213,153 @@ class Connection:
         client = self._client
         if client is None or not client.is_connected:
             return False
-        return await _succeeds_within(client.flush(timeout=3600), timeout_sec)
+        return await client.flushed(timeout_sec)
 
     # ---- lifetime ------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Runs until cancelled."""
-        wait_sec = RECONNECT_WAIT_SEC
+        failures = 0
         while True:
+            began_sec = time.monotonic()
             try:
                 await self._serve_one_client()
-                wait_sec = RECONNECT_WAIT_SEC
+                failures = 0
             except Exception as error:
                 # The peer may not be a NATS server. No reply may end a capture.
-                self._log.warning("connection failed", error=str(error) or repr(error))
-                wait_sec = min(wait_sec * 2, 10.0)
-            self._report(up=False)
-            # Jitter, so that hosts do not reconnect all at once; not a secret.
-            await asyncio.sleep(wait_sec * random.uniform(0.5, 1.0))  # noqa: S311
+                self._note_failure(explain_error(error))
+            failures = failures + 1 if time.monotonic() - began_sec < WATCH_INTERVAL_SEC else 0
+            await asyncio.sleep(backoff_sec(failures))
 
     async def _serve_one_client(self) -> None:
         client = GuardedClient()
-        client.tls_expected = self._wants_tls
+        client.tls_expected = wants_tls(self._settings)
         client.login = Login(self._settings)
-        self._closed.clear()
+        self._opening = client
         try:
-            await client.connect(**self._options())
+            await client.connect(**self._options(client))
             for subject, listener in self._listeners:
                 await client.subscribe(subject, cb=listener)
-            honour_cancellation()
             self._client = client
-            self._report(up=True)
+            self._report_up()
             watchdog = asyncio.create_task(self._watch(client))
             try:
-                await self._closed.wait()
+                await client.ended.wait()
             finally:
                 watchdog.cancel()
                 await asyncio.gather(watchdog, return_exceptions=True)
             self._log.warning("nats-py closed the client, making a new one")
         finally:
             self._client = None
-            await _close_client(client)
+            self._report_down()
+            await client.shut()
 
     async def drain(self, timeout_sec: float = 3.0) -> None:
         """Flushes the backlog. The connection stays open until `run` is cancelled."""
         if not await self.barrier(timeout_sec):
             self._log.info("cannot flush the backlog", connected=self.connected)
 
-    async def _watch(self, client: Client) -> None:
-        """Aborts the transport of a frozen server. Replaces a client that no longer reconnects."""
+    async def _watch(self, client: GuardedClient) -> None:
+        """Aborts the transport of a frozen server."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL_SEC)
-            if reconnect_task_ended(client):
-                self._closed.set()
+            if client.reconnect_ended:
+                client.ended.set()
             if not client.is_connected:
                 continue
-            transport = client._transport
-            if await _succeeds_within(client.flush(timeout=3600), FROZEN_AFTER_SEC):
+            connects = self.connects
+            if await client.flushed(FROZEN_AFTER_SEC):
                 continue
-            if client.is_connected and client._transport is transport:
+            if client.is_connected and self.connects == connects:
                 self._log.warning("the server does not answer, dropping the connection")
-                abort_transport(client)
+                client.abort()
 
     # ---- nats-py options and callbacks ---------------------------------------------------
 
-    @property
-    def _wants_tls(self) -> bool:
-        settings = self._settings
-        return bool(
-            settings.tls_ca
-            or settings.tls_cert
-            or settings.tls_handshake_first
-            or any(server.startswith("tls://") for server in settings.servers)
-        )
+    def _options(self, client: GuardedClient) -> dict[str, Any]:
+        """The callbacks know their client: those of an old one are ignored."""
 
-    def _options(self) -> dict[str, Any]:
+        async def on_error(error: Exception) -> None:
+            # An exception here would end nats-py's read loop silently.
+            with contextlib.suppress(Exception):
+                self._on_error(client, error)
+
+        async def on_disconnected() -> None:
+            if self._client is client:
+                self._report_down()
+
+        async def on_reconnected() -> None:
+            if self._client is client:
+                self._report_up()
+
         settings = self._settings
         options: dict[str, Any] = {
-            "servers": list(settings.servers),
+            "servers": order_servers(settings.servers, self._host),
             "name": self._name,
-            "error_cb": self._on_error,
-            "closed_cb": self._on_closed,
-            "disconnected_cb": self._on_disconnected,
-            "reconnected_cb": self._on_reconnected,
+            "error_cb": on_error,
+            "disconnected_cb": on_disconnected,
+            "reconnected_cb": on_reconnected,
             "dont_randomize": True,  # both connections of an agent use one server
             "max_reconnect_attempts": -1,
-            # Jitter, so that hosts do not reconnect all at once; not a secret.
-            "reconnect_time_wait": RECONNECT_WAIT_SEC * random.uniform(0.5, 1.5),  # noqa: S311
             "connect_timeout": CONNECT_TIMEOUT_SEC,
             "ping_interval": PING_INTERVAL_SEC,
             "pending_size": PENDING_BYTES_MAX,
-            "tls_handshake_first": settings.tls_handshake_first,
             "inbox_prefix": self.inbox_prefix,
         }
-        if self._wants_tls:
-            options["tls"] = tls_context(settings)
-        return options | Login(settings).options
+        return options | login_options(settings)
 
-    async def _on_error(self, error: Exception) -> None:
-        # An exception here would end nats-py's read loop silently.
-        with contextlib.suppress(Exception):
-            text = str(error) or repr(error)
-            if text not in self._reported and len(self._reported) < REPORTED_MAX:
-                self._reported.add(text)  # log once, not at each reconnect attempt
-                self._log.warning("nats error", error=text)
+    def _on_error(self, client: GuardedClient, error: Exception) -> None:
+        if isinstance(error, PermissionDeniedError):
+            self._count_denial(error)
+        elif client.is_connected:
+            self._log_limited("nats error", explain_error(error))
+        elif client is self._opening:
+            self._note_failure(f"{client.server}: {explain_error(error)}")
 
-    async def _on_closed(self) -> None:
-        self._closed.set()
+    def _count_denial(self, error: PermissionDeniedError) -> None:
+        self.denials += 1
+        if error.subject in self.denied or len(self.denied) < DENIED_MAX:
+            self.denied[error.subject] = self.denied.get(error.subject, 0) + 1
+        self._log_limited("permission denied", str(error))
+        for notice in self._denials:
+            notice(error)
 
-    async def _on_disconnected(self) -> None:
-        self._report(up=False)
+    def _note_failure(self, cause: str) -> None:
+        self._failures += 1
+        self._cause = cause
+        self._log_limited("connection failed", cause, attempts=self._failures)
 
-    async def _on_reconnected(self) -> None:
-        self._report(up=True)
+    def _log_limited(self, event: str, cause: str, **fields: object) -> None:
+        """Logs each cause at once, and then once a minute at most."""
+        now = time.monotonic()
+        expired = [one for one, at in self._reported.items() if now - at >= REPORT_INTERVAL_SEC]
+        for one in expired:
+            del self._reported[one]
+        if cause not in self._reported and len(self._reported) < REPORTED_MAX:
+            self._reported[cause] = now
+            self._log.warning(event, error=cause, **fields)
 
-    def _report(self, *, up: bool) -> None:
-        if up:
-            self.connects += 1
-            self._up.set()
-            self._reported.clear()
-            self._log.info("connected", server=self.server)
+    def _report_up(self) -> None:
+        self.connects += 1
+        self._failures = 0
+        self._is_up = True
+        self._up.set()
+        self._log.info("connected", server=self.server)
         for notice in self._notices:
-            notice(up)
+            notice(True)
 
-    @property
-    def server(self) -> str:
-        """host:port, without a password from the URL."""
-        url = self._client.connected_url if self._client is not None else None
-        return f"{url.hostname}:{url.port}" if url is not None else ""
+    def _report_down(self) -> None:
+        if not self._is_up:
+            return
+        self._is_up = False
+        self._down_sec = time.monotonic()
+        for notice in self._notices:
+            notice(False)
 
 
-def honour_cancellation() -> None:
-    """Raises CancelledError again. nats-py can swallow the first one while it flushes."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+def order_servers(servers: list[str], host: str) -> list[str]:
+    """Returns the servers in an order of this host, so that a fleet spreads over them."""
+    return sorted(servers, key=lambda one: hashlib.sha256(f"{host} {one}".encode()).digest())
 
 
 def header_bytes(headers: dict[str, str] | None) -> int:
@@ -325,7 +369,7 @@ def header_bytes(headers: dict[str, str] | None) -> int:
     return 12 + sum(len(key) + len(value.encode()) + 4 for key, value in headers.items())
 
 
-def _check_size(client: Client, size: int) -> None:
+def _check_size(client: GuardedClient, size: int) -> None:
     if size > client.max_payload:
         raise PayloadTooLargeError(
             f"message of {size} bytes exceeds the server's max_payload of {client.max_payload};"
@@ -333,30 +377,21 @@ def _check_size(client: Client, size: int) -> None:
         )
 
 
-def abort_transport(client: Client) -> None:
-    """Drops the connection. close() would block until a frozen server reads the buffer."""
-    writer = getattr(client._transport, "_io_writer", None)
-    if writer is not None:
-        writer.transport.abort()
+def wants_tls(settings: NatsSection) -> bool:
+    return bool(
+        settings.tls_ca
+        or settings.tls_cert
+        or settings.tls_handshake_first
+        or any(server.startswith("tls://") for server in settings.servers)
+    )
 
 
-def reconnect_task_ended(client: Client) -> bool:
-    """Returns True if nats-py will never reconnect. A RuntimeError of uvloop (a write after
-    the server hung up) ends nats-py's reconnect task."""
-    task = client._reconnection_task
-    return bool(client.is_reconnecting and task is not None and task.done())
-
-
-async def _close_client(client: Client) -> None:
-    """Closes a client in any state and stops its reconnects."""
-    task = client._reconnection_task
-    if task is not None:
-        task.cancel()
-        await asyncio.wait({task}, timeout=1.0)
-        if task.done() and not task.cancelled():
-            task.exception()  # else asyncio logs "exception was never retrieved"
-    abort_transport(client)
-    await _succeeds_within(client.close(), 2.0)
+def login_options(settings: NatsSection) -> dict[str, Any]:
+    """Returns TLS and credentials as options of nats-py's connect."""
+    options: dict[str, Any] = {"tls_handshake_first": settings.tls_handshake_first}
+    if wants_tls(settings):
+        options["tls"] = tls_context(settings)
+    return options | Login(settings).options
 
 
 def tls_context(settings: NatsSection) -> ssl.SSLContext:
@@ -367,19 +402,3 @@ def tls_context(settings: NatsSection) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"nats.tls_ca, tls_cert or tls_key: {error}") from None
     return context
-
-
-async def _succeeds_within(work: Awaitable[None], timeout_sec: float) -> bool:
-    """Returns False on timeout or error. A late task is not cancelled: nats-py would fail at
-    the PONG of a cancelled flush."""
-    task = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait({task}, timeout=timeout_sec)
-    if done:
-        return not task.cancelled() and task.exception() is None
-    task.add_done_callback(lambda late: late.cancelled() or late.exception())
-    _LATE_TASKS.add(task)
-    task.add_done_callback(_LATE_TASKS.discard)
-    return False
-
-
-_LATE_TASKS: set[asyncio.Future[None]] = set()  # asyncio holds only weak references

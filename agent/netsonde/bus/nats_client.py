@@ -1,50 +1,479 @@
-"""nats-py's client, hardened against malformed messages.
+"""The adapter to nats-py: the only module that uses its private members.
 
-nats-py's read loop ends silently at unexpected input, and the connection then receives nothing:
-at a PONG for a cancelled flush, and at a subject or status line that is not UTF-8. nats-server
-allows control characters in subjects, and nats-py disconnects at one. Any client with publish
-rights could do this to all agents at once.
+It is written for nats-py 2.16 and tested against each quirk that it works around. Rules:
+- Every wait for a server has a deadline. At the deadline the transport is aborted.
+- nats-py's parser ends silently at input that it does not expect, and the connection then receives
+  nothing. Any client with publish rights could do this to all agents. The parser here accepts
+  control characters and bytes that are not UTF-8, limits lines and messages, and reconnects at
+  anything else.
+- Servers are tried in turn with back-off. Secrets are read at each login and sent only over TLS
+  if TLS is configured.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import os
+import random
 import re
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+from urllib.parse import ParseResult, unquote
 
 import nats.errors
-from nats.aio.client import Client
+from nats.aio.client import DEFAULT_BUFFER_SIZE, Client, Srv
 from nats.aio.msg import Msg
+from nats.aio.transport import TcpTransport
 from nats.protocol import parser
 
+from ..config.addresses import endpoint
 from ..errors import ConfigError
 from .credentials import Login
 
-# nats-py's patterns, but only space and tab separate words; control characters do not.
-parser.MSG_RE = re.compile(
-    rb"\AMSG[ \t]+([^ \t\r\n]+)[ \t]+(\d+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)\r\n"
-)
-parser.HMSG_RE = re.compile(
-    rb"\AHMSG[ \t]+([^ \t\r\n]+)[ \t]+(\d+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n"
-)
+HANDSHAKE_SEC = 10.0  # from the TCP connection to the server's first PONG
+DRAIN_SEC = 15.0  # for a server that reads nothing; longer than Connection's watchdog
+CLOSE_SEC = 2.0
+BACKOFF_SEC, BACKOFF_SEC_MAX = 0.5, 60.0
+STABLE_SEC = 10.0  # a connection that lasted this long resets the back-off
+LINE_BYTES_MAX = 256 << 10  # INFO lists every server of a cluster
+MESSAGE_BYTES_MAX = 64 << 20  # the largest max_payload that nats-server accepts
+FLUSH_BYTES = 2 << 20  # above this backlog a publisher waits for the socket
+FLUSH_POLL_SEC = 0.001
+DENIED_MAX = 64  # denials to remember
+
+DenialKind = Literal["publish", "subscribe"]
+
+_DENIAL = re.compile(r"'?Permissions Violation for (Publish|Subscription)[^\"]* (\".*?\")", re.I)
+
+
+class PermissionDeniedError(nats.errors.Error):
+    """The server's permissions denied a message or a subscription."""
+
+    def __init__(self, kind: DenialKind, subject: str) -> None:
+        verb = "publish" if kind == "publish" else "subscribe"
+        super().__init__(f'permissions violation: this login may not {verb} to "{subject}"')
+        self.kind = kind
+        self.subject = subject
+
+
+Denial = Callable[[PermissionDeniedError], None]
+
+
+class Denials:
+    """The subjects that the server denied to one client.
+
+    A denial comes after the message was sent, and before the next flush returns."""
+
+    def __init__(self) -> None:
+        self.recent: deque[PermissionDeniedError] = deque(maxlen=DENIED_MAX)
+        self.count = 0
+        self._notices: dict[object, Denial] = {}
+
+    def add(self, error: PermissionDeniedError) -> None:
+        self.count += 1
+        self.recent.append(error)
+        for notice in list(self._notices.values()):
+            notice(error)
+
+    @contextlib.contextmanager
+    def watch(self, notice: Denial) -> Iterator[None]:
+        """Calls notice(error) for each denial within the block. It must not raise."""
+        key = object()
+        self._notices[key] = notice
+        try:
+            yield
+        finally:
+            del self._notices[key]
+
+
+def read_denial(text: str) -> PermissionDeniedError | None:
+    """Reads the text of an -ERR. None if it is about something else."""
+    found = _DENIAL.match(text)
+    if found is None:
+        return None
+    try:
+        subject = str(json.loads(found[2]))  # quoted by Go's %q
+    except ValueError:
+        subject = found[2].strip('"')
+    kind: DenialKind = "publish" if found[1].lower() == "publish" else "subscribe"
+    return PermissionDeniedError(kind, subject)
+
+
+def backoff_sec(failures: int) -> float:
+    """Returns a random wait with full jitter, so that hosts do not reconnect all at once."""
+    most = min(BACKOFF_SEC * 2 ** min(failures, 16), BACKOFF_SEC_MAX)
+    return random.uniform(0.0, most)  # noqa: S311 - not a secret
+
+
+def server_name(uri: ParseResult) -> str:
+    """Returns host:port without a password. An IPv6 address gets brackets."""
+    return endpoint(uri.hostname or "", uri.port or 4222)
+
+
+def explain_error(error: BaseException) -> str:
+    """Returns the cause of a failed connection in a few words, without secrets."""
+    if isinstance(error, socket.gaierror):  # its numbers are not errno's
+        return str(error.strerror).lower()
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {getattr(error, 'verify_message', '') or error.reason or error}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno).lower()
+    text = str(error).removeprefix("nats: ").strip("'. ")
+    if isinstance(error, TimeoutError) or text == "timeout":
+        return "no reply in time"
+    return text or ("the server hung up" if isinstance(error, OSError) else repr(error))
+
+
+def honour_cancellation(before: int = 0) -> None:
+    """Raises a cancellation that nats-py or asyncio.wait_for of Python 3.11 swallowed. before: the
+    task's count of cancellations at the start."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+class _Transport(TcpTransport):
+    """A transport whose every wait ends. After a failed TLS handshake wait_closed() of asyncio
+    never returns, because asyncio has replaced the protocol that it waits for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._greeted = False
+        self._aborted = False
+
+    async def connect_tls(
+        self,
+        uri: str | ParseResult,
+        ssl_context: ssl.SSLContext,
+        buffer_size: int,
+        connect_timeout: int,
+    ) -> None:
+        try:
+            await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
+        except (RuntimeError, ValueError) as error:  # the server hung up; no host name to check
+            self.abort()
+            raise ConnectionResetError(str(error)) from error
+        except BaseException:
+            self.abort()
+            raise
+
+    async def readline(self) -> bytes:
+        """Skips lines between the greeting and the server's answer to CONNECT."""
+        while True:
+            try:
+                line = bytes(await super().readline())
+            except ValueError:
+                raise nats.errors.Error("nats: the server's greeting has no end") from None
+            if not self._greeted or not line.startswith((b"INFO ", b"+OK")):
+                self._greeted = True
+                return line
+
+    def write(self, payload: bytes) -> None:
+        self.writelines([payload])
+
+    def writelines(self, payload: list[bytes]) -> None:
+        try:
+            super().writelines(payload)
+        except RuntimeError as error:  # uvloop, after the server hung up
+            raise ConnectionResetError(str(error)) from None
+
+    async def drain(self) -> None:
+        try:
+            async with asyncio.timeout(DRAIN_SEC):
+                await super().drain()
+        except TimeoutError:
+            self.abort()
+            raise ConnectionAbortedError(f"the server read nothing for {DRAIN_SEC:g} s") from None
+        except RuntimeError as error:
+            raise ConnectionResetError(str(error)) from None
+
+    async def wait_closed(self) -> None:
+        if self._aborted:
+            return
+        with contextlib.suppress(OSError, RuntimeError):  # OSError: also TimeoutError
+            async with asyncio.timeout(CLOSE_SEC):
+                await super().wait_closed()
+        self.abort()
+
+    def abort(self) -> None:
+        """Drops the connection at once. Pending bytes are lost."""
+        self._aborted = True
+        for writer in (self._io_writer, self._bare_io_writer):
+            if writer is not None:
+                with contextlib.suppress(OSError, RuntimeError):
+                    writer.transport.abort()
+
+    @property
+    def encrypted(self) -> bool:
+        writer = self._io_writer
+        return writer is not None and writer.get_extra_info("ssl_object") is not None
+
+
+class _Parser(parser.Parser):
+    """The server's protocol. Only space and tab separate words; control characters do not."""
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Raises ProtocolError or OSError only; nats-py's read loop reconnects at both."""
+        try:
+            await self._parse(data)
+        except OSError:
+            raise
+        except Exception as error:
+            await self.nc._error_cb(error)
+            raise nats.errors.ProtocolError from error
+
+    async def _parse(self, data: bytes) -> None:
+        self.buf += data
+        while self.buf:
+            if self.state == parser.AWAITING_CONTROL_LINE:
+                end = self.buf.find(b"\r\n", 0, LINE_BYTES_MAX)
+                if end < 0:
+                    if len(self.buf) >= LINE_BYTES_MAX:
+                        raise nats.errors.Error("nats: a line of the server has no end")
+                    return
+                line = bytes(self.buf[:end])
+                del self.buf[: end + 2]
+                await self._take_line(line)
+            elif len(self.buf) >= self.needed + 2:
+                head = bytes(self.buf[: self.header_needed])
+                payload = bytes(self.buf[self.header_needed : self.needed])
+                del self.buf[: self.needed + 2]
+                self.state = parser.AWAITING_CONTROL_LINE
+                found = self.msg_arg
+                await self.nc._process_msg(
+                    found["sid"], found["subject"], found["reply"], payload, head
+                )
+            else:
+                return
+
+    async def _take_line(self, line: bytes) -> None:
+        words = [word for word in line.replace(b"\t", b" ").split(b" ") if word]
+        match words:
+            case [b"MSG", subject, sid, *reply, size] if len(reply) <= 1:
+                self._expect(subject, sid, reply, b"0", size)
+            case [b"HMSG", subject, sid, *reply, head_size, size] if len(reply) <= 1:
+                self._expect(subject, sid, reply, head_size, size)
+            case [b"PING"]:
+                await self.nc._process_ping()
+            case [b"PONG"]:
+                await self.nc._process_pong()
+            case [b"+OK"]:
+                pass
+            case [b"-ERR", *_]:
+                await self.nc._process_err(line[4:].decode(errors="replace").strip())
+            case [b"INFO", *_]:
+                await self.nc._process_info(json.loads(line[4:]))
+            case _:
+                raise nats.errors.Error(f"nats: unknown line of the server: {line[:40]!r}")
+
+    def _expect(
+        self, subject: bytes, sid: bytes, reply: list[bytes], head_size: bytes, size: bytes
+    ) -> None:
+        self.msg_arg = {"subject": subject, "sid": int(sid), "reply": reply[0] if reply else b""}
+        self.header_needed, self.needed = int(head_size), int(size)
+        if not 0 <= self.header_needed <= self.needed <= MESSAGE_BYTES_MAX:
+            raise nats.errors.Error(f"nats: a message of {self.needed} bytes")
+        self.state = parser.AWAITING_MSG_PAYLOAD
 
 
 class GuardedClient(Client):
-    """Sends CONNECT, and so credentials, only over TLS if TLS is configured. Reads the secrets
-    at each login. nats-py retries after a secret that cannot be read."""
+    """One nats-py client. `ended` is set when it is closed and will never reconnect.
+
+    tls_expected: send CONNECT, and so credentials, only over TLS. rounds: how often the first
+    connect tries each server; None: unlimited.
+    """
 
     tls_expected = False
     login: Login | None = None
+    rounds: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ps = _Parser(self)
+        self._tries = 0  # since the last stable connection
+        self._up_sec: float | None = None
+        self._hastened = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.denials = Denials()
+
+    # ---- use ---------------------------------------------------------------------------------
+
+    @property
+    def server(self) -> str:
+        """host:port of the server in use, or of the last try."""
+        return server_name(self._current_server.uri) if self._current_server else ""
+
+    @property
+    def authenticated(self) -> bool:
+        """True if the server requires a login and this client has one."""
+        info = self._server_info
+        if info.get("tls_verify") and self.tls_expected:
+            return True
+        shown = (
+            self._signature_cb is not None
+            or self.options.get("password") is not None
+            or self.options.get("token") is not None
+        )
+        return bool(info.get("auth_required")) and shown
+
+    @property
+    def reconnect_ended(self) -> bool:
+        """True if an error has ended nats-py's reconnect task, so that it will not reconnect."""
+        task = self._reconnection_task
+        return bool(self.is_reconnecting and task is not None and task.done())
+
+    def abort(self) -> None:
+        """Drops the connection. close() would wait for a frozen server."""
+        if isinstance(self._transport, _Transport):
+            self._transport.abort()
+
+    def hasten(self) -> None:
+        """Ends the current wait before the next try."""
+        self._hastened.set()
+
+    async def flush(self, timeout: float = 10) -> None:
+        """Flushes pending publishes before the PING, which would overtake them."""
+        async with asyncio.timeout(timeout):
+            await self._flush_pending(force_flush=True)
+            await super().flush(timeout)  # type: ignore[arg-type]  # a float works
+
+    async def flushed(self, timeout_sec: float) -> bool:
+        """Returns True if the server has received everything published before."""
+        try:
+            await self.flush(timeout_sec)
+        except (nats.errors.Error, OSError, RuntimeError):  # OSError: also TimeoutError
+            return False
+        return True
+
+    async def publish_encoded(self, line: bytes, payload: bytes) -> None:
+        """Passes one encoded message to the socket. publish() would copy the payload twice."""
+        self._pending += (line, payload, b"\r\n")
+        self._pending_data_size += len(line) + len(payload) + 2
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
+        # force_flush would wait for a flusher that may have ended with the connection.
+        while self._pending_data_size > FLUSH_BYTES and self.is_connected:  # noqa: ASYNC110 - nats-py has no event
+            await asyncio.sleep(FLUSH_POLL_SEC)
+
+    async def shut(self) -> None:
+        """Closes a client in any state, within CLOSE_SEC."""
+        task = self._reconnection_task
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.wait({task}, timeout=CLOSE_SEC)
+            if task.done() and not task.cancelled():
+                task.exception()  # else asyncio logs "exception was never retrieved"
+        await self.close()
+
+    # ---- connecting --------------------------------------------------------------------------
+
+    async def _select_next_server(self) -> None:
+        """Tries the next server once, after the back-off. nats-py would not raise here."""
+        count = len(self._server_pool)
+        if self.rounds is not None and self._tries >= self.rounds * count:
+            raise nats.errors.NoServersError
+        if self._up_sec is not None and time.monotonic() - self._up_sec > STABLE_SEC:
+            self._tries = 0
+        if self._tries or self._up_sec is not None:
+            self._hastened.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(backoff_sec(self._tries // count)):
+                    await self._hastened.wait()
+        self._up_sec = None
+        self._tries += 1
+        chosen = self._server_pool.pop(0)
+        self._server_pool.append(chosen)
+        self._current_server = chosen
+        await self._connect_to_server(chosen)
+
+    async def _attempt_reconnect(self) -> None:
+        """A cancelled attempt may end with an error about its successor's future."""
+        with contextlib.suppress(asyncio.InvalidStateError):
+            await super()._attempt_reconnect()
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        s.last_attempt = time.monotonic()
+        self._ps.reset()
+        self.abort()  # closes the socket of an earlier try
+        self._transport = _Transport()
+        await self._transport.connect(s.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"])
+
+    async def _process_connect_init(self) -> None:
+        """Raises only errors after which nats-py tries again."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_SEC):
+                await super()._process_connect_init()
+        except (OSError, nats.errors.Error):
+            raise
+        except Exception as error:
+            raise nats.errors.Error("nats: the peer does not speak the NATS protocol") from error
+        if not self.is_connected:
+            raise nats.errors.Error("nats: the server did not answer PING")
+        self._up_sec = time.monotonic()
 
     def _connect_command(self) -> bytes:
-        if self.tls_expected and not _is_encrypted(self):
+        transport = self._transport
+        if self.tls_expected and not (isinstance(transport, _Transport) and transport.encrypted):
             raise nats.errors.Error("nats: TLS is configured, but the server does not offer it")
         try:
+            self.options.update(self._login_fields())
             if self.login is not None:
-                self.options.update(self.login.fields)
                 self._public_nkey = self.login.public_nkey
             return bytes(super()._connect_command())
         except ConfigError as error:
             raise nats.errors.Error(error.detail) from None
+
+    def _login_fields(self) -> dict[str, Any]:
+        """From the files, else from a URL. nats-py does not decode %-escapes, and forgets the
+        URL's login at a server that the cluster announced."""
+        if self.login is not None and self.login.fields:
+            return self.login.fields
+        servers = [self._current_server, *self._server_pool]
+        for uri in (server.uri for server in servers if server is not None):
+            if uri.username and uri.password is None:
+                return {"token": unquote(uri.username)}
+            if uri.username and uri.password:
+                return {"user": unquote(uri.username), "password": unquote(uri.password)}
+        return {}
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        """Closes within CLOSE_SEC and calls the callbacks, also after an error."""
+        again = self.is_closed
+        try:
+            async with asyncio.timeout(CLOSE_SEC):
+                await super()._close(status, False)
+        except (OSError, RuntimeError, nats.errors.Error):
+            pass  # the connection was broken before
+        finally:
+            self.abort()
+            if status == Client.CLOSED:
+                self.ended.set()
+        if do_cbs and not again:
+            for callback in (self._disconnected_cb, self._closed_cb):
+                if callback is not None:
+                    await callback()
+
+    # ---- receiving and sending ---------------------------------------------------------------
+
+    async def _flush_pending(self, force_flush: bool = False) -> None:
+        task = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
+        await super()._flush_pending(force_flush)
+        honour_cancellation(before)
+
+    async def _process_err(self, err_msg: str) -> None:
+        denial = read_denial(err_msg)
+        if denial is None:
+            await super()._process_err(err_msg.lower())
+        else:
+            self.denials.add(denial)
+            await self._error_cb(denial)
 
     async def _process_pong(self) -> None:
         """Ignores a PONG for a cancelled flush."""
@@ -70,14 +499,3 @@ class GuardedClient(Client):
         reply_to = reply if answerable else b""
         message: Msg = super()._build_message(sid, text, reply_to, data, headers)
         return message
-
-    async def flush(self, timeout: int = 10) -> None:
-        """Flushes pending publishes before the PING, which would overtake them."""
-        async with asyncio.timeout(timeout):
-            await self._flush_pending(force_flush=True)
-            await super().flush(timeout)
-
-
-def _is_encrypted(client: Client) -> bool:
-    writer = getattr(client._transport, "_io_writer", None)
-    return writer is not None and writer.get_extra_info("ssl_object") is not None

@@ -12,6 +12,7 @@ import time
 
 from ..wire.events import EventKind
 from .connection import Connection, PayloadTooLargeError
+from .nats_client import Denial
 
 ENVELOPE_BYTES_MAX = 2048  # a batch's bytes around its records, headers included
 
@@ -51,6 +52,14 @@ class Publisher:
     def payload_bytes_max(self) -> int:
         """Limit for the rendered records in one message."""
         return max(self._connection.max_payload - ENVELOPE_BYTES_MAX, 1)
+
+    @property
+    def connects(self) -> int:
+        """Number of the present connection."""
+        return self._connection.connects
+
+    def on_denial(self, notice: Denial) -> None:
+        self._connection.on_denial(notice)
 
     async def wait_connected(self) -> None:
         await self._connection.wait_connected()

@@ -156,7 +156,8 @@ def examine_keys(settings: Config) -> Iterator[Finding]:
 
 
 def examine_nats(settings: Config) -> Iterator[Finding]:
-    from ..fleet.client import connect, login_options
+    from ..bus.connection import login_options
+    from ..fleet.client import connect
 
     async def try_connect() -> None:
         async with connect(settings.nats):

@@ -37,7 +37,8 @@ class NatsSection(Section, kw_only=True, frozen=True):
     """The NATS servers and one login method: creds, nkey, user or token_file."""
 
     servers: Annotated[
-        list[str], Meta(min_length=1, description="nats:// or tls:// URLs, tried in this order")
+        list[str],
+        Meta(min_length=1, description="nats:// or tls:// URLs, tried in an order of this host"),
     ] = msgspec.field(default_factory=lambda: ["nats://127.0.0.1:4222"])
     root: Annotated[str, Meta(description="root of all subjects, one or more tokens")] = "capture"
     creds: Annotated[str, Meta(description="NATS credentials file")] = ""

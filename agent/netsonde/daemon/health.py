@@ -2,7 +2,8 @@
 
 A small HTTP/1.1 server: one GET a connection, bounded in bytes and time. /healthz is 200 while
 the capture threads' heartbeat moves or no session runs. /readyz is 200 while NATS is connected
-and the agent is not draining. If the port is taken the agent runs without HTTP.
+and the agent is not draining. Both bodies say why NATS is not connected. If the port is taken the
+agent runs without HTTP.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 from prometheus_client.exposition import generate_latest
@@ -18,6 +19,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from .. import __version__
+from ..bus.connection import Connection
 from ..capture.collectors import LOSS_CAUSES
 from ..capture.session import Session
 from ..capture.totals import Key, SessionTotals, collector_series
@@ -166,6 +168,25 @@ def _spool(session: Session) -> Iterable[Metric]:
         yield counter
 
 
+class _BusExposed(Collector):
+    """The connections to NATS."""
+
+    def __init__(self, connections: Callable[[], Sequence[Connection]]) -> None:
+        self._connections = connections
+
+    def collect(self) -> Iterable[Metric]:
+        connected = GaugeMetricFamily(
+            "netsonde_nats_connected", "0 while there is no connection", labels=["connection"]
+        )
+        denials = CounterMetricFamily(
+            "netsonde_nats_denials", "messages and subscriptions denied", labels=["connection"]
+        )
+        for one in self._connections():
+            connected.add_metric([one.purpose], int(one.connected))
+            denials.add_metric([one.purpose], one.denials)
+        yield from (connected, denials)
+
+
 class Health:
     def __init__(
         self,
@@ -175,12 +196,15 @@ class Health:
         session: Callable[[], Session | None],
         ready: Callable[[], bool],
         totals: SessionTotals | None = None,
+        connections: Callable[[], Sequence[Connection]] = tuple,
     ) -> None:
         self._listen = listen
+        self._bus = connections
         self._session = session
         self._ready = ready
         self._heartbeat = Heartbeat()
         self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_BusExposed(connections))
         self._registry.register(_Exposed(host, session, totals or SessionTotals()))
         self._connections = 0
         self._log = structlog.get_logger()
@@ -207,6 +231,9 @@ class Health:
                 await server.serve_forever()
             finally:
                 watcher.cancel()
+
+    def _troubles(self) -> list[str]:
+        return [f"{one.purpose}: {one.trouble}" for one in self._bus() if one.trouble]
 
     async def _watch(self) -> None:
         # Probes may be rare, and a stall is measured since the last move.
@@ -241,16 +268,17 @@ class Health:
             response = _response("200 OK", body, CONTENT_TYPE)
         elif path == b"/healthz":
             alive = self._heartbeat.alive(self._session(), time.monotonic())
-            response = _verdict(alive, b"ok\n", b"capture threads do not move\n")
+            response = _verdict(alive, "ok", "capture threads do not move", self._troubles())
         elif path == b"/readyz":
-            response = _verdict(self._ready(), b"ready\n", b"not ready\n")
+            response = _verdict(self._ready(), "ready", "not ready", self._troubles())
         else:
             response = _response("404 Not Found", b"/metrics, /healthz or /readyz\n")
         return response if words[0] == b"GET" else response.split(b"\r\n\r\n", 1)[0] + b"\r\n\r\n"
 
 
-def _verdict(good: bool, yes: bytes, no: bytes) -> bytes:
-    return _response("200 OK", yes) if good else _response("503 Service Unavailable", no)
+def _verdict(good: bool, yes: str, no: str, details: Sequence[str]) -> bytes:
+    body = "\n".join([yes if good else no, *details, ""]).encode()
+    return _response("200 OK" if good else "503 Service Unavailable", body)
 
 
 def _response(status: str, body: bytes, content_type: str = "text/plain; charset=utf-8") -> bytes:

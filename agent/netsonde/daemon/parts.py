@@ -10,6 +10,7 @@ import msgspec
 
 from .. import __version__
 from ..bus.connection import Connection
+from ..bus.nats_client import PermissionDeniedError
 from ..bus.objects import Bucket, bucket_name
 from ..bus.publisher import Publisher
 from ..capture.sessions import Sessions
@@ -25,7 +26,7 @@ from ..service.policy import Policy
 from ..service.responder import Responder
 from ..sinks.core_nats import FlowStream
 from ..sinks.jetstream import JetStreamSink
-from ..wire.replies import MetricsMessage, MetricsReply
+from ..wire.replies import BusState, MetricsMessage, MetricsReply
 from .health import Health
 
 
@@ -46,10 +47,25 @@ class Bus:
         self.publisher = Publisher(self.data, root=settings.nats.root, host=settings.host)
         self.record_publisher = self.publisher.with_connection(self.records)
         self._metrics_seq = 0
+        for connection in self.connections:
+            connection.notify(self._on_connection)
 
     @property
-    def connections(self) -> set[Connection]:
-        return {self.control, self.data, self.records}
+    def connections(self) -> list[Connection]:
+        return list(dict.fromkeys((self.control, self.data, self.records)))
+
+    def state(self) -> BusState:
+        connections = self.connections
+        return BusState(
+            connected=all(one.connected for one in connections),
+            denied=sorted({subject for one in connections for subject in one.denied}),
+            denials=sum(one.denials for one in connections),
+        )
+
+    def _on_connection(self, up: bool) -> None:
+        if up:  # the others need not wait for the end of their back-off
+            for connection in self.connections:
+                connection.hasten()
 
     async def publish_metrics(self, reply: MetricsReply) -> None:
         self._metrics_seq += 1
@@ -89,6 +105,13 @@ class Parts:
 def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
     bus = Bus(settings)
     events = Events(bus.publisher)
+
+    def report_denial(error: PermissionDeniedError) -> None:
+        data = {"subject": error.subject, "denials": bus.state().denials}
+        events.emit("alarm", "permission_denied", str(error), data=data)
+
+    for connection in bus.connections:
+        connection.on_denial(report_denial)
     spooled = None
     if settings.flows.jetstream:
         spooled = JetStreamSink(bus.records, bus.record_publisher, events, settings.flows)
@@ -98,6 +121,7 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         sessions,
         Retrievals(settings.buffer, settings.host, bus.packets_bucket),
         Firmware(settings.firmware),
+        bus,
     )
     policy = Policy(settings.policy)
     discovery = Discovery(identity(settings, fqdn))
@@ -108,6 +132,7 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         session=lambda: sessions.current,
         totals=sessions.totals,
         ready=lambda: bus.control.connected and not responder.draining,
+        connections=lambda: bus.connections,
     )
     return Parts(bus, events, features, policy, spooled, responder, health)
 

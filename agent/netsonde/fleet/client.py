@@ -9,24 +9,21 @@ also carries Expires-At: no agent executes it after the client has stopped waiti
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlparse
 
 import msgspec
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
 
-from ..bus.connection import abort_transport, honour_cancellation, tls_context
+from ..bus.connection import login_options, wants_tls
 from ..bus.credentials import Login
 from ..bus.embedded_login import with_embedded_login
-from ..bus.nats_client import GuardedClient
+from ..bus.nats_client import GuardedClient, explain_error, honour_cancellation, server_name
 from ..config.sections import NatsSection
 from ..errors import UnreachableError
 from ..wire.verbs import VERBS
@@ -37,7 +34,6 @@ from .scatter import Message, Reply
 from .targeting import Target
 
 CONNECT_TIMEOUT_SEC = 4.0
-CLOSE_TIMEOUT_SEC = 1.0
 PING_INTERVAL_SEC = 5  # a lasting connection reconnects after three unanswered pings
 STREAM_MESSAGES_MAX = 256
 STREAM_BYTES_MAX = 32 << 20
@@ -46,7 +42,9 @@ STREAM_BYTES_MAX = 32 << 20
 class FleetClient:
     """One NATS connection to a fleet. Create it with `connect`."""
 
-    def __init__(self, connection: Client, address: NatsSection, errors: list[Exception]) -> None:
+    def __init__(
+        self, connection: GuardedClient, address: NatsSection, errors: list[Exception]
+    ) -> None:
         self.connection = connection
         self.address = address
         self.errors = errors
@@ -206,18 +204,14 @@ async def connect(
             notify("reconnected to NATS")
 
     options = login_options(address)
-    connection.tls_expected = "tls" in options
+    connection.tls_expected = wants_tls(address)
     connection.login = Login(address)
+    connection.rounds = 2
     try:
-        # One retry per server and an outer timeout: nats-py's connect could block forever.
         async with asyncio.timeout(CONNECT_TIMEOUT_SEC):
             await connection.connect(
                 list(address.servers),
                 name="netsonde-cli",
-                allow_reconnect=lasting,
-                max_reconnect_attempts=1,
-                # A float works; the annotation differs between releases of nats-py.
-                reconnect_time_wait=0.2,  # type: ignore[arg-type,unused-ignore]
                 connect_timeout=2,
                 ping_interval=PING_INTERVAL_SEC,
                 error_cb=on_error,
@@ -225,11 +219,12 @@ async def connect(
                 reconnected_cb=on_reconnect,
                 **options,
             )
-    except Exception as error:  # nats-py raises various types if the peer is not NATS
+    except Exception as error:  # the peer may not be a NATS server
         cause = errors[-1] if errors else error
-        await close(connection)
+        await connection.shut()
         raise UnreachableError(explain(address, cause)) from error
-    connection.options["max_reconnect_attempts"] = -1
+    connection.rounds = None
+    connection.options.update(allow_reconnect=lasting, max_reconnect_attempts=-1)
     errors.clear()
     if lasting:
         established.set()
@@ -237,37 +232,13 @@ async def connect(
         yield FleetClient(connection, address, errors)
     finally:
         established.clear()
-        await close(connection)
-
-
-async def close(connection: Client) -> None:
-    """Closes the connection; aborts it if the server does not respond in time."""
-    try:
-        async with asyncio.timeout(CLOSE_TIMEOUT_SEC):
-            await connection.close()
-    except (TimeoutError, OSError, NatsError):
-        abort_transport(connection)
-
-
-def login_options(address: NatsSection) -> dict[str, Any]:
-    """Returns TLS and credentials as options of nats-py."""
-    options: dict[str, Any] = {"tls_handshake_first": address.tls_handshake_first}
-    secured = any(urlsplit(server).scheme == "tls" for server in address.servers)
-    if secured or address.tls_ca or address.tls_cert or address.tls_handshake_first:
-        options["tls"] = tls_context(address)
-    return options | Login(address).options
+        await connection.shut()
 
 
 def explain(address: NatsSection, error: Exception) -> str:
     """Returns one sentence for the user, without secrets from the URLs."""
     urls = []
     for server in address.servers:
-        parts = urlsplit(server if "//" in server else f"nats://{server}")
-        urls.append(f"{parts.scheme}://{parts.hostname}:{parts.port or 4222}")
-    if isinstance(error, socket.gaierror):  # errno holds an EAI_* code
-        reason = str(error.strerror).lower()
-    elif isinstance(error, OSError) and error.errno is not None:
-        reason = os.strerror(error.errno).lower()
-    else:
-        reason = str(error).removeprefix("nats: ").strip("'. ") or "no reply in time"
-    return f"NATS cannot be reached at {', '.join(urls)}: {reason}."
+        parts = urlparse(server if "//" in server else f"nats://{server}")
+        urls.append(f"{parts.scheme}://{server_name(parts)}")
+    return f"NATS cannot be reached at {', '.join(urls)}: {explain_error(error)}."

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -30,6 +30,7 @@ from ..wire.protocols import protocol_number
 from ..wire.replies import (
     AvailableBackend,
     BackendsReply,
+    BusState,
     RenderedFlowsReply,
     Reply,
     SchemaReply,
@@ -54,6 +55,12 @@ from ..wire.requests import (
 )
 
 
+class Bus(Protocol):
+    """The agent's connections to NATS."""
+
+    def state(self) -> BusState: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Features:
     """The parts of the agent that the verbs act on."""
@@ -61,6 +68,7 @@ class Features:
     sessions: Sessions
     retrievals: Retrievals
     firmware: Firmware
+    bus: Bus
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +117,14 @@ async def start(call: Call, request: StartRequest) -> Done:
 
 
 async def stop(call: Call, request: StopRequest) -> Done:
-    return Done(await call.features.sessions.stop(request))
+    reply = await call.features.sessions.stop(request)
+    reply.bus = call.features.bus.state()
+    return Done(reply)
 
 
 async def status(call: Call, request: StatusRequest) -> Done:
     reply = call.features.sessions.status()
+    reply.bus = call.features.bus.state()
     return Done(reply, 200 if reply.running else 204)
 
 

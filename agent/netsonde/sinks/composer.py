@@ -46,7 +46,8 @@ class Composer:
         self._publisher = publisher
         self._host = publisher.host
         self._boot = publisher.boot
-        self._subject = f"{publisher.root}.stream.flows.{publisher.host}".encode()
+        self.subject = f"{publisher.root}.stream.flows.{publisher.host}"
+        self._subject = self.subject.encode()
         self._seq = 0
 
     def compose(self, session_id: str, encoding: Encoding, batch: Batch) -> Message:

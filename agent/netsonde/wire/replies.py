@@ -89,6 +89,14 @@ class BufferState(Struct, kw_only=True):
     segment_bytes: Count
 
 
+class BusState(Struct, kw_only=True):
+    """`bus` of status and stop: the agent's connections to NATS."""
+
+    connected: Annotated[bool, Meta(description="all connections are up")]
+    denied: Annotated[list[str], Meta(description="subjects that the server denied")]
+    denials: Annotated[Count, Meta(description="messages and subscriptions that it denied")]
+
+
 class EncryptionState(Struct, kw_only=True):
     cipher_suite: str
     key_file: str
@@ -162,6 +170,7 @@ class StopReply(Reply, kw_only=True):
     records_dropped: Count
     export: ExportState | None = None
     file: FileState | UnsetType = UNSET
+    bus: BusState | UnsetType = UNSET
 
 
 class MeteringState(Struct, kw_only=True):
@@ -220,6 +229,7 @@ class StatusReply(StatusCounters, kw_only=True):
     encryption: EncryptionState | UnsetType | None = UNSET
     buffer: BufferState | UnsetType = UNSET
     spool: SpoolState | UnsetType | None = UNSET
+    bus: BusState | UnsetType = UNSET
 
 
 class MetricsReply(CountersReply, kw_only=True):
