@@ -95,6 +95,8 @@ def test_only_the_same_user_controls_the_agent(tmp_path: Path) -> None:
         assert stranger.returncode == EXIT_UNREACHABLE
         assert "authorization" in stranger.stderr.lower()
         assert attempt(url, "ps", "--nkey", str(seed), XDG_STATE_HOME=str(other)).returncode == 0
+        (reply,) = map(json.loads, run(url, "status", "--json").stdout.splitlines())
+        assert reply["bus_authenticated"] is True
     assert not seed.exists()
 
 

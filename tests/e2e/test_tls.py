@@ -328,3 +328,23 @@ async def test_wrong_password_is_rejected_and_not_logged(
     with pytest.raises(Exception, match=r"(?i)authorization"):
         await client.connect(server.url, allow_reconnect=False, **client.login.options)
     await asyncio.sleep(0)
+
+
+async def test_server_without_authentication_is_reported(servers: Any, fleet: Fleet) -> None:
+    server = servers("")
+    agent = fleet.start(nats={"servers": [server.url]})
+    async with controller(server, section(server)) as bus:
+        assert (await bus.request("status")).body["bus_authenticated"] is False
+    assert agent.log.count("connected without authentication") == 1
+
+
+async def test_server_with_authentication_is_not_reported(
+    servers: Any, fleet: Fleet, tmp_path: Path
+) -> None:
+    server = servers(with_user("right"))
+    keys = {"user": "agent", "password_file": secret_file(tmp_path / "password", "right")}
+    agent = fleet.agent(nats={"servers": [server.url], **keys}).spawn()
+    async with controller(server, section(server, **keys)) as bus:
+        await answering(bus)
+        assert (await bus.request("status")).body["bus_authenticated"] is True
+    assert "without authentication" not in agent.log

@@ -152,6 +152,8 @@ async def rig() -> AsyncIterator[Rig]:
 
 
 class FakeBus:
+    authenticated = True
+
     def state(self) -> BusState:
         return BusState(connected=True, denied=[], denials=0)
 

@@ -7,6 +7,7 @@ import platform
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 
 from .. import __version__
 from ..bus.connection import Connection
@@ -47,12 +48,19 @@ class Bus:
         self.publisher = Publisher(self.data, root=settings.nats.root, host=settings.host)
         self.record_publisher = self.publisher.with_connection(self.records)
         self._metrics_seq = 0
+        self._log = structlog.get_logger()
+        self._warned: set[str] = set()  # servers without authentication
         for connection in self.connections:
             connection.notify(self._on_connection)
 
     @property
     def connections(self) -> list[Connection]:
         return list(dict.fromkeys((self.control, self.data, self.records)))
+
+    @property
+    def authenticated(self) -> bool:
+        """False while connected to a server that requires no login."""
+        return all(one.authenticated is not False for one in self.connections)
 
     def state(self) -> BusState:
         connections = self.connections
@@ -66,6 +74,18 @@ class Bus:
         if up:  # the others need not wait for the end of their back-off
             for connection in self.connections:
                 connection.hasten()
+                self._warn_unauthenticated(connection)
+
+    def _warn_unauthenticated(self, connection: Connection) -> None:
+        """Logs each server without authentication once."""
+        server = connection.server
+        if connection.authenticated is False and server not in self._warned:
+            self._warned.add(server)
+            self._log.warning(
+                "connected without authentication: any program that reaches this NATS server can"
+                " control the agent",
+                server=server,
+            )
 
     async def publish_metrics(self, reply: MetricsReply) -> None:
         self._metrics_seq += 1

@@ -58,6 +58,9 @@ from ..wire.requests import (
 class Bus(Protocol):
     """The agent's connections to NATS."""
 
+    @property
+    def authenticated(self) -> bool: ...
+
     def state(self) -> BusState: ...
 
 
@@ -125,6 +128,7 @@ async def stop(call: Call, request: StopRequest) -> Done:
 async def status(call: Call, request: StatusRequest) -> Done:
     reply = call.features.sessions.status()
     reply.bus = call.features.bus.state()
+    reply.bus_authenticated = call.features.bus.authenticated
     return Done(reply, 200 if reply.running else 204)
 
 

@@ -230,6 +230,9 @@ class StatusReply(StatusCounters, kw_only=True):
     buffer: BufferState | UnsetType = UNSET
     spool: SpoolState | UnsetType | None = UNSET
     bus: BusState | UnsetType = UNSET
+    bus_authenticated: Annotated[
+        bool | UnsetType, Meta(description="false: a NATS server of the agent requires no login")
+    ] = UNSET
 
 
 class MetricsReply(CountersReply, kw_only=True):
