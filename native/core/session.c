@@ -84,6 +84,8 @@ static int build_worker(struct sonde_session *session, const struct sonde_sessio
   }
   if (!worker->decoder || !worker->table)
     return SONDE_NO_MEMORY;
+  if (config->exclude_own && session->info.live)
+    sonde_own_reader_join(&worker->own);
   session->flow_table_size += flows < 16 ? 16 : flows;
   sonde_worker_metering_set(worker, config->metering, config->idle_timeout_ns,
                             config->active_timeout_ns);

@@ -116,6 +116,11 @@ static void count_undecoded(struct sonde_worker_counters *counters, uint16_t lin
   }
 }
 
+/* In a tunnel the key can be that of an inner packet, which no socket here sent. */
+static inline bool is_own(const struct sonde_worker *worker, const struct sonde_decoded *decoded) {
+  return decoded->tunnel_type == SONDE_TUNNEL_NONE && sonde_own_has(&worker->own, &decoded->key);
+}
+
 static void meter_run(struct sonde_worker *worker, const struct sonde_packet *packets,
                       uint32_t count) {
   struct sonde_worker_counters *counters = &worker->counters;
@@ -126,11 +131,13 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
     if (i + 4 < count)
       __builtin_prefetch(packets[i + 4].data);
     int cause = sonde_decode(worker->decoder, packet, decoded);
+    if (cause < 0 && is_own(worker, decoded))
+      cause = SONDE_NON_FLOW_OWN;
     counters->packets_captured += decoded->packets;
     counters->bytes_captured += decoded->l2_bytes;
     bool time_valid = sonde_packet_clock_stamp(&worker->clock, packet->time_ns, &decoded->time_ns);
     counters->timestamps_corrected += !time_valid;
-    if (worker->appender)
+    if (worker->appender && cause != SONDE_NON_FLOW_OWN)
       record(worker, packet, cause < 0 ? decoded : NULL, time_valid);
     if (cause >= 0) {
       counters->packets_non_flow += decoded->packets;
@@ -156,14 +163,21 @@ static bool stamp_side(struct sonde_packet_clock *clock, struct sonde_delta *del
   return first && last;
 }
 
-static void count_delta(struct sonde_worker *worker, struct sonde_delta *delta) {
+/* Returns false if the delta is traffic of this process. */
+static bool count_delta(struct sonde_worker *worker, struct sonde_delta *delta) {
   struct sonde_worker_counters *counters = &worker->counters;
+  uint64_t packets = delta->packets[0] + delta->packets[1];
   for (unsigned side = 0; side < 2; side++)
     if (delta->packets[side])
       counters->timestamps_corrected += !stamp_side(&worker->clock, delta, side);
   counters->frames_captured += delta->frames;
-  counters->packets_captured += delta->packets[0] + delta->packets[1];
+  counters->packets_captured += packets;
   counters->bytes_captured += delta->l2_bytes[0] + delta->l2_bytes[1];
+  if (!sonde_own_has(&worker->own, &delta->key))
+    return true;
+  counters->packets_non_flow += packets;
+  counters->non_flow[SONDE_NON_FLOW_OWN] += packets;
+  return false;
 }
 
 void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *packets,
@@ -177,13 +191,14 @@ void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *
       continue;
     }
     memcpy(&deltas[added], packets[i].data, sizeof deltas[added]);
-    count_delta(worker, &deltas[added++]);
+    added += count_delta(worker, &deltas[added]);
   }
   sonde_flow_table_merge(worker->table, deltas, added);
   worker->complete_ns = complete_ns;
 }
 
 static void meter_batch(struct sonde_worker *worker, uint32_t count) {
+  sonde_own_reader_refresh(&worker->own);
   if (worker->filters.expression)
     count = filter_batch(worker, count);
   for (uint32_t first = 0, end = 0; first < count; first = end) {
@@ -421,6 +436,7 @@ void sonde_worker_init(struct sonde_worker *worker) {
 }
 
 void sonde_worker_release(struct sonde_worker *worker) {
+  sonde_own_reader_leave(&worker->own);
   sonde_filter_set_release(&worker->filters);
   sonde_decoder_destroy(worker->decoder);
   sonde_flow_table_destroy(worker->table);

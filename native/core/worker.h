@@ -14,6 +14,7 @@
 #include "backend.h"
 #include "core/events.h"
 #include "core/filter.h"
+#include "core/own_traffic.h"
 #include "core/packet_clock.h"
 #include "core/ring.h"
 #include "core/wake.h"
@@ -63,6 +64,7 @@ struct sonde_worker {
   struct sonde_packet_clock clock;
   struct sonde_worker_counters counters;
   struct sonde_filter_set filters; /* user-space filter */
+  struct sonde_own_reader own;     /* joined if the session excludes its process's traffic */
   bool metering;
   uint64_t idle_ns;
   uint64_t active_ns;

@@ -117,8 +117,7 @@ int sonde_collector_create(const struct sonde_collector_config *config,
 void sonde_collector_destroy(struct sonde_collector *collector) {
   if (!collector)
     return;
-  if (collector->fd >= 0)
-    close(collector->fd);
+  sonde_collector_disconnect(collector);
   sonde_encoder_destroy(collector->encoder);
   free(collector->messages.buffer);
   free(collector->messages.list);
@@ -141,6 +140,7 @@ void sonde_collector_supersede(struct sonde_collector *collector, struct sonde_c
   collector->messages = before->messages;
   collector->next = before->next;
   collector->fd = before->fd;
+  collector->own = before->own;
   collector->last = before->last;
   collector->last_pending = before->last_pending;
   before->messages = unused;

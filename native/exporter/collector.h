@@ -17,8 +17,9 @@ enum { SONDE_COLLECTOR_RINGS = 64 };
 struct sonde_collector {
   struct sockaddr_storage to;
   socklen_t to_bytes;
-  int fd;            /* connected, or -1 */
-  uint64_t retry_ns; /* when to try connecting again */
+  int fd;                        /* connected, or -1 */
+  uint64_t retry_ns;             /* when to try connecting again */
+  struct sonde_own_endpoint own; /* the socket fd; local_port 0: unknown */
   struct sonde_encoder *encoder;
   struct sonde_collector_stats stats;
 
@@ -72,6 +73,7 @@ void sonde_collector_skip(struct sonde_collector *collector, const struct sonde_
 /* Sends messages as the pace allows at now_ns (monotonic). Returns when to call again, 0 if the
  * batch is done. */
 uint64_t sonde_collector_send(struct sonde_collector *collector, uint64_t now_ns);
+void sonde_collector_disconnect(struct sonde_collector *collector);
 /* Checks the socket for a refusal of the last message. */
 void sonde_collector_settle(struct sonde_collector *collector);
 /* The socket that poll reports an error for when a refusal arrives, or -1. */

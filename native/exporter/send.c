@@ -13,6 +13,7 @@
 
 #include <linux/errqueue.h> /* needs struct timespec */
 
+#include "core/own_traffic.h"
 #include "exporter/collector.h"
 
 enum { SEND_MESSAGES_MAX = 64, BURST_BYTES_MIN = 64 << 10 };
@@ -107,12 +108,13 @@ void sonde_collector_settle(struct sonde_collector *collector) {
 
 /* ---- the socket ----------------------------------------------------------------------- */
 
-static void disconnect(struct sonde_collector *collector, uint64_t now_ns) {
-  if (collector->fd >= 0)
-    close(collector->fd);
+void sonde_collector_disconnect(struct sonde_collector *collector) {
+  if (collector->fd < 0)
+    return;
+  close(collector->fd);
   collector->fd = -1;
   collector->last_pending = false;
-  collector->retry_ns = now_ns + RECONNECT_NS;
+  sonde_own_traffic_remove(&collector->own, 1);
 }
 
 static bool reconnect(struct sonde_collector *collector, uint64_t now_ns) {
@@ -127,6 +129,7 @@ static bool reconnect(struct sonde_collector *collector, uint64_t now_ns) {
                  sizeof on) == 0 &&
       connect(fd, (const struct sockaddr *)&collector->to, collector->to_bytes) == 0) {
     collector->fd = fd;
+    sonde_own_traffic_add_socket(fd, &collector->own);
     return true;
   }
   note_error(collector, errno);
@@ -215,8 +218,10 @@ static uint64_t handle_failure(struct sonde_collector *collector, int number, ui
     count_lost(collector, &stats->records_lost_refused);
   } else {
     count_lost(collector, &stats->records_lost_error);
-    if (number != EMSGSIZE && now_ns >= collector->retry_ns)
-      disconnect(collector, now_ns - RECONNECT_NS); /* a new route can have a new source address */
+    if (number != EMSGSIZE && now_ns >= collector->retry_ns) {
+      sonde_collector_disconnect(collector); /* a new route can have a new source address */
+      collector->retry_ns = now_ns;
+    }
   }
   return now_ns;
 }

@@ -10,6 +10,7 @@
 
 #include "counters.h"
 #include "export.h"
+#include "own_endpoint.h"
 #include "record.h"
 #include "status.h"
 
@@ -71,6 +72,7 @@ struct sonde_session_config {
   uint64_t buffer_bytes;      /* capture buffer in memory; 0: no buffer */
   const char *buffer_dir;     /* directory of segment files, or NULL: memory only */
   uint64_t buffer_disk_bytes; /* all segment files together; at least 4 MiB */
+  int exclude_own;            /* 1: leaves out the endpoints of own_endpoint.h, if live */
 };
 
 /* Opens and allocates; captures no packet. Errors: those of backend.h's open, and

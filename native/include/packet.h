@@ -119,7 +119,8 @@ struct sonde_delta {
   X(WLAN_CONTROL, "wlan_control") /* 802.11 management and control frames */                       \
   X(ENCRYPTED, "encrypted")       /* 802.11 or MACsec data that only a key opens */                \
   X(MALFORMED, "malformed")       /* the headers contradict themselves */                          \
-  X(TRUNCATED, "truncated")       /* the capture was cut before the IP header's end */
+  X(TRUNCATED, "truncated")       /* the capture was cut before the IP header's end */             \
+  X(OWN, "own")                   /* sent or received by this process, see own_endpoint.h */
 
 enum sonde_non_flow {
 #define SONDE_NON_FLOW_ENUM(name, text) SONDE_NON_FLOW_##name,

@@ -98,6 +98,7 @@ def _settings(
         dedicated=request.dedicated,
         tunnel_inner=config.flows.tunnel == "inner",
         vxlan_ports=tuple(config.flows.vxlan_ports),
+        exclude_own=config.capture.own_traffic == "exclude",
         replay_speed=request.replay_speed,
         metering=metering.enabled,
         idle_timeout_sec=metering.flow_timeout_sec,

@@ -30,6 +30,7 @@ LIVE_KEYS = frozenset(
         "flows.record_ring_size",
         "flows.tunnel",
         "flows.vxlan_ports",
+        "capture.own_traffic",
         "capture.ring_mb",
         "log.level",
         "policy.allow",

@@ -66,6 +66,10 @@ class CaptureSection(Section, kw_only=True, frozen=True):
     ring_mb: Annotated[
         int, Meta(ge=1, le=1024, description="size of the kernel or device ring")
     ] = 64
+    own_traffic: Annotated[
+        Literal["exclude", "include"],
+        Meta(description="packets of the agent's own connections to NATS, HTTP and collectors"),
+    ] = "exclude"
 
 
 class BufferSection(Section, kw_only=True, frozen=True):

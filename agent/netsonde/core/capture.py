@@ -39,6 +39,7 @@ _FILE_CUT: dict[int, bool | None] = {
 _SAME_NAME = (
     *("file_fd", "workers", "snaplen", "ring_bytes", "flow_table_size", "record_ring_size"),
     *("promiscuous", "dedicated", "replay_speed", "metering", "buffer_bytes", "buffer_disk_bytes"),
+    "exclude_own",
 )
 
 _T = TypeVar("_T")

@@ -46,6 +46,7 @@ class CaptureSettings:
     buffer_disk_bytes: int
     vxlan_ports: tuple[int, ...] = (4789, 8472)
     host: str = ""  # before the interface's name in recordings
+    exclude_own: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from ..capture.collectors import LOSS_CAUSES
 from ..capture.session import Session
 from ..capture.totals import Key, SessionTotals, collector_series
 from ..config.addresses import endpoint
+from ..core.own_traffic import OwnListener
 
 REQUEST_BYTES_MAX = 8192
 REQUEST_TIMEOUT_SEC = 5.0
@@ -217,7 +218,11 @@ class Health:
         name, _, port = self._listen.rpartition(":")
         try:
             server = await asyncio.start_server(
-                self._serve, name.strip("[]"), int(port), limit=REQUEST_BYTES_MAX
+                self._serve,
+                name.strip("[]"),
+                int(port),
+                limit=REQUEST_BYTES_MAX,
+                start_serving=False,
             )
         except (OSError, OverflowError, ValueError) as error:  # unknown or malformed address
             self._log.warning("cannot listen, HTTP is off", listen=self._listen, error=str(error))
@@ -225,7 +230,9 @@ class Health:
         host, port_number = server.sockets[0].getsockname()[:2]
         self.address = f"{host}:{port_number}"
         self._log.info("http", listen=self.address)
-        async with server:
+        async with server, contextlib.AsyncExitStack() as stack:
+            for one in server.sockets:
+                stack.enter_context(OwnListener(one.getsockname()[:2]).followed())
             watcher = asyncio.create_task(self._watch())
             try:
                 await server.serve_forever()
