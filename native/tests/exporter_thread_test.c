@@ -1,224 +1,9 @@
 /* exporter_thread_test.c - the loop of the export thread on a simulated clock: how long it sleeps,
  * when records are sent or dropped, and what statistics and a flush report.
- *
- * The loop runs on the test's thread. The linker redirects the core's ppoll and clock_gettime to
- * this file (see CMakeLists.txt). Each sleep runs the next step of a test, which checks the length
- * of the sleep, adds records and advances the clock. Collectors and sockets are real.
  */
-#include <arpa/inet.h>
-#include <poll.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
-
-#include "check.h"
-#include "exporter/exporter.h"
-#include "exporter/state.h"
-
-enum {
-  RING = 1024,
-  WORKERS = 2,
-  CLOCK_READS_MAX = 100000,
-  V5_HEAD = 24,
-  V5_RECORD = 48,
-  V5_RECORDS = 28
-};
-static const uint64_t SECOND = 1000000000, MS = 1000000, WALL = 1700000000000000000;
-static const uint64_t DISTANT_NS = 1000000000000;
-
-static struct sonde_session *session;
-static struct sonde_exporter *exporter;
-static uint64_t now_ns, dropped;
-static uint32_t clock_reads, records_put;
-static int receiver;
-static uint16_t receiver_port;
-
-/* The step of the sleep: `asked` nanoseconds. Returns after how many the thread wakes. */
-static uint64_t (*step)(int number, uint64_t asked);
-static int steps;
-
-int __real_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
-                 const sigset_t *mask);
-int __wrap_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
-                 const sigset_t *mask);
-int __wrap_clock_gettime(clockid_t clock, struct timespec *time);
-
-int __wrap_clock_gettime(clockid_t clock, struct timespec *time) {
-  uint64_t read_ns = clock == CLOCK_REALTIME ? WALL + now_ns : now_ns;
-  if (++clock_reads > CLOCK_READS_MAX) {
-    CHECK(!"the thread sleeps");
-    exit(check_report());
-  }
-  *time = (struct timespec){(time_t)(read_ns / SECOND), (long)(read_ns % SECOND)};
-  return 0;
-}
-
-int __wrap_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
-                 const sigset_t *mask) {
-  const struct timespec at_once = {0};
-  CHECK_EQ(count, 1 + exporter->collector_count);
-  clock_reads = 0;
-  now_ns += step(steps++, (uint64_t)timeout->tv_sec * SECOND + (uint64_t)timeout->tv_nsec);
-  return __real_ppoll(fds, count, &at_once, mask);
-}
-
-/* ---- the session ------------------------------------------------------------------------ */
-
-static void source_stats(struct sonde_backend *backend, struct sonde_backend_stats *stats) {
-  (void)backend;
-  stats->dropped = dropped;
-}
-
-static const struct sonde_backend_ops source = {.stats = source_stats};
-
-static void make_worker(uint32_t number) {
-  struct sonde_worker *worker = &session->workers[number];
-  sonde_worker_init(worker);
-  worker->joined = true;
-  worker->export_wake = &session->export_wake;
-  sonde_ring_init(&worker->ring, session->records + number * RING, RING);
-  sonde_ring_enable(&worker->ring, SONDE_RING_EXPORT);
-  worker->table = sonde_flow_table_create(
-      &(struct sonde_flow_config){.flows_max = 16, .sink = sonde_worker_sink(worker)});
-  sonde_worker_metering_set(worker, true, SECOND, 60 * SECOND);
-}
-
-static void make_session(void) {
-  now_ns = DISTANT_NS;
-  dropped = records_put = 0;
-  steps = 0;
-  session = calloc(1, sizeof *session);
-  session->ops = &source;
-  session->info.live = true;
-  session->state = SONDE_SESSION_RUNNING;
-  session->worker_count = WORKERS;
-  session->records = calloc(WORKERS * RING, sizeof *session->records);
-  session->flush_cursors = calloc(WORKERS, sizeof *session->flush_cursors);
-  session->workers = aligned_alloc(64, WORKERS * sizeof *session->workers);
-  memset(session->workers, 0, WORKERS * sizeof *session->workers);
-  pthread_mutex_init(&session->info_lock, NULL);
-  session->export_wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  session->events.wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  for (uint32_t i = 0; i < WORKERS; i++)
-    make_worker(i);
-  struct sonde_error error;
-  CHECK_EQ(sonde_exporter_create(session, &exporter, &error), SONDE_OK);
-  exporter->ended = false;
-}
-
-static void release_session(void) {
-  sonde_exporter_destroy(exporter);
-  for (uint32_t i = 0; i < WORKERS; i++)
-    sonde_worker_release(&session->workers[i]);
-  close(session->export_wake.fd);
-  close(session->events.wake.fd);
-  pthread_mutex_destroy(&session->info_lock);
-  free(session->flush_cursors);
-  free(session->workers);
-  free(session->records);
-  free(session);
-}
-
-static void listen_on_loopback(void) {
-  struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  socklen_t bytes = sizeof any;
-  int room = 1 << 20;
-  receiver = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  setsockopt(receiver, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
-  CHECK_EQ(bind(receiver, (struct sockaddr *)&any, sizeof any), 0);
-  CHECK_EQ(getsockname(receiver, (struct sockaddr *)&any, &bytes), 0);
-  receiver_port = ntohs(any.sin_port);
-}
-
-static struct sonde_collector *add_collector(int version) {
-  const struct sonde_collector_config config = {
-      .address = "127.0.0.1", .port = receiver_port, .version = version};
-  const struct sonde_encoder_config encoder = {.interface = "eth0", .start_ns = WALL};
-  struct sonde_collector *collector = NULL;
-  struct sonde_error error;
-  CHECK_EQ(sonde_collector_create(&config, &encoder, &collector, &error), SONDE_OK);
-  sonde_exporter_attach(exporter, collector);
-  exporter->collectors[exporter->collector_count++] = collector;
-  return collector;
-}
-
-/* A collector that sends no message for years. */
-static void stall(struct sonde_collector *collector) {
-  collector->pace = 1;
-  collector->credit_bytes = 0;
-  collector->credit_ns = now_ns;
-}
-
-static void run(uint64_t (*test)(int number, uint64_t asked), int steps_expected) {
-  step = test;
-  sonde_exporter_run(exporter);
-  CHECK_EQ(steps, steps_expected);
-  CHECK(exporter->ended);
-}
-
-static void end(void) {
-  exporter->ending = true;
-  atomic_store(&exporter->called, true);
-}
-
-/* ---- records ---------------------------------------------------------------------------- */
-
-/* Record n of a test has n as its source port. */
-static void put(uint32_t worker, uint32_t count) {
-  struct sonde_ring *ring = &session->workers[worker].ring;
-  for (uint32_t i = 0; i < count; i++) {
-    struct sonde_record *record = sonde_ring_reserve(ring);
-    CHECK(record != NULL);
-    if (!record)
-      return;
-    *record = (struct sonde_record){
-        .flow_id = ++records_put,
-        .first_ns = WALL,
-        .last_ns = WALL,
-        .packets = {1},
-        .bytes = {100},
-        .source_ip = {10, 0, 0, 1},
-        .dest_ip = {192, 0, 2, 1},
-        .source_port = (uint16_t)records_put,
-        .dest_port = 53,
-        .ip_version = 4,
-        .protocol = 17,
-        .end_reason = SONDE_END_IDLE,
-        .mpls_label = UINT32_MAX,
-        .sampling_interval = 1,
-    };
-    sonde_ring_commit(ring);
-  }
-  sonde_wake_signal(&session->export_wake);
-}
-
-static uint32_t lag(const struct sonde_collector *collector, uint32_t worker) {
-  return sonde_ring_head(&session->workers[worker].ring) - collector->positions[worker];
-}
-
-/* Returns the number of v5 records received since the last call, which follow each other. */
-static uint32_t received(void) {
-  uint8_t message[2048];
-  uint32_t count = 0, port = 0;
-  for (ssize_t bytes; (bytes = recv(receiver, message, sizeof message, 0)) > 0;) {
-    CHECK_EQ(bytes, V5_HEAD + message[3] * V5_RECORD);
-    for (uint32_t i = 0; i < message[3]; i++, count++) {
-      const uint8_t *at = message + V5_HEAD + i * V5_RECORD + 32;
-      uint32_t number = (uint32_t)at[0] << 8 | at[1];
-      CHECK(count == 0 || number == port + 1);
-      port = number;
-    }
-  }
-  return count;
-}
+#include "simulated_exporter.h"
 
 /* ---- sleeping --------------------------------------------------------------------------- */
-
-static bool signalled(struct sonde_wake *wake) {
-  struct pollfd fd = {.fd = wake->fd, .events = POLLIN};
-  return poll(&fd, 1, 0) == 1;
-}
 
 static uint64_t step_of_lingering(int number, uint64_t asked) {
   struct sonde_collector *collector = exporter->collectors[0];
@@ -252,11 +37,13 @@ static uint64_t step_of_lingering(int number, uint64_t asked) {
   case 5: /* 256 records wait no longer */
     CHECK_EQ(received(), 256);
     CHECK_EQ(asked, SECOND);
-    put(0, 1);
-    return 1 * MS;
+    put_silently(0, 1); /* just before the sleep ends */
+    return asked;
   case 6:
     CHECK_EQ(asked, 20 * MS);
     CHECK_EQ(received(), 0);
+    sonde_wake_signal(&session->export_wake);
+    CHECK(!signalled(&session->export_wake));
     atomic_store(&session->state, SONDE_SESSION_STOPPED);
     return 1 * MS;
   default: /* after stop no more records can arrive */
@@ -278,7 +65,7 @@ static uint64_t step_of_waking(int number, uint64_t asked) {
   if (number == 3)
     end();
   else
-    put((uint32_t)number % WORKERS, counts[number]);
+    put((uint32_t)number % 2, counts[number]);
   return number == 2 ? asked : 0;
 }
 
@@ -316,6 +103,49 @@ static uint64_t step_of_flush(int number, uint64_t asked) {
     end();
     return 0;
   }
+}
+
+/* The thread looks again before it sleeps: nothing that happens after its last look at the rings
+ * is missed. */
+static void request_flush(void) {
+  exporter->flush_requested++;
+  atomic_store(&exporter->urgent, true);
+}
+
+static void put_three(void) {
+  put(0, 3);
+}
+
+static uint64_t step_of_late_records(int number, uint64_t asked) {
+  if (number == 0) {
+    request_flush();
+    at_second_lock = put_three;
+  } else {
+    CHECK_EQ(asked, 20 * MS);
+    end();
+  }
+  return 1 * MS;
+}
+
+static uint64_t step_of_late_flush(int number, uint64_t asked) {
+  CHECK_EQ(asked, SECOND);
+  CHECK_EQ(exporter->flush_done, number * 2);
+  CHECK(!atomic_load(&exporter->urgent));
+  if (number == 0) {
+    request_flush();
+    at_second_lock = request_flush;
+  } else {
+    end();
+  }
+  return 1 * MS;
+}
+
+static uint64_t step_of_late_end(int number, uint64_t asked) {
+  CHECK_EQ(number, 0);
+  CHECK_EQ(asked, SECOND);
+  request_flush();
+  at_second_lock = end;
+  return 1 * MS;
 }
 
 /* After stop, the flows that are left become records, which wake the stream's reader too. */
@@ -520,26 +350,36 @@ static uint64_t step_of_patient_source(int number, uint64_t asked) {
   return number < 2 ? 0 : asked;
 }
 
-/* A refusal that arrives while a few records wait for more is counted before they are sent. */
+/* Refusals that arrive while a few records wait for more are counted before those are sent. */
 static uint64_t step_of_refusal(int number, uint64_t asked) {
-  struct sonde_collector *collector = exporter->collectors[1];
-  if (number == 0) {
+  switch (number) {
+  case 0:
     put(0, 256);
     return 1 * MS;
-  }
-  if (number == 1) {
-    CHECK_EQ(collector->stats.records_sent, 256);
+  case 1:
     close(receiver);
-    CHECK_EQ(send(collector->fd, "x", 1, 0), 1);
-    put(0, 1);
+    for (int i = 0; i < 2; i++) {
+      CHECK_EQ(exporter->collectors[i]->stats.records_sent, 256);
+      CHECK_EQ(send(exporter->collectors[i]->fd, "x", 1, 0), 1);
+    }
+    put_silently(0, 1);
     return 1 * MS;
-  }
-  CHECK_EQ(collector->stats.refusals, 1);
-  CHECK_EQ(collector->stats.records_lost_refused, 256 % V5_RECORDS);
-  if (number == 2)
+  case 2:
     CHECK_EQ(asked, 20 * MS);
-  end();
-  return 1 * MS;
+    for (int i = 0; i < 2; i++) {
+      CHECK_EQ(exporter->collectors[i]->stats.refusals, 1);
+      CHECK_EQ(exporter->collectors[i]->stats.records_lost_refused, 256 % V5_RECORDS);
+    }
+    return asked;
+  default: /* the refusal of the last message is counted before the thread sleeps */
+    CHECK_EQ(asked, SECOND);
+    for (int i = 0; i < 2; i++) {
+      CHECK_EQ(exporter->collectors[i]->stats.refusals, 2);
+      CHECK_EQ(exporter->collectors[i]->stats.records_lost_refused, 256 % V5_RECORDS + 1);
+    }
+    end();
+    return 0;
+  }
 }
 
 /* ---- statistics ------------------------------------------------------------------------- */
@@ -601,6 +441,9 @@ int main(void) {
       {step_of_lingering, 8, 5, 1, true, SONDE_SESSION_RUNNING},
       {step_of_waking, 4, 5, 1, true, SONDE_SESSION_RUNNING},
       {step_of_flush, 4, 5, 1, true, SONDE_SESSION_RUNNING},
+      {step_of_late_records, 2, 5, 1, true, SONDE_SESSION_RUNNING},
+      {step_of_late_flush, 2, 5, 1, true, SONDE_SESSION_RUNNING},
+      {step_of_late_end, 1, 5, 1, true, SONDE_SESSION_RUNNING},
       {step_of_stop, 3, 5, 1, true, SONDE_SESSION_RUNNING},
       {step_of_slowest, 4, 5, 2, true, SONDE_SESSION_RUNNING},
       {step_of_soonest, 4, 5, 2, true, SONDE_SESSION_RUNNING},
@@ -609,12 +452,12 @@ int main(void) {
       {step_of_patient_source, 6, 5, 1, false, SONDE_SESSION_RUNNING},
       {step_of_patient_source, 6, 5, 1, true, SONDE_SESSION_STOPPED},
       {step_of_statistics, 61, 10, 1, true, SONDE_SESSION_RUNNING},
-      {step_of_refusal, 3, 5, 2, true, SONDE_SESSION_RUNNING}, /* closes the receiver */
+      {step_of_refusal, 4, 5, 2, true, SONDE_SESSION_RUNNING}, /* closes the receiver */
   };
   listen_on_loopback();
   for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
     make_session();
-    while (recv(receiver, &(char){0}, 1, 0) > 0) /* of an earlier test */
+    while (recv(receiver, &(char){0}, 1, 0) > 0) /* a datagram that an earlier test left */
       ;
     session->info.live = tests[i].live;
     session->state = tests[i].state;

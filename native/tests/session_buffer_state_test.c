@@ -2,8 +2,9 @@
  * become gaps of queries, a key leaves nothing in clear, failures become events.
  *
  * No worker thread runs, so commands run on the test's thread and each step is complete when it
- * returns.
+ * returns. The linker redirects the core's mlock to this file (see CMakeLists.txt).
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,11 +13,23 @@
 #include "store/seal.h"
 #include "stored_packets.h"
 
-enum { WORKERS = 2 };
+enum { WORKERS = 2, ALLOCATED = WORKERS + 1 };
 static const uint8_t key[32] = {1, 2, 3};
 static struct sonde_decoder *decoder;
 static uint64_t dropped;
 static uint32_t stats_calls;
+
+static int lock_errno; /* 0: memory for keys can be locked */
+
+int __wrap_mlock(const void *memory, size_t bytes);
+int __real_mlock(const void *memory, size_t bytes);
+
+int __wrap_mlock(const void *memory, size_t bytes) {
+  if (lock_errno == 0)
+    return __real_mlock(memory, bytes);
+  errno = lock_errno;
+  return -1;
+}
 
 static void source_stats(struct sonde_backend *backend, struct sonde_backend_stats *stats) {
   (void)backend;
@@ -35,8 +48,8 @@ static struct sonde_session *make_session(void) {
   session->state = SONDE_SESSION_RUNNING;
   strcpy(session->interface, "eth0");
   session->worker_count = WORKERS;
-  session->workers = aligned_alloc(64, WORKERS * sizeof *session->workers);
-  memset(session->workers, 0, WORKERS * sizeof *session->workers);
+  session->workers = aligned_alloc(64, ALLOCATED * sizeof *session->workers);
+  memset(session->workers, 0, ALLOCATED * sizeof *session->workers);
   for (uint32_t i = 0; i < WORKERS; i++) {
     sonde_worker_init(&session->workers[i]);
     session->workers[i].number = i;
@@ -48,6 +61,7 @@ static struct sonde_session *make_session(void) {
   pthread_mutex_init(&session->drops_lock, NULL);
   CHECK_EQ(sonde_events_init(&session->events), SONDE_OK);
   CHECK_EQ(sonde_session_buffer_open(session, &config, &error), SONDE_OK);
+  CHECK(session->workers[WORKERS].appender == NULL); /* behind the last worker */
   return session;
 }
 
@@ -139,6 +153,26 @@ static uint32_t count_markers(struct sonde_store *store) {
   return found;
 }
 
+/* A call fails with a message, or clears the message of an earlier failure. */
+static void errors_are_set_or_cleared(void) {
+  struct sonde_session *session = make_session();
+  const struct sonde_error cleared = {0};
+  struct sonde_error error;
+  struct sonde_packets *packets;
+  CHECK_EQ(sonde_session_packets_open(session, "(", 0, 0, 0, 0, &packets, &error),
+           SONDE_FILTER_INVALID);
+  CHECK(error.detail[0] != '\0');
+  CHECK_EQ(sonde_session_packets_open(session, "arp", 0, 0, 0, 0, &packets, &error), SONDE_OK);
+  CHECK(memcmp(&error, &cleared, sizeof error) == 0);
+  sonde_session_packets_close(packets);
+  CHECK_EQ(sonde_session_encryption_set(session, 1, "none", key, &error), SONDE_CIPHER_UNKNOWN);
+  CHECK(error.detail[0] != '\0');
+  CHECK_EQ(error.system_errno, 0);
+  CHECK_EQ(sonde_session_encryption_set(session, 1, "AES-256-GCM", key, &error), SONDE_OK);
+  CHECK(memcmp(&error, &cleared, sizeof error) == 0);
+  release_session(session);
+}
+
 static void key_leaves_nothing_in_clear(void) {
   struct sonde_session *session = make_session();
   struct sonde_packets_summary summary;
@@ -148,7 +182,13 @@ static void key_leaves_nothing_in_clear(void) {
     append(session, worker, 0, 100);
   CHECK_EQ(count_markers(session->store), 200);
   CHECK_EQ(sonde_session_encryption_set(session, 1, NULL, key, &error), SONDE_CIPHER_UNKNOWN);
+  CHECK_EQ(error.system_errno, 0);
   CHECK_EQ(sonde_session_encryption_set(session, 1, "AES-256-GCM", NULL, &error), SONDE_INVALID);
+  CHECK_EQ(error.system_errno, 0);
+  lock_errno = ENOMEM;
+  CHECK_EQ(sonde_session_encryption_set(session, 1, "AES-256-GCM", key, &error), SONDE_SYSTEM);
+  CHECK_EQ(error.system_errno, ENOMEM);
+  lock_errno = 0;
   CHECK_EQ(count_markers(session->store), 200);
   sonde_session_buffer_stats(session, &stats);
   CHECK_EQ(stats.encrypted, 0);
@@ -233,12 +273,14 @@ static void session_without_a_buffer(void) {
   CHECK_EQ(stats_calls, 0);
   CHECK_EQ(stats.encrypted, 7);
   CHECK_EQ(sonde_session_packets_open(&session, NULL, 0, 0, 0, 0, &packets, &error), SONDE_STATE);
+  CHECK_EQ(error.system_errno, 0);
   CHECK_EQ(sonde_session_encryption_set(&session, 1, "AES-256-GCM", key, &error), SONDE_STATE);
 }
 
 int main(void) {
   decoder = sonde_decoder_create(1, NULL);
   drops_become_gaps();
+  errors_are_set_or_cleared();
   key_leaves_nothing_in_clear();
   key_wipes_what_a_reused_chunk_kept();
   failed_seal_is_an_event();
