@@ -10,7 +10,7 @@
         │        UnsupportedCipher  InvalidKey  BufferTooLarge
         ├── 403  PathNotAllowed  PolicyDenied
         ├── 404  UnknownVerb  NotFound
-        ├── 409  SessionActive  RequestIdReused
+        ├── 409  SessionActive  RequestIdReused  NameTaken
         ├── 422  InvalidRequest
         ├── 429  TooManyRequests
         ├── 500  InternalError
@@ -174,6 +174,14 @@ class RequestIdReused(RequestError):
     code = 409
     error = "request_id_reused"
     default_detail = "This Request-Id was used with another request; use a new one."
+
+
+class NameTaken(RequestError):
+    code = 409
+    error = "name_taken"
+    default_detail = (
+        "Another agent with this host name started first; set [agent] host on one of them."
+    )
 
 
 class InvalidRequest(RequestError):

@@ -75,7 +75,8 @@ def test_collectors_pull_from_their_consumer_only() -> None:
     assert jetstream_imports(stored) == ["$JS.API.>", "$JS.ACK.CAPTURE_FLOWS.lake.>"]
     assert client_permissions("capture", "collector", stored)["publish"] == {"allow": stored}
     assert client_permissions("capture", "collector")["publish"] == {"deny": [">"]}
-    assert jetstream_subjects("capture", Client("op", "operator"), HOSTS) == []
+    reading = ["$JS.API.STREAM.INFO.KV_capture-hosts", "$JS.API.DIRECT.GET.KV_capture-hosts"]
+    assert jetstream_subjects("capture", Client("op", "operator"), HOSTS) == reading
 
 
 @pytest.mark.parametrize("jetstream", [False, True])

@@ -199,6 +199,17 @@ class Connection:
         headers: dict[str, str] | None = None,
     ) -> bytes | None:
         """Returns the first reply. None if nobody subscribes or replies in time."""
+        reply = await self.request_message(subject, payload, timeout_sec, headers)
+        return None if reply is None else bytes(reply.data)
+
+    async def request_message(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout_sec: float,
+        headers: dict[str, str] | None = None,
+    ) -> Msg | None:
+        """Returns the first reply with its headers, as `request` does."""
         client = self._client
         if client is None or not client.is_connected:
             return None
@@ -206,7 +217,7 @@ class Connection:
             reply = await client.request(subject, payload, timeout=timeout_sec, headers=headers)
         except (*PUBLISH_ERRORS, TimeoutError):
             return None
-        return bytes(reply.data)
+        return reply
 
     async def barrier(self, timeout_sec: float = 5.0) -> bool:
         """Returns True if the server has received everything published before."""

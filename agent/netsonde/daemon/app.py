@@ -117,6 +117,7 @@ class Agent:
         parts = self._parts
         works = [connection.run() for connection in parts.bus.connections]
         works += [parts.events.run(), parts.health.run(), self._supervisor.run(self._alive)]
+        works.append(parts.presence.run())
         if parts.spooled is not None:
             works.append(parts.spooled.run())
         return works

@@ -34,6 +34,7 @@ async def drain(parts: Parts) -> None:
     parts.events.emit("lifecycle", "stopping")
     await parts.responder.drain(REQUESTS_SEC)
     await _close_session(parts, until_sec - 2 * CONNECTION_SEC)
+    await parts.presence.close()
     try:
         async with asyncio.timeout_at(until_sec):
             await _flush(parts)

@@ -22,11 +22,14 @@ from ..recorder.retrieval import Retrievals
 from ..service.discovery import Discovery
 from ..service.events import Events
 from ..service.handlers import Features
+from ..service.host_entry import HostDescription
 from ..service.identity import Identity
 from ..service.policy import Policy
+from ..service.presence import Presence
 from ..service.responder import Responder
 from ..sinks.core_nats import FlowStream
 from ..sinks.jetstream import JetStreamSink
+from ..wire.inventory import hosts_bucket
 from ..wire.replies import BusState, MetricsMessage, MetricsReply
 from .health import Health
 
@@ -112,6 +115,7 @@ class Parts:
     policy: Policy
     spooled: JetStreamSink | None
     responder: Responder
+    presence: Presence
     health: Health
 
     def apply(self, settings: Config) -> None:
@@ -120,6 +124,7 @@ class Parts:
         self.features.firmware.settings = settings.firmware
         self.features.retrievals.settings = settings.buffer
         self.policy.settings = settings.policy
+        self.presence.description.settings = settings
 
 
 def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
@@ -154,7 +159,22 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         ready=lambda: bus.control.connected and not responder.draining,
         connections=lambda: bus.connections,
     )
-    return Parts(bus, events, features, policy, spooled, responder, health)
+    description = HostDescription(
+        settings,
+        boot=bus.publisher.boot,
+        version=__version__,
+        session=lambda: sessions.current,
+        server=lambda: bus.control.server,
+    )
+    presence = Presence(
+        bus.control,
+        description,
+        events,
+        bucket=hosts_bucket(settings.nats.root),
+        on_name=responder.set_name_taken,
+    )
+    events.listener = presence.note_change
+    return Parts(bus, events, features, policy, spooled, responder, presence, health)
 
 
 def identity(settings: Config, fqdn: str) -> Identity:

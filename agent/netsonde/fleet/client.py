@@ -62,13 +62,23 @@ class FleetClient:
         headers: dict[str, str] | None = None,
     ) -> bytes | None:
         """Returns the first reply; None if there is no responder or no reply in time."""
+        reply = await self.request_message(subject, payload, timeout_sec, headers)
+        return None if reply is None else bytes(reply.data)
+
+    async def request_message(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout_sec: float,
+        headers: dict[str, str] | None = None,
+    ) -> Msg | None:
+        """Returns the first reply with its headers, as `request` does."""
         try:
-            reply = await self.connection.request(
+            return await self.connection.request(
                 subject, payload, timeout=timeout_sec, headers=headers
             )
         except (NatsError, TimeoutError):
             return None
-        return bytes(reply.data)
 
     async def discover(
         self, kind: str, target: Target, timeout_sec: float

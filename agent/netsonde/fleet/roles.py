@@ -7,8 +7,8 @@
                           request (`Nats-Request-Info`)
 
     role          requests                       subscriptions    JetStream
-    controller    every verb                     the streams      objects of the hosts' buckets
-    operator      verbs that change nothing      the streams      -
+    controller    every verb                     the streams      the inventory, the hosts' objects
+    operator      verbs that change nothing      the streams      the inventory, to read
     collector     -                              the streams      the consumer with its name
 
 JetStream's streams, buckets and consumers are created by `streams`, a user of AGENTS
@@ -31,6 +31,7 @@ from ..config.sections import TOKEN, host_token
 from ..errors import ConfigError
 from ..spool.streams import events_stream, flows_stream
 from ..wire.events import EVENT_KINDS
+from ..wire.inventory import hosts_bucket
 from ..wire.verbs import VERBS
 
 AGENTS = "AGENTS"
@@ -108,7 +109,8 @@ def check_clients(clients: Sequence[Client]) -> None:
 
 def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict[str, object]:
     """The subjects of one host. Replies are allowed only to requests that it received."""
-    bucket = bucket_name(root, host.token)
+    bucket, inventory = bucket_name(root, host.token), hosts_bucket(root)
+    key = f"$KV.{inventory}.{host.token}"
     stored = [
         *(f"$JS.API.STREAM.INFO.{name}" for name in (flows_stream(root), events_stream(root))),
         *(f"$JS.API.STREAM.{verb}.OBJ_{bucket}" for verb in ("INFO", "PURGE", "MSG.GET")),
@@ -121,7 +123,9 @@ def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict
                 f"{root}.stream.flows.{host.token}",
                 f"{root}.stream.metrics.{host.token}",
                 *(f"{root}.stream.events.{host.token}.{kind}" for kind in EVENT_KINDS),
-                *(stored if jetstream else ()),
+                key,
+                f"$JS.API.DIRECT.GET.KV_{inventory}.{key}",
+                *(stored if jetstream else (f"$JS.API.STREAM.INFO.KV_{inventory}",)),
             ]
         },
         "subscribe": {
@@ -135,6 +139,7 @@ def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict
                     for rest in ("", ".netsonde", f".netsonde.{host.token}")
                 ),
                 f"_INBOX_{host.token}.>",
+                key,
             ]
         },
         "allow_responses": {"max": 1, "expires": RESPONSE_EXPIRES},
@@ -144,14 +149,17 @@ def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict
 def administrator_permissions() -> dict[str, object]:
     """Permissions of the user `streams`: all of JetStream, no subject of the fleet."""
     return {
-        "publish": {"allow": ["$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "$O.>"]},
+        "publish": {"allow": ["$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "$O.>", "$KV.>"]},
         "subscribe": {"allow": ["_INBOX.>"]},
     }
 
 
 def jetstream_subjects(root: str, client: Client, hosts: Iterable[Host]) -> list[str]:
     """The JetStream subjects that a client's commands use. A collector pulls from its consumer
-    and acks; a controller downloads the objects that hosts stored on its request."""
+    and acks. Controllers and operators read the inventory. A controller also forgets hosts and
+    downloads the objects that hosts stored on its request."""
+    inventory = hosts_bucket(root)
+    reading = [f"$JS.API.STREAM.INFO.KV_{inventory}", f"$JS.API.DIRECT.GET.KV_{inventory}"]
     if client.role == "collector":
         stream = flows_stream(root)
         return [
@@ -160,20 +168,19 @@ def jetstream_subjects(root: str, client: Client, hosts: Iterable[Host]) -> list
             f"$JS.ACK.{stream}.{client.name}.>",
         ]
     if client.role == "controller":
-        return [f"$JS.API.DIRECT.GET.OBJ_{bucket_name(root, host.token)}" for host in hosts]
-    return []
+        objects = [f"$JS.API.DIRECT.GET.OBJ_{bucket_name(root, host.token)}" for host in hosts]
+        return [*reading, f"$KV.{inventory}.*", *objects]
+    return reading
 
 
-def jetstream_imports(stored: Iterable[str]) -> list[str]:
+def jetstream_imports(stored: Sequence[str]) -> list[str]:
     """The imports for these subjects. With JetStream on, nats-server gives every account its own
-    `$JS.API.>`. Its reply ("not enabled for account") would race with ours unless exactly that
-    subject is imported. The permissions restrict its use."""
-    return list(
-        dict.fromkeys(
-            "$JS.API.>" if subject.startswith("$JS.API.CONSUMER.") else subject
-            for subject in stored
-        )
-    )
+    `$JS.API.>`, except for Direct Get. Its reply ("not enabled for account") would race with ours
+    unless exactly that subject is imported. The permissions restrict its use."""
+    own = any(subject.startswith(("$JS.API.CONSUMER.", "$JS.API.STREAM.")) for subject in stored)
+    if own:  # a second import of the same subject would double each request
+        stored = ["$JS.API.>" if subject.startswith("$JS.API.") else subject for subject in stored]
+    return list(dict.fromkeys(stored))
 
 
 def request_subjects(root: str, role: Role) -> list[str]:

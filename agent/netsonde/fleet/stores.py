@@ -1,4 +1,5 @@
-"""Creates a fleet's JetStream assets: two streams, a bucket per host, a consumer per collector.
+"""Creates a fleet's JetStream assets: two streams, the inventory, a bucket per host, a consumer per
+collector.
 
 With separate roles (roles.py), agents and collectors may use these but not create them. An
 administrator creates them with the key `streams`. Existing ones are not changed.
@@ -9,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..bus.kv import KeyValue, KeyValueError
 from ..bus.objects import Bucket, bucket_name
 from ..collect.source import ConsumerError, DurableSource
 from ..errors import NetsondeError
 from ..spool.streams import StreamSettings, ensure_streams, flows_stream
+from ..wire.inventory import hosts_bucket
 from .client import FleetClient
 
 
@@ -36,6 +39,10 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
     warnings = await ensure_streams(client, root, stores.streams)
     if warnings is None:
         raise StoresError("JetStream does not reply: enable it, or use a key that may use it.")
+    try:
+        await KeyValue(client, hosts_bucket(root)).ensure(replicas=stores.streams.replicas)
+    except KeyValueError as error:
+        raise StoresError(error.detail) from None
     for host in stores.hosts:
         bucket = Bucket(
             client,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ ALARM_INTERVAL_SEC = 60.0
 class Events:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
+        self.listener: Callable[[], None] | None = None  # called after each change of state
         self._queue: deque[Event] = deque()
         self._waiting = asyncio.Event()
         self._idle = asyncio.Event()
@@ -70,6 +72,8 @@ class Events:
         self._queue.append(made)
         self._idle.clear()
         self._waiting.set()
+        if self.listener is not None and kind != "audit":
+            self.listener()
 
     async def run(self) -> None:
         """Publishes until cancelled."""

@@ -28,6 +28,7 @@ from ..errors import (
     InternalError,
     InvalidRequest,
     MalformedRequest,
+    NameTaken,
     PathNotAllowed,
     PolicyDenied,
     ReplyTooLarge,
@@ -107,6 +108,7 @@ class Responder:
         self._costly = 0
         self._log = structlog.get_logger()
         self.draining = False
+        self.name_taken = False  # another agent of this name started first
         self._listen(discovery.identity.labels)
 
     def _listen(self, labels: Mapping[str, str]) -> None:
@@ -120,6 +122,9 @@ class Responder:
         self._documents = self._discovery.subjects()
         for subject in self._documents:
             self._connection.listen(subject, self._on_discovery)
+
+    def set_name_taken(self, taken: bool) -> None:
+        self.name_taken = taken
 
     async def drain(self, timeout_sec: float) -> None:
         """Rejects new requests from now on; waits for those in flight."""
@@ -230,6 +235,8 @@ class Responder:
             if verb is None:
                 raise UnknownVerb(f"There is no verb {name!r}; `schema` lists them.")
             self._policy.check(caller, verb)
+            if self.name_taken:
+                raise NameTaken
             if len(body) > LARGE_BODY_BYTES and not self._large.take(len(body), time.monotonic()):
                 raise TooManyRequests("Too many large request bodies; try again in a moment.")
             late = headers.late(datetime.now(UTC))
@@ -304,7 +311,7 @@ class Responder:
         )
         sent |= envelope.error_headers(error)
         payload = envelope.encode(body, binary=headers.binary_reply)
-        rejected = isinstance(error, TooManyRequests | Draining)
+        rejected = isinstance(error, TooManyRequests | Draining | NameTaken)
         malformed = isinstance(error, InvalidRequest | MalformedRequest)
         return _Outcome(StoredReply(payload, sent, keep=not rejected, light=malformed), error)
 

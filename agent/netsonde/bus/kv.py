@@ -1,0 +1,152 @@
+"""One NATS key-value bucket (ADR-8), as far as an agent needs it.
+
+Owns the subjects and the compare-and-set writes. Uses only subjects that carry the key, so that
+the server can restrict an agent to its own key. nats-py's KeyValue was tried: it looks the stream
+up by an API call that no agent is permitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from ..errors import NetsondeError
+
+TIMEOUT_SEC = 5.0
+WRONG_LAST_SEQUENCE = 10071  # err_code of the JetStream API
+STREAM_NOT_FOUND = 10059
+DELETED = "KV-Operation"  # header of a deletion marker
+
+
+class KeyValueError(NetsondeError):
+    """The bucket cannot be read or written."""
+
+
+class WrongRevisionError(KeyValueError):
+    """Somebody else wrote the key meanwhile."""
+
+
+class Message(Protocol):
+    """The used fields of a reply of nats-py."""
+
+    data: bytes
+
+    @property
+    def headers(self) -> dict[str, str] | None: ...
+
+
+class MessageRequester(Protocol):
+    async def request_message(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout_sec: float,
+        headers: dict[str, str] | None = None,
+    ) -> Message | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """value: empty if the key was deleted. revision: the sequence number of its last write."""
+
+    value: bytes
+    revision: int
+    time: str
+
+    @property
+    def deleted(self) -> bool:
+        return not self.value
+
+
+class _ApiError(msgspec.Struct):
+    description: str = ""
+    err_code: int = 0
+
+
+class _Reply(msgspec.Struct):
+    error: _ApiError | None = None
+    seq: int = 0
+
+
+class KeyValue:
+    def __init__(self, connection: MessageRequester, bucket: str) -> None:
+        self.bucket = bucket
+        self._connection = connection
+        self._stream = f"KV_{bucket}"
+
+    def subject(self, key: str) -> str:
+        return f"$KV.{self.bucket}.{key}"
+
+    async def ensure(self, *, replicas: int = 1) -> None:
+        """Creates the bucket if it is missing. Leaves an existing one unchanged."""
+        reply = await self._api(f"STREAM.INFO.{self._stream}")
+        if reply.error is not None and reply.error.err_code == STREAM_NOT_FOUND:
+            body = bucket_configuration(self.bucket, replicas=replicas)
+            reply = await self._api(f"STREAM.CREATE.{self._stream}", body)
+        if reply.error is not None:
+            raise KeyValueError(f"Bucket {self.bucket}: {reply.error.description}.")
+
+    async def get(self, key: str) -> Entry | None:
+        """Returns None if the key was never written."""
+        subject = f"$JS.API.DIRECT.GET.{self._stream}.{self.subject(key)}"
+        message = await self._connection.request_message(subject, b"", TIMEOUT_SEC)
+        if message is None:
+            raise KeyValueError(f"Bucket {self.bucket} is missing or not readable.")
+        headers = message.headers or {}
+        if headers.get("Status") == "404":
+            return None
+        try:
+            revision = int(headers["Nats-Sequence"])
+        except (KeyError, ValueError):
+            raise KeyValueError(f"Bucket {self.bucket}: malformed reply.") from None
+        value = b"" if DELETED in headers else bytes(message.data)
+        return Entry(value, revision, headers.get("Nats-Time-Stamp", ""))
+
+    async def put(self, key: str, value: bytes, *, last: int | None = None) -> int:
+        """Writes the key and returns its revision. last: the revision that it must have now, 0
+        if it must not exist. Raises WrongRevisionError."""
+        headers = {} if last is None else {"Nats-Expected-Last-Subject-Sequence": str(last)}
+        message = await self._connection.request_message(
+            self.subject(key), value, TIMEOUT_SEC, headers or None
+        )
+        if message is None:
+            raise KeyValueError(f"Bucket {self.bucket} is missing or not writable.")
+        reply = _decode(self.bucket, message.data)
+        if reply.error is not None and reply.error.err_code == WRONG_LAST_SEQUENCE:
+            raise WrongRevisionError(f"Bucket {self.bucket}: {key} was written meanwhile.")
+        if reply.error is not None or not reply.seq:
+            why = reply.error.description if reply.error else "the reply is not a PubAck"
+            raise KeyValueError(f"Bucket {self.bucket}: {why}.")
+        return reply.seq
+
+    async def _api(self, verb: str, body: dict[str, Any] | None = None) -> _Reply:
+        payload = b"" if body is None else msgspec.json.encode(body)
+        message = await self._connection.request_message(f"$JS.API.{verb}", payload, TIMEOUT_SEC)
+        if message is None:
+            raise KeyValueError("JetStream does not answer: disabled, or not permitted.")
+        return _decode(self.bucket, message.data)
+
+
+def bucket_configuration(bucket: str, *, history: int = 1, replicas: int = 1) -> dict[str, Any]:
+    """Returns the stream's configuration, as every NATS client makes it for a bucket."""
+    return {
+        "name": f"KV_{bucket}",
+        "subjects": [f"$KV.{bucket}.>"],
+        "storage": "file",
+        "max_msgs_per_subject": history,
+        "max_age": 0,
+        "discard": "new",
+        "num_replicas": replicas,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+    }
+
+
+def _decode(bucket: str, data: bytes) -> _Reply:
+    try:
+        return msgspec.json.decode(data, type=_Reply)
+    except msgspec.DecodeError as error:
+        raise KeyValueError(f"Bucket {bucket}: malformed reply: {error}.") from None

@@ -1,0 +1,73 @@
+"""The content of this host's inventory entry, gathered from the agent's parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from ..capture.session import Session
+from ..config.sections import Config
+from ..recorder.status import retention_sec
+from ..wire.instant import rfc3339
+from ..wire.inventory import Facts, HostEntry, SessionSummary
+from .facts import interfaces, read_facts
+
+
+class HostDescription:
+    """settings: replaced when the configuration is read again. session: returns the running one.
+    server: returns the NATS server in use."""
+
+    def __init__(
+        self,
+        settings: Config,
+        *,
+        boot: str,
+        version: str,
+        session: Callable[[], Session | None],
+        server: Callable[[], str],
+    ) -> None:
+        self.settings = settings
+        self.boot = boot
+        self._version = version
+        self._session = session
+        self._server = server
+        self._facts = Facts()
+
+    @property
+    def host(self) -> str:
+        return self.settings.host
+
+    async def load_facts(self) -> None:
+        self._facts = await read_facts()
+
+    def entry(self) -> HostEntry:
+        """Returns the entry as of now."""
+        session = self._session()
+        return HostEntry(
+            host=self.host,
+            boot=self.boot,
+            version=self._version,
+            time=rfc3339(time.time_ns()),
+            labels=dict(self.settings.agent.labels),
+            facts=msgspec.structs.replace(self._facts, interfaces=interfaces()),
+            server=self._server(),
+            session=None if session is None else _summary(session),
+        )
+
+
+def _summary(session: Session) -> SessionSummary:
+    stats = session.capture.stats()
+    return SessionSummary(
+        session_id=session.id,
+        interface=session.request.interface,
+        backend=session.request.backend,
+        packets_captured=stats.packets_captured,
+        packets_dropped=stats.packets_dropped,
+        packets_per_sec=session.metrics().packets_per_sec,
+        uptime_sec=round(session.uptime_sec, 3),
+        retention_sec=round(retention_sec(stats, live=session.request.backend != "file"), 3),
+        link_up=stats.link_up,
+        finished=stats.finished,
+    )
