@@ -27,6 +27,7 @@ from .nats_client import (
     DENIED_MAX,
     Denial,
     GuardedClient,
+    OpenSocket,
     PermissionDeniedError,
     backoff_sec,
     explain_error,
@@ -67,10 +68,19 @@ class PayloadTooLargeError(NetsondeError):
 
 
 class Connection:
-    """`purpose` names the connection in logs and in the server's connection list."""
+    """`purpose` names the connection in logs and in the server's connection list. `open_socket`
+    opens its sockets; None: asyncio does."""
 
-    def __init__(self, settings: NatsSection, *, host: str, purpose: str) -> None:
+    def __init__(
+        self,
+        settings: NatsSection,
+        *,
+        host: str,
+        purpose: str,
+        open_socket: OpenSocket | None = None,
+    ) -> None:
         self._settings = settings
+        self._open_socket = open_socket
         self._name = f"netsonde {host} {purpose}"
         self._host = host
         self.purpose = purpose
@@ -246,6 +256,7 @@ class Connection:
         client = GuardedClient()
         client.tls_expected = wants_tls(self._settings)
         client.login = Login(self._settings)
+        client.open_socket = self._open_socket
         self._opening = client
         try:
             await client.connect(**self._options(client))

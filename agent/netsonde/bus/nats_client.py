@@ -22,8 +22,8 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import ParseResult, unquote
 
 import nats.errors
@@ -36,6 +36,9 @@ from ..config.addresses import endpoint
 from ..errors import ConfigError
 from .credentials import Login
 
+if TYPE_CHECKING:  # commands need no core
+    from ..core.own_traffic import OwnSocket
+
 HANDSHAKE_SEC = 10.0  # from the TCP connection to the server's first PONG
 DRAIN_SEC = 15.0  # for a server that reads nothing; longer than Connection's watchdog
 CLOSE_SEC = 2.0
@@ -46,8 +49,10 @@ MESSAGE_BYTES_MAX = 64 << 20  # the largest max_payload that nats-server accepts
 FLUSH_BYTES = 2 << 20  # above this backlog a publisher waits for the socket
 FLUSH_POLL_SEC = 0.001
 DENIED_MAX = 64  # denials to remember
+DEFAULT_PORT = 4222
 
 DenialKind = Literal["publish", "subscribe"]
+OpenSocket = Callable[[str, int], Awaitable["OwnSocket"]]
 
 _DENIAL = re.compile(r"'?Permissions Violation for (Publish|Subscription)[^\"]* (\".*?\")", re.I)
 
@@ -113,7 +118,7 @@ def backoff_sec(failures: int) -> float:
 
 def server_name(uri: ParseResult) -> str:
     """Returns host:port without a password. An IPv6 address gets brackets."""
-    return endpoint(uri.hostname or "", uri.port or 4222)
+    return endpoint(uri.hostname or "", uri.port or DEFAULT_PORT)
 
 
 def explain_error(error: BaseException) -> str:
@@ -142,10 +147,22 @@ class _Transport(TcpTransport):
     """A transport whose every wait ends. After a failed TLS handshake wait_closed() of asyncio
     never returns, because asyncio has replaced the protocol that it waits for."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_socket: OpenSocket | None = None) -> None:
         super().__init__()
+        self._open_socket = open_socket
+        self._opened: OwnSocket | None = None
         self._greeted = False
         self._aborted = False
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        if self._open_socket is None:
+            await super().connect(uri, buffer_size, connect_timeout)
+            return
+        async with asyncio.timeout(connect_timeout):
+            self._opened = await self._open_socket(uri.hostname or "", uri.port or DEFAULT_PORT)
+            streams = await asyncio.open_connection(sock=self._opened.socket, limit=buffer_size)
+        self._io_reader, self._io_writer = streams
+        self._bare_io_reader, self._bare_io_writer = streams
 
     async def connect_tls(
         self,
@@ -208,6 +225,9 @@ class _Transport(TcpTransport):
             if writer is not None:
                 with contextlib.suppress(OSError, RuntimeError):
                     writer.transport.abort()
+        if self._opened is not None:
+            self._opened.forget()
+            self._opened = None
 
     @property
     def encrypted(self) -> bool:
@@ -292,6 +312,7 @@ class GuardedClient(Client):
     tls_expected = False
     login: Login | None = None
     rounds: int | None = None
+    open_socket: OpenSocket | None = None  # None: asyncio opens the sockets
 
     def __init__(self) -> None:
         super().__init__()
@@ -401,7 +422,7 @@ class GuardedClient(Client):
         s.last_attempt = time.monotonic()
         self._ps.reset()
         self.abort()  # closes the socket of an earlier try
-        self._transport = _Transport()
+        self._transport = _Transport(self.open_socket)
         await self._transport.connect(s.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"])
 
     async def _process_connect_init(self) -> None:

@@ -15,8 +15,8 @@ from ..bus.nats_client import PermissionDeniedError
 from ..bus.objects import Bucket, bucket_name
 from ..bus.publisher import Publisher
 from ..capture.sessions import Sessions
-from ..config.sections import BufferSection, Config
-from ..core import library
+from ..config.sections import BufferSection, Config, NatsSection
+from ..core import library, own_traffic
 from ..firmware.verify import Firmware
 from ..recorder.retrieval import Retrievals
 from ..service.discovery import Discovery
@@ -42,12 +42,13 @@ class Bus:
     """
 
     def __init__(self, settings: Config) -> None:
-        self.control = Connection(settings.nats, host=settings.host, purpose="control")
-        self.data = Connection(settings.nats, host=settings.host, purpose="data")
+        self._host = settings.host
+        self.control = self._connection(settings.nats, "control")
+        self.data = self._connection(settings.nats, "data")
         self.records = self.data
         if settings.flows.servers:
             nats = msgspec.structs.replace(settings.nats, servers=settings.flows.servers)
-            self.records = Connection(nats, host=settings.host, purpose="records")
+            self.records = self._connection(nats, "records")
         self.publisher = Publisher(self.data, root=settings.nats.root, host=settings.host)
         self.record_publisher = self.publisher.with_connection(self.records)
         self._metrics_seq = 0
@@ -55,6 +56,12 @@ class Bus:
         self._warned: set[str] = set()  # servers without authentication
         for connection in self.connections:
             connection.notify(self._on_connection)
+
+    def _connection(self, settings: NatsSection, purpose: str) -> Connection:
+        """Captures leave its packets out."""
+        return Connection(
+            settings, host=self._host, purpose=purpose, open_socket=own_traffic.connect
+        )
 
     @property
     def connections(self) -> list[Connection]:
