@@ -3,7 +3,7 @@
  * Builds the pipeline at open, starts and stops its threads, and passes commands to them.
  * Reading a session (statistics, lists, records) is in session_read.c.
  */
-#include "core/session_state.h"
+#include "core/sources.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -63,8 +63,6 @@ static int build_worker(struct sonde_session *session, const struct sonde_sessio
   bool inner = config->tunnel_mode == SONDE_TUNNEL_MODE_INNER;
   sonde_worker_init(worker);
   worker->number = number;
-  worker->ops = session->ops;
-  worker->backend = session->backend;
   worker->live = session->info.live;
   worker->events = &session->events;
   worker->export_wake = &session->export_wake;
@@ -134,9 +132,11 @@ static int open_backend(struct sonde_session *session, const struct sonde_sessio
       close(file_fd);
     return status;
   }
-  struct sonde_backend_config backend_config = {
-      .interface = config->interface,
-      .filter = session->ops->filters ? config->filter : NULL,
+  if (config->filter)
+    session->filter = strdup(config->filter);
+  memcpy(session->vxlan_ports, config->vxlan_ports, sizeof session->vxlan_ports);
+  session->source_config = (struct sonde_backend_config){
+      .filter = session->ops->filters ? session->filter : NULL,
       .file_fd = file_fd,
       .queues = config->workers,
       .snaplen = config->snaplen,
@@ -145,13 +145,10 @@ static int open_backend(struct sonde_session *session, const struct sonde_sessio
       .dedicated = config->dedicated,
       .aggregate = config->buffer_bytes == 0 && (!config->filter || !config->filter[0]),
       .tunnels = config->tunnel_mode == SONDE_TUNNEL_MODE_INNER,
-      .vxlan_ports = config->vxlan_ports,
+      .vxlan_ports = session->vxlan_ports,
       .replay_speed = config->replay_speed,
   };
-  status = session->ops->open(&backend_config, &session->backend, error);
-  if (status == SONDE_OK)
-    session->ops->info(session->backend, &session->info);
-  return status;
+  return sonde_sources_open(session, config->interfaces, config->interface_count, error);
 }
 
 int sonde_session_open(const struct sonde_session_config *config, struct sonde_session **session,
@@ -168,11 +165,9 @@ int sonde_session_open(const struct sonde_session_config *config, struct sonde_s
   pthread_mutex_init(&made->drops_lock, NULL);
   pthread_mutex_init(&made->info_lock, NULL);
   pthread_mutex_init(&made->monitor_lock, NULL);
-  strncpy(made->interface, config->interface, sizeof made->interface - 1);
   if (config->host)
     strncpy(made->host, config->host, sizeof made->host - 1);
   atomic_store(&made->metering, config->metering);
-  atomic_store(&made->link_up, true);
   int status = open_backend(made, config, error);
   int events = sonde_events_init(&made->events);
   made->monitor_wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -205,7 +200,7 @@ static void join_workers(struct sonde_session *session) {
 }
 
 static void end_threads(struct sonde_session *session) {
-  session->ops->quiesce(session->backend);
+  sonde_sources_quiesce(session);
   for (uint32_t i = 0; i < session->worker_count; i++)
     sonde_worker_drain(&session->workers[i]);
   join_workers(session);
@@ -220,7 +215,7 @@ int sonde_session_start(struct sonde_session *session, struct sonde_error *error
   if (status == SONDE_OK && session->info.live)
     status = sonde_monitor_start(session, error);
   if (status == SONDE_OK)
-    status = session->ops->start(session->backend, error);
+    status = sonde_sources_start(session, error);
   for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++) {
     int failed = sonde_worker_start(&session->workers[i]);
     if (failed) {
@@ -263,16 +258,13 @@ void sonde_session_close(struct sonde_session *session) {
     sonde_session_stop(session, &error);
   }
   sonde_exporter_destroy(session->exporter);
-  if (session->backend) {
-    if (atomic_load(&session->state) == SONDE_SESSION_STOPPED)
-      session->ops->stop(session->backend);
-    session->ops->close(session->backend);
-  }
+  sonde_sources_close(session);
   for (uint32_t i = 0; session->workers && i < session->worker_count; i++)
     sonde_worker_release(&session->workers[i]);
   sonde_store_close(session->store);
   free(session->workers);
   free(session->flush_cursors);
+  free(session->filter);
   if (session->records)
     munmap(session->records, session->records_bytes);
   if (session->monitor_wake_fd >= 0)

@@ -2,7 +2,7 @@
  *
  * Connects store/, which knows neither filters nor events, with both.
  */
-#include "core/session_state.h"
+#include "core/sources.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -45,8 +45,8 @@ int sonde_session_buffer_open(struct sonde_session *session,
   };
   session->drops_checked_ns = sonde_clock_ns(CLOCK_REALTIME);
   int status = sonde_store_open(&store, &session->store, error);
-  if (status == SONDE_OK)
-    status = sonde_store_name_set(session->store, 0, session->interface, error);
+  for (uint32_t slot = 0; status == SONDE_OK && slot < session->slot_count; slot++)
+    status = sonde_store_name_set(session->store, slot, session->names[slot], error);
   for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++)
     session->workers[i].appender = sonde_store_appender(session->store, i);
   return status;
@@ -54,12 +54,14 @@ int sonde_session_buffer_open(struct sonde_session *session,
 
 /* Backends count drops without times, so a gap spans two checks. */
 void sonde_session_buffer_note_drops(struct sonde_session *session) {
-  struct sonde_backend_stats source = {0};
+  struct sonde_backend_stats source;
+  char attach[96];
+  bool link_up;
   if (!session->store)
     return;
   pthread_mutex_lock(&session->drops_lock);
   uint64_t since_ns = session->drops_checked_ns;
-  session->ops->stats(session->backend, &source);
+  sonde_sources_stats(session, &source, &link_up, attach);
   session->drops_checked_ns = sonde_clock_ns(CLOCK_REALTIME);
   if (source.dropped > session->drops_seen)
     sonde_store_note_drops(session->store, since_ns, session->drops_checked_ns);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/session_state.h"
+#include "core/sources.h"
 #include "export/rendering.h"
 #include "failure.h"
 #include "flow/sum.h"
@@ -65,18 +65,16 @@ void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stat
     stats->records_waiting += sonde_ring_waiting(&worker->ring);
   }
   read_file_state(session, stats);
-  struct sonde_backend_stats backend = {0};
-  session->ops->stats(session->backend, &backend);
+  struct sonde_backend_stats backend;
+  bool link_up;
+  sonde_sources_stats(session, &backend, &link_up, stats->attach);
   stats->packets_dropped = backend.dropped;
   stats->ring_freezes = backend.freezes;
   stats->ring_used_permille = backend.ring_used_permille;
   stats->flow_table_size = session->flow_table_size;
-  stats->link_up = atomic_load(&session->link_up);
+  stats->link_up = link_up;
   stats->metering = atomic_load(&session->metering);
   sonde_session_buffer_stats(session, stats);
-  pthread_mutex_lock(&session->info_lock);
-  memcpy(stats->attach, session->info.attach, sizeof stats->attach);
-  pthread_mutex_unlock(&session->info_lock);
 }
 
 struct list_request {
@@ -181,8 +179,8 @@ static int drain_ring(struct sonde_session *session, uint32_t number, int encodi
   struct sonde_ring *ring = &session->workers[number].ring;
   const struct sonde_record *first;
   uint32_t waiting = sonde_ring_peek(ring, SONDE_RING_STREAM, records_max, &first);
-  int status = sonde_records_render_fields(first, waiting, encoding, session->stream_fields,
-                                           session->interface, buffer, capacity, batch);
+  int status = sonde_records_render_named(first, waiting, encoding, session->stream_fields,
+                                          session->names, buffer, capacity, batch);
   if (status == SONDE_OK)
     sonde_ring_release(ring, SONDE_RING_STREAM, batch->records);
   return status;
@@ -232,6 +230,13 @@ void sonde_session_discard(struct sonde_session *session, uint32_t records_max,
   for (uint32_t number = 0; number < session->worker_count; number++)
     discard_ring(session, number, records_max, batch);
   pthread_mutex_unlock(&session->drain_lock);
+}
+
+int sonde_session_records_render(struct sonde_session *session, const struct sonde_record *records,
+                                 uint32_t count, int encoding, uint8_t *buffer, uint32_t capacity,
+                                 struct sonde_batch *batch) {
+  return sonde_records_render_named(records, count, encoding, 0, session->names, buffer, capacity,
+                                    batch);
 }
 
 void sonde_session_stream_fields_set(struct sonde_session *session, uint64_t fields) {

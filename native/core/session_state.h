@@ -18,13 +18,24 @@ enum sonde_session_state {
   SONDE_SESSION_STOPPED,
 };
 
+/* A place for one interface name. The name never changes once slot_count includes it. */
+struct sonde_slot {
+  char name[SONDE_INTERFACE_NAME_MAX];
+  struct sonde_source *source;     /* NULL: not captured now. Written under control and info_lock */
+  struct sonde_backend_stats past; /* counts of removed sources; under info_lock */
+};
+
 struct sonde_session {
   struct sonde_events events;
   const struct sonde_backend_ops *ops;
-  struct sonde_backend *backend;
-  struct sonde_backend_info info;
-  pthread_mutex_t info_lock; /* guards info.ifindex and info.attach, which reopening changes */
-  char interface[256];
+  struct sonde_backend_info info; /* the first source at open; the others are of its kind */
+  pthread_mutex_t info_lock;      /* guards what other threads read of sources; the inner lock */
+  struct sonde_slot slots[SONDE_SOURCES_MAX];
+  _Atomic uint32_t slot_count;
+  const char *names[SONDE_SOURCES_MAX];      /* the slots' names; NULL: not used yet */
+  struct sonde_backend_config source_config; /* for each interface; ring_bytes over all of them */
+  char *filter;
+  uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX];
   char host[128]; /* in the names of interfaces; "": none */
   struct sonde_worker *workers;
   uint32_t worker_count;
@@ -44,9 +55,8 @@ struct sonde_session {
   pthread_t monitor;            /* live sources only */
   pthread_mutex_t monitor_lock; /* one thread at a time stops it */
   bool monitor_running;
+  _Atomic bool monitor_ends;
   int monitor_wake_fd;
-  struct sonde_link_watch *link; /* NULL if the source is not a kernel interface */
-  _Atomic bool link_up;
 
   struct sonde_exporter *exporter;
   struct sonde_wake export_wake; /* signalled after each new record */
@@ -57,8 +67,10 @@ struct sonde_session {
   uint32_t *flush_cursors; /* after stop: flush position of each table; under the worker's lock */
 };
 
-/* monitor.c: watches the interface and reopens the source when it returns. */
+/* monitor.c: watches the interfaces and reopens a source when its interface returns. */
 int sonde_monitor_start(struct sonde_session *session, struct sonde_error *error);
+/* The sources have changed. */
+void sonde_monitor_refresh(struct sonde_session *session);
 void sonde_monitor_stop(struct sonde_session *session);
 
 /* session_read.c: call after stop, on any thread. True once every flow has its last record. */

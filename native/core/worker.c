@@ -9,14 +9,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "host/clock.h"
 #include "host/thread.h"
 
 enum {
-  RECEIVE_TIMEOUT_MS = 100, /* delays timers on a silent interface */
-  DRAIN_MIN_MS = 50,        /* after a wake-up the kernel may still hold packets */
+  DRAIN_MIN_MS = 50, /* after a wake-up the kernel may still hold packets */
   RING_WAIT_NS = 200000,
   RECORDS_PER_BATCH_MAX = SONDE_WORKER_BATCH * SONDE_FLOW_RECORDS_PER_PACKET_MAX,
 };
@@ -63,6 +64,12 @@ static void publish(struct sonde_worker *worker) {
 
 void sonde_worker_counters(struct sonde_worker *worker, struct sonde_worker_counters *counters) {
   sonde_seqlock_read(&worker->seqlock, &worker->published, counters, sizeof *counters);
+}
+
+void sonde_worker_slot_counters(struct sonde_worker *worker, uint32_t slot,
+                                struct sonde_slot_counters *counters) {
+  struct sonde_worker_slot *from = &worker->slots[slot];
+  sonde_seqlock_read(&from->seqlock, &from->published, counters, sizeof *counters);
 }
 
 /* The first alarm is always due: a file's time may start at 0. */
@@ -191,6 +198,7 @@ void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *
       continue;
     }
     memcpy(&deltas[added], packets[i].data, sizeof deltas[added]);
+    deltas[added].key.source = packets[i].source & (SONDE_SOURCES_MAX - 1);
     added += count_delta(worker, &deltas[added]);
   }
   sonde_flow_table_merge(worker->table, deltas, added);
@@ -210,6 +218,23 @@ static void meter_batch(struct sonde_worker *worker, uint32_t count) {
     else
       meter_run(worker, &worker->packets[first], end - first);
   }
+}
+
+/* Meters the batch that receive has just read. Its packets are all from one source. */
+static void meter_received(struct sonde_worker *worker, uint32_t count) {
+  struct sonde_worker_slot *slot = &worker->slots[worker->feed->source->slot];
+  struct sonde_slot_counters *counters = &slot->counters;
+  const struct sonde_worker_counters *total = &worker->counters;
+  uint64_t packets = total->packets_captured, bytes = total->bytes_captured;
+  uint64_t non_flow = total->packets_non_flow;
+  worker->complete_ns = worker->feed->complete_ns;
+  meter_batch(worker, count);
+  worker->feed->complete_ns = worker->complete_ns;
+  worker->complete_ns = sonde_worker_complete_ns(worker);
+  counters->packets_captured += total->packets_captured - packets;
+  counters->bytes_captured += total->bytes_captured - bytes;
+  counters->packets_non_flow += total->packets_non_flow - non_flow;
+  sonde_seqlock_write(&slot->seqlock, &slot->published, counters, sizeof *counters);
 }
 
 /* ---- between batches ------------------------------------------------------------------ */
@@ -256,9 +281,15 @@ static void run_command(struct sonde_worker *worker) {
     worker->command = NULL;
     pthread_cond_broadcast(&worker->changed);
   }
-  while (worker->parked)
-    pthread_cond_wait(&worker->changed, &worker->lock);
   pthread_mutex_unlock(&worker->lock);
+}
+
+/* Makes a waiting receive return. Under the session's control lock: the list of sources changes
+ * only by a command, which its caller awaits under this lock. */
+static void wake(struct sonde_worker *worker) {
+  eventfd_write(worker->wake_fd, 1);
+  if (worker->feed_count == 1)
+    worker->feeds[0].source->ops->wake(worker->feeds[0].source->backend);
 }
 
 void sonde_worker_call(struct sonde_worker *worker,
@@ -272,16 +303,44 @@ void sonde_worker_call(struct sonde_worker *worker,
     worker->argument = argument;
     worker->command = command;
     pthread_cond_broadcast(&worker->changed);
-    worker->ops->wake(worker->backend);
+    wake(worker);
     while (worker->command)
       pthread_cond_wait(&worker->changed, &worker->lock);
   }
   pthread_mutex_unlock(&worker->lock);
 }
 
-static void mark_parked(struct sonde_worker *worker, void *argument) {
-  (void)argument;
-  worker->parked = true;
+static void attach(struct sonde_worker *worker, void *source) {
+  const struct sonde_source *attached = source;
+  sonde_worker_feed_add(worker, source);
+  sonde_flow_table_interface_set(worker->table, attached->slot, (uint32_t)attached->info.ifindex);
+}
+
+void sonde_worker_attach(struct sonde_worker *worker, struct sonde_source *source) {
+  sonde_worker_call(worker, attach, source);
+}
+
+/* Meters what is left in the source, without waiting. A backend that cannot share a worker may
+ * wait, and only loses its interface after a failure. */
+static void detach(struct sonde_worker *worker, void *argument) {
+  struct sonde_source *source = argument;
+  struct sonde_feed *feed = worker->feeds, *end = feed + worker->feed_count;
+  while (feed < end && feed->source != source)
+    feed++;
+  if (feed < end && !worker->joined && source->ops->poll_fd) {
+    int received;
+    while ((received = sonde_worker_receive_now(worker, feed)) > 0) {
+      meter_received(worker, (uint32_t)received);
+      if (worker->appender)
+        sonde_appender_turn(worker->appender);
+    }
+  }
+  sonde_worker_feed_drop(worker, source);
+  worker->complete_ns = sonde_worker_complete_ns(worker);
+}
+
+void sonde_worker_detach(struct sonde_worker *worker, struct sonde_source *source) {
+  sonde_worker_call(worker, detach, source);
 }
 
 void sonde_worker_drain(struct sonde_worker *worker) {
@@ -289,18 +348,7 @@ void sonde_worker_drain(struct sonde_worker *worker) {
   atomic_store_explicit(&worker->draining, true, memory_order_release);
   pthread_cond_broadcast(&worker->changed);
   pthread_mutex_unlock(&worker->lock);
-  worker->ops->wake(worker->backend);
-}
-
-void sonde_worker_park(struct sonde_worker *worker) {
-  sonde_worker_call(worker, mark_parked, NULL);
-}
-
-void sonde_worker_unpark(struct sonde_worker *worker) {
-  pthread_mutex_lock(&worker->lock);
-  worker->parked = false;
-  pthread_cond_broadcast(&worker->changed);
-  pthread_mutex_unlock(&worker->lock);
+  wake(worker);
 }
 
 static void wake_readers(struct sonde_worker *worker) {
@@ -343,15 +391,17 @@ static void handle_failure(struct sonde_worker *worker, int status,
     publish(worker);
     atomic_store(&worker->ended, true);
     sonde_events_push(worker->events, SONDE_EVENT_FINISHED, 0, "");
-  } else if (status != SONDE_LINK_DOWN && !atomic_exchange(&worker->broken, true)) {
-    sonde_events_push(worker->events, SONDE_EVENT_BACKEND_ERROR, status, error->detail);
+  } else if (status != SONDE_LINK_DOWN) {
+    struct sonde_source *source = worker->feed->source;
+    sonde_worker_feed_drop(worker, source); /* until the monitor has reopened it */
+    if (!atomic_exchange(&source->broken, true))
+      sonde_events_push(worker->events, SONDE_EVENT_BACKEND_ERROR, status, error->detail);
   }
 }
 
 /* True if more packets may be available. */
 static bool receive_batch(struct sonde_worker *worker) {
-  if (atomic_load_explicit(&worker->ended, memory_order_relaxed) ||
-      atomic_load_explicit(&worker->broken, memory_order_relaxed)) {
+  if (atomic_load_explicit(&worker->ended, memory_order_relaxed) || worker->feed_count == 0) {
     wait_for_command(worker);
     worker->complete_ns = 0; /* no packets are pending: timers expire flows without a source */
     sonde_packet_clock_tick(&worker->clock);
@@ -363,18 +413,15 @@ static bool receive_batch(struct sonde_worker *worker) {
     return !atomic_load_explicit(&worker->draining, memory_order_relaxed);
   }
   struct sonde_error error = {0};
-  int received = worker->ops->receive(worker->backend, worker->number, worker->packets,
-                                      SONDE_WORKER_BATCH, RECEIVE_TIMEOUT_MS, &error);
+  int received = sonde_worker_receive(worker, &error);
   sonde_packet_clock_tick(&worker->clock);
   if (received > 0) {
-    meter_batch(worker, (uint32_t)received);
+    meter_received(worker, (uint32_t)received);
     return true;
   }
   if (received == 0)
     return false;
   handle_failure(worker, received, &error);
-  if (received == SONDE_LINK_DOWN)
-    sleep_ns(10000000);
   return false;
 }
 
@@ -390,7 +437,7 @@ static void note_clock_step(struct sonde_worker *worker) {
 static bool drained(struct sonde_worker *worker) {
   if (!atomic_load_explicit(&worker->draining, memory_order_acquire))
     return false;
-  if (!worker->live || atomic_load(&worker->broken))
+  if (!worker->live || worker->feed_count == 0)
     return true;
   if (worker->draining_since_ns == 0)
     worker->draining_since_ns = worker->clock.now_ns;
@@ -432,6 +479,7 @@ void sonde_worker_init(struct sonde_worker *worker) {
   pthread_cond_init(&worker->changed, &attributes);
   pthread_condattr_destroy(&attributes);
   pthread_mutex_init(&worker->lock, NULL);
+  worker->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   worker->joined = true;
 }
 
@@ -440,6 +488,8 @@ void sonde_worker_release(struct sonde_worker *worker) {
   sonde_filter_set_release(&worker->filters);
   sonde_decoder_destroy(worker->decoder);
   sonde_flow_table_destroy(worker->table);
+  if (worker->wake_fd >= 0)
+    close(worker->wake_fd);
   pthread_cond_destroy(&worker->changed);
   pthread_mutex_destroy(&worker->lock);
 }

@@ -29,7 +29,7 @@ static uint64_t find_latest(const struct sonde_record *records, uint32_t count) 
 }
 
 int sonde_ipfix_render(const struct sonde_record *records, uint32_t count, uint64_t fields,
-                       const char *interface, uint8_t *buffer, uint32_t capacity,
+                       const char *const *names, uint8_t *buffer, uint32_t capacity,
                        struct sonde_batch *batch) {
   uint32_t message_bytes = capacity / 2 < MESSAGE_BYTES ? capacity / 2 : MESSAGE_BYTES;
   struct sonde_encoder_config config = {
@@ -40,7 +40,7 @@ int sonde_ipfix_render(const struct sonde_record *records, uint32_t count, uint6
       .template_refresh_sec = 86400,
       .template_refresh_messages = TEMPLATES_ONCE,
       .observation_domain = OBSERVATION_DOMAIN,
-      .interface = interface,
+      .interfaces = names,
   };
   struct sonde_error error;
   struct sonde_encoder *encoder = NULL;

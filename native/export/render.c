@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "packet.h"
 #include "rendering.h"
 
 static const struct sonde_encoding_ops *const encodings[] = {
@@ -32,26 +33,30 @@ void sonde_batch_count(struct sonde_batch *batch, const struct sonde_record *rec
   batch->records++;
 }
 
-int sonde_records_render_fields(const struct sonde_record *records, uint32_t count, int encoding,
-                                uint64_t fields, const char *interface, uint8_t *buffer,
-                                uint32_t capacity, struct sonde_batch *batch) {
+int sonde_records_render_named(const struct sonde_record *records, uint32_t count, int encoding,
+                               uint64_t fields, const char *const *names, uint8_t *buffer,
+                               uint32_t capacity, struct sonde_batch *batch) {
   memset(batch, 0, sizeof *batch);
   fields &= SONDE_FIELDS_ALL;
   fields = fields ? fields : SONDE_FIELDS_ALL;
   if (encoding == SONDE_ENCODING_IPFIX)
-    return sonde_ipfix_render(records, count, fields, interface, buffer, capacity, batch);
+    return sonde_ipfix_render(records, count, fields, names, buffer, capacity, batch);
   assert(encoding == SONDE_ENCODING_JSON || encoding == SONDE_ENCODING_MSGPACK);
   const struct sonde_encoding_ops *ops = encodings[encoding];
   if (capacity < ops->empty_bytes)
     return SONDE_TOO_SMALL;
   struct sonde_rendering rendering = {.fields = fields, .day = UINT64_MAX};
   sonde_community_hash_open(&rendering.community);
-  ops->prepare(&rendering, interface);
   char *(*put)(char *, const struct sonde_record *, struct sonde_rendering *) =
       fields == SONDE_FIELDS_ALL ? ops->put_record : ops->put_selection;
 
   char *start = (char *)buffer, *end = start + capacity, *p = start + ops->open_bytes;
+  uint32_t source = SONDE_SOURCES_MAX;
   for (uint32_t i = 0; i < count && end - p >= SONDE_RENDERED_RECORD_MAX; i++) {
+    if (records[i].source != source) {
+      source = records[i].source;
+      ops->prepare(&rendering, source < SONDE_SOURCES_MAX ? names[source] : NULL);
+    }
     p = put(p, &records[i], &rendering);
     sonde_batch_count(batch, &records[i]);
   }
@@ -59,6 +64,16 @@ int sonde_records_render_fields(const struct sonde_record *records, uint32_t cou
   batch->bytes = (uint32_t)(p - start);
   sonde_community_hash_close(&rendering.community);
   return SONDE_OK;
+}
+
+int sonde_records_render_fields(const struct sonde_record *records, uint32_t count, int encoding,
+                                uint64_t fields, const char *interface, uint8_t *buffer,
+                                uint32_t capacity, struct sonde_batch *batch) {
+  const char *names[SONDE_SOURCES_MAX];
+  for (uint32_t i = 0; i < SONDE_SOURCES_MAX; i++)
+    names[i] = interface;
+  return sonde_records_render_named(records, count, encoding, fields, names, buffer, capacity,
+                                    batch);
 }
 
 int sonde_records_render(const struct sonde_record *records, uint32_t count, int encoding,

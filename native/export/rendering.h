@@ -51,10 +51,16 @@ static inline char *put_interface(char *p, const struct sonde_rendering *renderi
 extern const struct sonde_encoding_ops sonde_encoding_json;
 extern const struct sonde_encoding_ops sonde_encoding_msgpack;
 
+/* render.c: renders like sonde_records_render_fields. names: the interface name for each `source`
+ * of records: SONDE_SOURCES_MAX of them, or NULL. */
+int sonde_records_render_named(const struct sonde_record *records, uint32_t count, int encoding,
+                               uint64_t fields, const char *const *names, uint8_t *buffer,
+                               uint32_t capacity, struct sonde_batch *batch);
+
 /* ipfix.c: renders whole IPFIX messages with their templates. batch->records may be less than
  * count, as in render.c. */
 int sonde_ipfix_render(const struct sonde_record *records, uint32_t count, uint64_t fields,
-                       const char *interface, uint8_t *buffer, uint32_t capacity,
+                       const char *const *names, uint8_t *buffer, uint32_t capacity,
                        struct sonde_batch *batch);
 /* Adds a record to the batch's counters. */
 void sonde_batch_count(struct sonde_batch *batch, const struct sonde_record *record);

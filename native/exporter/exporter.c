@@ -148,12 +148,8 @@ static int add_under_control(struct sonde_exporter *exporter,
                              struct sonde_error *error) {
   struct sonde_session *session = exporter->session;
   struct change change = {0};
-  pthread_mutex_lock(&session->info_lock);
-  int ifindex = session->info.ifindex;
-  pthread_mutex_unlock(&session->info_lock);
   struct sonde_encoder_config encoder = {
-      .ifindex = ifindex > 0 ? (uint32_t)ifindex : 0,
-      .interface = session->interface,
+      .interfaces = session->names,
       .packet_time = !session->info.live,
       .start_ns = exporter->start_ns,
   };

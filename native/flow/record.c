@@ -12,6 +12,7 @@ static void fill_identity(const struct sonde_flow_hot *hot, struct sonde_record 
   record->protocol = key->protocol;
   record->vlan_depth = key->vlan_depth;
   memcpy(record->vlan, key->vlan, sizeof record->vlan);
+  record->source = key->source;
 }
 
 static void fill_tunnel(const struct sonde_flow_tunnel *tunnel, struct sonde_record *record) {
@@ -65,6 +66,7 @@ void sonde_flow_record_fill(const struct sonde_flow_table *table, uint32_t entry
   }
   record->fragment_flags = cold->fragment_flags;
   record->vlan_priority = cold->vlan_priority;
+  record->ifindex = table->ifindex[hot->key.source];
 }
 
 static void close_segment(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold) {

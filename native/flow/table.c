@@ -88,6 +88,11 @@ void sonde_flow_table_epoch_set(struct sonde_flow_table *table, int64_t offset_n
   table->epoch_ns = offset_ns;
 }
 
+void sonde_flow_table_interface_set(struct sonde_flow_table *table, uint32_t source,
+                                    uint32_t ifindex) {
+  table->ifindex[source] = ifindex;
+}
+
 /* ---- prefetching --------------------------------------------------------------------- */
 
 /* The index lines of flows that end together are spread over memory. Without prefetching, their

@@ -26,6 +26,10 @@ void sonde_flow_table_metering_set(struct sonde_flow_table *table, bool on, uint
 /* Sets the offset that is added to every time in later records. */
 void sonde_flow_table_epoch_set(struct sonde_flow_table *table, int64_t offset_ns);
 
+/* Sets the interface index in later records of packets with this source. */
+void sonde_flow_table_interface_set(struct sonde_flow_table *table, uint32_t source,
+                                    uint32_t ifindex);
+
 /* count ≤ SONDE_FLOW_BATCH_MAX; packets of one flow in order of arrival. */
 void sonde_flow_table_update(struct sonde_flow_table *table, const struct sonde_decoded *packets,
                              uint32_t count);

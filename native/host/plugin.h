@@ -12,7 +12,7 @@
 #include "failure.h"
 
 /* Exports a plug-in whose functions have these names. The arguments are the other members of
- * struct sonde_backend_ops: name, description, features, probe, filters, reopen. */
+ * struct sonde_backend_ops: name, description, features, probe, filters, reopen, poll_fd. */
 #define SONDE_BACKEND(...)                                                                         \
   static const struct sonde_backend_ops ops = {.abi = SONDE_BACKEND_ABI,                           \
                                                .open = backend_open,                               \
@@ -25,8 +25,8 @@
                                                .stop = stop,                                       \
                                                .close = backend_close,                             \
                                                __VA_ARGS__};                                       \
-  __attribute__((visibility("default"))) sonde_backend_entry sonde_backend_ops_v2;                 \
-  const struct sonde_backend_ops *sonde_backend_ops_v2(void) {                                     \
+  __attribute__((visibility("default"))) sonde_backend_entry sonde_backend_ops_v3;                 \
+  const struct sonde_backend_ops *sonde_backend_ops_v3(void) {                                     \
     return &ops;                                                                                   \
   }
 

@@ -15,8 +15,8 @@
 #include "packet.h"
 #include "status.h"
 
-#define SONDE_BACKEND_ABI 2u
-#define SONDE_BACKEND_SYMBOL "sonde_backend_ops_v2"
+#define SONDE_BACKEND_ABI 3u
+#define SONDE_BACKEND_SYMBOL "sonde_backend_ops_v3"
 
 enum sonde_feature {
   SONDE_FEATURE_BASIC_CAPTURE = 1 << 0,
@@ -81,10 +81,17 @@ struct sonde_backend_ops {
 
   /* Reads up to `max` packets of one queue. Waits at most timeout_ms for the first. Returns the
    * number, 0 on timeout or wake, or END (no more packets ever), LINK_DOWN (retry later),
-   * SYSTEM (the source failed: reopen). Packets are valid until the next call for the queue. */
+   * SYSTEM (the source failed: reopen). Packets are valid until the next call for the queue.
+   * timeout_ms < 0: never waits, also after quiesce, when it may then return 0 too early. */
   int (*receive)(struct sonde_backend *backend, uint32_t queue, struct sonde_packet *packets,
                  uint32_t max, int timeout_ms, struct sonde_error *error);
   void (*wake)(struct sonde_backend *backend); /* makes waiting receives return; any thread */
+
+  /* For a thread that waits for several backends at once, after receive has returned 0 for the
+   * queue. Returns a descriptor that is readable once there are packets. Or returns -1 and lowers
+   * *timeout_ms: receive must be called again after that time. Either is valid until the next
+   * receive. NULL: the thread can only wait in receive, so a session has one such backend. */
+  int (*poll_fd)(struct sonde_backend *backend, uint32_t queue, int *timeout_ms);
 
   /* Rejects new packets. receive still hands over those already captured, then returns 0. */
   void (*quiesce)(struct sonde_backend *backend);

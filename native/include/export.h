@@ -93,11 +93,12 @@ struct sonde_encoder_config {
   uint32_t message_bytes_max;
   uint32_t template_refresh_sec;
   uint32_t template_refresh_messages;
-  uint32_t observation_domain; /* not 0, which is for statistics */
-  uint32_t ifindex;            /* the captured interface, or 0 */
-  const char *interface;       /* its name; copied */
-  int packet_time;             /* 1: v5 and v9 headers use the records' times, not now_ns */
-  uint64_t start_ns;           /* SysUptime counts from a minute before; unused with packet_time */
+  uint32_t observation_domain;   /* not 0, which is for statistics */
+  uint32_t ifindex;              /* index for records without one, or 0 */
+  const char *interface;         /* the interface's name; copied */
+  const char *const *interfaces; /* or the name for each `source` of records; must outlive it */
+  int packet_time;               /* 1: v5 and v9 headers use the records' times, not now_ns */
+  uint64_t start_ns; /* SysUptime counts from a minute before; unused with packet_time */
 };
 
 struct sonde_message { /* one datagram */

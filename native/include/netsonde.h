@@ -46,19 +46,22 @@ int sonde_filter_check(const char *expression, struct sonde_error *error);
 
 struct sonde_session;
 
+enum { SONDE_INTERFACES_MAX = 64, SONDE_INTERFACE_NAME_MAX = 256 };
+
 enum sonde_tunnel_mode { SONDE_TUNNEL_MODE_OUTER = 0, SONDE_TUNNEL_MODE_INNER = 1 };
 
 struct sonde_session_config {
   const char *plugin_dir;
-  const char *backend;       /* "af_packet" */
-  const char *interface;     /* interface name; for `file` a name to show */
-  const char *host;          /* before "/" in interface names of recordings, or NULL */
-  const char *filter;        /* BPF expression or NULL */
-  int file_fd;               /* `file`: the open capture file, owned by the session from open on,
-                                also when open fails; else -1 */
-  uint32_t workers;          /* 1…64 */
-  uint32_t snaplen;          /* 64…262144 */
-  uint32_t ring_bytes;       /* kernel ring, 1 MiB…1 GiB */
+  const char *backend;           /* "af_packet" */
+  const char *const *interfaces; /* names; for `file` one name to show */
+  uint32_t interface_count; /* 1…SONDE_INTERFACES_MAX; more than 1 only in af_packet, pcap, xdp */
+  const char *host;         /* before "/" in interface names of recordings, or NULL */
+  const char *filter;       /* BPF expression or NULL */
+  int file_fd;              /* `file`: the open capture file, owned by the session from open on,
+                               also when open fails; else -1 */
+  uint32_t workers;         /* 1…64 */
+  uint32_t snaplen;         /* 64…262144 */
+  uint32_t ring_bytes; /* kernel rings of all interfaces, 1 MiB…1 GiB; each has 16 MiB or more */
   uint32_t flow_table_size;  /* flows over all workers, 16…2^26 */
   uint32_t record_ring_size; /* records over all workers, 64…2^24 */
   int promiscuous;
@@ -162,6 +165,37 @@ const char *sonde_non_flow_name(uint32_t cause); /* NULL past the last */
 const char *sonde_linktype_name(uint32_t linktype);
 const char *sonde_linktype_description(uint32_t linktype);
 void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stats);
+
+/* ---- interfaces ---------------------------------------------------------------------- */
+
+/* Captures from exactly these interfaces from the next batch on. Opens those that are not captured
+ * yet, then removes those that are not named; the rest is not interrupted. The
+ * names must exist; if one cannot be opened, nothing changes. An interface that is deleted without
+ * this call keeps its place, and capture resumes when it returns. 0 names: captures nothing. Blocks
+ * up to about 0.3 s. Errors: those of open, STATE. A session has at most SONDE_INTERFACES_MAX
+ * different names in its life. */
+int sonde_session_interfaces_set(struct sonde_session *session, const char *const *names,
+                                 uint32_t count, struct sonde_error *error);
+
+struct sonde_interface_stats {
+  char name[SONDE_INTERFACE_NAME_MAX];
+  uint32_t slot; /* `source` in struct sonde_record */
+  uint32_t ifindex;
+  int captured; /* 0: it was removed; the counters remain */
+  int link_up;
+  uint64_t packets_captured;
+  uint64_t bytes_captured;
+  uint64_t packets_dropped;
+  uint64_t packets_non_flow;
+};
+
+/* Fills in every interface that the session has had, by slot, at most `max`. Returns the number.
+ * The sums over all slots are those of sonde_session_stats. */
+int sonde_session_interface_stats(struct sonde_session *session, struct sonde_interface_stats *out,
+                                  uint32_t max);
+/* The name that has this slot, constant for the session's life. INVALID if the slot is not used. */
+int sonde_session_interface_name(struct sonde_session *session, uint32_t slot,
+                                 char name[SONDE_INTERFACE_NAME_MAX]);
 
 /* Applies from the next batch on. Turning metering off ends every segment with `forced`. */
 int sonde_session_metering_set(struct sonde_session *session, int on, uint64_t idle_timeout_ns,
@@ -341,6 +375,10 @@ int sonde_records_render_fields(const struct sonde_record *records, uint32_t cou
                                 uint64_t fields, const char *interface, uint8_t *buffer,
                                 uint32_t capacity, struct sonde_batch *batch);
 const char *sonde_record_field_name(uint32_t field); /* NULL past the last */
+/* Renders records of this session: the interface name is that of each record's source. */
+int sonde_session_records_render(struct sonde_session *session, const struct sonde_record *records,
+                                 uint32_t count, int encoding, uint8_t *buffer, uint32_t capacity,
+                                 struct sonde_batch *batch);
 /* Sets the fields that sonde_session_drain renders from now on. */
 void sonde_session_stream_fields_set(struct sonde_session *session, uint64_t fields);
 

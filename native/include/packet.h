@@ -73,7 +73,8 @@ struct sonde_key {
   uint8_t ip_version;
   uint8_t protocol;
   uint8_t vlan_depth;
-  uint8_t one_way;                     /* unpaired ICMP type: 1 sent by lo, 2 by hi; else 0 */
+  uint8_t one_way : 2;                 /* unpaired ICMP type: 1 sent by lo, 2 by hi; else 0 */
+  uint8_t source : 6;                  /* the packets' interface, as in struct sonde_packet */
   uint16_t vlan[SONDE_VLAN_DEPTH_MAX]; /* outer to inner, 0 beyond vlan_depth */
 };
 

@@ -105,7 +105,9 @@ struct sonde_record {
   uint8_t fragment_flags;   /* fragmentFlags: DF 64 (IPv4), MF 32 (both) */
   uint8_t vlan_priority;    /* outer tag, 0…7 */
   uint32_t timestamps_late; /* packets older than first_ns, this segment */
-  uint32_t reserved;
+  uint32_t ifindex;         /* the interface's index when the record was made; 0: unknown */
+  uint16_t source; /* the interface's slot in the session, see sonde_session_interface_name */
+  uint16_t reserved[3];
 };
 
 #endif

@@ -168,6 +168,7 @@ static __attribute__((noinline)) int decode_layers(struct sonde_decoder *decoder
   resolve_ports(decoder, &frame, &layer.network, packet->time_ns, &ports);
   fill_layer(packet, &layer, out);
   sonde_transport_key(&layer.network, &ports, &layer.tags, out);
+  out->key.source = packet->source & (SONDE_SOURCES_MAX - 1);
   sonde_transport_details(&frame, &layer.network, out);
   if (packet->gso_size != 0)
     count_segments(packet, headers_end, layer.network.offset, out);
@@ -204,6 +205,7 @@ static inline void decode_plain(const struct sonde_packet *packet, struct sonde_
   out->key.protocol = data[23];
   out->key.vlan_depth = 0;
   out->key.one_way = 0;
+  out->key.source = packet->source & (SONDE_SOURCES_MAX - 1);
   memset(out->key.vlan, 0, sizeof(out->key.vlan));
   uint32_t octets = load_u16(data + 16);
   uint32_t flags = SONDE_DECODED_MAC | (uint32_t)reversed; /* REVERSED is bit 0 */

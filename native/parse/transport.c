@@ -97,7 +97,7 @@ void sonde_transport_key(const struct sonde_network *network, const struct sonde
   key->protocol = ports->protocol;
   /* (type, code) is not a pair of ports. Without one_way, type 3 code 3 from A to B would match
    * the reverse of the same message from B to A. */
-  key->one_way = (uint8_t)(ports->one_way ? 1 + reversed : 0);
+  key->one_way = (uint8_t)(ports->one_way ? 1 + reversed : 0) & 3;
   key->vlan_depth = tags->vlan_depth;
   memcpy(key->vlan, tags->vlan, sizeof(key->vlan));
   if (reversed)

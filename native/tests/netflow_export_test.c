@@ -51,7 +51,8 @@ static struct sonde_session *open_session(void) {
   struct sonde_session_config config = {
       .plugin_dir = SONDE_PLUGIN_DIR,
       .backend = "file",
-      .interface = "crafted",
+      .interfaces = (const char *const[]){"crafted"},
+      .interface_count = 1,
       .file_fd = make_capture(),
       .workers = 1,
       .snaplen = 262144,

@@ -44,9 +44,12 @@ static struct sonde_session *make_session(void) {
   struct sonde_session_config config = {.buffer_bytes = 16 << 20};
   struct sonde_error error;
   dropped = stats_calls = 0;
+  static struct sonde_source first = {.ops = &source};
   session->ops = &source;
   session->state = SONDE_SESSION_RUNNING;
-  strcpy(session->interface, "eth0");
+  session->names[0] = strcpy(session->slots[0].name, "eth0");
+  session->slots[0].source = &first;
+  session->slot_count = 1;
   session->worker_count = WORKERS;
   session->workers = aligned_alloc(64, ALLOCATED * sizeof *session->workers);
   memset(session->workers, 0, ALLOCATED * sizeof *session->workers);
@@ -59,6 +62,7 @@ static struct sonde_session *make_session(void) {
   }
   pthread_mutex_init(&session->control, NULL);
   pthread_mutex_init(&session->drops_lock, NULL);
+  pthread_mutex_init(&session->info_lock, NULL);
   CHECK_EQ(sonde_events_init(&session->events), SONDE_OK);
   CHECK_EQ(sonde_session_buffer_open(session, &config, &error), SONDE_OK);
   CHECK(session->workers[WORKERS].appender == NULL); /* behind the last worker */

@@ -63,7 +63,8 @@ static struct sonde_session *open_session(uint64_t buffer_bytes, const char *dir
   struct sonde_session_config config = {
       .plugin_dir = SONDE_PLUGIN_DIR,
       .backend = "file",
-      .interface = "trace",
+      .interfaces = (const char *const[]){"trace"},
+      .interface_count = 1,
       .file_fd = make_trace(),
       .workers = 1,
       .snaplen = 262144,

@@ -16,7 +16,8 @@ static struct sonde_session *begin(const char *backend, uint64_t idle_ns) {
   struct sonde_session_config config = {
       .plugin_dir = SONDE_PLUGIN_DIR,
       .backend = backend,
-      .interface = "v0",
+      .interfaces = (const char *const[]){"v0"},
+      .interface_count = 1,
       .file_fd = -1,
       .workers = 1,
       .snaplen = 262144,

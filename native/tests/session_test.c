@@ -54,10 +54,12 @@ static int make_capture(void) {
 }
 
 static struct sonde_session_config config(int fd) {
+  static const char *const names[] = {"crafted"};
   return (struct sonde_session_config){
       .plugin_dir = SONDE_PLUGIN_DIR,
       .backend = "file",
-      .interface = "crafted",
+      .interfaces = names,
+      .interface_count = 1,
       .file_fd = fd,
       .workers = 4, /* ignored: a file has one queue */
       .snaplen = 262144,

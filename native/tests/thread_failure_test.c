@@ -44,7 +44,8 @@ static int run(const char *directory, struct sonde_error *error) {
   struct sonde_session_config config = {
       .plugin_dir = SONDE_PLUGIN_DIR,
       .backend = "file",
-      .interface = "empty",
+      .interfaces = (const char *const[]){"empty"},
+      .interface_count = 1,
       .file_fd = open_empty_capture(),
       .workers = 1,
       .snaplen = 262144,

@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import BackendUnavailable, InvalidBackend, InvalidFilter, InvalidInterface, NoSession
 from ..wire.instant import NS_PER_SEC
 from .flows import FlowListings
 from .library import PLUGIN_DIR, check, check_status, ffi, lib, members, string_of, text_of
-from .values import Batch, CaptureSettings, CoreEvent, FlowPage, FlowQuery, Stats, Undecoded
+from .values import (
+    Batch,
+    CaptureSettings,
+    CoreEvent,
+    FlowPage,
+    FlowQuery,
+    InterfaceStats,
+    Stats,
+    Undecoded,
+)
 
 DRAIN_BYTES_MAX = (256 << 10) - 1024  # the rest of the 256 KiB is the batch's envelope
 DRAIN_BYTES_MIN = 2 * lib.SONDE_RENDERED_RECORD_MAX  # below this one record might not fit
@@ -83,19 +92,21 @@ def field_bits(names: Iterable[str]) -> int:
 class Capture:
     """One struct sonde_session: open → start → … → stop → drain → close."""
 
-    def __init__(self, handle: Any, interface: str) -> None:
+    def __init__(self, handle: Any) -> None:
         self._handle = handle
-        self._listings = FlowListings(interface.encode())
+        self._listings = FlowListings()
         self._inside = 0  # calls on worker threads that hold the handle
         self._outside = asyncio.Event()
         self._outside.set()
         self._closed = False
         self.closing = asyncio.Event()  # holders of the handle must release it
         self._last = Stats()
+        self._last_interfaces: tuple[InterfaceStats, ...] = ()
         self._buffer = ffi.new("uint8_t[]", DRAIN_BYTES_MAX)
         self._batch = ffi.new("struct sonde_batch *")
         self._events = ffi.new("struct sonde_event[]", EVENTS_MAX)
         self._stats = ffi.new("struct sonde_stats *")
+        self._interfaces = ffi.new("struct sonde_interface_stats[]", lib.SONDE_INTERFACES_MAX)
         self.event_fd: int = lib.sonde_session_event_fd(handle)
 
     @classmethod
@@ -110,7 +121,7 @@ class Capture:
             if opening.exception() is None:
                 await asyncio.to_thread(lib.sonde_session_close, opening.result())
             raise
-        return cls(handle, settings.interface)
+        return cls(handle)
 
     async def _call(self, function: Callable[[], _T]) -> _T:
         """Runs it on a worker thread. If the caller is cancelled, `close` waits for the call."""
@@ -183,7 +194,7 @@ class Capture:
     async def close(self) -> None:
         if self._closed:
             return
-        self._last = self.stats()
+        self._last, self._last_interfaces = self.stats(), self.interface_stats()
         self._closed = True
         self.closing.set()
         await self._outside.wait()
@@ -204,6 +215,20 @@ class Capture:
 
         await self._call(meter)
 
+    async def set_interfaces(self, names: Sequence[str]) -> None:
+        """Captures from these interfaces from now on. Raises InvalidInterface or another error of
+        `open` if one cannot be captured, and then changes nothing."""
+
+        def change() -> None:
+            error = ffi.new("struct sonde_error *")
+            wanted = _name_array(names)
+            status = lib.sonde_session_interfaces_set(self._handle, wanted.array, len(names), error)
+            if status == lib.SONDE_SYSTEM:
+                raise BackendUnavailable(text_of(error.detail))
+            check(status, error)
+
+        await self._call(change)
+
     async def flows(
         self, query: FlowQuery, after: str | None, *, encoding: int, bytes_max: int
     ) -> FlowPage:
@@ -221,6 +246,18 @@ class Capture:
             return self._last
         lib.sonde_session_stats(self._handle, self._stats)
         return _snapshot(self._stats)
+
+    def interface_stats(self) -> tuple[InterfaceStats, ...]:
+        """Returns every interface that the session has had, in the order of slots."""
+        if self._closed:
+            return self._last_interfaces
+        count = lib.sonde_session_interface_stats(
+            self._handle, self._interfaces, lib.SONDE_INTERFACES_MAX
+        )
+        return tuple(
+            InterfaceStats(**members(InterfaceStats, one))
+            for one in (self._interfaces[index] for index in range(count))
+        )
 
     def events(self) -> list[CoreEvent]:
         """Returns the queued events, in order."""
@@ -249,19 +286,32 @@ class Capture:
         return _batch(memoryview(ffi.buffer(self._buffer, self._batch.bytes)), self._batch)
 
 
+class _Names(NamedTuple):
+    """An array of C strings, and the strings that it points to."""
+
+    array: Any
+    strings: list[Any]
+
+
+def _name_array(names: Sequence[str]) -> _Names:
+    strings = [ffi.new("char[]", string_of(name, InvalidInterface)) for name in names]
+    return _Names(ffi.new("const char *[]", strings), strings)
+
+
 def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
     """Opens and starts a session; releases everything on failure."""
     config = ffi.new("struct sonde_session_config *")
     strings = [
         ffi.new("char[]", str(PLUGIN_DIR).encode()),
         ffi.new("char[]", string_of(settings.backend, InvalidBackend)),
-        ffi.new("char[]", string_of(settings.interface, InvalidInterface)),
         ffi.new("char[]", string_of(settings.filter, InvalidFilter)),
         ffi.new("char[]", settings.buffer_dir.encode()),
         ffi.new("char[]", settings.host.encode()),
     ]
-    config.plugin_dir, config.backend, config.interface = strings[:3]
-    config.filter = strings[3] if settings.filter else ffi.NULL
+    interfaces = _name_array(settings.interfaces or (settings.interface,))
+    config.plugin_dir, config.backend = strings[:2]
+    config.interfaces, config.interface_count = interfaces.array, len(interfaces.strings)
+    config.filter = strings[2] if settings.filter else ffi.NULL
     for name in _SAME_NAME:
         setattr(config, name, getattr(settings, name))
     config.tunnel_mode = (
@@ -270,8 +320,8 @@ def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
     config.vxlan_ports[0 : len(settings.vxlan_ports)] = settings.vxlan_ports
     config.idle_timeout_ns = settings.idle_timeout_sec * NS_PER_SEC
     config.active_timeout_ns = settings.active_timeout_sec * NS_PER_SEC
-    config.host = strings[5] if settings.host else ffi.NULL
-    config.buffer_dir = strings[4] if settings.buffer_dir else ffi.NULL
+    config.host = strings[4] if settings.host else ffi.NULL
+    config.buffer_dir = strings[3] if settings.buffer_dir else ffi.NULL
 
     session = ffi.new("struct sonde_session **")
     error = ffi.new("struct sonde_error *")

@@ -71,8 +71,7 @@ class _Listing:
 class FlowListings:
     """The listings of one session. Its methods may run on several threads at once."""
 
-    def __init__(self, interface: bytes) -> None:
-        self._interface = interface
+    def __init__(self) -> None:
         self._kept: OrderedDict[int, _Listing] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -92,7 +91,7 @@ class FlowListings:
                 listing, offset = _list(handle, query, cursor), 0
         left = max(min(listing.count - offset, query.limit), 0)
         render = self._render_sums if query.by else self._render_flows
-        data, rows = render(listing, offset, left, encoding, bytes_max)
+        data, rows = render(handle, listing, offset, left, encoding, bytes_max)
         offset += rows
         following = ""
         if offset < listing.matching and rows:
@@ -118,20 +117,20 @@ class FlowListings:
                 self._kept.popitem(last=False)
 
     def _render_flows(
-        self, listing: _Listing, offset: int, count: int, encoding: int, bytes_max: int
+        self, handle: Any, listing: _Listing, offset: int, count: int, encoding: int, bytes_max: int
     ) -> tuple[bytes, int]:
         capacity = min(bytes_max, (count + 1) * lib.SONDE_RENDERED_RECORD_MAX)
         buffer = ffi.new("uint8_t[]", capacity)
         batch = ffi.new("struct sonde_batch *")
         check_status(
-            lib.sonde_records_render(
-                listing.rows + offset, count, encoding, self._interface, buffer, capacity, batch
+            lib.sonde_session_records_render(
+                handle, listing.rows + offset, count, encoding, buffer, capacity, batch
             )
         )
         return bytes(ffi.buffer(buffer, batch.bytes)), batch.records
 
     def _render_sums(
-        self, listing: _Listing, offset: int, count: int, encoding: int, bytes_max: int
+        self, handle: Any, listing: _Listing, offset: int, count: int, encoding: int, bytes_max: int
     ) -> tuple[bytes, int]:
         wire = msgspec.json if encoding == lib.SONDE_ENCODING_JSON else msgspec.msgpack
         rows: list[Raw] = []

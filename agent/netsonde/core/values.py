@@ -26,7 +26,7 @@ class CaptureSettings:
     """struct sonde_session_config."""
 
     backend: str
-    interface: str
+    interface: str  # the name in the request
     filter: str
     file_fd: int
     workers: int
@@ -45,8 +45,24 @@ class CaptureSettings:
     buffer_dir: str  # "": memory only
     buffer_disk_bytes: int
     vxlan_ports: tuple[int, ...] = (4789, 8472)
+    interfaces: tuple[str, ...] = ()  # to capture from; empty: `interface`
     host: str = ""  # before the interface's name in recordings
     exclude_own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceStats:
+    """struct sonde_interface_stats. captured: whether the session captures from it now."""
+
+    name: str
+    slot: int
+    ifindex: int
+    captured: bool
+    link_up: bool
+    packets_captured: int
+    bytes_captured: int
+    packets_dropped: int
+    packets_non_flow: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
       return (int)count;
     uint64_t quiesced_ms = atomic_load(&backend->quiesced_ms);
     if (quiesced_ms) {
-      if (is_drained(backend, ring, quiesced_ms))
+      if (timeout_ms < 0 || is_drained(backend, ring, quiesced_ms))
         return 0;
       wait_for(ring, backend->wake_fds[queue], RING_RETIRE_MS, NULL);
       continue;
@@ -188,6 +188,11 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
       return status;
     waited = true;
   }
+}
+
+static int poll_fd(struct sonde_backend *backend, uint32_t queue, int *timeout_ms) {
+  (void)timeout_ms;
+  return backend->group.rings[queue].fd;
 }
 
 static void wake(struct sonde_backend *backend) {
@@ -243,4 +248,5 @@ static void stop(struct sonde_backend *backend) {
 
 SONDE_BACKEND(.name = "af_packet",
               .description = "Linux packet sockets with a memory-mapped ring (TPACKET_V3)",
-              .features = SONDE_FEATURES_ALL, .probe = probe, .filters = 1, .reopen = reopen)
+              .features = SONDE_FEATURES_ALL, .probe = probe, .filters = 1, .reopen = reopen,
+              .poll_fd = poll_fd)

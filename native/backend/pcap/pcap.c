@@ -173,13 +173,21 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
     uint64_t quiesced_ms = atomic_load(&backend->quiesced_ms);
     if (count > 0 || (count < 0 && !quiesced_ms))
       return count;
-    if (count < 0 || (quiesced_ms && sonde_clock_ms() - quiesced_ms >= DRAIN_MS))
+    if (count < 0 ||
+        (quiesced_ms && (timeout_ms < 0 || sonde_clock_ms() - quiesced_ms >= DRAIN_MS)))
       return 0;
     if (waited && !quiesced_ms)
       return link_trouble(backend, error);
     sonde_wake_wait(backend->wake_fd, backend->device.select_fd,
                     quiesced_ms ? DEVICE_TIMEOUT_MS : timeout_ms, NULL);
   }
+}
+
+static int poll_fd(struct sonde_backend *backend, uint32_t queue, int *timeout_ms) {
+  (void)queue;
+  if (backend->device.select_fd < 0) /* libpcap cannot wait for this device */
+    *timeout_ms = *timeout_ms < DEVICE_TIMEOUT_MS ? *timeout_ms : DEVICE_TIMEOUT_MS;
+  return backend->device.select_fd;
 }
 
 static void wake(struct sonde_backend *backend) {
@@ -229,4 +237,4 @@ static void stop(struct sonde_backend *backend) {
 
 SONDE_BACKEND(.name = "pcap", .description = "libpcap, the portable fallback (emulation mode)",
               .features = SONDE_FEATURES_FLOW, .probe = device_probe, .filters = 1,
-              .reopen = reopen)
+              .reopen = reopen, .poll_fd = poll_fd)

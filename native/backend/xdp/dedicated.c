@@ -19,6 +19,7 @@
 
 enum {
   SOCKETS_MAX = 128,
+  POLL_MS = 1,   /* between two reads of several sockets, if other interfaces are captured too */
   DRAIN_MS = 20, /* after detaching, frames in flight arrive within this */
 };
 
@@ -226,12 +227,20 @@ int dedicated_receive(struct dedicated *dedicated, struct sonde_packet *packets,
     bool last =
         quiesced_ns && sonde_clock_ns(CLOCK_MONOTONIC) - quiesced_ns >= DRAIN_MS * 1000000ull;
     uint32_t count = read_sockets(dedicated, packets, max);
-    if (count || last || (waited && !quiesced_ns))
+    if (count || last || (waited && !quiesced_ns) || (quiesced_ns && timeout_ms < 0))
       return (int)count;
-    int status = wait(dedicated, quiesced_ns || timeout_ms < 0 ? 1 : timeout_ms, error);
+    int status = wait(dedicated, timeout_ms < 0 ? 0 : quiesced_ns ? 1 : timeout_ms, error);
     if (status && !quiesced_ns)
       return status;
   }
+}
+
+/* One descriptor cannot stand for several sockets, so the caller reads them often. */
+int dedicated_poll_fd(struct dedicated *dedicated, int *timeout_ms) {
+  if (dedicated->count == 1 && dedicated->sockets[0].fd >= 0)
+    return dedicated->sockets[0].fd;
+  *timeout_ms = *timeout_ms < POLL_MS ? *timeout_ms : POLL_MS;
+  return -1;
 }
 
 void dedicated_wake(struct dedicated *dedicated) {

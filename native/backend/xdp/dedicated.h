@@ -19,6 +19,7 @@ void dedicated_info(const struct dedicated *dedicated, struct sonde_backend_info
 int dedicated_start(struct dedicated *dedicated, struct sonde_error *error);
 int dedicated_receive(struct dedicated *dedicated, struct sonde_packet *packets, uint32_t max,
                       int timeout_ms, struct sonde_error *error);
+int dedicated_poll_fd(struct dedicated *dedicated, int *timeout_ms);
 void dedicated_wake(struct dedicated *dedicated);
 void dedicated_quiesce(struct dedicated *dedicated);
 void dedicated_stats(struct dedicated *dedicated, struct sonde_backend_stats *stats);

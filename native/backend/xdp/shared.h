@@ -22,6 +22,7 @@ struct shared_queue { /* used by its reader only */
   struct bpf_ring ring;
   struct slots slots;
   int wake_fd;
+  bool armed;           /* by poll_fd, until the next receive */
   uint64_t ring_target; /* a scan begins once the ring has been read up to here */
   uint64_t scan_due_ns;
   uint64_t scan_asked_ns; /* 0: no scan requested */
@@ -55,6 +56,8 @@ void shared_info(const struct shared *shared, struct sonde_backend_info *info);
 int shared_start(struct shared *shared, struct sonde_error *error);
 int shared_receive(struct shared *shared, uint32_t queue, struct sonde_packet *packets,
                    uint32_t max, int timeout_ms, struct sonde_error *error);
+/* Implements poll_fd of backend.h. With a descriptor, the programs wake its reader. */
+int shared_poll_fd(struct shared *shared, uint32_t queue, int *timeout_ms);
 void shared_wake(struct shared *shared);
 void shared_quiesce(struct shared *shared);
 void shared_stats(struct shared *shared, struct sonde_backend_stats *stats);

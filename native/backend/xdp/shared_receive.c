@@ -127,21 +127,44 @@ static bool is_quiet(const struct shared_queue *queue) {
          !slots_any(&queue->slots);
 }
 
+static bool was_busy(const struct shared_queue *queue) {
+  return sonde_clock_ns(CLOCK_MONOTONIC) - queue->busy_ns < QUIET_NS || !is_quiet(queue);
+}
+
+/* How long a reader may sleep while programs do not wake it. */
+static uint64_t busy_sleep_ns(const struct shared *shared, const struct shared_queue *queue) {
+  uint64_t sleep_ns = shared->slot_count ? SLEEP_SCAN_NS : SLEEP_MAX_NS;
+  uint64_t fills_ns = queue->ring.bytes / 4; /* 1 GB/s fills a quarter of the ring in this time */
+  return fills_ns < sleep_ns ? fills_ns : sleep_ns;
+}
+
 /* Sleeps once, at most timeout_ns. */
 static void wait(struct shared *shared, uint32_t number, uint64_t timeout_ns) {
   struct shared_queue *queue = &shared->queues[number];
   uint32_t *armed = &shared->control[number].armed;
-  if (sonde_clock_ns(CLOCK_MONOTONIC) - queue->busy_ns >= QUIET_NS && is_quiet(queue)) {
+  if (!was_busy(queue)) {
     __atomic_store_n(armed, 1, __ATOMIC_SEQ_CST);
     if (is_quiet(queue))
       sleep_for(queue, true, timeout_ns);
     __atomic_store_n(armed, 0, __ATOMIC_SEQ_CST);
     return;
   }
-  uint64_t sleep_ns = shared->slot_count ? SLEEP_SCAN_NS : SLEEP_MAX_NS;
-  uint64_t fills_ns = queue->ring.bytes / 4; /* 1 GB/s fills a quarter of the ring in this time */
-  sleep_ns = fills_ns < sleep_ns ? fills_ns : sleep_ns;
+  uint64_t sleep_ns = busy_sleep_ns(shared, queue);
   sleep_for(queue, false, timeout_ns < sleep_ns ? timeout_ns : sleep_ns);
+}
+
+int shared_poll_fd(struct shared *shared, uint32_t number, int *timeout_ms) {
+  struct shared_queue *queue = &shared->queues[number];
+  uint32_t *armed = &shared->control[number].armed;
+  if (!was_busy(queue) && !atomic_load(&shared->quiesced)) {
+    __atomic_store_n(armed, 1, __ATOMIC_SEQ_CST);
+    queue->armed = true;
+    if (is_quiet(queue))
+      return queue->ring.fd;
+  }
+  int sleep_ms = (int)((busy_sleep_ns(shared, queue) + 999999) / 1000000);
+  *timeout_ms = *timeout_ms < sleep_ms ? *timeout_ms : sleep_ms;
+  return -1;
 }
 
 int shared_receive(struct shared *shared, uint32_t number, struct sonde_packet *packets,
@@ -152,6 +175,9 @@ int shared_receive(struct shared *shared, uint32_t number, struct sonde_packet *
   uint64_t epoch_ns = sonde_clock_ns(CLOCK_REALTIME) - begun_ns;
   uint64_t timeout_ns = timeout_ms > 0 ? (uint64_t)timeout_ms * 1000000 : 0;
   max = max > SHARED_BATCH_MAX ? SHARED_BATCH_MAX : max;
+  if (queue->armed)
+    __atomic_store_n(&shared->control[number].armed, 0, __ATOMIC_SEQ_CST);
+  queue->armed = false;
   bpf_ring_release(&queue->ring);
   for (;;) {
     bool last = atomic_load(&shared->quiesced);

@@ -58,6 +58,11 @@ static int receive(struct sonde_backend *backend, uint32_t queue, struct sonde_p
              : shared_receive(backend->shared, queue, packets, max, timeout_ms, error);
 }
 
+static int poll_fd(struct sonde_backend *backend, uint32_t queue, int *timeout_ms) {
+  return backend->dedicated ? dedicated_poll_fd(backend->dedicated, timeout_ms)
+                            : shared_poll_fd(backend->shared, queue, timeout_ms);
+}
+
 static void wake(struct sonde_backend *backend) {
   MODE(backend, wake);
 }
@@ -84,7 +89,7 @@ static void backend_close(struct sonde_backend *backend) {
   free(backend);
 }
 
-SONDE_BACKEND(.name = "xdp",
-              .description =
-                  "eBPF at the traffic control hooks, or AF_XDP on a dedicated interface",
-              .features = SONDE_FEATURES_ALL, .probe = object_probe, .reopen = reopen)
+SONDE_BACKEND(
+        .name = "xdp",
+        .description = "eBPF at the traffic control hooks, or AF_XDP on a dedicated interface",
+        .features = SONDE_FEATURES_ALL, .probe = object_probe, .reopen = reopen, .poll_fd = poll_fd)

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "failure.h"
+#include "packet.h"
 
 /* ---- messages ------------------------------------------------------------------------- */
 
@@ -160,8 +161,20 @@ static int check(const struct sonde_encoder_config *config, struct sonde_error *
 
 /* The element is a UTF-8 string. Names can hold any byte, so all but ASCII becomes '?'. */
 static void copy_name(struct sonde_encoder *encoder, const char *name) {
+  encoder->name_bytes = 0;
   for (; name && *name && encoder->name_bytes < SONDE_EXPORT_NAME_MAX; name++)
     encoder->name[encoder->name_bytes++] = *name > 0x20 && *name < 0x7f ? *name : '?';
+}
+
+void sonde_encoder_name(struct sonde_encoder *encoder, uint32_t source) {
+  if (source == encoder->source || !encoder->config.interfaces || source >= SONDE_SOURCES_MAX)
+    return;
+  uint32_t before = encoder->name_bytes;
+  encoder->source = source;
+  copy_name(encoder, encoder->config.interfaces[source]);
+  for (uint32_t traits = 0; traits < SONDE_LAYOUTS; traits++)
+    if (sonde_layout_has_name(traits))
+      encoder->record_bytes[traits] += encoder->name_bytes - before;
 }
 
 int sonde_encoder_create(const struct sonde_encoder_config *config, struct sonde_encoder **encoder,
@@ -176,7 +189,7 @@ int sonde_encoder_create(const struct sonde_encoder_config *config, struct sonde
   made->config.interface = NULL;
   made->ops = find_protocol(config->version);
   made->sampling_interval = 1;
-  copy_name(made, config->interface);
+  copy_name(made, config->interfaces ? config->interfaces[0] : config->interface);
   sonde_uptime_start(&made->uptime, config->packet_time ? 0 : config->start_ns);
   for (uint32_t traits = 0; traits < SONDE_LAYOUTS; traits++) {
     made->record_bytes[traits] = sonde_layout_record_bytes(traits, made->name_bytes);

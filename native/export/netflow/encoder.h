@@ -32,6 +32,7 @@ struct sonde_announcement { /* when a layout's template was sent */
 struct sonde_encoder {
   struct sonde_encoder_config config;
   const struct sonde_protocol_ops *ops;
+  uint32_t source; /* the interface whose name is in `name` */
   char name[SONDE_EXPORT_NAME_MAX];
   uint8_t name_bytes;
   uint32_t sequences[11];       /* by version: v5 flows, v9 messages, IPFIX data records */
@@ -78,6 +79,14 @@ bool sonde_draft_ensure(struct sonde_encoder *encoder, const struct sonde_uniflo
                         uint32_t unit_ms, struct sonde_messages *messages);
 /* Sets the uniflow's times on the draft's clock. */
 void sonde_draft_set_times(struct sonde_encoder *encoder, struct sonde_uniflow *uniflow);
+
+/* encoder.c: sets the name of the record's interface, and the sizes of records with it. */
+void sonde_encoder_name(struct sonde_encoder *encoder, uint32_t source);
+
+static inline uint32_t sonde_encoder_ifindex(const struct sonde_encoder *encoder,
+                                             const struct sonde_record *record) {
+  return record->ifindex ? record->ifindex : encoder->config.ifindex;
+}
 
 static inline bool sonde_encoder_biflows(const struct sonde_encoder *encoder) {
   return encoder->config.biflow && encoder->config.version == 10;

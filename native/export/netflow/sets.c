@@ -114,7 +114,8 @@ static bool put(struct sonde_encoder *encoder, const struct sonde_record *record
   bool biflow = is_biflow(encoder, record);
   int way =
       biflow || (piece == 0 && record->packets[0]) ? SONDE_UNIFLOW_FORWARD : SONDE_UNIFLOW_REVERSE;
-  sonde_uniflow_fill(&uniflow, record, way, encoder->config.ifindex);
+  sonde_uniflow_fill(&uniflow, record, way, sonde_encoder_ifindex(encoder, record));
+  sonde_encoder_name(encoder, record->source);
   uniflow.name = encoder->name;
   uniflow.name_bytes = encoder->name_bytes;
   uint32_t traits = choose_layout(encoder, &uniflow);

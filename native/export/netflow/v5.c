@@ -70,7 +70,7 @@ static bool put(struct sonde_encoder *encoder, const struct sonde_record *record
   int way = piece < forward ? SONDE_UNIFLOW_FORWARD : SONDE_UNIFLOW_REVERSE;
   uint64_t part = way == SONDE_UNIFLOW_FORWARD ? piece : piece - forward;
   uint64_t parts = count_parts(record, way);
-  sonde_uniflow_fill(&uniflow, record, way, encoder->config.ifindex);
+  sonde_uniflow_fill(&uniflow, record, way, sonde_encoder_ifindex(encoder, record));
   if (parts > 1) {
     uniflow.packets = share(uniflow.packets, part, parts);
     uniflow.octets = share(uniflow.octets, part, parts);
