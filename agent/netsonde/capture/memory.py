@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
@@ -9,8 +10,15 @@ PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 def total_mb(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """Returns MiB."""
-    first = (proc / "meminfo").read_text().split("\n", 1)[0]
-    return min([int(first.split()[1]) << 10, *_limits(proc, cgroups)]) >> 20
+    return min([_host_bytes(proc), *_limits(proc, cgroups)]) >> 20
+
+
+def _host_bytes(proc: Path) -> int:
+    text = _read(proc / "meminfo")
+    if text:
+        return int(text.split("\n", 1)[0].split()[1]) << 10
+    # systemd's ProcSubset=pid hides the file. sysconf uses sysinfo(2).
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _limits(proc: Path, cgroups: Path) -> list[int]:
