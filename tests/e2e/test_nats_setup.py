@@ -57,3 +57,28 @@ def test_setup_rejects_invalid_arguments(tmp_path: Path, arguments: tuple[str, .
     )
     assert done.returncode == 78, done
     assert not (tmp_path / "nats-server.conf").exists()
+
+
+def test_setup_add_keeps_hosts_clients_and_options(tmp_path: Path) -> None:
+    config = setup(tmp_path, "--jetstream", "/js", "--listen", "0.0.0.0:5222", "--root", "acme")
+    before = config.read_text()
+    command = [str(COMMAND), "nats", "setup", "--out", str(tmp_path), "--add"]
+    subprocess.run([*command, "--host", "delta site=ber"], check=True)
+    after = config.read_text()
+    kept = [line.split(", ")[0] for line in before.splitlines() if "nkey" in line]
+    assert len(kept) == 6  # two hosts, three clients, and `streams`
+    assert all(line in after for line in kept)
+    assert 'listen: "0.0.0.0:5222"' in after
+    assert 'store_dir: "/js"' in after
+    assert "acme.stream.flows.delta" in after
+    assert "acme.group.site.ber.>" in after
+    subprocess.run([*command, "--host", "delta site=rom"], check=True)
+    assert "acme.group.site.ber.>" not in config.read_text()
+
+
+def test_setup_add_needs_an_earlier_setup(tmp_path: Path) -> None:
+    command = [str(COMMAND), "nats", "setup", "--out", str(tmp_path), "--add", "--host", "delta"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 78
+    assert "--add needs an earlier setup" in done.stderr
+    assert not (tmp_path / "nats-server.conf").exists()

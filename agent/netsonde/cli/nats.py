@@ -4,9 +4,12 @@ streams, buckets and consumers."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
 
 from ..bus import nkey
 from ..config.sections import BufferSection, FlowsSection
@@ -27,6 +30,9 @@ from .output import notify, put
 from .requests import add_connection_arguments, read_nats_section, whole
 
 SECRET_MODE = 0o600
+ROOT = "capture"
+EARLIER = "setup.json"
+OPTIONS = {"jetstream_dir": "jetstream"}  # names of arguments that differ from the field's
 
 
 class NatsCommand:
@@ -37,9 +43,10 @@ class NatsCommand:
 
     Each agent, controller (every verb), operator (verbs that change nothing) and collector
     (the streams) gets a key. The configuration contains only public keys. A second run keeps
-    existing keys; --rotate NAME creates a new one. Reload with `nats-server --signal reload`
-    and copy its key file to each host ([nats] nkey). --jetstream also writes clients/streams.nk,
-    the key for `streams`. Run that again for new hosts; existing objects do not change.
+    existing keys; --rotate NAME creates a new one; --add keeps the hosts, clients and options of
+    the last run. Reload with `nats-server --signal reload` and copy its key file to each host
+    ([nats] nkey). --jetstream also writes clients/streams.nk, the key for `streams`. Run that
+    again for new hosts; existing objects do not change.
     """
 
     name = "nats"
@@ -76,7 +83,10 @@ def add_setup_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--rotate", action="append", default=[], metavar="NAME", help="create a new key for NAME"
     )
-    parser.add_argument("--root", default="capture", help="root of all subjects (capture)")
+    parser.add_argument(
+        "--add", action="store_true", help="keep the hosts, clients and options of the last setup"
+    )
+    parser.add_argument("--root", default=ROOT, help="root of all subjects (capture)")
     parser.add_argument("--listen", default=LISTEN, metavar="HOST:PORT")
     parser.add_argument("--tls-cert", default="", metavar="FILE", help="the server's certificate")
     parser.add_argument("--tls-key", default="", metavar="FILE", help="the server's private key")
@@ -115,6 +125,9 @@ def add_streams_arguments(parser: ArgumentParser) -> None:
 def run_setup(args: Namespace) -> int:
     hosts = read_hosts(args)
     clients = [Client(name, role) for role in ROLES for name in getattr(args, role)]
+    out = Path(args.out)
+    if args.add:
+        hosts, clients = merge(args, read_earlier(out), hosts, clients)
     check_clients(clients)
     if bool(args.tls_cert) != bool(args.tls_key):
         raise ConfigError("--tls-cert and --tls-key must be used together")
@@ -126,15 +139,46 @@ def run_setup(args: Namespace) -> int:
         tls_handshake_first=args.tls_handshake_first,
         jetstream_dir=args.jetstream,
     )
-    out = Path(args.out)
     try:
         text = write_setup(out, args.root, hosts, clients, args.rotate, transport)
+        earlier = Earlier(args.root, hosts, clients, transport)
+        replace(out / EARLIER, msgspec.json.encode(earlier).decode() + "\n", 0o644)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
     put(f"{text}: {len(hosts)} hosts, {len(clients)} clients")
     if not args.tls_cert:
         notify("no --tls-cert, so connections are not encrypted")
     return EXIT_OK
+
+
+class Earlier(msgspec.Struct):
+    """The arguments of the last `setup`, without secrets, for `--add`."""
+
+    root: str
+    hosts: list[Host]
+    clients: list[Client]
+    transport: Transport
+
+
+def read_earlier(out: Path) -> Earlier:
+    try:
+        return msgspec.json.decode((out / EARLIER).read_bytes(), type=Earlier)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{out / EARLIER}: {error}; --add needs an earlier setup") from None
+
+
+def merge(
+    args: Namespace, earlier: Earlier, hosts: Sequence[Host], clients: Sequence[Client]
+) -> tuple[list[Host], list[Client]]:
+    """Adds hosts and clients to the earlier ones. Fills options that were not given."""
+    args.root = earlier.root if args.root == ROOT else args.root
+    for field in dataclasses.fields(Transport):
+        name = OPTIONS.get(field.name, field.name)
+        if getattr(args, name) == field.default:
+            setattr(args, name, getattr(earlier.transport, field.name))
+    all_hosts = {host.token: host for host in (*earlier.hosts, *hosts)}
+    all_clients = {client.name: client for client in (*earlier.clients, *clients)}
+    return list(all_hosts.values()), list(all_clients.values())
 
 
 def read_hosts(args: Namespace) -> list[Host]:
