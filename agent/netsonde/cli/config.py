@@ -1,70 +1,156 @@
-"""`netsonde config check|show|schema`: works on the configuration without an agent."""
+"""`netsonde config`: works on the configuration file without an agent."""
 
 from __future__ import annotations
 
-import re
+import argparse
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ..config.file import DEFAULT_PATH, load
+from ..config.edit import with_key
+from ..config.file import DEFAULT_PATH, load, parse
 from ..config.masking import mask_all
 from ..config.schema import json_schema
-from ..errors import EXIT_OK
-from .output import put, put_json, put_lines
+from ..config.template import render_key, render_value, template
+from ..errors import EXIT_OK, ConfigError, NetsondeError
+from .files import replaced_file
+from .output import notify, put, put_json, put_lines
+
+FILE_MODE = 0o644
+
+
+class FileExistsAlreadyError(NetsondeError):
+    """`config init` does not overwrite a file."""
 
 
 class ConfigCommand:
-    """Check or show the configuration, or print its schema.
+    """Create, check, change or show the configuration, or print its schema.
 
-    check   validates the file and the environment
+    init    writes a commented file with all keys (to FILE, else to standard output)
+    check   validates the file and the variables; --environment also checks the host
+    set     changes one key in the file
     show    prints the resulting configuration with all defaults, without passwords
     schema  prints the JSON Schema of the configuration file
+
+    `check --environment` makes the checks of `netsonde doctor` on directories, keys, interfaces,
+    limits and NATS. Warnings do not change the exit code. Faults of interfaces and NATS are
+    warnings, because an agent starts without them and waits.
     """
 
     name = "config"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("action", choices=["check", "show", "schema"])
-        parser.add_argument("--config", metavar="FILE", help=f"default: {DEFAULT_PATH}")
-        parser.add_argument("--json", action="store_true", help="show: print one JSON object")
+        add_shared(parser, None)
+        actions = parser.add_subparsers(
+            dest="action", metavar="init|check|set|show|schema", required=True
+        )
+        init = actions.add_parser("init", help="write a commented file")
+        init.add_argument("file", nargs="?", metavar="FILE", help="default: standard output")
+        init.set_defaults(act=run_init)
+        check = actions.add_parser("check", help="validate the file and the variables")
+        check.add_argument(
+            "--environment", action="store_true", help="also check this host and NATS"
+        )
+        check.set_defaults(act=run_check)
+        change = actions.add_parser("set", help="change one key in the file")
+        change.add_argument("key", metavar="SECTION.KEY")
+        change.add_argument("value", metavar="VALUE", help="as in an environment variable")
+        change.set_defaults(act=run_set)
+        show = actions.add_parser("show", help="print the resulting configuration")
+        show.set_defaults(act=run_show)
+        schema = actions.add_parser("schema", help="print the JSON Schema")
+        schema.set_defaults(act=run_schema)
+        for action in (init, check, change, show, schema):
+            add_shared(action, argparse.SUPPRESS)
 
     def run(self, args: Namespace) -> int:
-        if args.action == "schema":
-            put_lines(msgspec.json.format(msgspec.json.encode(json_schema())).decode())
-            return EXIT_OK
-        path = Path(args.config) if args.config else None
-        loaded = load(path)
-        if args.action == "check":
-            source = path or DEFAULT_PATH
-            put(f"{source}: valid" if source.exists() else f"{source}: missing, defaults apply")
-        elif args.json:
-            put_json(mask_all(msgspec.to_builtins(loaded)))
-        else:
-            put_lines(render_toml(mask_all(msgspec.to_builtins(loaded))))
+        return int(args.act(args))
+
+
+def add_shared(parser: ArgumentParser, default: Any) -> None:
+    """Adds options that are accepted before and after the action."""
+    parser.add_argument(
+        "--config", metavar="FILE", default=default, help=f"default: {DEFAULT_PATH}"
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=default, help="check, show: print JSON"
+    )
+
+
+def chosen(args: Namespace) -> Path | None:
+    return Path(args.config) if args.config else None
+
+
+def run_init(args: Namespace) -> int:
+    target = args.file or args.config
+    if target is None or target == "-":
+        put_lines(template())
         return EXIT_OK
+    try:
+        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(template())
+    except FileExistsError:
+        raise FileExistsAlreadyError(
+            f"{target} exists; name another file, or remove this one first"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{target}: {os.strerror(error.errno or 5).lower()}") from None
+    notify(f"wrote {target}; every key in it is a comment with its default")
+    return EXIT_OK
+
+
+def run_check(args: Namespace) -> int:
+    path = chosen(args)
+    if args.environment:
+        from .doctor.checks import ENVIRONMENT, examine
+        from .doctor.finding import report
+
+        return report(examine(path, ENVIRONMENT, for_start=True), as_json=bool(args.json))
+    load(path)
+    source = path or DEFAULT_PATH
+    put(f"{source}: valid" if source.exists() else f"{source}: missing, defaults apply")
+    return EXIT_OK
+
+
+def run_set(args: Namespace) -> int:
+    path = chosen(args) or DEFAULT_PATH
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        mode = path.stat().st_mode & 0o777 if path.exists() else FILE_MODE
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    after = with_key(before, args.key, args.value)
+    parse(after, origin=path)
+    with replaced_file(path, mode) as file:
+        file.write(after.encode())
+    return EXIT_OK
+
+
+def run_show(args: Namespace) -> int:
+    sections = mask_all(msgspec.to_builtins(load(chosen(args))))
+    if args.json:
+        put_json(sections)
+    else:
+        put_lines(render_toml(sections))
+    return EXIT_OK
+
+
+def run_schema(_: Namespace) -> int:
+    put_lines(msgspec.json.format(msgspec.json.encode(json_schema())).decode())
+    return EXIT_OK
 
 
 def render_toml(sections: dict[str, Any]) -> str:
-    """Renders a configuration as TOML. Strings, numbers and booleans are the same in JSON."""
+    """Renders a configuration as TOML. A section without a value is left out."""
     lines = []
     for section, keys in sections.items():
+        if keys is None:
+            continue
         lines.append(f"[{section}]")
-        lines += [f"{key} = {render_value(value)}" for key, value in keys.items()]
+        lines += [f"{render_key(key)} = {render_value(value)}" for key, value in keys.items()]
         lines.append("")
     return "\n".join(lines[:-1]) + "\n"
-
-
-def render_value(value: object) -> str:
-    if isinstance(value, dict):
-        pairs = (f"{render_key(key)} = {render_value(item)}" for key, item in value.items())
-        return "{ " + ", ".join(pairs) + " }" if value else "{}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(render_value, value)) + "]"
-    return msgspec.json.encode(value).decode()
-
-
-def render_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else render_value(key)

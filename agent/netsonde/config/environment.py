@@ -26,11 +26,11 @@ def read_environment(
     for name in sorted(environ):
         if name.startswith(ENVIRONMENT_PREFIX):
             key = tuple(name[len(ENVIRONMENT_PREFIX) :].lower().split("__"))
-            found.append((key, _typed(name, key, environ[name], kind)))
+            found.append((key, typed_value(name, key, environ[name], kind)))
     return found
 
 
-def _typed(name: str, key: tuple[str, ...], text: str, config: type[Struct]) -> object:
+def typed_value(name: str, key: tuple[str, ...], text: str, config: type[Struct]) -> object:
     if len(key) == 3 and key[:2] == ("agent", "labels"):
         return text
     kind = _field_type(key, config)

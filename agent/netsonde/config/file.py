@@ -45,6 +45,20 @@ def load(
         if value is not None:
             _place(values, tuple(dotted.split(".")), value)
             origins[dotted] = "command line"
+    return _converted(values, origins, path or DEFAULT_PATH)
+
+
+def parse(text: str, *, origin: Path) -> Config:
+    """Reads the text of a file, without the environment. Raises ConfigError that names origin."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{origin}: not valid TOML: {error}") from None
+    return _converted(values, {}, origin)
+
+
+def _converted(values: dict[str, Any], origins: Mapping[str, str], path: Path) -> Config:
+    """origins: where the value of a key is from, if not from the file."""
     try:
         config = msgspec.convert(values, Config)
         _check(config)
@@ -55,7 +69,7 @@ def load(
     else:
         return config
     named = (where for key, where in origins.items() if re.match(rf"{re.escape(key)}\b", words))
-    raise ConfigError(f"{next(named, path or DEFAULT_PATH)}: {words}")
+    raise ConfigError(f"{next(named, path)}: {words}")
 
 
 def _read(path: Path | None) -> dict[str, Any]:
