@@ -23,7 +23,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol, TypeAlias
 from urllib.parse import ParseResult, unquote
 
 import nats.errors
@@ -35,9 +35,6 @@ from nats.protocol import parser
 from ..config.addresses import endpoint
 from ..errors import ConfigError
 from .credentials import Login
-
-if TYPE_CHECKING:  # commands need no core
-    from ..core.own_traffic import OwnSocket
 
 HANDSHAKE_SEC = 10.0  # from the TCP connection to the server's first PONG
 DRAIN_SEC = 15.0  # for a server that reads nothing; longer than Connection's watchdog
@@ -52,7 +49,18 @@ DENIED_MAX = 64  # denials to remember
 DEFAULT_PORT = 4222
 
 DenialKind = Literal["publish", "subscribe"]
-OpenSocket = Callable[[str, int], Awaitable["OwnSocket"]]
+Socket: TypeAlias = socket.socket
+
+
+class OwnSocket(Protocol):
+    """A connected socket that captures leave out (core/own_traffic.py). Commands have none."""
+
+    socket: Socket
+
+    def forget(self) -> None: ...
+
+
+OpenSocket = Callable[[str, int], Awaitable[OwnSocket]]
 
 _DENIAL = re.compile(r"'?Permissions Violation for (Publish|Subscription)[^\"]* (\".*?\")", re.I)
 
