@@ -77,7 +77,8 @@ static struct sonde_session *open_session(char **argv, int metering) {
   struct sonde_session_config config = {
       .plugin_dir = argv[1],
       .backend = "file",
-      .interface = "bench",
+      .interfaces = (const char *const[]){"bench"},
+      .interface_count = 1,
       .file_fd = open(argv[2], O_RDONLY | O_CLOEXEC),
       .workers = 1,
       .snaplen = 262144,

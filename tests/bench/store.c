@@ -92,7 +92,8 @@ static struct sonde_session *replay(const char *plugins, int fd, uint64_t buffer
   struct sonde_session_config config = {
       .plugin_dir = plugins,
       .backend = "file",
-      .interface = "bench",
+      .interfaces = (const char *const[]){"bench"},
+      .interface_count = 1,
       .file_fd = dup(fd),
       .workers = 1,
       .snaplen = 262144,

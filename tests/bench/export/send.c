@@ -48,7 +48,8 @@ static struct sonde_session *open_session(int argc, char **argv) {
   struct sonde_session_config config = {
       .plugin_dir = argv[1],
       .backend = "file",
-      .interface = "bench0",
+      .interfaces = (const char *const[]){"bench0"},
+      .interface_count = 1,
       .filter = find_option(argc, argv, "filter", NULL),
       .file_fd = open(argv[2], O_RDONLY | O_CLOEXEC),
       .workers = 1,

@@ -83,7 +83,8 @@ int main(int count, char **words) {
   struct sonde_session_config config = {
       .plugin_dir = words[1],
       .backend = words[2],
-      .interface = words[3],
+      .interfaces = (const char *const[]){words[3]},
+      .interface_count = 1,
       .filter = dedicated ? NULL : extra,
       .file_fd = -1,
       .workers = 1,
