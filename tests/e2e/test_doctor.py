@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import netns
+import unprivileged
 from agents import COMMAND, toml
 from deadlines import TIMEOUT_SEC, eventually_now
 from identities import secret_file
@@ -300,6 +301,51 @@ def test_missing_key_file_and_interface_are_named(host: Host) -> None:
     assert checks["nats.nkey"]["repair"].endswith(f"/agents/alpha.nk {absent}")
     assert checks["interface"]["state"] == "bad"
     assert "there is no interface sonde9" in checks["interface"]["detail"]
+
+
+def test_directories_of_another_user_are_named(host: Host) -> None:
+    """The agent's user may not use them. Root runs the repairs."""
+    with unprivileged.open_directory() as shared:
+        for name in ("spill", "captures"):
+            (shared / name).mkdir(mode=0o700)
+        host.config = shared / "netsonde.toml"
+        host.configure(
+            buffer={"dir": shared / "spill", "disk_mb": 4},
+            capture={"replay_dirs": [shared / "captures"]},
+            http={"listen": ""},
+        )
+        (shared / "stage").mkdir()
+        words = [*unprivileged.prefix(("CAP_NET_RAW",), shared / "stage"), COMMAND, "doctor"]
+        words += ["--json", "--config", host.config]
+
+        def examine() -> dict[str, Finding]:
+            done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+            assert done.stderr == ""
+            return {one["check"]: one for one in map(json.loads, done.stdout.splitlines())}
+
+        found = examine()
+        for check in ("buffer.dir", "capture.replay_dirs"):
+            assert (found[check]["state"], found[check]["exit_code"]) == ("bad", 1)
+            assert f"permission for uid {unprivileged.USER_ID}" in found[check]["detail"]
+            host.repair(found[check]["repair"])
+        found = examine()
+        assert {found[check]["state"] for check in ("buffer.dir", "capture.replay_dirs")} == {"ok"}
+        assert found["space"]["state"] == "ok"
+
+
+def test_repairs_under_systemd_change_the_unit(
+    host: Host, file_systems: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INVOCATION_ID", "1")
+    host.prelude = "ulimit -S -l 0"
+    host.configure(
+        buffer={"dir": file_systems / "fixed"},
+        encryption={"key_dirs": [host.directory]},
+        http={"listen": ""},
+    )
+    found = {one["check"]: one for one in host.doctor()[1]}
+    assert f"ReadWritePaths={file_systems / 'fixed'}" in found["buffer.dir"]["repair"]
+    assert "LimitMEMLOCK=infinity" in found["locked_memory"]["repair"]
 
 
 def test_each_line_of_a_fault_ends_with_its_repair(host: Host) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...sinks.jetstream import spool_directory
 from .finding import Finding, Subject, command, owner
+from .process import drop_in, under_systemd
 
 MIB = 1 << 20
 
@@ -73,6 +74,8 @@ def _writable(key: str, directory: str) -> Finding:
     if _read_only(directory):
         detail = f"{directory} is on a file system that is mounted read-only"
         repair = command("mount", "-o", "remount,rw", _mount_point(directory))
+        if under_systemd():  # ProtectSystem=strict
+            repair = drop_in("paths", f"ReadWritePaths={directory}")
         return Finding(key, "bad", detail, repair=repair)
     if not _may_write(directory):
         detail = f"{directory}: no rwx permission for uid {os.geteuid()}"

@@ -13,7 +13,7 @@ from ...capture import memory
 from ...daemon import privileges
 from . import links
 from .finding import Finding, Subject
-from .process import drop_in
+from .process import drop_in, under_systemd
 
 MIB = 1 << 20
 FLOW_BYTES = 256  # a slot of the flow table, its index included
@@ -92,7 +92,7 @@ def examine_locked_memory(subject: Subject) -> Iterator[Finding]:
     repair = "ulimit -l unlimited"
     if most == resource.RLIM_INFINITY or most >= wanted:
         repair = 'ulimit -S -l "$(ulimit -H -l)"'
-    if os.environ.get("INVOCATION_ID"):  # started by systemd
+    if under_systemd():
         repair = drop_in("memlock", "LimitMEMLOCK=infinity")
     yield Finding("locked_memory", "bad", detail, repair=repair)
 

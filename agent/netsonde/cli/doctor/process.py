@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 from ...daemon import privileges
@@ -60,6 +61,10 @@ def _ungranted(backend: str, has: Standing, reason: str, wanted: bool) -> Findin
         detail += f" ({reason})"
     repair = drop_in(backend, f"AmbientCapabilities={names}", f"CapabilityBoundingSet={names}")
     return Finding(backend, "bad" if wanted else "missing", detail, EXIT_PRIVILEGE, repair)
+
+
+def under_systemd() -> bool:
+    return bool(os.environ.get("INVOCATION_ID"))
 
 
 def drop_in(name: str, *lines: str) -> str:
