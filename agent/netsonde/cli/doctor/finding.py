@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from ...config.sections import Config
 from ...errors import EXIT_OK, EXIT_REFUSED
 from ..output import put_json
 from ..tables import print_table
+
+UNIT_USER = "netsonde"  # deploy/systemd/netsonde.service
 
 State: TypeAlias = Literal["ok", "note", "missing", "warning", "bad"]
 
@@ -56,7 +60,12 @@ def command(*words: object) -> str:
 
 
 def owner() -> str:
-    """Returns this user and group, as `install` and `chown` accept them."""
+    """Returns user and group of the agent, as `chown` accepts them: the unit's user if root runs
+    this program and that user exists, else this user."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(UNIT_USER)
+            return f"{entry.pw_uid}:{entry.pw_gid}"
     return f"{os.geteuid()}:{os.getegid()}"
 
 

@@ -17,7 +17,10 @@ UNIT_DIRECTORY = "/etc/systemd/system/netsonde.service.d"
 def examine_process(subject: Subject) -> Iterator[Finding]:
     has = privileges.standing()
     held = ", ".join(sorted(has.capabilities)) or "no capability for capture"
-    yield Finding("user", "note" if has.uid == 0 else "ok", f"uid {has.uid}, {held}")
+    detail = f"uid {has.uid}, {held}"
+    if has.uid == 0:
+        detail += "; the agent's user may have fewer permissions"
+    yield Finding("user", "note" if has.uid == 0 else "ok", detail)
     for name, on in (("no_new_privs", has.no_new_privileges), ("seccomp", has.seccomp)):
         detail = "on" if on else "off; the systemd unit turns it on"
         yield Finding(name, "ok" if on else "note", detail)

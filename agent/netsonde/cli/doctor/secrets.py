@@ -69,7 +69,7 @@ def _examine_secret(subject: Subject, key: str, path: str) -> Finding:
 
 def _mend(subject: Subject, path: str) -> str:
     """Returns the command for a file that is missing, damaged, or open to others."""
-    closing = closing_command(path, any_owner=os.geteuid() == 0)
+    closing = closing_command(path)
     if closing:
         return closing
     user, _, group = owner().partition(":")
@@ -77,8 +77,9 @@ def _mend(subject: Subject, path: str) -> str:
     return command("install", "-m", "0600", "-o", user, "-g", group, source, path)
 
 
-def closing_command(path: str, *, any_owner: bool = False) -> str:
+def closing_command(path: str) -> str:
     """Returns the command that closes a file to other users. Empty if it is closed or missing."""
+    any_owner = is_root()
     try:
         status = os.stat(path)
     except OSError:
@@ -118,7 +119,7 @@ def examine_sealing_keys(subject: Subject) -> Iterator[Finding]:
                 yield Finding("key_file", "bad", detail, repair=command("chown", owner(), path))
                 continue
             try:
-                fault = access_fault(os.fstat(file))
+                fault = access_fault(os.fstat(file), any_owner=is_root())
                 key = None if fault else read_key_of(file)
             finally:
                 os.close(file)
@@ -130,6 +131,11 @@ def examine_sealing_keys(subject: Subject) -> Iterator[Finding]:
             else:
                 zeroise(key)
                 yield Finding("key_file", "ok", path)
+
+
+def is_root() -> bool:
+    """Root examines the files of the agent's user."""
+    return os.geteuid() == 0
 
 
 def _new_key(path: str) -> str:
