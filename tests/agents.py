@@ -62,12 +62,14 @@ class Agent:
         """Starts the process and returns at once."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config_path.write_text(toml(self.config))
+        state = {"STATE_DIRECTORY": str(self.directory / "state")}
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self.prefix, str(COMMAND), "run", "--config", str(self.config_path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env={**state, **os.environ},
             )
         return self
 

@@ -10,13 +10,13 @@
         │        UnsupportedCipher  InvalidKey  BufferTooLarge
         ├── 403  PathNotAllowed  PolicyDenied
         ├── 404  UnknownVerb  NotFound
-        ├── 409  SessionActive  RequestIdReused  NameTaken
+        ├── 409  SessionActive  RequestIdReused  NameTaken  Managed
         ├── 422  InvalidRequest
         ├── 429  TooManyRequests
         ├── 500  InternalError
         └── 503  BackendUnavailable  InterfaceShared  FlowMeteringUnavailable
                  NetflowExportUnavailable  EncryptionUnavailable  Draining
-                 ObjectStoreUnavailable  ExportFileUnavailable
+                 ObjectStoreUnavailable  ExportFileUnavailable  StateUnavailable
 
 A class defines the wire `code` and `error`, both stable, and the exit code. An instance adds
 `detail`, a sentence for people, and the `field` at fault. Only service/responder.py translates
@@ -184,6 +184,12 @@ class NameTaken(RequestError):
     )
 
 
+class Managed(RequestError):
+    code = 409
+    error = "managed"
+    default_detail = "The configuration or a policy wants this capture; override it to change it."
+
+
 class InvalidRequest(RequestError):
     code = 422
     error = "invalid_request"
@@ -239,6 +245,12 @@ class ObjectStoreUnavailable(RequestError):
 class ExportFileUnavailable(RequestError):
     code = 503
     error = "export_file_unavailable"
+
+
+class StateUnavailable(RequestError):
+    code = 503
+    error = "state_unavailable"
+    default_detail = "The state directory cannot be written, so the start cannot be kept."
 
 
 class Draining(RequestError):

@@ -26,6 +26,7 @@ from netsonde.cli.firmware import describe_verification
 from netsonde.cli.flows import describe_record, flows_body, list_flows, matches
 from netsonde.cli.meter import describe_meter, meter_body
 from netsonde.cli.metrics import describe_rates
+from netsonde.cli.override import override_body
 from netsonde.cli.packets import describe_packets, packets_body
 from netsonde.cli.requests import (
     Rows,
@@ -50,8 +51,9 @@ from netsonde.fleet.client import Outcome, Pace
 from netsonde.fleet.scatter import Reply
 from netsonde.fleet.targeting import Limit, Target, parse_target
 from netsonde.wire.requests import (
-    EncryptionRequest,
+    EncryptionOptions,
     FlowsRequest,
+    MeterOptions,
     MeterRequest,
     PacketsRequest,
     StartRequest,
@@ -92,6 +94,7 @@ def test_each_start_flag_sets_a_request_field() -> None:
             "10",
             "--active-timeout",
             "5",
+            "--persist",
         ),
     )
     request = msgspec.convert(start_body(args), StartRequest)
@@ -105,9 +108,22 @@ def test_each_start_flag_sets_a_request_field() -> None:
         workers=2,
         dedicated=True,
         replay_speed=1.5,
-        metering=MeterRequest(enable=True, flow_timeout_sec=10, active_timeout_sec=5),
-        encryption=EncryptionRequest(cipher_suite="AES-256-GCM", key_file="/k/one"),
+        metering=MeterOptions(enable=True, flow_timeout_sec=10, active_timeout_sec=5),
+        encryption=EncryptionOptions(cipher_suite="AES-256-GCM", key_file="/k/one"),
+        persist=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [
+        ([], {}),
+        (["--override"], {"override": True}),
+        (["--override", "90"], {"override": True, "override_sec": 90}),
+    ],
+)
+def test_override_is_a_time_or_the_default(given: list[str], fields: dict[str, object]) -> None:
+    assert override_body(parse("stop", *given)) == fields
 
 
 def test_packets_request_has_only_the_given_fields() -> None:

@@ -24,7 +24,7 @@ PAGES = sorted(
 SCHEMA: dict[str, Any] = json.loads((REPOSITORY / "schemas/config.json").read_text())["$defs"]
 ASYNCAPI: dict[str, Any] = json.loads((REPOSITORY / "schemas/asyncapi.json").read_text())
 SECTIONS = {
-    name: SCHEMA[section["$ref"].rpartition("/")[2]]["properties"]
+    name: SCHEMA[re.findall(r"\$defs/(\w+)", json.dumps(section))[0]]["properties"]
     for name, section in SCHEMA["Config"]["properties"].items()
 }
 

@@ -20,7 +20,9 @@ from netsonde.wire.requests import BackendsRequest, FlowsFilter, FlowsRequest, S
 
 def call(sessions: Any = None, *, binary: bool = False) -> Call:
     bus = SimpleNamespace(state=lambda: UNSET, authenticated=True)
-    features = SimpleNamespace(sessions=sessions, retrievals=None, firmware=None, bus=bus)
+    features = SimpleNamespace(
+        sessions=sessions, standing=sessions, retrievals=None, firmware=None, bus=bus
+    )
     return Call(
         features=cast(Any, features),
         expires_at=None,

@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes
 from netsonde.capture.sessions import Sessions
+from netsonde.capture.standing import Standing
 from netsonde.config.sections import FirmwareSection, PolicySection
 from netsonde.core.filters import FilterChecks
 from netsonde.errors import NoSession
@@ -141,6 +142,7 @@ async def rig() -> AsyncIterator[Rig]:
         policy = Policy(PolicySection())
         features = Features(
             cast(Sessions, FakeSessions()),
+            cast(Standing, None),
             cast(Retrievals, FakeRetrievals()),
             Firmware(FirmwareSection()),
             FakeBus(),

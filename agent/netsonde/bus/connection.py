@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import nats.errors
 import structlog
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from ..config.sections import NatsSection
 from ..errors import ConfigError, NetsondeError
@@ -87,6 +88,7 @@ class Connection:
         self._log = structlog.get_logger().bind(connection=purpose)
         self._listeners: list[tuple[str, Listener]] = []
         self._opening: GuardedClient | None = None  # also while it connects
+        self._subscriptions: dict[str, Subscription] = {}  # owned by the newest client
         self._client: GuardedClient | None = None
         self._up = asyncio.Event()
         self._notices: list[Notice] = []
@@ -154,6 +156,21 @@ class Connection:
     def listen(self, subject: str, listener: Listener) -> None:
         """Subscribes after every connect. Call before `run`."""
         self._listeners.append((subject, listener))
+
+    async def listen_now(self, subject: str, listener: Listener) -> None:
+        """Like `listen`, also on the connection that is open now."""
+        self.listen(subject, listener)
+        client = self._client
+        if client is not None:
+            with contextlib.suppress(*PUBLISH_ERRORS):  # closed: the next client subscribes
+                self._subscriptions[subject] = await client.subscribe(subject, cb=listener)
+
+    async def unlisten(self, subject: str) -> None:
+        self._listeners = [one for one in self._listeners if one[0] != subject]
+        subscription = self._subscriptions.pop(subject, None)
+        if subscription is not None:
+            with contextlib.suppress(*PUBLISH_ERRORS):
+                await subscription.unsubscribe()
 
     def notify(self, notice: Notice) -> None:
         """Calls notice(True) after each connect and notice(False) after each disconnect."""
@@ -261,7 +278,7 @@ class Connection:
         try:
             await client.connect(**self._options(client))
             for subject, listener in self._listeners:
-                await client.subscribe(subject, cb=listener)
+                self._subscriptions[subject] = await client.subscribe(subject, cb=listener)
             self._client = client
             self._report_up()
             watchdog = asyncio.create_task(self._watch(client))

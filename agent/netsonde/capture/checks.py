@@ -33,7 +33,7 @@ from ..errors import (
 )
 from ..recorder.sealing import Sealing, read_sealing
 from ..wire.replies import EncryptionState
-from ..wire.requests import BACKEND_NAMES, StartRequest
+from ..wire.requests import BACKEND_NAMES, CaptureOptions
 from . import link_types, memory
 from .collectors import adding, read_address
 from .interfaces import check_interface
@@ -89,7 +89,9 @@ class Resources:
         return prepare
 
 
-async def check_request(request: StartRequest, config: Config, filters: FilterChecks) -> Resources:
+async def check_request(
+    request: CaptureOptions, config: Config, filters: FilterChecks
+) -> Resources:
     """Raises the matching RequestError with code 400, 403, 422 or 429."""
     if not math.isfinite(request.replay_speed):
         raise InvalidRequest("replay_speed must be a finite number", field="$.replay_speed")
@@ -120,7 +122,7 @@ async def check_request(request: StartRequest, config: Config, filters: FilterCh
     return resources
 
 
-def _check_buffer_size(request: StartRequest, settings: BufferSection) -> None:
+def _check_buffer_size(request: CaptureOptions, settings: BufferSection) -> None:
     recorded = request.record or (request.encryption is not None and request.encryption.enable)
     most = settings.max_mb or memory.total_mb() // 4
     if recorded and request.buffer_size_mb > most:

@@ -18,7 +18,7 @@ from ..core.values import CollectorSettings, CollectorStats
 from ..errors import InvalidCollector
 from ..wire.events import EventLog
 from ..wire.replies import CollectorState, ExportState, LostRecords
-from ..wire.requests import ExportRequest, Version
+from ..wire.requests import ExportOptions, Version
 
 MBPS_BYTES_PER_SEC = 125_000
 REMOVAL_FLUSH_SEC = 1.0  # for messages already encoded for a collector that is removed
@@ -31,7 +31,7 @@ _SAME_NAME = (
 LOSS_CAUSES = ("refused", "no_room", "error")
 
 
-def read_address(request: ExportRequest, *, field: str = "$.collector_ip") -> str:
+def read_address(request: ExportOptions, *, field: str = "$.collector_ip") -> str:
     """Returns the collector's canonical address. Raises InvalidCollector."""
     try:
         return collector_address(request.collector_ip)
@@ -39,7 +39,7 @@ def read_address(request: ExportRequest, *, field: str = "$.collector_ip") -> st
         raise InvalidCollector(f"{error}.", field=field) from None
 
 
-def requested_collector(request: ExportRequest, section: ExportSection) -> CollectorSettings:
+def requested_collector(request: ExportOptions, section: ExportSection) -> CollectorSettings:
     return _settings(
         read_address(request),
         request.collector_port,
@@ -51,7 +51,7 @@ def requested_collector(request: ExportRequest, section: ExportSection) -> Colle
 
 
 def first_collectors(
-    request: ExportRequest | None, section: ExportSection
+    request: ExportOptions | None, section: ExportSection
 ) -> tuple[CollectorSettings, ...]:
     """Returns the configured collectors plus the requested one. A request with `enable: false`
     leaves out the configured collector of that address."""
@@ -151,6 +151,15 @@ class Exporting:
         await self._capture.lend(lambda handle: remove_collector(handle, address, port))
         del self._settings[address, port]
         self._reported.pop((address, port), None)
+
+    async def replace(self, collectors: Sequence[CollectorSettings]) -> None:
+        """Removes all others, and adds or changes these. Equal ones are left as they are."""
+        wanted = {one.key: one for one in collectors}
+        for key in [key for key in self._settings if key not in wanted]:
+            await self.remove(*key)
+        for key, one in wanted.items():
+            if self._settings.get(key) != one:
+                await self.add(one)
 
     async def flush(self, timeout_sec: float) -> bool:
         """Waits until every record is sent or counted as lost; False on timeout."""

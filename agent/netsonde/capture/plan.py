@@ -13,7 +13,7 @@ from ..core.values import BackendReport, CaptureSettings, CollectorSettings
 from ..errors import EncryptionUnavailable, FlowMeteringUnavailable, NetflowExportUnavailable
 from ..sinks.composer import Encoding
 from ..wire.replies import MeteringState
-from ..wire.requests import MeterRequest, StartRequest
+from ..wire.requests import CaptureOptions, MeterOptions
 from .collectors import first_collectors, least_interval_sec
 
 FLOW_TIMEOUT_SEC = 300
@@ -21,11 +21,20 @@ ACTIVE_TIMEOUT_SEC = 60
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """The features of a backend."""
+
+    can_meter: bool
+    can_export: bool
+    can_seal: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CapturePlan:
     """settings: without the descriptor of a replay file. can_seal: the backend can, and packets
     are recorded."""
 
-    request: StartRequest
+    request: CaptureOptions
     settings: CaptureSettings
     collectors: tuple[CollectorSettings, ...]
     metering: MeteringState
@@ -36,18 +45,16 @@ class CapturePlan:
     can_seal: bool
 
 
-def plan(request: StartRequest, config: Config, report: BackendReport) -> CapturePlan:
+def plan(request: CaptureOptions, config: Config, report: BackendReport) -> CapturePlan:
     """Raises FlowMeteringUnavailable, NetflowExportUnavailable or EncryptionUnavailable if the
     request needs a feature that the backend lacks."""
-    _require_features(request, report)
-    can_export = "netflow_export" in report.features
-    collectors = first_collectors(request.export, config.export) if can_export else ()
-    asked = request.metering or MeterRequest(enable=False)
-    metering = MeteringState(
-        enabled=asked.enable or bool(collectors),
-        flow_timeout_sec=asked.flow_timeout_sec or FLOW_TIMEOUT_SEC,
-        active_timeout_sec=asked.active_timeout_sec or ACTIVE_TIMEOUT_SEC,
+    features = Features(
+        can_meter="flow_metering" in report.features,
+        can_export="netflow_export" in report.features,
+        can_seal="buffer_encryption" in report.features,
     )
+    check_features(request, features)
+    collectors, metering = first_streams(request, config, can_export=features.can_export)
     sealed = request.encryption is not None
     recorded = request.record or (request.encryption is not None and request.encryption.enable)
     return CapturePlan(
@@ -57,26 +64,38 @@ def plan(request: StartRequest, config: Config, report: BackendReport) -> Captur
         metering=metering,
         encoding=config.flows.encoding,
         record_fields=tuple(config.flows.fields),
-        can_meter="flow_metering" in report.features,
-        can_export=can_export,
-        can_seal=(request.record or sealed) and "buffer_encryption" in report.features,
+        can_meter=features.can_meter,
+        can_export=features.can_export,
+        can_seal=(request.record or sealed) and features.can_seal,
     )
 
 
-def _require_features(request: StartRequest, report: BackendReport) -> None:
-    wants_metering = request.metering is not None and request.metering.enable
-    if wants_metering and "flow_metering" not in report.features:
+def first_streams(
+    request: CaptureOptions, config: Config, *, can_export: bool
+) -> tuple[tuple[CollectorSettings, ...], MeteringState]:
+    """Returns the collectors and the metering of a request. A collector turns metering on."""
+    collectors = first_collectors(request.export, config.export) if can_export else ()
+    asked = request.metering or MeterOptions(enable=False)
+    metering = MeteringState(
+        enabled=asked.enable or bool(collectors),
+        flow_timeout_sec=asked.flow_timeout_sec or FLOW_TIMEOUT_SEC,
+        active_timeout_sec=asked.active_timeout_sec or ACTIVE_TIMEOUT_SEC,
+    )
+    return collectors, metering
+
+
+def check_features(request: CaptureOptions, features: Features | CapturePlan) -> None:
+    """Raises FlowMeteringUnavailable, NetflowExportUnavailable or EncryptionUnavailable."""
+    if request.metering is not None and request.metering.enable and not features.can_meter:
         raise FlowMeteringUnavailable(field="$.metering")
-    wants_export = request.export is not None and request.export.enable
-    if wants_export and "netflow_export" not in report.features:
+    if request.export is not None and request.export.enable and not features.can_export:
         raise NetflowExportUnavailable(field="$.export")
-    wants_sealing = request.encryption is not None and request.encryption.enable
-    if wants_sealing and "buffer_encryption" not in report.features:
+    if request.encryption is not None and request.encryption.enable and not features.can_seal:
         raise EncryptionUnavailable(field="$.encryption")
 
 
 def _settings(
-    request: StartRequest,
+    request: CaptureOptions,
     config: Config,
     metering: MeteringState,
     export_interval_sec: int | None,

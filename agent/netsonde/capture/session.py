@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.capture import Capture
 from ..core.library import lib
-from ..core.values import CoreEvent, Stats
+from ..core.values import CoreEvent, PacketGap, Stats
 from ..recorder.status import buffer_state, retention_sec, usage_percent
 from ..wire.counters import CORE_COUNTERS, Counters
 from ..wire.events import EventKind, EventLog
@@ -54,6 +54,8 @@ class Session:
         self.encryption: EncryptionState | None = None
         self._events = events
         self._started_ns = time.monotonic_ns()
+        self.since_ns = time.time_ns()
+        self.replaced: PacketGap | None = None  # the time of sessions whose buffers are gone
         self._window = Window(Stats(), self._started_ns)
         self.exporting = Exporting(capture, plan.collectors, events, session_id=self.id)
         self.ticking: asyncio.Task[None]
@@ -61,6 +63,11 @@ class Session:
         self.pump = Pump(
             capture, sink, session_id=self.id, encoding=plan.encoding, on_event=self._on_event
         )
+
+    def replace(self, old: Session) -> None:
+        """Notes that the packets of `old` are no longer in a buffer."""
+        since_ns = old.replaced.from_ns if old.replaced else old.since_ns
+        self.replaced = PacketGap(since_ns, self.since_ns, "replaced")
 
     @property
     def uptime_sec(self) -> float:

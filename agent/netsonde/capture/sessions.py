@@ -46,15 +46,16 @@ from ..wire.replies import (
 )
 from ..wire.requests import (
     BackendName,
+    CaptureOptions,
+    EncryptionOptions,
     EncryptionRequest,
     ExportRequest,
     MeterRequest,
-    StartRequest,
     StopRequest,
 )
 from .checks import Resources, blaming, check_request, make_buffer_directory, require_backend
 from .collectors import requested_collector
-from .plan import CapturePlan, plan
+from .plan import CapturePlan, check_features, first_streams, plan
 from .pump import Sink
 from .rates import drop_rate, next_tick
 from .session import Session
@@ -62,6 +63,7 @@ from .source import file_state
 from .totals import SessionTotals
 
 STOP_FLUSH_SEC = 10.0
+REPLACED_FLUSH_SEC = 2.0  # the next session waits for it
 EXPORT_FLUSH_MIN_SEC = 3.0  # also when the bus is down
 
 
@@ -98,15 +100,16 @@ class Sessions:
             return self.current.status()
         return StatusReply(spool=self._sink.state() or UNSET)
 
-    async def start(self, request: StartRequest) -> StartReply:
+    async def start(self, request: CaptureOptions, *, replacing: str = "") -> StartReply:
+        """replacing: first stops the session that runs, with this reason."""
         if request.filter:  # compiling takes up to two seconds; no other change waits for that
             with await check_request(request, self.config, self.filters) as resources:
                 async with self._turn:
-                    session = await self._begin(request, resources)
+                    session = await self._begin(request, resources, replacing)
         else:
             async with self._turn:
                 with await check_request(request, self.config, self.filters) as resources:
-                    session = await self._begin(request, resources)
+                    session = await self._begin(request, resources, replacing)
         self._events.emit(
             "capture",
             "started",
@@ -122,13 +125,21 @@ class Sessions:
             file=file_state(session.capture.stats(), request.backend),
         )
 
-    async def _begin(self, request: StartRequest, resources: Resources) -> Session:
-        if self.current is not None:
+    async def _begin(
+        self, request: CaptureOptions, resources: Resources, replacing: str
+    ) -> Session:
+        if self.current is not None and not replacing:
             raise SessionActive
         if self._closing:
             raise Draining
         report = await require_backend(request.backend)
-        session = await self._open(plan(request, self.config, report), resources)
+        planned = plan(request, self.config, report)
+        old = self.current
+        if old is not None:
+            await self._end(old, replacing, REPLACED_FLUSH_SEC)
+        session = await self._open(planned, resources)
+        if old is not None:
+            session.replace(old)
         session.pump.start(self._tasks)
         session.ticking = self._tasks.create_task(self._tick(session))
         self.current = session
@@ -174,29 +185,31 @@ class Sessions:
 
     async def stop(self, request: StopRequest, *, flush_sec: float = STOP_FLUSH_SEC) -> StopReply:
         async with self._turn:
-            session = self.require()
-            uptime_sec = session.uptime_sec
-            try:
-                await session.capture.stop()
-            finally:
-                session.ticking.cancel()
-                await _deliver_rest(session, flush_sec)
-                stats = session.capture.stats()
-                session.exporting.report_losses()
-                export = session.exporting.state()
-                self.totals.add(
-                    (session.request.interface, session.request.backend),
-                    session.counters(stats),
-                    session.exporting.stats(),
-                )
-                self.current = None
-                await session.capture.close()
-        reply = _stop_reply(session, stats, request.reason, uptime_sec)
+            return await self._end(self.require(), request.reason, flush_sec)
+
+    async def _end(self, session: Session, reason: str, flush_sec: float) -> StopReply:
+        uptime_sec = session.uptime_sec
+        try:
+            await session.capture.stop()
+        finally:
+            session.ticking.cancel()
+            await _deliver_rest(session, flush_sec)
+            stats = session.capture.stats()
+            session.exporting.report_losses()
+            export = session.exporting.state()
+            self.totals.add(
+                (session.request.interface, session.request.backend),
+                session.counters(stats),
+                session.exporting.stats(),
+            )
+            self.current = None
+            await session.capture.close()
+        reply = _stop_reply(session, stats, reason, uptime_sec)
         reply.export = export
         self._events.emit(
             "capture",
             "stopped",
-            request.reason,
+            reason,
             session_id=session.id,
             data={
                 "packets_captured": reply.packets_captured,
@@ -225,6 +238,31 @@ class Sessions:
             else:
                 self._retimed.clear()
                 due_sec = time.monotonic()
+
+    async def adjust(self, options: CaptureOptions) -> None:
+        """Gives the running session the metering, collectors and encryption of `options`. Only
+        what differs is changed."""
+        async with self._turn:
+            session = self.require()
+            check_features(options, session.plan)
+            collectors, metering = first_streams(
+                options, self.config, can_export=session.plan.can_export
+            )
+            await session.exporting.replace(collectors)
+            await session.meter(metering)
+            await self._seal(session, options.encryption)
+
+    async def _seal(self, session: Session, wanted: EncryptionOptions | None) -> None:
+        sealing = None
+        if wanted is not None:
+            sealing = read_sealing(self.config.encryption.key_dirs, wanted, "$.encryption")
+        state = sealing.state if sealing is not None else None
+        if state == session.encryption:
+            if sealing is not None:
+                sealing.forget()
+            return
+        await session.capture.lend(sealing.apply_once if sealing else leave_clear)
+        session.encryption = state
 
     async def meter(self, request: MeterRequest) -> MeterReply:
         async with self._turn:

@@ -131,7 +131,7 @@ def run_set(args: Namespace) -> int:
 
 
 def run_show(args: Namespace) -> int:
-    sections = mask_all(msgspec.to_builtins(load(chosen(args))))
+    sections = mask_all(without_none(msgspec.to_builtins(load(chosen(args)))))
     if args.json:
         put_json(sections)
     else:
@@ -144,12 +144,19 @@ def run_schema(_: Namespace) -> int:
     return EXIT_OK
 
 
+def without_none(sections: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out an absent [session] and its absent tables, which TOML cannot write."""
+    return {
+        section: {key: value for key, value in keys.items() if value is not None}
+        for section, keys in sections.items()
+        if keys is not None
+    }
+
+
 def render_toml(sections: dict[str, Any]) -> str:
-    """Renders a configuration as TOML. A section without a value is left out."""
+    """Renders a configuration as TOML. Strings, numbers and booleans are the same in JSON."""
     lines = []
     for section, keys in sections.items():
-        if keys is None:
-            continue
         lines.append(f"[{section}]")
         lines += [f"{render_key(key)} = {render_value(value)}" for key, value in keys.items()]
         lines.append("")

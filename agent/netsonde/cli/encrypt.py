@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EXIT_USAGE, NetsondeError
+from .override import add_override_argument, override_body
 from .requests import add_client_arguments, ask_fleet
 from .tables import Cell
 
@@ -35,6 +36,7 @@ class EncryptCommand:
         parser.add_argument("switch", choices=["on", "off"])
         parser.add_argument("--key-file", metavar="KEYFILE", default="", help="required for `on`")
         parser.add_argument("--cipher", default=CIPHER_SUITE, help=f"cipher suite ({CIPHER_SUITE})")
+        add_override_argument(parser)
         add_client_arguments(parser)
         parser.set_defaults(timeout=30.0)
 
@@ -45,7 +47,9 @@ class EncryptCommand:
         body = encryption_body(args.key_file or None, args.cipher, enable=enable)
         if enable is False:
             body["key_file"] = args.key_file
-        return ask_fleet(args, "encryption.enable", body, COLUMNS, describe_sealing)
+        return ask_fleet(
+            args, "encryption.enable", body | override_body(args), COLUMNS, describe_sealing
+        )
 
 
 def encryption_body(

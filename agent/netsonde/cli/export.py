@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config.addresses import collector_address, endpoint
+from .override import add_override_argument, override_body
 from .requests import add_client_arguments, ask_fleet, whole
 from .tables import Cell
 
@@ -35,13 +36,16 @@ class ExportCommand:
             "--collector-port", required=True, type=whole(1, 65535), metavar="PORT", help="UDP port"
         )
         add_export_arguments(parser)
+        add_override_argument(parser)
         add_client_arguments(parser)
 
     def run(self, args: Namespace) -> int:
         body = export_body(args, args.collector_ip, args.collector_port)
         if args.switch == "off":
             body["enable"] = False
-        return ask_fleet(args, "netflow.export.enable", body, COLUMNS, describe_export)
+        return ask_fleet(
+            args, "netflow.export.enable", body | override_body(args), COLUMNS, describe_export
+        )
 
 
 def add_export_arguments(parser: ArgumentParser, prefix: str = "--") -> None:

@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .override import add_override_argument, override_body
 from .requests import add_client_arguments, ask_fleet, whole
 from .tables import Cell
 
@@ -21,12 +22,15 @@ class MeterCommand:
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("switch", choices=["on", "off"])
         add_timeout_arguments(parser)
+        add_override_argument(parser)
         add_client_arguments(parser)
 
     def run(self, args: Namespace) -> int:
         body = meter_body(args, enable=None if args.switch is None else args.switch == "on")
         columns = ["HOST", "METERING", "FLOW TIMEOUT", "MESSAGE"]
-        return ask_fleet(args, "flow.meter.enable", body, columns, describe_meter)
+        return ask_fleet(
+            args, "flow.meter.enable", body | override_body(args), columns, describe_meter
+        )
 
 
 def add_timeout_arguments(parser: ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .encrypt import encryption_body
 from .export import add_export_arguments, collector, export_body
 from .meter import add_timeout_arguments, meter_body
+from .override import add_override_argument, override_body
 from .requests import add_client_arguments, ask_fleet, whole
 from .tables import Cell
 
@@ -54,6 +55,10 @@ class StartCommand:
             help="send flow records to this NetFlow collector; implies --meter",
         )
         add_export_arguments(parser, "--export-")
+        parser.add_argument(
+            "--persist", action="store_true", help="start again after an agent restart, until stop"
+        )
+        add_override_argument(parser)
         add_client_arguments(parser)
         parser.set_defaults(timeout=30.0)  # DPDK may allocate much memory
 
@@ -76,11 +81,13 @@ def start_body(args: Namespace) -> dict[str, Any]:
         "metering": meter_body(args, enable=True) if args.meter else None,
         "encryption": encryption_body(args.encrypt) if args.encrypt is not None else None,
         "export": export_body(args, *args.export) if args.export else None,
+        "persist": True if args.persist else None,
     }
     return {
         "interface": args.interface,  # None, like the backend, only for a resumed run
         "backend": args.backend,
         **{name: value for name, value in optional.items() if value is not None},
+        **override_body(args),
     }
 
 

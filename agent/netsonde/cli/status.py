@@ -58,7 +58,7 @@ def describe_status(reply: Reply) -> Sequence[Sequence[Cell]]:
 
 def describe_state(body: dict[str, object]) -> str:
     if not body["running"]:
-        return "no session"
+        return "waiting" if "wanted" in body else "no session"
     if body.get("finished"):
         return "finished"
     return "running" if body.get("link_up", True) else "link down"

@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .override import add_override_argument, override_body
 from .requests import add_client_arguments, ask_fleet
 from .tables import Cell, duration
 
@@ -25,12 +26,13 @@ class StopCommand:
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--reason", help="reason for the agent's log and events (manual)")
+        add_override_argument(parser)
         add_client_arguments(parser)
         parser.set_defaults(timeout=30.0)  # hosts first send the remaining records
 
     def run(self, args: Namespace) -> int:
         body = {"reason": args.reason} if args.reason is not None else {}
-        return ask_fleet(args, "stop", body, COLUMNS, describe_end)
+        return ask_fleet(args, "stop", body | override_body(args), COLUMNS, describe_end)
 
 
 def describe_end(reply: Reply) -> Sequence[Sequence[Cell]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from ..wire.requests import CaptureOptions
 from .sections import Config
+
+_SESSION_KEYS = tuple(f"session.{key}" for key in CaptureOptions.__struct_fields__)
 
 # A change of any other key needs a restart.
 LIVE_KEYS = frozenset(
@@ -36,6 +39,8 @@ LIVE_KEYS = frozenset(
         "policy.allow",
         "policy.identity",
         "metrics.interval_sec",
+        "agent.labels",
+        *_SESSION_KEYS,
     }
 )
 
@@ -47,10 +52,11 @@ def changed_keys(old: Config, new: Config) -> list[str]:
 
 
 def flatten(config: Config) -> dict[str, object]:
-    """Returns every key with its value: `{"nats.root": "capture", …}`."""
-    sections: dict[str, dict[str, object]] = msgspec.to_builtins(config)
-    return {
+    """Returns every key with its value: `{"nats.root": "capture", …}`. Without `[session]` its
+    keys are None."""
+    sections: dict[str, dict[str, object] | None] = msgspec.to_builtins(config)
+    return dict.fromkeys(_SESSION_KEYS) | {
         f"{section}.{key}": value
         for section, keys in sections.items()
-        for key, value in keys.items()
+        for key, value in (keys or {}).items()
     }

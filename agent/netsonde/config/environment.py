@@ -64,10 +64,17 @@ def _field_type(key: tuple[str, ...], config: type[Struct]) -> msgspec.inspect.T
         fields = {field.encode_name: field.type for field in kind.fields}
         if part not in fields:
             return None
-        kind = fields[part]
-        if isinstance(kind, msgspec.inspect.Metadata):
-            kind = kind.type
+        kind = _plain(fields[part])
     return None if isinstance(kind, msgspec.inspect.StructType) else kind
+
+
+def _plain(kind: msgspec.inspect.Type) -> msgspec.inspect.Type:
+    """Returns the type without its description, and without the alternative of no value."""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
+    if isinstance(kind, msgspec.inspect.UnionType):
+        kind = next(one for one in kind.types if not isinstance(one, msgspec.inspect.NoneType))
+    return kind
 
 
 def _toml_value(text: str) -> object:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ import msgspec
 
 from ..errors import ConfigError
 from ..wire.records import FlowRecord
+from ..wire.requests import BACKEND_NAMES, CaptureOptions
 from ..wire.verbs import VERBS
 from .addresses import collector_address
 from .environment import ENVIRONMENT_PREFIX, read_environment
@@ -166,9 +168,24 @@ def _check(config: Config) -> None:
             collector_address(collector.ip)
         except ValueError as error:
             refuse(f"export.collectors[{number}].ip", str(error))
+    if config.session is not None:
+        _check_session(config.session, refuse)
     listen = re.fullmatch(r".+:(\d{1,5})", config.http.listen)
     if config.http.listen and (listen is None or int(listen[1]) > 65535):
         refuse("http.listen", "must be host:port, or empty to turn HTTP off")
+
+
+def _check_session(session: CaptureOptions, refuse: Callable[[str, str], None]) -> None:
+    """Covers what `start` rejects on any host. Whether this host can capture shows at run time."""
+    if session.backend not in BACKEND_NAMES:
+        refuse("session.backend", f"{session.backend!r} is not one of {', '.join(BACKEND_NAMES)}")
+    if not math.isfinite(session.replay_speed):
+        refuse("session.replay_speed", "must be a finite number")
+    if session.export is not None:
+        try:
+            collector_address(session.export.collector_ip)
+        except ValueError as error:
+            refuse("session.export.collector_ip", str(error))
 
 
 def _names_server(text: str) -> bool:

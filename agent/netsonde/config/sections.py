@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from ..wire.requests import CaptureOptions
+
 POLICY_ALL = "*"  # every verb
 POLICY_ANYONE = "*"  # every caller
 POLICY_READ = "read"
@@ -235,6 +237,9 @@ class Config(Section, kw_only=True, frozen=True):
     policy: PolicySection = PolicySection()
     log: LogSection = LogSection()
     http: HttpSection = HttpSection()
+    session: Annotated[
+        CaptureOptions | None, Meta(description="the capture that always runs, as in `start`")
+    ] = None
 
     @property
     def host(self) -> str:

@@ -1,7 +1,8 @@
 """The agent as a process: its tasks, its signals and its end.
 
 `serve` is the whole life of `netsonde run`; `run` is the same on a running event loop. All
-tasks live in one TaskGroup. The agent is ready when its parts run, with or without NATS.
+tasks live in one TaskGroup. The agent is ready when its parts and the wanted capture run, or
+after a time without the capture; with or without NATS.
 SIGTERM and SIGINT drain (drain.py). SIGHUP reads the configuration again and applies all
 changes or none.
 """
@@ -34,6 +35,7 @@ from .parts import Parts, build
 from .supervisor import Supervisor
 
 FQDN_TIMEOUT_SEC = 2.0
+READY_SEC = 10.0  # for the wanted capture to start
 
 Ready = Callable[[str], None]
 
@@ -105,8 +107,9 @@ class Agent:
         parts.events.emit("lifecycle", "started", f"netsonde {__version__}")
         if ready is not None:
             ready(self._config.nats.servers[0])
-        self._supervisor.ready(f"netsonde {__version__}, host {self._config.host}")
+        announcing = self._tasks.create_task(self._announce())
         await self._stopping.wait()
+        announcing.cancel()
         self._supervisor.stopping()
         await drain(parts)
         await cancel_tasks()
@@ -118,9 +121,25 @@ class Agent:
         works = [connection.run() for connection in parts.bus.connections]
         works += [parts.events.run(), parts.health.run(), self._supervisor.run(self._alive)]
         works.append(parts.presence.run())
+        works.append(parts.features.standing.run())
         if parts.spooled is not None:
             works.append(parts.spooled.run())
         return works
+
+    async def _announce(self) -> None:
+        """Reports readiness when the wanted capture runs. If it does not within READY_SEC, the
+        agent is ready without it and says why."""
+        standing = self._parts.features.standing
+        status = f"netsonde {__version__}, host {self._config.host}"
+        try:
+            async with asyncio.timeout(READY_SEC):
+                await standing.wait_satisfied()
+        except TimeoutError:
+            self._supervisor.ready(f"{status}; the capture does not run: {standing.reason}")
+            await standing.wait_satisfied()
+            self._supervisor.status(status)
+        else:
+            self._supervisor.ready(status)
 
     def _handle_signals(self, reload: Reload | None) -> None:
         loop = asyncio.get_running_loop()
@@ -143,6 +162,8 @@ class Agent:
             return
         self._config = new
         self._parts.apply(new)
+        if "agent.labels" in changed:
+            self._tasks.create_task(self._parts.responder.relabel(new.agent.labels))
         if "metrics.interval_sec" in changed:
             self._parts.features.sessions.retime()
         logs.configure(new.log)

@@ -1,9 +1,10 @@
 """Prometheus /metrics, /healthz and /readyz, for a scraper on loopback.
 
 A small HTTP/1.1 server: one GET a connection, bounded in bytes and time. /healthz is 200 while
-the capture threads' heartbeat moves or no session runs. /readyz is 200 while NATS is connected
-and the agent is not draining. Both bodies say why NATS is not connected. If the port is taken the
-agent runs without HTTP.
+the capture threads' heartbeat moves or no session runs. /readyz is 200 while NATS is connected,
+the agent is not draining, and a capture runs if one is wanted. Both bodies say why NATS is not
+connected, and /readyz why the capture does not run. If the port is taken the agent runs without
+HTTP.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .. import __version__
 from ..bus.connection import Connection
 from ..capture.collectors import LOSS_CAUSES
 from ..capture.session import Session
+from ..capture.standing import Standing
 from ..capture.totals import Key, SessionTotals, collector_series
 from ..config.addresses import endpoint
 from ..core.own_traffic import OwnListener
@@ -64,8 +66,13 @@ class _Exposed(Collector):
     """The metric families of one scrape."""
 
     def __init__(
-        self, host: str, session: Callable[[], Session | None], totals: SessionTotals
+        self,
+        host: str,
+        session: Callable[[], Session | None],
+        totals: SessionTotals,
+        standing: Standing | None,
     ) -> None:
+        self._standing = standing
         self._host = host
         self._session = session
         self._totals = totals
@@ -80,6 +87,8 @@ class _Exposed(Collector):
         running = GaugeMetricFamily("netsonde_session_running", "1 while a session is active")
         running.add_metric([], int(session is not None))
         yield running
+        if self._standing is not None:
+            yield from _capture(self._standing)
         yield from self._counters(session)
         if session is not None:
             yield from _spool(session)
@@ -137,6 +146,16 @@ class _Exposed(Collector):
                 lost.add_metric(who, values[f"records_lost_{cause}"])
         if series:
             yield lost
+
+
+def _capture(standing: Standing) -> Iterable[Metric]:
+    for name, value, what in (
+        ("wanted", standing.wanted is not None, "1 while a policy, [session] or persist wants one"),
+        ("running", standing.running, "1 while a capture runs"),
+    ):
+        gauge = GaugeMetricFamily(f"netsonde_capture_{name}", what)
+        gauge.add_metric([], int(value))
+        yield gauge
 
 
 def _gauges(session: Session) -> Iterable[Metric]:
@@ -198,15 +217,17 @@ class Health:
         ready: Callable[[], bool],
         totals: SessionTotals | None = None,
         connections: Callable[[], Sequence[Connection]] = tuple,
+        standing: Standing | None = None,
     ) -> None:
         self._listen = listen
         self._bus = connections
+        self._standing = standing
         self._session = session
         self._ready = ready
         self._heartbeat = Heartbeat()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_BusExposed(connections))
-        self._registry.register(_Exposed(host, session, totals or SessionTotals()))
+        self._registry.register(_Exposed(host, session, totals or SessionTotals(), standing))
         self._connections = 0
         self._log = structlog.get_logger()
         self.address = ""
@@ -277,7 +298,10 @@ class Health:
             alive = self._heartbeat.alive(self._session(), time.monotonic())
             response = _verdict(alive, "ok", "capture threads do not move", self._troubles())
         elif path == b"/readyz":
-            response = _verdict(self._ready(), "ready", "not ready", self._troubles())
+            details = self._troubles()
+            if self._standing is not None and not self._standing.satisfied:
+                details.append(f"capture: {self._standing.reason}")
+            response = _verdict(self._ready(), "ready", "not ready", details)
         else:
             response = _response("404 Not Found", b"/metrics, /healthz or /readyz\n")
         return response if words[0] == b"GET" else response.split(b"\r\n\r\n", 1)[0] + b"\r\n\r\n"

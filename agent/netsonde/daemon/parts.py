@@ -14,8 +14,11 @@ from ..bus.connection import Connection
 from ..bus.nats_client import PermissionDeniedError
 from ..bus.objects import Bucket, bucket_name
 from ..bus.publisher import Publisher
+from ..capture.persisted import PersistedStart
 from ..capture.sessions import Sessions
+from ..capture.standing import Standing
 from ..config.sections import BufferSection, Config, NatsSection
+from ..config.state import state_directory
 from ..core import library, own_traffic
 from ..firmware.verify import Firmware
 from ..recorder.retrieval import Retrievals
@@ -128,6 +131,7 @@ class Parts:
     def apply(self, settings: Config) -> None:
         """Hands the parts a configuration whose changed keys can all change live."""
         self.features.sessions.config = settings
+        self.features.standing.want("config", settings.session)
         self.features.firmware.settings = settings.firmware
         self.features.retrievals.settings = settings.buffer
         self.policy.settings = settings.policy
@@ -149,8 +153,11 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         spooled = JetStreamSink(bus.records, bus.record_publisher, events, settings.flows)
     sink = spooled or FlowStream(bus.record_publisher)
     sessions = Sessions(settings, sink, events, tasks, publish_metrics=bus.publish_metrics)
+    store = PersistedStart(state_directory())
+    standing = Standing(sessions, events, store, settings.session)
     features = Features(
         sessions,
+        standing,
         Retrievals(settings.buffer, settings.host, bus.packets_bucket),
         Firmware(settings.firmware),
         bus,
@@ -163,7 +170,8 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         host=settings.host,
         session=lambda: sessions.current,
         totals=sessions.totals,
-        ready=lambda: bus.control.connected and not responder.draining,
+        ready=lambda: bus.control.connected and not responder.draining and standing.satisfied,
+        standing=standing,
         connections=lambda: bus.connections,
     )
     description = HostDescription(
@@ -172,6 +180,7 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         version=__version__,
         session=lambda: sessions.current,
         server=lambda: bus.control.server,
+        standing=standing,
     )
     presence = Presence(
         bus.control,

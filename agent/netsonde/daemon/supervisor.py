@@ -1,8 +1,8 @@
 """Service notifications to systemd: ready, alive, stopping (sd_notify(3)).
 
 Each message is one datagram to the socket in NOTIFY_SOCKET; without it nothing is sent.
-READY=1 when the service runs, with or without NATS. WATCHDOG=1 every third of WATCHDOG_USEC
-while the capture threads' heartbeat moves. The socket never blocks.
+READY=1 when the service and the wanted capture run, see app.py. WATCHDOG=1 every third of
+WATCHDOG_USEC while the capture threads' heartbeat moves. The socket never blocks.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ class Supervisor:
 
     def ready(self, status: str) -> None:
         self.notify("READY=1", f"STATUS={status}")
+
+    def status(self, status: str) -> None:
+        self.notify(f"STATUS={status}")
 
     def stopping(self) -> None:
         self.notify("STOPPING=1", "STATUS=draining")

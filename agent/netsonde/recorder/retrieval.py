@@ -19,7 +19,7 @@ from ..config.sections import BufferSection
 from ..core.capture import Capture
 from ..core.packets import PacketReader
 from ..core.threads import on_thread
-from ..core.values import PacketQuery, PacketSummary
+from ..core.values import PacketGap, PacketQuery, PacketSummary
 from ..errors import (
     Draining,
     InvalidFilter,
@@ -157,11 +157,19 @@ def packets_reply(summary: PacketSummary, sha256: str) -> PacketsReply:
         first_time=rfc3339(summary.first_ns) if summary.packets else None,
         last_time=rfc3339(summary.last_ns) if summary.packets else None,
         complete=summary.complete,
-        gaps=[
-            PacketsGap(from_=rfc3339(gap.from_ns), to=rfc3339(gap.to_ns), reason=gap.reason)
-            for gap in summary.gaps
-        ],
+        gaps=[_gap_reply(gap) for gap in summary.gaps],
         chunks_read=summary.chunks_read,
         chunks_skipped=summary.chunks_skipped,
         sha256=sha256,
     )
+
+
+def add_gap(reply: PacketsReply, query: PacketQuery, gap: PacketGap) -> None:
+    """Adds a gap before those of the buffer, if the query reaches into it."""
+    if query.start_ns <= gap.to_ns and (not query.end_ns or query.end_ns >= gap.from_ns):
+        reply.gaps.insert(0, _gap_reply(gap))
+        reply.complete = False
+
+
+def _gap_reply(gap: PacketGap) -> PacketsGap:
+    return PacketsGap(from_=rfc3339(gap.from_ns), to=rfc3339(gap.to_ns), reason=gap.reason)

@@ -12,14 +12,14 @@ from typing import Any
 from ..core.packets import key_id, seal_with
 from ..errors import RequestError, UnsupportedCipher
 from ..wire.replies import EncryptionState
-from ..wire.requests import EncryptionRequest
+from ..wire.requests import EncryptionOptions
 from .key_file import read_key, zeroise
 
 CIPHER_SUITES = ("AES-256-GCM",)
 
 
 class Sealing:
-    def __init__(self, request: EncryptionRequest, key: bytearray) -> None:
+    def __init__(self, request: EncryptionOptions, key: bytearray) -> None:
         self._key = key
         self.state = EncryptionState(
             cipher_suite=request.cipher_suite, key_file=request.key_file, key_id=key_id(key)
@@ -40,7 +40,7 @@ class Sealing:
         zeroise(self._key)
 
 
-def read_sealing(directories: Sequence[str], request: EncryptionRequest, at: str) -> Sealing | None:
+def read_sealing(directories: Sequence[str], request: EncryptionOptions, at: str) -> Sealing | None:
     """Returns None if the request turns encryption off. `at` is the request's JSON path. Raises
     UnsupportedCipher, PathNotAllowed or InvalidKey."""
     if request.cipher_suite not in CIPHER_SUITES:

@@ -37,8 +37,6 @@ class EndpointStats:
 class Discovery:
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
-        # Names other than labels contain a dot, which labels cannot.
-        self._metadata = {"subject.root": identity.root, **identity.versions, **identity.labels}
         self._started = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         self.endpoints: dict[str, EndpointStats] = {name: EndpointStats() for name in VERBS}
 
@@ -61,7 +59,7 @@ class Discovery:
             "name": SERVICE,
             "id": self.identity.host,
             "version": self.identity.version,
-            "metadata": self._metadata,
+            "metadata": self._metadata(),
         }
         if kind == "INFO":
             document["description"] = f"packet capture and flow metering on {self.identity.fqdn}"
@@ -76,6 +74,11 @@ class Discovery:
                 for verb in VERBS.values()
             ]
         return document
+
+    def _metadata(self) -> dict[str, str]:
+        """Names other than labels contain a dot, which labels cannot."""
+        own = self.identity
+        return {"subject.root": own.root, **own.versions, **own.labels}
 
     def _endpoint(self, verb: Verb) -> dict[str, Any]:
         return {

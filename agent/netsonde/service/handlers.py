@@ -19,12 +19,13 @@ from msgspec import UNSET, Raw
 
 from ..capture.checks import blaming
 from ..capture.sessions import Sessions
+from ..capture.standing import Standing
 from ..core import backends as core_backends
 from ..core.capture import JSON, MSGPACK
 from ..core.values import FlowMatch, FlowQuery
 from ..errors import InvalidFilter, InvalidRequest
 from ..firmware.verify import Firmware
-from ..recorder.retrieval import Retrievals, packet_query
+from ..recorder.retrieval import Retrievals, add_gap, packet_query
 from ..wire import schema
 from ..wire.protocols import protocol_number
 from ..wire.replies import (
@@ -69,6 +70,7 @@ class Features:
     """The parts of the agent that the verbs act on."""
 
     sessions: Sessions
+    standing: Standing
     retrievals: Retrievals
     firmware: Firmware
     bus: Bus
@@ -116,17 +118,17 @@ async def backends(call: Call, request: BackendsRequest) -> Done:
 
 
 async def start(call: Call, request: StartRequest) -> Done:
-    return Done(await call.features.sessions.start(request))
+    return Done(await call.features.standing.start(request))
 
 
 async def stop(call: Call, request: StopRequest) -> Done:
-    reply = await call.features.sessions.stop(request)
+    reply = await call.features.standing.stop(request)
     reply.bus = call.features.bus.state()
     return Done(reply)
 
 
 async def status(call: Call, request: StatusRequest) -> Done:
-    reply = call.features.sessions.status()
+    reply = call.features.standing.status()
     reply.bus = call.features.bus.state()
     reply.bus_authenticated = call.features.bus.authenticated
     return Done(reply, 200 if reply.running else 204)
@@ -137,11 +139,11 @@ async def metrics(call: Call, request: MetricsRequest) -> Done:
 
 
 async def flow_meter_enable(call: Call, request: MeterRequest) -> Done:
-    return Done(await call.features.sessions.meter(request))
+    return Done(await call.features.standing.meter(request))
 
 
 async def netflow_export_enable(call: Call, request: ExportRequest) -> Done:
-    return Done(await call.features.sessions.export(request))
+    return Done(await call.features.standing.export(request))
 
 
 async def flows(call: Call, request: FlowsRequest) -> Done:
@@ -163,7 +165,7 @@ async def flows(call: Call, request: FlowsRequest) -> Done:
 
 
 async def encryption_enable(call: Call, request: EncryptionRequest) -> Done:
-    return Done(await call.features.sessions.encrypt(request))
+    return Done(await call.features.standing.encrypt(request))
 
 
 async def packets(call: Call, request: PacketsRequest) -> Done:
@@ -172,9 +174,11 @@ async def packets(call: Call, request: PacketsRequest) -> Done:
     session = sessions.require()
     with blaming("$.filter", InvalidFilter):
         await sessions.filters.check(query.filter, session.link_types, kernel=False)
-    return Done(
-        await call.features.retrievals.retrieve(session.capture, query, request.to, call.expires_at)
-    )
+    retrievals = call.features.retrievals
+    reply = await retrievals.retrieve(session.capture, query, request.to, call.expires_at)
+    if session.replaced is not None:
+        add_gap(reply, query, session.replaced)
+    return Done(reply)
 
 
 async def firmware_verify(call: Call, request: FirmwareRequest) -> Done:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..capture.session import Session
+from ..capture.standing import Standing
 from ..config.sections import Config
 from ..recorder.status import retention_sec
 from ..wire.instant import rfc3339
@@ -27,12 +28,14 @@ class HostDescription:
         version: str,
         session: Callable[[], Session | None],
         server: Callable[[], str],
+        standing: Standing | None = None,
     ) -> None:
         self.settings = settings
         self.boot = boot
         self._version = version
         self._session = session
         self._server = server
+        self._standing = standing
         self._facts = Facts()
 
     @property
@@ -44,7 +47,8 @@ class HostDescription:
 
     def entry(self) -> HostEntry:
         """Returns the entry as of now."""
-        session = self._session()
+        session, standing = self._session(), self._standing
+        drift = standing.drift if standing is not None else ""
         return HostEntry(
             host=self.host,
             boot=self.boot,
@@ -54,6 +58,8 @@ class HostDescription:
             facts=msgspec.structs.replace(self._facts, interfaces=interfaces()),
             server=self._server(),
             session=None if session is None else _summary(session),
+            drift=drift,
+            error=standing.reason if standing is not None and not drift else "",
         )
 
 

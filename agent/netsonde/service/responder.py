@@ -10,6 +10,7 @@ ignored otherwise. service/handlers.py executes the verbs, service/outbox.py sen
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import secrets
 import time
@@ -114,17 +115,34 @@ class Responder:
     def _listen(self, labels: Mapping[str, str]) -> None:
         for verb in VERBS:
             self._connection.listen(f"{self._root}.{verb}", self._on_request)
-        own = [f"{self._root}.host.{self._host}"]
-        own += [f"{self._root}.group.{key}.{value}" for key, value in labels.items()]
-        self._prefixes = tuple(f"{prefix}." for prefix in own)
+        own = self._own_prefixes(labels)
+        self._prefixes = own
         for prefix in own:
-            self._connection.listen(f"{prefix}.>", self._on_request)
+            self._connection.listen(f"{prefix}>", self._on_request)
         self._documents = self._discovery.subjects()
         for subject in self._documents:
             self._connection.listen(subject, self._on_discovery)
 
     def set_name_taken(self, taken: bool) -> None:
         self.name_taken = taken
+
+    def _own_prefixes(self, labels: Mapping[str, str]) -> tuple[str, ...]:
+        groups = (f"{self._root}.group.{key}.{value}." for key, value in labels.items())
+        return (f"{self._root}.host.{self._host}.", *groups)
+
+    async def relabel(self, labels: Mapping[str, str]) -> None:
+        """Changes the groups that this host receives, and its labels in service discovery."""
+        own, before = self._own_prefixes(labels), self._prefixes
+        self._discovery.identity = dataclasses.replace(self._discovery.identity, labels=labels)
+        # Requests of a group that is left may still arrive, so both are known for a moment.
+        self._prefixes = tuple(dict.fromkeys((*own, *before)))
+        for prefix in own:
+            if prefix not in before:
+                await self._connection.listen_now(f"{prefix}>", self._on_request)
+        for prefix in before:
+            if prefix not in own:
+                await self._connection.unlisten(f"{prefix}>")
+        self._prefixes = own
 
     async def drain(self, timeout_sec: float) -> None:
         """Rejects new requests from now on; waits for those in flight."""

@@ -19,6 +19,7 @@ import structlog
 from ..bus.connection import Connection
 from ..bus.publisher import Publisher
 from ..config.sections import FlowsSection
+from ..config.state import state_directory
 from ..core.values import Batch, Stats
 from ..errors import ConfigError
 from ..spool.format import Recovery
@@ -182,10 +183,7 @@ class JetStreamSink:
 
 def spool_directory(settings: FlowsSection) -> Path:
     """Returns [flows] spool_dir. Default: in systemd's state directory or /var/lib/netsonde."""
-    if settings.spool_dir:
-        return Path(settings.spool_dir)
-    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    return Path(state or "/var/lib/netsonde") / "spool"
+    return Path(settings.spool_dir) if settings.spool_dir else state_directory() / "spool"
 
 
 def read_mark(fd: int) -> Mark | None:

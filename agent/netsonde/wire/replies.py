@@ -5,16 +5,17 @@ Replies carry `host` first. Numbers without a unit in their name are counts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct, field
 
 from .counters import COUNTERS
 from .records import Count, FlowRecord, SpoolState, Time
-from .requests import BackendName, IntervalSec, Port, TimeoutSec, Version
+from .requests import BackendName, CaptureOptions, IntervalSec, Port, TimeoutSec, Version
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
+WantedBy: TypeAlias = Literal["policy", "config", "persist"]
 
 
 class Reply(Struct, kw_only=True):
@@ -207,6 +208,17 @@ else:
 class StatusReply(StatusCounters, kw_only=True):
     """Without a session every number is 0 and the session's fields are absent."""
 
+    wanted: Annotated[
+        CaptureOptions | UnsetType, Meta(description="the standing capture of this host")
+    ] = UNSET
+    wanted_by: WantedBy | UnsetType = UNSET
+    reason: Annotated[
+        str | UnsetType, Meta(description="why the wanted capture does not run as wanted")
+    ] = UNSET
+    drift: Annotated[
+        str | UnsetType, Meta(description="the override in force, and when it lapses")
+    ] = UNSET
+
     session_id: str | UnsetType = UNSET
     finished: bool | UnsetType = UNSET
     link_up: bool | UnsetType = UNSET
@@ -327,7 +339,8 @@ class PacketsGap(Struct, kw_only=True):
         Meta(
             description=(
                 "overwritten, unrecorded, unsealed, unopenable, spill_lost, dropped (on the way "
-                "to the agent), or limit: left out because of max_bytes or max_packets"
+                "to the agent), replaced: in the buffer of an earlier session, "
+                "or limit: left out because of max_bytes or max_packets"
             )
         ),
     ]

@@ -16,6 +16,13 @@ IntervalSec = Annotated[int, Meta(ge=1, le=3600)]
 Version: TypeAlias = Literal[5, 9, 10]
 Moment = Annotated[str, Meta(max_length=64, description="RFC 3339 with an offset, or like -5m")]
 Place: TypeAlias = Literal["object_store", "file"]
+OVERRIDE_SEC = 3600
+Override: TypeAlias = Annotated[
+    bool, Meta(description="also change a capture that the configuration or a policy wants")
+]
+OverrideSec: TypeAlias = Annotated[
+    int, Meta(ge=1, le=604_800, description="`override`: time until that capture is restored")
+]
 BackendName: TypeAlias = Literal["af_packet", "pcap", "xdp", "dpdk", "pf_ring", "file"]
 BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
 
@@ -28,8 +35,8 @@ class BackendsRequest(Request):
     """The host's capture backends."""
 
 
-class MeterRequest(Request, kw_only=True):
-    """Turn flow records on or off. A missing timeout keeps the session's value."""
+class MeterOptions(Request, kw_only=True):
+    """Flow records on or off. A missing timeout keeps the session's value."""
 
     enable: bool
     flow_timeout_sec: Annotated[
@@ -40,8 +47,15 @@ class MeterRequest(Request, kw_only=True):
     ] = UNSET
 
 
-class ExportRequest(Request, kw_only=True):
-    """Add a collector of flow records, change it (same address and port), or remove it."""
+class MeterRequest(MeterOptions, kw_only=True):
+    """Turn flow records on or off. A missing timeout keeps the session's value."""
+
+    override: Override = False
+    override_sec: OverrideSec = OVERRIDE_SEC
+
+
+class ExportOptions(Request, kw_only=True):
+    """A collector of flow records, identified by address and port."""
 
     collector_ip: Annotated[
         str, Meta(max_length=256, description="IPv4 or IPv6 address of one host")
@@ -55,16 +69,30 @@ class ExportRequest(Request, kw_only=True):
     enable: bool = True
 
 
-class EncryptionRequest(Request, kw_only=True):
-    """Seal the capture buffer, or store new packets unencrypted."""
+class ExportRequest(ExportOptions, kw_only=True):
+    """Add a collector of flow records, change it (same address and port), or remove it."""
+
+    override: Override = False
+    override_sec: OverrideSec = OVERRIDE_SEC
+
+
+class EncryptionOptions(Request, kw_only=True):
+    """The key that seals the capture buffer."""
 
     cipher_suite: Annotated[str, Meta(max_length=64, description="AES-256-GCM")]
     key_file: Annotated[str, Meta(max_length=4096, description="on the host, in key_dirs")]
     enable: bool = True
 
 
-class StartRequest(Request, kw_only=True):
-    """Start the host's one capture session."""
+class EncryptionRequest(EncryptionOptions, kw_only=True):
+    """Seal the capture buffer, or store new packets unencrypted."""
+
+    override: Override = False
+    override_sec: OverrideSec = OVERRIDE_SEC
+
+
+class CaptureOptions(Request, kw_only=True):
+    """One capture: the keys of `[session]`, and `wanted` of `status`."""
 
     interface: Annotated[
         str, Meta(max_length=4096, description="an interface; for `file` a path in replay_dirs")
@@ -82,15 +110,27 @@ class StartRequest(Request, kw_only=True):
     replay_speed: Annotated[
         float, Meta(ge=0, le=1e6, description="`file`: 0 as fast as possible, 1.0 real time")
     ] = 0.0
-    metering: MeterRequest | None = None
-    export: ExportRequest | None = None
-    encryption: EncryptionRequest | None = None
+    metering: MeterOptions | None = None
+    export: ExportOptions | None = None
+    encryption: EncryptionOptions | None = None
+
+
+class StartRequest(CaptureOptions, kw_only=True):
+    """Start the host's one capture session."""
+
+    persist: Annotated[
+        bool, Meta(description="start the capture again after an agent restart, until `stop`")
+    ] = False
+    override: Override = False
+    override_sec: OverrideSec = OVERRIDE_SEC
 
 
 class StopRequest(Request, kw_only=True):
     """End the session. The reply follows the last published record."""
 
     reason: Annotated[str, Meta(max_length=256)] = "manual"
+    override: Override = False
+    override_sec: OverrideSec = OVERRIDE_SEC
 
 
 class StatusRequest(Request):
