@@ -33,9 +33,11 @@ struct sonde_disk_writer {
   int drop_errno;
   pthread_cond_t dropped;
   struct sonde_segment_dir segments; /* under the lock */
-  struct sonde_segment_file file; /* the thread's; other threads read its figures under the lock */
+  struct sonde_segment_file file;    /* the thread's; a scan reads its figures under the lock */
   struct sonde_sealkey *keys[SONDE_SEGMENT_DIR_KEYS_MAX]; /* under the lock; the newest first */
-  uint64_t failures;
+  _Atomic uint64_t failures;      /* this and the next two are read without the lock, */
+  _Atomic uint64_t segment_count; /* which is held while files are removed */
+  _Atomic uint64_t segment_bytes;
   bool failing; /* under the lock, like the next two */
   uint64_t failing_packets;
   uint64_t resume_ns; /* success is not reported before */
@@ -54,11 +56,16 @@ static void count_lost(struct sonde_disk_writer *writer, struct sonde_extent *ex
                          packets);
 }
 
+static void publish(struct sonde_disk_writer *writer) {
+  atomic_store(&writer->segment_count, writer->segments.count + (writer->file.frames > 0));
+  atomic_store(&writer->segment_bytes, writer->segments.bytes + writer->file.bytes);
+}
+
 /* Counts a failure; raises an event for the first of a series. */
 static void fail_writing(struct sonde_disk_writer *writer, int system_errno, const char *detail) {
   pthread_mutex_lock(&writer->lock);
   bool first = !writer->failing;
-  writer->failures++;
+  atomic_fetch_add(&writer->failures, 1);
   writer->failing = true;
   writer->resume_ns = sonde_clock_ns(CLOCK_MONOTONIC_COARSE) + RETRY_NS;
   pthread_mutex_unlock(&writer->lock);
@@ -139,8 +146,9 @@ static void finish_file(struct sonde_disk_writer *writer) {
   entry.bytes = writer->file.bytes;
   pthread_mutex_lock(&writer->lock);
   if (writer->file.frames && sonde_segment_dir_add(&writer->segments, &entry) < 0)
-    writer->failures++;
+    atomic_fetch_add(&writer->failures, 1);
   sonde_segment_file_reset(&writer->file);
+  publish(writer);
   pthread_mutex_unlock(&writer->lock);
 }
 
@@ -148,8 +156,8 @@ static void finish_file(struct sonde_disk_writer *writer) {
 static void make_room(struct sonde_disk_writer *writer, uint64_t more) {
   pthread_mutex_lock(&writer->lock);
   while (writer->segments.bytes + writer->file.bytes + more > writer->file.disk_bytes &&
-         sonde_segment_dir_drop_oldest(&writer->segments)) {
-  }
+         sonde_segment_dir_drop_oldest(&writer->segments))
+    publish(writer);
   pthread_mutex_unlock(&writer->lock);
 }
 
@@ -191,6 +199,7 @@ static int write_extent(struct sonde_disk_writer *writer, const struct sonde_seg
     sonde_segment_file_abandon(file);
     finish_file(writer);
   }
+  publish(writer);
   return system_errno;
 }
 
@@ -265,6 +274,7 @@ static void drop_clear(struct sonde_disk_writer *writer) {
     pthread_mutex_lock(&writer->lock);
   }
   writer->drop_errno = sonde_segment_dir_drop_clear(&writer->segments) ? 0 : errno;
+  publish(writer);
   writer->drops_clear = false;
   pthread_cond_broadcast(&writer->dropped);
 }
@@ -332,6 +342,7 @@ int sonde_disk_writer_open(struct sonde_store *store, const char *dir, uint64_t 
   pthread_cond_init(&made->work, NULL);
   pthread_cond_init(&made->dropped, NULL);
   int status = prepare(made, dir, disk_bytes, error);
+  publish(made);
   if (status == SONDE_OK) {
     int failed = sonde_thread_start(&made->thread, run, made);
     made->runs = failed == 0;
@@ -383,11 +394,9 @@ int sonde_disk_writer_drop_clear(struct sonde_disk_writer *writer, struct sonde_
 /* ---- statistics and queries ----------------------------------------------------------- */
 
 void sonde_disk_writer_stats(struct sonde_disk_writer *writer, struct sonde_store_stats *stats) {
-  pthread_mutex_lock(&writer->lock);
-  stats->segments = writer->segments.count + (writer->file.frames > 0);
-  stats->segment_bytes = writer->segments.bytes + writer->file.bytes;
-  stats->spill_failures = writer->failures;
-  pthread_mutex_unlock(&writer->lock);
+  stats->segments = atomic_load(&writer->segment_count);
+  stats->segment_bytes = atomic_load(&writer->segment_bytes);
+  stats->spill_failures = atomic_load(&writer->failures);
 }
 
 static void add_file(struct sonde_segment_scan *scan, const struct sonde_segment_entry *file) {
