@@ -132,7 +132,7 @@ bool sonde_collector_is(const struct sonde_collector *collector, const char *add
 void sonde_collector_supersede(struct sonde_collector *collector, struct sonde_collector *before) {
   uint16_t version = collector->stats.version;
   struct sonde_messages unused = collector->messages;
-  sonde_collector_settle(before);
+  sonde_collector_confirm(before);
   sonde_collector_stats(before, &collector->stats);
   collector->stats.version = version;
   sonde_encoder_continue(collector->encoder, before->encoder);
@@ -141,8 +141,6 @@ void sonde_collector_supersede(struct sonde_collector *collector, struct sonde_c
   collector->next = before->next;
   collector->fd = before->fd;
   collector->own = before->own;
-  collector->last = before->last;
-  collector->last_pending = before->last_pending;
   before->messages = unused;
   before->fd = -1;
 }
@@ -196,6 +194,14 @@ void sonde_collector_stats(const struct sonde_collector *collector,
   struct sonde_encoder_counters counters;
   sonde_encoder_counters(collector->encoder, &counters);
   *stats = collector->stats;
+  if (collector->last_pending) {
+    const struct sonde_message *last = &collector->last;
+    stats->messages_sent--;
+    stats->bytes_sent -= last->bytes;
+    stats->records_sent -= last->records;
+    stats->packets_sent -= last->packets;
+    stats->octets_sent -= last->octets;
+  }
   stats->connected = collector->fd >= 0;
   stats->templates_sent += counters.templates;
   stats->records_skipped_ipv6 += counters.records_skipped_ipv6;

@@ -27,7 +27,8 @@ struct sonde_collector {
   struct sonde_messages messages;
   uint32_t next;
   struct sonde_message last; /* the last sent; an ICMP refusal counts as its loss */
-  bool last_pending;         /* no refusal of `last` is known yet */
+  bool last_pending;         /* no refusal of `last` is known yet; not reported as sent */
+  uint64_t last_ns;          /* when it was sent */
   bool failed_once;          /* the message at `next` failed once */
   uint64_t full_since_ns;    /* when the socket buffer became full, 0 if it is not */
   bool drop_when_full;       /* one message timed out: drop further ones without waiting */
@@ -76,10 +77,15 @@ uint64_t sonde_collector_send(struct sonde_collector *collector, uint64_t now_ns
 void sonde_collector_disconnect(struct sonde_collector *collector);
 /* Checks the socket for a refusal of the last message. */
 void sonde_collector_settle(struct sonde_collector *collector);
+/* Settles, and then reports the last message as sent. A later refusal of it is no loss. */
+void sonde_collector_confirm(struct sonde_collector *collector);
+/* The same if the last message was sent long ago. */
+void sonde_collector_confirm_old(struct sonde_collector *collector, uint64_t now_ns);
 /* The socket that poll reports an error for when a refusal arrives, or -1. */
 static inline int sonde_collector_error_fd(const struct sonde_collector *collector) {
   return collector->last_pending ? collector->fd : -1;
 }
+/* No counter ever decreases: the message that may still be refused is not counted as sent. */
 void sonde_collector_stats(const struct sonde_collector *collector,
                            struct sonde_collector_stats *stats);
 

@@ -20,6 +20,7 @@ enum { SEND_MESSAGES_MAX = 64, BURST_BYTES_MIN = 64 << 10 };
 static const uint64_t RECONNECT_NS = 1000000000;
 static const uint64_t FULL_TIMEOUT_NS = 50000000; /* for a full socket buffer */
 static const uint64_t FULL_RETRY_NS = 1000000;
+static const uint64_t REFUSAL_NS = 500000000; /* a refusal that comes later is no loss */
 
 static void note_error(struct sonde_collector *collector, int number) {
   const char *text = strerrordesc_np(number);
@@ -29,7 +30,7 @@ static void note_error(struct sonde_collector *collector, int number) {
 
 /* ---- losses --------------------------------------------------------------------------- */
 
-static void count_sent(struct sonde_collector *collector, uint32_t count) {
+static void count_sent(struct sonde_collector *collector, uint32_t count, uint64_t now_ns) {
   struct sonde_collector_stats *stats = &collector->stats;
   for (uint32_t i = 0; i < count; i++) {
     const struct sonde_message *message = &collector->messages.list[collector->next++];
@@ -41,6 +42,7 @@ static void count_sent(struct sonde_collector *collector, uint32_t count) {
     collector->last = *message;
   }
   collector->last_pending = true;
+  collector->last_ns = now_ns;
   collector->failed_once = false;
   collector->drop_when_full = false;
   collector->full_since_ns = 0;
@@ -55,6 +57,7 @@ static void count_lost(struct sonde_collector *collector, uint64_t *cause) {
   collector->full_since_ns = 0;
 }
 
+/* The message was not reported as sent yet. */
 static void charge_refusal(struct sonde_collector *collector) {
   struct sonde_collector_stats *stats = &collector->stats;
   const struct sonde_message *last = &collector->last;
@@ -104,6 +107,16 @@ void sonde_collector_settle(struct sonde_collector *collector) {
   /* Read the error to clear it, or the next send would fail. */
   if (getsockopt(collector->fd, SOL_SOCKET, SO_ERROR, &pending, &bytes) == 0)
     count_refusals(collector);
+}
+
+void sonde_collector_confirm(struct sonde_collector *collector) {
+  sonde_collector_settle(collector);
+  collector->last_pending = false;
+}
+
+void sonde_collector_confirm_old(struct sonde_collector *collector, uint64_t now_ns) {
+  if (collector->last_pending && now_ns - collector->last_ns >= REFUSAL_NS)
+    sonde_collector_confirm(collector);
 }
 
 /* ---- the socket ----------------------------------------------------------------------- */
@@ -246,7 +259,7 @@ uint64_t sonde_collector_send(struct sonde_collector *collector, uint64_t now_ns
     return handle_failure(collector, errno, now_ns);
   for (int i = 0; i < sent; i++)
     collector->credit_bytes -= collector->messages.list[collector->next + (uint32_t)i].bytes;
-  count_sent(collector, (uint32_t)sent);
+  count_sent(collector, (uint32_t)sent, now_ns);
   if ((uint32_t)sent < count)
     count_refusals(collector);
   return sonde_collector_idle(collector) ? 0 : now_ns;

@@ -147,6 +147,7 @@ static void encode_batch(struct sonde_exporter *exporter, struct sonde_collector
 /* Returns when to call again, 0 if there is nothing to do. */
 static uint64_t serve(struct sonde_exporter *exporter, struct sonde_collector *collector,
                       uint64_t now_ns) {
+  sonde_collector_confirm_old(collector, now_ns);
   drop_backlog(exporter, collector, now_ns);
   if (!sonde_collector_idle(collector)) {
     uint64_t due_ns = sonde_collector_send(collector, now_ns);
@@ -237,6 +238,9 @@ static uint64_t flush_request(struct sonde_exporter *exporter) {
 }
 
 static void finish_flush(struct sonde_exporter *exporter, uint64_t request) {
+  for (uint32_t i = 0; i < exporter->collector_count; i++)
+    sonde_collector_confirm(exporter->collectors[i]);
+  sonde_exporter_publish(exporter);
   pthread_mutex_lock(&exporter->lock);
   exporter->flush_done = request;
   atomic_store(&exporter->urgent, exporter->flush_requested != request);

@@ -117,6 +117,11 @@ static void sent_messages_are_counted(void) {
   }
   sonde_collector_stats(collector, &stats);
   CHECK_EQ(received, messages);
+  CHECK_EQ(stats.messages_sent, messages - 1); /* the last can still be refused */
+  sonde_collector_confirm_old(collector, NOW + SECOND / 2 - 1);
+  CHECK(collector->last_pending);
+  sonde_collector_confirm_old(collector, NOW + SECOND / 2);
+  sonde_collector_stats(collector, &stats);
   CHECK_EQ(stats.messages_sent, messages);
   CHECK_EQ(stats.bytes_sent, octets);
   CHECK_EQ(stats.records_sent, RECORDS);
@@ -143,6 +148,55 @@ static void refusals_are_charged_to_refused(void) {
   CHECK_EQ(stats.refusals, messages);
   CHECK(strcmp(stats.last_error, "Connection refused") == 0);
   CHECK_EQ(stats.connected, 1);
+  sonde_collector_destroy(collector);
+}
+
+static void check_not_less(const struct sonde_collector_stats *now,
+                           const struct sonde_collector_stats *before) {
+  CHECK(now->messages_sent >= before->messages_sent);
+  CHECK(now->bytes_sent >= before->bytes_sent);
+  CHECK(now->records_sent >= before->records_sent);
+  CHECK(now->packets_sent >= before->packets_sent);
+  CHECK(now->octets_sent >= before->octets_sent);
+  CHECK(now->records_lost_refused >= before->records_lost_refused);
+  CHECK(now->packets_lost >= before->packets_lost);
+}
+
+/* The port is closed while some messages are sent: the kernel refuses those with an ICMP error. */
+static void refusals_decrease_no_counter(void) {
+  uint16_t port;
+  int fd = listen_on(&port);
+  struct sonde_collector *collector = make(9, port, 0);
+  struct sonde_collector_stats before = {0}, stats;
+  for (int round = 0; round < 3; round++) {
+    if (round == 1)
+      close(fd);
+    fill(collector);
+    for (int turn = 0; turn < 1000 && !sonde_collector_idle(collector); turn++) {
+      sonde_collector_send(collector, NOW);
+      for (int settled = 0; settled < 2; settled++) {
+        sonde_collector_stats(collector, &stats);
+        check_not_less(&stats, &before);
+        before = stats;
+        sonde_collector_settle(collector);
+      }
+    }
+  }
+  sonde_collector_confirm(collector);
+  sonde_collector_stats(collector, &stats);
+  check_not_less(&stats, &before);
+  CHECK(stats.records_sent >= RECORDS && stats.records_lost_refused >= RECORDS);
+  CHECK_EQ(stats.records_sent + stats.records_lost_refused, 3 * RECORDS);
+  /* A refusal of a message that was reported as sent is no loss. */
+  uint64_t refusals = stats.refusals;
+  CHECK_EQ(send(collector->fd, "x", 1, 0), 1);
+  before = stats;
+  collector->last_pending = true; /* so that settle reads the error */
+  collector->last = (struct sonde_message){0};
+  sonde_collector_confirm(collector);
+  sonde_collector_stats(collector, &stats);
+  CHECK_EQ(stats.refusals, refusals + 1);
+  CHECK_EQ(stats.records_lost_refused, before.records_lost_refused);
   sonde_collector_destroy(collector);
 }
 
@@ -404,6 +458,7 @@ static void successor_continues(void) {
   CHECK_EQ(after->positions[3], 77);
   CHECK(!sonde_collector_idle(after));
   send_all(after, NOW);
+  sonde_collector_confirm(after);
   sonde_collector_stats(after, &stats);
   CHECK_EQ(stats.records_sent, 2 * RECORDS);
   CHECK_EQ(stats.version, 10);
@@ -449,6 +504,7 @@ int main(void) {
   make_records();
   sent_messages_are_counted();
   refusals_are_charged_to_refused();
+  refusals_decrease_no_counter();
   full_socket_is_charged_to_no_room();
   error_reconnects();
   unreachable_address_loses_the_batch();

@@ -1,7 +1,6 @@
 """Counters over the agent's life, for Prometheus: ended sessions and the running one.
 
-A value shown once is never followed by a smaller one. A refusal of an export message takes its
-records from the sent ones back, so the shown value waits until it is reached again.
+A value shown once is never followed by a smaller one.
 """
 
 from __future__ import annotations
