@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import oracle
 from deadlines import TIMEOUT_SEC, eventually_now
+from netsonde.bus.connection import order_servers
 from servers import NatsServer
 
 COMMAND = Path(sys.executable).with_name("netsonde")
@@ -76,7 +77,7 @@ class Agent:
     def start(self) -> Agent:
         """Starts the process and returns when the agent replies on the bus."""
         self.spawn()
-        url = self.config["nats"]["servers"][0]
+        url = order_servers(self.config["nats"]["servers"], self.host)[0]
         eventually_now(lambda: self._answers(url), f"{self.host} to answer")
         return self
 

@@ -10,6 +10,7 @@ import pytest
 from stage import ROWS, Crowd, Row, Stage, jetstream, write_crowd
 
 from agents import Fleet
+from netsonde.bus.connection import order_servers
 from servers import NatsServer
 
 
@@ -28,7 +29,9 @@ def set_stage(
 
     def make(*servers: NatsServer, name: str = "") -> Stage:
         directory = tmp_path / name
-        chosen = servers or (jetstream(directory / "nats").start(),)
+        ordered = order_servers([one.url for one in servers], "alpha")  # the agent's order
+        chosen = sorted(servers, key=lambda one: ordered.index(one.url))
+        chosen = chosen or [jetstream(directory / "nats").start()]
         fleet = Fleet(chosen[0], directory)
         fleet.replay_dirs = [crowd.path.parent]
         if "wire" in request.fixturenames:

@@ -15,6 +15,7 @@ import pytest
 from agents import Agent, Fleet, answers
 from bus import Bus, Collector
 from deadlines import eventually, eventually_now
+from netsonde.bus.connection import order_servers
 from packets import SECOND_NS, UDP, Packet, at, ethernet, ipv4, udp, write_pcap
 from replay import check_conservation, check_lives, finished, records_of
 from servers import NatsServer, free_port
@@ -179,19 +180,21 @@ async def test_frozen_server_thaws_without_loss(
 def test_agent_leaves_a_frozen_server_for_the_next_one(
     fleet: Fleet, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    """The first of two configured servers stays frozen; the agent connects to the second."""
-    second = NatsServer(tmp_path / "second").start()
+    """The server in use, one of two, stays frozen; the agent connects to the other."""
+    other = NatsServer(tmp_path / "other").start()
+    urls = order_servers([nats_server.url, other.url], "alpha")
+    used, spare = (nats_server, other) if urls[0] == nats_server.url else (other, nats_server)
     try:
-        agent = fleet.agent(nats={"servers": [nats_server.url, second.url]}).start()
-        nats_server.freeze()
+        agent = fleet.agent("alpha", nats={"servers": urls}).start()
+        used.freeze()
         eventually_now(
-            lambda: answers(second.url, f"$SRV.PING.netsonde.{agent.host}"),
-            "the agent on the second server",
+            lambda: answers(spare.url, f"$SRV.PING.netsonde.{agent.host}"),
+            "the agent on the spare server",
         )
         assert agent.alive
     finally:
-        nats_server.thaw()
-        second.kill()
+        used.thaw()
+        other.kill()
 
 
 # ---- the agent ends ---------------------------------------------------------------------------

@@ -317,6 +317,38 @@ def test_backoff_has_full_jitter_and_a_limit() -> None:
         assert most * 7 / 8 < max(waits) <= most
 
 
+async def test_each_host_connects_to_the_first_server_of_its_order() -> None:
+    async with EmbeddedServer() as one, EmbeddedServer() as two, EmbeddedServer() as three:
+        urls = [one.url, two.url, three.url]
+        settings = NatsSection(servers=urls)
+        hosts = [f"web{number}" for number in range(24)]
+        connections = [Connection(settings, host=host, purpose="test") for host in hosts]
+        tasks = [asyncio.create_task(connection.run()) for connection in connections]
+        try:
+            for connection, host in zip(connections, hosts, strict=True):
+                await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
+                assert f"nats://{connection.server}" == order_servers(urls, host)[0]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_waits_between_attempts_grow_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+
+    def draw(least: float, most: float) -> float:
+        assert least == 0.0
+        limits.append(most)
+        return 0.0
+
+    monkeypatch.setattr("netsonde.bus.nats_client.random.uniform", draw)
+    async with running(f"nats://127.0.0.1:{free_port()}") as connection:
+        await eventually(lambda: len(limits) > 10, "ten failed attempts")
+        assert not connection.connected
+    assert limits[:9] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+
+
 async def test_failed_attempts_are_reported() -> None:
     port = free_port()
     with structlog.testing.capture_logs() as logs:

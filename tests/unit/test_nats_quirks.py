@@ -220,6 +220,22 @@ async def test_server_that_reads_nothing_is_dropped(monkeypatch: pytest.MonkeyPa
             assert time.monotonic() - began < TIMEOUT_SEC
 
 
+async def test_cancellation_during_a_failing_connect_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """wait_for of Python 3.11 swallows a cancellation that comes together with the refusal."""
+    monkeypatch.setattr(nats_client, "BACKOFF_SEC_MAX", 0.0)
+    section = NatsSection(servers=[f"nats://127.0.0.1:{free_port()}"])
+    for number in range(100):
+        connection = Connection(section, host="alpha", purpose="test")
+        task = asyncio.create_task(connection.run())
+        await asyncio.sleep(number / 20_000)
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=TIMEOUT_SEC)
+        assert done, f"attempt {number}"
+        assert task.cancelled()
+
+
 async def test_escaped_password_in_a_url_is_decoded() -> None:
     config = 'authorization { user: "ag@nt", password: "p/a:%41" }'
     async with (

@@ -31,7 +31,9 @@ from .nats_client import (
     OpenSocket,
     PermissionDeniedError,
     backoff_sec,
+    cancellations,
     explain_error,
+    honour_cancellation,
 )
 
 PING_INTERVAL_SEC = 10
@@ -257,7 +259,7 @@ class Connection:
 
     async def run(self) -> None:
         """Runs until cancelled."""
-        failures = 0
+        failures, before = 0, cancellations()
         while True:
             began_sec = time.monotonic()
             try:
@@ -266,6 +268,7 @@ class Connection:
             except Exception as error:
                 # The peer may not be a NATS server. No reply may end a capture.
                 self._note_failure(explain_error(error))
+            honour_cancellation(before)
             failures = failures + 1 if time.monotonic() - began_sec < WATCH_INTERVAL_SEC else 0
             await asyncio.sleep(backoff_sec(failures))
 

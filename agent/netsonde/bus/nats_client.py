@@ -143,12 +143,28 @@ def explain_error(error: BaseException) -> str:
     return text or ("the server hung up" if isinstance(error, OSError) else repr(error))
 
 
+def cancellations() -> int:
+    """Returns how often the current task was cancelled."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
 def honour_cancellation(before: int = 0) -> None:
     """Raises a cancellation that nats-py or asyncio.wait_for of Python 3.11 swallowed. before: the
     task's count of cancellations at the start."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling() > before:
+    if cancellations() > before:
         raise asyncio.CancelledError
+
+
+@contextlib.contextmanager
+def _cancellable() -> Iterator[None]:
+    """Raises a cancellation that the block swallowed. wait_for of Python 3.11 raises the error of
+    its work instead, if both come at once."""
+    before = cancellations()
+    try:
+        yield
+    finally:
+        honour_cancellation(before)
 
 
 class _Transport(TcpTransport):
@@ -412,7 +428,7 @@ class GuardedClient(Client):
         if self._tries or self._up_sec is not None:
             self._hastened.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(backoff_sec(self._tries // count)):
+                async with asyncio.timeout(backoff_sec(max(self._tries - 1, 0) // count)):
                     await self._hastened.wait()
         self._up_sec = None
         self._tries += 1
@@ -431,13 +447,16 @@ class GuardedClient(Client):
         self._ps.reset()
         self.abort()  # closes the socket of an earlier try
         self._transport = _Transport(self.open_socket)
-        await self._transport.connect(s.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"])
+        seconds = self.options["connect_timeout"]
+        with _cancellable():
+            await self._transport.connect(s.uri, DEFAULT_BUFFER_SIZE, seconds)
 
     async def _process_connect_init(self) -> None:
         """Raises only errors after which nats-py tries again."""
         try:
-            async with asyncio.timeout(HANDSHAKE_SEC):
-                await super()._process_connect_init()
+            with _cancellable():
+                async with asyncio.timeout(HANDSHAKE_SEC):
+                    await super()._process_connect_init()
         except (OSError, nats.errors.Error):
             raise
         except Exception as error:
@@ -491,10 +510,8 @@ class GuardedClient(Client):
     # ---- receiving and sending ---------------------------------------------------------------
 
     async def _flush_pending(self, force_flush: bool = False) -> None:
-        task = asyncio.current_task()
-        before = task.cancelling() if task is not None else 0
-        await super()._flush_pending(force_flush)
-        honour_cancellation(before)
+        with _cancellable():
+            await super()._flush_pending(force_flush)
 
     async def _process_err(self, err_msg: str) -> None:
         denial = read_denial(err_msg)

@@ -338,8 +338,15 @@ def write_failed(args: Namespace, outcome: Outcome) -> None:
 
 
 def source_warnings(reply: Reply) -> list[str]:
-    """Returns what a reply says about a cut file and about packets that were not decoded."""
+    """Returns what a reply says about a cut file, packets that were not decoded, records that were
+    not sent, and subjects that the NATS server denied to the agent."""
     found = []
+    unsent, bus = reply.body.get("records_unsent"), reply.body.get("bus")
+    if isinstance(unsent, int) and unsent > 0:
+        found.append(f"warning: {unsent} records were not sent")
+    denied = bus.get("denied") if isinstance(bus, dict) else None
+    subjects = denied if isinstance(denied, list) else []
+    found += [f"warning: the NATS server denies {one} to the agent" for one in subjects]
     file, undecoded = reply.body.get("file"), reply.body.get("undecoded")
     if isinstance(file, dict) and file.get("truncated"):
         found.append(f"warning: the file is cut or damaged: {file.get('detail')}")

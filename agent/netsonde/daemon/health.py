@@ -3,8 +3,8 @@
 A small HTTP/1.1 server: one GET a connection, bounded in bytes and time. /healthz is 200 while
 the capture threads' heartbeat moves or no session runs. /readyz is 200 while NATS is connected,
 the agent is not draining, and a capture runs if one is wanted. Both bodies say why NATS is not
-connected, and /readyz why the capture does not run. If the port is taken the agent runs without
-HTTP.
+connected and which subjects it denies, and /readyz why the capture does not run. If the port is
+taken the agent runs without HTTP.
 """
 
 from __future__ import annotations
@@ -261,7 +261,10 @@ class Health:
                 watcher.cancel()
 
     def _troubles(self) -> list[str]:
-        return [f"{one.purpose}: {one.trouble}" for one in self._bus() if one.trouble]
+        found = [f"{one.purpose}: {one.trouble}" for one in self._bus() if one.trouble]
+        for one in self._bus():
+            found += [f"{one.purpose}: permission denied for {name}" for name in one.denied]
+        return found
 
     async def _watch(self) -> None:
         # Probes may be rare, and a stall is measured since the last move.
