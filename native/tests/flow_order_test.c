@@ -229,6 +229,22 @@ static void repeated_syn_restarts_the_handshake(void) {
   check_stray();
 }
 
+/* The offset of a SYN from the flow's start has 32 bits of microseconds. */
+static void handshake_late_in_a_long_flow(void) {
+  for (int beyond = 0; beyond < 2; beyond++) {
+    const uint64_t syn_ns = (UINT32_MAX - UINT64_C(1) + (uint64_t)beyond) * US;
+    begin(86400 * SECOND);
+    sonde_flow_table_metering_set(table, true, 86400 * SECOND, 86400 * SECOND);
+    send(0, false, ACK);
+    send(syn_ns, false, SYN);
+    send(syn_ns + 100 * US, true, SYN | ACK);
+    send(syn_ns + 200 * US, false, ACK);
+    end();
+    CHECK_EQ(count, 1);
+    CHECK_EQ(records[0].handshake_rtt_us, beyond ? UINT32_MAX : 200);
+  }
+}
+
 int main(void) {
   handshake_in_any_order();
   refused_connection_is_one_flow();
@@ -238,5 +254,6 @@ int main(void) {
   later_segments_keep_the_source();
   stray_ack_completes_nothing();
   repeated_syn_restarts_the_handshake();
+  handshake_late_in_a_long_flow();
   return check_report();
 }

@@ -287,10 +287,48 @@ static void check_late_sum_of_a_half_closed_flow(void) {
   sonde_flow_table_destroy(table);
 }
 
+/* Sums that count only one of the two. */
+static void check_retransmissions_and_disorder(void) {
+  for (unsigned which = 0; which < 2; which++) {
+    struct sonde_flow_table *table = create(0);
+    struct sonde_decoded packet = make(2, 1700000000000000000);
+    uint32_t cursor = 0;
+    record_count[0] = 0;
+    sums[2] = (struct sonde_delta){0};
+    add_up(&sums[2], &packet);
+    sums[2].retransmissions[0] = which ? 0 : 7;
+    sums[2].out_of_order[0] = which ? 5 : 0;
+    sums[2].packets[0] += 10;
+    sonde_flow_table_merge(table, &sums[2], 1);
+    CHECK(sonde_flow_table_flush(table, true, &cursor));
+    CHECK_EQ(records[0][0].retransmissions, which ? 0 : 7);
+    CHECK_EQ(records[0][0].out_of_order, which ? 5 : 0);
+    sonde_flow_table_destroy(table);
+  }
+}
+
+/* A table whose first packets were added up expires their flow after its idle timeout. */
+static void check_first_sum_starts_the_clock(void) {
+  struct sonde_flow_table *table = create(0);
+  struct sonde_decoded packet = make(1, 1700000000000000000);
+  record_count[0] = 0;
+  sums[1] = (struct sonde_delta){0};
+  add_up(&sums[1], &packet);
+  sonde_flow_table_merge(table, &sums[1], 1);
+  sonde_flow_table_expire(table, packet.time_ns + 29000000000);
+  CHECK_EQ(record_count[0], 0);
+  sonde_flow_table_expire(table, packet.time_ns + 32000000000);
+  CHECK_EQ(record_count[0], 1);
+  CHECK_EQ(records[0][0].end_reason, SONDE_END_IDLE);
+  sonde_flow_table_destroy(table);
+}
+
 int main(void) {
   check_random_packets();
   check_late_sum();
   check_late_tcp_sum();
   check_late_sum_of_a_half_closed_flow();
+  check_first_sum_starts_the_clock();
+  check_retransmissions_and_disorder();
   return check_report();
 }

@@ -236,6 +236,16 @@ static void test_failure(const struct sonde_libcrypto *broken) {
   CHECK_EQ(stats.packets_seal_lost, 6000);
   CHECK(store_events.seal_failed > failed_before);
 
+  /* More failures are reported again once a second has passed. */
+  failed_before = store_events.seal_failed;
+  sonde_libcrypto = broken;
+  store->seal_reported_ns = sonde_clock_ns(CLOCK_MONOTONIC) - 1100000000;
+  append(store, 6000, 6100);
+  sonde_appender_cut(sonde_store_appender(store, 0), 0);
+  wait_until_idle(store);
+  CHECK(store_events.seal_failed > failed_before);
+  sonde_libcrypto = &sonde_libcrypto_real;
+
   /* Capture continues and keeps new packets. */
   append(store, 6000, 7000);
   check_all(store, 6000, 7000, false);

@@ -12,14 +12,15 @@ enum { TIMEOUT_MS = 20000, POLL_MS = 20 };
 static const uint64_t SECOND = 1000000000;
 static _Atomic bool enough;
 
-static struct sonde_session *begin(const char *backend, uint64_t idle_ns) {
+static struct sonde_session *begin_workers(const char *backend, uint64_t idle_ns,
+                                           uint32_t workers) {
   struct sonde_session_config config = {
       .plugin_dir = SONDE_PLUGIN_DIR,
       .backend = backend,
       .interfaces = (const char *const[]){"v0"},
       .interface_count = 1,
       .file_fd = -1,
-      .workers = 1,
+      .workers = workers,
       .snaplen = 262144,
       .ring_bytes = 1 << 20,
       .flow_table_size = 1024,
@@ -35,6 +36,10 @@ static struct sonde_session *begin(const char *backend, uint64_t idle_ns) {
     exit(1);
   }
   return session;
+}
+
+static struct sonde_session *begin(const char *backend, uint64_t idle_ns) {
+  return begin_workers(backend, idle_ns, 1);
 }
 
 static void send_one(void) {
@@ -129,9 +134,48 @@ static void one_of_two_stops_succeeds(void) {
   }
 }
 
+/* Two workers: each packet is in one record, and no two flows have one id. */
+static void workers_share_nothing(void) {
+  enum { FLOWS = 200 };
+  static uint8_t buffer[FLOWS * SONDE_RENDERED_RECORD_MAX];
+  static char ids[FLOWS][17];
+  struct sonde_session *session = begin_workers("af_packet", 60 * SECOND, 2);
+  struct sonde_batch batch;
+  struct sonde_error error;
+  struct sonde_stats stats;
+  uint32_t records = 0;
+  uint64_t packets = 0;
+  int sender = live_sender("v1");
+  for (uint32_t flow = 0; flow < FLOWS; flow++) {
+    struct live_frame frame = live_udp4(NULL, 1, 2, 1000 + flow, 53, 100, 0);
+    live_send(sender, frame.bytes, frame.length);
+  }
+  close(sender);
+  CHECK(await_active(session, FLOWS));
+  CHECK_EQ(sonde_session_stop(session, &error), SONDE_OK);
+  do {
+    CHECK_EQ(
+        sonde_session_drain(session, SONDE_ENCODING_JSON, FLOWS, buffer, sizeof buffer, &batch),
+        SONDE_OK);
+    const char *at = (const char *)buffer;
+    for (uint32_t i = 0; i < batch.records && (at = strstr(at, "\"flow_id\":\"")); i++, records++)
+      memcpy(ids[records % FLOWS], at += 11, 16);
+    packets += batch.packets;
+  } while (batch.records > 0);
+  CHECK_EQ(records, FLOWS);
+  CHECK_EQ(packets, FLOWS);
+  qsort(ids, FLOWS, sizeof ids[0], (int (*)(const void *, const void *))strcmp);
+  for (uint32_t i = 1; i < FLOWS; i++)
+    CHECK(strcmp(ids[i - 1], ids[i]) != 0);
+  sonde_session_stats(session, &stats);
+  CHECK_EQ(stats.packets_captured, packets + stats.packets_non_flow);
+  sonde_session_close(session);
+}
+
 int main(void) {
   live_begin();
   live_pair();
+  workers_share_nothing();
   flows_time_out_without_a_source();
   statistics_work_while_the_interface_is_replaced();
   one_of_two_stops_succeeds();

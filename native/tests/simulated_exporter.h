@@ -108,7 +108,10 @@ static inline void make_session(void) {
   dropped = records_put = 0;
   steps = 0;
   session = calloc(1, sizeof *session);
+  static struct sonde_source first = {.ops = &source};
   session->ops = &source;
+  session->slots[0].source = &first;
+  session->slot_count = 1;
   session->info.live = true;
   session->state = SONDE_SESSION_RUNNING;
   session->worker_count = WORKERS;
