@@ -333,6 +333,33 @@ def test_directories_of_another_user_are_named(host: Host) -> None:
         assert found["space"]["state"] == "ok"
 
 
+def test_printed_commands_repair_the_session(wire: netns.Wire, host: Host) -> None:
+    keys = host.directory / "keys"
+    keys.mkdir()
+    host.configure(
+        session={"interface": "sonde9", "backend": "af_packet", "buffer_size_mb": 65536,
+                 "encryption": {"cipher_suite": "AES-256-GCM", "key_file": "key"}},
+        encryption={"key_dirs": [keys]},
+        http={"listen": ""},
+    )  # fmt: skip
+    netns.offload_set(wire.host, netns.HOST_DEVICE, gro=False)
+    code, found = host.doctor()
+    assert code == 69
+    checks = {one["check"]: one for one in found}
+    assert checks["interface"]["detail"] == "there is no interface sonde9"
+    assert checks["session.encryption"]["detail"] == "key: no such file"
+    assert "session.buffer_size_mb 65536 MiB" in checks["memory"]["detail"]
+    code, found = host.doctor(command="config check --environment")
+    assert code == 1, "the key file"
+    assert {one["check"]: one for one in found}["interface"]["state"] == "warning"
+    for check in ("interface", "session.encryption", "memory"):
+        host.repair(checks[check]["repair"])
+    checks = {one["check"]: one for one in host.doctor()[1]}
+    assert checks["interface"]["detail"].startswith(f"{netns.HOST_DEVICE} is up")
+    for check in ("interface", "session.encryption", "key_file", "memory"):
+        assert checks[check]["state"] == "ok", checks[check]
+
+
 def test_repairs_under_systemd_change_the_unit(
     host: Host, file_systems: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

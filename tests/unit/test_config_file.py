@@ -86,6 +86,19 @@ def test_set_rejects_what_it_cannot_change(before: str, key: str, value: str) ->
         with_key(before, key, value)
 
 
+def test_set_fills_the_session_of_a_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "netsonde.toml"
+    assert main(["config", "init", str(path)]) == 0
+    size = len(path.read_text().splitlines())
+    words = ["session.interface", "eth0,en*", "session.backend", "af_packet"]
+    assert main(["config", "set", "--config", str(path), *words]) == 0
+    session = parse(path.read_text(), origin=path).session
+    assert session is not None
+    assert (session.interface, session.backend) == ("eth0,en*", "af_packet")
+    assert len(path.read_text().splitlines()) == size
+    assert main(["config", "set", "--config", str(path), "session.interface"]) == 2
+
+
 def test_set_keeps_a_file_that_would_become_invalid(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..config.file import DEFAULT_PATH, load, parse
 from ..config.masking import mask_all
 from ..config.schema import json_schema
 from ..config.template import render_key, render_value, template
-from ..errors import EXIT_OK, ConfigError, NetsondeError
+from ..errors import EXIT_OK, EXIT_USAGE, ConfigError, NetsondeError
 from .files import replaced_file
 from .output import notify, put, put_json, put_lines
 
@@ -26,12 +27,18 @@ class FileExistsAlreadyError(NetsondeError):
     """`config init` does not overwrite a file."""
 
 
+class AssignmentError(NetsondeError):
+    """A key of `config set` without a value."""
+
+    exit_code = EXIT_USAGE
+
+
 class ConfigCommand:
     """Create, check, change or show the configuration, or print its schema.
 
     init    writes a commented file with all keys (to FILE, else to standard output)
     check   validates the file and the variables; --environment also checks the host
-    set     changes one key in the file
+    set     changes keys in the file
     show    prints the resulting configuration with all defaults, without passwords
     schema  prints the JSON Schema of the configuration file
 
@@ -55,9 +62,13 @@ class ConfigCommand:
             "--environment", action="store_true", help="also check this host and NATS"
         )
         check.set_defaults(act=run_check)
-        change = actions.add_parser("set", help="change one key in the file")
-        change.add_argument("key", metavar="SECTION.KEY")
-        change.add_argument("value", metavar="VALUE", help="as in an environment variable")
+        change = actions.add_parser("set", help="change keys in the file")
+        change.add_argument(
+            "assignments",
+            nargs="+",
+            metavar="SECTION.KEY VALUE",
+            help="a key and its value, as in an environment variable; can be repeated",
+        )
         change.set_defaults(act=run_set)
         show = actions.add_parser("show", help="print the resulting configuration")
         show.set_defaults(act=run_show)
@@ -123,7 +134,12 @@ def run_set(args: Namespace) -> int:
         mode = path.stat().st_mode & 0o777 if path.exists() else FILE_MODE
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    after = with_key(before, args.key, args.value)
+    words = iter(args.assignments)
+    after = before
+    for key, value in itertools.zip_longest(words, words):
+        if value is None:
+            raise AssignmentError(f"{key} has no value")
+        after = with_key(after, key, value)
     parse(after, origin=path)
     with replaced_file(path, mode) as file:
         file.write(after.encode())

@@ -41,10 +41,12 @@ def with_key(text: str, dotted: str, value: str) -> str:
 
 def _edited(lines: list[str], section: str, key: str, entry: str) -> str:
     """Replaces the key, or its comment, or adds it below the header, or adds the section."""
-    header = re.compile(rf"^\s*\[\s*{re.escape(section)}\s*\]\s*(#.*)?$")
+    header = re.compile(rf"^\s*(#?)\[\s*{re.escape(section)}\s*\]\s*(#.*)?$")
     begin = next((n for n, line in enumerate(lines) if header.match(line)), None)
     if begin is None:
         return "\n".join([*lines, *([""] if lines else []), f"[{section}]", entry, ""])
+    if lines[begin].startswith("#"):
+        lines = [*lines[:begin], f"[{section}]", *lines[begin + 1 :]]
     rest = range(begin + 1, len(lines))
     end = next((n for n in rest if _HEADER.match(lines[n])), len(lines))
     for mark in (r"\s*", r"#"):

@@ -17,6 +17,7 @@ from .limits import examine_clock, examine_disk_speed, examine_locked_memory, ex
 from .ports import examine_http
 from .process import examine_backends, examine_process
 from .secrets import examine_login, examine_sealing_keys, examine_trusted_keys
+from .session import examine_session
 
 Check = Callable[[Subject], Iterable[Finding]]
 
@@ -28,6 +29,7 @@ ENVIRONMENT: tuple[Check, ...] = (
     examine_login,
     examine_sealing_keys,
     examine_trusted_keys,
+    examine_session,
     examine_interfaces,
     examine_memory,
     examine_locked_memory,
@@ -77,7 +79,7 @@ def run(check: Check, subject: Subject) -> Iterator[Finding]:
 
 
 def subject_of(settings: Config, path: Path, interface: str | None) -> Subject:
-    session = getattr(settings, "session", None)
+    session = settings.session
     names = interface if interface is not None else (session.interface if session else "")
     return Subject(
         settings,

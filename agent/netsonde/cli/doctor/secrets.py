@@ -127,7 +127,7 @@ def examine_sealing_keys(subject: Subject) -> Iterator[Finding]:
                 yield Finding("key_file", "bad", f"{path}: {fault}", repair=closing_command(path))
             elif key is None:
                 detail = f"{path}: expected 32 bytes or 64 hexadecimal digits"
-                yield Finding("key_file", "warning", detail, repair=_new_key(path))
+                yield Finding("key_file", "warning", detail, repair=new_key(path))
             else:
                 zeroise(key)
                 yield Finding("key_file", "ok", path)
@@ -138,10 +138,10 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def _new_key(path: str) -> str:
-    return f"(umask 077 && openssl rand -hex -out {command(path + '.new')} 32) && " + command(
-        "mv", path + ".new", path
-    )
+def new_key(path: str) -> str:
+    draft = f"{path}.new"
+    make = command("openssl", "rand", "-hex", "-out", draft, 32)
+    return f"(umask 077 && {make}) && {command('mv', draft, path)}"
 
 
 def _files(directory: str) -> list[str]:
