@@ -75,7 +75,12 @@ def test_collectors_pull_from_their_consumer_only() -> None:
     assert jetstream_imports(stored) == ["$JS.API.>", "$JS.ACK.CAPTURE_FLOWS.lake.>"]
     assert client_permissions("capture", "collector", stored)["publish"] == {"allow": stored}
     assert client_permissions("capture", "collector")["publish"] == {"deny": [">"]}
-    reading = ["$JS.API.STREAM.INFO.KV_capture-hosts", "$JS.API.DIRECT.GET.KV_capture-hosts"]
+    reading = [
+        "$JS.API.STREAM.INFO.KV_capture-hosts",
+        "$JS.API.STREAM.INFO.KV_capture-policy",
+        "$JS.API.DIRECT.GET.KV_capture-hosts",
+        "$JS.API.DIRECT.GET.KV_capture-policy.$KV.capture-policy.>",
+    ]
     assert jetstream_subjects("capture", Client("op", "operator"), HOSTS) == reading
 
 

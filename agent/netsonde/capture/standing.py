@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -109,6 +109,7 @@ class Standing:
         self._settled = asyncio.Event()
         self._backoff = Backoff()
         self._log = structlog.get_logger()
+        self.listener: Callable[[], None] | None = None  # called after each action
 
     # ---- what is wanted ------------------------------------------------------------------------
 
@@ -162,6 +163,11 @@ class Standing:
         if override is None:
             return ""
         return f"overridden by the verb {override.verb} until {rfc3339(override.until_ns)}"
+
+    @property
+    def failure(self) -> str:
+        """Why the last attempt to start what is wanted failed; empty if it did not."""
+        return self._failure if self.wanted is not None else ""
 
     def status(self) -> StatusReply:
         reply = self._sessions.status()
@@ -302,6 +308,8 @@ class Standing:
                 self._failure, self._missing = "", False
                 self._backoff.reset()
                 self._settled.set()
+            if self.listener is not None:
+                self.listener()
 
     async def _apply(self, action: Action, wanted: Wanted | None) -> None:
         if wanted is None:

@@ -27,11 +27,13 @@ from .encrypt import EncryptCommand
 from .export import ExportCommand
 from .firmware import FirmwareCommand
 from .flows import FlowsCommand
+from .forget import ForgetCommand
 from .meter import MeterCommand
 from .metrics import MetricsCommand
 from .nats import NatsCommand
 from .output import notify, put_lines, say
 from .packets import PacketsCommand
+from .policies import ApplyCommand, DriftCommand, PlanCommand, RollbackCommand
 from .ps import PsCommand
 from .requests import RESUME, relax
 from .run import RunCommand
@@ -60,6 +62,11 @@ COMMANDS: list[Command] = [
     EncryptCommand(),
     DecryptCommand(),
     CollectCommand(),
+    PlanCommand(),
+    ApplyCommand(),
+    DriftCommand(),
+    RollbackCommand(),
+    ForgetCommand(),
     FirmwareCommand(),
     SchemaCommand(),
     NatsCommand(),

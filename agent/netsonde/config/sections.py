@@ -17,6 +17,7 @@ from ..wire.requests import CaptureOptions
 
 POLICY_ALL = "*"  # every verb
 POLICY_ANYONE = "*"  # every caller
+POLICY_FLEET = "fleet"  # fleet policies, as if they were a caller
 POLICY_READ = "read"
 TOKEN = re.compile(r"[a-z0-9_-]+")
 Megabytes = Annotated[int, Meta(ge=1, le=1 << 20)]

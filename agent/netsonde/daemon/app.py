@@ -102,6 +102,7 @@ class Agent:
         parts.bus.data.notify(self._on_connection)
         if parts.spooled is not None:
             parts.spooled.open()
+        await parts.desired.load()
         for work in self._works():
             self._tasks.create_task(work)
         parts.events.emit("lifecycle", "started", f"netsonde {__version__}")
@@ -120,7 +121,7 @@ class Agent:
         parts = self._parts
         works = [connection.run() for connection in parts.bus.connections]
         works += [parts.events.run(), parts.health.run(), self._supervisor.run(self._alive)]
-        works.append(parts.presence.run())
+        works += [parts.presence.run(), parts.desired.run()]
         works.append(parts.features.standing.run())
         if parts.spooled is not None:
             works.append(parts.spooled.run())

@@ -22,6 +22,7 @@ from ..config.state import state_directory
 from ..core import library, own_traffic
 from ..firmware.verify import Firmware
 from ..recorder.retrieval import Retrievals
+from ..service.desired import CACHE_NAME, Desired
 from ..service.discovery import Discovery
 from ..service.events import Events
 from ..service.handlers import Features
@@ -126,6 +127,7 @@ class Parts:
     spooled: JetStreamSink | None
     responder: Responder
     presence: Presence
+    desired: Desired
     health: Health
 
     def apply(self, settings: Config) -> None:
@@ -136,6 +138,7 @@ class Parts:
         self.features.retrievals.settings = settings.buffer
         self.policy.settings = settings.policy
         self.presence.description.settings = settings
+        self.desired.note_change()
 
 
 def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
@@ -180,7 +183,6 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         version=__version__,
         session=lambda: sessions.current,
         server=lambda: bus.control.server,
-        standing=standing,
     )
     presence = Presence(
         bus.control,
@@ -189,8 +191,17 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         bucket=hosts_bucket(settings.nats.root),
         on_name=responder.set_name_taken,
     )
-    events.listener = presence.note_change
-    return Parts(bus, events, features, policy, spooled, responder, presence, health)
+    desired = Desired(
+        bus.control,
+        description,
+        standing,
+        events,
+        path=state_directory() / CACHE_NAME,
+        allowed=policy.allows_policies,
+    )
+    description.wanted = desired.state
+    events.listener = standing.listener = presence.note_change
+    return Parts(bus, events, features, policy, spooled, responder, presence, desired, health)
 
 
 def identity(settings: Config, fqdn: str) -> Identity:

@@ -47,6 +47,11 @@ class Host:
     def lost(self) -> bool:
         return self.age_sec > LOST_AFTER_SEC
 
+    @property
+    def absent(self) -> bool:
+        """Whether the host is lost, or its agent was stopped in order."""
+        return self.lost or self.entry.stopped
+
 
 @dataclass(slots=True)
 class Inventory:
@@ -63,21 +68,26 @@ class _Info(msgspec.Struct):
     error: object = None
 
 
-async def read_inventory(connection: Client, root: str) -> Inventory | None:
-    """Returns None without an inventory: no JetStream, no bucket, or no permission."""
-    bucket = hosts_bucket(root)
+async def server_time_ns(connection: Client, bucket: str) -> int | None:
+    """Returns the clock of the server that answers for a bucket, in nanoseconds since the epoch;
+    None without JetStream, without the bucket, or without permission."""
     try:
         reply = await connection.request(f"$JS.API.STREAM.INFO.KV_{bucket}", b"", timeout=API_SEC)
         info = msgspec.json.decode(reply.data, type=_Info)
-        now_ns = parse_rfc3339(info.ts)
+        return None if info.error is not None else parse_rfc3339(info.ts)
     except (NatsError, TimeoutError, msgspec.DecodeError, ValueError):
         return None
-    if info.error is not None:
+
+
+async def read_inventory(connection: Client, root: str) -> Inventory | None:
+    """Returns None without an inventory: no JetStream, no bucket, or no permission."""
+    bucket = hosts_bucket(root)
+    now_ns = await server_time_ns(connection, bucket)
+    if now_ns is None:
         return None
     found = Inventory()
-    prefix = f"$KV.{bucket}."
     async for message in _read_messages(connection, bucket):
-        _add_entry(found, prefix, message, now_ns)
+        _add_entry(found, f"$KV.{bucket}.", message, now_ns)
     found.hosts = dict(sorted(found.hosts.items()))
     return found
 

@@ -7,8 +7,8 @@
                           request (`Nats-Request-Info`)
 
     role          requests                       subscriptions    JetStream
-    controller    every verb                     the streams      the inventory, the hosts' objects
-    operator      verbs that change nothing      the streams      the inventory, to read
+    controller    every verb                     the streams      inventory, policies, objects
+    operator      verbs that change nothing      the streams      inventory and policies, to read
     collector     -                              the streams      the consumer with its name
 
 JetStream's streams, buckets and consumers are created by `streams`, a user of AGENTS
@@ -32,6 +32,7 @@ from ..errors import ConfigError
 from ..spool.streams import events_stream, flows_stream
 from ..wire.events import EVENT_KINDS
 from ..wire.inventory import hosts_bucket
+from ..wire.policy import RELEASE_KEY, policy_bucket
 from ..wire.verbs import VERBS
 
 AGENTS = "AGENTS"
@@ -110,6 +111,7 @@ def check_clients(clients: Sequence[Client]) -> None:
 def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict[str, object]:
     """The subjects of one host. Replies are allowed only to requests that it received."""
     bucket, inventory = bucket_name(root, host.token), hosts_bucket(root)
+    policies = policy_bucket(root)
     key = f"$KV.{inventory}.{host.token}"
     stored = [
         *(f"$JS.API.STREAM.INFO.{name}" for name in (flows_stream(root), events_stream(root))),
@@ -125,6 +127,7 @@ def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict
                 *(f"{root}.stream.events.{host.token}.{kind}" for kind in EVENT_KINDS),
                 key,
                 f"$JS.API.DIRECT.GET.KV_{inventory}.{key}",
+                f"$JS.API.DIRECT.GET.KV_{policies}.$KV.{policies}.>",
                 *(stored if jetstream else (f"$JS.API.STREAM.INFO.KV_{inventory}",)),
             ]
         },
@@ -140,6 +143,7 @@ def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict
                 ),
                 f"_INBOX_{host.token}.>",
                 key,
+                f"$KV.{policies}.{RELEASE_KEY}",
             ]
         },
         "allow_responses": {"max": 1, "expires": RESPONSE_EXPIRES},
@@ -156,10 +160,14 @@ def administrator_permissions() -> dict[str, object]:
 
 def jetstream_subjects(root: str, client: Client, hosts: Iterable[Host]) -> list[str]:
     """The JetStream subjects that a client's commands use. A collector pulls from its consumer
-    and acks. Controllers and operators read the inventory. A controller also forgets hosts and
-    downloads the objects that hosts stored on its request."""
-    inventory = hosts_bucket(root)
-    reading = [f"$JS.API.STREAM.INFO.KV_{inventory}", f"$JS.API.DIRECT.GET.KV_{inventory}"]
+    and acks. Controllers and operators read the inventory and the policies. A controller also
+    forgets hosts, applies policies and downloads the objects that hosts stored on its request."""
+    inventory, policies = hosts_bucket(root), policy_bucket(root)
+    reading = [
+        *(f"$JS.API.STREAM.INFO.KV_{bucket}" for bucket in (inventory, policies)),
+        f"$JS.API.DIRECT.GET.KV_{inventory}",
+        f"$JS.API.DIRECT.GET.KV_{policies}.$KV.{policies}.>",
+    ]
     if client.role == "collector":
         stream = flows_stream(root)
         return [
@@ -169,7 +177,7 @@ def jetstream_subjects(root: str, client: Client, hosts: Iterable[Host]) -> list
         ]
     if client.role == "controller":
         objects = [f"$JS.API.DIRECT.GET.OBJ_{bucket_name(root, host.token)}" for host in hosts]
-        return [*reading, f"$KV.{inventory}.*", *objects]
+        return [*reading, f"$KV.{inventory}.*", f"$KV.{policies}.>", *objects]
     return reading
 
 

@@ -1,5 +1,5 @@
-"""Creates a fleet's JetStream assets: two streams, the inventory, a bucket per host, a consumer per
-collector.
+"""Creates a fleet's JetStream assets: two streams, the buckets of inventory and policies, a
+bucket per host, a consumer per collector.
 
 With separate roles (roles.py), agents and collectors may use these but not create them. An
 administrator creates them with the key `streams`. Existing ones are not changed.
@@ -16,6 +16,7 @@ from ..collect.source import ConsumerError, DurableSource
 from ..errors import NetsondeError
 from ..spool.streams import StreamSettings, ensure_streams, flows_stream
 from ..wire.inventory import hosts_bucket
+from ..wire.policy import policy_bucket
 from .client import FleetClient
 
 
@@ -40,7 +41,8 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
     if warnings is None:
         raise StoresError("JetStream does not reply: enable it, or use a key that may use it.")
     try:
-        await KeyValue(client, hosts_bucket(root)).ensure(replicas=stores.streams.replicas)
+        for name in (hosts_bucket(root), policy_bucket(root)):
+            await KeyValue(client, name).ensure(replicas=stores.streams.replicas)
     except KeyValueError as error:
         raise StoresError(error.detail) from None
     for host in stores.hosts:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import msgspec
 
 from ..capture.session import Session
-from ..capture.standing import Standing
 from ..config.sections import Config
 from ..recorder.status import retention_sec
 from ..wire.instant import rfc3339
-from ..wire.inventory import Facts, HostEntry, SessionSummary
+from ..wire.inventory import Chosen, Facts, HostEntry, SessionSummary
 from .facts import interfaces, read_facts
+
+
+@dataclass(frozen=True, slots=True)
+class WantedState:
+    """How far the host is with what is wanted of it."""
+
+    wanted_rev: int | None = None
+    applied_rev: int | None = None
+    drift: str = ""
+    error: str = ""
 
 
 class HostDescription:
     """settings: replaced when the configuration is read again. session: returns the running one.
-    server: returns the NATS server in use."""
+    server: returns the NATS server in use. wanted: set when the parts that know it exist."""
 
     def __init__(
         self,
@@ -28,15 +38,14 @@ class HostDescription:
         version: str,
         session: Callable[[], Session | None],
         server: Callable[[], str],
-        standing: Standing | None = None,
     ) -> None:
         self.settings = settings
         self.boot = boot
         self._version = version
         self._session = session
         self._server = server
-        self._standing = standing
         self._facts = Facts()
+        self.wanted: Callable[[], WantedState] = WantedState
 
     @property
     def host(self) -> str:
@@ -47,8 +56,7 @@ class HostDescription:
 
     def entry(self) -> HostEntry:
         """Returns the entry as of now."""
-        session, standing = self._session(), self._standing
-        drift = standing.drift if standing is not None else ""
+        session = self._session()
         return HostEntry(
             host=self.host,
             boot=self.boot,
@@ -58,9 +66,12 @@ class HostDescription:
             facts=msgspec.structs.replace(self._facts, interfaces=interfaces()),
             server=self._server(),
             session=None if session is None else _summary(session),
-            drift=drift,
-            error=standing.reason if standing is not None and not drift else "",
+            **asdict(self.wanted()),
         )
+
+    def candidate(self) -> Chosen:
+        """Returns this host as selectors see it."""
+        return Chosen.of(self.entry())
 
 
 def _summary(session: Session) -> SessionSummary:

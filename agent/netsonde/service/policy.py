@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..config.sections import POLICY_ALL, POLICY_ANYONE, POLICY_READ, PolicySection
+from ..config.sections import POLICY_ALL, POLICY_ANYONE, POLICY_FLEET, POLICY_READ, PolicySection
 from ..errors import PolicyDenied
 from ..wire.verbs import Verb
 
@@ -58,6 +58,13 @@ class Policy:
         except (msgspec.DecodeError, UnicodeEncodeError):
             return None
         return Caller(info.acc[:NAME_MAX], info.user[:NAME_MAX], info.host[:NAME_MAX])
+
+    def allows_policies(self) -> bool:
+        """Returns whether a fleet policy may decide on the capture: as a caller with the name
+        POLICY_FLEET would."""
+        allow = self.settings.allow
+        granted = allow.get(POLICY_FLEET, allow.get(POLICY_ANYONE, []))
+        return not allow or POLICY_ALL in granted or "start" in granted
 
     def check(self, caller: Caller | None, verb: Verb) -> None:
         """Raises PolicyDenied. The user's entry decides, else the account's, else `*`. Without

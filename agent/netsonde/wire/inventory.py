@@ -7,9 +7,12 @@ inventory until somebody forgets it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
+from msgspec.structs import asdict
 
 from .records import Time
 
@@ -77,3 +80,17 @@ def lasting_fields(entry: HostEntry) -> dict[str, Any]:
         "session": session and (session.session_id, session.link_up, session.finished),
         "wanted": (entry.wanted_rev, entry.applied_rev, entry.drift, entry.error),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A host as selectors see it."""
+
+    host: str
+    labels: Mapping[str, str]
+    facts: Mapping[str, object]
+
+    @classmethod
+    def of(cls, entry: HostEntry) -> Chosen:
+        facts: dict[str, object] = asdict(entry.facts)
+        return cls(entry.host, entry.labels, facts | {"version": entry.version})
