@@ -1,5 +1,5 @@
-/* segment_open_test.c - a file that is no segment is a format error, one that cannot be read is a
- * system error with its number.
+/* segment_open_test.c - opening a file without a segment's header is a format error. A file that
+ * cannot be read is a system error with its number.
  */
 #include <errno.h>
 #include <fcntl.h>
