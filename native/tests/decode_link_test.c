@@ -6,7 +6,7 @@
 #include "packets.h"
 #include "parse/decode.h"
 
-enum { FLOW = -1, IP_BYTES = 20, TAGS_MAX = 30 };
+enum { FLOW = -1, IP_BYTES = 20, TAGS_MAX = 30, LABELS_MAX = 16 };
 
 #define WLAN "020000000001020000000002020000000003"
 
@@ -109,6 +109,9 @@ static void false_lengths(void) {
        SONDE_NON_FLOW_OTHER_LLC},
       {SONDE_LINKTYPE_SLL, "x:00000001000602000000000100000001", SONDE_NON_FLOW_OTHER_LLC},
       {SONDE_LINKTYPE_SLL, "x:000000010006020000000001000005ff", SONDE_NON_FLOW_OTHER_ETHERTYPE},
+      {SONDE_LINKTYPE_ETHERNET, "eth:8847 x:00012140 x:00000000 eth:0800", FLOW}, /* control word */
+      {SONDE_LINKTYPE_ETHERNET, "eth:8847 x:00012140 x:10000000 eth:0800",
+       SONDE_NON_FLOW_OTHER_ETHERTYPE},
       {SONDE_LINKTYPE_NULL, "x:00000002", FLOW},
       {SONDE_LINKTYPE_LOOP, "x:02000000", SONDE_NON_FLOW_OTHER_ETHERTYPE},
       {SONDE_LINKTYPE_FRAME_RELAY, "x:184103cd", SONDE_NON_FLOW_OTHER_ETHERTYPE},
@@ -142,11 +145,26 @@ static void most_tags(void) {
   }
 }
 
+static void most_labels(void) {
+  for (int labels = 1; labels < 40; labels++) {
+    const struct row row = {SONDE_LINKTYPE_ETHERNET, ""};
+    struct crafted crafted;
+    char layers[1024] = "eth:8847";
+    for (int i = 1; i < labels; i++)
+      strcat(layers, " x:00010040");
+    strcat(layers, " x:00012140 ip4:11 udp:1000:53 pay:8");
+    packet_craft(&crafted, layers);
+    CHECK_EQ(decode(&row, &crafted, crafted.bytes, crafted.bytes),
+             labels <= LABELS_MAX ? FLOW : SONDE_NON_FLOW_MALFORMED);
+  }
+}
+
 int main(void) {
   decoder = sonde_decoder_create(0, NULL);
   cut_headers();
   false_lengths();
   most_tags();
+  most_labels();
   sonde_decoder_destroy(decoder);
   return check_report();
 }

@@ -30,6 +30,7 @@ static const struct row rows[] = {
     {"eth:8100 tag:10:0800 ip4:11 udp:5000:53 pay:8", 0, false},
     {"eth:0800 ip4:2f x:00000800 ip4r:11 udp:7000:7001 pay:8", 0, false},
     {"eth:86dd ip6:2f x:00000800 ip4:11 udp:7000:7001 pay:8", 0, false},
+    {"eth:8100 tag:10:0800 ip4:2f x:00000800 ip4r:11 udp:7000:7001 pay:8", 0, false},
     {"eth:0800 ip4:11 udp:50000:4789 x:0800000000109200 eth:86dd ip6:6 tcp:7000:7001 pay:8", 0,
      false},
     {"eth:86dd ip6:11 udp:50000:4789 x:0800000000109200 eth:0800 ip4:6 tcp:7000:7001 pay:8", 0,
