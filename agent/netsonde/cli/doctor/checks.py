@@ -55,8 +55,9 @@ def examine(
     try:
         settings = config.load(path)
     except ConfigError as error:
-        editor = command("netsonde", "config", "init", source)
-        repair = command("${EDITOR:-vi}", source).replace("'", "") if source.exists() else editor
+        repair = command("netsonde", "config", "init", source)
+        if source.exists():
+            repair = f"${{EDITOR:-vi}} {command(source)}"
         yield Finding("configuration", "bad", error.detail, EXIT_CONFIG, repair)
         settings = Config()
     else:

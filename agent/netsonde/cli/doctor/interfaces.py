@@ -50,6 +50,8 @@ def _examine(name: str) -> Iterator[Finding]:
     else:
         speed = links.speed_mbps(name)
         yield Finding("interface", "ok", f"{name} is up" + (f", {speed} Mbit/s" if speed else ""))
+    if links.is_loopback(name):
+        return
     merging = links.merging_offloads(name)
     if merging:
         detail = (

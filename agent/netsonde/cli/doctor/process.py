@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ...daemon import privileges
 from ...daemon.privileges import Standing
 from ...errors import EXIT_PRIVILEGE, PrivilegeError
-from .finding import Finding, Subject
+from .finding import Finding, State, Subject
 
 UNIT_DIRECTORY = "/etc/systemd/system/netsonde.service.d"
 
@@ -50,7 +50,9 @@ def examine_backends(subject: Subject) -> Iterator[Finding]:
         elif report.usable:
             yield Finding(report.name, "ok", f"usable with {', '.join(needed) or 'no privileges'}")
         else:
-            yield Finding(report.name, "bad" if wanted else "missing", report.reason)
+            state: State = "bad" if wanted else "missing"
+            repair = subject.set_key("session.backend", "af_packet") if wanted else ""
+            yield Finding(report.name, state, report.reason, EXIT_PRIVILEGE, repair)
 
 
 def _ungranted(backend: str, has: Standing, reason: str, wanted: bool) -> Finding:
