@@ -124,6 +124,16 @@ static inline void sonde_ring_release(struct sonde_ring *ring, enum sonde_ring_r
   atomic_store_explicit(&consumer->tail, tail + count, memory_order_release);
 }
 
+/* A bit for each source of a record that an enabled consumer has not released. Call on the
+ * producer's thread, or while it does not run. */
+static inline uint64_t sonde_ring_sources(const struct sonde_ring *ring) {
+  uint32_t head = sonde_ring_head(ring);
+  uint64_t sources = 0;
+  for (uint32_t at = head - sonde_ring_lag(ring, head); at != head; at++)
+    sources |= UINT64_C(1) << (ring->records[at & ring->mask].source % 64);
+  return sources;
+}
+
 /* The backlog of the slowest enabled consumer. Any thread. */
 static inline uint32_t sonde_ring_waiting(const struct sonde_ring *ring) {
   return sonde_ring_lag(ring, sonde_ring_head(ring));

@@ -18,9 +18,11 @@ enum sonde_session_state {
   SONDE_SESSION_STOPPED,
 };
 
-/* A place for one interface name. The name never changes once slot_count includes it. */
+/* A place for one interface name. The name changes only if no flow and no record refers to it:
+ * under control and info_lock. */
 struct sonde_slot {
   char name[SONDE_INTERFACE_NAME_MAX];
+  struct sonde_slot_counters before; /* the workers' counters when it got this name */
   struct sonde_source *source;     /* NULL: not captured now. Written under control and info_lock */
   struct sonde_backend_stats past; /* counts of removed sources; under info_lock */
 };
@@ -32,7 +34,9 @@ struct sonde_session {
   pthread_mutex_t info_lock;      /* guards what other threads read of sources; the inner lock */
   struct sonde_slot slots[SONDE_SOURCES_MAX];
   _Atomic uint32_t slot_count;
-  const char *names[SONDE_SOURCES_MAX];      /* the slots' names; NULL: not used yet */
+  uint32_t renames;                     /* how many slots got another name; atomic */
+  struct sonde_backend_stats past;      /* counts of sources under former names; under info_lock */
+  const char *names[SONDE_SOURCES_MAX]; /* the slots' names; NULL: not used yet */
   struct sonde_backend_config source_config; /* for each interface; ring_bytes over all of them */
   char *filter;
   uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX];

@@ -1,9 +1,9 @@
 /* sources.c - the interfaces of a session: opens, adds, removes and counts their sources.
  *
- * A slot belongs to one interface name for the session's life, because records, flows and stored
- * packets refer to it. A removed interface leaves its counters there, and takes the slot
- * again when it is added again. Workers get each change as a command, so no packet is lost between
- * two lists of sources.
+ * A slot belongs to one interface name, because flows and records refer to it. A removed interface
+ * leaves its counters there, and takes the slot again when it is added again. Once every slot has a
+ * name, a new interface takes the slot of a removed one that nothing refers to any more. Workers
+ * get each change as a command, so no packet is lost between two lists of sources.
  */
 #include "core/sources.h"
 
@@ -90,16 +90,60 @@ static struct sonde_source *find_source(struct sonde_session *session, const cha
   return slot ? slot->source : NULL;
 }
 
-/* Gives the source the slot of its name. check_room has found a free one. */
-static void enter(struct sonde_session *session, const char *name, struct sonde_source *source) {
-  struct sonde_slot *slot = find_slot(session, name);
-  if (!slot) {
-    uint32_t number = atomic_load(&session->slot_count);
-    slot = &session->slots[number];
-    snprintf(slot->name, sizeof slot->name, "%s", name);
-    session->names[number] = slot->name;
+static void find_references(struct sonde_worker *worker, void *sources) {
+  *(uint64_t *)sources |=
+      sonde_flow_table_sources(worker->table) | sonde_ring_sources(&worker->ring);
+}
+
+/* The slots that may get another name. */
+static uint64_t free_slots(struct sonde_session *session) {
+  uint64_t used = 0;
+  for (uint32_t w = 0; w < session->worker_count; w++)
+    sonde_worker_call(&session->workers[w], find_references, &used);
+  for (uint32_t i = 0; i < SONDE_SOURCES_MAX; i++)
+    used |= (uint64_t)(session->slots[i].source != NULL) << i;
+  return ~used;
+}
+
+static void read_workers(struct sonde_session *session, uint32_t number,
+                         struct sonde_slot_counters *sum) {
+  *sum = (struct sonde_slot_counters){0};
+  for (uint32_t w = 0; w < session->worker_count; w++) {
+    struct sonde_slot_counters one;
+    sonde_worker_slot_counters(&session->workers[w], number, &one);
+    sum->packets_captured += one.packets_captured;
+    sum->bytes_captured += one.bytes_captured;
+    sum->packets_non_flow += one.packets_non_flow;
+  }
+}
+
+/* Takes a slot for a new name. check_room has found that there is one. */
+static struct sonde_slot *take_slot(struct sonde_session *session, const char *name) {
+  uint32_t number = atomic_load(&session->slot_count);
+  bool renamed = number == SONDE_SOURCES_MAX;
+  if (renamed)
+    number = (uint32_t)__builtin_ctzll(free_slots(session));
+  struct sonde_slot *slot = &session->slots[number];
+  pthread_mutex_lock(&session->info_lock);
+  snprintf(slot->name, sizeof slot->name, "%s", name);
+  session->names[number] = slot->name;
+  if (renamed) {
+    session->past.dropped += slot->past.dropped;
+    session->past.freezes += slot->past.freezes;
+    slot->past = (struct sonde_backend_stats){0};
+    read_workers(session, number, &slot->before);
+    __atomic_add_fetch(&session->renames, 1, __ATOMIC_RELEASE);
+  } else {
     atomic_store(&session->slot_count, number + 1);
   }
+  pthread_mutex_unlock(&session->info_lock);
+  return slot;
+}
+
+/* Gives the source the slot of its name. */
+static void enter(struct sonde_session *session, const char *name, struct sonde_source *source) {
+  struct sonde_slot *slot = find_slot(session, name);
+  slot = slot ? slot : take_slot(session, name);
   source->slot = (uint16_t)(slot - session->slots);
   struct sonde_error no_memory; /* then its stored packets have no name */
   if (session->store)
@@ -111,13 +155,16 @@ static void enter(struct sonde_session *session, const char *name, struct sonde_
 
 static int check_room(struct sonde_session *session, const char *const *names, uint32_t count,
                       struct sonde_error *error) {
-  uint32_t needed = atomic_load(&session->slot_count);
+  uint32_t room = SONDE_SOURCES_MAX - atomic_load(&session->slot_count), needed = 0;
   for (uint32_t i = 0; i < count; i++)
     needed += find_slot(session, names[i]) == NULL;
-  if (needed <= SONDE_SOURCES_MAX)
+  if (needed > room)
+    room += (uint32_t)__builtin_popcountll(free_slots(session));
+  if (needed <= room)
     return SONDE_OK;
   return sonde_fail(error, SONDE_INTERFACE_INVALID, 0,
-                    "a session has at most %d different interfaces; stop it and start another one",
+                    "the session has had %d interfaces, and flows of the removed ones are still "
+                    "active; try again when they have ended",
                     SONDE_SOURCES_MAX);
 }
 
@@ -303,9 +350,9 @@ void sonde_sources_stats(struct sonde_session *session, struct sonde_backend_sta
                          bool *link_up, char attach[static 96]) {
   const struct sonde_source *first = NULL;
   uint32_t captured = 0;
-  *stats = (struct sonde_backend_stats){0};
   *link_up = false;
   pthread_mutex_lock(&session->info_lock);
+  *stats = session->past;
   uint32_t count = atomic_load(&session->slot_count);
   for (uint32_t i = 0; i < count; i++) {
     struct sonde_source *source = session->slots[i].source;
@@ -339,13 +386,11 @@ int sonde_session_interface_stats(struct sonde_session *session, struct sonde_in
       one->ifindex = (uint32_t)slot->source->info.ifindex;
       one->link_up = atomic_load(&slot->source->link_up);
     }
-    for (uint32_t w = 0; w < session->worker_count; w++) {
-      struct sonde_slot_counters counters;
-      sonde_worker_slot_counters(&session->workers[w], i, &counters);
-      one->packets_captured += counters.packets_captured;
-      one->bytes_captured += counters.bytes_captured;
-      one->packets_non_flow += counters.packets_non_flow;
-    }
+    struct sonde_slot_counters counters;
+    read_workers(session, i, &counters);
+    one->packets_captured = counters.packets_captured - slot->before.packets_captured;
+    one->bytes_captured = counters.bytes_captured - slot->before.bytes_captured;
+    one->packets_non_flow = counters.packets_non_flow - slot->before.packets_non_flow;
   }
   pthread_mutex_unlock(&session->info_lock);
   return (int)count;
@@ -355,6 +400,8 @@ int sonde_session_interface_name(struct sonde_session *session, uint32_t slot,
                                  char name[SONDE_INTERFACE_NAME_MAX]) {
   if (slot >= atomic_load(&session->slot_count))
     return SONDE_INVALID;
+  pthread_mutex_lock(&session->info_lock);
   memcpy(name, session->slots[slot].name, SONDE_INTERFACE_NAME_MAX);
+  pthread_mutex_unlock(&session->info_lock);
   return SONDE_OK;
 }

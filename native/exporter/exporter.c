@@ -150,6 +150,7 @@ static int add_under_control(struct sonde_exporter *exporter,
   struct change change = {0};
   struct sonde_encoder_config encoder = {
       .interfaces = session->names,
+      .renames = &session->renames,
       .packet_time = !session->info.live,
       .start_ns = exporter->start_ns,
   };

@@ -118,8 +118,9 @@ struct sonde_flow_table {
   int64_t idle_ns;
   int64_t active_ns;
   int64_t epoch_ns;
-  uint64_t now_ns;                     /* the latest time given to expire */
-  uint32_t ifindex[SONDE_SOURCES_MAX]; /* for records */
+  uint64_t now_ns;                      /* the latest time given to expire */
+  uint32_t flows_of[SONDE_SOURCES_MAX]; /* entries in use, by source */
+  uint32_t ifindex[SONDE_SOURCES_MAX];  /* for records */
   uint64_t id_next;
   uint64_t id_seed;
   struct sonde_hash_secret secret;

@@ -93,6 +93,13 @@ void sonde_flow_table_interface_set(struct sonde_flow_table *table, uint32_t sou
   table->ifindex[source] = ifindex;
 }
 
+uint64_t sonde_flow_table_sources(const struct sonde_flow_table *table) {
+  uint64_t sources = 0;
+  for (uint32_t i = 0; i < SONDE_SOURCES_MAX; i++)
+    sources |= (uint64_t)(table->flows_of[i] > 0) << i;
+  return sources;
+}
+
 /* ---- prefetching --------------------------------------------------------------------- */
 
 /* The index lines of flows that end together are spread over memory. Without prefetching, their
@@ -151,6 +158,7 @@ static void release(struct sonde_flow_table *table, uint32_t entry) {
   struct sonde_flow_hot *hot = &table->hot[entry];
   sonde_flow_index_remove(table, sonde_key_hash(&hot->key, &table->secret), entry);
   hot->key.ip_version = 0;
+  table->flows_of[hot->key.source]--;
   table->wheel.links[entry].next = table->free;
   table->free = entry;
   table->counters.flows_active--;
@@ -300,6 +308,7 @@ static uint32_t begin_flow(struct sonde_flow_table *table, uint64_t hash,
         SONDE_STATE_ACK | (hot->state & SONDE_STATE_SOURCE_HI ? SONDE_STATE_CLIENT_HI : 0);
   begin_cold(table, entry, packet);
   arm(table, entry);
+  table->flows_of[packet->key.source]++;
   table->counters.flows_active++;
   table->counters.flows_created++;
   return entry;

@@ -30,6 +30,9 @@ void sonde_flow_table_epoch_set(struct sonde_flow_table *table, int64_t offset_n
 void sonde_flow_table_interface_set(struct sonde_flow_table *table, uint32_t source,
                                     uint32_t ifindex);
 
+/* A bit for each source that has flows in the table. */
+uint64_t sonde_flow_table_sources(const struct sonde_flow_table *table);
+
 /* count ≤ SONDE_FLOW_BATCH_MAX; packets of one flow in order of arrival. */
 void sonde_flow_table_update(struct sonde_flow_table *table, const struct sonde_decoded *packets,
                              uint32_t count);

@@ -97,6 +97,7 @@ struct sonde_encoder_config {
   uint32_t ifindex;              /* index for records without one, or 0 */
   const char *interface;         /* the interface's name; copied */
   const char *const *interfaces; /* or the name for each `source` of records; must outlive it */
+  const uint32_t *renames;       /* atomic: grows when a name in `interfaces` changes, or NULL */
   int packet_time;               /* 1: v5 and v9 headers use the records' times, not now_ns */
   uint64_t start_ns; /* SysUptime counts from a minute before; unused with packet_time */
 };

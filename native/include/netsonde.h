@@ -172,8 +172,8 @@ void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stat
  * yet, then removes those that are not named; the rest is not interrupted. The
  * names must exist; if one cannot be opened, nothing changes. An interface that is deleted without
  * this call keeps its place, and capture resumes when it returns. 0 names: captures nothing. Blocks
- * up to about 0.3 s. Errors: those of open, STATE. A session has at most SONDE_INTERFACES_MAX
- * different names in its life. */
+ * up to about 0.3 s. Errors: those of open, STATE. Once a session has had
+ * SONDE_INTERFACES_MAX names, a new one replaces a removed one without active flows. */
 int sonde_session_interfaces_set(struct sonde_session *session, const char *const *names,
                                  uint32_t count, struct sonde_error *error);
 
@@ -190,10 +190,10 @@ struct sonde_interface_stats {
 };
 
 /* Fills in every interface that the session has had, by slot, at most `max`. Returns the number.
- * The sums over all slots are those of sonde_session_stats. */
+ * The sums over all slots are those of sonde_session_stats, until a name replaces another one. */
 int sonde_session_interface_stats(struct sonde_session *session, struct sonde_interface_stats *out,
                                   uint32_t max);
-/* The name that has this slot, constant for the session's life. INVALID if the slot is not used. */
+/* Copies the name that has this slot. INVALID if the slot is not used. */
 int sonde_session_interface_name(struct sonde_session *session, uint32_t slot,
                                  char name[SONDE_INTERFACE_NAME_MAX]);
 

@@ -14,6 +14,7 @@
 enum { TIMEOUT_MS = 20000, POLL_MS = 5, BURST = 500 };
 static const uint64_t SECOND = 1000000000;
 
+static uint32_t workers = 2, ring_bytes = 128 << 20;
 static const char *const backends[] = {"af_packet", "pcap", "xdp"};
 
 static void make_pair(const char *name) {
@@ -34,9 +35,9 @@ static int open_on(const char *backend, const char *const *names, uint32_t count
       .interfaces = names,
       .interface_count = count,
       .file_fd = -1,
-      .workers = 2,
+      .workers = workers,
       .snaplen = 2048,
-      .ring_bytes = 128 << 20,
+      .ring_bytes = ring_bytes,
       .flow_table_size = 4096,
       .record_ring_size = 4096,
       .metering = 1,
@@ -278,6 +279,47 @@ static void all_interfaces_leave(const char *backend) {
   sonde_session_close(session);
 }
 
+/* 64 names fill the slots. Then a new name takes the slot of a removed interface, but not while a
+ * flow refers to it. */
+static void names_replace_removed_ones(void) {
+  enum { PAIRS = 33 };
+  char name[2 * PAIRS][16];
+  const char *names[1 + 2 * PAIRS] = {"a0"};
+  workers = 1;
+  ring_bytes = 1 << 20;
+  for (uint32_t i = 0; i < 2 * PAIRS; i++) {
+    snprintf(name[i], sizeof name[i], "m%u%u", i / 2, i % 2);
+    names[1 + i] = name[i];
+    if (i % 2)
+      live_run("ip link add %s type veth peer name %s && ip link set %s up && ip link set %s up",
+               name[i - 1], name[i], name[i - 1], name[i]);
+  }
+  live_wait_up("m00");
+  live_wait_up("m01");
+  struct sonde_session *session = begin("af_packet", names, 1, 1 << 24);
+  struct sonde_error error;
+  CHECK_EQ(sonde_session_interfaces_set(session, names, 65, &error), SONDE_INTERFACE_INVALID);
+  set(session, names, 64);
+  send_frames(names[2], 3, 5); /* arrives at names[1], in slot 1, and leaves at slot 2 */
+  CHECK(await_packets(session, names[1], 3));
+  CHECK(await_packets(session, names[2], 3));
+  set(session, names, 1);
+  const char *const new_names[] = {"a0", names[65], names[66]};
+  set(session, new_names, 3);
+  CHECK_EQ(find(session, names[65]).slot, 3);
+  CHECK_EQ(find(session, names[66]).slot, 4);
+  CHECK_EQ(find(session, names[1]).packets_captured, 3);
+  CHECK_EQ(find(session, names[3]).slot, UINT32_MAX);
+  live_wait_up(names[65]);
+  send_frames(names[66], 9, 5);
+  CHECK(await_packets(session, names[65], 9));
+  CHECK(await_packets(session, names[66], 9));
+  struct sums sums = end(session);
+  CHECK_EQ(sums.packets[1] + sums.packets[2], 6);
+  CHECK_EQ(sums.packets[3] + sums.packets[4], 18);
+  sonde_session_close(session);
+}
+
 static void other_backends_have_one_interface(void) {
   const char *const names[] = {"a0", "b0"};
   struct sonde_session *session = NULL;
@@ -300,5 +342,6 @@ int main(void) {
     all_interfaces_leave(backends[i]);
   }
   other_backends_have_one_interface();
+  names_replace_removed_ones();
   return check_report();
 }

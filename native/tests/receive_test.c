@@ -219,7 +219,7 @@ static void a_failed_source_leaves_the_others(void) {
   add(1, 100);
   CHECK(await_slot(worker, 1, 108));
   add(2, 1000);
-  sonde_worker_detach(worker, &sources[2]); /* meters what waits */
+  sonde_worker_detach(worker, &sources[2]); /* meters the backlog */
   CHECK(await_slot(worker, 2, 1000));
   add(2, 5);
   sonde_worker_drain(worker);

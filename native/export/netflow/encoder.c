@@ -167,8 +167,11 @@ static void copy_name(struct sonde_encoder *encoder, const char *name) {
 }
 
 void sonde_encoder_name(struct sonde_encoder *encoder, uint32_t source) {
-  if (source == encoder->source || !encoder->config.interfaces || source >= SONDE_SOURCES_MAX)
+  uint32_t renames = encoder->config.renames ? __atomic_load_n(encoder->config.renames, __ATOMIC_ACQUIRE) : 0;
+  if (!encoder->config.interfaces || source >= SONDE_SOURCES_MAX ||
+      (source == encoder->source && renames == encoder->renames))
     return;
+  encoder->renames = renames;
   uint32_t before = encoder->name_bytes;
   encoder->source = source;
   copy_name(encoder, encoder->config.interfaces[source]);

@@ -32,7 +32,8 @@ struct sonde_announcement { /* when a layout's template was sent */
 struct sonde_encoder {
   struct sonde_encoder_config config;
   const struct sonde_protocol_ops *ops;
-  uint32_t source; /* the interface whose name is in `name` */
+  uint32_t renames; /* when `name` was set */
+  uint32_t source;  /* the interface whose name is in `name` */
   char name[SONDE_EXPORT_NAME_MAX];
   uint8_t name_bytes;
   uint32_t sequences[11];       /* by version: v5 flows, v9 messages, IPFIX data records */
