@@ -4,6 +4,7 @@ interrupted."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -21,8 +22,13 @@ DURATION_SEC_MAX = 25.0
 
 
 def environment(directory: Path) -> dict[str, str]:
+    """Returns an environment in which the host's own agent keeps a persisted start."""
     directory.mkdir(exist_ok=True)
-    return {**os.environ, "TMPDIR": str(directory)}
+    state = directory.with_name("state")
+    state.mkdir(exist_ok=True)
+    kept = {"interface": "absent0", "backend": "af_packet"}
+    (state / "session.json").write_text(json.dumps(kept))
+    return {**os.environ, "TMPDIR": str(directory), "STATE_DIRECTORY": str(state)}
 
 
 def processes_in(directory: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -152,6 +153,8 @@ async def run_agent(config: Path) -> AsyncIterator[asyncio.subprocess.Process]:
             stderr=log,
             preexec_fn=die_with_parent,
             start_new_session=True,
+            # A start that this host's own agent keeps must not run in the demo.
+            env={**os.environ, "STATE_DIRECTORY": str(config.with_name("state"))},
         )
     try:
         yield agent

@@ -75,9 +75,8 @@ async def run(
             adapt = await stack.enter_async_context(embedded_server(settings))
             settings = adapt(settings)
             reload = reload_with(reload, adapt)
-        fqdn = await _fqdn()
         async with asyncio.TaskGroup() as tasks:
-            agent = Agent(settings, build(settings, tasks, fqdn=fqdn), tasks)
+            agent = Agent(settings, build(settings, tasks, fqdn=socket.gethostname()), tasks)
             await agent.live(ready, reload)
             if not (await cancel_tasks() and await threads_ended(threads)):
                 exit_now()
@@ -122,7 +121,7 @@ class Agent:
         works = [connection.run() for connection in parts.bus.connections]
         works += [parts.events.run(), parts.health.run(), self._supervisor.run(self._alive)]
         works += [parts.presence.run(), parts.desired.run()]
-        works.append(parts.features.standing.run())
+        works += [parts.features.standing.run(), self._learn_name()]
         if parts.spooled is not None:
             works.append(parts.spooled.run())
         return works
@@ -141,6 +140,10 @@ class Agent:
             self._supervisor.status(status)
         else:
             self._supervisor.ready(status)
+
+    async def _learn_name(self) -> None:
+        """Asks the resolver, which may take seconds. The capture does not wait for that."""
+        self._parts.responder.rename(await _fqdn())
 
     def _handle_signals(self, reload: Reload | None) -> None:
         loop = asyncio.get_running_loop()

@@ -130,6 +130,10 @@ class Responder:
         groups = (f"{self._root}.group.{key}.{value}." for key, value in labels.items())
         return (f"{self._root}.host.{self._host}.", *groups)
 
+    def rename(self, fqdn: str) -> None:
+        """Changes the host name that service discovery shows to people."""
+        self._discovery.identity = dataclasses.replace(self._discovery.identity, fqdn=fqdn)
+
     async def relabel(self, labels: Mapping[str, str]) -> None:
         """Changes the groups that this host receives, and its labels in service discovery."""
         own, before = self._own_prefixes(labels), self._prefixes
