@@ -234,6 +234,12 @@ static void test_many_names(void) {
     sonde_names_copy(&names, names.number_of[1], name);
     CHECK(name[0] == 'n' && name[3] == '0' + i);
   }
+  CHECK(sonde_names_set(&names, 1, "veth9"));
+  CHECK_EQ(names.number_of[1], 9);
+  CHECK(sonde_names_set(&names, 1, "new3")); /* does not replace the name of a moment ago */
+  CHECK_EQ(names.number_of[1], 5);
+  sonde_names_copy(&names, 4, name);
+  CHECK(strcmp(name, "new2") == 0);
   sonde_names_copy(&names, names.number_of[0], name);
   CHECK(strcmp(name, "stays") == 0);
   CHECK_EQ(names.count, SONDE_NAMES_MAX);

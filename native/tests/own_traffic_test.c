@@ -120,6 +120,20 @@ static void a_full_set_drops_what_lingers(void) {
   CHECK_EQ(sonde_own_traffic_add(&one), SONDE_OK);
   CHECK(!has_tcp("10.0.0.1", 1, "10.0.0.2", 4222));
   CHECK(has_tcp("10.0.0.1", one.local_port, "10.0.0.2", 4222));
+
+  /* Of several, the one that ends first. */
+  for (first.local_port = 4; first.local_port > 1; first.local_port--)
+    sonde_own_traffic_remove(&first, 1);
+  struct sonde_own_snapshot *now = atomic_load(&sonde_own_current);
+  for (uint32_t i = 0; i < now->count; i++)
+    if (now->entries[i].until_ns && now->entries[i].endpoint.local_port == 3)
+      now->entries[i].until_ns -= 1000000000;
+  first.local_port = 1;
+  CHECK_EQ(sonde_own_traffic_add(&first), SONDE_OK);
+  CHECK(has_tcp("10.0.0.1", 2, "10.0.0.2", 4222));
+  CHECK(!has_tcp("10.0.0.1", 3, "10.0.0.2", 4222));
+  CHECK(has_tcp("10.0.0.1", 4, "10.0.0.2", 4222));
+  sonde_own_traffic_remove(&first, 0);
   for (; one.local_port > 1; one.local_port--)
     sonde_own_traffic_remove(&one, 0);
   CHECK_EQ(sonde_own_traffic_count(), 0);
