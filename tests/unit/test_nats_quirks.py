@@ -7,12 +7,15 @@ the agent's connection must reach it.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import pytest
+from nats.aio.client import DEFAULT_BUFFER_SIZE
+from nats.aio.msg import Msg
 
 from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus import nats_client
@@ -234,6 +237,24 @@ async def test_cancellation_during_a_failing_connect_is_not_lost(
         done, _ = await asyncio.wait({task}, timeout=TIMEOUT_SEC)
         assert done, f"attempt {number}"
         assert task.cancelled()
+
+
+async def test_messages_of_each_size_arrive_unchanged() -> None:
+    sizes = [0, 1, DEFAULT_BUFFER_SIZE - 1, DEFAULT_BUFFER_SIZE + 1, 900_000] * 3
+    sent = [random.Random(number).randbytes(size) for number, size in enumerate(sizes)]
+    heard: list[bytes] = []
+
+    async def keep(message: Msg) -> None:
+        assert message.headers == {"Number": str(len(heard))}
+        heard.append(message.data)
+
+    async with EmbeddedServer() as server, connect(NatsSection(servers=[server.url])) as client:
+        bus = client.connection
+        await bus.subscribe("a", cb=keep)
+        for number, payload in enumerate(sent):
+            await bus.publish("a", payload, headers={"Number": str(number)})
+        await eventually(lambda: len(heard) == len(sent), "every message")
+    assert heard == sent
 
 
 async def test_escaped_password_in_a_url_is_decoded() -> None:
