@@ -121,7 +121,7 @@ static void a_full_set_drops_what_lingers(void) {
   CHECK(!has_tcp("10.0.0.1", 1, "10.0.0.2", 4222));
   CHECK(has_tcp("10.0.0.1", one.local_port, "10.0.0.2", 4222));
 
-  /* Of several, the one that ends first. */
+  /* The set drops the one that ends first. */
   for (first.local_port = 4; first.local_port > 1; first.local_port--)
     sonde_own_traffic_remove(&first, 1);
   struct sonde_own_snapshot *now = atomic_load(&sonde_own_current);
