@@ -51,6 +51,7 @@
   X(total_bytes, number, FULL, record->total_bytes[0] + record->total_bytes[1])                    \
   X(end_reason, label, COMPAT, sonde_end_reason_label(record->end_reason))                         \
   X(interface, interface, FULL, rendering)                                                         \
+  X(ifindex, number, FULL, record->ifindex)                                                        \
   X(direction, label, COMPAT, sonde_direction_label(record->direction))                            \
   X(tunnel, tunnel, FULL, record)                                                                  \
   X(sampling_interval, number, FULL, record->sampling_interval)                                    \

@@ -3,8 +3,9 @@
  * Each batch is like an IPFIX file (RFC 5655): consecutive whole messages, templates in the first
  * message that needs them, sequence numbers from 0, biflows (RFC 5103). The export time is that of
  * the latest packet. A selection of fields within the compat profile uses that profile, any other
- * the full one. Records without packets, which only report a flow's end, have no IPFIX form. They
- * are counted but not written.
+ * the full one. Each interface has its templates, so that the records of a data set have one size.
+ * Records without packets, which only report a flow's end, have no IPFIX form. They are counted but
+ * not written.
  */
 #include <string.h>
 
@@ -41,6 +42,7 @@ int sonde_ipfix_render(const struct sonde_record *records, uint32_t count, uint6
       .template_refresh_messages = TEMPLATES_ONCE,
       .observation_domain = OBSERVATION_DOMAIN,
       .interfaces = names,
+      .interface_templates = 1,
   };
   struct sonde_error error;
   struct sonde_encoder *encoder = NULL;

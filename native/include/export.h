@@ -98,6 +98,7 @@ struct sonde_encoder_config {
   const char *interface;         /* the interface's name; copied */
   const char *const *interfaces; /* or the name for each `source` of records; must outlive it */
   const uint32_t *renames;       /* atomic: grows when a name in `interfaces` changes, or NULL */
+  int interface_templates;       /* 1: each interface has templates, so a data set has one name */
   int packet_time;               /* 1: v5 and v9 headers use the records' times, not now_ns */
   uint64_t start_ns; /* SysUptime counts from a minute before; unused with packet_time */
 };

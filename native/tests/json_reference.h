@@ -154,8 +154,8 @@ static inline void write_reference(struct reference *out, const struct sonde_rec
   add(out, ",\"final\":%s", r->final ? "true" : "false");
   add_number(out, "total_packets", r->total_packets[0] + r->total_packets[1]);
   add_number(out, "total_bytes", r->total_bytes[0] + r->total_bytes[1]);
-  add(out, ",\"end_reason\":%s,\"interface\":\"%s\",\"direction\":\"%s\"", reasons[r->end_reason],
-      interface, directions[r->direction]);
+  add(out, ",\"end_reason\":%s,\"interface\":\"%s\",\"ifindex\":%u,\"direction\":\"%s\"",
+      reasons[r->end_reason], interface, r->ifindex, directions[r->direction]);
   add_tunnel(out, r);
   add_number(out, "sampling_interval", r->sampling_interval);
   add_number(out, "timestamps_late", r->timestamps_late);

@@ -46,6 +46,7 @@ static const struct sonde_record example = {
     .end_reason = SONDE_END_ACTIVE,
     .direction = SONDE_DIRECTION_EGRESS,
     .tunnel_type = SONDE_TUNNEL_VXLAN,
+    .ifindex = 7,
 };
 
 static const char example_json[] =
@@ -61,7 +62,8 @@ static const char example_json[] =
     "\"last_seen\":\"2026-11-22T14:38:23.999999999Z\","
     "\"flow_start\":\"2026-11-22T14:37:20.123456789Z\",\"segment\":1,\"final\":false,"
     "\"total_packets\":5000000016,\"total_bytes\":9007199254742993,\"end_reason\":\"active\","
-    "\"interface\":\"br \\\"x\\\\\\u0001\xc3\xa9\xef\xbf\xbd\",\"direction\":\"egress\","
+    "\"interface\":\"br "
+    "\\\"x\\\\\\u0001\xc3\xa9\xef\xbf\xbd\",\"ifindex\":7,\"direction\":\"egress\","
     "\"tunnel\":{\"type\":\"vxlan\",\"id\":5001,\"outer_source_ip\":\"2001:db8::1\","
     "\"outer_dest_ip\":\"2001:db8::2\"},\"sampling_interval\":1,\"timestamps_late\":0}]";
 

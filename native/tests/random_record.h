@@ -58,6 +58,7 @@ static inline void randomize_record(struct sonde_record *record) {
   record->retransmissions = (uint32_t)random_magnitude(32);
   record->out_of_order = (uint32_t)random_magnitude(32);
   record->timestamps_late = (uint32_t)random_magnitude(32);
+  record->ifindex = (uint32_t)random_magnitude(32);
   record->handshake_rtt_us = next_random() % 2 ? UINT32_MAX : (uint32_t)random_magnitude(32);
   record->sampling_interval = (uint32_t)random_magnitude(32);
   record->source_port = (uint16_t)random_magnitude(16);

@@ -111,7 +111,7 @@ static void check_interface(const char *name, const char *json) {
   uint8_t buffer[2 * SONDE_RENDERED_RECORD_MAX];
   char expected[512];
   struct sonde_batch batch;
-  snprintf(expected, sizeof expected, ",\"interface\":%s,\"direction\"", json);
+  snprintf(expected, sizeof expected, ",\"interface\":%s,\"ifindex\"", json);
   sonde_records_render(&record, 1, SONDE_ENCODING_JSON, name, buffer, sizeof buffer - 1, &batch);
   buffer[batch.bytes] = 0;
   CHECK(strstr((char *)buffer, expected) != NULL);

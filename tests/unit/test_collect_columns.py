@@ -45,6 +45,7 @@ def render(names: tuple[str, ...] = ()) -> bytes:
         record.source_port, record.dest_port = chance.randrange(65536), chance.randrange(65536)
         record.end_reason = chance.randrange(1, 6)
         record.has_mac = 1
+        record.ifindex, record.direction = chance.randrange(1, 9), chance.choice((1, 2))
         for way in range(2 if number % 3 else 1):
             record.packets[way] = chance.randrange(1, 1 << 40)
             record.bytes[way] = chance.randrange(1, 1 << 50)

@@ -11,7 +11,7 @@ import pytest
 
 from deadlines import TIMEOUT_SEC, eventually
 from netsonde.capture.session import Session
-from netsonde.core.values import CollectorStats, Stats
+from netsonde.core.values import CollectorStats, InterfaceStats, Stats
 from netsonde.daemon.health import HEARTBEAT_STALLED_SEC, Health, Heartbeat
 from netsonde.wire.records import SpoolState
 
@@ -36,6 +36,22 @@ COLLECTOR = CollectorStats(
     times_clamped=0,
     last_error="Connection refused",
 )
+
+
+INTERFACES = [
+    InterfaceStats(
+        name=name,
+        slot=slot,
+        ifindex=slot + 2,
+        captured=slot == 0,
+        link_up=slot == 0,
+        packets_captured=100 + slot,
+        bytes_captured=5000,
+        packets_dropped=slot,
+        packets_non_flow=7,
+    )
+    for slot, name in enumerate(("eth0", "eth1"))
+]
 
 
 class FakeExporting:
@@ -65,6 +81,9 @@ class FakeSession:
 
     def stats(self) -> Stats:
         return self.now
+
+    def interface_stats(self) -> list[InterfaceStats]:
+        return INTERFACES
 
     def counters(self, stats: Stats) -> dict[str, Any]:
         return {"packets_captured": stats.packets_captured, "packets_active": 3}
@@ -189,3 +208,13 @@ async def test_taken_port_does_not_stop_the_agent() -> None:
         await asyncio.wait_for(health(listen=f"127.0.0.1:{port}").run(), TIMEOUT_SEC)
     for listen in ("", "a..b:80"):
         await asyncio.wait_for(health(listen=listen).run(), TIMEOUT_SEC)
+
+
+def test_interfaces_have_their_own_series() -> None:
+    answer = health(session_of(Stats())).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
+    for name, packets, dropped in (("eth0", 100, 0), ("eth1", 101, 1)):
+        labels = f'{{backend="af_packet",interface="{name}"}}'
+        assert f"netsonde_interface_packets_captured_total{labels} {packets}.0" in answer
+        assert f"netsonde_interface_packets_dropped_total{labels} {dropped}.0" in answer
+    assert 'netsonde_interface_link_up{backend="af_packet",interface="eth0"} 1.0' in answer
+    assert 'netsonde_interface_link_up{backend="af_packet",interface="eth1"}' not in answer

@@ -36,7 +36,7 @@ from ..wire.replies import EncryptionState
 from ..wire.requests import BACKEND_NAMES, CaptureOptions
 from . import link_types, memory
 from .collectors import adding, read_address
-from .interfaces import check_interface
+from .interfaces import find_interfaces
 from .plan import CapturePlan
 
 KERNEL_FILTERS = frozenset({"af_packet", "pcap"})
@@ -51,6 +51,7 @@ class Resources:
     def __init__(self, file_fd: int, sealing: Sealing | None) -> None:
         self.file_fd = file_fd
         self.link_types: tuple[int, ...] = link_types.ALL
+        self.interfaces: tuple[str, ...] = ()  # the kernel's names; empty for a file
         self._sealing = sealing
 
     def __enter__(self) -> Resources:
@@ -72,10 +73,10 @@ class Resources:
         return self._sealing.state if self._sealing is not None else None
 
     def settings(self, plan: CapturePlan) -> CaptureSettings:
-        """Returns the plan's settings with the file's descriptor, which the open call then
-        owns."""
+        """Returns the plan's settings with the interfaces, and with the file's descriptor, which
+        the open call then owns."""
         file_fd, self.file_fd = self.file_fd, -1
-        return dataclasses.replace(plan.settings, file_fd=file_fd)
+        return dataclasses.replace(plan.settings, file_fd=file_fd, interfaces=self.interfaces)
 
     def preparing(self, plan: CapturePlan) -> Callable[[Any], None]:
         """Returns the function that sets up sealing and collectors before the first packet."""
@@ -103,18 +104,20 @@ async def check_request(
     if request.export is not None:
         read_address(request.export, field="$.export.collector_ip")
     _check_buffer_size(request, config.buffer)
+    interfaces: tuple[str, ...] = ()
     if request.backend != "file":
-        check_interface(request.backend, request.interface)
+        interfaces = find_interfaces(request.backend, request.interface)
     with contextlib.ExitStack() as undo:
         sealing = None
         if request.encryption is not None:
             sealing = read_sealing(config.encryption.key_dirs, request.encryption, "$.encryption")
         resources = undo.enter_context(Resources(-1, sealing))
+        resources.interfaces = interfaces
         if request.backend == "file":
             resources.file_fd = _open_file(config.capture.replay_dirs, request.interface)
             resources.link_types = link_types.of_file(resources.file_fd)
         else:
-            resources.link_types = link_types.of_interface(request.interface, request.backend)
+            resources.link_types = link_types.of_interfaces(interfaces)
         with blaming("$.filter", InvalidFilter):
             kernel = request.backend in KERNEL_FILTERS
             await filters.check(request.filter, resources.link_types, kernel=kernel)

@@ -8,6 +8,7 @@ https://www.tcpdump.org/linktypes.html.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -26,10 +27,13 @@ _SECTION, _BIG_ENDIAN = b"\n\r\r\n", b"\x1a\x2b\x3c\x4d"
 _INTERFACE_BLOCK = 1
 
 
-def of_interface(name: str, backend: str) -> tuple[int, ...]:
+def of_interfaces(names: Iterable[str]) -> tuple[int, ...]:
+    """Returns the link types of all of them, each once."""
+    return tuple(dict.fromkeys(link for name in names for link in _of_interface(name)))
+
+
+def _of_interface(name: str) -> tuple[int, ...]:
     """Returns ALL if the interface is unknown or its hardware type is."""
-    if name == "any" and backend == "pcap":
-        return (SLL2,)
     try:
         hardware = int(Path("/sys/class/net", name, "type").read_text())
     except (OSError, ValueError):

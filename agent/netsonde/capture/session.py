@@ -17,10 +17,12 @@ from ..wire.events import EventKind, EventLog
 from ..wire.instant import NS_PER_SEC, rfc3339
 from ..wire.replies import EncryptionState, MeteringState, MetricsReply, StatusReply
 from .collectors import Exporting
+from .hotplug import Hotplug
+from .interfaces import follows_changes
 from .plan import CapturePlan
 from .pump import Pump, Sink
 from .rates import Rates, Window
-from .source import file_state, undecoded_states
+from .source import file_state, interface_states, undecoded_states
 
 # Events of the core: (stream, event).
 _EVENTS: dict[int, tuple[EventKind, str]] = {
@@ -38,6 +40,16 @@ _EVENTS: dict[int, tuple[EventKind, str]] = {
     lib.SONDE_EVENT_SPILL_FAILED: ("alarm", "spill_failed"),
     lib.SONDE_EVENT_SPILL_RESUMED: ("capture", "spill_resumed"),
 }
+
+# Events whose detail is an interface's name.
+_OF_ONE_INTERFACE = frozenset(
+    {
+        lib.SONDE_EVENT_LINK_DOWN,
+        lib.SONDE_EVENT_LINK_UP,
+        lib.SONDE_EVENT_LINK_DELETED,
+        lib.SONDE_EVENT_LINK_RETURNED,
+    }
+)
 
 
 class Session:
@@ -68,6 +80,15 @@ class Session:
         """Notes that the packets of `old` are no longer in a buffer."""
         since_ns = old.replaced.from_ns if old.replaced else old.since_ns
         self.replaced = PacketGap(since_ns, self.since_ns, "replaced")
+
+    def follow_links(self, tasks: asyncio.TaskGroup) -> None:
+        """Captures from new interfaces too, if the request has patterns. Ends with `ticking`."""
+        if follows_changes(self.request.backend, self.request.interface):
+            hotplug = Hotplug(
+                self.capture, self.request.interface, self._events, session_id=self.id
+            )
+            following = tasks.create_task(hotplug.run())
+            self.ticking.add_done_callback(lambda _: following.cancel())
 
     @property
     def uptime_sec(self) -> float:
@@ -105,6 +126,7 @@ class Session:
             session_id=self.id,
             finished=stats.finished,
             link_up=stats.link_up,
+            interfaces=interface_states(self.capture.interface_stats()),
             filter=self.request.filter,
             attach=stats.attach,
             active_flows=stats.flows_active,
@@ -165,11 +187,12 @@ class Session:
 
     def _on_event(self, event: CoreEvent) -> None:
         kind, name = _EVENTS.get(event.kind, ("capture", f"event_{event.kind}"))
+        interface = event.detail if event.kind in _OF_ONE_INTERFACE else self.request.interface
         self._events.emit(
             kind,
             name,
             event.detail,
             session_id=self.id,
             time_ns=event.time_ns,
-            data={"value": event.value, "interface": self.request.interface},
+            data={"value": event.value, "interface": interface},
         )

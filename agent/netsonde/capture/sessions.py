@@ -142,6 +142,7 @@ class Sessions:
             session.replace(old)
         session.pump.start(self._tasks)
         session.ticking = self._tasks.create_task(self._tick(session))
+        session.follow_links(self._tasks)
         self.current = session
         return session
 
@@ -201,6 +202,7 @@ class Sessions:
                 (session.request.interface, session.request.backend),
                 session.counters(stats),
                 session.exporting.stats(),
+                session.capture.interface_stats(),
             )
             self.current = None
             await session.capture.close()

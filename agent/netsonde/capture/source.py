@@ -1,11 +1,13 @@
-"""Parts of replies about the source of packets: a cut file, link types that are not decoded."""
+"""Parts of replies about the source of packets: interfaces, a cut file, unknown link types."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import UNSET, UnsetType
 
-from ..core.values import Stats
-from ..wire.replies import FileState, UndecodedState
+from ..core.values import InterfaceStats, Stats
+from ..wire.replies import FileState, InterfaceState, UndecodedState
 
 
 def file_state(stats: Stats, backend: str) -> FileState | UnsetType:
@@ -13,6 +15,22 @@ def file_state(stats: Stats, backend: str) -> FileState | UnsetType:
     if backend != "file":
         return UNSET
     return FileState(truncated=stats.file_state, detail=stats.file_detail)
+
+
+def interface_states(stats: Iterable[InterfaceStats]) -> list[InterfaceState]:
+    return [
+        InterfaceState(
+            name=one.name,
+            ifindex=one.ifindex,
+            captured=one.captured,
+            link_up=one.link_up,
+            packets_captured=one.packets_captured,
+            packets_dropped=one.packets_dropped,
+            packets_non_flow=one.packets_non_flow,
+            bytes_captured=one.bytes_captured,
+        )
+        for one in stats
+    ]
 
 
 def _name(linktype: int) -> str:

@@ -9,9 +9,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from ..core.values import CollectorStats
+from ..core.values import CollectorStats, InterfaceStats
 
 SERIES_MAX = 256  # label sets; the oldest are dropped
+
+INTERFACE_COUNTERS = ("packets_captured", "packets_dropped", "packets_non_flow", "bytes_captured")
 
 Key = tuple[str, ...]
 
@@ -42,18 +44,37 @@ class Totals:
 
 
 class SessionTotals:
-    """The counters of sessions by interface and backend, and of collectors by address."""
+    """The counters of sessions and of their interfaces, by backend, and of collectors by
+    address."""
 
     def __init__(self) -> None:
         self.sessions = Totals()
+        self.interfaces = Totals()
         self.collectors = Totals()
 
     def add(
-        self, labels: Key, counters: Mapping[str, int], collectors: Sequence[CollectorStats]
+        self,
+        labels: Key,
+        counters: Mapping[str, int],
+        collectors: Sequence[CollectorStats],
+        interfaces: Sequence[InterfaceStats],
     ) -> None:
+        """labels: interface, as in the request, and backend."""
         self.sessions.add(labels, counters)
+        for key, values in interface_series(interfaces, labels[-1]).items():
+            self.interfaces.add(key, values)
         for key, values in collector_series(collectors).items():
             self.collectors.add(key, values)
+
+
+def interface_series(
+    interfaces: Sequence[InterfaceStats], backend: str
+) -> dict[Key, dict[str, int]]:
+    """Returns the counters of each interface, by name and backend."""
+    return {
+        (one.name, backend): {name: getattr(one, name) for name in INTERFACE_COUNTERS}
+        for one in interfaces
+    }
 
 
 def collector_series(collectors: Sequence[CollectorStats]) -> dict[Key, dict[str, int]]:

@@ -28,7 +28,10 @@ class StartCommand:
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "-i", "--interface", required=True, help="interface; path for the backend file"
+            "-i",
+            "--interface",
+            required=True,
+            help="names and patterns, or any: eth0,'en*'; path for the backend file",
         )
         parser.add_argument("-b", "--backend", required=True, help="see 'netsonde backends'")
         parser.add_argument("--filter", metavar="BPF", help="capture only matching packets")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .requests import add_client_arguments, ask_fleet
 from .tables import Cell, duration
@@ -40,6 +40,7 @@ class StatusCommand:
 def describe_status(reply: Reply) -> Sequence[Sequence[Cell]]:
     body = reply.body
     metering = body.get("metering") or {}
+    interfaces = body.get("interfaces") or []
     return [
         (
             reply.host,
@@ -52,8 +53,22 @@ def describe_status(reply: Reply) -> Sequence[Sequence[Cell]]:
             "on" if metering.get("enabled") else "off",
             float(body["buffer_usage_percent"]),
             duration(body["uptime_sec"]),
-        )
+        ),
+        *(describe_interface(reply.host, one) for one in interfaces if len(interfaces) > 1),
     ]
+
+
+def describe_interface(host: str, one: dict[str, Any]) -> Sequence[Cell]:
+    state = "up" if one["link_up"] else "link down"
+    return (
+        host,
+        state if one["captured"] else "removed",
+        f"- {one['name']}",
+        "",
+        one["packets_captured"],
+        one["packets_dropped"],
+        *("", "", "", ""),
+    )
 
 
 def describe_state(body: dict[str, object]) -> str:

@@ -215,6 +215,8 @@ def _whole(one: dict[str, Any]) -> dict[str, Any]:
     for name in BOTH_WAYS:
         if name in one:
             one[name] += one.setdefault(f"reverse_{name}", 0)
+    if "input_ifindex" in one and "output_ifindex" in one:  # by direction; the other is 0
+        one["ifindex"] = one.pop("input_ifindex") | one.pop("output_ifindex")
     if "protocol_number" in one:
         one["protocol"] = protocol_name(one["protocol_number"])
     return one

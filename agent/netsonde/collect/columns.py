@@ -67,6 +67,7 @@ SCHEMA = pa.schema(
         ("total_bytes", _u64),
         ("end_reason", _word),
         ("interface", _word),
+        ("ifindex", _u32),
         ("direction", _word),
         (
             "tunnel",
@@ -146,6 +147,7 @@ def _read(parts: list[_Part]) -> dict[str, Any]:
     for name in parts[0].words:
         columns[name] = _constants([(part.words[name], part.rows) for part in parts], rows)
     _add_up(columns)
+    _join_ifindex(columns)
     _add_durations(columns, made)
     return columns
 
@@ -219,6 +221,12 @@ def _add_up(columns: dict[str, Any]) -> None:
         if name in columns:
             reverse = columns.setdefault(f"reverse_{name}", np.zeros_like(columns[name]))
             columns[name] = columns[name] + reverse
+
+
+def _join_ifindex(columns: dict[str, Any]) -> None:
+    """IPFIX has the interface as ingress or egress, by direction; the other is 0."""
+    if "ingress_ifindex" in columns and "egress_ifindex" in columns:
+        columns["ifindex"] = columns["ingress_ifindex"] | columns["egress_ifindex"]
 
 
 def _add_durations(columns: dict[str, Any], made: dict[str, Column]) -> None:

@@ -51,7 +51,7 @@ _FRAME = struct.Struct("<BxHHI")
 _DICTIONARIES = [
     *WORDS, "protocol_number", "ip_version", "dest_port", "tcp_flags", "reverse_tcp_flags", "tos",
     "ttl_min", "ttl_max", "source_mac", "dest_mac", "segment", "final", "sampling_interval",
-    "timestamps_late",
+    "timestamps_late", "ifindex",
 ]  # fmt: skip
 
 

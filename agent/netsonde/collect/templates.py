@@ -34,7 +34,7 @@ TEMPLATE_SET, DATA_SET_MIN = 2, 256
 
 Element = tuple[int, int]  # enterprise, number
 
-_1, _2, _8 = NUMBER_KINDS[1], NUMBER_KINDS[2], NUMBER_KINDS[8]
+_1, _2, _4, _8 = (NUMBER_KINDS[size] for size in (1, 2, 4, 8))
 # Column and kind of each element.
 _COLUMNS: dict[Element, tuple[str, int]] = {
     (0, 2): ("packets", _8),
@@ -56,6 +56,8 @@ _COLUMNS: dict[Element, tuple[str, int]] = {
     (0, 153): ("last_seen", _8),
     (0, 136): ("end_reason", _1),
     (0, 61): ("direction", _1),
+    (0, 10): ("ingress_ifindex", _4),
+    (0, 14): ("egress_ifindex", _4),
     (0, 8): ("source_ip", IPV4),
     (0, 12): ("dest_ip", IPV4),
     (0, 27): ("source_ip", IPV6),
@@ -66,7 +68,7 @@ _COLUMNS: dict[Element, tuple[str, int]] = {
 }
 # Elements that agents send and that have no column here.
 _WITHOUT_COLUMN = frozenset(
-    (0, number) for number in (10, 14, 31, 58, 64, 70, 82, 88, 197, 239, 243, 244, 245, 351)
+    (0, number) for number in (31, 58, 64, 70, 82, 88, 197, 239, 243, 244, 245, 351)
 )
 _SUMMED = {
     element: name.removeprefix("reverse_")

@@ -51,7 +51,7 @@ NUMBER_KINDS: dict[int, int] = {  # by the bytes of a row
 }
 _ROW_BYTES = {kind: size for size, kind in NUMBER_KINDS.items()}
 ALL_ROWS = (1 << 32) - 1
-_SETS_MAX = 64
+_SETS_MAX = 64 * 16  # interfaces, and layouts of each
 
 
 def ipfix_sets(data: bytes) -> list[tuple[int, int, int]]:

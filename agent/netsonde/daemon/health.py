@@ -24,7 +24,7 @@ from ..bus.connection import Connection
 from ..capture.collectors import LOSS_CAUSES
 from ..capture.session import Session
 from ..capture.standing import Standing
-from ..capture.totals import Key, SessionTotals, collector_series
+from ..capture.totals import Key, SessionTotals, collector_series, interface_series
 from ..config.addresses import endpoint
 from ..core.own_traffic import OwnListener
 
@@ -93,6 +93,7 @@ class _Exposed(Collector):
         if session is not None:
             yield from _spool(session)
             yield from _gauges(session)
+        yield from self._interfaces(session)
         yield from self._exports(session)
 
     def _counters(self, session: Session | None) -> Iterable[Metric]:
@@ -111,6 +112,29 @@ class _Exposed(Collector):
                 for key, values in series.items():
                     family.add_metric(key, values[name])
                 yield family
+
+    def _interfaces(self, session: Session | None) -> Iterable[Metric]:
+        stats = session.capture.interface_stats() if session is not None else ()
+        backend = session.request.backend if session is not None else ""
+        labels = ["interface", "backend"]
+        series = self._totals.interfaces.shown(interface_series(stats, backend))
+        for name in sorted({name for values in series.values() for name in values}):
+            family = CounterMetricFamily(
+                f"netsonde_interface_{name}",
+                f"{name.replace('_', ' ')} on one interface",
+                labels=labels,
+            )
+            for key, values in series.items():
+                family.add_metric(key, values[name])
+            yield family
+        link_up = GaugeMetricFamily(
+            "netsonde_interface_link_up", "1 while the captured interface is up", labels=labels
+        )
+        for one in stats:
+            if one.captured:
+                link_up.add_metric([one.name, backend], int(one.link_up))
+        if stats:
+            yield link_up
 
     def _exports(self, session: Session | None) -> Iterable[Metric]:
         """The label `collector` is address and port, so that series add up over a fleet."""

@@ -64,6 +64,7 @@ class FlowRecord(Struct, kw_only=True):
     total_bytes: Count
     end_reason: Literal["idle", "active", "end", "forced", "resources"] | None
     interface: str
+    ifindex: Annotated[int, Meta(ge=0, description="0: unknown, such as for a file")] = 0
     direction: Literal["ingress", "egress", "unknown"]
     tunnel: Tunnel | None
     sampling_interval: int

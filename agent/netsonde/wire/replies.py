@@ -205,6 +205,19 @@ else:
     StatusCounters = _add_counters("StatusCounters", StatusSummary, Count | UnsetType, UNSET)
 
 
+class InterfaceState(Struct, kw_only=True):
+    """An interface of the session. The counters of all interfaces add up to the session's."""
+
+    name: str
+    ifindex: Annotated[int, Meta(ge=0, description="0: unknown, such as for a file")]
+    captured: Annotated[bool, Meta(description="false: it no longer matches a pattern")]
+    link_up: bool
+    packets_captured: Count
+    packets_dropped: Count
+    packets_non_flow: Count
+    bytes_captured: Count
+
+
 class StatusReply(StatusCounters, kw_only=True):
     """Without a session every number is 0 and the session's fields are absent."""
 
@@ -222,6 +235,7 @@ class StatusReply(StatusCounters, kw_only=True):
     session_id: str | UnsetType = UNSET
     finished: bool | UnsetType = UNSET
     link_up: bool | UnsetType = UNSET
+    interfaces: list[InterfaceState] | UnsetType = UNSET
     filter: str | UnsetType = UNSET
     attach: str | UnsetType = UNSET
     active_flows: Count | UnsetType = UNSET

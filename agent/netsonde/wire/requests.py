@@ -95,7 +95,11 @@ class CaptureOptions(Request, kw_only=True):
     """One capture: the keys of `[session]`, and `wanted` of `status`."""
 
     interface: Annotated[
-        str, Meta(max_length=4096, description="an interface; for `file` a path in replay_dirs")
+        str,
+        Meta(
+            max_length=4096,
+            description="names and patterns separated by commas, or `any`; for `file` a path",
+        ),
     ]
     backend: Annotated[str, Meta(max_length=64, description="a name from `backends`")]
     buffer_size_mb: Annotated[int, Meta(ge=1, le=65536)] = 256

@@ -8,6 +8,7 @@
 #define SONDE_NETFLOW_ENCODER_H
 
 #include "layout.h"
+#include "packet.h"
 #include "uptime.h"
 
 enum { SONDE_STATISTICS_DOMAIN = 0, SONDE_TEMPLATE_REPEATS = 2 };
@@ -17,7 +18,7 @@ struct sonde_draft {
   uint8_t *p;
   uint8_t *end;
   uint8_t *set; /* the open data set, or NULL */
-  uint32_t set_traits;
+  uint32_t set_id;
   uint16_t items; /* the header's count: records, in v9 also templates */
   struct sonde_window window;
   struct sonde_message note;
@@ -44,7 +45,7 @@ struct sonde_encoder {
   uint64_t now_ms;              /* time for v5 and v9 headers */
   uint64_t pieces_done;         /* pieces of a record that the last call wrote in part */
   struct sonde_uptime uptime;
-  struct sonde_announcement announcements[SONDE_LAYOUTS];
+  struct sonde_announcement announcements[SONDE_SOURCES_MAX][SONDE_LAYOUTS];
   uint32_t record_bytes[SONDE_LAYOUTS];
   uint32_t template_bytes[SONDE_LAYOUTS];
   struct sonde_draft draft;

@@ -17,6 +17,7 @@ enum {
   V9_TEMPLATE_SET = 0,
   IPFIX_TEMPLATE_SET = 2,
   SET_HEADER_BYTES = 4,
+  VARIANT_IDS = 2 * SONDE_LAYOUTS, /* the template of statistics is between the first two */
 };
 
 static bool is_ipfix(const struct sonde_encoder *encoder) {
@@ -57,8 +58,17 @@ static void close_set(struct sonde_draft *draft) {
   draft->set = NULL;
 }
 
+/* The record's interface, if each interface has templates. */
+static uint32_t variant(const struct sonde_encoder *encoder) {
+  return encoder->config.interface_templates ? encoder->source : 0;
+}
+
+static uint16_t template_id(const struct sonde_encoder *encoder, uint32_t traits) {
+  return (uint16_t)(SONDE_LAYOUT_TEMPLATE_ID + VARIANT_IDS * variant(encoder) + traits);
+}
+
 static bool template_due(const struct sonde_encoder *encoder, uint32_t traits) {
-  const struct sonde_announcement *last = &encoder->announcements[traits];
+  const struct sonde_announcement *last = &encoder->announcements[variant(encoder)][traits];
   if (last->times > 0 && last->sent_message == encoder->messages)
     return false; /* already in this message */
   return last->times < SONDE_TEMPLATE_REPEATS ||
@@ -69,10 +79,11 @@ static bool template_due(const struct sonde_encoder *encoder, uint32_t traits) {
 
 static void put_template(struct sonde_encoder *encoder, uint32_t traits) {
   struct sonde_draft *draft = &encoder->draft;
-  struct sonde_announcement *announcement = &encoder->announcements[traits];
+  struct sonde_announcement *announcement = &encoder->announcements[variant(encoder)][traits];
   uint8_t *set = draft->p;
   put_u16(set, is_ipfix(encoder) ? IPFIX_TEMPLATE_SET : V9_TEMPLATE_SET);
   draft->p = sonde_layout_put_template(set + SET_HEADER_BYTES, traits);
+  put_u16(set + SET_HEADER_BYTES, template_id(encoder, traits));
   sonde_set_end(draft, set);
   draft->items++;
   draft->note.templates++;
@@ -94,8 +105,8 @@ static bool open_set(struct sonde_encoder *encoder, uint32_t traits) {
   if (due)
     put_template(encoder, traits);
   draft->set = draft->p;
-  draft->set_traits = traits;
-  draft->p = put_u16(draft->p, (uint16_t)(SONDE_LAYOUT_TEMPLATE_ID + traits));
+  draft->set_id = template_id(encoder, traits);
+  draft->p = put_u16(draft->p, (uint16_t)draft->set_id);
   draft->p += 2; /* length: close_set */
   return true;
 }
@@ -103,7 +114,7 @@ static bool open_set(struct sonde_encoder *encoder, uint32_t traits) {
 /* Returns true if the record fits the open set, with padding. */
 static bool fits_set(const struct sonde_encoder *encoder, uint32_t traits) {
   const struct sonde_draft *draft = &encoder->draft;
-  return draft->set && draft->set_traits == traits &&
+  return draft->set && draft->set_id == template_id(encoder, traits) &&
          draft->end - draft->p >= (int64_t)encoder->record_bytes[traits] + 3;
 }
 
