@@ -200,6 +200,27 @@ static void refusals_decrease_no_counter(void) {
   sonde_collector_destroy(collector);
 }
 
+/* A message that meets a refusal of an earlier datagram is sent again once, then it is lost. */
+static void repeated_refusal_is_charged_to_refused(void) {
+  uint16_t port;
+  close(listen_on(&port));
+  struct sonde_collector *collector = make(9, port, 0);
+  fill(collector);
+  send_all(collector, NOW);
+  check_lost(collector, RECORDS, 0, 0);
+  fill(collector);
+  uint64_t first = collector->messages.list[0].records;
+  for (int attempt = 0; attempt < 2; attempt++) {
+    CHECK_EQ(collector->next, 0);
+    CHECK_EQ(send(collector->fd, "x", 1, 0), 1);
+    CHECK_EQ(sonde_collector_send(collector, NOW), NOW);
+  }
+  CHECK_EQ(collector->next, 1);
+  CHECK_EQ(collector->stats.records_lost_refused, RECORDS + first);
+  CHECK_EQ(collector->stats.records_lost_error, 0);
+  sonde_collector_destroy(collector);
+}
+
 /* Replaces the socket of the collector. Returns the other end. */
 static int replace_socket(struct sonde_collector *collector) {
   int pair[2];
@@ -504,6 +525,7 @@ int main(void) {
   make_records();
   sent_messages_are_counted();
   refusals_are_charged_to_refused();
+  repeated_refusal_is_charged_to_refused();
   refusals_decrease_no_counter();
   full_socket_is_charged_to_no_room();
   error_reconnects();

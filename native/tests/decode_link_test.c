@@ -159,12 +159,35 @@ static void most_labels(void) {
   }
 }
 
+/* The members of ICMP do not keep the values of an earlier packet. */
+static void no_stale_members(void) {
+  static const char *const links[] = {"eth:0800", "eth:8100 tag:10:0800"};
+  for (size_t i = 0; i < 2; i++) {
+    struct sonde_decoded out;
+    for (int udp = 0; udp < 2; udp++) {
+      struct crafted crafted;
+      char layers[128];
+      snprintf(layers, sizeof layers, "%s %s", links[i],
+               udp ? "ip4:11 udp:1000:53 pay:8" : "ip4:1 x:030100000000000000000000");
+      packet_craft(&crafted, layers);
+      const struct sonde_packet packet = {.data = crafted.data,
+                                          .caplen = crafted.bytes,
+                                          .wirelen = crafted.bytes,
+                                          .linktype = SONDE_LINKTYPE_ETHERNET};
+      CHECK_EQ(sonde_decode(decoder, &packet, &out), FLOW);
+      CHECK_EQ(out.icmp_type, udp ? 0 : 3);
+      CHECK_EQ(out.icmp_code, udp ? 0 : 1);
+    }
+  }
+}
+
 int main(void) {
   decoder = sonde_decoder_create(0, NULL);
   cut_headers();
   false_lengths();
   most_tags();
   most_labels();
+  no_stale_members();
   sonde_decoder_destroy(decoder);
   return check_report();
 }
