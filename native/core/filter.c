@@ -153,19 +153,35 @@ static const struct sonde_filter *filter_for(struct sonde_filter_set *set, uint1
   return filter;
 }
 
-int sonde_filter_set_prepare(struct sonde_filter_set *set, const char *expression,
-                             const struct sonde_filter_set *from) {
+/* An expression that is invalid for Ethernet can be valid for other link types of a file. */
+static bool is_valid_elsewhere(const char *expression) {
+  for (uint32_t i = 0; i < OTHER_LINKTYPES; i++)
+    if (sonde_filter_check_for(other_linktypes[i], false, expression, NULL) == SONDE_OK)
+      return true;
+  return false;
+}
+
+int sonde_filter_set_prepare(struct sonde_filter_set *set, const char *expression, bool any,
+                             struct sonde_error *error) {
   set->expression = strdup(expression);
   if (!set->expression)
-    return SONDE_NO_MEMORY;
-  struct sonde_filter *filter = from ? from->filters[0].filter : NULL;
-  if (filter)
-    atomic_fetch_add(&filter->holders, 1);
-  else if (!from)
-    sonde_filter_compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression, &filter, NULL);
+    return sonde_fail(error, SONDE_NO_MEMORY, ENOMEM, "no memory for the filter");
   set->filters[0].linktype = SONDE_LINKTYPE_ETHERNET;
-  set->filters[0].filter = filter;
   set->count = 1;
+  int status = sonde_filter_compile(SONDE_LINKTYPE_ETHERNET, SNAPLEN_MAX, expression,
+                                    &set->filters[0].filter, error);
+  return status == SONDE_FILTER_INVALID && any && is_valid_elsewhere(expression) ? SONDE_OK
+                                                                                 : status;
+}
+
+int sonde_filter_set_share(struct sonde_filter_set *set, const struct sonde_filter_set *from) {
+  set->expression = strdup(from->expression);
+  if (!set->expression)
+    return SONDE_NO_MEMORY;
+  set->filters[0] = from->filters[0];
+  set->count = 1;
+  if (set->filters[0].filter)
+    atomic_fetch_add(&set->filters[0].filter->holders, 1);
   return SONDE_OK;
 }
 
@@ -191,17 +207,4 @@ int sonde_filter_check_for(uint16_t linktype, bool kernel, const char *expressio
 
 int sonde_filter_check(const char *expression, struct sonde_error *error) {
   return sonde_filter_check_for(SONDE_LINKTYPE_ETHERNET, true, expression, error);
-}
-
-int sonde_filter_check_userspace(const char *expression, struct sonde_error *error) {
-  return sonde_filter_check_for(SONDE_LINKTYPE_ETHERNET, false, expression, error);
-}
-
-int sonde_filter_check_any(const char *expression, struct sonde_error *error) {
-  struct sonde_error other;
-  int status = sonde_filter_check_userspace(expression, error);
-  for (uint32_t i = 0; status == SONDE_FILTER_INVALID && i < OTHER_LINKTYPES; i++)
-    if (sonde_filter_check_for(other_linktypes[i], false, expression, &other) == SONDE_OK)
-      return SONDE_OK;
-  return status;
 }

@@ -33,20 +33,19 @@ int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expres
 /* Whether the expression compiles for the link type. kernel: also as what only a kernel can run. */
 int sonde_filter_check_for(uint16_t linktype, bool kernel, const char *expression,
                            struct sonde_error *error);
-/* Compiles for Ethernet. Unlike sonde_filter_check, rejects what only a kernel can run. */
-int sonde_filter_check_userspace(const char *expression, struct sonde_error *error);
-/* The same for any link type; if it is invalid for all, `error` says why for Ethernet. */
-int sonde_filter_check_any(const char *expression, struct sonde_error *error);
 bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, uint32_t caplen,
                         uint32_t wirelen);
 /* The link type to compile for: LOOP for a NULL header in network order. */
 uint16_t sonde_filter_linktype(const struct sonde_packet *packet);
 void sonde_filter_destroy(struct sonde_filter *filter); /* NULL is allowed */
 
-/* Sets the expression and compiles it for Ethernet, or shares the program of `from`, a prepared set
- * of the same expression, if not NULL. Returns 0 or NO_MEMORY. */
-int sonde_filter_set_prepare(struct sonde_filter_set *set, const char *expression,
-                             const struct sonde_filter_set *from);
+/* Compiles the expression for Ethernet, once. Unlike sonde_filter_check, rejects what only a kernel
+ * can run. any: it may also be valid for another link type of a file; if it is invalid for all,
+ * `error` says why for Ethernet. Release the set also after an error: FILTER_INVALID, NO_MEMORY. */
+int sonde_filter_set_prepare(struct sonde_filter_set *set, const char *expression, bool any,
+                             struct sonde_error *error);
+/* Shares the program of `from`, a prepared set, for another thread. Returns 0 or NO_MEMORY. */
+int sonde_filter_set_share(struct sonde_filter_set *set, const struct sonde_filter_set *from);
 /* False for a link type that the expression is invalid for, or that is the 17th. */
 bool sonde_filter_set_match(struct sonde_filter_set *set, const struct sonde_packet *packet);
 void sonde_filter_set_release(struct sonde_filter_set *set);

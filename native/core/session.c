@@ -75,11 +75,9 @@ static int build_worker(struct sonde_session *session, const struct sonde_sessio
       .id_seed = id_seed,
       .sink = sonde_worker_sink(worker),
   });
-  if (config->filter && config->filter[0] && !session->ops->filters) {
-    const struct sonde_filter_set *from = number > 0 ? &session->workers[0].filters : NULL;
-    if (sonde_filter_set_prepare(&worker->filters, config->filter, from) < 0)
-      return SONDE_NO_MEMORY;
-  }
+  if (session->filters.expression &&
+      sonde_filter_set_share(&worker->filters, &session->filters) < 0)
+    return SONDE_NO_MEMORY;
   if (!worker->decoder || !worker->table)
     return SONDE_NO_MEMORY;
   if (config->exclude_own && session->info.live)
@@ -125,8 +123,7 @@ static int open_backend(struct sonde_session *session, const struct sonde_sessio
   if (status == SONDE_OK)
     status = sonde_registry_load(config->plugin_dir, config->backend, &session->ops, error);
   if (status == SONDE_OK && config->filter && config->filter[0] && !session->ops->filters)
-    status = file_fd >= 0 ? sonde_filter_check_any(config->filter, error)
-                          : sonde_filter_check_userspace(config->filter, error);
+    status = sonde_filter_set_prepare(&session->filters, config->filter, file_fd >= 0, error);
   if (status < 0) {
     if (file_fd >= 0)
       close(file_fd);
@@ -261,6 +258,7 @@ void sonde_session_close(struct sonde_session *session) {
   sonde_sources_close(session);
   for (uint32_t i = 0; session->workers && i < session->worker_count; i++)
     sonde_worker_release(&session->workers[i]);
+  sonde_filter_set_release(&session->filters);
   sonde_store_close(session->store);
   free(session->workers);
   free(session->flush_cursors);

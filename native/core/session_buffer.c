@@ -124,13 +124,13 @@ int sonde_session_packets_open(struct sonde_session *session, const char *filter
   bool filters = filter && filter[0];
   if (!session->store)
     return sonde_fail(error, SONDE_STATE, 0, "the session has no capture buffer");
-  int status = filters ? sonde_filter_check_any(filter, error) : SONDE_OK;
-  if (status < 0)
-    return status;
   struct sonde_packets *made = calloc(1, sizeof *made);
-  if (!made || (filters && sonde_filter_set_prepare(&made->filters, filter, NULL) < 0)) {
-    free(made);
+  if (!made)
     return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for the query");
+  int status = filters ? sonde_filter_set_prepare(&made->filters, filter, true, error) : SONDE_OK;
+  if (status < 0) {
+    sonde_session_packets_close(made);
+    return status;
   }
   if (atomic_load(&session->state) != SONDE_SESSION_OPEN)
     sonde_session_buffer_note_drops(session);

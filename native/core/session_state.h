@@ -43,7 +43,8 @@ struct sonde_session {
   char host[128]; /* in the names of interfaces; "": none */
   struct sonde_worker *workers;
   uint32_t worker_count;
-  struct sonde_store *store; /* the capture buffer, or NULL */
+  struct sonde_filter_set filters; /* in user space, for the workers to share */
+  struct sonde_store *store;       /* the capture buffer, or NULL */
   _Atomic bool encrypted;
   pthread_mutex_t drops_lock; /* guards the two fields below */
   uint64_t drops_seen;

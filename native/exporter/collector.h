@@ -77,7 +77,7 @@ uint64_t sonde_collector_send(struct sonde_collector *collector, uint64_t now_ns
 void sonde_collector_disconnect(struct sonde_collector *collector);
 /* Checks the socket for a refusal of the last message. */
 void sonde_collector_settle(struct sonde_collector *collector);
-/* Settles, and then reports the last message as sent. A later refusal of it is no loss. */
+/* Settles, and then reports the last message as sent. Refusals that come later are no loss. */
 void sonde_collector_confirm(struct sonde_collector *collector);
 /* The same if the last message was sent long ago. */
 void sonde_collector_confirm_old(struct sonde_collector *collector, uint64_t now_ns);

@@ -63,7 +63,7 @@ static void statistics_do_not_wait_for_the_disk(void) {
   sonde_store_close(store);
   store = open_store();
   sonde_store_stats(store, &stats);
-  CHECK_EQ(stats.segments, 1); /* of the earlier session, whole now */
+  CHECK_EQ(stats.segments, 1); /* the earlier session has finished it */
   CHECK(stats.segment_bytes > bytes);
   append(store, 1000, 2000);
   sonde_store_stats(store, &stats);

@@ -82,9 +82,10 @@ static void check_sets(void) {
                                 .caplen = sizeof ethernet,
                                 .wirelen = sizeof ethernet,
                                 .linktype = SONDE_LINKTYPE_ETHERNET};
-  CHECK_EQ(sonde_filter_set_prepare(&one, "udp port 53", NULL), 0);
+  struct sonde_error error = {0};
+  CHECK_EQ(sonde_filter_set_prepare(&one, "udp port 53", false, &error), 0);
   CHECK_EQ(one.count, 1);
-  CHECK_EQ(sonde_filter_set_prepare(&two, "udp port 53", &one), 0);
+  CHECK_EQ(sonde_filter_set_share(&two, &one), 0);
   CHECK(one.filters[0].filter && one.filters[0].filter == two.filters[0].filter);
   CHECK(sonde_filter_set_match(&one, &packet));
   sonde_filter_set_release(&one);
@@ -96,6 +97,14 @@ static void check_sets(void) {
   CHECK(sonde_filter_set_match(&two, &packet));
   CHECK_EQ(two.count, 2);
   sonde_filter_set_release(&two);
+}
+
+/* Returns the status of a set for user space. */
+static int prepare(const char *expression, bool any, struct sonde_error *error) {
+  struct sonde_filter_set set = {0};
+  int status = sonde_filter_set_prepare(&set, expression, any, error);
+  sonde_filter_set_release(&set);
+  return status;
 }
 
 static void check_rejected(void) {
@@ -126,10 +135,13 @@ static void check_rejected(void) {
   sonde_filter_destroy(NULL);
   /* A kernel knows the direction. In user space the expression would silently match nothing. */
   CHECK_EQ(sonde_filter_check("inbound and udp", &error), 0);
-  CHECK_EQ(sonde_filter_check_userspace("inbound and udp", &error), SONDE_FILTER_INVALID);
-  CHECK_EQ(sonde_filter_check_userspace("not outbound", &error), SONDE_FILTER_INVALID);
+  CHECK_EQ(prepare("inbound and udp", false, &error), SONDE_FILTER_INVALID);
+  CHECK_EQ(prepare("not outbound", false, &error), SONDE_FILTER_INVALID);
   CHECK(strstr(error.detail, "af_packet") != NULL);
-  CHECK_EQ(sonde_filter_check_userspace("vlan and ip6 and not tcp port 80", &error), 0);
+  CHECK_EQ(prepare("vlan and ip6 and not tcp port 80", false, &error), 0);
+  /* Valid for 802.11 only. */
+  CHECK_EQ(prepare("type mgt", false, &error), SONDE_FILTER_INVALID);
+  CHECK_EQ(prepare("type mgt", true, &error), 0);
 }
 
 int main(void) {

@@ -358,6 +358,7 @@ static void unmatchable_filter_is_compiled_once(void) {
   atomic_store(&compiled, 0);
   CHECK_EQ(filtered(make_capture(), "ether host 2:0:0:0:0:1"), PACKETS);
   unsigned fits = atomic_exchange(&compiled, 0);
+  CHECK_EQ(fits, 1); /* the optimizer may take seconds: the check's program is the one that runs */
   CHECK_EQ(filtered(make_capture_of(101), "ether host 2:0:0:0:0:1"), 0);
   CHECK(atomic_load(&compiled) <= fits + 1);
 }
