@@ -143,6 +143,18 @@ class FakeAgent:
         )
         task.add_done_callback(self._landed)
 
+    async def lie(self, host: str, *, labels: dict[str, str] | None = None) -> None:
+        """Also answers what every agent hears under another host's name."""
+        liar = FakeAgent(self.client, host, labels=labels, root=self.root)
+        for verb in BODIES:
+            await self.client.subscribe(f"{self.root}.{verb}", cb=liar._on_request)
+        for label in self.labels.items():
+            subject = f"{self.root}.group.{'.'.join(label)}.>"
+            await self.client.subscribe(subject, cb=liar._on_request)
+        for kind in ("PING", "INFO"):
+            await self.client.subscribe(f"$SRV.{kind}.netsonde", cb=liar._on_discovery)
+        await settled(self.client)
+
     def _landed(self, _task: asyncio.Task[None]) -> None:
         self.in_flight -= 1
 

@@ -194,6 +194,82 @@ async def test_groups_are_combined_and_hosts_excluded(run: Run, agents_client: C
             assert [json.loads(line)["host"] for line in out.splitlines()] == hosts, flags
 
 
+# ---- agents that lie about their name ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["ps", "status", "stop", "flows"])
+async def test_reply_under_the_name_of_a_dead_host_is_not_believed(
+    run: Run, agents_client: Client, tmp_path: Path, command: str
+) -> None:
+    """Nobody but `dead` may subscribe to its subjects, so the lie is seen in broadcasts only."""
+    liar = await FakeAgent(agents_client, "liar").start()
+    await liar.lie("dead")
+    inventory = tmp_path / "inventory"
+    inventory.write_text("liar\ndead\n")
+    for flags in ((), ("--inventory", str(inventory)), ("--host", "liar", "--host", "dead")):
+        code, out, errors = await run(command, "--json", *flags)
+        assert code == 1, errors
+        assert "dead: not connected\n" in errors
+        assert errors.splitlines()[-1].startswith("2 asked: 1 ok, 1 not connected"), errors
+        objects = {body["host"]: body for body in map(json.loads, out.splitlines())}
+        assert objects.keys() == {"liar", "dead"}
+        assert objects["dead"] == {"host": "dead", "absent": "not connected"}
+
+
+async def test_lie_about_a_connected_host_changes_nothing(run: Run, agents_client: Client) -> None:
+    victim = await FakeAgent(agents_client, "victim", labels={"site": "fra"}).start()
+    liar = await FakeAgent(agents_client, "liar", labels={"site": "ams"}).start()
+    await liar.lie("victim", labels={"site": "ams"})
+    code, out, errors = await run("stop", "--json")
+    assert code == 0, errors
+    assert [json.loads(line)["host"] for line in out.splitlines()] == ["liar", "victim"]
+    assert victim.executed.count("stop") == 1
+
+    for pace in ((), ("--batch", "1")):
+        code, out, errors = await run("stop", "--json", "--group", "site=ams", *pace)
+        assert code == 0, errors
+        assert [json.loads(line)["host"] for line in out.splitlines()] == ["liar"]
+    assert victim.executed.count("stop") == 1
+    code, out, errors = await run("ps", "--json", "--group", "site=fra")
+    assert [json.loads(line)["host"] for line in out.splitlines()] == ["victim"]
+
+
+async def test_reply_of_a_host_with_another_name_in_it_is_malformed(
+    run: Run, agents_client: Client
+) -> None:
+    """In the body only: two names. In the header too: another host's reply."""
+    await FakeAgent(agents_client, "web1", raw=b'{"host": "db1", "running": false}').start()
+    web2 = await FakeAgent(agents_client, "web2").start()
+    web2.host = "db2"
+    for flags in (("--host", "web1", "--host", "web2"), ("--host", "web1")):
+        code, out, errors = await run("status", "--json", "--timeout", "1", *flags)
+        assert code == 1
+        bodies = [json.loads(line) for line in out.splitlines()]
+        assert [body["host"] for body in bodies] == list(flags[1::2])
+        assert {body["error"] for body in bodies} == {"unreadable"}
+        assert "two host names: web1 and 'db1'" in bodies[0]["detail"]
+    _, out, errors = await run("status", "--json", "--timeout", "1", "--host", "web2")
+    assert json.loads(out)["detail"] == "the reply names another host: db2"
+    assert "web2: reply ignored, it names another host: db2" in errors
+
+
+async def test_page_of_flows_from_another_host_is_refused(run: Run, agents_client: Client) -> None:
+    agent = await FakeAgent(agents_client, "web1").start()
+    flow = {"protocol": "UDP", "source_ip": "198.18.0.1", "dest_ip": "198.18.0.2",
+            "packets": 1, "bytes": 1}  # fmt: skip
+    agent.bodies["flows"] = {"flows": [flow], "active_flows": 2, "truncated": True, "next": "x"}
+
+    def execute(verb: str, headers: dict[str, str]) -> dict[str, Any]:
+        agent.executed.append(verb)
+        name = "web1" if agent.executed.count("flows") == 1 else "db1"
+        return {"host": name, **agent.bodies[verb]}
+
+    agent._execute = execute  # type: ignore[method-assign]
+    code, out, _ = await run("flows", "--json", "-n", "2", "--host", "web1")
+    assert code == 1
+    assert json.loads(out)["error"] == "unreadable"
+
+
 async def test_stream_that_stores_requests_is_named_and_does_no_harm(
     tmp_path: Path,
 ) -> None:

@@ -24,7 +24,7 @@ from netsonde.config.sections import NatsSection
 from netsonde.errors import UnreachableError
 from netsonde.fleet import client as client_module
 from netsonde.fleet.client import FleetClient, Pace, connect, explain
-from netsonde.fleet.request import belongs, read_labels
+from netsonde.fleet.search import belongs, read_labels
 from netsonde.fleet.targeting import Limit, Target, TargetError
 from servers import NatsServer, free_port
 
@@ -222,7 +222,9 @@ async def test_duplicate_host_names_are_reported(
     assert not outcome.complete
 
 
-async def test_foreign_service_is_ignored(nats_server: NatsServer, agents_client: Client) -> None:
+async def test_malformed_discovery_reply_is_a_failure(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
     await Responder(agents_client, "web1").start()
 
     async def introduce(message: Msg) -> None:
@@ -235,9 +237,12 @@ async def test_foreign_service_is_ignored(nats_server: NatsServer, agents_client
         began = time.monotonic()
         outcome = await fleet.ask("status", {}, Target(), Pace(timeout_sec=TIMEOUT_SEC))
         assert time.monotonic() - began < SOON_SEC
-    assert [reply.host for reply in outcome.replies] == ["web1"]
+    unknown, web1 = outcome.replies
+    assert (web1.host, web1.accepted) == ("web1", True)
+    assert (unknown.host, unknown.body["error"]) == ("?", "unreadable")
+    assert unknown.body["detail"].startswith("discovery: ")
     assert not outcome.absences
-    assert any("not an agent" in warning for warning in outcome.warnings)
+    assert not outcome.complete
 
 
 async def test_without_discovery_the_hosts_that_reply_to_status_are_asked(

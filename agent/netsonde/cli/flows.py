@@ -177,7 +177,7 @@ async def _with_rest(
     client: FleetClient, first: Reply, body: dict[str, Any], wanted: int, timeout_sec: float
 ) -> Reply:
     """Returns the reply with the rows of the pages that follow it, `wanted` rows at most."""
-    from ..fleet.scatter import decode_object
+    from ..fleet.scatter import decode_object, same_name
     from ..fleet.targeting import host_subject
 
     subject = host_subject(client.address.root, first.host, "flows")
@@ -189,6 +189,7 @@ async def _with_rest(
         data = await client.request(subject, msgspec.json.encode(asked), timeout_sec)
         try:
             page = decode_object(data or b"")
+            same_name(first.host, page.get("host", first.host))
             more = list(page["flows"])
         except (ValueError, LookupError, TypeError):
             why = f"no reply, or a malformed one, after {len(rows)} rows; ask again"

@@ -72,6 +72,6 @@ def list_agent(reply: Reply) -> Sequence[Sequence[Cell]]:
 
 
 def describe_labels(metadata: object) -> str:
-    from ..fleet.request import read_labels
+    from ..fleet.search import read_labels
 
     return " ".join(f"{key}={value}" for key, value in read_labels(metadata).items()) or "-"

@@ -29,8 +29,8 @@ from ..errors import UnreachableError
 from ..wire.verbs import VERBS
 from .outcome import Outcome as Outcome
 from .outcome import Pace as Pace
-from .request import Progress, Request, Watcher, decode_discovery
-from .scatter import Message, Reply
+from .request import Progress, Request, Watcher
+from .scatter import Message, Reply, decode_discovery
 from .targeting import Target
 
 CONNECT_TIMEOUT_SEC = 4.0
@@ -89,7 +89,7 @@ class FleetClient:
         the account may not use $SRV.
         """
         async with self.open_request(Pace(timeout_sec), Message()) as request:
-            return await request.discover(kind, target)
+            return await request.search.discover(kind, target)
 
     @asynccontextmanager
     async def open_request(self, pace: Pace, message: Message) -> AsyncIterator[Request]:
@@ -128,7 +128,7 @@ class FleetClient:
                 if hosts is None:
                     await request.run(verb, target)
                 else:
-                    await request.ask_each(verb, hosts, pace.window(len(hosts)), pinged=True)
+                    await request.ask_each(verb, hosts, pace.window(len(hosts)), named=True)
             finally:
                 request.settle(outcome)
                 outcome.warnings += self.drain_errors()
@@ -136,14 +136,9 @@ class FleetClient:
 
     async def list_agents(self, target: Target, pace: Pace, outcome: Outcome) -> None:
         """Fills in the discovery document (INFO) of each agent."""
-        hosts = target.expected
-        if hosts is None and (pace.staged or pace.limit):
-            hosts = await self.expect_hosts(target, pace)
-        elif hosts is not None and pace.limit is not None:
-            hosts = pace.limit.apply(hosts)
         async with self.open_request(pace, Message(decode=decode_discovery)) as request:
             try:
-                await request.list_agents(target, hosts)
+                await request.run("", target)
             finally:
                 request.settle(outcome)
                 outcome.warnings += self.drain_errors()

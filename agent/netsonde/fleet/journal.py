@@ -22,7 +22,6 @@ import msgspec
 
 from ..errors import EXIT_USAGE, NetsondeError
 from .outcome import Outcome, Pace
-from .request import EVERY_HOST
 from .scatter import Reply
 
 REPLAY_SEC = 540.0  # agents keep replies for 600 s
@@ -82,12 +81,11 @@ class Earlier:
 
     def forgotten(self) -> list[str]:
         """Returns hosts that may have executed the request and no longer know the reply."""
-        asked = self._asked.get(EVERY_HOST, 0.0)
         return [
             host
             for host in self.expected
             if host not in self.replies
-            and 0 < max(asked, self._asked.get(host, 0.0)) < time.time() - REPLAY_SEC
+            and 0 < self._asked.get(host, 0.0) < time.time() - REPLAY_SEC
         ]
 
 

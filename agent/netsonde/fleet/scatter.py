@@ -3,10 +3,14 @@
 An Inbox belongs to one request. NATS reports "no responders" for a subject that nobody hears.
 A JetStream stream that stores a request's subject acknowledges the request. The acknowledgement is
 not a reply. request.py decides which hosts to ask and how long to wait.
+
+A reply is believed only under one name: its `Host` header, its body and the host whose subject
+was asked have to agree.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import time
@@ -29,6 +33,7 @@ from ..wire.instant import rfc3339
 INBOX_MESSAGES_MAX = 65_536
 INBOX_BYTES_MAX = 256 << 20
 ACK_BYTES_MAX = 4096
+POLL_SEC = 0.25  # how soon a lost connection is noticed
 
 NO_RESPONDERS = "503"  # status header from nats-server: the subject has no subscriber
 UNKNOWN = "?"  # the host of a reply that names none
@@ -107,6 +112,7 @@ def decode_reply(data: bytes, headers: dict[str, str] | None, elapsed_sec: float
     try:
         body = decode_object(data)
         host = token(host or body.get("host"))
+        body = {**body, "host": same_name(host, body.get("host", host))}
     except ValueError as error:
         return Reply.unreadable(host if TOKEN.fullmatch(host) else UNKNOWN, str(error), elapsed_sec)
     status = headers.get("Status-Code") or headers.get("Nats-Service-Error-Code")
@@ -122,6 +128,31 @@ def decode_object(data: bytes) -> dict[str, Any]:
         return msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
+
+
+def decode_discovery(data: bytes, headers: dict[str, str] | None, elapsed_sec: float) -> Reply:
+    """Reads a $SRV reply. The host is the service's id. An agent that discovery does not reach
+    replies to `status` instead; then only its name is known."""
+    if headers and "Host" in headers:
+        reply = decode_reply(data, headers, elapsed_sec)
+        known = reply.body.get("error") != "unreadable"
+        body = {"host": reply.host, "id": reply.host, "name": "netsonde"}
+        return Reply(reply.host, 200, body, elapsed_sec) if known else reply
+    host = UNKNOWN
+    try:
+        body = decode_object(data)
+        host = token(body.get("id"))
+        same_name(host, body.get("host", host))
+        return Reply(host, 200, {"host": host, **body}, elapsed_sec)
+    except ValueError as error:
+        return Reply.unreadable(host, str(error), elapsed_sec)
+
+
+def same_name(host: str, other: object) -> str:
+    """Raises ValueError if a reply has two names."""
+    if other != host:
+        raise ValueError(f"the reply has two host names: {host} and {str(other)[:64]!r}")
+    return host
 
 
 def token(name: object) -> str:
@@ -150,6 +181,30 @@ class Message:
             return dict(self.headers)
         expires_ns = time.time_ns() + int(self.lifetime_sec * 1e9)
         return {**self.headers, "Expires-At": rfc3339(expires_ns)}
+
+
+class Signal:
+    """Wakes a request when something has arrived."""
+
+    def __init__(self, connection: Client) -> None:
+        self._connection = connection
+        self._changed = asyncio.Event()
+
+    def set(self, _host: str | None = None) -> None:
+        self._changed.set()
+
+    async def wait(self, until_sec: float) -> None:
+        """Returns when something has arrived, or at the time. Raises UnreachableError."""
+        left_sec = min(until_sec - time.monotonic(), POLL_SEC)
+        if left_sec > 0:
+            try:
+                async with asyncio.timeout(left_sec):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+        self._changed.clear()
+        if self._connection.is_closed:
+            raise UnreachableError("The connection to NATS was lost.")
 
 
 class Inbox:

@@ -1,0 +1,201 @@
+"""Finds the hosts of a target: service discovery ($SRV) together with a broadcast `status`.
+
+The reply to a broadcast can name any host, so here it yields only names. Whatever is shown of a
+host, or decides about it, comes from a reply to that host's own subject: with separate roles
+(roles.py), nats-server lets no other host subscribe to it. request.py asks each host there. A
+label that selects a host is confirmed on `$SRV.PING.netsonde.<host>` before the host is asked.
+
+A search ends after `max(1 s, 4 × the slowest answer)` of silence. Discovery may miss agents of
+another account; `status` finds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from nats.aio.client import Client
+
+from .scatter import (
+    NO_ANSWER,
+    NOT_CONNECTED,
+    UNKNOWN,
+    Ask,
+    Gathering,
+    Inbox,
+    Message,
+    Reply,
+    Signal,
+    decode_discovery,
+)
+from .targeting import Target
+
+SERVICE = "netsonde"
+INFO = f"$SRV.INFO.{SERVICE}"
+PING = f"$SRV.PING.{SERVICE}"
+QUIET_SEC_MIN = 1.0
+QUIET_FACTOR = 4
+TWIN_SEC_MIN = 0.5  # after a named host's reply, another agent of that name has this long
+
+
+class Search:
+    """Open `roll` before use. discovered: the target's agents that discovery found."""
+
+    def __init__(self, connection: Client, root: str, timeout_sec: float, signal: Signal) -> None:
+        self.roll = Inbox(connection, Message(decode=decode_discovery), signal.set)
+        self.discovered: dict[str, Reply] = {}
+        self.hidden: set[str] = set()  # hosts that only `status` found
+        self.unconfirmed: dict[str, str] = {}  # hosts that did not confirm their labels, and why
+        self.malformed: set[str] = set()
+        self.stored_by: set[str] = set()
+        self._connection = connection
+        self._root = root
+        self._timeout_sec = timeout_sec
+        self._signal = signal
+
+    async def find(self, target: Target, *, thorough: bool) -> tuple[str, ...] | None:
+        """Returns the hosts to ask, sorted; None if neither discovery nor agents replied.
+        thorough: also looks for agents that discovery does not reach if it found some."""
+        probe = asyncio.create_task(self._probe(target)) if thorough else None
+        try:
+            found = await self.discover("PING", target)
+            probed: set[str] = set()
+            if probe is not None:
+                probed = await probe
+            elif not found:
+                probed = await self._probe(target)
+        finally:
+            if probe is not None:
+                probe.cancel()
+        self.hidden = {host for host in probed if not self._is_known(host)}
+        if found is None and not self.hidden and not self.malformed:
+            return None
+        return tuple(sorted(self.discovered.keys() | self.hidden))
+
+    def _is_known(self, host: str) -> bool:
+        """Returns whether discovery knows the host: as a member of the target, or as none."""
+        return any(belongs(reply.body, self._root) for reply in self._heard(host))
+
+    def _heard(self, host: str) -> list[Reply]:
+        gathering = self.roll.gathering
+        first = gathering.replies.get(host)
+        return [] if first is None else [first, *gathering.others.get(host, ())]
+
+    # ---- discovery -------------------------------------------------------------------------
+
+    async def discover(self, kind: str, target: Target) -> dict[str, Reply] | None:
+        """Calls the roll and returns the target's agents. None: no agent and no server replied,
+        for example because the account may not use $SRV."""
+        deadline_sec = time.monotonic() + self._timeout_sec
+        await self._call_roll(kind, target)
+        while time.monotonic() < (until_sec := min(deadline_sec, quiet_sec(self.roll))):
+            if self._roll_complete(target):
+                break
+            await self._signal.wait(until_sec)
+        self.note(target)
+        if target.groups and not target.hosts:
+            await self._confirm(target)
+        gathering = self.roll.gathering
+        if not gathering.replies and not gathering.nobody and not target.expected:
+            return None
+        return self.discovered
+
+    async def _call_roll(self, kind: str, target: Target) -> None:
+        subject = f"$SRV.{kind}.{SERVICE}"
+        if target.expected is None:
+            await self.roll.ask(Ask(subject))
+        for host in target.expected or ():
+            await self.roll.ask(Ask(f"{subject}.{host}", host))
+
+    def _roll_complete(self, target: Target) -> bool:
+        """Returns whether nobody else can answer, but for a second agent of the same name."""
+        gathering = self.roll.gathering
+        if gathering.nobody:
+            return True
+        if target.expected is None:
+            return False
+        if any(host not in gathering.unreachable for host in gathering.replies):
+            left_sec = max(TWIN_SEC_MIN, QUIET_FACTOR * gathering.slowest_sec)
+            if time.monotonic() < self.roll.heard_sec + left_sec:
+                return False
+        return set(target.expected) <= gathering.replies.keys() | gathering.unreachable
+
+    def note(self, target: Target) -> None:
+        """Reads the roll: agents of this root and target, and malformed answers."""
+        for host, first in self.roll.gathering.replies.items():
+            if not first.accepted:
+                self.malformed.add(str(first.body["detail"]))
+            for reply in self._heard(host):
+                if reply.accepted and self._is_member(target, reply):
+                    self.discovered.setdefault(host, reply)
+
+    def _is_member(self, target: Target, reply: Reply) -> bool:
+        return belongs(reply.body, self._root) and bool(
+            target.hosts or target.matches(reply.host, read_labels(reply.body.get("metadata")))
+        )
+
+    async def _confirm(self, target: Target) -> None:
+        """Keeps the hosts whose reply on their own subject has the labels too."""
+        message = Message(decode=decode_discovery)
+        async with Inbox(self._connection, message, self._signal.set) as inbox:
+            for host in self.discovered:
+                await inbox.ask(Ask(f"{PING}.{host}", host))
+            deadline_sec = time.monotonic() + self._timeout_sec
+            found = inbox.gathering
+            while self.discovered.keys() - found.replies.keys() - found.unreachable:
+                if time.monotonic() >= deadline_sec:
+                    break
+                await self._signal.wait(deadline_sec)
+            for host in list(self.discovered):
+                first = found.replies.get(host)
+                if first is None:
+                    silent = host not in found.unreachable
+                    self.unconfirmed[host] = NO_ANSWER if silent else NOT_CONNECTED
+                heard = [] if first is None else [first, *found.others.get(host, ())]
+                if not any(reply.accepted and self._is_member(target, reply) for reply in heard):
+                    del self.discovered[host]
+
+    # ---- agents that discovery does not reach ----------------------------------------------
+
+    async def _probe(self, target: Target) -> set[str]:
+        """Returns the hosts that reply to `status` of all hosts, or of each of the groups."""
+        found: set[str] | None = None
+        for group in target.groups or (None,):
+            only = Target(groups=(group,) if group else ())
+            async with Inbox(self._connection, Message(), self._signal.set) as inbox:
+                deadline_sec = time.monotonic() + self._timeout_sec
+                await inbox.ask(Ask(only.subject(self._root, "status")))
+                while not inbox.gathering.nobody and time.monotonic() < (
+                    until_sec := min(deadline_sec, quiet_sec(inbox))
+                ):
+                    await self._signal.wait(until_sec)
+            self._note_probe(inbox.gathering)
+            hosts = inbox.gathering.replies.keys() - {UNKNOWN} - target.exclude
+            found = hosts if found is None else found & hosts
+        return found or set()
+
+    def _note_probe(self, gathering: Gathering) -> None:
+        self.stored_by |= gathering.stored_by
+        if UNKNOWN in gathering.replies:
+            self.malformed.add(str(gathering.replies[UNKNOWN].body["detail"]))
+
+
+def quiet_sec(inbox: Inbox) -> float:
+    """Returns when the silence after the last answer has lasted long enough."""
+    return inbox.heard_sec + max(QUIET_SEC_MIN, QUIET_FACTOR * inbox.gathering.slowest_sec)
+
+
+def belongs(body: dict[str, Any], root: str) -> bool:
+    """Returns whether the agent's metadata has this root."""
+    metadata = body.get("metadata")
+    return not isinstance(metadata, dict) or metadata.get("subject.root", root) == root
+
+
+def read_labels(metadata: object) -> dict[str, str]:
+    """Returns an agent's labels from its discovery metadata. Label names have no dot, except
+    for an optional prefix `label.`; every other name has a dot."""
+    if not isinstance(metadata, dict):
+        return {}
+    plain = {key.removeprefix("label."): str(value) for key, value in metadata.items()}
+    return {key: value for key, value in sorted(plain.items()) if "." not in key}
