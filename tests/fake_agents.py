@@ -89,6 +89,7 @@ class FakeAgent:
         self.discoverable = True
         self.bodies = dict(BODIES)
         self.executed: list[str] = []
+        self.introduced: list[str] = []  # subjects of discovery
         self.in_flight = 0
         self._replies: dict[str, dict[str, Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,6 +125,7 @@ class FakeAgent:
         return task
 
     async def _on_discovery(self, message: Msg) -> None:
+        self.introduced.append(message.subject)
         metadata = {"subject.root": self.root, **self.labels}
         body = {"name": "netsonde", "id": self.host, "version": "1.0.0", "metadata": metadata}
         self._later(message, json.dumps(body).encode(), None)

@@ -22,6 +22,7 @@ import pytest_asyncio
 from nats.aio.client import Client
 
 from agents import COMMAND, Fleet, client_flags
+from bus import settled
 from deadlines import TIMEOUT_SEC, eventually
 from fake_agents import FakeAgent
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
@@ -192,6 +193,90 @@ async def test_groups_are_combined_and_hosts_excluded(run: Run, agents_client: C
             code, out, errors = await run(command, "--json", *flags)
             assert code == 0, errors
             assert [json.loads(line)["host"] for line in out.splitlines()] == hosts, flags
+
+
+# ---- runs that are cut off ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", ["interrupt", "server"])
+@pytest.mark.parametrize(
+    "words",
+    [("ps",), ("status",), ("metrics",), ("flows",), ("packets",), ("stop",)],
+    ids=lambda words: words[0],
+)
+async def test_command_that_is_cut_off_prints_what_is_known(
+    nats_server: NatsServer, agents_client: Client, words: tuple[str, ...], cut: str
+) -> None:
+    near = await FakeAgent(agents_client, "near").start()
+    slow = await FakeAgent(agents_client, "slow", delay_sec=TIMEOUT_SEC).start()
+    process = await spawn(nats_server, *words, *hosts_of("near", "slow"), "--timeout", "60")
+    if words[0] == "ps":
+        heard = (near.introduced, slow.introduced)
+    else:
+        heard = (near.executed, slow.executed)
+    await eventually(lambda: all(heard), "both hosts to hear the request")
+    await eventually(lambda: not near.in_flight, "a reply")
+    await settled(agents_client)
+    await asyncio.sleep(0.2)  # until the client has read the reply
+    if cut == "interrupt":
+        process.send_signal(signal.SIGINT)
+    else:
+        nats_server.kill()
+    out, errors = await process.communicate()
+    text = errors.decode()
+    assert "Traceback" not in text
+    assert process.returncode == (130 if cut == "interrupt" else 69), text
+    assert "slow: no answer\n" in text
+    assert len(re.findall("^2 asked: 1 ok, 1 no answer", text, re.MULTILINE)) == 1, text
+    assert out.decode().splitlines()[-1].startswith("near ") or words[0] == "flows", out
+    assert ("--resume" in text) == (words[0] in ("stop", "packets"))
+    assert ("connection to NATS was lost" in text) == (cut == "server")
+
+
+@pytest.mark.parametrize("cut", ["interrupt", "server"])
+async def test_listing_that_is_cut_off_between_pages_prints_the_first(
+    nats_server: NatsServer, agents_client: Client, cut: str
+) -> None:
+    agent = await FakeAgent(agents_client, "web1").start()
+    flow = {"protocol": "UDP", "source_ip": "198.18.0.1", "dest_ip": "198.18.0.2",
+            "packets": 1, "bytes": 1}  # fmt: skip
+    agent.bodies["flows"] = {"flows": [flow], "active_flows": 2, "truncated": True, "next": "x"}
+
+    def execute(verb: str, headers: dict[str, str]) -> dict[str, Any]:
+        agent.executed.append(verb)
+        agent.delay_sec = 0.0 if len(agent.executed) == 1 else TIMEOUT_SEC
+        return {"host": "web1", **agent.bodies[verb]}
+
+    agent._execute = execute  # type: ignore[method-assign]
+    process = await spawn(nats_server, "flows", "-n", "9", "--host", "web1", "--timeout", "60")
+    await eventually(lambda: len(agent.executed) == 2, "the second page to be asked for")
+    if cut == "interrupt":
+        process.send_signal(signal.SIGINT)
+    else:
+        nats_server.kill()
+    out, errors = await process.communicate()
+    assert process.returncode == (130 if cut == "interrupt" else 69), errors
+    assert out.decode().count("web1 ") == 1
+    assert errors.decode().startswith("1 asked: 1 ok; request ")
+
+
+async def test_follower_that_is_interrupted_prints_what_it_has_read(
+    nats_server: NatsServer, agents_client: Client
+) -> None:
+    process = await spawn(nats_server, "flows", "--follow")
+    record = {"protocol": "UDP", "packets": 1, "bytes": 1}
+    assert process.stdout is not None
+    line = asyncio.create_task(process.stdout.readline())
+    for seq in range(1, 1000):
+        body = {"host": "web1", "boot": "b", "seq": seq, "session_id": "s", "records": [record]}
+        await agents_client.publish("capture.stream.flows.web1", json.dumps(body).encode())
+        done, _ = await asyncio.wait([line], timeout=0.1)
+        if done:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = await process.communicate()
+    assert process.returncode == 0
+    assert re.search(r"^[1-9][0-9]* records from 1 hosts$", errors.decode(), re.MULTILINE)
 
 
 # ---- agents that lie about their name ----------------------------------------------------------

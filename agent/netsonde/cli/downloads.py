@@ -37,17 +37,23 @@ async def write_files(client: FleetClient, outcome: Outcome, path: str, timeout_
     """Writes one file; for several hosts one each: `cap.pcapng` becomes `cap-web1.pcapng`. A
     download that fails counts as that host's failure; the other downloads continue."""
     wanted = [reply for reply in outcome.replies if reply.accepted]
-    for reply in wanted:
-        chosen = Path(path)
-        if len(wanted) > 1:
-            chosen = chosen.with_name(f"{chosen.stem}-{reply.host}{chosen.suffix}")
-        try:
-            with replaced_file(chosen) as out:
-                await fetch(client, reply, out, timeout_sec)
-        except (FetchError, WriteError) as error:
-            fail(outcome, reply, error)
-        else:
-            say(f"{reply.host}: {chosen}")
+    left = list(wanted)
+    try:
+        for reply in wanted:
+            chosen = Path(path)
+            if len(wanted) > 1:
+                chosen = chosen.with_name(f"{chosen.stem}-{reply.host}{chosen.suffix}")
+            try:
+                with replaced_file(chosen) as out:
+                    await fetch(client, reply, out, timeout_sec)
+            except (FetchError, WriteError) as error:
+                fail(outcome, reply, error)
+            else:
+                say(f"{reply.host}: {chosen}")
+            left.remove(reply)
+    finally:
+        for reply in left:
+            fail(outcome, reply, FetchError("not downloaded: the run was cut off"))
 
 
 async def pipe_all(
@@ -74,7 +80,7 @@ def fail(outcome: Outcome, reply: Reply, error: NetsondeError) -> None:
 
 async def fetch(client: FleetClient, reply: Reply, out: IO[bytes], timeout_sec: float) -> None:
     """Writes the object and compares it with the host's digest. Raises FetchError."""
-    from ..fleet.download import DownloadError, download
+    from ..fleet.download import DownloadError, direct_get_subject, download
 
     bucket, name, sha256 = (reply.body.get(key) for key in ("bucket", "object", "sha256"))
     if not (isinstance(bucket, str) and isinstance(name, str) and TOKEN.fullmatch(bucket)):
@@ -83,7 +89,8 @@ async def fetch(client: FleetClient, reply: Reply, out: IO[bytes], timeout_sec: 
         say(f"{reply.host}: fetching {reply.body.get('bytes')} bytes")
     try:
         async with asyncio.timeout(timeout_sec):
-            await download(client.connection, bucket, name, out, sha256=str(sha256))
+            work = download(client.connection, bucket, name, out, sha256=str(sha256))
+            await client.allowed(work, direct_get_subject(bucket))
     except (DownloadError, NatsError, TimeoutError) as error:
         reason = str(error).removeprefix("nats: ") or f"timeout after {timeout_sec:g} s"
         raise FetchError(f"cannot download {name}: {reason}") from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..errors import EXIT_OK, EXIT_REFUSED
+from ..errors import EXIT_OK, EXIT_REFUSED, UnreachableError
 from ..fleet.stream import GapCounter
 from ..wire.instant import rfc3339
 from .output import put, put_json, say
@@ -24,6 +24,7 @@ from .requests import (
     read_nats_section,
     read_pace,
     read_target,
+    run_until_cut,
     whole,
 )
 from .tables import Cell, endpoint
@@ -162,14 +163,17 @@ def gather_flows(args: Namespace) -> Outcome:
             await plan.ask(client, outcome)
             in_flight = asyncio.Semaphore(max(1, IN_FLIGHT_BYTES_MAX // client.max_payload))
 
-            async def complete(reply: Reply) -> Reply:
+            async def complete(index: int, reply: Reply) -> None:
                 async with in_flight:
                     wanted = args.count or DEFAULT_COUNT
-                    return await _with_rest(client, reply, body, wanted, args.timeout)
+                    outcome.replies[index] = await _with_rest(
+                        client, reply, body, wanted, args.timeout
+                    )
 
-            outcome.replies = list(await asyncio.gather(*map(complete, outcome.replies)))
+            pages = [complete(index, reply) for index, reply in enumerate(outcome.replies)]
+            await asyncio.gather(*pages)
 
-    asyncio.run(ask())
+    run_until_cut(ask(), outcome)
     return outcome
 
 
@@ -187,6 +191,8 @@ async def _with_rest(
     while (after := page.get("next")) and len(rows) < wanted:
         asked = body | {"limit": min(wanted - len(rows), PAGE_MAX), "after": after}
         data = await client.request(subject, msgspec.json.encode(asked), timeout_sec)
+        if client.connection.is_closed:
+            raise UnreachableError("The connection to NATS was lost.")
         try:
             page = decode_object(data or b"")
             same_name(first.host, page.get("host", first.host))
@@ -222,6 +228,12 @@ async def follow_flows(args: Namespace) -> int:
         counter, missed = GapCounter(), 0
         with_host = hosts is None or len(hosts) > 1
         printed, refused = 0, 0  # refused: malformed, or of another host than the subject's
+        heard: set[str] = set()
+
+        def end() -> int:
+            say(follow_summary(printed, len(heard), counter.missed, refused))
+            return EXIT_REFUSED if refused else EXIT_OK
+
         try:
             async for message in client.follow("flows", hosts):
                 try:
@@ -231,6 +243,7 @@ async def follow_flows(args: Namespace) -> int:
                     refused += 1
                     notify(f"{message.subject}: {error.detail}")
                     continue
+                heard.add(batch.host)
                 if not counter.note(batch.host, batch.boot, batch.seq):
                     continue
                 if counter.missed > missed:
@@ -247,12 +260,18 @@ async def follow_flows(args: Namespace) -> int:
                         continue
                     printed += 1
                     if printed == args.count:
-                        return EXIT_REFUSED if refused else EXIT_OK
+                        return end()
                 sys.stdout.flush()
         except asyncio.CancelledError:  # Ctrl-C
-            if refused:
-                notify(f"{refused} batches or records were refused")
-    return EXIT_REFUSED if refused else EXIT_OK
+            pass
+        return end()
+
+
+def follow_summary(printed: int, hosts: int, missing: int, refused: int) -> str:
+    text = f"{printed} records from {hosts} hosts"
+    if missing:
+        text += f", {missing} batches missing"
+    return f"{text}, {refused} batches or records refused" if refused else text
 
 
 def matches(record: dict[str, Any], args: Namespace) -> bool:

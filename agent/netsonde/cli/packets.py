@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EXIT_USAGE, NetsondeError, UnreachableError
+from ..errors import EXIT_USAGE, NetsondeError
 from ..fleet.outcome import Outcome
 from .downloads import STANDARD_OUTPUT, find_viewer, opened_viewer, pipe_all, write_files
 from .flows import clock_time
@@ -22,6 +21,7 @@ from .requests import (
     print_outcome,
     read_nats_section,
     readable_rows,
+    run_until_cut,
     whole,
 )
 from .tables import Cell
@@ -78,12 +78,7 @@ class PacketsCommand:
         viewer = find_viewer() if args.open else None
         plan = plan_request(args, "packets", packets_body(args))
         outcome = Outcome()
-        try:
-            asyncio.run(retrieve(args, plan, viewer, outcome))
-        except (UnreachableError, KeyboardInterrupt) as error:
-            if not outcome.request_id:
-                raise
-            outcome.error = error
+        run_until_cut(retrieve(args, plan, viewer, outcome), outcome)
         if viewer is None and args.write != STANDARD_OUTPUT:
             print_outcome(args, outcome, COLUMNS, describe_packets)
         return conclude(args, outcome)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from .requests import (
     read_pace,
     read_target,
     readable_rows,
+    run_until_cut,
 )
 from .tables import Cell, print_table
 
@@ -38,7 +38,10 @@ class PsCommand:
         add_connection_arguments(parser)
 
     def run(self, args: Namespace) -> int:
-        outcome = asyncio.run(find_agents(args))
+        from ..fleet.outcome import Outcome
+
+        outcome = Outcome()
+        run_until_cut(find_agents(args, outcome), outcome)
         rows = readable_rows(outcome, list_agent)
         if args.json:
             print_json(outcome)
@@ -47,15 +50,12 @@ class PsCommand:
         return conclude(args, outcome)
 
 
-async def find_agents(args: Namespace) -> Outcome:
+async def find_agents(args: Namespace, outcome: Outcome) -> None:
     from ..fleet.client import connect
-    from ..fleet.outcome import Outcome
 
     address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
-    outcome = Outcome()
     async with connect(address) as client:
         await client.list_agents(target, pace, outcome)
-    return outcome
 
 
 def list_agent(reply: Reply) -> Sequence[Sequence[Cell]]:

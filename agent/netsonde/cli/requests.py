@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -212,13 +212,21 @@ def gather_outcome(args: Namespace, verb: str, body: dict[str, Any]) -> Outcome:
         async with connect(address) as client:
             await plan.ask(client, outcome)
 
+    run_until_cut(ask(), outcome)
+    return outcome
+
+
+def run_until_cut(work: Coroutine[Any, Any, object], outcome: Outcome) -> None:
+    """Runs the work. An error that ends a request early (Ctrl-C, NATS lost, denied by the server)
+    is kept in `outcome.error`, so that `conclude` first shows what is known."""
+    from ..fleet.denied import DeniedError
+
     try:
-        asyncio.run(ask())
-    except (UnreachableError, KeyboardInterrupt) as error:
-        if not outcome.request_id:
+        asyncio.run(work)
+    except (UnreachableError, DeniedError, KeyboardInterrupt) as error:
+        if not (outcome.request_id or outcome.replies or outcome.absences):
             raise
         outcome.error = error
-    return outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +243,7 @@ class Plan:
     async def ask(self, client: FleetClient, outcome: Outcome) -> None:
         """Fills in the outcome and the journal."""
         outcome.request_id = self.request_id or uuid.uuid4().hex
+        outcome.resumable = VERBS[self.verb].changes
         hosts = None
         if self.earlier is not None:
             outcome.include_earlier(self.earlier.replies.values(), self.earlier.forgotten())
@@ -317,7 +326,8 @@ def conclude(args: Namespace, outcome: Outcome) -> int:
     print_summary(outcome)
     write_failed(args, outcome)
     if outcome.error is not None:
-        notify(f"to continue: netsonde {args.command} --resume {outcome.request_id}")
+        if outcome.resumable and outcome.absences:
+            notify(f"to continue: netsonde {args.command} --resume {outcome.request_id}")
         raise outcome.error
     return EXIT_OK if outcome.complete else EXIT_REFUSED
 
@@ -327,7 +337,7 @@ def describe_target(args: Namespace) -> str:
 
 
 def print_summary(outcome: Outcome) -> None:
-    if outcome.replies or outcome.absences:
+    if outcome.replies or outcome.absences or outcome.error is not None:
         say(outcome.summary())
 
 
@@ -399,7 +409,7 @@ def print_failures(outcome: Outcome, target: str, *, with_refusals: bool) -> Non
         say(f"{absence.host}: {absence.reason}")
     for warning in outcome.warnings:
         notify(warning)
-    if not outcome.replies and not outcome.absences:
+    if not outcome.replies and not outcome.absences and outcome.error is None:
         notify(f"no agent replied ({target})")
 
 

@@ -83,19 +83,20 @@ async def watch(args: Namespace) -> int:
 
     address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
     rounds, due_sec = 0, time.monotonic()
+    last: Outcome | None = None
 
     def notify(text: str) -> None:
         if not sys.stdout.isatty():  # the screen shows missing replies
             say(f"netsonde: {text}")
 
     async with connect(address, lasting=True, notify=notify) as client:
-        with opened_view(args, target) as show:
+        with summary_after_screen(args, lambda: last), opened_view(args, target) as show:
             while True:
                 metrics, flows = await query(args, client, target, pace)
                 if not client.connection.is_connected:
                     metrics.warnings.clear()  # `notify` has reported the lost connection
                 show(metrics, flows)
-                rounds += 1
+                rounds, last = rounds + 1, metrics
                 if rounds == args.count:
                     write_failed(args, metrics)
                     return EXIT_OK if metrics.complete and flows.complete else EXIT_REFUSED
@@ -139,6 +140,22 @@ def describe_absence(metrics: Outcome, target: Target) -> str:
     return f"{metrics.failures} without a reply or a session" if metrics.failures else ""
 
 
+def drawn(args: Namespace) -> bool:
+    return not args.json and sys.stdout.isatty()
+
+
+@contextmanager
+def summary_after_screen(args: Namespace, last: Callable[[], Outcome | None]) -> Iterator[None]:
+    """Prints the summary of the last round when the screen is restored. Without a screen, each
+    round has printed its own."""
+    try:
+        yield
+    finally:
+        outcome = last()
+        if outcome is not None and drawn(args):
+            print_summary(outcome)
+
+
 @contextmanager
 def opened_view(args: Namespace, target: Target) -> Iterator[Show]:
     def rank(flows: Outcome) -> list[Sequence[Cell]]:
@@ -161,7 +178,7 @@ def opened_view(args: Namespace, target: Target) -> Iterator[Show]:
             print_failures(flows, target.describe(), with_refusals=not args.json)
         print_summary(metrics)
 
-    if args.json or not sys.stdout.isatty():
+    if not drawn(args):
         yield print_round
         return
     from rich.console import Console, Group

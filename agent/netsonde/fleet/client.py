@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 import msgspec
@@ -23,10 +23,17 @@ from nats.errors import SlowConsumerError
 from ..bus.connection import login_options, wants_tls
 from ..bus.credentials import Login
 from ..bus.embedded_login import with_embedded_login
-from ..bus.nats_client import GuardedClient, explain_error, honour_cancellation, server_name
+from ..bus.nats_client import (
+    GuardedClient,
+    PermissionDeniedError,
+    explain_error,
+    honour_cancellation,
+    server_name,
+)
 from ..config.sections import NatsSection
 from ..errors import UnreachableError
 from ..wire.verbs import VERBS
+from .denied import DeniedError as DeniedError
 from .outcome import Outcome as Outcome
 from .outcome import Pace as Pace
 from .request import Progress, Request, Watcher
@@ -37,6 +44,8 @@ CONNECT_TIMEOUT_SEC = 4.0
 PING_INTERVAL_SEC = 5  # a lasting connection reconnects after three unanswered pings
 STREAM_MESSAGES_MAX = 256
 STREAM_BYTES_MAX = 32 << 20
+
+T = TypeVar("T")
 
 
 class FleetClient:
@@ -61,7 +70,8 @@ class FleetClient:
         timeout_sec: float,
         headers: dict[str, str] | None = None,
     ) -> bytes | None:
-        """Returns the first reply; None if there is no responder or no reply in time."""
+        """Returns the first reply; None if there is no responder or no reply in time. Raises
+        DeniedError."""
         reply = await self.request_message(subject, payload, timeout_sec, headers)
         return None if reply is None else bytes(reply.data)
 
@@ -73,12 +83,32 @@ class FleetClient:
         headers: dict[str, str] | None = None,
     ) -> Msg | None:
         """Returns the first reply with its headers, as `request` does."""
+        reply = self.connection.request(subject, payload, timeout=timeout_sec, headers=headers)
         try:
-            return await self.connection.request(
-                subject, payload, timeout=timeout_sec, headers=headers
-            )
+            return await self.allowed(reply, subject)
         except (NatsError, TimeoutError):
             return None
+
+    async def allowed(self, action: Coroutine[Any, Any, T], subject: str) -> T:
+        """Returns the result of the action, or raises DeniedError as soon as the server denies
+        the subject."""
+        denied: list[PermissionDeniedError] = []
+        task = asyncio.ensure_future(action)
+
+        def end(denial: PermissionDeniedError) -> None:
+            if denial.subject == subject:
+                denied.append(denial)
+                task.cancel()
+
+        with self.connection.denials.watch(end):
+            try:
+                return await task
+            except asyncio.CancelledError:
+                if not denied:
+                    raise
+                raise DeniedError(denied[0], self.address.root) from None
+            finally:
+                task.cancel()
 
     async def discover(
         self, kind: str, target: Target, timeout_sec: float
@@ -144,8 +174,10 @@ class FleetClient:
                 outcome.warnings += self.drain_errors()
 
     def drain_errors(self) -> list[str]:
-        """Returns and clears the NATS errors since the last call."""
-        errors = [str(error) for error in self.errors]
+        """Returns and clears the NATS errors since the last call, but for denied subjects."""
+        errors = [
+            str(error) for error in self.errors if not isinstance(error, PermissionDeniedError)
+        ]
         self.errors.clear()
         return errors
 
@@ -164,17 +196,21 @@ class FleetClient:
 
     async def follow(self, stream: str, hosts: Sequence[str] | None) -> AsyncGenerator[Msg, None]:
         """Yields the messages of a stream, from the named hosts or from all. Messages that a
-        slow reader does not consume are dropped and show as gaps in `seq`."""
+        slow reader does not consume are dropped and show as gaps in `seq`. Raises DeniedError."""
         arrived: asyncio.Queue[Msg] = asyncio.Queue(maxsize=1)
-        for host in hosts or ("*",):
-            await self.connection.subscribe(
-                f"{self.address.root}.stream.{stream}.{host}",
-                cb=arrived.put,
-                pending_msgs_limit=STREAM_MESSAGES_MAX,
-                pending_bytes_limit=STREAM_BYTES_MAX,
-            )
-        await self.connection.flush()
-        honour_cancellation()
+        denied: list[PermissionDeniedError] = []
+        with self.connection.denials.watch(denied.append):
+            for host in hosts or ("*",):
+                await self.connection.subscribe(
+                    f"{self.address.root}.stream.{stream}.{host}",
+                    cb=arrived.put,
+                    pending_msgs_limit=STREAM_MESSAGES_MAX,
+                    pending_bytes_limit=STREAM_BYTES_MAX,
+                )
+            await self.connection.flush()
+            honour_cancellation()
+        if denied:
+            raise DeniedError(denied[0], self.address.root)
         while True:
             yield await arrived.get()
 

@@ -35,6 +35,10 @@ class _Entry(msgspec.Struct):
     digest: str
 
 
+def direct_get_subject(bucket: str) -> str:
+    return f"$JS.API.DIRECT.GET.OBJ_{bucket}"
+
+
 async def download(
     connection: Client, bucket: str, name: str, out: IO[bytes], *, sha256: str
 ) -> None:
@@ -94,7 +98,7 @@ class _Reader:
             raise DownloadError("it is not what the host wrote: the SHA-256 of the reply differs")
 
     async def _ask(self, request: dict[str, Any]) -> None:
-        subject = f"$JS.API.DIRECT.GET.OBJ_{self._bucket}"
+        subject = direct_get_subject(self._bucket)
         await self._connection.publish(subject, msgspec.json.encode(request), reply=self._inbox)
 
     async def _next(self) -> Msg | None:

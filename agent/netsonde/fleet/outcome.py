@@ -54,6 +54,7 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     request_id: str = ""
     error: BaseException | None = None  # ended the run early
+    resumable: bool = False
 
     def include_earlier(self, replies: Iterable[Reply], forgotten: Iterable[str]) -> None:
         """Adds what the journal of a resumed run knows. forgotten: hosts that must not be asked

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
-from nats.aio.client import Client
-
+from ..bus.nats_client import GuardedClient
+from .denied import DeniedError
 from .outcome import Outcome, Pace, twin_reply
 from .scatter import (
     NO_ANSWER,
@@ -50,7 +50,7 @@ class Watcher(Protocol):
 class Request:
     """Use it with `async with`, then call `run` once. `settle` may be called at any time."""
 
-    def __init__(self, connection: Client, root: str, pace: Pace) -> None:
+    def __init__(self, connection: GuardedClient, root: str, pace: Pace) -> None:
         self.pace = pace
         self.expected: dict[str, None] = {}
         self.asked: set[str] = set()
@@ -62,6 +62,7 @@ class Request:
         self._stack = AsyncExitStack()
         self._pending: dict[str, float] = {}  # deadline by host, earliest first
         self._failed: set[str] = set()
+        self._verb = ""
         self.search = Search(connection, root, pace.timeout_sec, self._signal)
         self.check = Inbox(connection, Message(decode=decode_discovery), self._signal.set)
         self.answers: Inbox
@@ -128,6 +129,7 @@ class Request:
     async def ask_each(self, verb: str, hosts: Sequence[str], window: int, *, named: bool) -> None:
         """Asks each host on its own subject. Looks for a second agent of each name if the hosts
         are named, else of the names that discovery heard twice."""
+        self._verb = verb
         self._expect(hosts)
         queue = deque(hosts)
         while True:
@@ -145,7 +147,14 @@ class Request:
             if not self._pending and (not queue or self._halted(now_sec)):
                 break
             await self._signal.wait(next(iter(self._pending.values()), now_sec + POLL_SEC))
+            self._check_denied()
         await self._await_twins()
+
+    def _check_denied(self) -> None:
+        """Ends the request if the server denies it: no host can reply to what it was not sent."""
+        denied = self.answers.gathering.denied
+        if denied:
+            raise DeniedError(denied[0], self._root)
 
     def _subject(self, verb: str, host: str) -> str:
         if verb or host in self.search.hidden:
@@ -185,6 +194,10 @@ class Request:
                 break
             await self._signal.wait(until_sec)
 
+    def _denied(self, host: str) -> bool:
+        subjects = {denial.subject for denial in self.answers.gathering.denied}
+        return bool(subjects) and self._subject(self._verb, host) in subjects
+
     def _not_connected(self, host: str) -> bool:
         found, check = self.answers.gathering, self.check.gathering
         if host in found.unreachable:
@@ -222,6 +235,8 @@ class Request:
             f"{asked}: reply ignored, it names another host: {named}"
             for asked, named in sorted(misnamed)
         ]
+        asides = [*search.roll.gathering.denied, *search.denied, *self.check.gathering.denied]
+        outcome.warnings += dict.fromkeys(map(str, asides))
         outcome.warnings += [
             f"the JetStream stream {stream} stores requests: its subjects should not include "
             f"them, only {self._root}.stream.>"
@@ -231,6 +246,6 @@ class Request:
     def _why_absent(self, host: str) -> str:
         if host in self.search.unconfirmed:
             return self.search.unconfirmed[host]
-        if host not in self.asked:
+        if host not in self.asked or self._denied(host):
             return NOT_ASKED
         return NOT_CONNECTED if self._not_connected(host) else NO_ANSWER

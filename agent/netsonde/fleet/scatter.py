@@ -20,12 +20,12 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 
+from ..bus.nats_client import GuardedClient, PermissionDeniedError
 from ..config.sections import TOKEN
 from ..errors import UnreachableError
 from ..wire.instant import rfc3339
@@ -89,6 +89,7 @@ class Gathering:
     nobody: bool = False
     misnamed: set[tuple[str, str]] = field(default_factory=set)  # (asked, named in the reply)
     stored_by: set[str] = field(default_factory=set)  # streams that stored the request
+    denied: list[PermissionDeniedError] = field(default_factory=list)  # asks that were not sent
     slowest_sec: float = 0.0
 
     def add(self, reply: Reply) -> None:
@@ -186,7 +187,7 @@ class Message:
 class Signal:
     """Wakes a request when something has arrived."""
 
-    def __init__(self, connection: Client) -> None:
+    def __init__(self, connection: GuardedClient) -> None:
         self._connection = connection
         self._changed = asyncio.Event()
 
@@ -212,7 +213,7 @@ class Inbox:
     message."""
 
     def __init__(
-        self, connection: Client, message: Message, changed: Callable[[str | None], None]
+        self, connection: GuardedClient, message: Message, changed: Callable[[str | None], None]
     ) -> None:
         self.gathering = Gathering()
         self.heard_sec = time.monotonic()  # time of the last ask or reply
@@ -222,9 +223,12 @@ class Inbox:
         self._prefix = connection.new_inbox()
         self._asks: list[Ask] = []
         self._asked_sec: list[float] = []
+        self._subjects: set[str] = set()
+        self._watch = connection.denials.watch(self._on_denial)
         self._subscription: Subscription
 
     async def __aenter__(self) -> Inbox:
+        self._watch.__enter__()
         self._subscription = await self._connection.subscribe(
             f"{self._prefix}.*",
             cb=self._receive,
@@ -239,6 +243,7 @@ class Inbox:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._watch.__exit__(None, None, None)
         with contextlib.suppress(NatsError, OSError):
             if not self._connection.is_closed:
                 await self._subscription.unsubscribe()
@@ -246,6 +251,7 @@ class Inbox:
     async def ask(self, ask: Ask) -> None:
         """Raises UnreachableError if the connection is closed."""
         self._asks.append(ask)
+        self._subjects.add(ask.subject)
         self.heard_sec = time.monotonic()
         self._asked_sec.append(self.heard_sec)
         try:
@@ -257,6 +263,11 @@ class Inbox:
             )
         except ConnectionClosedError as error:
             raise UnreachableError("The connection to NATS was lost.") from error
+
+    def _on_denial(self, denial: PermissionDeniedError) -> None:
+        if denial.subject in self._subjects or denial.subject.startswith(self._prefix):
+            self.gathering.denied.append(denial)
+            self._changed(None)
 
     async def _receive(self, message: Msg) -> None:
         index = message.subject.rpartition(".")[2]

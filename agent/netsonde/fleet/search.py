@@ -15,8 +15,8 @@ import asyncio
 import time
 from typing import Any
 
-from nats.aio.client import Client
-
+from ..bus.nats_client import GuardedClient, PermissionDeniedError
+from .denied import DeniedError
 from .scatter import (
     NO_ANSWER,
     NOT_CONNECTED,
@@ -42,13 +42,16 @@ TWIN_SEC_MIN = 0.5  # after a named host's reply, another agent of that name has
 class Search:
     """Open `roll` before use. discovered: the target's agents that discovery found."""
 
-    def __init__(self, connection: Client, root: str, timeout_sec: float, signal: Signal) -> None:
+    def __init__(
+        self, connection: GuardedClient, root: str, timeout_sec: float, signal: Signal
+    ) -> None:
         self.roll = Inbox(connection, Message(decode=decode_discovery), signal.set)
         self.discovered: dict[str, Reply] = {}
         self.hidden: set[str] = set()  # hosts that only `status` found
         self.unconfirmed: dict[str, str] = {}  # hosts that did not confirm their labels, and why
         self.malformed: set[str] = set()
         self.stored_by: set[str] = set()
+        self.denied: list[PermissionDeniedError] = []  # denials of the probe
         self._connection = connection
         self._root = root
         self._timeout_sec = timeout_sec
@@ -56,7 +59,8 @@ class Search:
 
     async def find(self, target: Target, *, thorough: bool) -> tuple[str, ...] | None:
         """Returns the hosts to ask, sorted; None if neither discovery nor agents replied.
-        thorough: also looks for agents that discovery does not reach if it found some."""
+        thorough: also looks for agents that discovery does not reach if it found some. Raises
+        DeniedError."""
         probe = asyncio.create_task(self._probe(target)) if thorough else None
         try:
             found = await self.discover("PING", target)
@@ -69,6 +73,9 @@ class Search:
             if probe is not None:
                 probe.cancel()
         self.hidden = {host for host in probed if not self._is_known(host)}
+        denied = [*self.roll.gathering.denied, *self.denied]
+        if denied and not self.discovered and not self.hidden:
+            raise DeniedError(denied[0], self._root)
         if found is None and not self.hidden and not self.malformed:
             return None
         return tuple(sorted(self.discovered.keys() | self.hidden))
@@ -90,7 +97,7 @@ class Search:
         deadline_sec = time.monotonic() + self._timeout_sec
         await self._call_roll(kind, target)
         while time.monotonic() < (until_sec := min(deadline_sec, quiet_sec(self.roll))):
-            if self._roll_complete(target):
+            if self.roll.gathering.denied or self._roll_complete(target):
                 break
             await self._signal.wait(until_sec)
         self.note(target)
@@ -144,6 +151,8 @@ class Search:
             deadline_sec = time.monotonic() + self._timeout_sec
             found = inbox.gathering
             while self.discovered.keys() - found.replies.keys() - found.unreachable:
+                if found.denied:
+                    raise DeniedError(found.denied[0], self._root)
                 if time.monotonic() >= deadline_sec:
                     break
                 await self._signal.wait(deadline_sec)
@@ -166,7 +175,8 @@ class Search:
             async with Inbox(self._connection, Message(), self._signal.set) as inbox:
                 deadline_sec = time.monotonic() + self._timeout_sec
                 await inbox.ask(Ask(only.subject(self._root, "status")))
-                while not inbox.gathering.nobody and time.monotonic() < (
+                heard = inbox.gathering
+                while not (heard.nobody or heard.denied) and time.monotonic() < (
                     until_sec := min(deadline_sec, quiet_sec(inbox))
                 ):
                     await self._signal.wait(until_sec)
@@ -177,6 +187,7 @@ class Search:
 
     def _note_probe(self, gathering: Gathering) -> None:
         self.stored_by |= gathering.stored_by
+        self.denied += gathering.denied
         if UNKNOWN in gathering.replies:
             self.malformed.add(str(gathering.replies[UNKNOWN].body["detail"]))
 
