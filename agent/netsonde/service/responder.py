@@ -283,7 +283,7 @@ class Responder:
     ) -> _Outcome:
         request = envelope.decode(body, verb.request, binary=headers.binary_body)
         if late:
-            raise RequestExpired
+            raise RequestExpired(describe_lateness(headers, datetime.now(UTC)))
         if self.draining:
             raise Draining
         self._take(slot, verb)
@@ -363,3 +363,13 @@ def _fingerprint(name: str, body: bytes, headers: Headers) -> bytes:
     """Hashes verb and body. An empty body equals the empty object."""
     kind, empty = (b"msgpack", b"\x80") if headers.binary_body else (b"json", b"{}")
     return hashlib.sha256(b"\0".join((name.encode(), kind, body or empty))).digest()
+
+
+def describe_lateness(headers: Headers, now: datetime) -> str:
+    """Returns a sentence with the difference to this host's clock, which may be wrong."""
+    late_sec = (now - headers.deadline).total_seconds() if headers.deadline is not None else 0.0
+    return (
+        f"The request expired {max(late_sec, 0.0):.1f} s ago by this host's clock, which is at "
+        f"{now:%Y-%m-%dT%H:%M:%SZ}. Send a new request. If that fails too, the clock of this host "
+        "is ahead of the client's: correct the clocks."
+    )
