@@ -72,8 +72,9 @@ async def captured(bus: Bus, count: int) -> int:
     return await eventually(ask, f"{count} packets")
 
 
-def decrypt(files: list[Path], key: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    command: list[str | Path] = [COMMAND, "decrypt", *files, "--key", key, "-o", out]
+def decrypt(files: list[Path], key: Path | None, out: Path) -> subprocess.CompletedProcess[str]:
+    keys: list[str | Path] = [] if key is None else ["--key", key]
+    command: list[str | Path] = [COMMAND, "decrypt", *files, *keys, "-o", out]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -180,7 +181,10 @@ async def test_another_key_starts_a_new_period(
         right, wrong = (key, other) if key_id == first else (other, key)
         done = decrypt([file], wrong, tmp_path / "out.pcapng")
         assert done.returncode == 1
-        assert done.stderr
+        assert "sealed with another key" in done.stderr
+        done = decrypt([file], None, tmp_path / "out.pcapng")
+        assert done.returncode == 1
+        assert done.stderr == f"{file}: the file is encrypted: name its key file with --key\n"
         assert decrypt([file], right, tmp_path / "out.pcapng").returncode == 0
         opened += read_capture(tmp_path / "out.pcapng")
         assert read_alone(file, right, tmp_path / "out.pcap") == 0

@@ -75,8 +75,9 @@ async def run(
             adapt = await stack.enter_async_context(embedded_server(settings))
             settings = adapt(settings)
             reload = reload_with(reload, adapt)
+        name = readable_name(socket.gethostname(), settings.host)
         async with asyncio.TaskGroup() as tasks:
-            agent = Agent(settings, build(settings, tasks, fqdn=socket.gethostname()), tasks)
+            agent = Agent(settings, build(settings, tasks, fqdn=name), tasks)
             await agent.live(ready, reload)
             if not (await cancel_tasks() and await threads_ended(threads)):
                 exit_now()
@@ -143,7 +144,9 @@ class Agent:
 
     async def _learn_name(self) -> None:
         """Asks the resolver, which may take seconds. The capture does not wait for that."""
-        self._parts.responder.rename(await _fqdn())
+        self._parts.responder.rename(
+            readable_name(await _fqdn(), socket.gethostname(), self._config.host)
+        )
 
     def _handle_signals(self, reload: Reload | None) -> None:
         loop = asyncio.get_running_loop()
@@ -189,5 +192,10 @@ async def _fqdn() -> str:
             name = await asyncio.to_thread(socket.getfqdn)
     except TimeoutError:
         return socket.gethostname()
-    # Many hosts map their own name to localhost in /etc/hosts.
-    return socket.gethostname() if name.partition(".")[0] == "localhost" else name
+    return name
+
+
+def readable_name(*names: str) -> str:
+    """Returns the first name that is not localhost. Many hosts map their own name to localhost in
+    /etc/hosts, and some containers have no other name."""
+    return next((name for name in names if "localhost" not in name.lower()), names[-1])
