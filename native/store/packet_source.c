@@ -1,6 +1,8 @@
 /* packet_source.c - see packet_source.h. */
 #include "packet_source.h"
 
+#include <stdlib.h>
+
 #include "failure.h"
 
 void sonde_search_gap(struct sonde_search *search, uint64_t from_ns, uint64_t to_ns,
@@ -47,6 +49,8 @@ void sonde_packet_source_close(struct sonde_packet_source *source, struct sonde_
   sonde_segment_cursor_close(&source->cursor);
   sonde_secret_unmap(source->scratch, SONDE_CHUNK_BYTES);
   source->scratch = NULL;
+  free(source->order);
+  source->order = NULL;
 }
 
 /* Returns the next chunk, pinned, or NULL. */
@@ -121,8 +125,55 @@ static void load_chunk(struct sonde_packet_source *source, struct sonde_search *
   pthread_mutex_unlock(&chunk->data_lock);
 }
 
+static int compare_places(const void *left, const void *right) {
+  const struct sonde_packet_place *a = left, *b = right;
+  if (a->time_ns != b->time_ns)
+    return a->time_ns < b->time_ns ? -1 : 1;
+  return a->offset < b->offset ? -1 : 1;
+}
+
+/* Lists the scratch's packets by time, unless they are in order. A worker takes packets of several
+ * interfaces in turn, so a packet can be stored after later ones. Without memory the packets stay
+ * as they are. */
+static void put_in_order(struct sonde_packet_source *source) {
+  struct sonde_packet packet;
+  uint64_t newest_ns = 0;
+  uint32_t count = 0, offset = 0;
+  bool in_order = true;
+  for (; sonde_packet_layout_next(source->scratch, source->bytes, &offset, &packet); count++) {
+    in_order &= packet.time_ns >= newest_ns;
+    newest_ns = packet.time_ns;
+  }
+  source->ordered = source->order_next = 0;
+  if (in_order)
+    return;
+  if (count > source->order_room) {
+    free(source->order);
+    source->order = calloc(count, sizeof *source->order);
+    source->order_room = source->order ? count : 0;
+    if (!source->order)
+      return;
+  }
+  offset = 0;
+  for (uint32_t at = 0; sonde_packet_layout_next(source->scratch, source->bytes, &offset, &packet);
+       at = offset)
+    source->order[source->ordered++] =
+        (struct sonde_packet_place){.time_ns = packet.time_ns, .offset = at};
+  qsort(source->order, source->ordered, sizeof *source->order, compare_places);
+}
+
+/* Reads the next packet of the scratch into the head. */
+static bool next_in_scratch(struct sonde_packet_source *source) {
+  if (source->ordered) {
+    if (source->order_next == source->ordered)
+      return false;
+    source->offset = source->order[source->order_next++].offset;
+  }
+  return sonde_packet_layout_next(source->scratch, source->bytes, &source->offset, &source->head);
+}
+
 static bool find_in_scratch(struct sonde_packet_source *source, struct sonde_search *search) {
-  while (sonde_packet_layout_next(source->scratch, source->bytes, &source->offset, &source->head)) {
+  while (next_in_scratch(source)) {
     uint64_t time_ns = source->head.time_ns;
     if (time_ns >= search->start_ns && time_ns <= search->end_ns &&
         (!search->match || search->match(search->context, &source->head)))
@@ -133,16 +184,19 @@ static bool find_in_scratch(struct sonde_packet_source *source, struct sonde_sea
 
 /* False at the end of the source. */
 static bool load_next(struct sonde_packet_source *source, struct sonde_search *search) {
-  source->bytes = source->name_bytes = source->offset = 0;
+  source->bytes = source->name_bytes = source->offset = source->ordered = 0;
   source->has_name = false;
   if (!source->in_memory) {
-    if (sonde_segment_scan_load(source, search))
+    if (sonde_segment_scan_load(source, search)) {
+      put_in_order(source);
       return true;
+    }
     source->in_memory = true;
   }
   struct sonde_chunk *chunk = step(source, search);
   if (chunk && chunk->serial <= source->stop_serial) {
     load_chunk(source, search, chunk);
+    put_in_order(source);
     return true;
   }
   if (source->loaded_serial + (source->stop_offset == 0) < source->stop_serial &&

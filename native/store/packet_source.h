@@ -25,6 +25,12 @@ struct sonde_search {
   uint64_t chunks_skipped;
 };
 
+/* The place of a packet in the scratch. */
+struct sonde_packet_place {
+  uint64_t time_ns;
+  uint32_t offset;
+};
+
 struct sonde_packet_source {
   uint32_t worker;
   bool in_memory; /* the segments have been read */
@@ -44,6 +50,10 @@ struct sonde_packet_source {
   uint32_t bytes;
   uint32_t name_bytes; /* names at a frame's end */
   uint32_t offset;
+  struct sonde_packet_place *order; /* the scratch's packets by time, if they are not so */
+  uint32_t order_room;
+  uint32_t ordered; /* places in `order`; 0: the packets are in order of time */
+  uint32_t order_next;
   struct sonde_packet head; /* the next matching packet, if has_head */
   bool has_head;
   bool has_name;

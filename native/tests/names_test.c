@@ -112,6 +112,34 @@ static void test_memory(void) {
   sonde_store_close(store);
 }
 
+/* A worker stores a batch of one interface after later packets of another. */
+static void test_order(const char *dir) {
+  struct sonde_store *store = open_store("web-1", dir);
+  set_name(store, 0, "eth0");
+  set_name(store, 2, "eth1");
+  for (uint64_t start = 0; start < 300; start += 50) {
+    append_from(store, 2, 3000 + start, 3000 + start + 50);
+    append_from(store, 0, 3000 + start / 2, 3000 + start / 2 + 25);
+  }
+  wait_until_idle(store);
+  struct sonde_query *query;
+  struct sonde_error error = {0};
+  struct sonde_query_config config = {.start_ns = made_start_ns + 3000 * made_step_ns,
+                                      .end_ns = UINT64_MAX};
+  CHECK_EQ(sonde_query_open(store, &config, &query, &error), SONDE_OK);
+  struct answer answer = read_answer(query);
+  uint64_t newest_ns = 0;
+  uint32_t packets = 0;
+  for (struct sonde_packet packet; next_answer(&answer, &packet); packets++) {
+    CHECK(packet.time_ns >= newest_ns);
+    newest_ns = packet.time_ns;
+  }
+  CHECK_EQ(packets, 450); /* one chunk */
+  free(answer.bytes);
+  sonde_query_close(query);
+  sonde_store_close(store);
+}
+
 /* The names of all packets in the directory's segments, as `netsonde decrypt` writes them. */
 static struct counted export_all(const char *fallback) {
   struct counted counted = {0};
@@ -250,6 +278,7 @@ int main(void) {
   decoder = sonde_decoder_create(1, NULL);
   CHECK(mkdtemp(directory) != NULL);
   test_memory();
+  test_order(NULL);
   test_segments();
   test_version_1();
   test_many_names();

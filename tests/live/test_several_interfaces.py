@@ -6,7 +6,6 @@ that is deleted under load, or that appears later, does not disturb the others.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import threading
@@ -123,20 +122,8 @@ async def interfaces_are(bus: Bus, names: set[str]) -> dict[str, Any]:
     return await eventually(ask, f"{sorted(names)} to be captured")
 
 
-async def retrieved(bus: Bus) -> bytes:
-    """Returns the pcapng of all packets."""
-    reply = await bus.ok("packets", {"to": "object_store"})
-    assert (reply["complete"], reply["gaps"]) == (True, [])
-    store = await bus.client.jetstream().object_store(reply["bucket"])
-    data = (await store.get(reply["object"])).data
-    assert data is not None
-    assert hashlib.sha256(data).hexdigest() == reply["sha256"]
-    return data
-
-
-def interface_names(path: Path, data: bytes) -> Counter[str]:
+def interface_names(path: Path) -> Counter[str]:
     """Returns tshark's interface name of each packet, counted."""
-    path.write_bytes(data)
     command = ["tshark", "-n", "-r", str(path), "-T", "fields", "-e", "frame.interface_name"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return Counter(done.stdout.split())
@@ -180,7 +167,8 @@ async def test_each_interface_is_exact(
     expected = {name: in_flows(made) for name, made in sent.items()}
     assert packets_by_interface(listed, found) == expected
     if options.get("record", True):
-        named = interface_names(tmp_path / "answer.pcapng", await retrieved(bus))
+        await recording.retrieve(bus, tmp_path)
+        named = interface_names(tmp_path / "answer.pcapng")
         assert named == {f"alpha/{name}": len(made) for name, made in sent.items()}
     stopped = await bus.ok("stop")
     records = await records_of(collector, started["session_id"], stopped)
