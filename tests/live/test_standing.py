@@ -21,7 +21,7 @@ import pytest
 from nats.errors import NoRespondersError
 
 import capturing
-from agents import Agent, Fleet, toml
+from agents import COMMAND, Agent, Fleet, client_flags, toml
 from bus import Bus, Collector
 from deadlines import eventually, eventually_now
 from netns import HOST_DEVICE, Sender, Wire
@@ -308,6 +308,41 @@ async def test_failed_override_changes_nothing(fleet: Fleet, bus: Bus, sender: S
     status = await bus.ok("status")
     assert "drift" not in status
     assert status["session_id"] == before["session_id"]
+    await counts(bus, sender)
+
+
+async def test_commands_persist_and_override(
+    fleet: Fleet, bus: Bus, sender: Sender, nats_server: NatsServer
+) -> None:
+    async def command(*words: str) -> tuple[int, str]:
+        shown = await asyncio.create_subprocess_exec(
+            COMMAND,
+            *(*words, "--host", "alpha", *client_flags(nats_server.url)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        text = (await shown.communicate())[0].decode()
+        return int(shown.returncode or 0), text
+
+    agent = standing(fleet).start()
+    code, text = await command("start", "-i", HOST_DEVICE, "-b", "af_packet", "--persist")
+    assert code == 0, text
+    assert (await runs(bus))["wanted_by"] == "persist"
+    await counts(bus, sender)
+    assert (await command("stop"))[0] == 0
+    reload(agent, session=SESSION)
+    await runs(bus)
+    code, text = await command("stop")
+    assert code == 1
+    assert "managed" in text or "override" in text
+    assert (await command("stop", "--override", "600"))[0] == 0
+    assert "waiting" in (await command("status"))[1]
+    code, text = await command("start", "-i", HOST_DEVICE, "-b", "af_packet", "--override")
+    assert code == 0, text
+    assert "the verb start" in (await bus.ok("status"))["drift"]
+    assert (await command("meter", "on", "--override", "1"))[0] == 0
+    await runs(bus)
     await counts(bus, sender)
 
 

@@ -15,8 +15,11 @@ from netsonde.config.file import load
 from netsonde.config.schema import json_schema
 from netsonde.config.sections import TOKEN, Config, host_token
 from netsonde.errors import ConfigError
+from netsonde.wire.requests import CaptureOptions, MeterOptions
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
+
+SESSION = "[session]\ninterface = 'eth0'\nbackend = 'pcap'\n"
 
 
 def load_text(tmp_path: Path, text: str, **overlays: object) -> Config:
@@ -117,6 +120,22 @@ def test_file_accepts_every_key_of_the_contract(tmp_path: Path) -> None:
         ("[capture]\nreplay_dirs = ['captures']", "capture.replay_dirs"),
         ("[http]\nlisten = '9461'", "http.listen"),
         ("[http]\nlisten = '127.0.0.1:65536'", "http.listen"),
+        ("[session]\ninterface = 'eth0'", "session"),
+        ("[session]\ninterface = 'eth0'\nbackend = 'sniffer'", "session.backend"),
+        (f"{SESSION}workers = 0", "session.workers"),
+        (
+            f"{SESSION}replay_speed = nan",
+            "session.replay_speed",
+        ),
+        (f"{SESSION}persist = true", "session.persist"),
+        (
+            f"{SESSION}metering = {{enable = 1}}",
+            "session.metering.enable",
+        ),
+        (
+            f"{SESSION}export = {{collector_ip = 'x', collector_port = 1}}",
+            "session.export.collector_ip",
+        ),
         ("[nats", "TOML"),
     ],
 )
@@ -126,6 +145,17 @@ def test_error_names_the_key_and_the_file(tmp_path: Path, text: str, named: str)
     assert named in caught.value.detail
     assert "netsonde.toml" in caught.value.detail
     assert caught.value.exit_code == 78
+
+
+def test_session_may_come_from_the_environment(tmp_path: Path) -> None:
+    given = {"INTERFACE": "eth0", "BACKEND": "pcap", "WORKERS": "2", "METERING__ENABLE": "true"}
+    settings = load_text(
+        tmp_path, "", environ={f"NETSONDE__SESSION__{name}": text for name, text in given.items()}
+    )
+    metering = MeterOptions(enable=True)
+    assert settings.session == CaptureOptions(
+        interface="eth0", backend="pcap", workers=2, metering=metering
+    )
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
