@@ -300,7 +300,11 @@ def test_missing_key_file_and_interface_are_named(host: Host) -> None:
     assert "No such file" in checks["nats.nkey"]["detail"]
     assert checks["nats.nkey"]["repair"].endswith(f"/agents/alpha.nk {absent}")
     assert checks["interface"]["state"] == "bad"
-    assert "there is no interface sonde9" in checks["interface"]["detail"]
+    assert "no interface 'sonde9'" in checks["interface"]["detail"]
+    _, found = host.doctor("-i", "sonde9*,sonde*")
+    states = [(one["state"], one["detail"]) for one in found if one["check"] == "interface"]
+    assert [state for state, _ in states] == ["warning", "ok"]
+    assert states[1][1].startswith(f"{netns.HOST_DEVICE} is up")
 
 
 def test_directories_of_another_user_are_named(host: Host) -> None:
@@ -346,7 +350,7 @@ def test_printed_commands_repair_the_session(wire: netns.Wire, host: Host) -> No
     code, found = host.doctor()
     assert code == 69
     checks = {one["check"]: one for one in found}
-    assert checks["interface"]["detail"] == "there is no interface sonde9"
+    assert "no interface 'sonde9'" in checks["interface"]["detail"]
     assert checks["session.encryption"]["detail"] == "key: no such file"
     assert "session.buffer_size_mb 65536 MiB" in checks["memory"]["detail"]
     code, found = host.doctor(command="config check --environment")

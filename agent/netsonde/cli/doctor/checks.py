@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ...capture.interfaces import SEVERAL
 from ...config import file as config
 from ...config.sections import Config
 from ...errors import EXIT_CONFIG, ConfigError
@@ -82,10 +83,12 @@ def run(check: Check, subject: Subject) -> Iterator[Finding]:
 def subject_of(settings: Config, path: Path, interface: str | None) -> Subject:
     session = settings.session
     names = interface if interface is not None else (session.interface if session else "")
+    several = session is None or session.backend in SEVERAL  # DPDK's names may hold commas
+    parts = names.split(",") if several else [names]
     return Subject(
         settings,
         path,
-        interfaces=tuple(name.strip() for name in names.split(",") if name.strip()),
+        interfaces=tuple(name.strip() for name in parts if name.strip()),
         backend=session.backend if session else "",
         buffer_mb=(session.buffer_size_mb if session.record else 0) if session else None,
         dedicated=session.dedicated if session else False,

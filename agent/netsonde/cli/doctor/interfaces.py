@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fnmatch
 import socket
 from collections.abc import Iterator
 
+from ...capture.interfaces import find_interfaces, follows_changes
+from ...errors import InvalidInterface
 from . import links
-from .finding import Finding, Subject, command
+from .finding import Finding, State, Subject, command
 
-GLOB = "*?["
-ANY = "any"
+BACKEND = "af_packet"  # without a [session]
 
 
 def examine_interfaces(subject: Subject) -> Iterator[Finding]:
@@ -20,27 +20,33 @@ def examine_interfaces(subject: Subject) -> Iterator[Finding]:
         yield Finding("interface", "note", f"no interface is named (-i); this host has {others}")
         return
     for wanted in subject.interfaces:
-        names = matching(wanted, present)
-        if not names:
-            yield _absent(subject, wanted, present)
-        for name in names:
+        try:
+            find_interfaces(subject.backend or BACKEND, wanted)
+        except InvalidInterface as error:
+            yield _absent(subject, wanted, error.detail, present)
+    for name in captured(subject):
+        if name in present:  # DPDK has other devices, too
             yield from _examine(name)
 
 
-def matching(wanted: str, present: list[str]) -> list[str]:
-    if wanted == ANY:
-        return [name for name in present if not links.is_loopback(name)]
-    if any(letter in wanted for letter in GLOB):
-        return fnmatch.filter(present, wanted)
-    return [wanted] if wanted in present else []
+def captured(subject: Subject) -> tuple[str, ...]:
+    """Returns the interfaces that a capture would have now, without the absent ones."""
+    found = []
+    for wanted in subject.interfaces:
+        try:
+            find_interfaces(subject.backend or BACKEND, wanted)
+        except InvalidInterface:
+            continue
+        found.append(wanted)
+    return find_interfaces(subject.backend or BACKEND, ",".join(found)) if found else ()
 
 
-def _absent(subject: Subject, wanted: str, present: list[str]) -> Finding:
-    pattern = wanted == ANY or any(letter in wanted for letter in GLOB)
-    detail = f"no interface matches {wanted}" if pattern else f"there is no interface {wanted}"
+def _absent(subject: Subject, wanted: str, detail: str, present: list[str]) -> Finding:
+    """A pattern may match an interface that appears later."""
+    state: State = "warning" if follows_changes(subject.backend or BACKEND, wanted) else "bad"
     others = sorted(present, key=lambda name: (links.is_loopback(name), not links.is_up(name)))
     repair = subject.set_key("session.interface", others[0]) if others else "ip link"
-    return Finding("interface", "warning" if pattern else "bad", detail, repair=repair)
+    return Finding("interface", state, detail, repair=repair)
 
 
 def _examine(name: str) -> Iterator[Finding]:

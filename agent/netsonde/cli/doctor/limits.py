@@ -13,6 +13,7 @@ from ...capture import memory
 from ...daemon import privileges
 from . import links
 from .finding import Finding, Subject
+from .interfaces import captured
 from .process import drop_in, under_systemd
 
 MIB = 1 << 20
@@ -137,7 +138,7 @@ def examine_disk_speed(subject: Subject) -> Iterator[Finding]:
         repair = subject.set_key("buffer.dir", "")
         yield Finding("disk_speed", "bad", detail, repair=repair)
         return
-    wire = sum(_wire_bytes_per_sec(name) for name in subject.interfaces)
+    wire = sum(_wire_bytes_per_sec(name) for name in captured(subject))
     yield judge_speed(subject, directory, speed, wire)
 
 
