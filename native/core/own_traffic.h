@@ -53,16 +53,26 @@ void sonde_own_traffic_add_socket(int fd, struct sonde_own_endpoint *endpoint);
 
 bool sonde_own_snapshot_match(const struct sonde_own_snapshot *own, const struct sonde_key *key);
 
-static inline bool sonde_own_port(const struct sonde_own_snapshot *own, uint16_t port) {
-  return own->ports[port % SONDE_OWN_PORT_BITS / 64] >> (port % 64) & 1;
+/* The snapshot to compare a batch with; NULL: nothing is own. */
+static inline const struct sonde_own_snapshot *
+sonde_own_reader_held(const struct sonde_own_reader *reader) {
+  return atomic_load_explicit(&reader->held, memory_order_relaxed);
+}
+
+static inline uint64_t sonde_own_port(const struct sonde_own_snapshot *own, uint16_t port) {
+  return own->ports[port % SONDE_OWN_PORT_BITS / 64] >> (port % 64);
+}
+
+/* Can a packet of this key be own? Nearly always right. */
+static inline bool sonde_own_may(const struct sonde_own_snapshot *own,
+                                 const struct sonde_key *key) {
+  return own && ((sonde_own_port(own, key->lo_port) | sonde_own_port(own, key->hi_port)) & 1);
 }
 
 /* Is the packet of this key sent or received by a socket of this process? */
-static inline bool sonde_own_has(const struct sonde_own_reader *reader,
+static inline bool sonde_own_has(const struct sonde_own_snapshot *own,
                                  const struct sonde_key *key) {
-  const struct sonde_own_snapshot *own = atomic_load_explicit(&reader->held, memory_order_relaxed);
-  return own && (sonde_own_port(own, key->lo_port) || sonde_own_port(own, key->hi_port)) &&
-         sonde_own_snapshot_match(own, key);
+  return sonde_own_may(own, key) && sonde_own_snapshot_match(own, key);
 }
 
 #endif

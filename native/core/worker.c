@@ -124,13 +124,16 @@ static void count_undecoded(struct sonde_worker_counters *counters, uint16_t lin
 }
 
 /* In a tunnel the key can be that of an inner packet, which no socket here sent. */
-static inline bool is_own(const struct sonde_worker *worker, const struct sonde_decoded *decoded) {
-  return decoded->tunnel_type == SONDE_TUNNEL_NONE && sonde_own_has(&worker->own, &decoded->key);
+static inline bool is_own(const struct sonde_own_snapshot *own,
+                          const struct sonde_decoded *decoded) {
+  return sonde_own_may(own, &decoded->key) && decoded->tunnel_type == SONDE_TUNNEL_NONE &&
+         sonde_own_snapshot_match(own, &decoded->key);
 }
 
 static void meter_run(struct sonde_worker *worker, const struct sonde_packet *packets,
                       uint32_t count) {
   struct sonde_worker_counters *counters = &worker->counters;
+  const struct sonde_own_snapshot *own = sonde_own_reader_held(&worker->own);
   uint32_t flows = 0;
   for (uint32_t i = 0; i < count; i++) {
     const struct sonde_packet *packet = &packets[i];
@@ -138,7 +141,7 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
     if (i + 4 < count)
       __builtin_prefetch(packets[i + 4].data);
     int cause = sonde_decode(worker->decoder, packet, decoded);
-    if (cause < 0 && is_own(worker, decoded))
+    if (cause < 0 && is_own(own, decoded))
       cause = SONDE_NON_FLOW_OWN;
     counters->packets_captured += decoded->packets;
     counters->bytes_captured += decoded->l2_bytes;
@@ -180,7 +183,7 @@ static bool count_delta(struct sonde_worker *worker, struct sonde_delta *delta) 
   counters->frames_captured += delta->frames;
   counters->packets_captured += packets;
   counters->bytes_captured += delta->l2_bytes[0] + delta->l2_bytes[1];
-  if (!sonde_own_has(&worker->own, &delta->key))
+  if (!sonde_own_has(sonde_own_reader_held(&worker->own), &delta->key))
     return true;
   counters->packets_non_flow += packets;
   counters->non_flow[SONDE_NON_FLOW_OWN] += packets;

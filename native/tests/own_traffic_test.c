@@ -42,7 +42,7 @@ static bool has(const char *source, uint16_t source_port, const char *dest, uint
   else
     key_order_ipv4(&key, from, to, source_port, dest_port);
   sonde_own_reader_refresh(&reader);
-  return sonde_own_has(&reader, &key);
+  return sonde_own_has(sonde_own_reader_held(&reader), &key);
 }
 
 static bool has_tcp(const char *source, uint16_t source_port, const char *dest,
@@ -186,7 +186,7 @@ static void *compare(void *argument) {
   sonde_own_reader_join(&own);
   while (!atomic_load(&enough)) {
     sonde_own_reader_refresh(&own);
-    always = always && sonde_own_has(&own, &key);
+    always = always && sonde_own_has(sonde_own_reader_held(&own), &key);
   }
   sonde_own_reader_leave(&own);
   return always ? NULL : argument;
