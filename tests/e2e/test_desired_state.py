@@ -9,14 +9,15 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import nats
 import pytest
 import pytest_asyncio
-from nats.aio.client import Client
 
 from agents import COMMAND, Agent, Fleet, client_flags, literal
 from bus import Bus
 from deadlines import eventually
+from netsonde.bus.nats_client import GuardedClient
+from netsonde.config.sections import NatsSection
+from netsonde.fleet.client import connect
 from netsonde.fleet.inventory import read_inventory
 from netsonde.wire.inventory import HostEntry
 from servers import NatsServer
@@ -31,18 +32,17 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 @pytest_asyncio.fixture
-async def client(nats_server: NatsServer) -> AsyncIterator[Client]:
-    connection = await nats.connect(nats_server.url)
-    yield connection
-    await connection.close()
+async def client(nats_server: NatsServer) -> AsyncIterator[GuardedClient]:
+    async with connect(NatsSection(servers=[nats_server.url]), lasting=True) as found:
+        yield found.connection
 
 
-async def entries(client: Client) -> dict[str, HostEntry]:
+async def entries(client: GuardedClient) -> dict[str, HostEntry]:
     found = await read_inventory(client, "capture")
     return {name: host.entry for name, host in found.hosts.items()} if found is not None else {}
 
 
-async def known(client: Client, *hosts: str) -> None:
+async def known(client: GuardedClient, *hosts: str) -> None:
     async def all_there() -> bool:
         return set(hosts) <= (await entries(client)).keys()
 
@@ -97,7 +97,7 @@ def started(fleet: Fleet, *hosts: str, **labels: str) -> list[Agent]:
 
 
 async def test_apply_reaches_the_selected_hosts(
-    fleet: Fleet, client: Client, operator: Operator, bus: Bus
+    fleet: Fleet, client: GuardedClient, operator: Operator, bus: Bus
 ) -> None:
     started(fleet, "web1", "web2", role="web")
     started(fleet, "db1", role="db")
@@ -125,7 +125,7 @@ async def test_apply_reaches_the_selected_hosts(
 
 
 async def test_change_that_needs_no_restart_keeps_the_session(
-    fleet: Fleet, client: Client, operator: Operator
+    fleet: Fleet, client: GuardedClient, operator: Operator
 ) -> None:
     started(fleet, "web1")
     await known(client, "web1")
@@ -141,7 +141,7 @@ async def test_change_that_needs_no_restart_keeps_the_session(
 
 
 async def test_drift_shows_an_override_and_rollback_restores(
-    fleet: Fleet, client: Client, operator: Operator, bus: Bus
+    fleet: Fleet, client: GuardedClient, operator: Operator, bus: Bus
 ) -> None:
     started(fleet, "web1")
     await known(client, "web1")
@@ -169,7 +169,7 @@ async def test_drift_shows_an_override_and_rollback_restores(
 
 
 async def test_rollout_stops_at_failed_hosts_and_resumes(
-    fleet: Fleet, client: Client, operator: Operator
+    fleet: Fleet, client: GuardedClient, operator: Operator
 ) -> None:
     hosts = [f"h{number}" for number in range(6)]
     started(fleet, *hosts)
@@ -198,7 +198,7 @@ async def test_rollout_stops_at_failed_hosts_and_resumes(
 
 
 async def test_killed_controller_is_succeeded_by_another(
-    fleet: Fleet, client: Client, operator: Operator
+    fleet: Fleet, client: GuardedClient, operator: Operator
 ) -> None:
     hosts = [f"h{number}" for number in range(5)]
     started(fleet, *hosts)
@@ -225,7 +225,7 @@ async def test_killed_controller_is_succeeded_by_another(
 
 
 async def test_late_and_rebooted_hosts_converge(
-    fleet: Fleet, client: Client, operator: Operator, nats_server: NatsServer
+    fleet: Fleet, client: GuardedClient, operator: Operator, nats_server: NatsServer
 ) -> None:
     first = fleet.start("web1")
     await known(client, "web1")
@@ -245,11 +245,10 @@ async def test_late_and_rebooted_hosts_converge(
         lambda: first.log.count("capture: started") == 2, "the cached policy without NATS"
     )
     nats_server.start()
-    await client.close()
 
 
 async def test_agent_keeps_its_policy_if_the_next_one_is_too_new(
-    fleet: Fleet, client: Client, operator: Operator
+    fleet: Fleet, client: GuardedClient, operator: Operator
 ) -> None:
     fleet.start("web1")
     await known(client, "web1")
@@ -268,7 +267,7 @@ async def test_agent_keeps_its_policy_if_the_next_one_is_too_new(
 
 
 async def test_host_that_forbids_policies_keeps_its_state(
-    fleet: Fleet, client: Client, operator: Operator
+    fleet: Fleet, client: GuardedClient, operator: Operator
 ) -> None:
     fleet.start("web1", policy={"allow": {"*": ["read"]}})
     await known(client, "web1")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import nats
 import pytest
 import pytest_asyncio
-from nats.aio.client import Client
 
-from agents import Agent, Fleet
+from agents import COMMAND, Agent, Fleet, client_flags
 from bus import Bus, Reply
 from deadlines import eventually
+from netsonde.bus.nats_client import GuardedClient
+from netsonde.config.sections import NatsSection
+from netsonde.fleet.client import connect
 from netsonde.fleet.inventory import Host, Inventory, forget, read_inventory
 from packets import SECOND_NS, UDP, at, ethernet, ipv4, udp, write_pcap
 from servers import NatsServer
@@ -28,25 +31,24 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 @pytest_asyncio.fixture
-async def client(nats_server: NatsServer) -> AsyncIterator[Client]:
-    connection = await nats.connect(nats_server.url)
-    yield connection
-    await connection.close()
+async def client(nats_server: NatsServer) -> AsyncIterator[GuardedClient]:
+    async with connect(NatsSection(servers=[nats_server.url]), lasting=True) as found:
+        yield found.connection
 
 
-async def listed(client: Client) -> Inventory:
+async def listed(client: GuardedClient) -> Inventory:
     found = await read_inventory(client, "capture")
     return found if found is not None else Inventory()
 
 
-async def host_of(client: Client, name: str) -> Host:
+async def host_of(client: GuardedClient, name: str) -> Host:
     async def present() -> Host | None:
         return (await listed(client)).hosts.get(name)
 
     return await eventually(present, f"{name} in the inventory")
 
 
-async def test_each_agent_writes_itself(fleet: Fleet, client: Client) -> None:
+async def test_each_agent_writes_itself(fleet: Fleet, client: GuardedClient) -> None:
     fleet.start("alpha", labels={"site": "ams"})
     fleet.start("beta")
     found = await host_of(client, "alpha")
@@ -63,7 +65,7 @@ async def test_each_agent_writes_itself(fleet: Fleet, client: Client) -> None:
 
 
 async def test_entry_follows_the_session_and_the_end(
-    fleet: Fleet, client: Client, bus: Bus, tmp_path: Path
+    fleet: Fleet, client: GuardedClient, bus: Bus, tmp_path: Path
 ) -> None:
     alpha = fleet.start("alpha")
     await host_of(client, "alpha")
@@ -85,7 +87,7 @@ async def test_entry_follows_the_session_and_the_end(
 
 
 async def test_the_agent_that_started_first_keeps_the_name(
-    fleet: Fleet, client: Client, bus: Bus
+    fleet: Fleet, client: GuardedClient, bus: Bus
 ) -> None:
     senior = fleet.start("alpha")
     first = await host_of(client, "alpha")
@@ -105,7 +107,9 @@ async def test_the_agent_that_started_first_keeps_the_name(
     await eventually(lambda: "name_taken" in senior.log, "the first agent's alarm")
 
 
-async def test_forgotten_host_is_gone_until_it_writes_again(fleet: Fleet, client: Client) -> None:
+async def test_forgotten_host_is_gone_until_it_writes_again(
+    fleet: Fleet, client: GuardedClient
+) -> None:
     alpha = fleet.start("alpha")
     await host_of(client, "alpha")
     alpha.terminate()
@@ -116,7 +120,9 @@ async def test_forgotten_host_is_gone_until_it_writes_again(fleet: Fleet, client
     await host_of(client, "alpha")
 
 
-async def test_entry_under_a_foreign_key_is_not_believed(client: Client, fleet: Fleet) -> None:
+async def test_entry_under_a_foreign_key_is_not_believed(
+    client: GuardedClient, fleet: Fleet
+) -> None:
     fleet.start("alpha")
     found = await host_of(client, "alpha")
     forged = {"host": "beta", "boot": "1", "version": "1", "time": found.entry.time}
@@ -127,7 +133,9 @@ async def test_entry_under_a_foreign_key_is_not_believed(client: Client, fleet: 
     assert list(inventory.hosts) == ["alpha"]
 
 
-async def test_thousands_of_hosts_are_read_page_by_page(client: Client, fleet: Fleet) -> None:
+async def test_thousands_of_hosts_are_read_page_by_page(
+    client: GuardedClient, fleet: Fleet
+) -> None:
     fleet.start("alpha")
     template = (await host_of(client, "alpha")).entry
     for number in range(2500):
@@ -142,8 +150,86 @@ async def test_thousands_of_hosts_are_read_page_by_page(client: Client, fleet: F
 async def test_no_inventory_without_jetstream(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "plain").start()
     try:
-        connection = await nats.connect(server.url)
-        assert await read_inventory(connection, "capture") is None
-        await connection.close()
+        async with connect(NatsSection(servers=[server.url])) as found:
+            assert await read_inventory(found.connection, "capture") is None
     finally:
         server.kill()
+
+
+def command(server: NatsServer, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(COMMAND), *words, *client_flags(server.url)],
+        capture_output=True, text=True, timeout=170,
+    )  # fmt: skip
+
+
+def shown(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """Returns "ok" or the reason of absence by host, from the output of `--json`."""
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return {row["host"]: row.get("absent", "ok") for row in rows}
+
+
+async def test_commands_show_the_hosts_that_should_be_there(
+    fleet: Fleet, client: GuardedClient, nats_server: NatsServer
+) -> None:
+    for name in ("dead", "frozen", "well"):
+        fleet.start(name, labels={"role": "web" if name != "dead" else "db"})
+    for name in ("dead", "frozen", "well"):
+        await host_of(client, name)
+    dead, frozen, _ = fleet.agents
+    dead.kill()
+    frozen.signal(signal.SIGSTOP)
+    expected = {"dead": "not connected", "frozen": "no answer", "well": "ok"}
+    for words in (("status",), ("ps",), ("status", "--batch", "1"), ("stop", "--limit", "100%")):
+        done = command(nats_server, *words, "--json")
+        assert shown(done) == expected, words
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("3 asked: ")
+    web = command(nats_server, "status", "--group", "role=web", "--json")
+    assert shown(web) == {"frozen": "no answer", "well": "ok"}
+    table = command(nats_server, "ps").stdout
+    assert "not connected" in table
+    assert "idle" in table
+    frozen.signal(signal.SIGCONT)
+    command(nats_server, "forget", "dead")
+
+    async def all_well() -> bool:
+        done = command(nats_server, "status", "--json")
+        return done.returncode == 0 and shown(done) == {"frozen": "ok", "well": "ok"}
+
+    await eventually(all_well, "every host to reply")
+
+
+async def test_host_that_is_not_listed_is_a_row_too(
+    fleet: Fleet, client: GuardedClient, nats_server: NatsServer
+) -> None:
+    fleet.start("alpha")
+    await host_of(client, "alpha")
+    await forget(client, "capture", "alpha")
+    fleet.start("beta")
+    await host_of(client, "beta")
+    done = command(nats_server, "status", "--json")
+    assert shown(done) == {"alpha": "ok", "beta": "ok"}
+    assert done.returncode == 0
+
+
+async def test_silent_host_is_lost_and_comes_back(
+    fleet: Fleet, client: GuardedClient, nats_server: NatsServer
+) -> None:
+    alpha, beta = fleet.start("alpha"), fleet.start("beta")
+    await host_of(client, "alpha")
+    await host_of(client, "beta")
+    alpha.signal(signal.SIGSTOP)
+
+    async def state_of(host: str) -> str:
+        return shown(command(nats_server, "ps", "--json"))[host]
+
+    async def is_(state: str) -> bool:
+        return await state_of("alpha") == state
+
+    await eventually(lambda: is_("lost"), "the frozen host to be lost", within_sec=180)
+    assert await state_of("beta") == "ok"
+    assert " lost" in command(nats_server, "ps").stdout
+    alpha.signal(signal.SIGCONT)
+    await eventually(lambda: is_("ok"), "the host to be back", within_sec=120)
+    assert beta.alive

@@ -126,5 +126,5 @@ def test_depth_and_length_are_limited() -> None:
 
 
 def test_versions_are_ordered_by_number() -> None:
-    versions = ["6", "6.1", "6.1.0-18-amd64", "6.9", "6.10", "6.10.1"]
+    versions = ["6", "6.1", "6.1.0-18-amd64", "6.9", "6.10", "6.10-rc1", "6.10.1", "9" * 5000]
     assert sorted(versions, key=version_key) == versions

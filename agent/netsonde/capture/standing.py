@@ -125,6 +125,7 @@ class Standing:
         """Replaces what `by` wants; None: nothing. The task applies it."""
         if self._sources.get(by) != options:
             self._sources[by] = options
+            self._failure = ""  # the earlier options failed, not these
             self._backoff.reset()
             self._wake()
 

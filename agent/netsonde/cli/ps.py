@@ -1,53 +1,138 @@
-"""`netsonde ps`: lists the connected agents through NATS service discovery ($SRV.INFO)."""
+"""`netsonde ps`: lists the hosts of the inventory, and the agents that reply."""
 
 from __future__ import annotations
 
+import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from ..wire.inventory import SKEW_SEC_MAX
+from .output import notify, put_json
 from .requests import (
     add_connection_arguments,
     add_outcome_arguments,
     add_pace_arguments,
     add_target_arguments,
     conclude,
-    print_json,
+    positive_seconds,
     read_nats_section,
     read_pace,
     read_target,
     readable_rows,
     run_until_cut,
 )
-from .tables import Cell, print_table
+from .tables import Cell, duration, print_table
 
 if TYPE_CHECKING:
+    from ..fleet.inventory import Host
     from ..fleet.outcome import Outcome
     from ..fleet.scatter import Reply
 
+COLUMNS = (
+    "HOST", "STATE", "INTERFACE", "BACKEND", "PKT/S", "DROPS", "BUFFER", "VERSION", "LABELS",
+)  # fmt: skip
+
 
 class PsCommand:
-    """List the connected agents: host, description, version, labels, round trip."""
+    """List the hosts: state, capture, version and labels.
+
+    The hosts are those of the inventory and the agents that reply now. A host of the inventory
+    whose agent does not reply is listed with the reason, and the command exits with 1. Without
+    an inventory (no JetStream), only agents that reply are known.
+    """
 
     name = "ps"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_target_arguments(parser)
         add_pace_arguments(parser)
+        parser.add_argument(
+            "--watch",
+            type=positive_seconds,
+            nargs="?",
+            const=2.0,
+            metavar="S",
+            help="list again every S seconds (2) until Ctrl-C",
+        )
         add_outcome_arguments(parser)
         add_connection_arguments(parser)
 
     def run(self, args: Namespace) -> int:
-        from ..fleet.outcome import Outcome
+        if args.watch is None:
+            return list_once(args)
+        while True:
+            if sys.stdout.isatty():
+                from rich.console import Console
 
-        outcome = Outcome()
-        run_until_cut(find_agents(args, outcome), outcome)
-        rows = readable_rows(outcome, list_agent)
-        if args.json:
-            print_json(outcome)
-        elif rows:
-            print_table(["HOST", "DESCRIPTION", "VERSION", "LABELS", "RTT MS"], rows)
-        return conclude(args, outcome)
+                Console().clear()
+            list_once(args)
+            time.sleep(args.watch)
+
+
+def list_once(args: Namespace) -> int:
+    from ..fleet.outcome import Outcome
+
+    outcome = Outcome()
+    run_until_cut(find_agents(args, outcome), outcome)
+    rows = readable_rows(outcome, list_agent)
+    if args.json:
+        print_listed(outcome)
+    elif outcome.inventory:
+        print_table(COLUMNS, list_hosts(outcome))
+    elif rows:
+        print_table(["HOST", "DESCRIPTION", "VERSION", "LABELS", "RTT MS"], rows)
+    for name, host in outcome.inventory.items():
+        if abs(host.skew_sec) > SKEW_SEC_MAX and not host.absent:
+            notify(f"{name}: its clock differs from the server's by {host.skew_sec:+.1f} s")
+    return conclude(args, outcome)
+
+
+def list_hosts(outcome: Outcome) -> list[Sequence[Cell]]:
+    """Returns a row for each host that is known or replied."""
+    states = {reply.host: "" if reply.accepted else "refused" for reply in outcome.replies}
+    states |= {one.host: one.reason for one in outcome.absences}
+    states |= {reply.host: "two agents" for reply in outcome.replies if reply.twins}
+    return [
+        describe_host(name, state, outcome.inventory.get(name))
+        for name, state in sorted(states.items())
+    ]
+
+
+def describe_host(name: str, state: str, host: Host | None) -> Sequence[Cell]:
+    if host is None:
+        return (name, state or "not listed", *["-"] * 7)
+    entry, session = host.entry, host.entry.session
+    if not state:
+        state = "drift" if entry.drift else "error" if entry.error else ""
+    if not state:
+        state = "idle" if session is None else "capturing"
+    running: Sequence[Cell] = ["-"] * 5
+    if session is not None:
+        running = (
+            session.interface,
+            session.backend,
+            f"{session.packets_per_sec}",
+            f"{session.packets_dropped}",
+            duration(session.retention_sec),
+        )
+    labels = " ".join(f"{key}={value}" for key, value in sorted(entry.labels.items()))
+    return (name, state, *running, entry.version, labels or "-")
+
+
+def print_listed(outcome: Outcome) -> None:
+    """Prints one object for each host, with its entry in the inventory."""
+    objects = {reply.host: reply.body for reply in outcome.replies}
+    objects |= {one.host: {"host": one.host, "absent": one.reason} for one in outcome.absences}
+    for name, body in sorted(objects.items()):
+        host = outcome.inventory.get(name)
+        if host is not None:
+            listed = {"age_sec": host.age_sec, "skew_sec": host.skew_sec, "lost": host.lost}
+            body = {**body, "inventory": msgspec.to_builtins(host.entry) | listed}
+        put_json(body)
 
 
 async def find_agents(args: Namespace, outcome: Outcome) -> None:

@@ -8,16 +8,17 @@ is written during the read moves to the end and is found there.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import msgspec
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from ..bus.nats_client import GuardedClient, PermissionDeniedError
 from ..errors import NetsondeError
 from ..wire.instant import NS_PER_SEC, parse_rfc3339
 from ..wire.inventory import LOST_AFTER_SEC, HostEntry, hosts_bucket
@@ -25,7 +26,6 @@ from ..wire.inventory import LOST_AFTER_SEC, HostEntry, hosts_bucket
 PAGE_ENTRIES = 1000  # at about 1 KB each; a page fits the client's buffers
 API_SEC = 2.0
 PAGE_SEC = 5.0  # without a further message
-SKEW_SEC_MAX = 1.0  # a larger difference of the clocks deserves a warning
 _END_OF_PAGE, _NOTHING_FOUND = "204", "404"
 _DELETION = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
 
@@ -68,18 +68,39 @@ class _Info(msgspec.Struct):
     error: object = None
 
 
-async def server_time_ns(connection: Client, bucket: str) -> int | None:
+async def server_time_ns(connection: GuardedClient, bucket: str) -> int | None:
     """Returns the clock of the server that answers for a bucket, in nanoseconds since the epoch;
     None without JetStream, without the bucket, or without permission."""
     try:
-        reply = await connection.request(f"$JS.API.STREAM.INFO.KV_{bucket}", b"", timeout=API_SEC)
+        reply = await _unless_denied(connection, f"$JS.API.STREAM.INFO.KV_{bucket}")
+        if reply is None:
+            return None
         info = msgspec.json.decode(reply.data, type=_Info)
         return None if info.error is not None else parse_rfc3339(info.ts)
     except (NatsError, TimeoutError, msgspec.DecodeError, ValueError):
         return None
 
 
-async def read_inventory(connection: Client, root: str) -> Inventory | None:
+async def _unless_denied(connection: GuardedClient, subject: str) -> Msg | None:
+    """Sends a request without a body; None as soon as the server denies it."""
+    denied = asyncio.Event()
+
+    def note(denial: PermissionDeniedError) -> None:
+        if denial.subject == subject:
+            denied.set()
+
+    with connection.denials.watch(note):
+        request = asyncio.ensure_future(connection.request(subject, b"", timeout=API_SEC))
+        denial = asyncio.ensure_future(denied.wait())
+        try:
+            await asyncio.wait({request, denial}, return_when=asyncio.FIRST_COMPLETED)
+            return await request if request.done() else None
+        finally:
+            denial.cancel()
+            request.cancel()
+
+
+async def read_inventory(connection: GuardedClient, root: str) -> Inventory | None:
     """Returns None without an inventory: no JetStream, no bucket, or no permission."""
     bucket = hosts_bucket(root)
     now_ns = await server_time_ns(connection, bucket)
@@ -92,7 +113,7 @@ async def read_inventory(connection: Client, root: str) -> Inventory | None:
     return found
 
 
-async def forget(connection: Client, root: str, host: str) -> None:
+async def forget(connection: GuardedClient, root: str, host: str) -> None:
     """Removes a host's entry. A host that still runs writes it again."""
     try:
         reply = await connection.request(
@@ -105,7 +126,7 @@ async def forget(connection: Client, root: str, host: str) -> None:
         raise InventoryError(f"{host}: the inventory cannot be written: {error}.")
 
 
-async def _read_messages(connection: Client, bucket: str) -> AsyncIterator[Msg]:
+async def _read_messages(connection: GuardedClient, bucket: str) -> AsyncIterator[Msg]:
     """Yields the last message of each key, page by page."""
     subject, keys = f"$JS.API.DIRECT.GET.KV_{bucket}", f"$KV.{bucket}.>"
     next_sequence = 1

@@ -7,10 +7,11 @@ of that name: its entry has code 409, and `twins` holds what each of them replie
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .inventory import Host
 from .scatter import NO_ANSWER, NOT_ASKED, NOT_CONNECTED, UNKNOWN, Absence, Reply
 from .targeting import Limit
 
@@ -52,6 +53,7 @@ class Outcome:
     replies: list[Reply] = field(default_factory=list)
     absences: list[Absence] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    inventory: Mapping[str, Host] = field(default_factory=dict)
     request_id: str = ""
     error: BaseException | None = None  # ended the run early
     resumable: bool = False

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from ..bus.nats_client import GuardedClient
 from .denied import DeniedError
-from .outcome import Outcome, Pace, twin_reply
+from .inventory import Host, InventoryError, read_inventory
+from .outcome import LOST, Outcome, Pace, twin_reply
 from .scatter import (
     NO_ANSWER,
     NOT_ASKED,
@@ -54,6 +55,8 @@ class Request:
         self.pace = pace
         self.expected: dict[str, None] = {}
         self.asked: set[str] = set()
+        self.inventory: dict[str, Host] = {}
+        self.warnings: list[str] = []
         self.progress: Progress | None = None
         self.watcher: Watcher | None = None
         self._connection = connection
@@ -104,11 +107,35 @@ class Request:
     # ---- asking ----------------------------------------------------------------------------
 
     async def find(self, target: Target, *, thorough: bool = False) -> tuple[str, ...] | None:
-        """Returns the hosts to ask; None if neither discovery nor agents replied."""
+        """Returns the hosts to ask: named ones, else those of the inventory and of discovery. None
+        if there is no inventory and neither discovery nor agents replied."""
         hosts = target.expected
         if hosts is None:
-            hosts = await self.search.find(target, thorough=thorough)
+            listed = await self._read_inventory(target)
+            hosts = await self.search.find(target, thorough=thorough and not listed)
+            if listed:
+                hosts = tuple(sorted({*listed, *(hosts or ())}))
         return self.pace.limit.apply(hosts) if self.pace.limit and hosts else hosts
+
+    async def _read_inventory(self, target: Target) -> list[str]:
+        """Returns the target's hosts in the inventory; none if it is not there."""
+        try:
+            found = await read_inventory(self._connection, self._root)
+        except InventoryError as error:
+            self.warnings.append(error.detail)
+            found = None
+        if found is None:
+            return []
+        self.warnings += [f"inventory: malformed entry of {key}" for key in found.malformed]
+        self.inventory = {
+            name: host
+            for name, host in found.hosts.items()
+            if target.matches(name, host.entry.labels)
+        }
+        self.search.known = frozenset(
+            name for name, host in self.inventory.items() if not host.absent
+        )
+        return list(self.inventory)
 
     async def run(self, verb: str, target: Target) -> None:
         """Asks the target's hosts. verb: empty for the discovery document (INFO)."""
@@ -226,6 +253,8 @@ class Request:
         if search.malformed:
             why = "; ".join(sorted(search.malformed))
             replies.append(Reply.unreadable(UNKNOWN, f"discovery: {why}", 0.0))
+        outcome.inventory = self.inventory
+        outcome.warnings += self.warnings
         outcome.replies = sorted([*outcome.replies, *replies], key=lambda reply: reply.host)
         outcome.absences += [
             Absence(host, self._why_absent(host)) for host in sorted(self.expected.keys() - known)
@@ -248,4 +277,6 @@ class Request:
             return self.search.unconfirmed[host]
         if host not in self.asked or self._denied(host):
             return NOT_ASKED
+        if host in self.inventory and self.inventory[host].lost:
+            return LOST
         return NOT_CONNECTED if self._not_connected(host) else NO_ANSWER

@@ -36,6 +36,7 @@ INFO = f"$SRV.INFO.{SERVICE}"
 PING = f"$SRV.PING.{SERVICE}"
 QUIET_SEC_MIN = 1.0
 QUIET_FACTOR = 4
+KNOWN_QUIET_SEC = 0.1
 TWIN_SEC_MIN = 0.5  # after a named host's reply, another agent of that name has this long
 
 
@@ -47,6 +48,7 @@ class Search:
     ) -> None:
         self.roll = Inbox(connection, Message(decode=decode_discovery), signal.set)
         self.discovered: dict[str, Reply] = {}
+        self.known: frozenset[str] = frozenset()  # hosts of the inventory that should reply
         self.hidden: set[str] = set()  # hosts that only `status` found
         self.unconfirmed: dict[str, str] = {}  # hosts that did not confirm their labels, and why
         self.malformed: set[str] = set()
@@ -96,7 +98,7 @@ class Search:
         for example because the account may not use $SRV."""
         deadline_sec = time.monotonic() + self._timeout_sec
         await self._call_roll(kind, target)
-        while time.monotonic() < (until_sec := min(deadline_sec, quiet_sec(self.roll))):
+        while time.monotonic() < (until_sec := min(deadline_sec, self._quiet_sec())):
             if self.roll.gathering.denied or self._roll_complete(target):
                 break
             await self._signal.wait(until_sec)
@@ -114,6 +116,14 @@ class Search:
             await self.roll.ask(Ask(subject))
         for host in target.expected or ():
             await self.roll.ask(Ask(f"{subject}.{host}", host))
+
+    def _quiet_sec(self) -> float:
+        """Returns when the silence has lasted long enough: shorter if every host that the
+        inventory knows has replied."""
+        gathering = self.roll.gathering
+        if self.known and self.known <= gathering.replies.keys():
+            return self.roll.heard_sec + max(KNOWN_QUIET_SEC, QUIET_FACTOR * gathering.slowest_sec)
+        return quiet_sec(self.roll)
 
     def _roll_complete(self, target: Target) -> bool:
         """Returns whether nobody else can answer, but for a second agent of the same name."""

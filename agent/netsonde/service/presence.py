@@ -118,8 +118,9 @@ class Presence:
 
     async def _write(self) -> None:
         self._contested = False
-        host = self.description.host
+        host, heard_sec = self.description.host, self._foreign_sec
         claims = self._revision is None or self.name_taken
+        returns = self.name_taken
         last = await self._claim(host) if claims else self._revision
         entry = self.description.entry()
         value = msgspec.json.encode(entry)
@@ -130,7 +131,8 @@ class Presence:
             if self.name_taken:
                 return
         self._written = lasting_fields(entry)
-        if self.name_taken:
+        # The first agent may have written while this write was on its way.
+        if returns and self._foreign_sec == heard_sec:
             self.name_taken = False
             self._on_name(False)
             self._events.emit("lifecycle", "name_free", f"{host} is this agent's name again")

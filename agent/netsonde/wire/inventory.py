@@ -18,6 +18,7 @@ from .records import Time
 
 WRITE_INTERVAL_SEC = 30.0
 LOST_AFTER_SEC = 90.0
+SKEW_SEC_MAX = 1.0  # a larger difference of the clocks deserves a warning
 
 
 def hosts_bucket(root: str) -> str:

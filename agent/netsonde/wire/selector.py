@@ -266,8 +266,11 @@ def _compare(
 
 
 def version_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Returns a sort key in which runs of digits are numbers: 6.9 < 6.10 < 6.10.1 < 6.10-rc1."""
+    """Returns a sort key in which runs of digits are numbers: 6.9 < 6.10-rc1 < 6.10.1. A number is
+    compared by its length and its digits, so that it may have any length."""
+    runs = re.findall(r"[0-9]+|[^0-9.]+", text)
+    numbers = [run.lstrip("0") if run.isdecimal() else None for run in runs]
     return tuple(
-        (1, int(run), "") if run.isdecimal() else (0, 0, run)
-        for run in re.findall(r"[0-9]+|[^0-9.]+", text)
+        (0, 0, run) if number is None else (1, len(number), number)
+        for run, number in zip(runs, numbers, strict=True)
     )
