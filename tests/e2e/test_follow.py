@@ -97,6 +97,7 @@ async def test_followers_and_collector_receive_the_same_records(
     expected = FLOWS * len(ENCODINGS)
     follow = ["flows", "--follow", "-n", f"{expected}"]
     follow += [word for encoding in ENCODINGS for word in ("--host", encoding)]
+    summary_line = f"{expected} records from {len(ENCODINGS) + 1} hosts\n"
     program = spawn(nats_server, *follow, "--host", "program", "--json")
     person = spawn(nats_server, *follow, "--host", "person")
     await eventually(lambda: is_followed(bus, "program"), "the JSON follower to subscribe")
@@ -120,7 +121,7 @@ async def test_followers_and_collector_receive_the_same_records(
         assert (stopped["records"], stopped["records_unsent"]) == (FLOWS, 0)
 
     out, errors = await asyncio.to_thread(program.communicate, timeout=60)
-    assert (program.returncode, errors) == (0, "")
+    assert (program.returncode, errors) == (0, summary_line)
     followed = sorted((json.loads(line) for line in out.splitlines()), key=order)
 
     def arrived() -> bool:
@@ -146,7 +147,7 @@ async def test_followers_and_collector_receive_the_same_records(
     assert of_host["json"] == of_host["msgpack"] == of_host["ipfix"]
 
     out, errors = await asyncio.to_thread(person.communicate, timeout=60)
-    assert (person.returncode, errors) == (0, "")
+    assert (person.returncode, errors) == (0, summary_line)
     hosts, _, said = zip(*(line.split("  ", 2) for line in out.splitlines()), strict=True)
     assert {hosts.count(host) for host in ENCODINGS} == {FLOWS}
     for line in (
