@@ -167,7 +167,8 @@ static void copy_name(struct sonde_encoder *encoder, const char *name) {
 }
 
 void sonde_encoder_name(struct sonde_encoder *encoder, uint32_t source) {
-  uint32_t renames = encoder->config.renames ? __atomic_load_n(encoder->config.renames, __ATOMIC_ACQUIRE) : 0;
+  uint32_t renames =
+      encoder->config.renames ? __atomic_load_n(encoder->config.renames, __ATOMIC_ACQUIRE) : 0;
   if (!encoder->config.interfaces || source >= SONDE_SOURCES_MAX ||
       (source == encoder->source && renames == encoder->renames))
     return;
