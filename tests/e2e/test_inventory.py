@@ -187,6 +187,12 @@ async def test_commands_show_the_hosts_that_should_be_there(
         assert done.stderr.splitlines()[-1].startswith("3 asked: ")
     web = command(nats_server, "status", "--group", "role=web", "--json")
     assert shown(web) == {"frozen": "no answer", "well": "ok"}
+    selected = ("--select", "role = web and fact.cpus >= 1 and not host = frozen")
+    assert shown(command(nats_server, "status", *selected, "--json")) == {"well": "ok"}
+    globs = ("--host", "*e*", "--exclude", "fr*")
+    assert shown(command(nats_server, "status", *globs, "--json")) == {
+        "dead": "not connected", "well": "ok",
+    }  # fmt: skip
     table = command(nats_server, "ps").stdout
     assert "not connected" in table
     assert "idle" in table

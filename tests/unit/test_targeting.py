@@ -17,6 +17,7 @@ from netsonde.fleet.targeting import (
     parse_limit,
     parse_target,
 )
+from netsonde.wire.selector import SelectorError
 
 
 def test_subject_names_all_hosts_a_group_or_a_host() -> None:
@@ -78,3 +79,33 @@ def test_limit_takes_the_first_hosts_by_name() -> None:
 def test_malformed_limit_is_a_usage_error(text: str) -> None:
     with pytest.raises(TargetError):
         parse_limit(text)
+
+
+def test_globs_and_selectors_choose_hosts() -> None:
+    labels = {"site": "ams"}
+    web = parse_target(["Web*", "db[12]"], [], None, exclude=["web9"])
+    assert web.expected is None
+    chosen = [host for host in ("web1", "web9", "db1", "db3") if web.matches(host, labels)]
+    assert chosen == ["web1", "db1"]
+    selected = parse_target([], ["site=ams"], None, select="fact.cpus > 4 or host = web1")
+    assert not selected.one_subject
+    assert selected.matches("web1", labels)
+    assert selected.matches("web2", labels, {"cpus": 8})
+    assert not selected.matches("web2", labels)
+    assert not selected.matches("web1", {"site": "fra"})
+    assert "hosts with fact.cpus > 4" in selected.describe()
+
+
+@pytest.mark.parametrize(
+    ("hosts", "select", "error"),
+    [
+        (["web*", "db1"], None, "not both"),
+        (["web1"], "site = ams", "not both"),
+        ([], "site =", "expected a value"),
+    ],
+)
+def test_targets_that_contradict_are_rejected(
+    hosts: list[str], select: str | None, error: str
+) -> None:
+    with pytest.raises((TargetError, SelectorError), match=error):
+        parse_target(hosts, [], None, select=select)

@@ -59,7 +59,7 @@ def add_target_arguments(
 ) -> None:
     group = parser.add_argument_group("targets (default: all hosts)")
     group.add_argument(
-        "--host", action="append", default=[], metavar="H", help="a host; can be repeated"
+        "--host", action="append", default=[], metavar="H", help="a host or glob; can be repeated"
     )
     group.add_argument(
         "--group",
@@ -68,9 +68,16 @@ def add_target_arguments(
         metavar="K=V",
         help="all hosts with this label; repeated: with each of the labels",
     )
+    group.add_argument(
+        "--select", metavar="EXPR", help="hosts by labels and facts: 'site = ams and host ~ web*'"
+    )
     group.add_argument("--nodes", metavar="FILE", help="file with one host per line")
     group.add_argument(
-        "--exclude", action="append", default=[], metavar="H", help="not this host; repeatable"
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="H",
+        help="not this host or glob",
     )
     group.add_argument(
         "--inventory",
@@ -176,7 +183,12 @@ def read_nats_section(args: Namespace) -> NatsSection:
 
 def read_target(args: Namespace) -> Target:
     return parse_target(
-        args.host, args.group, args.nodes, exclude=args.exclude, inventory=args.inventory
+        args.host,
+        args.group,
+        args.nodes,
+        exclude=args.exclude,
+        inventory=args.inventory,
+        select=args.select,
     )
 
 

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from typing import Protocol
 
 from ..bus.nats_client import GuardedClient
+from ..wire.inventory import Chosen
 from .denied import DeniedError
 from .inventory import Host, InventoryError, read_inventory
 from .outcome import LOST, Outcome, Pace, twin_reply
@@ -130,7 +131,7 @@ class Request:
         self.inventory = {
             name: host
             for name, host in found.hosts.items()
-            if target.matches(name, host.entry.labels)
+            if target.matches(name, host.entry.labels, Chosen.of(host.entry).facts)
         }
         self.search.known = frozenset(
             name for name, host in self.inventory.items() if not host.absent

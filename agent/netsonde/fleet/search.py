@@ -103,7 +103,7 @@ class Search:
                 break
             await self._signal.wait(until_sec)
         self.note(target)
-        if target.groups and not target.hosts:
+        if target.by_label:
             await self._confirm(target)
         gathering = self.roll.gathering
         if not gathering.replies and not gathering.nobody and not target.expected:
@@ -148,8 +148,9 @@ class Search:
                     self.discovered.setdefault(host, reply)
 
     def _is_member(self, target: Target, reply: Reply) -> bool:
+        metadata = reply.body.get("metadata")
         return belongs(reply.body, self._root) and bool(
-            target.hosts or target.matches(reply.host, read_labels(reply.body.get("metadata")))
+            target.hosts or target.matches(reply.host, read_labels(metadata), read_facts(metadata))
         )
 
     async def _confirm(self, target: Target) -> None:
@@ -191,7 +192,9 @@ class Search:
                 ):
                     await self._signal.wait(until_sec)
             self._note_probe(inbox.gathering)
-            hosts = inbox.gathering.replies.keys() - {UNKNOWN} - target.exclude
+            # The labels of these hosts are unknown, so a selector chooses none of them.
+            heard_from = set() if target.select else inbox.gathering.replies.keys() - {UNKNOWN}
+            hosts = set(filter(target.includes, heard_from))
             found = hosts if found is None else found & hosts
         return found or set()
 
@@ -211,6 +214,14 @@ def belongs(body: dict[str, Any], root: str) -> bool:
     """Returns whether the agent's metadata has this root."""
     metadata = body.get("metadata")
     return not isinstance(metadata, dict) or metadata.get("subject.root", root) == root
+
+
+def read_facts(metadata: object) -> dict[str, object]:
+    """Returns the facts that an agent's discovery metadata has; the inventory has them all."""
+    if not isinstance(metadata, dict):
+        return {}
+    names = {"kernel": "version.kernel", "version": "version.agent"}
+    return {fact: str(metadata[key]) for fact, key in names.items() if key in metadata}
 
 
 def read_labels(metadata: object) -> dict[str, str]:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
 
 from ..config.sections import host_token
 from ..errors import EXIT_USAGE, NetsondeError
+from ..wire.inventory import Chosen
+from ..wire.selector import Selector, parse
 
 NODES_BYTES_MAX = 8 << 20
 TOKEN = re.compile(r"[a-z0-9_-]+\Z")
@@ -31,19 +34,22 @@ Group = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Named hosts, or the hosts with every label in `groups`; all hosts if both are empty.
+    """Named hosts, or the hosts that match all of `patterns`, `groups` and `select`; all hosts
+    without any. A host needs to match one pattern and every group. exclude: names and patterns.
     inventory: the labels of each host that should reply; None without a file."""
 
     hosts: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
     exclude: frozenset[str] = frozenset()
     inventory: Mapping[str, Mapping[str, str]] | None = None
+    patterns: tuple[str, ...] = ()
+    select: Selector | None = None
 
     @property
     def expected(self) -> tuple[str, ...] | None:
         """The hosts that should reply; None if only discovery knows them."""
         if self.hosts:
-            return tuple(host for host in self.hosts if host not in self.exclude)
+            return tuple(host for host in self.hosts if self.includes(host))
         if self.inventory is None:
             return None
         return tuple(host for host in self.inventory if self.matches(host, self.inventory[host]))
@@ -51,10 +57,26 @@ class Target:
     @property
     def one_subject(self) -> bool:
         """Whether one subject reaches exactly the target."""
-        return not self.hosts and not self.exclude and len(self.groups) <= 1
+        chosen = self.hosts or self.exclude or self.patterns or self.select
+        return not chosen and len(self.groups) <= 1
 
-    def matches(self, host: str, labels: Mapping[str, str]) -> bool:
-        if host in self.exclude:
+    @property
+    def by_label(self) -> bool:
+        """Whether labels or facts choose the hosts."""
+        return not self.hosts and bool(self.groups or self.select)
+
+    def includes(self, host: str) -> bool:
+        """Returns whether the name belongs to the target, whatever the labels."""
+        if any(fnmatchcase(host, pattern) for pattern in self.exclude):
+            return False
+        return not self.patterns or any(fnmatchcase(host, one) for one in self.patterns)
+
+    def matches(
+        self, host: str, labels: Mapping[str, str], facts: Mapping[str, object] | None = None
+    ) -> bool:
+        if not self.includes(host):
+            return False
+        if self.select is not None and not self.select.matches(Chosen(host, labels, facts or {})):
             return False
         return all(labels.get(key) == value for key, value in self.groups)
 
@@ -67,13 +89,12 @@ class Target:
         return f"{root}.{verb}"
 
     def describe(self) -> str:
-        if self.hosts:
-            return ", ".join(self.hosts)
-        return (
-            "group " + " and ".join("=".join(group) for group in self.groups)
-            if self.groups
-            else "all hosts"
-        )
+        parts = [", ".join(self.hosts or self.patterns)]
+        if self.groups:
+            parts.append("group " + " and ".join("=".join(group) for group in self.groups))
+        if self.select is not None:
+            parts.append(f"hosts with {self.select}")
+        return ", ".join(filter(None, parts)) or "all hosts"
 
 
 def host_subject(root: str, host: str, verb: str) -> str:
@@ -89,13 +110,18 @@ def parse_group(text: str, what: str = "--group") -> Group:
 
 
 def parse_hosts(names: Iterable[str]) -> tuple[str, ...]:
-    """Returns the host tokens in the given order, without duplicates."""
+    """Returns the host tokens in the given order, without duplicates. A name with `*`, `?` or `[`
+    stays a pattern."""
     tokens: dict[str, None] = {}
-    for name in names:
-        if not name.strip():
+    for name in map(str.strip, names):
+        if not name:
             raise TargetError("A host name is empty.")
-        tokens[host_token(name.strip())] = None
+        tokens[name.lower().replace(".", "_") if is_pattern(name) else host_token(name)] = None
     return tuple(tokens)
+
+
+def is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
 
 
 def read_nodes(lines: Iterable[str]) -> list[str]:
@@ -136,16 +162,25 @@ def parse_target(
     *,
     exclude: Collection[str] = (),
     inventory: str | None = None,
+    select: str | None = None,
 ) -> Target:
-    """Returns the target of --host, --group, --nodes, --exclude and --inventory."""
-    names = [*hosts, *(read_nodes_file(nodes) if nodes is not None else [])]
-    if names and groups:
-        raise TargetError("Name either hosts (--host, --nodes) or a --group, not both.")
+    """Returns the target of --host, --group, --nodes, --exclude, --inventory and --select. Raises
+    TargetError, SelectorError."""
+    names = parse_hosts([*hosts, *(read_nodes_file(nodes) if nodes is not None else [])])
+    patterns = tuple(filter(is_pattern, names))
+    if patterns and len(patterns) < len(names):
+        raise TargetError("Name either hosts or patterns such as 'web*', not both.")
+    if names and not patterns and (groups or select is not None):
+        raise TargetError(
+            "Name either hosts (--host, --nodes), or a --group or --select, not both."
+        )
     target = Target(
-        parse_hosts(names),
+        () if patterns else names,
         tuple(dict.fromkeys(map(parse_group, groups))),
         frozenset(parse_hosts(exclude)),
         read_inventory(inventory) if inventory is not None else None,
+        patterns,
+        parse(select) if select is not None else None,
     )
     if target.expected == ():
         raise TargetError(f"No host is left in the target ({target.describe()}).")
