@@ -249,7 +249,7 @@ def test_meter_and_follow_print_every_record(
     assert run("stop").returncode == 0
 
     out, errors = follower.communicate(timeout=TIMEOUT_SEC)
-    assert errors == ""
+    assert errors == "7 records from 2 hosts\n"
     records = [json.loads(line) for line in out.splitlines()]
     assert follower.returncode == 0
     assert sorted(record["source_port"] for record in records) == list(range(1000, 1007))
@@ -261,7 +261,7 @@ def test_meter_and_follow_print_every_record(
     watcher.send_signal(signal.SIGINT)
     assert watcher.wait(TIMEOUT_SEC) == 0
     assert watcher.stderr is not None
-    assert watcher.stderr.read() == ""
+    assert watcher.stderr.read() == "7 records from 2 hosts\n"
 
 
 def test_group_and_limit_select_the_followed_hosts(

@@ -117,7 +117,7 @@ def test_streams_are_created_with_the_streams_key_only(
     assert (again.returncode, again.stderr) == (0, "")
     refused = make_streams(nats_server, tmp_path, "ctl")
     assert refused.returncode == 1
-    assert "JetStream does not reply" in refused.stderr
+    assert "Use the key streams.nk" in refused.stderr
 
 
 # ---- what is forbidden ---------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def _below(index: int, by_index: Mapping[int, Link]) -> set[int]:
 
 
 def _parts(text: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",")]
+    parts = [part.strip(" ") for part in text.split(",")]
     if not all(parts):
         raise _invalid(f"{text!r} has an empty name.")
     return parts

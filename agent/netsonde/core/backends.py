@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from typing import Any
 
 from .library import PLUGIN_DIR, ffi, lib, members
 from .values import BackendReport
 
 BACKENDS_MAX = 32
+PROBE_SEC = 30.0
 
 FEATURES: dict[int, str] = {  # enum sonde_feature of backend.h, which cffi does not read
     1 << 0: "basic_capture",
@@ -28,6 +31,30 @@ async def backend(name: str) -> BackendReport | None:
     return await asyncio.to_thread(_probe_one, name)
 
 
+async def usable_names() -> list[str]:
+    """Returns the names of the usable backends, sorted. Probes them in a child process: their
+    libraries would stay in the memory of this one. Empty if the child fails."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        __name__,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(PROBE_SEC):
+            names, _ = await child.communicate()
+    except TimeoutError:
+        return []
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await asyncio.shield(child.wait())
+    return sorted(names.decode().split())
+
+
 def _probe() -> list[BackendReport]:
     reports = ffi.new("struct sonde_backend_report[]", BACKENDS_MAX)
     count = lib.sonde_backend_probe(str(PLUGIN_DIR).encode(), reports, BACKENDS_MAX)
@@ -45,3 +72,7 @@ def _report(report: Any) -> BackendReport:
         **members(BackendReport, report),
         features=tuple(name for bit, name in FEATURES.items() if report.features & bit),
     )
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join(one.name for one in _probe() if one.usable))

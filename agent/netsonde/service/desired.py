@@ -129,12 +129,17 @@ class Desired:
 
     async def load(self) -> None:
         """Applies the cached policy. Call before the capture starts."""
-        await self._description.load_facts()
         self._known = await asyncio.to_thread(self._read_cache)
+        if self._known is not None and any(
+            one.uses("fact.backends") for one in self._known.sets.values()
+        ):
+            await self._description.load_backends()
         self._decide()
 
     async def run(self) -> None:
         """Follows the release until cancelled."""
+        await self._description.load_backends()
+        self._decide()
         while True:
             await self._connection.wait_connected()
             self._wake.clear()

@@ -6,16 +6,14 @@ import os
 import platform
 from pathlib import Path
 
-from ..core import backends
 from ..wire.inventory import Facts
 
 _OS_RELEASE = Path("/etc/os-release")
 _INTERFACES = Path("/sys/class/net")
 
 
-async def read_facts() -> Facts:
-    """Probes the capture backends, which takes tens of milliseconds in a thread."""
-    reports = await backends.backends()
+def read_facts() -> Facts:
+    """Returns the facts, without the backends."""
     return Facts(
         kernel=platform.release(),
         os=_os_name(),
@@ -23,7 +21,6 @@ async def read_facts() -> Facts:
         cpus=os.cpu_count() or 0,
         memory_mb=(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) >> 20,
         interfaces=interfaces(),
-        backends=sorted(report.name for report in reports if report.usable),
     )
 
 

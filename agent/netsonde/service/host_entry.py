@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,9 +11,10 @@ import msgspec
 
 from ..capture.session import Session
 from ..config.sections import Config
+from ..core.backends import usable_names
 from ..recorder.status import retention_sec
 from ..wire.instant import rfc3339
-from ..wire.inventory import Chosen, Facts, HostEntry, SessionSummary
+from ..wire.inventory import Chosen, HostEntry, SessionSummary
 from .facts import interfaces, read_facts
 
 
@@ -44,15 +46,20 @@ class HostDescription:
         self._version = version
         self._session = session
         self._server = server
-        self._facts = Facts()
+        self._facts = read_facts()
+        self._probing: asyncio.Future[list[str]] | None = None
         self.wanted: Callable[[], WantedState] = WantedState
 
     @property
     def host(self) -> str:
         return self.settings.host
 
-    async def load_facts(self) -> None:
-        self._facts = await read_facts()
+    async def load_backends(self) -> None:
+        """Adds the usable backends to the facts. Probes them once, for about half a second."""
+        if self._probing is None:
+            self._probing = asyncio.ensure_future(usable_names())
+        names = await asyncio.shield(self._probing)
+        self._facts = msgspec.structs.replace(self._facts, backends=names)
 
     def entry(self) -> HostEntry:
         """Returns the entry as of now."""

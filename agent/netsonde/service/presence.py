@@ -67,6 +67,7 @@ class Presence:
     async def run(self) -> None:
         """Writes until cancelled."""
         due_sec = 0.0
+        await self.description.load_backends()
         while True:
             await self._connection.wait_connected()
             if self._must_write(due_sec):

@@ -122,6 +122,10 @@ class PolicySet:
             (parse(policy.select), policy) for policy in revision.policies
         ]
 
+    def uses(self, name: str) -> bool:
+        """Returns whether a selector may read a name such as `fact.backends`."""
+        return any(name in one.text for one, _ in self._selectors)
+
     def choose(self, host: Candidate) -> Policy | None:
         """Returns the first policy that selects the host."""
         return next((policy for one, policy in self._selectors if one.matches(host)), None)
