@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from typing import Any
 
@@ -75,4 +76,4 @@ def _report(report: Any) -> BackendReport:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(one.name for one in _probe() if one.usable))
+    os.write(1, "\n".join(one.name for one in _probe() if one.usable).encode())
