@@ -345,14 +345,15 @@ class Standing:
         """Waits until something changed, a retry is due or the override lapses."""
         loop = asyncio.get_running_loop()
         now_sec = loop.time()
+        wait_sec: float | None
         if self._failure:
             wait_sec = self._backoff.next_sec()
         elif self._override is not None:
             wait_sec = max(self._override.until_sec - time.monotonic(), 0.0)
         else:
-            wait_sec = CHECK_SEC
+            wait_sec = CHECK_SEC if self.wanted is not None else None
         try:
-            async with asyncio.timeout_at(now_sec + wait_sec):
+            async with asyncio.timeout_at(None if wait_sec is None else now_sec + wait_sec):
                 await self._woken.wait()
         except TimeoutError:
             return
