@@ -1,7 +1,7 @@
 /* own_traffic.h - a capture thread's view of the endpoints of this process.
  *
  * The set is an immutable snapshot, replaced at each change. A thread holds one snapshot from one
- * batch to the next. A replaced snapshot is freed once no thread holds it. The first test of a
+ * batch to the next. A replaced snapshot is freed when no thread uses it. The first test of a
  * packet is two bits of a table of local ports; only a hit compares endpoints.
  */
 #ifndef SONDE_CORE_OWN_TRAFFIC_H

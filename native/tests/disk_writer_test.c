@@ -11,7 +11,7 @@
 
 static struct store_events store_events;
 static struct sonde_decoder *decoder;
-static char directory[] = "/tmp/netsonde-writer-XXXXXX";
+static char directory[] = "/tmp/netsonde-writer-XXXXXX"; /* for mkdtemp */
 
 static struct sonde_store *removing; /* its statistics are read during each removal */
 static uint32_t removals;

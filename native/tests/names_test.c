@@ -13,7 +13,7 @@
 
 static struct store_events store_events;
 static struct sonde_decoder *decoder;
-static char directory[] = "/tmp/netsonde-names-XXXXXX";
+static char directory[] = "/tmp/netsonde-names-XXXXXX"; /* for mkdtemp */
 
 static struct sonde_store *open_store(const char *host, const char *dir) {
   struct sonde_store *store = NULL;

@@ -192,9 +192,10 @@ async def test_rollout_stops_at_failed_hosts_and_resumes(
     later = await entries(client)
     assert {entry.applied_rev for entry in later.values()} == {3}
     for host, session in sessions.items():
+        kept = later[host].session
         assert session is not None
-        assert later[host].session is not None
-        assert later[host].session.session_id == session.session_id  # type: ignore[union-attr]
+        assert kept is not None
+        assert kept.session_id == session.session_id
 
 
 async def test_killed_controller_is_succeeded_by_another(

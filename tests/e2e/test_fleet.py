@@ -247,7 +247,7 @@ async def test_listing_that_is_cut_off_between_pages_prints_the_first(
         agent.delay_sec = 0.0 if len(agent.executed) == 1 else TIMEOUT_SEC
         return {"host": "web1", **agent.bodies[verb]}
 
-    agent._execute = execute  # type: ignore[method-assign]
+    agent._execute = execute  # type: ignore[method-assign]  # this agent only
     process = await spawn(nats_server, "flows", "-n", "9", "--host", "web1", "--timeout", "60")
     await eventually(lambda: len(agent.executed) == 2, "the second page to be asked for")
     if cut == "interrupt":
@@ -349,7 +349,7 @@ async def test_page_of_flows_from_another_host_is_refused(run: Run, agents_clien
         name = "web1" if agent.executed.count("flows") == 1 else "db1"
         return {"host": name, **agent.bodies[verb]}
 
-    agent._execute = execute  # type: ignore[method-assign]
+    agent._execute = execute  # type: ignore[method-assign]  # this agent only
     code, out, _ = await run("flows", "--json", "-n", "2", "--host", "web1")
     assert code == 1
     assert json.loads(out)["error"] == "unreadable"

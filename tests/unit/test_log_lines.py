@@ -34,7 +34,7 @@ def test_audit_line_holds_json(
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     try:
-        configure(LogSection(level="info", format=form))  # type: ignore[arg-type]
+        configure(LogSection(level="info", format=form))  # type: ignore[arg-type]  # a parameter
         structlog.get_logger().info("audit: start", data=AUDIT)
         line = capsys.readouterr().err
     finally:

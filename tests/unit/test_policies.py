@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 
 from netsonde.fleet.inventory import Host
@@ -45,7 +46,8 @@ def host(name: str, age_sec: float = 1.0, **fields: object) -> Host:
         "boot": "1", "version": "1", "time": "2026-01-01T00:00:00Z",
         "labels": {"role": name.rstrip("0123456789")},
     }  # fmt: skip
-    return Host(HostEntry(host=name, **(values | fields)), age_sec, 0.0)  # type: ignore[arg-type]
+    entry = msgspec.convert({"host": name, **values, **fields}, HostEntry)
+    return Host(entry, age_sec, 0.0)
 
 
 def hosts(*found: Host) -> Mapping[str, Host]:
