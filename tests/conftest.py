@@ -26,6 +26,10 @@ import netns
 import packets
 from agents import Agent, Fleet
 from bus import Bus
+from netsonde.bus.nats_client import GuardedClient
+from netsonde.config.sections import NatsSection
+from netsonde.fleet.client import connect
+from operators import Operator
 from servers import NatsServer
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -77,8 +81,11 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path / "nats").start()
+def nats_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[NatsServer]:
+    directory = tmp_path / "nats"
+    stored = request.node.get_closest_marker("jetstream") is not None
+    config = f'jetstream {{ store_dir: "{directory}" }}' if stored else ""
+    server = NatsServer(directory, config=config).start()
     yield server
     server.kill()
 
@@ -122,6 +129,18 @@ async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
     bus = await Bus.connect(nats_server.url)
     yield bus
     await bus.close()
+
+
+@pytest_asyncio.fixture
+async def client(nats_server: NatsServer) -> AsyncIterator[GuardedClient]:
+    """A client of the fleet that stays connected."""
+    async with connect(NatsSection(servers=[nats_server.url]), lasting=True) as found:
+        yield found.connection
+
+
+@pytest.fixture
+def operator(nats_server: NatsServer, tmp_path: Path) -> Operator:
+    return Operator(nats_server, tmp_path)
 
 
 @pytest.fixture

@@ -4,92 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from agents import COMMAND, Agent, Fleet, client_flags, literal
+from agents import Agent, Fleet
 from bus import Bus
 from deadlines import eventually
 from netsonde.bus.nats_client import GuardedClient
-from netsonde.config.sections import NatsSection
-from netsonde.fleet.client import connect
-from netsonde.fleet.inventory import read_inventory
-from netsonde.wire.inventory import HostEntry
+from operators import Operator, entries, known, policy
 from servers import NatsServer
 
-
-@pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    directory = tmp_path / "nats"
-    server = NatsServer(directory, config=f'jetstream {{ store_dir: "{directory}" }}').start()
-    yield server
-    server.kill()
-
-
-@pytest_asyncio.fixture
-async def client(nats_server: NatsServer) -> AsyncIterator[GuardedClient]:
-    async with connect(NatsSection(servers=[nats_server.url]), lasting=True) as found:
-        yield found.connection
-
-
-async def entries(client: GuardedClient) -> dict[str, HostEntry]:
-    found = await read_inventory(client, "capture")
-    return {name: host.entry for name, host in found.hosts.items()} if found is not None else {}
-
-
-async def known(client: GuardedClient, *hosts: str) -> None:
-    async def all_there() -> bool:
-        return set(hosts) <= (await entries(client)).keys()
-
-    await eventually(all_there, f"{hosts} in the inventory")
-
-
-def policy(name: str, select: str, rollout: Mapping[str, Any] | None = None, **capture: Any) -> str:
-    options = {"interface": "lo", "backend": "af_packet", "buffer_size_mb": 1, **capture}
-    lines = ["[[policy]]", f"name = {literal(name)}", f"select = {literal(select)}"]
-    lines.append(f"capture = {toml_inline(options)}")
-    if rollout is not None:
-        lines.append(f"rollout = {toml_inline(rollout)}")
-    return "\n".join(lines) + "\n"
-
-
-def toml_inline(table: Mapping[str, Any]) -> str:
-    return "{ " + ", ".join(f"{key} = {literal(value)}" for key, value in table.items()) + " }"
-
-
-class Operator:
-    """A user with a policy file and the commands."""
-
-    def __init__(self, server: NatsServer, directory: Path) -> None:
-        self.server = server
-        self.file = directory / "fleet.toml"
-
-    def write(self, *policies: str) -> None:
-        self.file.write_text("\n".join(policies))
-
-    def command(self, *words: str) -> list[str]:
-        return [str(COMMAND), *words, *client_flags(self.server.url)]
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*words), capture_output=True, text=True, timeout=170)
-
-    def spawn(self, *words: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.command(*words), stdout=subprocess.DEVNULL)
-
-    def rows(self, *words: str) -> dict[str, dict[str, Any]]:
-        done = self.run(*words, "--json")
-        found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        return {row["host"]: row for row in found}
-
-
-@pytest.fixture
-def operator(nats_server: NatsServer, tmp_path: Path) -> Operator:
-    return Operator(nats_server, tmp_path)
+pytestmark = pytest.mark.jetstream
 
 
 def started(fleet: Fleet, *hosts: str, **labels: str) -> list[Agent]:

@@ -5,47 +5,22 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from agents import COMMAND, Agent, Fleet, client_flags
+from agents import Agent, Fleet
 from bus import Bus, Reply
 from deadlines import eventually
 from netsonde.bus.nats_client import GuardedClient
 from netsonde.config.sections import NatsSection
 from netsonde.fleet.client import connect
-from netsonde.fleet.inventory import Host, Inventory, forget, read_inventory
+from netsonde.fleet.inventory import forget, read_inventory
+from operators import Operator, host_of, listed
 from packets import SECOND_NS, UDP, at, ethernet, ipv4, udp, write_pcap
 from servers import NatsServer
 
-
-@pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    directory = tmp_path / "nats"
-    server = NatsServer(directory, config=f'jetstream {{ store_dir: "{directory}" }}').start()
-    yield server
-    server.kill()
-
-
-@pytest_asyncio.fixture
-async def client(nats_server: NatsServer) -> AsyncIterator[GuardedClient]:
-    async with connect(NatsSection(servers=[nats_server.url]), lasting=True) as found:
-        yield found.connection
-
-
-async def listed(client: GuardedClient) -> Inventory:
-    found = await read_inventory(client, "capture")
-    return found if found is not None else Inventory()
-
-
-async def host_of(client: GuardedClient, name: str) -> Host:
-    async def present() -> Host | None:
-        return (await listed(client)).hosts.get(name)
-
-    return await eventually(present, f"{name} in the inventory")
+pytestmark = pytest.mark.jetstream
 
 
 async def test_each_agent_writes_itself(fleet: Fleet, client: GuardedClient) -> None:
@@ -156,13 +131,6 @@ async def test_no_inventory_without_jetstream(tmp_path: Path) -> None:
         server.kill()
 
 
-def command(server: NatsServer, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(COMMAND), *words, *client_flags(server.url)],
-        capture_output=True, text=True, timeout=170,
-    )  # fmt: skip
-
-
 def shown(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     """Returns "ok" or the reason of absence by host, from the output of `--json`."""
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -170,7 +138,7 @@ def shown(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 
 async def test_commands_show_the_hosts_that_should_be_there(
-    fleet: Fleet, client: GuardedClient, nats_server: NatsServer
+    fleet: Fleet, client: GuardedClient, operator: Operator
 ) -> None:
     for name in ("dead", "frozen", "well"):
         fleet.start(name, labels={"role": "web" if name != "dead" else "db"})
@@ -181,46 +149,46 @@ async def test_commands_show_the_hosts_that_should_be_there(
     frozen.signal(signal.SIGSTOP)
     expected = {"dead": "not connected", "frozen": "no answer", "well": "ok"}
     for words in (("status",), ("ps",), ("status", "--batch", "1"), ("stop", "--limit", "100%")):
-        done = command(nats_server, *words, "--json")
+        done = operator.run(*words, "--json")
         assert shown(done) == expected, words
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith("3 asked: ")
-    web = command(nats_server, "status", "--group", "role=web", "--json")
+    web = operator.run("status", "--group", "role=web", "--json")
     assert shown(web) == {"frozen": "no answer", "well": "ok"}
     selected = ("--select", "role = web and fact.cpus >= 1 and not host = frozen")
-    assert shown(command(nats_server, "status", *selected, "--json")) == {"well": "ok"}
+    assert shown(operator.run("status", *selected, "--json")) == {"well": "ok"}
     globs = ("--host", "*e*", "--exclude", "fr*")
-    assert shown(command(nats_server, "status", *globs, "--json")) == {
+    assert shown(operator.run("status", *globs, "--json")) == {
         "dead": "not connected", "well": "ok",
     }  # fmt: skip
-    table = command(nats_server, "ps").stdout
+    table = operator.run("ps").stdout
     assert "not connected" in table
     assert "idle" in table
     frozen.signal(signal.SIGCONT)
-    command(nats_server, "forget", "dead")
+    operator.run("forget", "dead")
 
     async def all_well() -> bool:
-        done = command(nats_server, "status", "--json")
+        done = operator.run("status", "--json")
         return done.returncode == 0 and shown(done) == {"frozen": "ok", "well": "ok"}
 
     await eventually(all_well, "every host to reply")
 
 
 async def test_host_that_is_not_listed_is_a_row_too(
-    fleet: Fleet, client: GuardedClient, nats_server: NatsServer
+    fleet: Fleet, client: GuardedClient, operator: Operator
 ) -> None:
     fleet.start("alpha")
     await host_of(client, "alpha")
     await forget(client, "capture", "alpha")
     fleet.start("beta")
     await host_of(client, "beta")
-    done = command(nats_server, "status", "--json")
+    done = operator.run("status", "--json")
     assert shown(done) == {"alpha": "ok", "beta": "ok"}
     assert done.returncode == 0
 
 
 async def test_silent_host_is_lost_and_comes_back(
-    fleet: Fleet, client: GuardedClient, nats_server: NatsServer
+    fleet: Fleet, client: GuardedClient, operator: Operator
 ) -> None:
     alpha, beta = fleet.start("alpha"), fleet.start("beta")
     await host_of(client, "alpha")
@@ -228,14 +196,14 @@ async def test_silent_host_is_lost_and_comes_back(
     alpha.signal(signal.SIGSTOP)
 
     async def state_of(host: str) -> str:
-        return shown(command(nats_server, "ps", "--json"))[host]
+        return shown(operator.run("ps", "--json"))[host]
 
     async def is_(state: str) -> bool:
         return await state_of("alpha") == state
 
     await eventually(lambda: is_("lost"), "the frozen host to be lost", within_sec=180)
     assert await state_of("beta") == "ok"
-    assert " lost" in command(nats_server, "ps").stdout
+    assert " lost" in operator.run("ps").stdout
     alpha.signal(signal.SIGCONT)
     await eventually(lambda: is_("ok"), "the host to be back", within_sec=120)
     assert beta.alive
