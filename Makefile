@@ -42,16 +42,16 @@ bench: system-bench setup ## measure netsonde and its peers, print one table
 	  $(PY) tests/bench/$$one || failed=1; done; exit $$failed
 
 lint: $(STAMP) ## ruff, mypy --strict, clang-format, import rules
-	$(VENV)/bin/ruff check agent tests
-	$(VENV)/bin/ruff format --check agent tests
+	$(VENV)/bin/ruff check agent tests examples
+	$(VENV)/bin/ruff format --check agent tests examples
 	$(VENV)/bin/mypy
 	find tests -mindepth 2 -name conftest.py | xargs -n 1 $(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	find native tests -name '*.[ch]' | xargs $(VENV)/bin/clang-format --dry-run --Werror
 
 format: $(STAMP) ## format Python and C
-	$(VENV)/bin/ruff check --fix agent tests
-	$(VENV)/bin/ruff format agent tests
+	$(VENV)/bin/ruff check --fix agent tests examples
+	$(VENV)/bin/ruff format agent tests examples
 	find native tests -name '*.[ch]' | xargs $(VENV)/bin/clang-format -i
 
 native-test: system-test setup ## only the C tests and fuzzers

@@ -28,13 +28,16 @@ class ForgetCommand:
 
 
 async def forget_hosts(args: Namespace) -> int:
+    from ..fleet.changes import read_hosts
     from ..fleet.client import connect
     from ..fleet.inventory import forget
-    from .policies import read_hosts
+    from .policies import report_malformed
 
     unknown = 0
     async with connect(read_nats_section(args)) as client:
-        known = await read_hosts(client)
+        inventory = await read_hosts(client)
+        known = inventory.hosts
+        report_malformed(inventory.malformed)
         for host in parse_hosts(args.hosts):
             if host in known:
                 await forget(client.connection, client.address.root, host)

@@ -6,34 +6,22 @@ import asyncio
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError
+from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE
 from .output import json_text, notify, put, put_json, say
 from .requests import add_connection_arguments, read_nats_section, whole
 from .tables import print_table
 
 if TYPE_CHECKING:
-    from ..fleet.client import FleetClient
-    from ..fleet.inventory import Host
-    from ..fleet.policies import PolicyStore, Released, Rolling
+    from ..fleet.changes import FleetState
     from ..fleet.rollout import PlanRow, Progress
     from ..wire.policy import Policy
 
 ACTIONS = ("create", "change", "remove", "none")
 WOULD_CHANGE = 2  # exit code of `plan --exit-code`
-
-
-class NoInventoryError(NetsondeError):
-    """Policies need the inventory."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "There is no inventory: JetStream is off, or this key may not read it. "
-            "See `netsonde nats streams`."
-        )
 
 
 class PlanCommand:
@@ -49,13 +37,10 @@ class PlanCommand:
         add_policy_arguments(parser)
 
     def run(self, args: Namespace) -> int:
-        from ..fleet.policies import new_revision, read_policy_file
-        from ..fleet.rollout import plan
-        from ..wire.policy import PolicySet
+        from ..fleet.policies import read_policy_file
 
-        wanted = PolicySet(new_revision(1, read_policy_file(args.file)))
-        hosts, now = asyncio.run(read_fleet(args))
-        rows = plan(hosts, now, wanted)
+        policies = read_policy_file(args.file)
+        rows = asyncio.run(read_fleet(args)).plan(policies)
         print_plan(args, rows)
         changed = any(row.action != "none" for row in rows)
         return WOULD_CHANGE if args.exit_code and changed else EXIT_OK
@@ -111,19 +96,17 @@ class DriftCommand:
         add_policy_arguments(parser)
 
     def run(self, args: Namespace) -> int:
-        from ..fleet.rollout import drift
-
-        hosts, now = asyncio.run(read_fleet(args))
-        found = drift(hosts, now)
+        state = asyncio.run(read_fleet(args))
+        hosts, release, found = state.hosts, state.released.release, state.drift()
         if args.json:
             for name in hosts:
                 put_json({"host": name, "drift": found.get(name)})
         elif found:
             print_table(["HOST", "DRIFT"], list(found.items()))
-        revision = "no revision" if now.release is None else f"revision {now.release.revision}"
-        unfinished = now.release is not None and not now.release.complete
-        state = ", its rollout is unfinished" if unfinished else ""
-        say(f"{len(hosts)} hosts, {revision}{state}: {len(found)} with drift")
+        revision = "no revision" if release is None else f"revision {release.revision}"
+        unfinished = release is not None and not release.complete
+        how_far = ", its rollout is unfinished" if unfinished else ""
+        say(f"{len(hosts)} hosts, {revision}{how_far}: {len(found)} with drift")
         return EXIT_REFUSED if found else EXIT_OK
 
 
@@ -132,43 +115,37 @@ def add_policy_arguments(parser: ArgumentParser) -> None:
     add_connection_arguments(parser)
 
 
-async def read_fleet(args: Namespace) -> tuple[dict[str, Host], Released]:
+async def read_fleet(args: Namespace) -> FleetState:
+    from ..fleet.changes import read_state
     from ..fleet.client import connect
-    from ..fleet.policies import PolicyStore
 
     async with connect(read_nats_section(args)) as client:
-        return await read_hosts(client), await PolicyStore(client).read()
+        state = await read_state(client)
+    report_malformed(state.malformed)
+    return state
 
 
-async def read_hosts(client: FleetClient) -> dict[str, Host]:
-    """Raises NoInventoryError."""
-    from ..fleet.inventory import read_inventory
-
-    inventory = await read_inventory(client.connection, client.address.root)
-    if inventory is None:
-        raise NoInventoryError
-    for key in inventory.malformed:
+def report_malformed(keys: Iterable[str]) -> None:
+    for key in keys:
         notify(f"inventory: the entry of {key} is malformed or names another host")
-    return inventory.hosts
 
 
 async def apply(
     args: Namespace, policies: list[Policy] | None, *, restores: int | None = None
 ) -> int:
     """policies: of a new revision. restores: the revision to repeat. Neither: resume."""
+    from ..fleet.changes import begin, begin_rollback, continue_rollout
     from ..fleet.client import connect
-    from ..fleet.policies import PolicyStore
-    from ..fleet.rollout import Roller
 
     async with connect(read_nats_section(args), lasting=True) as client:
-        await read_hosts(client)
-        store = PolicyStore(client)
-        now = await store.read()
         if restores is not None:
-            policies = (await store.revision(restores)).revision.policies
-        rolling = await begin(store, now, policies, restores)
-        put(f"revision {rolling.release.revision}", flush=True)
-        roller = Roller(client, store, rolling)
+            roller = await begin_rollback(client, restores)
+        elif policies is not None:
+            roller = await begin(client, policies)
+        else:
+            roller = await continue_rollout(client)
+        report_malformed(roller.malformed)
+        put(f"revision {roller.progress.revision}", flush=True)
         finished = False
         try:
             with show_rollout() as roller.observe:
@@ -179,21 +156,6 @@ async def apply(
             if not finished and not roller.released:
                 notify("to continue: netsonde apply --resume")
     return EXIT_OK if finished else EXIT_REFUSED
-
-
-async def begin(
-    store: PolicyStore, now: Released, policies: list[Policy] | None, restores: int | None
-) -> Rolling:
-    """Returns the release to roll out. Raises PolicyStoreError."""
-    from ..fleet.policies import PolicyStoreError, Rolling
-
-    if policies is not None:
-        return await store.add(now, policies, restores=restores)
-    if now.release is None:
-        raise PolicyStoreError("No revision was ever applied.")
-    if now.release.complete:
-        raise PolicyStoreError(f"Revision {now.release.revision} is released to every host.")
-    return Rolling(now.release, now.sets, now.entry)
 
 
 # ---- output --------------------------------------------------------------------------------

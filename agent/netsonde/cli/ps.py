@@ -28,7 +28,7 @@ from .requests import (
 from .tables import Cell, duration, print_table
 
 if TYPE_CHECKING:
-    from ..fleet.inventory import Host
+    from ..fleet.listing import Listed
     from ..fleet.outcome import Outcome
     from ..fleet.scatter import Reply
 
@@ -74,6 +74,7 @@ class PsCommand:
 
 
 def list_once(args: Namespace) -> int:
+    from ..fleet.listing import list_hosts
     from ..fleet.outcome import Outcome
 
     outcome = Outcome()
@@ -82,7 +83,7 @@ def list_once(args: Namespace) -> int:
     if args.json:
         print_listed(outcome)
     elif outcome.inventory:
-        print_table(COLUMNS, list_hosts(outcome))
+        print_table(COLUMNS, [describe_host(one) for one in list_hosts(outcome).values()])
     elif rows:
         print_table(["HOST", "DESCRIPTION", "VERSION", "LABELS", "RTT MS"], rows)
     for name, host in outcome.inventory.items():
@@ -91,25 +92,10 @@ def list_once(args: Namespace) -> int:
     return conclude(args, outcome)
 
 
-def list_hosts(outcome: Outcome) -> list[Sequence[Cell]]:
-    """Returns a row for each host that is known or replied."""
-    states = {reply.host: "" if reply.accepted else "refused" for reply in outcome.replies}
-    states |= {one.host: one.reason for one in outcome.absences}
-    states |= {reply.host: "two agents" for reply in outcome.replies if reply.twins}
-    return [
-        describe_host(name, state, outcome.inventory.get(name))
-        for name, state in sorted(states.items())
-    ]
-
-
-def describe_host(name: str, state: str, host: Host | None) -> Sequence[Cell]:
-    if host is None:
-        return (name, state or "not listed", *["-"] * 7)
-    entry, session = host.entry, host.entry.session
-    if not state:
-        state = "drift" if entry.drift else "error" if entry.error else ""
-    if not state:
-        state = "idle" if session is None else "capturing"
+def describe_host(listed: Listed) -> Sequence[Cell]:
+    if listed.entry is None:
+        return (listed.host, listed.state, *["-"] * 7)
+    session = listed.entry.entry.session
     running: Sequence[Cell] = ["-"] * 5
     if session is not None:
         running = (
@@ -119,8 +105,8 @@ def describe_host(name: str, state: str, host: Host | None) -> Sequence[Cell]:
             f"{session.packets_dropped}",
             duration(session.retention_sec),
         )
-    labels = " ".join(f"{key}={value}" for key, value in sorted(entry.labels.items()))
-    return (name, state, *running, entry.version, labels or "-")
+    labels = " ".join(f"{key}={value}" for key, value in sorted(listed.labels.items()))
+    return (listed.host, listed.state, *running, listed.version, labels or "-")
 
 
 def print_listed(outcome: Outcome) -> None:
@@ -137,10 +123,11 @@ def print_listed(outcome: Outcome) -> None:
 
 async def find_agents(args: Namespace, outcome: Outcome) -> None:
     from ..fleet.client import connect
+    from ..fleet.listing import discover
 
     address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
     async with connect(address) as client:
-        await client.list_agents(target, pace, outcome)
+        await discover(client, target, pace, outcome=outcome)
 
 
 def list_agent(reply: Reply) -> Sequence[Sequence[Cell]]:

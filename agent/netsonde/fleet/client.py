@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlparse
 
@@ -34,11 +34,13 @@ from ..config.sections import NatsSection
 from ..errors import UnreachableError
 from ..wire.verbs import VERBS
 from .denied import DeniedError as DeniedError
+from .outcome import PACE
 from .outcome import Outcome as Outcome
 from .outcome import Pace as Pace
 from .request import Progress, Request, Watcher
+from .results import Result, stream_results
 from .scatter import Message, Reply, decode_discovery
-from .targeting import Target
+from .targeting import ALL, Target
 
 CONNECT_TIMEOUT_SEC = 4.0
 PING_INTERVAL_SEC = 5  # a lasting connection reconnects after three unanswered pings
@@ -49,7 +51,10 @@ T = TypeVar("T")
 
 
 class FleetClient:
-    """One NATS connection to a fleet. Create it with `connect`."""
+    """One NATS connection to a fleet. Create it with `connect`.
+
+    Public: `address`, `ask` and `stream`. The rest serves the commands and may change.
+    """
 
     def __init__(
         self, connection: GuardedClient, address: NatsSection, errors: list[Exception]
@@ -142,10 +147,12 @@ class FleetClient:
         outcome: Outcome | None = None,
         hosts: Sequence[str] | None = None,
     ) -> Outcome:
-        """Sends one request to the target at the given pace and gathers the replies.
+        """Sends one request to the target at the given pace and returns all results.
 
-        outcome: filled in even if the request is interrupted or the connection is lost. hosts:
-        the hosts of a resumed run, instead of the target.
+        verb and body: see docs/requests.md. request_id: of an earlier request, to repeat it
+        safely. outcome: filled in even if the request is interrupted or the connection is lost.
+        hosts: the hosts of a resumed run, instead of the target. Raises UnreachableError,
+        DeniedError, TargetError.
         """
         outcome = Outcome() if outcome is None else outcome
         outcome.request_id = outcome.request_id or request_id or uuid.uuid4().hex
@@ -163,6 +170,39 @@ class FleetClient:
                 request.settle(outcome)
                 outcome.warnings += self.drain_errors()
         return outcome
+
+    async def stream(
+        self,
+        verb: str,
+        body: dict[str, Any] | None = None,
+        target: Target = ALL,
+        pace: Pace = PACE,
+        *,
+        request_id: str | None = None,
+        watcher: Watcher | None = None,
+        outcome: Outcome | None = None,
+    ) -> AsyncGenerator[Result, None]:
+        """Sends one request, as `ask` does, and yields each reply and absence as it becomes known.
+
+        The last result of a host counts. A host has two if a reply came after the deadline, or
+        if a second agent replied under its name.
+        """
+        outcome = Outcome() if outcome is None else outcome
+
+        async def ask(feed: Watcher) -> None:
+            await self.ask(
+                verb,
+                body or {},
+                target,
+                pace,
+                request_id=request_id,
+                watcher=feed,
+                outcome=outcome,
+            )
+
+        async with aclosing(stream_results(ask, outcome, watcher)) as results:
+            async for result in results:
+                yield result
 
     async def list_agents(self, target: Target, pace: Pace, outcome: Outcome) -> None:
         """Fills in the discovery document (INFO) of each agent."""
@@ -217,14 +257,20 @@ class FleetClient:
 
 @asynccontextmanager
 async def connect(
-    address: NatsSection, *, lasting: bool = False, notify: Callable[[str], None] | None = None
+    address: NatsSection | str,
+    *,
+    lasting: bool = False,
+    notify: Callable[[str], None] | None = None,
 ) -> AsyncIterator[FleetClient]:
     """Connects, or raises UnreachableError within about four seconds.
 
-    lasting: reconnect without a limit once connected (for streams). Otherwise a lost
+    address: URLs of the servers, separated by commas; or the section [nats] with root, login and
+    TLS. lasting: reconnect without a limit once connected (for streams). Otherwise a lost
     connection ends the requests in flight. notify: called when a lasting connection is lost
     and when it is restored.
     """
+    if isinstance(address, str):
+        address = NatsSection(servers=[url.strip() for url in address.split(",")])
     address = with_embedded_login(address)
     connection = GuardedClient()
     errors: list[Exception] = []

@@ -34,6 +34,16 @@ class InventoryError(NetsondeError):
     """The inventory was found, but could not be read or written."""
 
 
+class NoInventoryError(InventoryError):
+    """Policies need the inventory."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no inventory: JetStream is off, or this key may not read it. "
+            "See `netsonde nats streams`."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """age_sec: since the last write, by the server's clock. skew_sec: the host's clock minus the

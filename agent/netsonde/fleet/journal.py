@@ -22,7 +22,7 @@ import msgspec
 
 from ..errors import EXIT_USAGE, NetsondeError
 from .outcome import Outcome, Pace
-from .scatter import Reply
+from .scatter import Absence, Reply
 
 REPLAY_SEC = 540.0  # agents keep replies for 600 s
 RUNS_MAX = 1000
@@ -134,6 +134,9 @@ class Journal:
         if len(msgspec.json.encode(body)) > BODY_BYTES_MAX:
             body = {}
         self._write(_Line(time=time.time(), host=reply.host, code=reply.code, body=body))
+
+    def absent(self, absence: Absence) -> None:
+        """The absences are written at the end: a late reply may still replace one."""
 
     def close(self, outcome: Outcome) -> None:
         """Adds the absences."""

@@ -30,7 +30,12 @@ SUMMARY_ORDER = (
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Timeout, host limit, number of hosts asked at once, and failure limit of a request."""
+    """How a request proceeds.
+
+    timeout_sec: how long to wait for the reply of each host. limit: only so many of the hosts.
+    batch: so many hosts at a time; None: all at once. failures_max: no further host is asked when
+    more than this number failed or stayed silent.
+    """
 
     timeout_sec: float = 2.0
     limit: Limit | None = None
@@ -44,6 +49,9 @@ class Pace:
     def window(self, hosts: int) -> int:
         """Returns how many hosts may be in flight."""
         return self.batch or (1 if self.failures_max is not None else max(hosts, 1))
+
+
+PACE = Pace()
 
 
 @dataclass(slots=True)

@@ -47,6 +47,7 @@ class Watcher(Protocol):
     def expect(self, hosts: Iterable[str]) -> None: ...
     def asked(self, host: str) -> None: ...
     def replied(self, reply: Reply) -> None: ...
+    def absent(self, absence: Absence) -> None: ...
 
 
 class Request:
@@ -93,8 +94,11 @@ class Request:
             self._failed.discard(host)
         else:
             self._failed.add(host)
-        if reply is not None and self.watcher is not None:
-            self.watcher.replied(reply)
+        if self.watcher is not None:
+            if reply is not None:
+                self.watcher.replied(reply)
+            else:
+                self.watcher.absent(Absence(host, self._why_absent(host)))
         if self.progress is not None:
             total = len(self.expected) or None
             self.progress(len(self.answers.gathering.replies), total)
@@ -193,14 +197,19 @@ class Request:
         """Ends the wait for hosts that are late or known to be absent."""
         if self.answers.gathering.stored_by:
             for host in [host for host in self._pending if self._not_connected(host)]:
-                del self._pending[host]
-                self._failed.add(host)
+                self._end_wait(host)
         while self._pending:
             host, deadline_sec = next(iter(self._pending.items()))
             if deadline_sec > now_sec:
                 break
-            del self._pending[host]
-            self._failed.add(host)
+            self._end_wait(host)
+
+    def _end_wait(self, host: str) -> None:
+        """Counts a host as absent. A reply that arrives later still counts."""
+        del self._pending[host]
+        self._failed.add(host)
+        if self.watcher is not None:
+            self.watcher.absent(Absence(host, self._why_absent(host)))
 
     def _slow_sec(self) -> float:
         return max(QUIET_SEC_MIN, QUIET_FACTOR * self.answers.gathering.slowest_sec)

@@ -230,6 +230,7 @@ class Roller:
         self._store = store
         self._now = now
         self.observe: Observer = lambda _: None
+        self.malformed: Sequence[str] = ()  # keys whose value is not an entry of that host
         self._revision = now.release.revision
         self._set = now.sets[self._revision]
         self._released_sec: dict[str, float] = {}  # by host, monotonic; hosts that were alive

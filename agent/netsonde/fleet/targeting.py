@@ -97,6 +97,25 @@ class Target:
         return ", ".join(filter(None, parts)) or "all hosts"
 
 
+ALL = Target()
+
+
+def select(
+    expression: str | None = None,
+    *,
+    hosts: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    exclude: Collection[str] = (),
+) -> Target:
+    """Returns a target: the hosts that match the selector and have all labels of `groups`.
+
+    expression: such as `site in (ams, fra) and fact.kernel >= 6.1`. hosts: names, or patterns such
+    as `web*`. groups: labels such as `site=ams`. exclude: names and patterns. Without any: all
+    hosts. Names and labels cannot be combined. Raises TargetError, SelectorError.
+    """
+    return parse_target(hosts, groups, None, exclude=exclude, select=expression)
+
+
 def host_subject(root: str, host: str, verb: str) -> str:
     return f"{root}.host.{host}.{verb}"
 
