@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import nats.errors
-import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -87,6 +86,8 @@ class Connection:
         self._name = f"netsonde {host} {purpose}"
         self._host = host
         self.purpose = purpose
+        import structlog  # here, because clients import this module and the import takes 90 ms
+
         self._log = structlog.get_logger().bind(connection=purpose)
         self._listeners: list[tuple[str, Listener]] = []
         self._opening: GuardedClient | None = None  # also while it connects

@@ -11,8 +11,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-import shtab
-
 from .. import __version__
 from ..errors import EXIT_USAGE, NetsondeError, RequestError
 from .backends import BackendsCommand
@@ -78,6 +76,8 @@ EPILOG = """\
 Exit codes: 0 every targeted host accepted the request; 1 some did not; 2 usage;
 69 NATS is unreachable; 77 a privilege is missing; 78 the configuration is invalid.
 """
+COMPLETION = "--print-completion"
+SHELLS = ("bash", "zsh", "tcsh", "fish", "powershell")  # those of shtab
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141  # a shell's code for a program ended by SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -97,7 +97,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser(
-    commands: Sequence[Command] = COMMANDS, *, resumed: bool = False
+    commands: Sequence[Command] = COMMANDS,
+    *,
+    resumed: bool = False,
+    completing: bool = False,
 ) -> argparse.ArgumentParser:
     parser = Parser(
         prog="netsonde",
@@ -106,7 +109,12 @@ def build_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"netsonde {__version__}")
-    shtab.add_argument_to(parser, ["--print-completion"])
+    if completing:
+        import shtab  # here, because the import takes 60 ms
+
+        shtab.add_argument_to(parser, [COMPLETION])
+    else:
+        parser.add_argument(COMPLETION, choices=SHELLS, help="print shell completion script")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for command in commands:
         text = inspect.getdoc(command) or ""
@@ -130,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # print "→" as "?" in a Latin-1 locale
     try:
         resumed = any(word.partition("=")[0] == RESUME for word in words)
-        args = build_parser(resumed=resumed).parse_args(words)
+        completing = any(word.startswith(COMPLETION[:3]) for word in words)
+        args = build_parser(resumed=resumed, completing=completing).parse_args(words)
         command: Command = args.chosen
         code = command.run(args)
         sys.stdout.flush()

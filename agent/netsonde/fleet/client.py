@@ -163,9 +163,10 @@ class FleetClient:
             request.progress, request.watcher = progress, watcher
             try:
                 if hosts is None:
-                    await request.run(verb, target)
+                    await request.run(verb, target, body)
                 else:
-                    await request.ask_each(verb, hosts, pace.window(len(hosts)), named=True)
+                    window = min(pace.window(len(hosts)), request.window(verb, body))
+                    await request.ask_each(verb, hosts, window, named=True)
             finally:
                 request.settle(outcome)
                 outcome.warnings += self.drain_errors()

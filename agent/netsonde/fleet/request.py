@@ -7,11 +7,13 @@ reply counts as failed until it replies.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from ..bus.nats_client import GuardedClient
 from ..wire.inventory import Chosen
@@ -36,7 +38,10 @@ from .targeting import Target, TargetError, host_subject
 
 POLL_SEC = 0.25  # how soon the next deadline is looked at
 IN_FLIGHT_BYTES_MAX = 32 << 20  # half of nats-server's default max_pending
+REPLY_BYTES = 4096  # `status` of one interface has 1.8 KB
+ROW_BYTES = 1024  # a flow has 0.9 KB
 LARGE_REPLIES = frozenset({"flows", "schema"})  # each reply may be as large as max_payload
+NO_BODY: Mapping[str, Any] = MappingProxyType({})
 
 Progress = Callable[[int, int | None], None]
 
@@ -117,10 +122,14 @@ class Request:
         hosts = target.expected
         if hosts is None:
             listed = await self._read_inventory(target)
-            hosts = await self.search.find(target, thorough=thorough and not listed)
-            if listed:
-                hosts = tuple(sorted({*listed, *(hosts or ())}))
+            hosts = await self._search(target, listed, thorough=thorough)
         return self.pace.limit.apply(hosts) if self.pace.limit and hosts else hosts
+
+    async def _search(
+        self, target: Target, listed: Sequence[str], *, thorough: bool
+    ) -> tuple[str, ...] | None:
+        hosts = await self.search.find(target, thorough=thorough and not listed)
+        return tuple(sorted({*listed, *(hosts or ())})) if listed else hosts
 
     async def _read_inventory(self, target: Target) -> list[str]:
         """Returns the target's hosts in the inventory; none if it is not there."""
@@ -142,25 +151,67 @@ class Request:
         )
         return list(self.inventory)
 
-    async def run(self, verb: str, target: Target) -> None:
+    async def run(self, verb: str, target: Target, body: Mapping[str, Any] = NO_BODY) -> None:
         """Asks the target's hosts. verb: empty for the discovery document (INFO)."""
-        pace = self.pace
+        pace, named = self.pace, target.expected is not None
         some = pace.staged or pace.limit is not None
-        hosts = await self.find(target, thorough=not some and verb not in LARGE_REPLIES)
+        largest = self.window(verb, body)
+        if named or some:
+            hosts = await self.find(target, thorough=not some and verb not in LARGE_REPLIES)
+        else:
+            listed = await self._read_inventory(target)
+            asking = asyncio.ensure_future(self._ask_listed(verb, listed, largest))
+            try:
+                thorough = verb not in LARGE_REPLIES
+                hosts = await self._search(target, listed, thorough=thorough)
+                await asking
+            finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
         if hosts is None and some:
             raise TargetError(
                 "Service discovery got no reply. Name the hosts with --host or --nodes "
                 "to use --limit, --batch or --max-failures."
             )
-        window = pace.window(len(hosts or ()))
-        if verb in LARGE_REPLIES:
-            window = min(window, max(1, IN_FLIGHT_BYTES_MAX // int(self._connection.max_payload)))
-        await self.ask_each(verb, hosts or (), window, named=target.expected is not None)
+        left = [host for host in hosts or () if host not in self.asked or self._must_repeat(host)]
+        window = min(pace.window(len(hosts or ())), largest)
+        await self.ask_each(verb, left, window, named=named)
         self._expect(self.search.unconfirmed)
+
+    def window(self, verb: str, body: Mapping[str, Any]) -> int:
+        """Returns how many hosts may be in flight, so that their replies fit the buffers of the
+        server."""
+        rows = body.get("limit")
+        size = REPLY_BYTES
+        if verb in LARGE_REPLIES:
+            size = int(self._connection.max_payload)
+            if isinstance(rows, int) and verb == "flows":
+                size = min(size, REPLY_BYTES + rows * ROW_BYTES)
+        return max(1, IN_FLIGHT_BYTES_MAX // size)
+
+    async def _ask_listed(self, verb: str, listed: Sequence[str], window: int) -> None:
+        """Asks the hosts of the inventory while discovery still looks for others."""
+        try:
+            await self._ask(verb, listed, window, named=False)
+        except DeniedError:
+            if verb:
+                raise
+            self.answers.gathering.denied.clear()  # $SRV is denied: `_must_repeat` asks again
+
+    def _must_repeat(self, host: str) -> bool:
+        """Returns whether discovery could not reach the host that was asked through it."""
+        return not self._verb and host in self.search.hidden
 
     async def ask_each(self, verb: str, hosts: Sequence[str], window: int, *, named: bool) -> None:
         """Asks each host on its own subject. Looks for a second agent of each name if the hosts
         are named, else of the names that discovery heard twice."""
+        await self._ask(verb, hosts, window, named=named)
+        if not named:
+            for host in self.search.roll.gathering.others.keys() & self.asked:
+                await self.check.ask(Ask(f"{PING}.{host}", host))
+        await self._await_twins()
+
+    async def _ask(self, verb: str, hosts: Sequence[str], window: int, *, named: bool) -> None:
         self._verb = verb
         self._expect(hosts)
         queue = deque(hosts)
@@ -174,13 +225,12 @@ class Request:
                 if self.watcher is not None:
                     self.watcher.asked(host)
                 await self.answers.ask(Ask(self._subject(verb, host), host))
-                if named or host in self.search.roll.gathering.others:
+                if named:
                     await self.check.ask(Ask(f"{PING}.{host}", host))
             if not self._pending and (not queue or self._halted(now_sec)):
                 break
             await self._signal.wait(next(iter(self._pending.values()), now_sec + POLL_SEC))
             self._check_denied()
-        await self._await_twins()
 
     def _check_denied(self) -> None:
         """Ends the request if the server denies it: no host can reply to what it was not sent."""

@@ -122,7 +122,7 @@ class Search:
         inventory knows has replied."""
         gathering = self.roll.gathering
         if self.known and self.known <= gathering.replies.keys():
-            return self.roll.heard_sec + max(KNOWN_QUIET_SEC, QUIET_FACTOR * gathering.slowest_sec)
+            return self.roll.heard_sec + max(KNOWN_QUIET_SEC, gathering.slowest_sec)
         return quiet_sec(self.roll)
 
     def _roll_complete(self, target: Target) -> bool:

@@ -1,0 +1,119 @@
+"""Client commands on 1,000 simulated hosts: every outcome is complete, and memory is bounded.
+
+Nothing here measures time: tests/bench/fleet.py does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agents import COMMAND, client_flags
+from servers import NatsServer
+from simulated_fleet import Group, simulated
+
+HOSTS = 1000
+MEMORY_MAX_KB = 200 << 10
+POLICY = """[[policy]]
+name = "web"
+select = "role = web and fact.kernel >= 6"
+capture = { interface = "eth1", backend = "af_packet" }
+rollout = { max_silent = "10%" }
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    rows: list[dict[str, object]]
+    summary: str
+    peak_kb: int
+
+
+class Site:
+    def __init__(self, server: NatsServer, groups: list[Group], directory: Path) -> None:
+        self.server = server
+        self.groups = groups
+        self.directory = directory
+
+    def run(self, *words: str) -> Done:
+        out, err = self.directory / "out", self.directory / "err"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                [str(COMMAND), *words, "--json", *client_flags(self.server.url)],
+                stdout=stdout,
+                stderr=stderr,
+                env={**os.environ, "XDG_STATE_HOME": str(self.directory)},
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        rows = [json.loads(line) for line in out.read_text().splitlines() if line.startswith("{")]
+        return Done(process.returncode, rows, err.read_text().splitlines()[-1], usage.ru_maxrss)
+
+    def slow_consumers(self) -> int:
+        return (self.server.directory / "nats-server.log").read_text().count("Slow Consumer")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    directory = tmp_path_factory.mktemp("site")
+    server = NatsServer(directory / "nats", config=f'jetstream {{ store_dir: "{directory}" }}')
+    server.start()
+    try:
+        with simulated(server.url, HOSTS, directory, processes=2) as groups:
+            yield Site(server, groups, directory)
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize(
+    "words", [("ps",), ("status",), ("flows", "-n", "20")], ids=lambda words: words[0]
+)
+def test_every_host_is_in_the_outcome(site: Site, words: tuple[str, ...]) -> None:
+    done = site.run(*words)
+    assert done.summary.startswith(f"{HOSTS} asked: {HOSTS} ok"), done.summary
+    assert done.code == 0
+    assert [row["host"] for row in done.rows] == sorted(
+        name for group in site.groups for name in group.hosts
+    )
+    assert done.peak_kb <= MEMORY_MAX_KB
+    assert site.slow_consumers() == 0
+
+
+def test_selector_chooses_by_label_and_fact(site: Site) -> None:
+    done = site.run("status", "--select", "site = s03 and role = db and fact.cpus >= 8")
+    assert {str(row["host"]) for row in done.rows} == {
+        f"h{number:05}" for number in range(HOSTS) if number % 20 == 3 and number % 4 == 3
+    }
+
+
+def test_silent_hosts_are_named_exactly(site: Site) -> None:
+    silent = site.groups[1]
+    os.kill(silent.process.pid, signal.SIGSTOP)
+    try:
+        done = site.run("status", "--timeout", "4")
+    finally:
+        os.kill(silent.process.pid, signal.SIGCONT)
+    assert done.code == 1
+    absent = {row["host"]: row["absent"] for row in done.rows if "absent" in row}
+    assert absent == dict.fromkeys(silent.hosts, "no answer")
+    assert len(done.rows) == HOSTS
+
+
+def test_policy_reaches_every_host(site: Site) -> None:
+    policy = site.directory / "fleet.toml"
+    policy.write_text(POLICY)
+    done = site.run("apply", str(policy))
+    assert done.summary == f"revision 1, {HOSTS} hosts: {HOSTS} applied"
+    assert done.code == 0
+    assert Counter(row["policy"] for row in done.rows) == {"web": 750, "": 250}
+    assert done.peak_kb <= MEMORY_MAX_KB
+    assert site.run("drift").summary == f"{HOSTS} hosts, revision 1: 0 with drift"
