@@ -57,6 +57,43 @@ static uint32_t ring_size(const struct sonde_session_config *config, uint32_t wo
   return power_of_two_up(each > min ? each : min);
 }
 
+static bool build_labeler(struct sonde_session *session, const struct sonde_session_config *config,
+                          struct sonde_worker *worker, struct sonde_label_hook *hook) {
+  worker->labeler = sonde_labeler_create(&(struct sonde_labeler_config){
+      .protocols = config->labels,
+      .worker = worker->number,
+      .bytes = config->label_bytes / session->worker_count,
+      .quic_per_second = config->quic_per_second,
+      .cache = session->name_cache,
+      .progress = sonde_worker_progress(worker),
+  });
+  if (!worker->labeler)
+    return false;
+  sonde_decoder_payloads_set(worker->decoder, true);
+  *hook = sonde_labeler_hook(worker->labeler);
+  return true;
+}
+
+static int read_label(void *context, uint32_t label, uint16_t generation,
+                      struct sonde_app_label *into) {
+  struct sonde_session *session = context;
+  uint32_t worker = label >> SONDE_LABEL_WORKER_SHIFT;
+  if (worker >= session->worker_count)
+    return 0;
+  sonde_labeler_read(session->workers[worker].labeler, label, generation, into);
+  return 1;
+}
+
+/* Makes what all labelers share. */
+static int build_labels(struct sonde_session *session, const struct sonde_session_config *config) {
+  if (!config->labels)
+    return SONDE_OK;
+  session->labels = (struct sonde_label_source){session, read_label};
+  if (config->labels & SONDE_LABEL_DNS)
+    session->name_cache = sonde_name_cache_create();
+  return (config->labels & SONDE_LABEL_DNS) && !session->name_cache ? SONDE_NO_MEMORY : SONDE_OK;
+}
+
 static int build_worker(struct sonde_session *session, const struct sonde_session_config *config,
                         uint32_t number, uint64_t id_seed) {
   struct sonde_worker *worker = &session->workers[number];
@@ -68,12 +105,16 @@ static int build_worker(struct sonde_session *session, const struct sonde_sessio
   worker->export_wake = &session->export_wake;
   worker->decoder = sonde_decoder_create(inner, config->vxlan_ports);
   uint32_t flows = config->flow_table_size / session->worker_count;
+  struct sonde_label_hook labels = {0};
+  if (config->labels && worker->decoder && !build_labeler(session, config, worker, &labels))
+    return SONDE_NO_MEMORY;
   worker->table = sonde_flow_table_create(&(struct sonde_flow_config){
       .flows_max = flows < 16 ? 16 : flows,
       .tunnels = inner,
       .worker = (uint8_t)number,
       .id_seed = id_seed,
       .sink = sonde_worker_sink(worker),
+      .labels = labels,
   });
   if (session->filters.expression &&
       sonde_filter_set_share(&worker->filters, &session->filters) < 0)
@@ -106,7 +147,7 @@ static int build_workers(struct sonde_session *session, const struct sonde_sessi
     return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for workers and record rings");
   if (getrandom(&id_seed, sizeof id_seed, 0) != sizeof id_seed)
     return sonde_fail(error, SONDE_SYSTEM, errno, "%s", strerror(errno));
-  int status = SONDE_OK;
+  int status = build_labels(session, config);
   for (uint32_t i = 0; i < count; i++) { /* init all, so that close can release all */
     int built = build_worker(session, config, i, id_seed);
     sonde_ring_init(&session->workers[i].ring, session->records + (uint64_t)i * size, size);
@@ -140,7 +181,8 @@ static int open_backend(struct sonde_session *session, const struct sonde_sessio
       .ring_bytes = config->ring_bytes,
       .promiscuous = config->promiscuous,
       .dedicated = config->dedicated,
-      .aggregate = config->buffer_bytes == 0 && (!config->filter || !config->filter[0]),
+      .aggregate =
+          config->buffer_bytes == 0 && !config->labels && (!config->filter || !config->filter[0]),
       .tunnels = config->tunnel_mode == SONDE_TUNNEL_MODE_INNER,
       .vxlan_ports = session->vxlan_ports,
       .replay_speed = config->replay_speed,
@@ -258,6 +300,7 @@ void sonde_session_close(struct sonde_session *session) {
   sonde_sources_close(session);
   for (uint32_t i = 0; session->workers && i < session->worker_count; i++)
     sonde_worker_release(&session->workers[i]);
+  sonde_name_cache_destroy(session->name_cache);
   sonde_filter_set_release(&session->filters);
   sonde_store_close(session->store);
   free(session->workers);

@@ -24,8 +24,10 @@ static void add_undecoded(struct sonde_stats *stats, const struct sonde_undecode
 static void add_worker(struct sonde_stats *stats, const struct sonde_worker_counters *counters) {
 #define ADD(name) stats->name += counters->name;
 #define ADD_FLOW(name) stats->name += counters->flow.name;
+#define ADD_LABEL(name) stats->name += counters->labels.name;
   SONDE_WORKER_COUNTER_LIST(ADD)
   SONDE_FLOW_COUNTER_LIST(ADD_FLOW)
+  SONDE_LABEL_COUNTER_LIST(ADD_LABEL)
   if (counters->turns < stats->heartbeat)
     stats->heartbeat = counters->turns;
   for (uint32_t cause = 0; cause < SONDE_NON_FLOW_COUNT; cause++)
@@ -179,8 +181,9 @@ static int drain_ring(struct sonde_session *session, uint32_t number, int encodi
   struct sonde_ring *ring = &session->workers[number].ring;
   const struct sonde_record *first;
   uint32_t waiting = sonde_ring_peek(ring, SONDE_RING_STREAM, records_max, &first);
-  int status = sonde_records_render_named(first, waiting, encoding, session->stream_fields,
-                                          session->names, buffer, capacity, batch);
+  int status =
+      sonde_records_render_named(first, waiting, encoding, session->stream_fields, session->names,
+                                 &session->labels, buffer, capacity, batch);
   if (status == SONDE_OK)
     sonde_ring_release(ring, SONDE_RING_STREAM, batch->records);
   return status;
@@ -236,8 +239,8 @@ int sonde_session_records_render(struct sonde_session *session, const struct son
                                  uint32_t count, int encoding, uint8_t *buffer, uint32_t capacity,
                                  struct sonde_batch *batch) {
   pthread_mutex_lock(&session->info_lock); /* a listing may be older than a slot's name */
-  int status = sonde_records_render_named(records, count, encoding, 0, session->names, buffer,
-                                          capacity, batch);
+  int status = sonde_records_render_named(records, count, encoding, 0, session->names,
+                                          &session->labels, buffer, capacity, batch);
   pthread_mutex_unlock(&session->info_lock);
   return status;
 }

@@ -50,6 +50,20 @@ struct sonde_record_sink sonde_worker_sink(struct sonde_worker *worker) {
   };
 }
 
+static uint32_t record_position(void *context) {
+  return sonde_ring_head(&((struct sonde_worker *)context)->ring);
+}
+
+static bool records_read(void *context, uint32_t position) {
+  const struct sonde_ring *ring = &((struct sonde_worker *)context)->ring;
+  uint32_t head = sonde_ring_head(ring);
+  return head - sonde_ring_lag(ring, head) - position < UINT32_C(1) << 31;
+}
+
+struct sonde_record_progress sonde_worker_progress(struct sonde_worker *worker) {
+  return (struct sonde_record_progress){worker, record_position, records_read};
+}
+
 /* ---- counters ------------------------------------------------------------------------- */
 
 _Static_assert(sizeof(struct sonde_worker_counters) % sizeof(uint64_t) == 0,
@@ -58,6 +72,8 @@ _Static_assert(sizeof(struct sonde_worker_counters) % sizeof(uint64_t) == 0,
 static void publish(struct sonde_worker *worker) {
   worker->counters.turns++;
   worker->counters.flow = *sonde_flow_table_counters(worker->table);
+  if (worker->labeler)
+    worker->counters.labels = *sonde_labeler_counters(worker->labeler);
   sonde_seqlock_write(&worker->seqlock, &worker->published, &worker->counters,
                       sizeof worker->counters);
 }
@@ -491,6 +507,7 @@ void sonde_worker_release(struct sonde_worker *worker) {
   sonde_filter_set_release(&worker->filters);
   sonde_decoder_destroy(worker->decoder);
   sonde_flow_table_destroy(worker->table);
+  sonde_labeler_destroy(worker->labeler);
   if (worker->wake_fd >= 0)
     close(worker->wake_fd);
   pthread_cond_destroy(&worker->changed);

@@ -21,6 +21,7 @@
 #include "core/wake.h"
 #include "flow/table.h"
 #include "host/seqlock.h"
+#include "label/labeler.h"
 #include "parse/decode.h"
 #include "store/appender.h"
 
@@ -33,6 +34,7 @@ struct sonde_worker_counters {
   uint64_t non_flow[SONDE_NON_FLOW_COUNT];
   struct sonde_undecoded undecoded[SONDE_UNDECODED_MAX]; /* the first link types met */
   struct sonde_flow_counters flow;
+  struct sonde_label_counters labels;
 };
 
 /* One source, as a worker receives from it. Owned by the worker's thread. */
@@ -65,6 +67,7 @@ struct sonde_worker {
   struct sonde_wake *export_wake;
   struct sonde_decoder *decoder;
   struct sonde_flow_table *table;
+  struct sonde_labeler *labeler;   /* NULL: labels are off */
   struct sonde_appender *appender; /* NULL: the session has no capture buffer */
   struct sonde_ring ring;
   pthread_t thread;
@@ -111,6 +114,8 @@ void sonde_worker_init(struct sonde_worker *worker);
 /* Also frees the decoder, table and filter that the session set. */
 void sonde_worker_release(struct sonde_worker *worker);
 struct sonde_record_sink sonde_worker_sink(struct sonde_worker *worker);
+/* Which records of the worker every reader has read. */
+struct sonde_record_progress sonde_worker_progress(struct sonde_worker *worker);
 
 /* Adds packets of SONDE_LINKTYPE_DELTA to the table, after all earlier packets. */
 void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *packets,

@@ -55,7 +55,14 @@
   X(direction, label, COMPAT, sonde_direction_label(record->direction))                            \
   X(tunnel, tunnel, FULL, record)                                                                  \
   X(sampling_interval, number, FULL, record->sampling_interval)                                    \
-  X(timestamps_late, number, FULL, record->timestamps_late)
+  X(timestamps_late, number, FULL, record->timestamps_late)                                        \
+  X(app, label, FULL, sonde_app_name(rendering->label.app))                                        \
+  X(name, text_or_null, FULL, rendering->label.name)                                               \
+  X(name_source, label, FULL, sonde_name_source_name(rendering->label.name_source))                \
+  X(alpn, alpn, FULL, &rendering->label)                                                           \
+  X(tls_version, label, FULL, sonde_tls_version_name(rendering->label.tls_version))                \
+  X(ech, boolean_or_null, FULL, rendering->label.has_hello, rendering->label.ech)                  \
+  X(label_state, label, FULL, sonde_label_state_name(rendering->label.state))
 
 /* X(name, kind, arguments...): the members of the field "tunnel". */
 #define SONDE_TUNNEL_MEMBER_LIST(X)                                                                \

@@ -127,6 +127,37 @@ static char *put_vlan(char *p, const struct sonde_record *record) {
   return p;
 }
 
+static char *put_text(char *p, const char *text) {
+  p = put_quote(p);
+  for (; *text; text++) { /* printable ASCII without quotes */
+    if (*text == '\\')
+      *p++ = '\\';
+    *p++ = *text;
+  }
+  return put_quote(p);
+}
+
+static inline char *put_text_or_null(char *p, const char *text) {
+  return *text ? put_text(p, text) : put_null(p);
+}
+
+static inline char *put_boolean_or_null(char *p, int known, int value) {
+  return known ? put_boolean(p, value) : put_null(p);
+}
+
+static char *put_alpn(char *p, const struct sonde_app_label *label) {
+  if (!label->has_hello)
+    return put_null(p);
+  *p++ = '[';
+  for (uint32_t i = 0; i < label->alpns; i++) {
+    p = put_text(p, label->alpn[i]);
+    *p++ = ',';
+  }
+  p -= label->alpns != 0;
+  *p++ = ']';
+  return p;
+}
+
 /* A comma precedes every key. The first comma of an object is overwritten by its brace. */
 #define PUT_KEY(p, name) PUT(p, ",\"" name "\":")
 

@@ -15,5 +15,10 @@ struct sonde_label {
 const struct sonde_label *sonde_end_reason_label(uint8_t end_reason);
 const struct sonde_label *sonde_direction_label(uint8_t direction);
 const struct sonde_label *sonde_tunnel_label(uint8_t tunnel_type);
+/* These of app_label.h: "tls", "sni", "1.3", "complete". */
+const struct sonde_label *sonde_app_name(uint8_t app);
+const struct sonde_label *sonde_name_source_name(uint8_t source);
+const struct sonde_label *sonde_tls_version_name(uint16_t version);
+const struct sonde_label *sonde_label_state_name(uint8_t state);
 
 #endif

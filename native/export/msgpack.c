@@ -119,6 +119,31 @@ static char *put_vlan(char *p, const struct sonde_record *record) {
   return p;
 }
 
+static char *put_text(char *p, const char *text) {
+  size_t bytes = strlen(text); /* at most SONDE_LABEL_NAME_MAX */
+  p[0] = (char)STR8;
+  p[1] = (char)bytes;
+  memcpy(p + 2, text, bytes);
+  return p + 2 + bytes;
+}
+
+static inline char *put_text_or_null(char *p, const char *text) {
+  return *text ? put_text(p, text) : put_null(p);
+}
+
+static inline char *put_boolean_or_null(char *p, int known, int value) {
+  return known ? put_boolean(p, value) : put_null(p);
+}
+
+static char *put_alpn(char *p, const struct sonde_app_label *label) {
+  if (!label->has_hello)
+    return put_null(p);
+  p = put_byte(p, FIXARRAY | label->alpns);
+  for (uint32_t i = 0; i < label->alpns; i++)
+    p = put_text(p, label->alpn[i]);
+  return p;
+}
+
 static char *put_tunnel(char *p, const struct sonde_record *record) {
   if (record->tunnel_type == SONDE_TUNNEL_NONE)
     return put_null(p);

@@ -33,8 +33,17 @@ void sonde_batch_count(struct sonde_batch *batch, const struct sonde_record *rec
   batch->records++;
 }
 
+/* A record without a label leaves `label` as it is: labels are on for a whole session or off. */
+static void read_label(const struct sonde_label_source *labels, const struct sonde_record *record,
+                       struct sonde_app_label *label) {
+  if (!labels || !labels->read ||
+      !labels->read(labels->context, record->label, record->label_generation, label))
+    *label = (struct sonde_app_label){0};
+}
+
 int sonde_records_render_named(const struct sonde_record *records, uint32_t count, int encoding,
-                               uint64_t fields, const char *const *names, uint8_t *buffer,
+                               uint64_t fields, const char *const *names,
+                               const struct sonde_label_source *labels, uint8_t *buffer,
                                uint32_t capacity, struct sonde_batch *batch) {
   memset(batch, 0, sizeof *batch);
   fields &= SONDE_FIELDS_ALL;
@@ -57,6 +66,8 @@ int sonde_records_render_named(const struct sonde_record *records, uint32_t coun
       source = records[i].source;
       ops->prepare(&rendering, source < SONDE_SOURCES_MAX ? names[source] : NULL);
     }
+    if (records[i].label)
+      read_label(labels, &records[i], &rendering.label);
     p = put(p, &records[i], &rendering);
     sonde_batch_count(batch, &records[i]);
   }
@@ -72,7 +83,7 @@ int sonde_records_render_fields(const struct sonde_record *records, uint32_t cou
   const char *names[SONDE_SOURCES_MAX];
   for (uint32_t i = 0; i < SONDE_SOURCES_MAX; i++)
     names[i] = interface;
-  return sonde_records_render_named(records, count, encoding, fields, names, buffer, capacity,
+  return sonde_records_render_named(records, count, encoding, fields, names, NULL, buffer, capacity,
                                     batch);
 }
 

@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#include "app_label.h"
 #include "community_id.h"
 #include "fields.h"
 #include "netsonde.h"
@@ -19,9 +20,10 @@ enum { SONDE_INTERFACE_TOKEN_MAX = 384, SONDE_INTERFACE_BYTES_MAX = 255 };
 
 struct sonde_rendering {
   struct sonde_community_hash community;
-  uint64_t fields; /* the selection; see fields.h */
-  uint64_t day;    /* the day in `date`, since the epoch; UINT64_MAX: not set */
-  char date[11];   /* "2026-11-22T" */
+  uint64_t fields;              /* the selection; see fields.h */
+  uint64_t day;                 /* the day in `date`, since the epoch; UINT64_MAX: not set */
+  char date[11];                /* "2026-11-22T" */
+  struct sonde_app_label label; /* the record's */
   uint32_t interface_token_bytes;
   char interface_token[SONDE_INTERFACE_TOKEN_MAX]; /* encoded, with quotes or header */
 };
@@ -52,9 +54,11 @@ extern const struct sonde_encoding_ops sonde_encoding_json;
 extern const struct sonde_encoding_ops sonde_encoding_msgpack;
 
 /* render.c: renders like sonde_records_render_fields. names: the interface name for each `source`
- * of records: SONDE_SOURCES_MAX of them, or NULL. */
+ * of records: SONDE_SOURCES_MAX of them, or NULL. labels: where the labels of
+ * records are, or NULL. */
 int sonde_records_render_named(const struct sonde_record *records, uint32_t count, int encoding,
-                               uint64_t fields, const char *const *names, uint8_t *buffer,
+                               uint64_t fields, const char *const *names,
+                               const struct sonde_label_source *labels, uint8_t *buffer,
                                uint32_t capacity, struct sonde_batch *batch);
 
 /* ipfix.c: renders whole IPFIX messages with their templates. batch->records may be less than

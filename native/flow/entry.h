@@ -9,6 +9,7 @@
  *   cold   ▸ id, totals, MACs, TCP events                 112 bytes
  *   headers ▸ IPv6 flow label and extensions, fragment offset          8 bytes, lazily
  *   tunnel ▸ outer addresses, id                          40 bytes, only in tunnel mode inner
+ *   label  ▸ the labeler's                                4 bytes, only with labels
  */
 #ifndef SONDE_FLOW_ENTRY_H
 #define SONDE_FLOW_ENTRY_H
@@ -59,7 +60,8 @@ struct sonde_flow_hot {
   uint8_t ttl_min;
   uint8_t ttl_max;
   uint8_t tos;
-  uint8_t retransmitted; /* not yet in cold.retransmissions, to avoid the cold line */
+  uint8_t retransmitted : 4; /* not yet in cold.retransmissions, to avoid the cold line */
+  uint8_t payloads_left : 4; /* for the labeler */
 } __attribute__((aligned(64)));
 
 struct sonde_flow_cold {
@@ -109,6 +111,7 @@ struct sonde_flow_table {
   struct sonde_flow_cold *cold;
   struct sonde_flow_headers *headers;
   struct sonde_flow_tunnel *tunnels; /* NULL in tunnel mode outer */
+  uint32_t *labels;                  /* NULL without a labeler */
   uint64_t bucket_count;
   uint32_t probes; /* buckets to search from a home with `displaced`; grows as needed */
   uint32_t flows_max;
@@ -126,6 +129,7 @@ struct sonde_flow_table {
   struct sonde_hash_secret secret;
   struct sonde_wheel wheel;
   struct sonde_record_sink sink;
+  struct sonde_label_hook label_hook;
   struct sonde_flow_counters counters;
 };
 
@@ -177,6 +181,9 @@ void sonde_flow_begin_earlier(struct sonde_flow_table *table, uint32_t entry,
 /* record.c */
 void sonde_flow_record_fill(const struct sonde_flow_table *table, uint32_t entry,
                             struct sonde_record *record);
+/* Sets the record's label. last: the flow ends with it. */
+void sonde_flow_record_label(const struct sonde_flow_table *table, uint32_t entry, bool last,
+                             struct sonde_record *record);
 /* Fills a record whose counters start with the flow. */
 void sonde_flow_total_fill(const struct sonde_flow_table *table, uint32_t entry,
                            struct sonde_record *record);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "counters.h"
+#include "label_hook.h"
 #include "record.h"
 
 enum {
@@ -32,6 +33,7 @@ struct sonde_flow_config {
   uint8_t worker;   /* makes flow ids differ between tables of one session */
   uint64_t id_seed; /* the same for all tables of a session */
   struct sonde_record_sink sink;
+  struct sonde_label_hook labels; /* context NULL: off */
 };
 
 struct sonde_flow_counters {

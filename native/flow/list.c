@@ -48,11 +48,20 @@ static bool key_matches(const struct sonde_key *key, const struct sonde_flow_mat
   return match->protocol < 0 || key->protocol == match->protocol;
 }
 
+static bool entry_matches(const struct sonde_flow_table *table, uint32_t entry,
+                          const struct sonde_flow_match *match) {
+  if (!key_matches(&table->hot[entry].key, match))
+    return false;
+  return !match->name ||
+         (table->labels &&
+          table->label_hook.matches(table->label_hook.context, table->labels[entry], match->name));
+}
+
 bool sonde_flow_matches(const struct sonde_flow_table *table, uint32_t entry,
                         const struct sonde_flow_query *query) {
   const struct sonde_flow_hot *hot = &table->hot[entry];
-  if (!sonde_flow_used(hot) || !key_matches(&hot->key, &query->match) ||
-      (query->excludes && key_matches(&hot->key, &query->except)))
+  if (!sonde_flow_used(hot) || !entry_matches(table, entry, &query->match) ||
+      (query->excludes && entry_matches(table, entry, &query->except)))
     return false;
   if (query->min_packets <= 1)
     return true;
@@ -104,6 +113,7 @@ uint32_t sonde_flow_table_list(const struct sonde_flow_table *table,
     if (!sonde_flow_matches(table, entry, query))
       continue;
     sonde_flow_total_fill(table, entry, &record);
+    record.label = entry; /* until the first ones are known */
     if (query->after && sonde_flow_record_compare(query->after, &record, sort) >= 0)
       continue;
     ++*matching;
@@ -120,6 +130,11 @@ uint32_t sonde_flow_table_list(const struct sonde_flow_table *table,
     records[0] = records[--left];
     records[left] = worst;
     sift_down(records, left, 0, sort);
+  }
+  for (uint32_t i = 0; i < count; i++) {
+    uint32_t entry = records[i].label;
+    records[i].label = 0;
+    sonde_flow_record_label(table, entry, false, &records[i]);
   }
   return count;
 }

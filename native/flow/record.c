@@ -69,6 +69,13 @@ void sonde_flow_record_fill(const struct sonde_flow_table *table, uint32_t entry
   record->ifindex = table->ifindex[hot->key.source];
 }
 
+void sonde_flow_record_label(const struct sonde_flow_table *table, uint32_t entry, bool last,
+                             struct sonde_record *record) {
+  if (table->labels)
+    table->label_hook.record(table->label_hook.context, &table->labels[entry], record,
+                             table->cold[entry].start_ns, last);
+}
+
 static void close_segment(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold) {
   for (unsigned d = 0; d < 2; d++) {
     cold->packets[d] += hot->packets[d];
@@ -96,6 +103,7 @@ void sonde_flow_record_emit(struct sonde_flow_table *table, uint32_t entry,
     counters->packets_recorded += packets;
     if (record) {
       sonde_flow_record_fill(table, entry, record);
+      sonde_flow_record_label(table, entry, final, record);
       record->end_reason = (uint8_t)reason;
       record->final = final;
       table->sink.commit(table->sink.context);

@@ -12,6 +12,7 @@
 #include <sys/random.h>
 
 #include "entry.h"
+#include "ip_protocol.h"
 
 enum { TCP_SYN = 2, TCP_ACK = 16, FLUSH_AHEAD = 16, DUE_AHEAD = 16 };
 static const int64_t LINGER_NS =
@@ -53,13 +54,17 @@ struct sonde_flow_table *sonde_flow_table_create(const struct sonde_flow_config 
   table->headers = map_zeroed(flows * sizeof *table->headers);
   if (config->tunnels)
     table->tunnels = map_zeroed(flows * sizeof *table->tunnels);
+  table->label_hook = config->labels;
+  if (config->labels.context)
+    table->labels = map_zeroed(flows * sizeof *table->labels);
   struct sonde_wheel_link *links =
       map_zeroed(sonde_wheel_links(table->flows_max) * sizeof(struct sonde_wheel_link));
   if (links)
     sonde_wheel_init(&table->wheel, links, table->flows_max);
   ssize_t drawn = getrandom(&table->secret, sizeof table->secret, 0);
   if (!table->buckets || !table->hot || !table->cold || !table->headers || !links ||
-      (config->tunnels && !table->tunnels) || drawn != sizeof table->secret) {
+      (config->tunnels && !table->tunnels) || (config->labels.context && !table->labels) ||
+      drawn != sizeof table->secret) {
     sonde_flow_table_destroy(table);
     return NULL;
   }
@@ -76,6 +81,7 @@ void sonde_flow_table_destroy(struct sonde_flow_table *table) {
   unmap(table->cold, flows * sizeof *table->cold);
   unmap(table->headers, flows * sizeof *table->headers);
   unmap(table->tunnels, flows * sizeof *table->tunnels);
+  unmap(table->labels, flows * sizeof *table->labels);
   unmap(table->wheel.links, sonde_wheel_links(table->flows_max) * sizeof(struct sonde_wheel_link));
   free(table);
 }
@@ -156,6 +162,8 @@ static void arm(struct sonde_flow_table *table, uint32_t entry) {
 /* Removes the entry from the table. Its timer must be disarmed. */
 static void release(struct sonde_flow_table *table, uint32_t entry) {
   struct sonde_flow_hot *hot = &table->hot[entry];
+  if (table->labels && table->labels[entry])
+    table->label_hook.release(table->label_hook.context, &table->labels[entry]);
   sonde_flow_index_remove(table, sonde_key_hash(&hot->key, &table->secret), entry);
   hot->key.ip_version = 0;
   table->flows_of[hot->key.source]--;
@@ -287,6 +295,12 @@ static void begin_cold(struct sonde_flow_table *table, uint32_t entry,
   sonde_flow_note_first(table, entry, packet);
 }
 
+static uint8_t payloads_to_read(const struct sonde_flow_table *table, const struct sonde_key *key) {
+  if (key->protocol == SONDE_IP_TCP)
+    return table->label_hook.tcp_payloads & 15;
+  return key->protocol == SONDE_IP_UDP ? table->label_hook.udp_payloads & 15 : 0;
+}
+
 static uint32_t begin_flow(struct sonde_flow_table *table, uint64_t hash,
                            const struct sonde_decoded *packet) {
   uint32_t entry = take_free(table);
@@ -302,6 +316,7 @@ static uint32_t begin_flow(struct sonde_flow_table *table, uint64_t hash,
       .last_ns = packet->time_ns,
       .first_ns = packet->time_ns,
       .state = packet->flags & SONDE_DECODED_REVERSED ? SONDE_STATE_SOURCE_HI : 0,
+      .payloads_left = payloads_to_read(table, &packet->key) & 15,
   };
   if ((packet->flags & SONDE_DECODED_TCP) && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_ACK)
     hot->state |= /* perhaps of a handshake whose other packets come late */
@@ -373,6 +388,17 @@ static void note_extensions(struct sonde_flow_table *table, uint32_t entry, uint
   table->headers[entry].ipv6 |= extensions;
 }
 
+static void read_payload(struct sonde_flow_table *table, uint32_t entry,
+                         const struct sonde_decoded *packet, unsigned direction) {
+  struct sonde_flow_hot *hot = &table->hot[entry];
+  bool known = hot->state & (SONDE_STATE_SEQ << direction);
+  hot->payloads_left =
+      table->label_hook.payload(table->label_hook.context, &table->labels[entry], packet,
+                                known ? hot->tcp_next[direction] : sonde_first_sequence(packet),
+                                hot->payloads_left) &
+      15;
+}
+
 static void count_packet(struct sonde_flow_table *table, uint32_t entry,
                          const struct sonde_decoded *packet) {
   struct sonde_flow_hot *hot = &table->hot[entry];
@@ -395,6 +421,8 @@ static void count_packet(struct sonde_flow_table *table, uint32_t entry,
     note_extensions(table, entry, packet->ipv6 & ~SONDE_FLOW_LABEL_MASK);
   if (packet->flags & SONDE_DECODED_FRAGMENT)
     table->cold[entry].fragments += packet->packets;
+  if (hot->payloads_left && packet->payload_bytes)
+    read_payload(table, entry, packet, direction);
   if (packet->flags & SONDE_DECODED_TCP) {
     hot->tcp_flags[direction] |= packet->tcp_flags;
     if (sonde_flow_tcp_update(hot, &table->cold[entry], packet, direction)) {

@@ -6,7 +6,7 @@
  */
 #include "entry.h"
 
-enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
+enum { FIN = 1, SYN = 2, RST = 4, ACK = 16, RETRANSMITTED_MAX = 15 };
 
 static void track_sequence(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold,
                            const struct sonde_decoded *packet, unsigned direction) {
@@ -31,8 +31,8 @@ static void track_sequence(struct sonde_flow_hot *hot, struct sonde_flow_cold *c
     cold->out_of_order++;
     hot->state &= (uint16_t)~gap;
   } else if (length > 1 || ahead < -1 || (packet->tcp_flags & (SYN | FIN))) {
-    if (++hot->retransmitted == UINT8_MAX) {
-      cold->retransmissions += UINT8_MAX;
+    if (++hot->retransmitted == RETRANSMITTED_MAX) {
+      cold->retransmissions += RETRANSMITTED_MAX;
       hot->retransmitted = 0;
     }
   }

@@ -33,6 +33,12 @@
   X(flows_created)                                                                                 \
   X(timestamps_late) /* packets too late to correct the flow's start */
 
+/* Counted by each labeler (label/labeler.h), summed over workers; 0 without labels. */
+#define SONDE_LABEL_COUNTER_LIST(X)                                                                \
+  X(labels_complete) /* flows whose first message was read */                                      \
+  X(labels_partial)  /* flows of which only a part of it was captured */                           \
+  X(labels_skipped)  /* flows that were over a limit of memory or rate */
+
 /* Counted by the capture buffer (store/store.h), 0 without one. */
 #define SONDE_STORE_COUNTER_LIST(X)                                                                \
   X(chunks_overwritten)                                                                            \

@@ -8,6 +8,7 @@
 #ifndef NETSONDE_H
 #define NETSONDE_H
 
+#include "app_label.h"
 #include "counters.h"
 #include "export.h"
 #include "own_endpoint.h"
@@ -76,6 +77,9 @@ struct sonde_session_config {
   const char *buffer_dir;     /* directory of segment files, or NULL: memory only */
   uint64_t buffer_disk_bytes; /* all segment files together; at least 4 MiB */
   int exclude_own;            /* 1: leaves out the endpoints of own_endpoint.h, if live */
+  uint32_t labels;            /* enum sonde_label_protocol: payloads to read; 0: none */
+  uint64_t label_bytes;       /* memory for labels, over all workers */
+  uint32_t quic_per_second;   /* QUIC connections whose first packets a worker opens */
 };
 
 /* Opens and allocates; captures no packet. Errors: those of backend.h's open, and
@@ -138,6 +142,7 @@ struct sonde_stats {
   uint64_t packets_dropped; /* by the kernel or device ring */
   SONDE_WORKER_COUNTER_LIST(SONDE_COUNTER_MEMBER)
   SONDE_FLOW_COUNTER_LIST(SONDE_COUNTER_MEMBER)
+  SONDE_LABEL_COUNTER_LIST(SONDE_COUNTER_MEMBER)
   SONDE_STORE_COUNTER_LIST(SONDE_COUNTER_MEMBER)
   uint64_t non_flow[SONDE_NON_FLOW_MAX]; /* by cause, order of sonde_non_flow_name */
   uint64_t records_by_reason[6];         /* enum sonde_end_reason */
@@ -213,6 +218,7 @@ struct sonde_flow_match { /* either side matches address and port */
   int ip_bits_ignored; /* at the end of the address: 8 for IPv4 and /24 */
   int port;            /* -1: any */
   int protocol;        /* -1: any */
+  const char *name;    /* a pattern of fnmatch for the flow's name, without case; NULL: any */
 };
 
 struct sonde_flow_query {
@@ -360,7 +366,7 @@ struct sonde_batch {
   uint64_t last_ns;
 };
 
-enum { SONDE_RENDERED_RECORD_MAX = 2048 }; /* upper bound of one record, any encoding */
+enum { SONDE_RENDERED_RECORD_MAX = 3072 }; /* upper bound of one record, any encoding */
 
 /* Renders `count` records as one array ("[…]", or a MessagePack array). Stops before a
  * record that may not fit; batch->records is the number rendered. Returns 0, or TOO_SMALL if an

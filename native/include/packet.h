@@ -167,6 +167,14 @@ struct sonde_decoded {
   uint8_t vlan_priority;
   uint16_t fragment_offset;
   uint32_t ipv6;
+  /* Captured bytes after the TCP or UDP header; 0 without `payloads` in the decoder. */
+  uint32_t payload_bytes;
+  const uint8_t *payload;
 };
+
+/* The sequence number of a TCP packet's first payload byte. A SYN takes one before it. */
+static inline uint32_t sonde_first_sequence(const struct sonde_decoded *packet) {
+  return packet->tcp_seq + (packet->tcp_flags >> 1 & 1);
+}
 
 #endif

@@ -107,7 +107,8 @@ struct sonde_record {
   uint32_t timestamps_late; /* packets older than first_ns, this segment */
   uint32_t ifindex;         /* the interface's index when the record was made; 0: unknown */
   uint16_t source; /* the interface's slot in the session, see sonde_session_interface_name */
-  uint16_t reserved[3];
+  uint16_t label_generation; /* with `label` */
+  uint32_t label;            /* 0: off; else see sonde_session_label */
 };
 
 #endif

@@ -7,6 +7,8 @@
 #ifndef SONDE_PARSE_DECODE_H
 #define SONDE_PARSE_DECODE_H
 
+#include <stdbool.h>
+
 #include "packet.h"
 
 struct sonde_decoder;
@@ -15,6 +17,8 @@ struct sonde_decoder;
  * ended by 0; NULL: 4789 and 8472. Returns NULL without memory or a random seed. */
 struct sonde_decoder *sonde_decoder_create(int inner,
                                            const uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX]);
+/* Sets payload and payload_bytes from now on. */
+void sonde_decoder_payloads_set(struct sonde_decoder *decoder, bool on);
 void sonde_decoder_destroy(struct sonde_decoder *decoder); /* NULL is allowed */
 
 /* Fills `out` and returns -1 if the packet belongs to a flow. Otherwise returns the

@@ -65,7 +65,9 @@ static const char example_json[] =
     "\"interface\":\"br "
     "\\\"x\\\\\\u0001\xc3\xa9\xef\xbf\xbd\",\"ifindex\":7,\"direction\":\"egress\","
     "\"tunnel\":{\"type\":\"vxlan\",\"id\":5001,\"outer_source_ip\":\"2001:db8::1\","
-    "\"outer_dest_ip\":\"2001:db8::2\"},\"sampling_interval\":1,\"timestamps_late\":0}]";
+    "\"outer_dest_ip\":\"2001:db8::2\"},\"sampling_interval\":1,\"timestamps_late\":0,"
+    "\"app\":null,\"name\":null,\"name_source\":null,\"alpn\":null,\"tls_version\":null,"
+    "\"ech\":null,\"label_state\":\"off\"}]";
 
 static void check_text(const uint8_t *buffer, uint32_t bytes, const char *expected) {
   int same = bytes == strlen(expected) && memcmp(buffer, expected, bytes) == 0;

@@ -141,7 +141,7 @@ static void check_head(void) {
                                 &batch),
            SONDE_OK);
   static const char head[] = "\xdd\x00\x00\x00\x01" /* array 32 of one */
-                             "\xde\x00\x2c"         /* map 16 of 44 */
+                             "\xde\x00\x33"         /* map 16 of 51 */
                              "\xa7"
                              "flow_id"
                              "\xb0"

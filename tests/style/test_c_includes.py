@@ -12,7 +12,11 @@ from pathlib import Path
 
 NATIVE = Path(__file__).resolve().parents[2] / "native"
 # A stage may include those to the right of it, and what shares its group.
-LAYERS = (("ffi", "core", "exporter"), ("backend", "parse", "flow", "store", "export"), ("host",))
+LAYERS = (
+    ("ffi", "core", "exporter"),
+    ("backend", "parse", "flow", "label", "store", "export"),
+    ("host",),
+)
 LEVELS = {stage: level for level, group in enumerate(LAYERS) for stage in group}
 
 

@@ -94,6 +94,7 @@ WITHOUT_ELEMENT = {
     "community_id", "protocol", "vlan", "mpls_label", "icmp_type", "icmp_code", "fragments",
     "retransmissions", "out_of_order", "handshake_rtt_us", "flow_start", "segment", "final",
     "total_packets", "total_bytes", "tunnel", "sampling_interval", "timestamps_late", "more",
+    "app", "name", "name_source", "alpn", "tls_version", "ech", "label_state",
 }  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def check_listing(replayed: Replay) -> None:
     assert replayed.listing["active_flows"] == active
     # A reply is at most a megabyte, which holds some thousand flows.
     assert replayed.listing["truncated"] == (len(listed) < active)
-    assert len(listed) >= min(active, 1000)
+    assert len(listed) >= min(active, 900)  # a reply holds at most max_payload, 1 MiB
     order = [
         (-flow["bytes"], -flow["packets"], flow["flow_start"], flow["flow_id"]) for flow in listed
     ]

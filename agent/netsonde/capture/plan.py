@@ -17,6 +17,7 @@ from ..wire.requests import CaptureOptions, MeterOptions
 from .collectors import first_collectors, least_interval_sec
 
 FLOW_TIMEOUT_SEC = 300
+LABEL_SNAPLEN_MIN = 256  # a shorter snaplen cuts the names
 ACTIVE_TIMEOUT_SEC = 60
 
 
@@ -118,6 +119,9 @@ def _settings(
         tunnel_inner=config.flows.tunnel == "inner",
         vxlan_ports=tuple(config.flows.vxlan_ports),
         exclude_own=config.capture.own_traffic == "exclude",
+        labels=tuple(config.flows.labels) if request.snaplen >= LABEL_SNAPLEN_MIN else (),
+        label_bytes=(config.flows.labels_mb << 20) * request.workers,
+        quic_per_second=config.flows.quic_per_second,
         replay_speed=request.replay_speed,
         metering=metering.enabled,
         idle_timeout_sec=metering.flow_timeout_sec,

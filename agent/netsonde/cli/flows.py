@@ -8,6 +8,7 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -67,9 +68,11 @@ class FlowsCommand:
         parser.add_argument("--ip", type=address, help="source or destination address or network")
         parser.add_argument("--port", type=whole(0, 65_535), help="source or destination port")
         parser.add_argument("--protocol", metavar="P", help="TCP, UDP, ICMP, … or a number")
+        parser.add_argument("--name", metavar="GLOB", help="name that the client asked for")
         parser.add_argument("--not-ip", type=address, metavar="IP", help="leave these flows out")
         parser.add_argument("--not-port", type=whole(0, 65_535), metavar="PORT")
         parser.add_argument("--not-protocol", metavar="P")
+        parser.add_argument("--not-name", metavar="GLOB")
         parser.add_argument(
             "--by",
             type=flow_fields,
@@ -108,8 +111,10 @@ def flow_fields(text: str) -> list[str]:
 
 
 def flows_body(args: Namespace) -> dict[str, Any]:
-    excluded = _named(ip=args.not_ip, port=args.not_port, protocol=args.not_protocol)
-    wanted = _named(ip=args.ip, port=args.port, protocol=args.protocol)
+    excluded = _named(
+        ip=args.not_ip, port=args.not_port, protocol=args.not_protocol, name=args.not_name
+    )
+    wanted = _named(ip=args.ip, port=args.port, protocol=args.protocol, name=args.name)
     return _named(
         limit=min(args.count, PAGE_MAX) if args.count is not None else None,
         sort=args.sort,
@@ -287,6 +292,8 @@ def matches(record: dict[str, Any], args: Namespace) -> bool:
         found("protocol", "").lower(),
         str(found("protocol_number")),
     ):
+        return False
+    if args.name is not None and not fnmatchcase((found("name") or "").lower(), args.name.lower()):
         return False
     return args.min_packets is None or found("packets", 0) >= args.min_packets
 

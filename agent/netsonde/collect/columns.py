@@ -82,6 +82,13 @@ SCHEMA = pa.schema(
         ),
         ("sampling_interval", _u32),
         ("timestamps_late", _u32),
+        ("app", _word),
+        ("name", _text),
+        ("name_source", _word),
+        ("alpn", pa.list_(_text)),
+        ("tls_version", _word),
+        ("ech", pa.bool_()),
+        ("label_state", _word),
         ("duration_us", pa.int64()),  # last_seen - first_seen
         ("more", _text),  # unknown fields as a JSON object
     ]

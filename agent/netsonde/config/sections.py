@@ -109,6 +109,17 @@ class FlowsSection(Section, kw_only=True, frozen=True):
         list[Annotated[int, Meta(ge=1, le=65535)]],
         Meta(min_length=1, max_length=8, description="UDP ports of VXLAN"),
     ] = msgspec.field(default_factory=lambda: [4789, 8472])
+    labels: Annotated[
+        list[Literal["tls", "quic", "dns", "http"]],
+        Meta(description="protocols whose first payloads name a flow; empty: read no payload"),
+    ] = []
+    labels_mb: Annotated[
+        int, Meta(ge=1, le=4096, description="memory for labels, of each worker")
+    ] = 8
+    quic_per_second: Annotated[
+        int,
+        Meta(ge=0, le=1 << 20, description="QUIC connections to decrypt, of each worker"),
+    ] = 2000
     flow_table_size: Annotated[
         int, Meta(ge=16, le=1 << 26, description="flows of all workers; memory is allocated on use")
     ] = 262144

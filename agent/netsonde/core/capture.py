@@ -48,8 +48,14 @@ _FILE_CUT: dict[int, bool | None] = {
 _SAME_NAME = (
     *("file_fd", "workers", "snaplen", "ring_bytes", "flow_table_size", "record_ring_size"),
     *("promiscuous", "dedicated", "replay_speed", "metering", "buffer_bytes", "buffer_disk_bytes"),
-    "exclude_own",
+    *("exclude_own", "label_bytes", "quic_per_second"),
 )
+_LABEL_PROTOCOLS: dict[str, int] = {
+    "tls": lib.SONDE_LABEL_TLS,
+    "quic": lib.SONDE_LABEL_QUIC,
+    "dns": lib.SONDE_LABEL_DNS,
+    "http": lib.SONDE_LABEL_HTTP,
+}
 
 _T = TypeVar("_T")
 Prepare = Callable[[Any], None]
@@ -314,6 +320,7 @@ def _open(settings: CaptureSettings, prepare: Prepare | None) -> Any:
     config.filter = strings[2] if settings.filter else ffi.NULL
     for name in _SAME_NAME:
         setattr(config, name, getattr(settings, name))
+    config.labels = sum(_LABEL_PROTOCOLS[name] for name in set(settings.labels))
     config.tunnel_mode = (
         lib.SONDE_TUNNEL_MODE_INNER if settings.tunnel_inner else lib.SONDE_TUNNEL_MODE_OUTER
     )

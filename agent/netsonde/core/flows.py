@@ -149,7 +149,7 @@ def _expired(listing: _Listing) -> bool:
 
 
 def _list(handle: Any, query: FlowQuery, cursor: _Cursor | None) -> _Listing:
-    made, last = _query(query), ffi.new("struct sonde_record *")
+    (made, _kept), last = _query(query), ffi.new("struct sonde_record *")
     if cursor is not None:
         last.flow_id, last.flow_start_ns = cursor.flow_id, cursor.flow_start_ns
         last.last_ns, last.packets[0], last.bytes[0] = cursor.last_ns, cursor.packets, cursor.bytes
@@ -162,7 +162,7 @@ def _list(handle: Any, query: FlowQuery, cursor: _Cursor | None) -> _Listing:
 
 
 def _sum(handle: Any, query: FlowQuery) -> _Listing:
-    made = _query(query)
+    made, _kept = _query(query)
     sums = ffi.new("struct sonde_flow_sum[]", query.limit)
     distinct, left_out, active = (ffi.new("uint64_t *") for _ in range(3))
     error = ffi.new("struct sonde_error *")
@@ -191,25 +191,29 @@ def _address(ip: Any, version: int) -> str:
     return str(ipaddress.ip_address(bytes(ffi.buffer(ip, 4 if version == 4 else 16))))
 
 
-def _query(query: FlowQuery) -> Any:
+def _query(query: FlowQuery) -> tuple[Any, list[Any]]:
+    """Returns a query, and the strings that must live as long."""
     made = ffi.new("struct sonde_flow_query *")
     made.limit = query.limit
     made.sort = SORTS[query.sort]
     made.min_packets = query.min_packets
-    _fill_match(made.match, query.match)
+    kept = [_fill_match(made.match, query.match)]
     if query.excluded is not None:
         made.excludes = 1
-        _fill_match(getattr(made, "except"), query.excluded)
-    return made
+        kept.append(_fill_match(getattr(made, "except"), query.excluded))
+    return made, kept
 
 
-def _fill_match(made: Any, match: FlowMatch) -> None:
+def _fill_match(made: Any, match: FlowMatch) -> Any:
     made.port = -1 if match.port is None else match.port
     made.protocol = -1 if match.protocol is None else match.protocol
     if match.ip is not None:
         made.ip_version = 4 if len(match.ip) == 4 else 6
         made.ip_bits_ignored = match.ip_bits_ignored
         ffi.memmove(made.ip, match.ip, len(match.ip))
+    name = ffi.NULL if match.name is None else ffi.new("char[]", match.name.encode())
+    made.name = name
+    return name
 
 
 def _write_cursor(key: int, offset: int, query: FlowQuery, listing: _Listing) -> str:

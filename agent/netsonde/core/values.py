@@ -48,6 +48,9 @@ class CaptureSettings:
     interfaces: tuple[str, ...] = ()  # to capture from; empty: `interface`
     host: str = ""  # before the interface's name in recordings
     exclude_own: bool = False
+    labels: tuple[str, ...] = ()  # names of LABEL_PROTOCOLS
+    label_bytes: int = 0
+    quic_per_second: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ class FlowMatch:
     ip_bits_ignored: int = 0
     port: int | None = None
     protocol: int | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

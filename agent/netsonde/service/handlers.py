@@ -219,7 +219,8 @@ def _match(wanted: FlowsMatch, place: str) -> FlowMatch:
             ) from None
         ip = network.network_address.packed
         ignored = network.max_prefixlen - network.prefixlen
-    return FlowMatch(ip, ignored, wanted.port, _protocol(wanted.protocol, f"{place}.protocol"))
+    protocol = _protocol(wanted.protocol, f"{place}.protocol")
+    return FlowMatch(ip, ignored, wanted.port, protocol, wanted.name)
 
 
 def _protocol(wanted: str | int | None, place: str) -> int | None:

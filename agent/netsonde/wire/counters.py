@@ -31,6 +31,9 @@ class CoreCounters:
     flows_created: int = 0
     timestamps_corrected: int = 0
     timestamps_late: int = 0
+    labels_complete: int = 0
+    labels_partial: int = 0
+    labels_skipped: int = 0
     ring_freezes: int = 0
     chunks_overwritten: int = 0
     packets_overwritten: int = 0

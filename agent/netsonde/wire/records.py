@@ -71,6 +71,18 @@ class FlowRecord(Struct, kw_only=True):
     timestamps_late: Annotated[
         int, Meta(ge=0, description="packets older than first_seen, not corrected")
     ] = 0
+    app: Literal["tls", "quic", "dns", "mdns", "http"] | None = None
+    name: (
+        Annotated[str, Meta(max_length=255, description="printable ASCII; other bytes as \\DDD")]
+        | None
+    ) = None
+    name_source: Literal["sni", "host", "qname", "dns"] | None = None
+    alpn: Annotated[list[str], Meta(description="the first two that the client offers")] | None = (
+        None
+    )
+    tls_version: Literal["ssl3", "1.0", "1.1", "1.2", "1.3"] | None = None
+    ech: Annotated[bool, Meta(description="the ClientHello has the extension 65037")] | None = None
+    label_state: Literal["off", "not_seen", "skipped", "partial", "complete"] = "off"
 
 
 class FlowBatch(Struct, kw_only=True):

@@ -146,13 +146,20 @@ class MetricsRequest(Request):
 
 
 class FlowsMatch(Request, kw_only=True):
-    """Either side matches `ip` and `port`; protocol is a name or a number."""
+    """Either side matches `ip` and `port`. protocol is a name or a number, name a pattern."""
 
     ip: (
         Annotated[str, Meta(max_length=64, description="an address or a network in CIDR")] | None
     ) = None
     port: Annotated[int, Meta(ge=0, le=65535)] | None = None
     protocol: Annotated[str, Meta(max_length=16)] | Annotated[int, Meta(ge=0, le=255)] | None = None
+    name: (
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=255, pattern=r"^[ -~]*$", description="with *, ? and []"),
+        ]
+        | None
+    ) = None
 
 
 class FlowsFilter(FlowsMatch, kw_only=True):
