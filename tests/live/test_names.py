@@ -24,7 +24,7 @@ from deadlines import eventually
 from replay import check_conservation
 from servers import NatsServer
 
-TLS_PORT, HTTP_PORT, DNS_PORT, PLAIN_PORT = 443, 8000, 53, 5432  # of the test's namespace
+TLS_PORT, HTTP_PORT, DNS_PORT, PLAIN_PORT = 443, 8000, 53, 5432  # inside the test's namespace
 LABELS = {"labels": ["tls", "quic", "dns", "http"]}
 QUESTION = b"\0\x07\1\0\0\1\0\0\0\0\0\0\3db1\7example\3org\0\0\1\0\1"
 ANSWER = (
