@@ -9,13 +9,15 @@ import signal
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from ..config.sections import NatsSection
 from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError, UnreachableError
+from ..wire.subjects import SHARDS_MAX, any_shard, flows_subject
 from .output import json_text, say
 from .requests import (
     add_connection_arguments,
@@ -33,9 +35,11 @@ if TYPE_CHECKING:
 
     from ..collect.collector import Collector
     from ..collect.files import Files
+    from ..collect.lease import Lease
     from ..collect.source import Source
     from ..collect.state import State, StateFile
     from ..fleet.client import FleetClient, Pace
+    from ..fleet.members import Members
     from ..fleet.targeting import Target
 
 RETRY_SEC, RETRY_SEC_MAX = 0.5, 10.0
@@ -56,8 +60,13 @@ class CollectCommand:
     --live subscribes to the records without JetStream. Records that are published while the
     collector does not run are missing and reported as a gap.
 
-    --group and --limit select among the hosts that reply at the start; hosts that connect
-    later are not collected. Named hosts, and all hosts, may connect at any time.
+    Hosts may connect at any time. With an inventory, hosts that join a --group or --select later
+    are collected too. --limit chooses among the hosts that reply at the start.
+
+    --shards reads the streams of agents with [flows] shards. Several collectors with the same
+    --durable share them: each shard has one reader, which holds a lease. Another collector
+    continues when a reader stops or dies. If the collectors share the output directory, each
+    record is written once in any case.
     """
 
     name = "collect"
@@ -77,6 +86,14 @@ class CollectCommand:
         parser.add_argument(
             "--stream", metavar="NAME", help="stream name (from --root: CAPTURE_FLOWS)"
         )
+        parser.add_argument(
+            "--shards", type=whole(1, SHARDS_MAX), default=1, metavar="P",
+            help="[flows] shards of the agents; each in DIR/STREAM (1)",
+        )  # fmt: skip
+        parser.add_argument(
+            "--max-shards", type=whole(1, SHARDS_MAX), default=SHARDS_MAX, metavar="N",
+            help="read at most N shards at once, and leave the others to other collectors",
+        )  # fmt: skip
         parser.add_argument(
             "--rotate-mb", type=whole(1), default=256, metavar="N", help="MiB per file (256)"
         )
@@ -99,6 +116,9 @@ class CollectCommand:
         if args.format == "parquet" and not args.output:
             notify("--format parquet needs --output DIR")
             return EXIT_USAGE
+        if args.shards > 1 and (args.live or args.stream or not args.output):
+            notify("--shards needs --output DIR, and goes with neither --live nor --stream")
+            return EXIT_USAGE
         return asyncio.run(collect(args))
 
 
@@ -115,19 +135,64 @@ def notify(text: str) -> None:
 # ---- the run -------------------------------------------------------------------------------
 
 
-async def collect(args: Namespace) -> int:
-    from ..collect.source import ConsumerError, OtherReaderError
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The task of one collector. shard: None without shards. stopping: set to end it."""
 
-    address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
-    stream = "" if args.live else args.stream or stream_of(address.root)
-    collector, state_file = make_collector(args, stream)
+    args: Namespace
+    address: NatsSection
+    target: Target
+    pace: Pace
+    stopping: asyncio.Event
+    shard: int | None = None
+    lease: Lease | None = None
+
+    @property
+    def stream(self) -> str:
+        if self.args.live:
+            return ""
+        from ..spool.streams import flows_stream
+
+        return self.args.stream or flows_stream(self.address.root, self.shard)
+
+    @property
+    def directory(self) -> Path | None:
+        if not self.args.output:
+            return None
+        output = Path(self.args.output)
+        return output if self.shard is None else output / self.stream
+
+
+async def collect(args: Namespace) -> int:
+    stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, collector.stopping.set)
+        loop.add_signal_handler(number, stopping.set)
+    job = Job(args, read_nats_section(args), read_target(args), read_pace(args), stopping)
+    failure: NetsondeError | None = None
+    if args.shards == 1:
+        state, failure = await run_collector(job)
+        states = [state]
+    else:
+        from .shards import collect_shards
+
+        states, failure = await collect_shards(job)
+    print_summary(args, states)
+    if failure is not None:
+        raise failure
+    return EXIT_OK if all(map(is_complete, states)) else EXIT_REFUSED
+
+
+async def run_collector(job: Job) -> tuple[State, NetsondeError | None]:
+    """Collects until it is stopped or idle. Returns the state, and why the stream could not be
+    read further. Raises OtherReaderError, LeaseLostError."""
+    from ..collect.source import ConsumerError, OtherReaderError
+
+    collector, state_file = make_collector(job)
     failure: ConsumerError | None = None
     try:
         try:
-            await keep_collecting(args, address, target, pace, stream, collector)
+            await keep_collecting(job, collector)
         except OtherReaderError:
             raise  # the other collector receives these messages again
         except ConsumerError as error:
@@ -137,14 +202,12 @@ async def collect(args: Namespace) -> int:
         raise
     except OSError as error:
         # The messages are not acked, so they are delivered again.
-        raise NetsondeError(f"{args.output or 'standard output'}: {error.strerror}") from None
+        where = job.directory or "standard output"
+        raise NetsondeError(f"{where}: {error.strerror}") from None
     finally:
         if state_file is not None:
             state_file.close()
-    print_summary(args, collector.state)
-    if failure is not None:
-        raise failure
-    return EXIT_OK if is_complete(collector.state) else EXIT_REFUSED
+    return collector.state, failure
 
 
 def is_complete(state: State) -> bool:
@@ -153,70 +216,54 @@ def is_complete(state: State) -> bool:
     return not (state.totals.dead_letters or ledger.forgotten.any or any(ledger.gaps()))
 
 
-def stream_of(root: str) -> str:
-    from ..spool.streams import flows_stream
-
-    return flows_stream(root)
-
-
-def make_collector(args: Namespace, stream: str) -> tuple[Collector, StateFile | None]:
+def make_collector(job: Job) -> tuple[Collector, StateFile | None]:
     from ..collect.collector import Collector, Rotation
     from ..collect.dead_letters import DeadLetters
     from ..collect.files import JsonlFiles, Lines
     from ..collect.state import State, StateFile
 
+    args, directory = job.args, job.directory
     rotation = Rotation(args.rotate_mb << 20, args.rotate_sec)
     files: Files
-    if not args.output:
+    state_file, dead_letters = None, None
+    if directory is None:
         files = Lines(sys.stdout.fileno())
-        state = State(format=files.format, stream=stream)
-        state.ledger.from_one = not args.live
-        return Collector(files, None, state, rotation=rotation, notify=notify), None
-    directory = Path(args.output)
-    state_file = StateFile(directory)
-    if args.format == "parquet":
-        from ..collect.parquet import ParquetFiles
-
-        files = ParquetFiles(directory)
+        state = State(format=files.format, stream=job.stream)
     else:
-        files = JsonlFiles(directory)
-    state = state_file.load(format=files.format, stream=stream)
+        state_file = StateFile(directory)
+        if args.format == "parquet":
+            from ..collect.parquet import ParquetFiles
+
+            files = ParquetFiles(directory)
+        else:
+            files = JsonlFiles(directory)
+        state = state_file.load(format=files.format, stream=job.stream)
+        files.resume(state)
+        dead_letters = DeadLetters(directory)
+        dead_letters.resume(state)
     state.ledger.from_one = not args.live
-    files.resume(state)
-    dead_letters = DeadLetters(directory)
-    dead_letters.resume(state)
     collector = Collector(
         files, state_file, state, rotation=rotation, notify=notify, dead_letters=dead_letters
     )
+    collector.stopping = job.stopping
     return collector, state_file
 
 
-async def keep_collecting(
-    args: Namespace,
-    address: NatsSection,
-    target: Target,
-    pace: Pace,
-    stream: str,
-    collector: Collector,
-) -> None:
+async def keep_collecting(job: Job, collector: Collector) -> None:
     """Runs the collector. Reconnects with backoff after a lost connection."""
     from ..collect.files import ReaderGoneError
     from ..collect.source import ERRORS, NotAnsweredError, StreamMissingError
     from ..fleet.client import connect
 
+    args = job.args
     wait_sec, connected, noticed = RETRY_SEC, False, ""
     begun_sec = time.monotonic()
-    subjects: list[str] = []
+    hosts = Hosts(job)
     while not collector.stopping.is_set():
         try:
-            async with connect(address, lasting=True, notify=notify) as client:
+            async with connect(job.address, lasting=True, notify=notify) as client:
                 connected = True
-                if not subjects:
-                    hosts = await client.stream_hosts(target, pace)
-                    subjects = flow_subjects(address.root, hosts)
-                if not subjects:
-                    raise NobodyError(f"no agent replied ({target.describe()})")
-                source = make_source(args, subjects, stream, client)
+                source = await hosts.source(client)
                 await collector.run(source, idle_sec=args.until_idle)
                 return
         except UnreachableError as error:
@@ -247,48 +294,95 @@ async def pause(collector: Collector, wait_sec: float) -> None:
         pass
 
 
-def flow_subjects(root: str, hosts: Sequence[str] | None) -> list[str]:
-    """Returns the subjects of the hosts' flow streams. hosts: None for all."""
-    return [f"{root}.stream.flows.{host}" for host in (("*",) if hosts is None else hosts)]
+class Hosts:
+    """The hosts whose records a collector reads; found once, on the first connection."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._subjects: list[str] = []
+        self._members: Members | None = None
+
+    async def source(self, client: FleetClient) -> Source:
+        """Raises NobodyError."""
+        from ..collect.lease import LeasedSource
+        from ..collect.selected import SelectedSource
+
+        if not self._subjects:
+            await self._find(client)
+        elif self._members is not None:
+            self._members.client = client
+        source = make_source(self._job, self._subjects, client)
+        if self._members is not None:
+            source = SelectedSource(source, self._members)
+        return source if self._job.lease is None else LeasedSource(source, self._job.lease)
+
+    async def _find(self, client: FleetClient) -> None:
+        from ..fleet.members import Members, joins_late
+
+        job, root = self._job, self._job.address.root
+        members = Members(client, job.target)
+        late = joins_late(job.target) and job.pace.limit is None and await members.read()
+        hosts = await client.stream_hosts(job.target, job.pace)
+        if late:
+            members.first = frozenset(hosts or ())
+            self._members, hosts = members, None
+        self._subjects = flow_subjects(root, hosts, job.shard, live=job.args.live)
+        if not self._subjects:
+            raise NobodyError(f"no agent replied ({job.target.describe()})")
 
 
-def make_source(args: Namespace, subjects: list[str], stream: str, client: FleetClient) -> Source:
+def flow_subjects(
+    root: str, hosts: Sequence[str] | None, shard: int | None = None, *, live: bool = False
+) -> list[str]:
+    """Returns the subjects of the hosts' flow streams. hosts: None for all. live: of every shard,
+    as there is no stream of one shard."""
+    subjects = [flows_subject(root, host, shard) for host in ("*",) if hosts is None]
+    subjects += [flows_subject(root, host, shard) for host in hosts or ()]
+    return [one for subject in subjects for one in any_shard(subject)] if live else subjects
+
+
+def make_source(job: Job, subjects: list[str], client: FleetClient) -> Source:
     from ..collect.source import DurableSource, LiveSource
 
-    if args.live:
+    if job.args.live:
         return LiveSource(client.connection, subjects=subjects, errors=client.errors)
     return DurableSource(
         client.connection,
-        stream=stream,
+        stream=job.stream,
         subjects=subjects,
-        durable=args.durable,
-        ack_wait_sec=args.ack_wait,
+        durable=job.args.durable,
+        ack_wait_sec=job.args.ack_wait,
         errors=client.errors,
         notify=notify,
     )
 
 
-def print_summary(args: Namespace, state: State) -> None:
+def print_summary(args: Namespace, states: Sequence[State]) -> None:
     """Prints the summary on standard error, as records may go to standard output."""
-    gaps = list(state.ledger.gaps())
+    from ..collect.ledger import Forgotten
+    from ..collect.state import Totals
+
+    gaps = [gap for state in states for gap in state.ledger.gaps()]
+    totals = sum_fields(Totals(), [state.totals for state in states])
+    forgotten = sum_fields(Forgotten(), [state.ledger.forgotten for state in states])
     if args.json:
         summary = {
-            **msgspec.to_builtins(state.totals),
-            "forgotten": msgspec.to_builtins(state.ledger.forgotten),
+            **msgspec.to_builtins(totals),
+            "forgotten": msgspec.to_builtins(forgotten),
             "gaps": [msgspec.to_builtins(g) for g in gaps],
         }
         say(json_text(summary))
         return
-    totals = state.totals
     notify(
         f"{totals.records} records in {totals.batches} batches, {totals.packets} packets, "
         f"{totals.bytes} bytes; {totals.repeated} duplicate batches skipped"
     )
     if totals.dead_letters:
-        where = f" in {Path(args.output) / 'dead-letters.jsonl'}" if args.output else ""
+        directory = Path(args.output or "") / ("*" if args.shards > 1 else "")
+        where = f" in {directory / 'dead-letters.jsonl'}" if args.output else ""
         notify(f"{totals.dead_letters} dead letters{where}")
-    if state.ledger.forgotten.any:
-        one = state.ledger.forgotten
+    if forgotten.any:
+        one = forgotten
         notify(
             f"the state is full: {one.hosts} hosts, {one.boots} boots and {one.holes} gaps with "
             f"{one.batches} missing batches are forgotten; duplicates of them are not recognised"
@@ -297,3 +391,14 @@ def print_summary(args: Namespace, state: State) -> None:
         notify(f"gap: {gap.host} boot {gap.boot}: batches {gap.first} to {gap.last} are missing")
     if len(gaps) > GAPS_SHOWN:
         notify(f"and {len(gaps) - GAPS_SHOWN} more gaps")
+
+
+Sums = TypeVar("Sums", bound=msgspec.Struct)
+
+
+def sum_fields(total: Sums, parts: Sequence[Sums]) -> Sums:
+    """Adds the counts of the parts to the total."""
+    for part in parts:
+        for name in part.__struct_fields__:
+            setattr(total, name, getattr(total, name) + getattr(part, name))
+    return total

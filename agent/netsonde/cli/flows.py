@@ -16,6 +16,7 @@ import msgspec
 from ..errors import EXIT_OK, EXIT_REFUSED, UnreachableError
 from ..fleet.stream import GapCounter
 from ..wire.instant import rfc3339
+from ..wire.subjects import stream_host
 from .output import put, put_json, say
 from .requests import (
     add_client_arguments,
@@ -218,13 +219,18 @@ async def _with_rest(
 async def follow_flows(args: Namespace) -> int:
     from ..collect.batches import UnreadableError, read_batch
     from ..fleet.client import connect
+    from ..fleet.members import Members, joins_late
 
     def notify(text: str) -> None:
         say(f"netsonde: {text}")
 
     address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
     async with connect(address, lasting=True, notify=notify) as client:
+        members = Members(client, target)
+        late = joins_late(target) and pace.limit is None and await members.read()
         hosts = await client.stream_hosts(target, pace)
+        if late:
+            members.first, hosts = frozenset(hosts or ()), None
         if hosts == ():
             notify(f"no agent replied ({target.describe()})")
             return EXIT_REFUSED
@@ -241,6 +247,9 @@ async def follow_flows(args: Namespace) -> int:
 
         try:
             async for message in client.follow("flows", hosts):
+                host = stream_host(message.subject)
+                if late and host is not None and not await members.includes(host):
+                    continue
                 try:
                     batch = read_batch(message.subject, message.data, message.headers)
                     records = batch.objects()

@@ -25,6 +25,7 @@ from ..fleet.roles import (
     parse_hosts,
     server_config,
 )
+from ..wire.subjects import SHARDS_MAX
 from .files import replaced_file
 from .output import notify, put
 from .requests import add_connection_arguments, read_nats_section, whole
@@ -99,6 +100,10 @@ def add_setup_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--jetstream", default="", metavar="DIR", help="the server's directory for streams"
     )
+    parser.add_argument(
+        "--shards", type=whole(1, SHARDS_MAX), default=1, metavar="P",
+        help="[flows] shards of the agents (1)",
+    )  # fmt: skip
 
 
 def add_streams_arguments(parser: ArgumentParser) -> None:
@@ -107,6 +112,10 @@ def add_streams_arguments(parser: ArgumentParser) -> None:
         "--collector", action="append", default=[], metavar="NAME", help="a collector's name"
     )
     flows, buffer = FlowsSection(), BufferSection()
+    parser.add_argument(
+        "--shards", type=whole(1, SHARDS_MAX), default=1, metavar="P",
+        help="[flows] shards of the agents: one stream for each (1)",
+    )  # fmt: skip
     for name, default, help_text in (
         ("--replicas", flows.stream_replicas, "replicas of each stream"),
         ("--max-age-hours", flows.stream_max_age_hours, "maximum age in the streams; 0: no limit"),
@@ -138,6 +147,7 @@ def run_setup(args: Namespace) -> int:
         tls_ca=args.tls_ca,
         tls_handshake_first=args.tls_handshake_first,
         jetstream_dir=args.jetstream,
+        shards=args.shards,
     )
     try:
         text = write_setup(out, args.root, hosts, clients, args.rotate, transport)
@@ -253,7 +263,9 @@ async def make_streams(args: Namespace, hosts: Sequence[Host]) -> int:
     stores = Stores(
         hosts=[host.token for host in hosts],
         collectors=args.collector,
-        streams=StreamSettings(replicas=args.replicas, max_age_hours=args.max_age_hours),
+        streams=StreamSettings(
+            replicas=args.replicas, max_age_hours=args.max_age_hours, shards=args.shards
+        ),
         bucket_bytes_max=args.bucket_mb << 20,
         bucket_age_max_sec=args.bucket_hours * 3600,
     )
@@ -261,5 +273,6 @@ async def make_streams(args: Namespace, hosts: Sequence[Host]) -> int:
         warnings = await make_stores(client, stores)
     for warning in warnings:
         notify(warning)
-    put(f"2 streams, {len(hosts)} buckets, {len(args.collector)} consumers")
+    consumers = len(args.collector) * args.shards
+    put(f"{1 + args.shards} streams, {len(hosts)} buckets, {consumers} consumers")
     return EXIT_REFUSED if warnings else EXIT_OK

@@ -61,7 +61,9 @@ class OtherReaderError(ConsumerError):
 
 
 class Source(Protocol):
-    window: int  # the server stops when so many messages are not acked
+    @property
+    def window(self) -> int:
+        """The server stops when so many messages are not acked."""
 
     async def open(self) -> None: ...
 

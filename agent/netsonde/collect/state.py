@@ -24,6 +24,10 @@ class StateError(NetsondeError):
     """The directory cannot be used by this collector."""
 
 
+class DirectoryInUseError(StateError):
+    """Another collector has locked the directory."""
+
+
 class OpenFile(msgspec.Struct):
     """The growing file."""
 
@@ -71,7 +75,7 @@ class StateFile:
             self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(self._directory_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StateError(f"{directory} is used by another collector") from None
+            raise DirectoryInUseError(f"{directory} is used by another collector") from None
         except OSError as error:
             raise StateError(f"{directory}: {error.strerror}") from None
 

@@ -129,6 +129,9 @@ class FlowsSection(Section, kw_only=True, frozen=True):
     jetstream: Annotated[bool, Meta(description="publish to JetStream through a spool on disk")] = (
         False
     )
+    shards: Annotated[
+        int, Meta(ge=1, le=1024, description="streams that share the hosts; equal on all agents")
+    ] = 1
     servers: Annotated[
         list[str], Meta(description="servers for flow records only; empty: those of [nats]")
     ] = []

@@ -154,7 +154,7 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
     spooled = None
     if settings.flows.jetstream:
         spooled = JetStreamSink(bus.records, bus.record_publisher, events, settings.flows)
-    sink = spooled or FlowStream(bus.record_publisher)
+    sink = spooled or FlowStream(bus.record_publisher, shards=settings.flows.shards)
     sessions = Sessions(settings, sink, events, tasks, publish_metrics=bus.publish_metrics)
     store = PersistedStart(state_directory())
     standing = Standing(sessions, events, store, settings.session)

@@ -32,6 +32,7 @@ from ..bus.nats_client import (
 )
 from ..config.sections import NatsSection
 from ..errors import UnreachableError
+from ..wire.subjects import any_shard
 from ..wire.verbs import VERBS
 from .denied import DeniedError as DeniedError
 from .outcome import PACE
@@ -242,12 +243,13 @@ class FleetClient:
         denied: list[PermissionDeniedError] = []
         with self.connection.denials.watch(denied.append):
             for host in hosts or ("*",):
-                await self.connection.subscribe(
-                    f"{self.address.root}.stream.{stream}.{host}",
-                    cb=arrived.put,
-                    pending_msgs_limit=STREAM_MESSAGES_MAX,
-                    pending_bytes_limit=STREAM_BYTES_MAX,
-                )
+                for subject in any_shard(f"{self.address.root}.stream.{stream}.{host}"):
+                    await self.connection.subscribe(
+                        subject,
+                        cb=arrived.put,
+                        pending_msgs_limit=STREAM_MESSAGES_MAX,
+                        pending_bytes_limit=STREAM_BYTES_MAX,
+                    )
             await self.connection.flush()
             honour_cancellation()
         if denied:

@@ -27,12 +27,14 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from ..bus.objects import bucket_name
+from ..collect.lease import collectors_bucket
 from ..config.sections import TOKEN, host_token
 from ..errors import ConfigError
-from ..spool.streams import events_stream, flows_stream
+from ..spool.streams import events_stream, flows_stream, flows_streams
 from ..wire.events import EVENT_KINDS
 from ..wire.inventory import hosts_bucket
 from ..wire.policy import RELEASE_KEY, policy_bucket
+from ..wire.subjects import flows_subject, shard_of
 from ..wire.verbs import VERBS
 
 AGENTS = "AGENTS"
@@ -62,7 +64,7 @@ class Client:
 @dataclass(frozen=True, slots=True)
 class Transport:
     """Listen address (host:port) and files of the server. tls_ca: clients must have a
-    certificate signed by this CA."""
+    certificate signed by this CA. shards: of the flow records."""
 
     listen: str = LISTEN
     tls_cert: str = ""
@@ -70,6 +72,7 @@ class Transport:
     tls_ca: str = ""
     tls_handshake_first: bool = False
     jetstream_dir: str = ""
+    shards: int = 1
 
 
 def parse_hosts(lines: Iterable[str]) -> list[Host]:
@@ -108,13 +111,16 @@ def check_clients(clients: Sequence[Client]) -> None:
 # ---- permissions ----------------------------------------------------------------------------
 
 
-def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict[str, object]:
+def agent_permissions(
+    root: str, host: Host, *, jetstream: bool = False, shards: int = 1
+) -> dict[str, object]:
     """The subjects of one host. Replies are allowed only to requests that it received."""
     bucket, inventory = bucket_name(root, host.token), hosts_bucket(root)
-    policies = policy_bucket(root)
+    policies, shard = policy_bucket(root), shard_of(host.token, shards)
+    flows = flows_stream(root, shard)
     key = f"$KV.{inventory}.{host.token}"
     stored = [
-        *(f"$JS.API.STREAM.INFO.{name}" for name in (flows_stream(root), events_stream(root))),
+        *(f"$JS.API.STREAM.INFO.{name}" for name in (flows, events_stream(root))),
         *(f"$JS.API.STREAM.{verb}.OBJ_{bucket}" for verb in ("INFO", "PURGE", "MSG.GET")),
         f"$O.{bucket}.>",
     ]
@@ -122,7 +128,7 @@ def agent_permissions(root: str, host: Host, *, jetstream: bool = False) -> dict
     return {
         "publish": {
             "allow": [
-                f"{root}.stream.flows.{host.token}",
+                flows_subject(root, host.token, shard),
                 f"{root}.stream.metrics.{host.token}",
                 *(f"{root}.stream.events.{host.token}.{kind}" for kind in EVENT_KINDS),
                 key,
@@ -158,7 +164,9 @@ def administrator_permissions() -> dict[str, object]:
     }
 
 
-def jetstream_subjects(root: str, client: Client, hosts: Iterable[Host]) -> list[str]:
+def jetstream_subjects(
+    root: str, client: Client, hosts: Iterable[Host], shards: int = 1
+) -> list[str]:
     """The JetStream subjects that a client's commands use. A collector pulls from its consumer
     and acks. Controllers and operators read the inventory and the policies. A controller also
     forgets hosts, applies policies and downloads the objects that hosts stored on its request."""
@@ -169,11 +177,17 @@ def jetstream_subjects(root: str, client: Client, hosts: Iterable[Host]) -> list
         f"$JS.API.DIRECT.GET.KV_{policies}.$KV.{policies}.>",
     ]
     if client.role == "collector":
-        stream = flows_stream(root)
-        return [
-            f"$JS.API.CONSUMER.INFO.{stream}.{client.name}",
-            f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{client.name}",
-            f"$JS.ACK.{stream}.{client.name}.>",
+        leases = collectors_bucket(root)
+        keys = f"$KV.{leases}.{client.name}.>"
+        sharing = [keys, f"$JS.API.DIRECT.GET.KV_{leases}.{keys}"] if shards > 1 else []
+        return sharing + [
+            subject
+            for stream in flows_streams(root, shards)
+            for subject in (
+                f"$JS.API.CONSUMER.INFO.{stream}.{client.name}",
+                f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{client.name}",
+                f"$JS.ACK.{stream}.{client.name}.>",
+            )
         ]
     if client.role == "controller":
         objects = [f"$JS.API.DIRECT.GET.OBJ_{bucket_name(root, host.token)}" for host in hosts]
@@ -230,10 +244,14 @@ def server_config(
     shared = {host.token for host in hosts} & {STREAMS, *(client.name for client in clients)}
     if shared:
         raise ConfigError(f"{', '.join(sorted(shared))}: used as a host name and as a client name")
-    agents = _agents(root, hosts, clients, nkeys, jetstream=bool(transport.jetstream_dir))
+    agents = _agents(root, hosts, clients, nkeys, transport)
     accounts: dict[str, dict[str, Sequence[object]]] = {AGENTS: agents}
     for client in clients:
-        stored = jetstream_subjects(root, client, hosts) if transport.jetstream_dir else []
+        stored = (
+            jetstream_subjects(root, client, hosts, transport.shards)
+            if transport.jetstream_dir
+            else []
+        )
         accounts[client.name] = _client(root, client, nkeys[client.name], stored)
     lines = [
         "# Written by `netsonde nats setup`. To change it, run the command again.",
@@ -256,20 +274,20 @@ def _agents(
     hosts: Sequence[Host],
     clients: Sequence[Client],
     nkeys: Mapping[str, str],
-    *,
-    jetstream: bool,
+    transport: Transport,
 ) -> dict[str, Sequence[object]]:
+    jetstream, shards = bool(transport.jetstream_dir), transport.shards
     requesters = [client.name for client in clients if client.role != "collector"]
     everyone = [client.name for client in clients]
     services = dict.fromkeys((f"{root}.>", "$SRV.>"), requesters)
     if jetstream:
         for client in clients:
-            for subject in jetstream_imports(jetstream_subjects(root, client, hosts)):
+            for subject in jetstream_imports(jetstream_subjects(root, client, hosts, shards)):
                 services[subject] = [*services.get(subject, ()), client.name]
     users: list[object] = [
         {
             "nkey": nkeys[host.token],
-            "permissions": agent_permissions(root, host, jetstream=jetstream),
+            "permissions": agent_permissions(root, host, jetstream=jetstream, shards=shards),
         }
         for host in hosts
     ]

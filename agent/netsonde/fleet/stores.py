@@ -1,5 +1,5 @@
-"""Creates a fleet's JetStream assets: two streams, the buckets of inventory and policies, a
-bucket per host, a consumer per collector.
+"""Creates a fleet's JetStream assets: the streams, the buckets of inventory and policies, a
+bucket per host, a consumer per collector and stream.
 
 With separate roles (roles.py), agents and collectors may use these but not create them. An
 administrator creates them with the key `streams`. Existing ones are not changed.
@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from ..bus.kv import KeyValue, KeyValueError
 from ..bus.objects import Bucket, bucket_name
+from ..collect.lease import collectors_bucket
 from ..collect.source import ConsumerError, DurableSource
 from ..errors import NetsondeError
 from ..spool.streams import StreamSettings, ensure_streams, flows_stream
 from ..wire.inventory import hosts_bucket
 from ..wire.policy import policy_bucket
+from ..wire.subjects import flows_subject
 from .client import FleetClient
 
 
@@ -41,7 +43,10 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
     if warnings is None:
         raise StoresError("JetStream does not reply: enable it, or use a key that may use it.")
     try:
-        for name in (hosts_bucket(root), policy_bucket(root)):
+        buckets = [hosts_bucket(root), policy_bucket(root)]
+        if stores.streams.shards > 1:
+            buckets.append(collectors_bucket(root))
+        for name in buckets:
             await KeyValue(client, name).ensure(replicas=stores.streams.replicas)
     except KeyValueError as error:
         raise StoresError(error.detail) from None
@@ -53,16 +58,18 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
             age_max_sec=stores.bucket_age_max_sec,
         )
         await bucket.ensure()
+    shards = stores.streams.shards
     for name in stores.collectors:
-        source = DurableSource(
-            client.connection,
-            stream=flows_stream(root),
-            subjects=[f"{root}.stream.flows.*"],
-            durable=name,
-            errors=client.errors,
-        )
-        try:
-            await source.ensure()
-        except ConsumerError as error:
-            warnings.append(error.detail)
+        for shard in range(shards) if shards > 1 else (None,):
+            source = DurableSource(
+                client.connection,
+                stream=flows_stream(root, shard),
+                subjects=[flows_subject(root, "*", shard)],
+                durable=name,
+                errors=client.errors,
+            )
+            try:
+                await source.ensure()
+            except ConsumerError as error:
+                warnings.append(error.detail)
     return warnings

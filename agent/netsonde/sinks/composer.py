@@ -15,6 +15,7 @@ from ..bus.publisher import Publisher
 from ..core.values import Batch
 from ..spool.format import Message
 from ..wire.instant import rfc3339
+from ..wire.subjects import flows_subject, shard_of
 
 Encoding = Literal["json", "msgpack", "ipfix"]
 
@@ -42,11 +43,12 @@ class RenderedBatch(Struct, kw_only=True):
 
 
 class Composer:
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, *, shards: int = 1) -> None:
         self._publisher = publisher
         self._host = publisher.host
         self._boot = publisher.boot
-        self.subject = f"{publisher.root}.stream.flows.{publisher.host}"
+        shard = shard_of(publisher.host, shards)
+        self.subject = flows_subject(publisher.root, publisher.host, shard)
         self._subject = self.subject.encode()
         self._seq = 0
 

@@ -16,9 +16,9 @@ from .composer import Composer, Encoding
 class FlowStream:
     lasting = False  # batches sent just before a disconnect are lost
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, *, shards: int = 1) -> None:
         self._publisher = publisher
-        self._composer = Composer(publisher)
+        self._composer = Composer(publisher, shards=shards)
         self._accepted_on = 0  # the connection whose server accepted a batch
         self._denied = False
         publisher.on_denial(self._on_denial)

@@ -28,6 +28,7 @@ from ..spool.spool import Spool
 from ..spool.streams import StreamSettings
 from ..wire.events import EventLog
 from ..wire.records import SpoolState
+from ..wire.subjects import shard_of
 from .composer import Composer, Encoding
 
 MARK_BYTES = 512
@@ -57,7 +58,7 @@ class JetStreamSink:
         self._connection = connection
         self._publisher = publisher
         self._events = events
-        self._composer = Composer(publisher)
+        self._composer = Composer(publisher, shards=settings.shards)
         self._directory = spool_directory(settings)
         self._mark_fd = -1
         self._marked: Mark | None = None
@@ -68,7 +69,10 @@ class JetStreamSink:
             self._spool,
             root=publisher.root,
             settings=StreamSettings(
-                replicas=settings.stream_replicas, max_age_hours=settings.stream_max_age_hours
+                replicas=settings.stream_replicas,
+                max_age_hours=settings.stream_max_age_hours,
+                shards=settings.shards,
+                shard=shard_of(publisher.host, settings.shards),
             ),
             alarm=self._alarm,
         )

@@ -1,7 +1,8 @@
 """Creates the JetStream streams for flows and events, or checks existing ones.
 
 An existing stream is never changed. Settings that could lose or duplicate records are reported.
-The names come from the subject root: `capture` has CAPTURE_FLOWS and CAPTURE_EVENTS.
+The names come from the subject root: `capture` has CAPTURE_FLOWS and CAPTURE_EVENTS. With shards
+it has CAPTURE_FLOWS_0 and so on instead of CAPTURE_FLOWS.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 from ..bus.connection import Requester
 from ..bus.objects import STREAM_NOT_FOUND
 from ..wire.instant import NS_PER_SEC
+from ..wire.subjects import flows_subject
 
 API_TIMEOUT_SEC = 5.0
 DUPLICATE_WINDOW_SEC = 600
@@ -21,12 +23,24 @@ DUPLICATE_WINDOW_SEC = 600
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
+    """shard: the only one to create; None for all."""
+
     replicas: int = 1
     max_age_hours: int = 0  # 0: no limit
+    shards: int = 1
+    shard: int | None = None
 
 
-def flows_stream(root: str) -> str:
-    return f"{_stem(root)}_FLOWS"
+def flows_stream(root: str, shard: int | None = None) -> str:
+    return f"{_stem(root)}_FLOWS" if shard is None else f"{_stem(root)}_FLOWS_{shard}"
+
+
+def flows_streams(root: str, shards: int, shard: int | None = None) -> dict[str, str]:
+    """Returns the subject of each stream of flow records by its name. shard: only of this one."""
+    if shards == 1:
+        return {flows_stream(root): f"{root}.stream.flows.>"}
+    numbers = range(shards) if shard is None else (shard,)
+    return {flows_stream(root, one): flows_subject(root, "*", one) for one in numbers}
 
 
 def events_stream(root: str) -> str:
@@ -70,10 +84,11 @@ def complaints(found: dict[str, Any], subject: str) -> list[str]:
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Returns True if `pattern` matches every subject of `subject`. The final `>` stands for a
-    host, for events also for the kind."""
-    fixed = subject.split(".")[:-1]
-    tokens = [*fixed, "host", "kind"] if fixed[-1] == "events" else [*fixed, "host"]
+    """Returns True if `pattern` matches every subject of `subject`. A `*` or the final `>` stands
+    for a host, for events also for the kind."""
+    tokens = ["host" if token in ("*", ">") else token for token in subject.split(".")]
+    if tokens[-2] == "events":
+        tokens.append("kind")
     wanted = pattern.split(".")
     if wanted[-1] == ">" and len(wanted) <= len(tokens):
         wanted[-1:] = tokens[len(wanted) - 1 :]
@@ -85,12 +100,10 @@ def covers(pattern: str, subject: str) -> bool:
 async def ensure_streams(
     connection: Requester, root: str, settings: StreamSettings
 ) -> list[str] | None:
-    """Returns the complaints about both streams. None if JetStream does not reply."""
+    """Returns the complaints about the streams. None if JetStream does not reply."""
     found: list[str] = []
-    for name, subject in (
-        (flows_stream(root), f"{root}.stream.flows.>"),
-        (events_stream(root), f"{root}.stream.events.>"),
-    ):
+    flows = flows_streams(root, settings.shards, settings.shard)
+    for name, subject in (*flows.items(), (events_stream(root), f"{root}.stream.events.>")):
         wrong = await _ensure(connection, stream_config(name, subject, settings))
         if wrong is None:
             return None

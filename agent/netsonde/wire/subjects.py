@@ -1,4 +1,4 @@
-"""The identity of a publisher: the host token in a subject of the streams.
+"""The subjects of the streams, and the identity of a publisher: the host token in them.
 
 The server authorises the subject of a message, not its body. So a message is believed only if
 its body names the host of its subject.
@@ -10,10 +10,30 @@ its body names the host of its subject.
 from __future__ import annotations
 
 import re
+import zlib
+
+SHARDS_MAX = 1024
 
 _STREAM = re.compile(
     r".+\.stream\.(?:flows\.([^.]+)(?:\.[0-9]+)?|metrics\.([^.]+)|events\.([^.]+)\.[^.]+)"
 )
+
+
+def shard_of(host: str, shards: int) -> int | None:
+    """Returns the shard of a host's flow records, from 0; None if there is only one. CRC-32 is the
+    same in every language and version."""
+    return zlib.crc32(host.encode()) % shards if shards > 1 else None
+
+
+def flows_subject(root: str, host: str, shard: int | None = None) -> str:
+    """Returns the subject of a host's flow records. host: `*` for all hosts."""
+    subject = f"{root}.stream.flows.{host}"
+    return subject if shard is None else f"{subject}.{shard}"
+
+
+def any_shard(subject: str) -> tuple[str, str]:
+    """Returns the subject of a host's flow records without a shard, and that of every shard."""
+    return subject, f"{subject}.*"
 
 
 def stream_host(subject: str) -> str | None:

@@ -15,8 +15,9 @@ from ...config.sections import NatsSection
 from ...errors import EXIT_UNREACHABLE, ConfigError, UnreachableError
 from ...fleet.client import FleetClient, connect
 from ...fleet.roles import Host, agent_permissions
-from ...spool.streams import complaints, events_stream, flows_stream
+from ...spool.streams import complaints, events_stream, flows_streams
 from ...wire.inventory import hosts_bucket
+from ...wire.subjects import shard_of
 from . import permissions
 from .finding import Finding, State, Subject, command, owner
 from .secrets import SERVER_DIRECTORY
@@ -108,7 +109,7 @@ async def _examine_subjects(
     settings = subject.settings
     host = Host(settings.host, settings.agent.labels)
     root = settings.nats.root
-    allowed = _subjects(root, host)
+    allowed = _subjects(root, host, settings.flows.shards)
     publish = [one for one in allowed["publish"] if not one.startswith("$")]
     stored = [one for one in allowed["publish"] if one.startswith("$")]
     subscribe = allowed["subscribe"]
@@ -134,9 +135,10 @@ async def _examine_subjects(
                 yield Finding(f"{name}.publish", "bad", detail, repair=_add_host(subject))
 
 
-def _subjects(root: str, host: Host) -> dict[str, list[str]]:
+def _subjects(root: str, host: Host, shards: int) -> dict[str, list[str]]:
     found = msgspec.convert(
-        agent_permissions(root, host, jetstream=True), type=dict[str, dict[str, object]]
+        agent_permissions(root, host, jetstream=True, shards=shards),
+        type=dict[str, dict[str, object]],
     )
     return {
         action: msgspec.convert(found[action]["allow"], type=list[str])
@@ -189,14 +191,26 @@ def _install_key(subject: Subject) -> str:
 def _stream_names(subject: Subject) -> list[str]:
     root = subject.settings.nats.root
     bucket = f"OBJ_{bucket_name(root, subject.settings.host)}"
-    return [flows_stream(root), events_stream(root), bucket, f"KV_{hosts_bucket(root)}"]
+    flows, _ = _flows_stream(subject)
+    return [flows, events_stream(root), bucket, f"KV_{hosts_bucket(root)}"]
+
+
+def _flows_stream(subject: Subject) -> tuple[str, str]:
+    """Returns the name and the subject of the stream of this host's flow records."""
+    settings = subject.settings
+    shards = settings.flows.shards
+    shard = shard_of(settings.host, shards)
+    return next(iter(flows_streams(settings.nats.root, shards, shard).items()))
 
 
 async def _examine_streams(
     subject: Subject, client: FleetClient, denied: list[str]
 ) -> AsyncIterator[Finding]:
     root, host = subject.settings.nats.root, subject.settings.host
-    for stream, kind in ((flows_stream(root), "flows"), (events_stream(root), "events")):
+    for stream, bound in (
+        _flows_stream(subject),
+        (events_stream(root), f"{root}.stream.events.>"),
+    ):
         api = f"$JS.API.STREAM.INFO.{stream}"
         if api in denied:
             continue  # reported as a denied subject
@@ -211,7 +225,7 @@ async def _examine_streams(
             detail = f"{stream}: {error.get('description', 'rejected')}"
             yield Finding("nats.streams", "bad", detail, repair=_make_streams(subject))
         else:
-            wrong = complaints(reply.get("config", {}), f"{root}.stream.{kind}.>")
+            wrong = complaints(reply.get("config", {}), bound)
             for fault in wrong:
                 repair = command("nats", "stream", "edit", stream)
                 yield Finding("nats.streams", "warning", fault, repair=repair)

@@ -1,0 +1,57 @@
+"""The hosts of a group or selector, as the inventory has them now. Hosts may join at any time."""
+
+from __future__ import annotations
+
+import time
+
+from ..wire.inventory import Chosen
+from .client import FleetClient
+from .inventory import InventoryError, read_inventory
+from .targeting import Target
+
+REFRESH_SEC = 30.0
+UNKNOWN_SEC = 2.0  # an unknown host has the inventory read again, at most this often
+
+
+class Members:
+    """client: may be replaced after a reconnect. first: hosts that belong to the target whatever
+    the inventory says, for example because discovery found them."""
+
+    def __init__(self, client: FleetClient, target: Target) -> None:
+        self.client = client
+        self.first: frozenset[str] = frozenset()
+        self._target = target
+        self._known: dict[str, bool] = {}
+        self._read_sec = float("-inf")
+
+    async def read(self) -> bool:
+        """Reads the inventory. Returns False without one, or if it has no host of the target."""
+        await self._refresh()
+        return any(self._known.values())
+
+    async def includes(self, host: str) -> bool:
+        """Returns whether the host belongs to the target. A host that is not in the inventory does
+        not."""
+        if host in self.first:
+            return True
+        age_sec = time.monotonic() - self._read_sec
+        if age_sec > (REFRESH_SEC if host in self._known else UNKNOWN_SEC):
+            await self._refresh()
+        return self._known.get(host, False)
+
+    async def _refresh(self) -> None:
+        self._read_sec = time.monotonic()
+        try:
+            found = await read_inventory(self.client.connection, self.client.address.root)
+        except InventoryError:
+            return  # the hosts that were known stay known
+        if found is not None:
+            self._known = {
+                name: self._target.matches(name, host.entry.labels, Chosen.of(host.entry).facts)
+                for name, host in found.hosts.items()
+            }
+
+
+def joins_late(target: Target) -> bool:
+    """Returns whether hosts may join the target later: labels, facts or patterns choose them."""
+    return target.expected is None and bool(target.by_label or target.patterns)
