@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..errors import NetsondeError
+from . import jetstream
 
 TIMEOUT_SEC = 5.0
 WRONG_LAST_SEQUENCE = 10071  # err_code of the JetStream API
@@ -68,11 +69,13 @@ class _ApiError(msgspec.Struct):
 class _Reply(msgspec.Struct):
     error: _ApiError | None = None
     seq: int = 0
+    domain: str = ""
 
 
 class KeyValue:
-    def __init__(self, connection: MessageRequester, bucket: str) -> None:
+    def __init__(self, connection: MessageRequester, bucket: str, *, domain: str = "") -> None:
         self.bucket = bucket
+        self._domain = domain
         self._connection = connection
         self._stream = f"KV_{bucket}"
 
@@ -90,7 +93,7 @@ class KeyValue:
 
     async def get(self, key: str) -> Entry | None:
         """Returns None if the key was never written."""
-        subject = f"$JS.API.DIRECT.GET.{self._stream}.{self.subject(key)}"
+        subject = jetstream.api(self._domain, f"DIRECT.GET.{self._stream}.{self.subject(key)}")
         message = await self._connection.request_message(subject, b"", TIMEOUT_SEC)
         if message is None:
             raise KeyValueError(f"Bucket {self.bucket} is missing or not readable.")
@@ -108,8 +111,9 @@ class KeyValue:
         """Writes the key and returns its revision. last: the revision that it must have now, 0
         if it must not exist. Raises WrongRevisionError."""
         headers = {} if last is None else {"Nats-Expected-Last-Subject-Sequence": str(last)}
+        subject = jetstream.key_subject(self._domain, self.bucket, key)
         message = await self._connection.request_message(
-            self.subject(key), value, TIMEOUT_SEC, headers or None
+            subject, value, TIMEOUT_SEC, headers or None
         )
         if message is None:
             raise KeyValueError(f"Bucket {self.bucket} is missing or not writable.")
@@ -119,11 +123,17 @@ class KeyValue:
         if reply.error is not None or not reply.seq:
             why = reply.error.description if reply.error else "the reply is not a PubAck"
             raise KeyValueError(f"Bucket {self.bucket}: {why}.")
+        if jetstream.foreign(self._domain, reply.domain):
+            raise KeyValueError(
+                f"Bucket {self.bucket}: JetStream domain {reply.domain!r} stored the key, not "
+                f"{self._domain!r}."
+            )
         return reply.seq
 
     async def _api(self, verb: str, body: dict[str, Any] | None = None) -> _Reply:
         payload = b"" if body is None else msgspec.json.encode(body)
-        message = await self._connection.request_message(f"$JS.API.{verb}", payload, TIMEOUT_SEC)
+        subject = jetstream.api(self._domain, verb)
+        message = await self._connection.request_message(subject, payload, TIMEOUT_SEC)
         if message is None:
             raise KeyValueError("JetStream does not answer: disabled, or not permitted.")
         return _decode(self.bucket, message.data)

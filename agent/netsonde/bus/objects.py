@@ -21,6 +21,7 @@ import msgspec
 
 from ..errors import ObjectStoreUnavailable
 from ..wire.instant import NS_PER_SEC
+from . import jetstream
 from .connection import Requester
 
 TIMEOUT_SEC = 10.0
@@ -61,6 +62,7 @@ class _Response(msgspec.Struct):
 
     error: _ApiError | None = None
     seq: int = 0
+    domain: str = ""
     config: _Limits = msgspec.field(default_factory=_Limits)
     state: _State = msgspec.field(default_factory=_State)
     message: _Stored | None = None
@@ -73,9 +75,16 @@ def bucket_name(root: str, host: str) -> str:
 
 class Bucket:
     def __init__(
-        self, connection: Requester, name: str, *, bytes_max: int, age_max_sec: int
+        self,
+        connection: Requester,
+        name: str,
+        *,
+        bytes_max: int,
+        age_max_sec: int,
+        domain: str = "",
     ) -> None:
         self.name = name
+        self._domain = domain
         self._connection = connection
         self._stream = f"OBJ_{name}"
         self._bytes_max = bytes_max
@@ -119,6 +128,11 @@ class Bucket:
         if reply.error is not None or not reply.seq:
             reason = reply.error.description if reply.error else "the reply is not a PubAck"
             raise ObjectStoreUnavailable(f"Bucket {self.name}: {reason}.")
+        if jetstream.foreign(self._domain, reply.domain):
+            raise ObjectStoreUnavailable(
+                f"Bucket {self.name}: JetStream domain {reply.domain!r} stored the chunk, not "
+                f"{self._domain!r}."
+            )
         return reply.seq
 
     async def make_room(self, wanted_bytes: int) -> int:
@@ -154,7 +168,7 @@ class Bucket:
 
     async def _api(self, verb: str, body: dict[str, Any] | None = None) -> _Response:
         payload = b"" if body is None else msgspec.json.encode(body)
-        return await self._request(f"$JS.API.{verb}", payload, None)
+        return await self._request(jetstream.api(self._domain, verb), payload, None)
 
     async def _request(
         self, subject: str, payload: bytes, headers: dict[str, str] | None

@@ -354,6 +354,7 @@ def make_source(job: Job, subjects: list[str], client: FleetClient) -> Source:
         ack_wait_sec=job.args.ack_wait,
         errors=client.errors,
         notify=notify,
+        domain=client.address.jetstream_domain,
     )
 
 

@@ -87,10 +87,11 @@ async def fetch(client: FleetClient, reply: Reply, out: IO[bytes], timeout_sec: 
         raise FetchError("malformed reply: it names no bucket and object")
     if sys.stderr.isatty():
         say(f"{reply.host}: fetching {reply.body.get('bytes')} bytes")
+    domain = client.address.jetstream_domain
     try:
         async with asyncio.timeout(timeout_sec):
-            work = download(client.connection, bucket, name, out, sha256=str(sha256))
-            await client.allowed(work, direct_get_subject(bucket))
+            work = download(client.connection, bucket, name, out, sha256=str(sha256), domain=domain)
+            await client.allowed(work, direct_get_subject(bucket, domain))
     except (DownloadError, NatsError, TimeoutError) as error:
         reason = str(error).removeprefix("nats: ") or f"timeout after {timeout_sec:g} s"
         raise FetchError(f"cannot download {name}: {reason}") from None

@@ -40,7 +40,12 @@ async def forget_hosts(args: Namespace) -> int:
         report_malformed(inventory.malformed)
         for host in parse_hosts(args.hosts):
             if host in known:
-                await forget(client.connection, client.address.root, host)
+                await forget(
+                    client.connection,
+                    client.address.root,
+                    host,
+                    domain=client.address.jetstream_domain,
+                )
                 put(host)
             else:
                 say(f"{host}: not in the inventory")

@@ -47,6 +47,9 @@ def add_connection_arguments(parser: ArgumentParser) -> None:
     group.add_argument("--nats", metavar="URL", help="NATS server (default: config, NATS_URL)")
     group.add_argument("--config", metavar="FILE", help=f"default: {DEFAULT_PATH}")
     group.add_argument("--root", help="root of all subjects (default: capture)")
+    group.add_argument(
+        "--jetstream-domain", metavar="D", help="JetStream domain of streams and buckets"
+    )
     group.add_argument("--creds", metavar="FILE", help="NATS credentials file")
     group.add_argument("--nkey", metavar="FILE", help="nkey seed file of the NATS user")
     group.add_argument("--tls-ca", metavar="FILE", help="CA certificates for the server")
@@ -167,6 +170,7 @@ def read_nats_section(args: Namespace) -> NatsSection:
     overrides = {
         "nats.servers": [url.strip() for url in args.nats.split(",")] if args.nats else None,
         "nats.root": args.root,
+        "nats.jetstream_domain": args.jetstream_domain,
         "nats.creds": args.creds,
         "nats.nkey": args.nkey,
         "nats.tls_ca": args.tls_ca,

@@ -49,15 +49,18 @@ async def collect_shard(
 ) -> tuple[State | None, NetsondeError | None]:
     """Reads the shard whenever no other collector does. With --until-idle, leaves a shard that
     another collector reads for so long."""
-    from ..bus.kv import KeyValueError
+    from ..bus.kv import KeyValue, KeyValueError
     from ..collect.source import OtherReaderError
     from ..collect.state import DirectoryInUseError
     from ..fleet.policies import user_name
 
-    bucket, key = collectors_bucket(job.address.root), f"{job.args.durable}.{job.shard}"
+    bucket = KeyValue(
+        client, collectors_bucket(job.address.root), domain=job.address.jetstream_domain
+    )
+    key = f"{job.args.durable}.{job.shard}"
     noticed = ""
     while not job.stopping.is_set():
-        lease = Lease(client, bucket, key, by=user_name(), slots=slots)
+        lease = Lease(bucket, key, by=user_name(), slots=slots)
         try:
             if not await acquired(lease, job):
                 break

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 import msgspec
 from nats.aio.msg import Msg
 
-from ..bus.kv import KeyValue, KeyValueError, MessageRequester, WrongRevisionError
+from ..bus.kv import KeyValue, KeyValueError, WrongRevisionError
 from ..errors import NetsondeError
 from .source import Source
 
@@ -63,10 +63,8 @@ class Slots:
 class Lease:
     """One shard's lease. by: user and host of this collector, for people."""
 
-    def __init__(
-        self, connection: MessageRequester, bucket: str, key: str, *, by: str, slots: Slots
-    ) -> None:
-        self._bucket = KeyValue(connection, bucket)
+    def __init__(self, bucket: KeyValue, key: str, *, by: str, slots: Slots) -> None:
+        self._bucket = bucket
         self._key = key
         self._value = msgspec.json.encode(_Holder(uuid.uuid4().hex, by))
         self._slots = slots

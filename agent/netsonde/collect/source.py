@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, StatusCode
 
+from ..bus import jetstream
 from ..errors import NetsondeError
 
 T = TypeVar("T")
@@ -114,9 +115,9 @@ class Pull:
     """Pulls messages from a durable consumer, one request at a time. nats-py's `fetch` creates
     a task and a timer per message, which took a third of a collector's first core."""
 
-    def __init__(self, client: Client, *, stream: str, durable: str) -> None:
+    def __init__(self, client: Client, *, stream: str, durable: str, domain: str = "") -> None:
         self._client = client
-        self.subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self.subject = jetstream.api(domain, f"CONSUMER.MSG.NEXT.{stream}.{durable}")
         self._inbox = client.new_inbox()
         self._number = 0
         self._reply_subject = ""  # for the end status of the current request
@@ -191,12 +192,14 @@ class DurableSource:
         ack_wait_sec: float = ACK_WAIT_SEC,
         errors: Sequence[Exception] = (),
         notify: Callable[[str], None] = lambda text: None,
+        domain: str = "",
     ) -> None:
         self._client = client
+        self._domain = domain
         self._stream = stream
         self._durable = durable
         self._notify = notify
-        self._js = client.jetstream(timeout=API_TIMEOUT_SEC)
+        self._js = client.jetstream(timeout=API_TIMEOUT_SEC, domain=domain or None)
         self._config = ConsumerConfig(
             durable_name=durable,
             ack_policy=AckPolicy.EXPLICIT,
@@ -212,7 +215,7 @@ class DurableSource:
             "The role collector may use only the consumer that has the collector's name: set "
             f"--durable to that name, or run `netsonde nats setup --collector {durable}` and "
             "`netsonde nats streams`.",
-            [f"$JS.API.CONSUMER.{verb}.{consumer}"
+            [jetstream.api(domain, f"CONSUMER.{verb}.{consumer}")
              for verb in ("INFO", "CREATE", "DURABLE.CREATE", "MSG.NEXT")]
             + [f"$JS.ACK.{consumer}.*"],
         )  # fmt: skip
@@ -222,7 +225,9 @@ class DurableSource:
         found = await self.ensure()
         self.window = found.config.max_ack_pending or IN_FLIGHT_MAX
         await self._reject_second_reader(found)
-        self._pull = Pull(self._client, stream=self._stream, durable=self._durable)
+        self._pull = Pull(
+            self._client, stream=self._stream, durable=self._durable, domain=self._domain
+        )
         self._pulls = 0  # without a foreign delivery
         self._next_delivery: int | None = None
         self._reconnects = self._client.stats["reconnects"]

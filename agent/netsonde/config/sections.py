@@ -44,6 +44,13 @@ class NatsSection(Section, kw_only=True, frozen=True):
         Meta(min_length=1, description="nats:// or tls:// URLs, tried in an order of this host"),
     ] = msgspec.field(default_factory=lambda: ["nats://127.0.0.1:4222"])
     root: Annotated[str, Meta(description="root of all subjects, one or more tokens")] = "capture"
+    jetstream_domain: Annotated[
+        str,
+        Meta(
+            pattern=r"^[^\s.*>]*$",
+            description="JetStream domain of streams and buckets; empty: the server's own",
+        ),
+    ] = ""
     creds: Annotated[str, Meta(description="NATS credentials file")] = ""
     nkey: Annotated[str, Meta(description="file with a user's nkey seed")] = ""
     user: str = ""

@@ -47,6 +47,7 @@ class Bus:
 
     def __init__(self, settings: Config) -> None:
         self._host = settings.host
+        self._jetstream_domain = settings.nats.jetstream_domain
         self.control = self._connection(settings.nats, "control")
         self.data = self._connection(settings.nats, "data")
         self.records = self.data
@@ -113,6 +114,7 @@ class Bus:
             bucket_name(self.publisher.root, self.publisher.host),
             bytes_max=settings.bucket_mb << 20,
             age_max_sec=settings.bucket_hours * 3600,
+            domain=self._jetstream_domain,
         )
 
 
@@ -153,7 +155,13 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         connection.on_denial(report_denial)
     spooled = None
     if settings.flows.jetstream:
-        spooled = JetStreamSink(bus.records, bus.record_publisher, events, settings.flows)
+        spooled = JetStreamSink(
+            bus.records,
+            bus.record_publisher,
+            events,
+            settings.flows,
+            domain=settings.nats.jetstream_domain,
+        )
     sink = spooled or FlowStream(bus.record_publisher, shards=settings.flows.shards)
     sessions = Sessions(settings, sink, events, tasks, publish_metrics=bus.publish_metrics)
     store = PersistedStart(state_directory())

@@ -35,7 +35,10 @@ class FleetState:
 
 async def read_hosts(client: FleetClient) -> Inventory:
     """Reads the inventory. Raises NoInventoryError, InventoryError."""
-    inventory = await read_inventory(client.connection, client.address.root)
+    address = client.address
+    inventory = await read_inventory(
+        client.connection, address.root, domain=address.jetstream_domain
+    )
     if inventory is None:
         raise NoInventoryError
     return inventory

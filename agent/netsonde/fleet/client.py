@@ -129,7 +129,7 @@ class FleetClient:
 
     @asynccontextmanager
     async def open_request(self, pace: Pace, message: Message) -> AsyncIterator[Request]:
-        request = Request(self.connection, self.address.root, pace)
+        request = Request(self.connection, self.address, pace)
         try:
             yield await request.open(message)
         finally:

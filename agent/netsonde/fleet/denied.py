@@ -6,9 +6,13 @@ and name the subject, the role of roles.py that may use it, and how to get a key
 
 from __future__ import annotations
 
+import re
+
 from ..bus.nats_client import PermissionDeniedError
 from ..errors import NetsondeError
 from .roles import STREAMS, Role, request_subjects
+
+_DOMAIN = re.compile(r"^\$JS\.[^.]+\.API\.")
 
 # From the role with the fewest rights.
 _ROLES: tuple[Role, ...] = ("collector", "operator", "controller")
@@ -43,11 +47,12 @@ def role_for(denial: PermissionDeniedError, root: str) -> str | None:
     if denial.kind == "subscribe":
         allowed = (f"{root}.stream.>", "_INBOX.>")
         return _ROLES[0] if any(covers(one, denial.subject) for one in allowed) else None
+    subject = _DOMAIN.sub("$JS.API.", denial.subject)
     for role in _ROLES:
         patterns = [*request_subjects(root, role), *_stored(role)]
-        if any(covers(pattern, denial.subject) for pattern in patterns):
+        if any(covers(pattern, subject) for pattern in patterns):
             return role
-    if denial.subject.startswith(("$JS.API.", "$O.")):
+    if subject.startswith(("$JS.API.", "$O.")):
         return STREAMS
     return None
 

@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from ..bus import jetstream
 from ..errors import NetsondeError
 
 REPLY_TIMEOUT_SEC = 10.0
@@ -35,25 +36,28 @@ class _Entry(msgspec.Struct):
     digest: str
 
 
-def direct_get_subject(bucket: str) -> str:
-    return f"$JS.API.DIRECT.GET.OBJ_{bucket}"
+def direct_get_subject(bucket: str, domain: str = "") -> str:
+    return jetstream.api(domain, f"DIRECT.GET.OBJ_{bucket}")
 
 
 async def download(
-    connection: Client, bucket: str, name: str, out: IO[bytes], *, sha256: str
+    connection: Client, bucket: str, name: str, out: IO[bytes], *, sha256: str, domain: str = ""
 ) -> None:
     """Writes the object to `out`. sha256: its digest in hex, from the host's reply. Raises
     DownloadError, nats-py's errors, TimeoutError."""
     inbox = connection.new_inbox()
     replies = await connection.subscribe(inbox)
     try:
-        await _Reader(connection, replies, inbox, bucket).read(name, out, sha256)
+        await _Reader(connection, replies, inbox, bucket, domain).read(name, out, sha256)
     finally:
         await replies.unsubscribe()
 
 
 class _Reader:
-    def __init__(self, connection: Client, replies: Subscription, inbox: str, bucket: str) -> None:
+    def __init__(
+        self, connection: Client, replies: Subscription, inbox: str, bucket: str, domain: str
+    ) -> None:
+        self._subject = direct_get_subject(bucket, domain)
         self._connection = connection
         self._replies = replies
         self._inbox = inbox
@@ -98,8 +102,8 @@ class _Reader:
             raise DownloadError("it is not what the host wrote: the SHA-256 of the reply differs")
 
     async def _ask(self, request: dict[str, Any]) -> None:
-        subject = direct_get_subject(self._bucket)
-        await self._connection.publish(subject, msgspec.json.encode(request), reply=self._inbox)
+        body = msgspec.json.encode(request)
+        await self._connection.publish(self._subject, body, reply=self._inbox)
 
     async def _next(self) -> Msg | None:
         """Returns None at the end of a batch or if there is no such message."""

@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from ..bus import jetstream
 from ..bus.nats_client import GuardedClient, PermissionDeniedError
 from ..errors import NetsondeError
 from ..wire.instant import NS_PER_SEC, parse_rfc3339
@@ -78,11 +79,12 @@ class _Info(msgspec.Struct):
     error: object = None
 
 
-async def server_time_ns(connection: GuardedClient, bucket: str) -> int | None:
+async def server_time_ns(connection: GuardedClient, bucket: str, *, domain: str = "") -> int | None:
     """Returns the clock of the server that answers for a bucket, in nanoseconds since the epoch;
     None without JetStream, without the bucket, or without permission."""
     try:
-        reply = await _unless_denied(connection, f"$JS.API.STREAM.INFO.KV_{bucket}")
+        subject = jetstream.api(domain, f"STREAM.INFO.KV_{bucket}")
+        reply = await _unless_denied(connection, subject)
         if reply is None:
             return None
         info = msgspec.json.decode(reply.data, type=_Info)
@@ -110,25 +112,26 @@ async def _unless_denied(connection: GuardedClient, subject: str) -> Msg | None:
             request.cancel()
 
 
-async def read_inventory(connection: GuardedClient, root: str) -> Inventory | None:
+async def read_inventory(
+    connection: GuardedClient, root: str, *, domain: str = ""
+) -> Inventory | None:
     """Returns None without an inventory: no JetStream, no bucket, or no permission."""
     bucket = hosts_bucket(root)
-    now_ns = await server_time_ns(connection, bucket)
+    now_ns = await server_time_ns(connection, bucket, domain=domain)
     if now_ns is None:
         return None
     found = Inventory()
-    async for message in _read_messages(connection, bucket):
+    async for message in _read_messages(connection, bucket, domain):
         _add_entry(found, f"$KV.{bucket}.", message, now_ns)
     found.hosts = dict(sorted(found.hosts.items()))
     return found
 
 
-async def forget(connection: GuardedClient, root: str, host: str) -> None:
+async def forget(connection: GuardedClient, root: str, host: str, *, domain: str = "") -> None:
     """Removes a host's entry. A host that still runs writes it again."""
     try:
-        reply = await connection.request(
-            f"$KV.{hosts_bucket(root)}.{host}", b"", timeout=API_SEC, headers=_DELETION
-        )
+        subject = jetstream.key_subject(domain, hosts_bucket(root), host)
+        reply = await connection.request(subject, b"", timeout=API_SEC, headers=_DELETION)
         error = msgspec.json.decode(reply.data, type=_Info).error
     except (NatsError, TimeoutError, msgspec.DecodeError) as fault:
         raise InventoryError(f"{host}: the inventory cannot be written: {fault}.") from None
@@ -136,9 +139,10 @@ async def forget(connection: GuardedClient, root: str, host: str) -> None:
         raise InventoryError(f"{host}: the inventory cannot be written: {error}.")
 
 
-async def _read_messages(connection: GuardedClient, bucket: str) -> AsyncIterator[Msg]:
+async def _read_messages(connection: GuardedClient, bucket: str, domain: str) -> AsyncIterator[Msg]:
     """Yields the last message of each key, page by page."""
-    subject, keys = f"$JS.API.DIRECT.GET.KV_{bucket}", f"$KV.{bucket}.>"
+    subject = jetstream.api(domain, f"DIRECT.GET.KV_{bucket}")
+    keys = f"$KV.{bucket}.>"
     next_sequence = 1
     while next_sequence:
         inbox = connection.new_inbox()

@@ -156,14 +156,18 @@ class PolicyStore:
 
     def __init__(self, client: FleetClient) -> None:
         self._connection = client.connection
-        self.bucket = KeyValue(client, policy_bucket(client.address.root))
+        self._domain = client.address.jetstream_domain
+        self.bucket = KeyValue(client, policy_bucket(client.address.root), domain=self._domain)
 
     async def read(self) -> Released:
         """Returns the release; None in it before the first `apply`. Raises PolicyStoreError."""
         try:
             found = await self.bucket.get(RELEASE_KEY)
         except KeyValueError as error:
-            if await server_time_ns(self._connection, self.bucket.bucket) is None:
+            if (
+                await server_time_ns(self._connection, self.bucket.bucket, domain=self._domain)
+                is None
+            ):
                 return Released(None, {}, 0)  # `add` creates the bucket, or says why it cannot
             raise PolicyStoreError(error.detail) from None
         if found is None or found.deleted:

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from ..bus.nats_client import GuardedClient
+from ..config.sections import NatsSection
 from ..wire.inventory import Chosen
 from .denied import DeniedError
 from .inventory import Host, InventoryError, read_inventory
@@ -58,7 +59,7 @@ class Watcher(Protocol):
 class Request:
     """Use it with `async with`, then call `run` once. `settle` may be called at any time."""
 
-    def __init__(self, connection: GuardedClient, root: str, pace: Pace) -> None:
+    def __init__(self, connection: GuardedClient, address: NatsSection, pace: Pace) -> None:
         self.pace = pace
         self.expected: dict[str, None] = {}
         self.asked: set[str] = set()
@@ -67,13 +68,14 @@ class Request:
         self.progress: Progress | None = None
         self.watcher: Watcher | None = None
         self._connection = connection
-        self._root = root
+        self._root = address.root
+        self._domain = address.jetstream_domain
         self._signal = Signal(connection)
         self._stack = AsyncExitStack()
         self._pending: dict[str, float] = {}  # deadline by host, earliest first
         self._failed: set[str] = set()
         self._verb = ""
-        self.search = Search(connection, root, pace.timeout_sec, self._signal)
+        self.search = Search(connection, address.root, pace.timeout_sec, self._signal)
         self.check = Inbox(connection, Message(decode=decode_discovery), self._signal.set)
         self.answers: Inbox
 
@@ -134,7 +136,7 @@ class Request:
     async def _read_inventory(self, target: Target) -> list[str]:
         """Returns the target's hosts in the inventory; none if it is not there."""
         try:
-            found = await read_inventory(self._connection, self._root)
+            found = await read_inventory(self._connection, self._root, domain=self._domain)
         except InventoryError as error:
             self.warnings.append(error.detail)
             found = None

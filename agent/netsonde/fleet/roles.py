@@ -24,8 +24,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeAlias
 
+from ..bus.jetstream import api as api_subject
+from ..bus.jetstream import key_subject
 from ..bus.objects import bucket_name
 from ..collect.lease import collectors_bucket
 from ..config.sections import TOKEN, host_token
@@ -112,16 +115,18 @@ def check_clients(clients: Sequence[Client]) -> None:
 
 
 def agent_permissions(
-    root: str, host: Host, *, jetstream: bool = False, shards: int = 1
+    root: str, host: Host, *, jetstream: bool = False, shards: int = 1, domain: str = ""
 ) -> dict[str, object]:
-    """The subjects of one host. Replies are allowed only to requests that it received."""
+    """The subjects of one host. Replies are allowed only to requests that it received. domain:
+    its JetStream domain."""
+    api = partial(api_subject, domain)
     bucket, inventory = bucket_name(root, host.token), hosts_bucket(root)
     policies, shard = policy_bucket(root), shard_of(host.token, shards)
     flows = flows_stream(root, shard)
     key = f"$KV.{inventory}.{host.token}"
     stored = [
-        *(f"$JS.API.STREAM.INFO.{name}" for name in (flows, events_stream(root))),
-        *(f"$JS.API.STREAM.{verb}.OBJ_{bucket}" for verb in ("INFO", "PURGE", "MSG.GET")),
+        *(api(f"STREAM.INFO.{name}") for name in (flows, events_stream(root))),
+        *(api(f"STREAM.{verb}.OBJ_{bucket}") for verb in ("INFO", "PURGE", "MSG.GET")),
         f"$O.{bucket}.>",
     ]
     groups = [f"{root}.group.{key}.{value}.>" for key, value in sorted(host.labels.items())]
@@ -131,10 +136,10 @@ def agent_permissions(
                 flows_subject(root, host.token, shard),
                 f"{root}.stream.metrics.{host.token}",
                 *(f"{root}.stream.events.{host.token}.{kind}" for kind in EVENT_KINDS),
-                key,
-                f"$JS.API.DIRECT.GET.KV_{inventory}.{key}",
-                f"$JS.API.DIRECT.GET.KV_{policies}.$KV.{policies}.>",
-                *(stored if jetstream else (f"$JS.API.STREAM.INFO.KV_{inventory}",)),
+                key_subject(domain, inventory, host.token),
+                api(f"DIRECT.GET.KV_{inventory}.{key}"),
+                api(f"DIRECT.GET.KV_{policies}.$KV.{policies}.>"),
+                *(stored if jetstream else (api(f"STREAM.INFO.KV_{inventory}"),)),
             ]
         },
         "subscribe": {

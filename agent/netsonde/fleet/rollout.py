@@ -343,7 +343,10 @@ class Roller:
         if self._hosts:
             left_sec = POLL_SEC if until_sec is None else until_sec - time.monotonic()
             await asyncio.sleep(max(min(left_sec, POLL_SEC), 0.0))
-        found = await read_inventory(self._client.connection, self._client.address.root)
+        address = self._client.address
+        found = await read_inventory(
+            self._client.connection, address.root, domain=address.jetstream_domain
+        )
         if found is None:
             raise InventoryError("The inventory cannot be read any more.")
         self._hosts = found.hosts
@@ -389,8 +392,11 @@ class Roller:
         try:
             found = await bucket.get(LEASE_KEY)
             if found is not None and not found.deleted:
+                address = self._client.address
                 now_ns = await server_time_ns(
-                    self._client.connection, policy_bucket(self._client.address.root)
+                    self._client.connection,
+                    policy_bucket(address.root),
+                    domain=address.jetstream_domain,
                 )
                 age_sec = ((now_ns or 0) - instant_of(found.time)) / NS_PER_SEC
                 if age_sec < LEASE_SEC:

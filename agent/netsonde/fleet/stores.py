@@ -8,7 +8,7 @@ administrator creates them with the key `streams`. Existing ones are not changed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..bus.kv import KeyValue, KeyValueError
 from ..bus.objects import Bucket, bucket_name
@@ -38,8 +38,8 @@ class Stores:
 async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
     """Creates what is missing. Returns warnings about existing ones that could lose or duplicate
     records. Raises StoresError."""
-    root = client.address.root
-    warnings = await ensure_streams(client, root, stores.streams)
+    root, domain = client.address.root, client.address.jetstream_domain
+    warnings = await ensure_streams(client, root, replace(stores.streams, domain=domain))
     if warnings is None:
         raise StoresError("JetStream does not reply: enable it, or use a key that may use it.")
     try:
@@ -47,7 +47,7 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
         if stores.streams.shards > 1:
             buckets.append(collectors_bucket(root))
         for name in buckets:
-            await KeyValue(client, name).ensure(replicas=stores.streams.replicas)
+            await KeyValue(client, name, domain=domain).ensure(replicas=stores.streams.replicas)
     except KeyValueError as error:
         raise StoresError(error.detail) from None
     for host in stores.hosts:
@@ -56,6 +56,7 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
             bucket_name(root, host),
             bytes_max=stores.bucket_bytes_max,
             age_max_sec=stores.bucket_age_max_sec,
+            domain=domain,
         )
         await bucket.ensure()
     shards = stores.streams.shards
@@ -67,6 +68,7 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
                 subjects=[flows_subject(root, "*", shard)],
                 durable=name,
                 errors=client.errors,
+                domain=domain,
             )
             try:
                 await source.ensure()

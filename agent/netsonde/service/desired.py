@@ -99,13 +99,14 @@ class Desired:
     ) -> None:
         """path: of the cache file. allowed: whether [policy] lets a policy start a capture."""
         root = description.settings.nats.root
+        domain = description.settings.nats.jetstream_domain
         self._connection = connection
         self._description = description
         self._target = target
         self._events = events
         self._path = path
         self._allowed = allowed
-        self._bucket = KeyValue(connection, policy_bucket(root))
+        self._bucket = KeyValue(connection, policy_bucket(root), domain=domain)
         self._known: _Known | None = None
         self._wanted = _Wanted()
         self._applied: int | None = None

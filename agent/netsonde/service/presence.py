@@ -50,7 +50,9 @@ class Presence:
         self._connection = connection
         self.description = description
         self._events = events
-        self._bucket = KeyValue(connection, bucket)
+        self._bucket = KeyValue(
+            connection, bucket, domain=description.settings.nats.jetstream_domain
+        )
         self._revision: int | None = None  # last write; None before the first
         self._foreign_sec = 0.0  # when another boot wrote last, by the monotonic clock
         self._contested = False

@@ -54,7 +54,10 @@ class JetStreamSink:
         publisher: Publisher,
         events: EventLog,
         settings: FlowsSection,
+        *,
+        domain: str = "",
     ) -> None:
+        """domain: the JetStream domain that must store the records; empty: any."""
         self._connection = connection
         self._publisher = publisher
         self._events = events
@@ -73,6 +76,7 @@ class JetStreamSink:
                 max_age_hours=settings.stream_max_age_hours,
                 shards=settings.shards,
                 shard=shard_of(publisher.host, settings.shards),
+                domain=domain,
             ),
             alarm=self._alarm,
         )

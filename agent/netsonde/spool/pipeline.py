@@ -22,6 +22,7 @@ import msgspec
 import structlog
 from nats.aio.msg import Msg
 
+from ..bus import jetstream
 from ..bus.connection import Connection, PayloadTooLargeError
 from .format import Message, Taken
 from .send_window import Window
@@ -49,6 +50,7 @@ class _Refusal(msgspec.Struct):
 
 class _PubAck(msgspec.Struct):
     stream: str = ""
+    domain: str = ""
     error: _Refusal | None = None
 
 
@@ -87,6 +89,8 @@ class Pipeline:
         self._wake = asyncio.Event()
         self._progress = asyncio.Event()
         self._acked_sec = 0.0
+        self._ack_domain: str | None = None  # that acked first, without a configured domain
+        self._two_domains = False
         self._streams_unchecked = False
         self._log = structlog.get_logger()
         self.messages_acked = 0
@@ -251,19 +255,50 @@ class Pipeline:
     async def _on_ack(self, message: Msg) -> None:
         token = message.subject.rpartition(".")[2]
         flight = self._flights.get(int(token)) if token.isdigit() else None
-        if flight is None:
-            return  # second ack of a resent message
         try:
             ack = _decode_ack(message.data) if message.data else _PubAck()
         except msgspec.DecodeError:
             ack = _PubAck()
-        if ack.error is None and ack.stream:
+        stored = ack.error is None and bool(ack.stream)
+        if stored:
+            self._check_domain(ack.domain)
+        if flight is None:
+            return  # second ack of a resent message, or of another stream
+        if stored and jetstream.foreign(self._settings.domain, ack.domain):
+            self._reject(flight, ack.domain)
+        elif stored:
             self._finish(flight)
         elif ack.error is not None and ack.error.err_code == _TOO_LARGE:
             self._drop(flight, ack.error.description)
         else:
             reason = ack.error.description if ack.error else "no stream stores this subject"
             self._retry_later(flight, reason)
+
+    def _check_domain(self, found: str) -> None:
+        """Warns once if two domains ack the messages and none of them is configured."""
+        if self._settings.domain or self._two_domains:
+            return
+        first = self._ack_domain
+        self._ack_domain = found if first is None else first
+        if found != self._ack_domain:
+            self._two_domains = True
+            text = (
+                f"streams in the JetStream domains {first!r} and {found!r} store the records: "
+                "set [nats] jetstream_domain, and let only that domain store them"
+            )
+            self._alarm("stream_misconfigured", text, {})
+
+    def _reject(self, flight: Flight, found: str) -> None:
+        """Keeps the message: a stream stored it outside the configured domain. The configured
+        domain may have stored it too, and its ack may arrive later."""
+        wait_sec = min(RETRY_SEC * 2 ** min(flight.tries, 6), RETRY_SEC_MAX)
+        flight.due_sec = max(flight.due_sec, time.monotonic() + wait_sec)
+        self.last_refusal = (
+            f"an ack from JetStream domain {found!r} does not count, [nats] jetstream_domain is "
+            f"{self._settings.domain!r}: let no other domain store the records"
+        )
+        data = {"records_waiting": self.spool.records_unfinished}
+        self._alarm("stream_misconfigured", self.last_refusal, data)
 
     def _retry_later(self, flight: Flight, reason: str) -> None:
         """Retries with backoff: the disk is full, or the stream has no leader or is missing."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ..bus import jetstream
 from ..bus.connection import Requester
 from ..bus.objects import STREAM_NOT_FOUND
 from ..wire.instant import NS_PER_SEC
@@ -29,6 +30,7 @@ class StreamSettings:
     max_age_hours: int = 0  # 0: no limit
     shards: int = 1
     shard: int | None = None
+    domain: str = ""  # JetStream domain; empty: the server's own
 
 
 def flows_stream(root: str, shard: int | None = None) -> str:
@@ -104,20 +106,20 @@ async def ensure_streams(
     found: list[str] = []
     flows = flows_streams(root, settings.shards, settings.shard)
     for name, subject in (*flows.items(), (events_stream(root), f"{root}.stream.events.>")):
-        wrong = await _ensure(connection, stream_config(name, subject, settings))
+        wrong = await _ensure(connection, stream_config(name, subject, settings), settings.domain)
         if wrong is None:
             return None
         found += wrong
     return found
 
 
-async def _ensure(connection: Requester, config: dict[str, Any]) -> list[str] | None:
+async def _ensure(connection: Requester, config: dict[str, Any], domain: str) -> list[str] | None:
     name, subject = config["name"], config["subjects"][0]
-    reply = await _api(connection, "INFO", name, {})
+    reply = await _api(connection, jetstream.api(domain, f"STREAM.INFO.{name}"), {})
     if reply is not None and reply.get("error", {}).get("err_code") == STREAM_NOT_FOUND:
-        reply = await _api(connection, "CREATE", name, config)
+        reply = await _api(connection, jetstream.api(domain, f"STREAM.CREATE.{name}"), config)
         if reply is not None and "error" in reply:  # another agent may have created the stream
-            again = await _api(connection, "INFO", name, {})
+            again = await _api(connection, jetstream.api(domain, f"STREAM.INFO.{name}"), {})
             reply = again if again is not None and "config" in again else reply
     if reply is None:
         return None
@@ -126,11 +128,9 @@ async def _ensure(connection: Requester, config: dict[str, Any]) -> list[str] | 
     return complaints(reply["config"], subject)
 
 
-async def _api(
-    connection: Requester, verb: str, name: str, body: dict[str, Any]
-) -> dict[str, Any] | None:
+async def _api(connection: Requester, subject: str, body: dict[str, Any]) -> dict[str, Any] | None:
     payload = msgspec.json.encode(body) if body else b""
-    reply = await connection.request(f"$JS.API.STREAM.{verb}.{name}", payload, API_TIMEOUT_SEC)
+    reply = await connection.request(subject, payload, API_TIMEOUT_SEC)
     if not reply:
         return None
     try:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from ...bus import jetstream
 from ...bus.connection import wants_tls
 from ...bus.objects import STREAM_NOT_FOUND, bucket_name
 from ...config.sections import NatsSection
@@ -23,7 +24,6 @@ from .finding import Finding, State, Subject, command, owner
 from .secrets import SERVER_DIRECTORY
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-INVENTORY = ("$KV.", "$JS.API.DIRECT.GET.KV_")  # examined separately
 SERVER_STORE = "/var/lib/nats"
 _REFUSALS = ("authorization", "authentication", "expired", "revoked")
 
@@ -108,14 +108,13 @@ async def _examine_subjects(
     """Yields each denied subject. Adds those of JetStream to stored_denied."""
     settings = subject.settings
     host = Host(settings.host, settings.agent.labels)
-    root = settings.nats.root
-    allowed = _subjects(root, host, settings.flows.shards)
+    allowed = _subjects(subject, host)
     publish = [one for one in allowed["publish"] if not one.startswith("$")]
     stored = [one for one in allowed["publish"] if one.startswith("$")]
     subscribe = allowed["subscribe"]
     if name != "nats":  # a server for flow records only
         publish, subscribe = publish[:1], []
-    create = [f"$JS.API.STREAM.CREATE.{stream}" for stream in _stream_names(subject)]
+    create = [_api(subject, f"STREAM.CREATE.{stream}") for stream in _stream_names(subject)]
     stored_denied += await permissions.denied_to_publish(client, [*stored, *create])
     for action, wanted, denied in (
         ("publish to", publish, await permissions.denied_to_publish(client, publish)),
@@ -130,14 +129,21 @@ async def _examine_subjects(
             yield Finding(check, "ok", permitted)
     if settings.flows.jetstream:
         for one in stored_denied:
-            if one in stored and not one.startswith(INVENTORY):
+            if one in stored and ".$KV." not in one and not one.startswith("$KV."):
                 detail = f"the server denies this login to publish to {one}"
                 yield Finding(f"{name}.publish", "bad", detail, repair=_add_host(subject))
 
 
-def _subjects(root: str, host: Host, shards: int) -> dict[str, list[str]]:
+def _subjects(subject: Subject, host: Host) -> dict[str, list[str]]:
+    nats = subject.settings.nats
     found = msgspec.convert(
-        agent_permissions(root, host, jetstream=True, shards=shards),
+        agent_permissions(
+            nats.root,
+            host,
+            jetstream=True,
+            shards=subject.settings.flows.shards,
+            domain=nats.jetstream_domain,
+        ),
         type=dict[str, dict[str, object]],
     )
     return {
@@ -188,6 +194,10 @@ def _install_key(subject: Subject) -> str:
 # ---- streams and buckets -------------------------------------------------------------------------
 
 
+def _api(subject: Subject, verb: str) -> str:
+    return jetstream.api(subject.settings.nats.jetstream_domain, verb)
+
+
 def _stream_names(subject: Subject) -> list[str]:
     root = subject.settings.nats.root
     bucket = f"OBJ_{bucket_name(root, subject.settings.host)}"
@@ -211,7 +221,7 @@ async def _examine_streams(
         _flows_stream(subject),
         (events_stream(root), f"{root}.stream.events.>"),
     ):
-        api = f"$JS.API.STREAM.INFO.{stream}"
+        api = _api(subject, f"STREAM.INFO.{stream}")
         if api in denied:
             continue  # reported as a denied subject
         reply = await permissions.ask_jetstream(client, host, api)
@@ -236,7 +246,7 @@ async def _examine_streams(
 async def _examine_inventory(subject: Subject, client: FleetClient, denied: list[str]) -> Finding:
     """An agent may read only its entry. The reply shows whether the bucket exists."""
     host, stream = subject.settings.host, _stream_names(subject)[3]
-    api = f"$JS.API.DIRECT.GET.{stream}.$KV.{stream.removeprefix('KV_')}.{host}"
+    api = _api(subject, f"DIRECT.GET.{stream}.$KV.{stream.removeprefix('KV_')}.{host}")
     if api in denied:
         detail = f"the server denies {api}: this host has no entry in the inventory"
         return Finding("nats.inventory", "warning", detail, repair=_add_host(subject))
@@ -248,7 +258,7 @@ async def _examine_inventory(subject: Subject, client: FleetClient, denied: list
 async def _examine_bucket(subject: Subject, client: FleetClient, denied: list[str]) -> Finding:
     """Checks the bucket of the verb `packets`. The agent creates it at the first use."""
     stream = _stream_names(subject)[2]
-    api = f"$JS.API.STREAM.INFO.{stream}"
+    api = _api(subject, f"STREAM.INFO.{stream}")
     if api in denied:
         detail = f"the server denies {api}: `packets` cannot use the object store"
         return Finding("nats.bucket", "note", detail, repair=_add_host(subject))
@@ -274,7 +284,7 @@ def _missing_stream(subject: Subject, stream: str, denied: list[str], mild: Stat
     """mild: the state if the agent may create it."""
     checks = {"OBJ": "nats.bucket", "KV": "nats.inventory"}
     check = checks.get(stream.partition("_")[0], "nats.streams")
-    if f"$JS.API.STREAM.CREATE.{stream}" in denied:
+    if _api(subject, f"STREAM.CREATE.{stream}") in denied:
         detail = f"{stream} is missing and the agent may not create it"
         state: State = "bad" if check == "nats.streams" else "warning"
         return Finding(check, state, detail, repair=_make_streams(subject, administrator=True))
