@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 
-from agents import Agent
+from agents import Agent, Fleet
 from bus import Bus
 from deadlines import TIMEOUT_SEC
 from servers import NatsServer
@@ -96,3 +97,33 @@ async def test_connection_survives_large_retries(
     assert slowest < STATUS_SEC_MAX
     assert "Connection lost" not in alpha.log
     assert "reset by peer" not in alpha.log
+
+
+async def test_flood_of_large_bodies_does_not_cut_the_connection(tmp_path: Path) -> None:
+    """The server cuts a client that is 64 MiB behind. It allows more here, because on a busy
+    machine no client runs often enough. The agent must not drop the connection either: the PONG
+    of its server is behind the flood."""
+    server = NatsServer(tmp_path / "nats", config="max_pending: 1GB\n").start()
+    fleet = Fleet(server, tmp_path)
+    alpha = fleet.start("alpha")
+    bus = await Bus.connect(server.url)
+    try:
+        before = resident_kib(alpha)
+        floods = [
+            attack(server.url, "capture.start", count=175, size=900_000, pause=False)
+            for _ in range(4)
+        ]
+        flood = asyncio.create_task(all_codes(floods))
+        await slowest_status(bus, flood)
+        assert await flood <= {"422", "429"}
+        assert alpha.log.count('"event": "connected"') == 2  # control and data, once each
+        assert resident_kib(alpha) - before < GROWTH_KIB_MAX
+    finally:
+        await bus.close()
+        problems = fleet.dismiss()
+        server.kill()
+    assert not problems
+
+
+async def all_codes(floods: list[Coroutine[None, None, set[str]]]) -> set[str]:
+    return set().union(*await asyncio.gather(*floods))

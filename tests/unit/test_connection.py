@@ -21,7 +21,7 @@ from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus import connection as connection_module
 from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes, order_servers
 from netsonde.bus.embedded import EmbeddedServer
-from netsonde.bus.nats_client import backoff_sec
+from netsonde.bus.nats_client import DROPPED_BODY, LARGE_BYTES, backoff_sec
 from netsonde.config.sections import NatsSection
 from netsonde.errors import UnreachableError
 from netsonde.fleet.client import connect
@@ -51,6 +51,9 @@ class Received:
 
     async def keep(self, message: Msg) -> None:
         self.messages.append(message)
+
+    async def wait_for(self, count: int) -> None:
+        await eventually(lambda: len(self.messages) >= count, "the messages", interval_sec=0.01)
 
 
 async def test_connects_when_the_server_starts_late() -> None:
@@ -125,6 +128,35 @@ async def publish_forever(connection: Connection) -> None:
     while True:
         await connection.publish("a", b"x" * 100_000)
         await asyncio.sleep(0)
+
+
+async def test_unwanted_bodies_are_dropped_and_the_others_arrive_whole() -> None:
+    heard = Received()
+    sizes = [10, 900_000, 200_000, 5, 1_000_000, 131_073, 300_000, 7]
+
+    def listen(connection: Connection) -> None:
+        connection.listen("a", heard.keep)
+        connection.accepts = lambda subject, size: subject == "a" and size % 200_000 < 1000
+
+    async with EmbeddedServer() as server, running(server.url, listen) as connection:
+        await asyncio.wait_for(connection.wait_connected(), TIMEOUT_SEC)
+        client = await nats.connect(server.url)
+        for number in range(40):
+            for size in sizes:
+                headers = {"Number": str(number)} if number % 2 else None
+                await client.publish("a", bytes([number]) * size, headers=headers)
+            await client.flush(60)
+            # The server would cut a connection that is 64 MiB behind.
+            await heard.wait_for((number + 1) * len(sizes))
+        await client.close()
+        assert connection.connects == 1
+    for place, message in enumerate(heard.messages):
+        number, size = place // len(sizes), sizes[place % len(sizes)]
+        assert (message.headers or {}).get("Number", "") == (str(number) if number % 2 else "")
+        if size > LARGE_BYTES and size % 200_000 >= 1000:
+            assert message.data is DROPPED_BODY
+        else:
+            assert message.data == bytes([number]) * size
 
 
 async def test_oversized_message_does_not_affect_others() -> None:

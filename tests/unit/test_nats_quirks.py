@@ -18,7 +18,7 @@ from nats.aio.client import DEFAULT_BUFFER_SIZE
 from nats.aio.msg import Msg
 
 from deadlines import TIMEOUT_SEC, eventually
-from netsonde.bus import nats_client
+from netsonde.bus import nats_client, nats_transport
 from netsonde.bus.connection import Connection
 from netsonde.bus.embedded import EmbeddedServer
 from netsonde.bus.nats_client import GuardedClient, PermissionDeniedError, read_denial
@@ -208,7 +208,7 @@ async def test_info_before_the_first_pong_is_skipped() -> None:
 
 
 async def test_server_that_reads_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nats_client, "DRAIN_SEC", 0.5)
+    monkeypatch.setattr(nats_transport, "DRAIN_SEC", 0.5)
 
     async def stop_reading(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await accept(reader, writer)

@@ -25,17 +25,18 @@ from ..errors import ConfigError, NetsondeError
 from .credentials import Login
 from .nats_client import (
     DENIED_MAX,
+    Accepts,
     Denial,
     GuardedClient,
-    OpenSocket,
     PermissionDeniedError,
     backoff_sec,
     cancellations,
     explain_error,
     honour_cancellation,
 )
+from .nats_transport import OpenSocket
 
-PING_INTERVAL_SEC = 10
+NO_PINGS_SEC = 1 << 20  # interval of nats-py's own PING; the watchdog sends them
 CONNECT_TIMEOUT_SEC = 5
 WATCH_INTERVAL_SEC = 3.0
 FROZEN_AFTER_SEC = 8.0
@@ -104,6 +105,7 @@ class Connection:
         self.denied: dict[str, int] = {}  # refusals by subject
         self.denials = 0
         self.connects = 0
+        self.accepts: Accepts = lambda subject, size: True  # else the body is DROPPED_BODY
 
     # ---- use -----------------------------------------------------------------------------
 
@@ -278,6 +280,7 @@ class Connection:
         client.tls_expected = wants_tls(self._settings)
         client.login = Login(self._settings)
         client.open_socket = self._open_socket
+        client.accepts = self.accepts
         self._opening = client
         try:
             await client.connect(**self._options(client))
@@ -303,19 +306,26 @@ class Connection:
             self._log.info("cannot flush the backlog", connected=self.connected)
 
     async def _watch(self, client: GuardedClient) -> None:
-        """Aborts the transport of a frozen server."""
+        """Aborts the transport of a frozen server: one that sent nothing for FROZEN_AFTER_SEC,
+        not even a PONG. A server that sends is well, although its PONG may be late: a flood of
+        requests can be ahead of it.
+
+        Counts intervals, not time: an agent that was frozen itself has read nothing meanwhile."""
+        silent, reads = 0, client.reads
         while True:
-            await asyncio.sleep(WATCH_INTERVAL_SEC)
+            await asyncio.sleep(until_tick(WATCH_INTERVAL_SEC))
             if client.reconnect_ended:
                 client.ended.set()
-            if not client.is_connected:
-                continue
-            connects = self.connects
-            if await client.flushed(FROZEN_AFTER_SEC):
-                continue
-            if client.is_connected and self.connects == connects:
+            if not client.is_connected or client.reads != reads:
+                silent, reads = 0, client.reads
+            elif silent * WATCH_INTERVAL_SEC >= FROZEN_AFTER_SEC:
+                silent = 0
                 self._log.warning("the server does not answer, dropping the connection")
                 client.abort()
+            if client.is_connected:
+                silent += 1
+                with contextlib.suppress(OSError):  # the reader notices a broken connection
+                    client.ping()
 
     # ---- nats-py options and callbacks ---------------------------------------------------
 
@@ -345,7 +355,7 @@ class Connection:
             "dont_randomize": True,  # both connections of an agent use one server
             "max_reconnect_attempts": -1,
             "connect_timeout": CONNECT_TIMEOUT_SEC,
-            "ping_interval": PING_INTERVAL_SEC,
+            "ping_interval": NO_PINGS_SEC,
             "pending_size": PENDING_BYTES_MAX,
             "inbox_prefix": self.inbox_prefix,
         }
@@ -398,6 +408,12 @@ class Connection:
         self._down_sec = time.monotonic()
         for notice in self._notices:
             notice(False)
+
+
+def until_tick(interval_sec: float) -> float:
+    """Returns the time to the next multiple of the interval. Timers of one interval then fire
+    together, and an idle agent wakes once for all of them."""
+    return interval_sec - time.monotonic() % interval_sec
 
 
 def order_servers(servers: list[str], host: str) -> list[str]:

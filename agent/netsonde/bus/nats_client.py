@@ -1,4 +1,4 @@
-"""The adapter to nats-py: the only module that uses its private members.
+"""The adapter to nats-py: the only module that uses private members of its client.
 
 It is written for nats-py 2.16 and tested against each quirk that it works around. Rules:
 - Every wait for a server has a deadline. At the deadline the transport is aborted.
@@ -22,45 +22,35 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 from urllib.parse import ParseResult, unquote
 
 import nats.errors
-from nats.aio.client import DEFAULT_BUFFER_SIZE, Client, Srv
+from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
-from nats.aio.transport import TcpTransport
 from nats.protocol import parser
 
 from ..config.addresses import endpoint
 from ..errors import ConfigError
 from .credentials import Login
+from .nats_transport import CLOSE_SEC, DEFAULT_PORT, STREAM_BYTES, OpenSocket, Transport
 
 HANDSHAKE_SEC = 10.0  # from the TCP connection to the server's first PONG
-DRAIN_SEC = 15.0  # for a server that reads nothing; longer than Connection's watchdog
-CLOSE_SEC = 2.0
 BACKOFF_SEC, BACKOFF_SEC_MAX = 0.5, 60.0
 STABLE_SEC = 10.0  # a connection that lasted this long resets the back-off
 LINE_BYTES_MAX = 256 << 10  # INFO lists every server of a cluster
 MESSAGE_BYTES_MAX = 64 << 20  # the largest max_payload that nats-server accepts
+LARGE_BYTES = 128 << 10  # `accepts` is asked about larger messages
+DROPPED_BODY = b"(the body was dropped)"  # compare with `is`
 FLUSH_BYTES = 2 << 20  # above this backlog a publisher waits for the socket
 FLUSH_POLL_SEC = 0.001
 DENIED_MAX = 64  # denials to remember
-DEFAULT_PORT = 4222
 
 DenialKind = Literal["publish", "subscribe"]
-Socket: TypeAlias = socket.socket
 
 
-class OwnSocket(Protocol):
-    """A connected socket that captures leave out (core/own_traffic.py). Commands have none."""
-
-    socket: Socket
-
-    def forget(self) -> None: ...
-
-
-OpenSocket = Callable[[str, int], Awaitable[OwnSocket]]
+Accepts = Callable[[str, int], bool]  # subject and size of a message
 
 _DENIAL = re.compile(r"'?Permissions Violation for (Publish|Subscription)[^\"]* (\".*?\")", re.I)
 
@@ -167,103 +157,14 @@ def _cancellable() -> Iterator[None]:
         honour_cancellation(before)
 
 
-class _Transport(TcpTransport):
-    """A transport whose every wait ends. After a failed TLS handshake wait_closed() of asyncio
-    never returns, because asyncio has replaced the protocol that it waits for."""
-
-    def __init__(self, open_socket: OpenSocket | None = None) -> None:
-        super().__init__()
-        self._open_socket = open_socket
-        self._opened: OwnSocket | None = None
-        self._greeted = False
-        self._aborted = False
-
-    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
-        if self._open_socket is None:
-            await super().connect(uri, buffer_size, connect_timeout)
-            return
-        async with asyncio.timeout(connect_timeout):
-            self._opened = await self._open_socket(uri.hostname or "", uri.port or DEFAULT_PORT)
-            streams = await asyncio.open_connection(sock=self._opened.socket, limit=buffer_size)
-        self._io_reader, self._io_writer = streams
-        self._bare_io_reader, self._bare_io_writer = streams
-
-    async def connect_tls(
-        self,
-        uri: str | ParseResult,
-        ssl_context: ssl.SSLContext,
-        buffer_size: int,
-        connect_timeout: int,
-    ) -> None:
-        try:
-            await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
-        except (RuntimeError, ValueError) as error:  # the server hung up; no host name to check
-            self.abort()
-            raise ConnectionResetError(str(error)) from error
-        except BaseException:
-            self.abort()
-            raise
-
-    async def readline(self) -> bytes:
-        """Skips lines between the greeting and the server's answer to CONNECT."""
-        while True:
-            try:
-                line = bytes(await super().readline())
-            except ValueError:
-                raise nats.errors.Error("nats: the server's greeting has no end") from None
-            if not self._greeted or not line.startswith((b"INFO ", b"+OK")):
-                self._greeted = True
-                return line
-
-    def write(self, payload: bytes) -> None:
-        self.writelines([payload])
-
-    def writelines(self, payload: list[bytes]) -> None:
-        try:
-            super().writelines(payload)
-        except RuntimeError as error:  # uvloop, after the server hung up
-            raise ConnectionResetError(str(error)) from None
-
-    async def drain(self) -> None:
-        try:
-            async with asyncio.timeout(DRAIN_SEC):
-                await super().drain()
-        except TimeoutError:
-            self.abort()
-            raise ConnectionAbortedError(f"the server read nothing for {DRAIN_SEC:g} s") from None
-        except RuntimeError as error:
-            raise ConnectionResetError(str(error)) from None
-
-    async def wait_closed(self) -> None:
-        if self._aborted:
-            return
-        with contextlib.suppress(OSError, RuntimeError):  # OSError: also TimeoutError
-            async with asyncio.timeout(CLOSE_SEC):
-                await super().wait_closed()
-        self.abort()
-
-    def abort(self) -> None:
-        """Drops the connection at once. Pending bytes are lost."""
-        self._aborted = True
-        for writer in (self._io_writer, self._bare_io_writer):
-            if writer is not None:
-                with contextlib.suppress(OSError, RuntimeError):
-                    writer.transport.abort()
-        if self._opened is not None:
-            self._opened.forget()
-            self._opened = None
-
-    @property
-    def encrypted(self) -> bool:
-        writer = self._io_writer
-        return writer is not None and writer.get_extra_info("ssl_object") is not None
-
-
 class _Parser(parser.Parser):
     """The server's protocol. Only space and tab separate words; control characters do not."""
 
+    _unwanted = False  # the message that is being read
+
     async def parse(self, data: bytes = b"") -> None:
         """Raises ProtocolError or OSError only; nats-py's read loop reconnects at both."""
+        self.nc.reads += 1
         try:
             await self._parse(data)
         except OSError:
@@ -284,9 +185,13 @@ class _Parser(parser.Parser):
                 line = bytes(self.buf[:end])
                 del self.buf[: end + 2]
                 await self._take_line(line)
+            elif self._unwanted:
+                if not await self._skip():
+                    return
             elif len(self.buf) >= self.needed + 2:
                 head = bytes(self.buf[: self.header_needed])
-                payload = bytes(self.buf[self.header_needed : self.needed])
+                with memoryview(self.buf) as view:
+                    payload = bytes(view[self.header_needed : self.needed])
                 del self.buf[: self.needed + 2]
                 self.state = parser.AWAITING_CONTROL_LINE
                 found = self.msg_arg
@@ -295,6 +200,22 @@ class _Parser(parser.Parser):
                 )
             else:
                 return
+
+    async def _skip(self) -> bool:
+        """Delivers a message without its body, which is dropped as it arrives. Returns False
+        while its header is incomplete."""
+        if len(self.buf) < self.header_needed:
+            return False
+        head = bytes(self.buf[: self.header_needed])
+        self.nc.skip(max(self.needed + 2 - len(self.buf), 0))
+        del self.buf[: self.needed + 2]
+        self._unwanted = False
+        self.state = parser.AWAITING_CONTROL_LINE
+        found = self.msg_arg
+        await self.nc._process_msg(
+            found["sid"], found["subject"], found["reply"], DROPPED_BODY, head
+        )
+        return True
 
     async def _take_line(self, line: bytes) -> None:
         words = [word for word in line.replace(b"\t", b" ").split(b" ") if word]
@@ -324,6 +245,8 @@ class _Parser(parser.Parser):
         if not 0 <= self.header_needed <= self.needed <= MESSAGE_BYTES_MAX:
             raise nats.errors.Error(f"nats: a message of {self.needed} bytes")
         self.state = parser.AWAITING_MSG_PAYLOAD
+        if self.needed > LARGE_BYTES:
+            self._unwanted = not self.nc.accepts(subject.decode(errors="replace"), self.needed)
 
 
 class GuardedClient(Client):
@@ -337,6 +260,7 @@ class GuardedClient(Client):
     login: Login | None = None
     rounds: int | None = None
     open_socket: OpenSocket | None = None  # None: asyncio opens the sockets
+    accepts: Accepts = staticmethod(lambda subject, size: True)  # else the body is DROPPED_BODY
 
     def __init__(self) -> None:
         super().__init__()
@@ -344,6 +268,7 @@ class GuardedClient(Client):
         self._tries = 0  # since the last stable connection
         self._up_sec: float | None = None
         self._hastened = asyncio.Event()
+        self.reads = 0  # grows while the server sends anything
         self.ended = asyncio.Event()
         self.denials = Denials()
 
@@ -375,8 +300,19 @@ class GuardedClient(Client):
 
     def abort(self) -> None:
         """Drops the connection. close() would wait for a frozen server."""
-        if isinstance(self._transport, _Transport):
+        if isinstance(self._transport, Transport):
             self._transport.abort()
+
+    def ping(self) -> None:
+        """Sends a PING and waits for nothing. nats-py's own way wakes three tasks."""
+        if self._transport is not None:
+            self._pongs.append(asyncio.get_running_loop().create_future())
+            self._transport.write(b"PING\r\n")
+
+    def skip(self, size: int) -> None:
+        """Drops the next bytes of the server."""
+        if isinstance(self._transport, Transport):
+            self._transport.skip(size)
 
     def hasten(self) -> None:
         """Ends the current wait before the next try."""
@@ -446,10 +382,10 @@ class GuardedClient(Client):
         s.last_attempt = time.monotonic()
         self._ps.reset()
         self.abort()  # closes the socket of an earlier try
-        self._transport = _Transport(self.open_socket)
+        self._transport = Transport(self.open_socket)
         seconds = self.options["connect_timeout"]
         with _cancellable():
-            await self._transport.connect(s.uri, DEFAULT_BUFFER_SIZE, seconds)
+            await self._transport.connect(s.uri, STREAM_BYTES, seconds)
 
     async def _process_connect_init(self) -> None:
         """Raises only errors after which nats-py tries again."""
@@ -467,7 +403,7 @@ class GuardedClient(Client):
 
     def _connect_command(self) -> bytes:
         transport = self._transport
-        if self.tls_expected and not (isinstance(transport, _Transport) and transport.encrypted):
+        if self.tls_expected and not (isinstance(transport, Transport) and transport.encrypted):
             raise nats.errors.Error("nats: TLS is configured, but the server does not offer it")
         try:
             self.options.update(self._login_fields())

@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from .. import __version__
-from ..bus.connection import Connection
+from ..bus.connection import Connection, until_tick
 from ..capture.collectors import LOSS_CAUSES
 from ..capture.session import Session
 from ..capture.standing import Standing
@@ -294,7 +294,7 @@ class Health:
         # Probes may be rare, and a stall is measured since the last move.
         while True:
             self._heartbeat.alive(self._session(), time.monotonic())
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(until_tick(1.0))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1

@@ -24,6 +24,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from ..bus.connection import Connection, PayloadTooLargeError
+from ..bus.nats_client import DROPPED_BODY
 from ..errors import (
     Draining,
     InternalError,
@@ -55,10 +56,13 @@ HANDLED_OF_VERB_MAX = 256  # so that a flood of one verb leaves room for others
 COSTLY_MAX = 8
 RECEIVED_OF_VERB_MAX = 4096  # in the agent at once, with those that get 429
 RECEIVED_BYTES_MAX = 32 << 20  # the bodies of those requests
-# Hashing and decoding large bodies takes milliseconds each; no honest request needs so many.
-LARGE_BODY_BYTES = 128 << 10
-LARGE_BODY_BYTES_PER_SEC = 4 << 20
-LARGE_BODY_BYTES_BURST = 16 << 20
+# Reading, hashing and decoding large bodies takes milliseconds each; no honest request needs so
+# many. The server cuts a client that reads too slowly, so the bodies above this rate are dropped
+# as they arrive.
+LARGE_BODY_BYTES_PER_SEC = 1 << 20
+LARGE_BODY_BYTES_BURST = 8 << 20
+TOO_MANY_LARGE = "Too many large request bodies; try again in a moment."
+LARGE_BODY_AUDITS_PER_SEC = 20  # further refusals are not audited
 REPLY_HEADROOM_BYTES = 4096  # for headers and the fields around a large array
 
 
@@ -103,6 +107,7 @@ class Responder:
         self._running: set[asyncio.Task[None]] = set()
         self._running_bytes = 0
         self._large = RateLimit(LARGE_BODY_BYTES_PER_SEC, LARGE_BODY_BYTES_BURST)
+        self._large_audits = RateLimit(LARGE_BODY_AUDITS_PER_SEC, LARGE_BODY_AUDITS_PER_SEC)
         self._received: Counter[str] = Counter()  # by verb
         self._handled_of: Counter[str] = Counter()
         self._handled = 0
@@ -111,6 +116,7 @@ class Responder:
         self.draining = False
         self.name_taken = False  # another agent of this name started first
         self._listen(discovery.identity.labels)
+        connection.accepts = self._accepts
 
     def _listen(self, labels: Mapping[str, str]) -> None:
         for verb in VERBS:
@@ -122,6 +128,10 @@ class Responder:
         self._documents = self._discovery.subjects()
         for subject in self._documents:
             self._connection.listen(subject, self._on_discovery)
+
+    def _accepts(self, subject: str, size: int) -> bool:
+        """Returns whether the body of a large message is read. Replies to this agent are."""
+        return not subject.startswith(f"{self._root}.") or self._large.take(size, time.monotonic())
 
     def set_name_taken(self, taken: bool) -> None:
         self.name_taken = taken
@@ -173,6 +183,9 @@ class Responder:
 
     async def _on_request(self, message: Msg) -> None:
         """Starts a task, so that a slow request does not block others."""
+        if message.data is DROPPED_BODY and not self._large_audits.take(1, time.monotonic()):
+            await self._refuse_large(message)
+            return
         size, verb = len(message.data), self._verb_name(message.subject)
         verb = verb if verb in VERBS else ""
         if (
@@ -187,6 +200,15 @@ class Responder:
         self._running_bytes += size
         self._received[verb] += 1
         task.add_done_callback(lambda task: self._forget(task, verb, size))
+
+    async def _refuse_large(self, message: Msg) -> None:
+        """Replies with 429 and does nothing else: while such a flood lasts, the connection must
+        be read."""
+        reply_to = self._reply_to(message)
+        if reply_to and not self.outbox.full:
+            headers = Headers.of(message.headers)
+            refused = self._refused(TooManyRequests(TOO_MANY_LARGE), headers)
+            await self._respond(reply_to, headers, refused)
 
     def _forget(self, task: asyncio.Task[None], verb: str, size: int) -> None:
         self._running.discard(task)
@@ -259,8 +281,8 @@ class Responder:
             self._policy.check(caller, verb)
             if self.name_taken:
                 raise NameTaken
-            if len(body) > LARGE_BODY_BYTES and not self._large.take(len(body), time.monotonic()):
-                raise TooManyRequests("Too many large request bodies; try again in a moment.")
+            if body is DROPPED_BODY:
+                raise TooManyRequests(TOO_MANY_LARGE)
             late = headers.late(datetime.now(UTC))
             if headers.request_id and not late:
                 fingerprint = _fingerprint(name, body, headers)
