@@ -26,7 +26,7 @@ from .host_entry import HostDescription
 
 GATHER_SEC = 0.2  # changes of this time are written together
 CLOSE_SEC = 1.0
-RETRY_SEC = 15.0  # after a failed write
+RETRY_SEC, RETRY_SEC_MAX = 15.0, 120.0  # after failed writes, doubled each time
 
 
 class _Written(msgspec.Struct):
@@ -59,6 +59,7 @@ class Presence:
         self._wake = asyncio.Event()
         self._written: dict[str, object] = {}
         self._reported = ""
+        self._retry_sec = RETRY_SEC
         self._log = structlog.get_logger()
         connection.listen(self._bucket.subject(self.description.host), self._on_write)
 
@@ -115,8 +116,9 @@ class Presence:
             if error.detail != self._reported:  # once, not at each retry
                 self._reported = error.detail
                 self._log.warning("cannot write the inventory; retrying", error=error.detail)
-            return RETRY_SEC
-        self._reported = ""
+            wait_sec, self._retry_sec = self._retry_sec, min(self._retry_sec * 2, RETRY_SEC_MAX)
+            return wait_sec
+        self._reported, self._retry_sec = "", RETRY_SEC
         return WRITE_INTERVAL_SEC
 
     async def _write(self) -> None:
