@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
@@ -40,6 +41,13 @@ def setup(directory: Path, *more: str) -> Path:
 
 def key_of(directory: Path, name: str) -> Path:
     return next(directory.glob(f"*/{name}.nk"))
+
+
+def login_of(directory: Path, name: str) -> dict[str, str]:
+    """Returns the login of a key or of credentials, as in the section [nats]."""
+    for found in directory.glob(f"*/{name}.creds"):
+        return {"creds": str(found)}
+    return {"nkey": str(key_of(directory, name))}
 
 
 @dataclass
@@ -74,7 +82,7 @@ class RoleClient:
 async def entered(
     server: NatsServer, directory: Path, name: str, *, inbox: str = "_INBOX"
 ) -> AsyncIterator[RoleClient]:
-    login = Login(NatsSection(nkey=str(key_of(directory, name))))
+    login = Login(msgspec.convert(login_of(directory, name), NatsSection))
     client, refusals = GuardedClient(), []
     client.login = login
 

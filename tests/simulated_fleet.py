@@ -209,9 +209,8 @@ class Host:
         self.headers = {
             "Status-Code": "200", "Host": self.name, "Content-Type": "application/json"
         }  # fmt: skip
-        bucket = hosts_bucket(ROOT)
         self.presence = Presence(
-            connection, as_description, self, bucket=bucket, on_name=lambda _: None
+            connection, as_description, self, root=ROOT, on_name=lambda _: None
         )
         self.desired = Desired(
             connection, as_description, self, self,

@@ -139,6 +139,13 @@ def test_lines_have_the_duration(first: str, last: str, expected: int | None) ->
     assert msgspec.json.decode(lines[0]).get("duration_us") == expected
 
 
+def test_a_reply_of_jetstream_is_not_a_batch() -> None:
+    """JetStream sends its replies to whatever subject a request names."""
+    data = b'{"host":"alpha","boot":"b","seq":1,"session_id":"s","records":[]}'
+    with pytest.raises(WrongHostError, match="JetStream"):
+        read_batch("capture.stream.flows.alpha", data, {"Nats-Stream": "KV_capture-hosts"})
+
+
 def test_joining_late_is_not_a_gap() -> None:
     ledger = Ledger(from_one=False)
     for seq in (7, 8, 11):

@@ -19,7 +19,7 @@ from nats.js.api import StreamInfo
 from deadlines import TIMEOUT_SEC
 from netsonde.bus.connection import Connection
 from netsonde.bus.embedded import EmbeddedServer
-from netsonde.bus.objects import CHUNK_BYTES, Bucket, bucket_name
+from netsonde.bus.objects import CHUNK_BYTES, Bucket, SiteBucket, bucket_name, site_bucket_name
 from netsonde.config.sections import NatsSection
 from netsonde.errors import ObjectStoreUnavailable
 from netsonde.fleet.download import DownloadError, download
@@ -121,6 +121,49 @@ async def test_object_above_the_bound_is_refused_and_leaves_nothing() -> None:
         with pytest.raises(ObjectStoreUnavailable, match=r"is full.*bucket_mb"):
             await made.put(bucket, "large", bytes(2048 * KIB))
         assert (await made.info(bucket)).state.messages == 0
+
+
+async def test_host_uses_the_bucket_of_the_site() -> None:
+    """Unless it has a bucket itself."""
+    content = os.urandom(3 * CHUNK_BYTES)
+    async with rig() as made:
+        site = SiteBucket(
+            made.connection, site_bucket_name("my.root"), "alpha",
+            bytes_max=1024 * KIB, age_max_sec=77,
+        )  # fmt: skip
+        own = bucket_name("my.root", "alpha")
+        bucket = Bucket(made.connection, own, bytes_max=1024 * KIB, age_max_sec=77, site=site)
+        await SiteBucket.ensure(site)
+        async with bucket.upload("x", "words") as upload:
+            await upload.write(memoryview(content))
+            await upload.commit()
+        assert upload.bucket is site
+        info = await made.client.jetstream().stream_info(f"OBJ_{site.name}", subjects_filter=">")
+        subjects = set(info.state.subjects or ())
+        assert {subject.rpartition(".")[0] for subject in subjects} == {
+            "$O.my_root-packets.C.alpha",
+            "$O.my_root-packets.M.alpha",
+        }
+        out = io.BytesIO()
+        digest = hashlib.sha256(content).hexdigest()
+        await download(made.client, site.name, "x", out, sha256=digest, host="alpha")
+        assert out.getvalue() == content
+        with pytest.raises(DownloadError, match="no longer in the bucket"):
+            await download(made.client, site.name, "x", io.BytesIO(), sha256=digest, host="beta")
+        await made.bucket().ensure()
+        async with bucket.upload("y", "") as upload:
+            assert upload.bucket.name == own
+
+
+async def test_object_above_the_bound_of_a_site_is_refused() -> None:
+    async with rig() as made:
+        name = site_bucket_name("my.root")
+        site = SiteBucket(made.connection, name, "alpha", bytes_max=1024 * KIB, age_max_sec=77)
+        for number in range(4):  # the server drops the oldest
+            await made.put(site, f"o{number}", bytes([number]) * (300 * KIB))
+        assert (await made.info(site)).state.bytes <= 1024 * KIB
+        with pytest.raises(ObjectStoreUnavailable, match=r"do not fit.*bucket_mb"):
+            await made.put(site, "large", bytes(2048 * KIB))
 
 
 async def test_upload_without_commit_is_removed() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from netsonde.errors import ConfigError
@@ -42,7 +45,9 @@ def test_malformed_lines_are_named(lines: list[str], words: str) -> None:
         parse_hosts(lines)
 
 
-@pytest.mark.parametrize("name", ["AGENTS", "agents", "SYS", "streams", "1a", "", "a b", "a" * 65])
+@pytest.mark.parametrize(
+    "name", ["AGENTS", "agents", "Store", "SYS", "streams", "1a", "", "a b", "a" * 65]
+)
 def test_reserved_and_malformed_clients_are_rejected(name: str) -> None:
     with pytest.raises(ConfigError):
         check_clients([Client(name, "operator")])
@@ -96,6 +101,39 @@ def test_agents_publish_their_own_subjects(jetstream: bool) -> None:
     assert "capture.group.site.ams.>" in heard
     assert "_INBOX_alpha.>" in heard
     assert rights["allow_responses"] == {"max": 1, "expires": "15m"}
+
+
+def test_agents_cannot_permit_themselves_a_subject() -> None:
+    """nats-server permits a reply to each message that an agent receives, also its own."""
+    rights = msgspec.convert(
+        agent_permissions("capture", HOSTS[0], jetstream=True), type=dict[str, dict[str, Any]]
+    )
+    for sent in rights["publish"]["allow"]:
+        for heard in rights["subscribe"]["allow"]:
+            assert not overlap(sent.split("."), heard.split(".")), (sent, heard)
+
+
+def overlap(one: list[str], other: list[str]) -> bool:
+    """Returns whether a subject can match both patterns."""
+    for left, right in zip(one, other, strict=False):
+        if ">" in (left, right):
+            return True
+        if "*" not in (left, right) and left != right:
+            return False
+    return len(one) == len(other)
+
+
+def test_jetstream_replies_cannot_reach_a_stream() -> None:
+    """Agents are in an account without JetStream."""
+    text = server_config(
+        "capture", HOSTS, [], {"alpha": "UA", "beta": "UB", "streams": "US"},
+        Transport(jetstream_dir="/j"),
+    )  # fmt: skip
+    agents, store = text.split('"STORE": {')
+    assert '"UA"' in agents
+    assert "jetstream: enabled" not in agents
+    assert "jetstream: enabled" in store
+    assert '"US"' in store
 
 
 def test_names_of_hosts_and_clients_differ() -> None:

@@ -73,9 +73,19 @@ class _Reply(msgspec.Struct):
 
 
 class KeyValue:
-    def __init__(self, connection: MessageRequester, bucket: str, *, domain: str = "") -> None:
+    def __init__(
+        self,
+        connection: MessageRequester,
+        bucket: str,
+        *,
+        domain: str = "",
+        copied_to: str = "",
+    ) -> None:
+        """copied_to: a new bucket republishes each write to this prefix and the key, and
+        no write removes another key."""
         self.bucket = bucket
         self._domain = domain
+        self._copied_to = copied_to
         self._connection = connection
         self._stream = f"KV_{bucket}"
 
@@ -87,6 +97,10 @@ class KeyValue:
         reply = await self._api(f"STREAM.INFO.{self._stream}")
         if reply.error is not None and reply.error.err_code == STREAM_NOT_FOUND:
             body = bucket_configuration(self.bucket, replicas=replicas)
+            if self._copied_to:
+                copies = f"{self._copied_to}{{{{wildcard(1)}}}}"
+                body["allow_rollup_hdrs"] = False  # one host's message could remove every key
+                body["republish"] = {"src": self.subject("*"), "dest": copies}
             reply = await self._api(f"STREAM.CREATE.{self._stream}", body)
         if reply.error is not None:
             raise KeyValueError(f"Bucket {self.bucket}: {reply.error.description}.")

@@ -1,9 +1,16 @@
-"""This host's NATS object store bucket: created on demand, bounded in size and age.
+"""A NATS object store bucket for this host's packets: its own one, or the one of its site.
+
+The host's own bucket is created on demand, bounded in size and age.
 
 The format is ADR-20, as in every NATS client: chunks under one subject, then an entry with the
 object's name, size and digest. Only the entry makes it an object. At most WINDOW_CHUNKS are in
 flight, which bounds memory. An incomplete upload is removed. A full bucket drops its oldest
 objects.
+
+In the bucket of a site, subjects have the host as a token, so that nats-server can restrict each
+host to its own objects: `$O.<bucket>.C.<host>.<nuid>` and `$O.<bucket>.M.<host>.<name>`. A host
+only publishes there. The server drops the oldest messages of a full bucket. An incomplete upload
+stays until then.
 """
 
 from __future__ import annotations
@@ -32,6 +39,8 @@ WINDOW_CHUNKS = 8
 MESSAGE_BYTES = 1024  # largest overhead per message in the stream's files
 _ROOM_UNLIMITED = 1 << 62
 STREAM_NOT_FOUND = 10059  # err_code of the JetStream API
+PROBE = "probe"
+NOT_STORED = {"Nats-Expected-Stream": "none"}  # a stream replies with an error
 _ROLLUP = {"Nats-Rollup": "sub"}
 
 
@@ -73,6 +82,11 @@ def bucket_name(root: str, host: str) -> str:
     return f"{root.replace('.', '_')}-packets-{host}"
 
 
+def site_bucket_name(root: str) -> str:
+    """Returns `capture-packets`."""
+    return f"{root.replace('.', '_')}-packets"
+
+
 class Bucket:
     def __init__(
         self,
@@ -82,9 +96,13 @@ class Bucket:
         bytes_max: int,
         age_max_sec: int,
         domain: str = "",
+        site: SiteBucket | None = None,
     ) -> None:
+        """site: used instead if it exists and this one does not."""
         self.name = name
         self._domain = domain
+        self.infix = ""  # in subjects, before the name of an object or of its chunks
+        self._site = site
         self._connection = connection
         self._stream = f"OBJ_{name}"
         self._bytes_max = bytes_max
@@ -98,13 +116,17 @@ class Bucket:
     def chunk_bytes(self) -> int:
         return min(CHUNK_BYTES, self._connection.max_payload - CHUNK_HEADROOM_BYTES)
 
-    async def ensure(self) -> None:
-        """Creates the bucket if it is missing. Leaves an existing one unchanged."""
+    async def ensure(self) -> Bucket:
+        """Creates the bucket if it is missing. Leaves an existing one unchanged. Returns the
+        bucket to use."""
         reply = await self._api(f"STREAM.INFO.{self._stream}")
         if reply.error is not None and reply.error.err_code == STREAM_NOT_FOUND:
+            if self._site is not None and await self._site.exists():
+                return self._site
             reply = await self._api(f"STREAM.CREATE.{self._stream}", self._configuration())
         if reply.error is not None:
             raise ObjectStoreUnavailable(f"Bucket {self.name}: {reply.error.description}.")
+        return self
 
     def _configuration(self) -> dict[str, Any]:
         return {
@@ -135,8 +157,9 @@ class Bucket:
             )
         return reply.seq
 
-    async def make_room(self, wanted_bytes: int) -> int:
-        """Removes the oldest objects until `wanted_bytes` fit. Returns the free bytes."""
+    async def make_room(self, wanted_bytes: int, used_bytes: int = 0) -> int:
+        """Removes the oldest objects until `wanted_bytes` fit. Returns the free bytes. used_bytes:
+        size of the object so far."""
         while True:
             reply = await self._api(f"STREAM.INFO.{self._stream}")
             if reply.error is not None:
@@ -184,6 +207,48 @@ class Bucket:
             raise ObjectStoreUnavailable(f"Malformed reply from JetStream: {error}.") from None
 
 
+class SiteBucket(Bucket):
+    """The bucket that the hosts of a site share. `ensure` needs the key `streams`; a host only
+    publishes."""
+
+    def __init__(
+        self,
+        connection: Requester,
+        name: str,
+        host: str,
+        *,
+        bytes_max: int,
+        age_max_sec: int = 0,
+        domain: str = "",
+    ) -> None:
+        super().__init__(
+            connection, name, bytes_max=bytes_max, age_max_sec=age_max_sec, domain=domain
+        )
+        self.infix = f"{host}."
+
+    async def exists(self) -> bool:
+        """Sends a message that the stream rejects, because a host may not ask for more."""
+        subject = f"$O.{self.name}.C.{self.infix}{PROBE}"
+        return bool(await self._connection.request(subject, b"", TIMEOUT_SEC, NOT_STORED))
+
+    async def make_room(self, wanted_bytes: int, used_bytes: int = 0) -> int:
+        """Limits one object, which could otherwise drop its own first chunks."""
+        room = self._bytes_max - used_bytes
+        if room < wanted_bytes:
+            raise ObjectStoreUnavailable(
+                f"The packets do not fit into bucket {self.name}. Request less, or raise"
+                " [buffer] bucket_mb."
+            )
+        return room
+
+    async def purge(self, subject: str) -> None:
+        """Does nothing: no host may purge. The chunks expire."""
+
+    def _configuration(self) -> dict[str, Any]:
+        # Without rollups: one message could remove every object.
+        return super()._configuration() | {"discard": "old", "allow_rollup_hdrs": False}
+
+
 class Upload:
     """The upload of one object. Fails if the stream stores its chunks out of order."""
 
@@ -191,8 +256,8 @@ class Upload:
         self.bucket = bucket
         self._name = name
         self._description = description
-        self._nuid = secrets.token_hex(11)
-        self._subject = f"$O.{bucket.name}.C.{self._nuid}"
+        self._nuid = ""
+        self._subject = ""
         self._in_flight: deque[asyncio.Task[int]] = deque()
         self._last_seq = 0
         self._room = 0
@@ -202,7 +267,9 @@ class Upload:
         self._committed = False
 
     async def __aenter__(self) -> Upload:
-        await self.bucket.ensure()
+        self.bucket = await self.bucket.ensure()
+        self._nuid = f"{self.bucket.infix}{secrets.token_hex(11)}"
+        self._subject = f"$O.{self.bucket.name}.C.{self._nuid}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -238,7 +305,8 @@ class Upload:
         needed = size + 2 * MESSAGE_BYTES  # room for the chunk and the final entry
         if self._room < needed:
             await self._wait_all()
-            self._room = await self.bucket.make_room(needed)
+            used = self._bytes + self._chunks * MESSAGE_BYTES
+            self._room = await self.bucket.make_room(needed, used)
         self._room -= size + MESSAGE_BYTES
 
     async def _wait_all(self) -> None:
@@ -269,6 +337,7 @@ class Upload:
             "options": {"max_chunk_size": self.bucket.chunk_bytes},
         }
         token = base64.urlsafe_b64encode(self._name.encode()).decode()
-        subject = f"$O.{self.bucket.name}.M.{token}"
-        await self.bucket.publish(subject, msgspec.json.encode(entry), _ROLLUP)
+        subject = f"$O.{self.bucket.name}.M.{self.bucket.infix}{token}"
+        headers = None if self.bucket.infix else _ROLLUP
+        await self.bucket.publish(subject, msgspec.json.encode(entry), headers)
         self._committed = True

@@ -80,6 +80,7 @@ def fail(outcome: Outcome, reply: Reply, error: NetsondeError) -> None:
 
 async def fetch(client: FleetClient, reply: Reply, out: IO[bytes], timeout_sec: float) -> None:
     """Writes the object and compares it with the host's digest. Raises FetchError."""
+    from ..bus.objects import site_bucket_name
     from ..fleet.download import DownloadError, direct_get_subject, download
 
     bucket, name, sha256 = (reply.body.get(key) for key in ("bucket", "object", "sha256"))
@@ -90,7 +91,16 @@ async def fetch(client: FleetClient, reply: Reply, out: IO[bytes], timeout_sec: 
     domain = client.address.jetstream_domain
     try:
         async with asyncio.timeout(timeout_sec):
-            work = download(client.connection, bucket, name, out, sha256=str(sha256), domain=domain)
+            host = reply.host if bucket == site_bucket_name(client.address.root) else ""
+            work = download(
+                client.connection,
+                bucket,
+                name,
+                out,
+                sha256=str(sha256),
+                domain=domain,
+                host=host,
+            )
             await client.allowed(work, direct_get_subject(bucket, domain))
     except (DownloadError, NatsError, TimeoutError) as error:
         reason = str(error).removeprefix("nats: ") or f"timeout after {timeout_sec:g} s"

@@ -26,11 +26,19 @@ from ..fleet.roles import (
     server_config,
 )
 from ..wire.subjects import SHARDS_MAX
-from .files import replaced_file
+from .nats_operator import (
+    add_issue_arguments,
+    add_revoke_arguments,
+    ensure_key,
+    issue_hosts,
+    replace,
+    run_issue,
+    run_revoke,
+    write_operator,
+)
 from .output import notify, put
 from .requests import add_connection_arguments, read_nats_section, whole
 
-SECRET_MODE = 0o600
 ROOT = "capture"
 EARLIER = "setup.json"
 OPTIONS = {"jetstream_dir": "jetstream"}  # names of arguments that differ from the field's
@@ -40,6 +48,8 @@ class NatsCommand:
     """Write a nats-server configuration with accounts and permissions.
 
     setup     writes nats-server.conf, agents/<host>.nk and clients/<name>.nk to DIR
+    host      makes the credentials of hosts offline, after `setup --jwt`
+    revoke    refuses the credentials of a host or client, after `setup --jwt`
     streams   creates the JetStream streams, a bucket per host, a consumer per collector
 
     Each agent, controller (every verb), operator (verbs that change nothing) and collector
@@ -53,10 +63,18 @@ class NatsCommand:
     name = "nats"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        actions = parser.add_subparsers(dest="action", metavar="setup|streams", required=True)
+        actions = parser.add_subparsers(
+            dest="action", metavar="setup|host|revoke|streams", required=True
+        )
         setup = actions.add_parser("setup", help="write the server's configuration and keys")
         add_setup_arguments(setup)
         setup.set_defaults(act=run_setup)
+        issue = actions.add_parser("host", help="make a host's credentials offline")
+        add_issue_arguments(issue)
+        issue.set_defaults(act=run_issue)
+        revoke = actions.add_parser("revoke", help="refuse credentials")
+        add_revoke_arguments(revoke)
+        revoke.set_defaults(act=run_revoke)
         streams = actions.add_parser("streams", help="create streams, buckets and consumers")
         add_streams_arguments(streams)
         streams.set_defaults(act=run_streams)
@@ -85,6 +103,12 @@ def add_setup_arguments(parser: ArgumentParser) -> None:
         "--rotate", action="append", default=[], metavar="NAME", help="create a new key for NAME"
     )
     parser.add_argument(
+        "--jwt", action="store_true", help="use JWTs of an operator; hosts need no server file"
+    )
+    parser.add_argument(
+        "--drop-earlier", action="store_true", help="--jwt: refuse earlier signing keys of hosts"
+    )
+    parser.add_argument(
         "--add", action="store_true", help="keep the hosts, clients and options of the last setup"
     )
     parser.add_argument("--root", default=ROOT, help="root of all subjects (capture)")
@@ -109,6 +133,9 @@ def add_setup_arguments(parser: ArgumentParser) -> None:
 def add_streams_arguments(parser: ArgumentParser) -> None:
     add_host_arguments(parser)
     parser.add_argument(
+        "--site-bucket", action="store_true", help="one bucket for all hosts, not one per host"
+    )
+    parser.add_argument(
         "--collector", action="append", default=[], metavar="NAME", help="a collector's name"
     )
     flows, buffer = FlowsSection(), BufferSection()
@@ -132,7 +159,7 @@ def add_streams_arguments(parser: ArgumentParser) -> None:
 
 
 def run_setup(args: Namespace) -> int:
-    hosts = read_hosts(args)
+    hosts = read_hosts(args, required=not (args.jwt or args.add))
     clients = [Client(name, role) for role in ROLES for name in getattr(args, role)]
     out = Path(args.out)
     if args.add:
@@ -150,8 +177,11 @@ def run_setup(args: Namespace) -> int:
         shards=args.shards,
     )
     try:
-        text = write_setup(out, args.root, hosts, clients, args.rotate, transport)
-        earlier = Earlier(args.root, hosts, clients, transport)
+        if args.jwt:
+            text = setup_operator(args, out, hosts, clients, transport)
+        else:
+            text = write_setup(out, args.root, hosts, clients, args.rotate, transport)
+        earlier = Earlier(args.root, [] if args.jwt else hosts, clients, transport, args.jwt)
         replace(out / EARLIER, msgspec.json.encode(earlier).decode() + "\n", 0o644)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
@@ -161,6 +191,22 @@ def run_setup(args: Namespace) -> int:
     return EXIT_OK
 
 
+def setup_operator(
+    args: Namespace,
+    out: Path,
+    hosts: Sequence[Host],
+    clients: Sequence[Client],
+    transport: Transport,
+) -> Path:
+    text = write_operator(
+        out, args.root, clients, transport, rotate=args.rotate, drop_earlier=args.drop_earlier
+    )
+    issue_hosts(
+        out, [host for host in hosts if not (out / "agents" / f"{host.token}.creds").exists()]
+    )
+    return text
+
+
 class Earlier(msgspec.Struct):
     """The arguments of the last `setup`, without secrets, for `--add`."""
 
@@ -168,6 +214,7 @@ class Earlier(msgspec.Struct):
     hosts: list[Host]
     clients: list[Client]
     transport: Transport
+    jwt: bool = False
 
 
 def read_earlier(out: Path) -> Earlier:
@@ -182,6 +229,7 @@ def merge(
 ) -> tuple[list[Host], list[Client]]:
     """Adds hosts and clients to the earlier ones. Fills options that were not given."""
     args.root = earlier.root if args.root == ROOT else args.root
+    args.jwt = args.jwt or earlier.jwt
     for field in dataclasses.fields(Transport):
         name = OPTIONS.get(field.name, field.name)
         if getattr(args, name) == field.default:
@@ -191,7 +239,7 @@ def merge(
     return list(all_hosts.values()), list(all_clients.values())
 
 
-def read_hosts(args: Namespace) -> list[Host]:
+def read_hosts(args: Namespace, *, required: bool = True) -> list[Host]:
     lines: list[str] = list(args.host)
     if args.hosts:
         try:
@@ -202,7 +250,7 @@ def read_hosts(args: Namespace) -> list[Host]:
         hosts = parse_hosts(lines)
     except ConfigError as error:
         raise ConfigError(f"{args.hosts or '--host'}: {error.detail}") from None
-    if not hosts:
+    if required and not hosts:
         raise ConfigError("no hosts: use --hosts or --host")
     return hosts
 
@@ -225,33 +273,17 @@ def write_setup(
         raise ConfigError(f"--rotate {', '.join(sorted(unknown))}: no such host or client")
     for directory in ("agents", "clients"):
         (out / directory).mkdir(parents=True, exist_ok=True, mode=0o700)
-    public = {name: ensure_key(path, new=name in rotate) for name, path in files.items()}
+    public = {name: ensure_key(path, nkey.USER, new=name in rotate) for name, path in files.items()}
     config = out / "nats-server.conf"
     replace(config, server_config(root, hosts, clients, public, transport), 0o644)
     return config
-
-
-def ensure_key(path: Path, *, new: bool) -> str:
-    """Returns the public key of a file. Creates the file if it is missing or `new`."""
-    if new or not path.exists():
-        replace(path, nkey.make_seed() + "\n", SECRET_MODE)
-    try:
-        return nkey.public_key(path.read_text().strip())
-    except (nkey.DamagedSeedError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}; create a new key with --rotate") from None
-
-
-def replace(path: Path, text: str, mode: int) -> None:
-    """Writes a file as a whole, with these permissions from the start."""
-    with replaced_file(path, mode) as file:
-        file.write(text.encode())
 
 
 # ---- streams ---------------------------------------------------------------------------------
 
 
 def run_streams(args: Namespace) -> int:
-    return asyncio.run(make_streams(args, read_hosts(args)))
+    return asyncio.run(make_streams(args, read_hosts(args, required=not args.site_bucket)))
 
 
 async def make_streams(args: Namespace, hosts: Sequence[Host]) -> int:
@@ -268,11 +300,13 @@ async def make_streams(args: Namespace, hosts: Sequence[Host]) -> int:
         ),
         bucket_bytes_max=args.bucket_mb << 20,
         bucket_age_max_sec=args.bucket_hours * 3600,
+        site_bucket=args.site_bucket,
     )
     async with connect(read_nats_section(args)) as client:
         warnings = await make_stores(client, stores)
     for warning in warnings:
         notify(warning)
     consumers = len(args.collector) * args.shards
-    put(f"{1 + args.shards} streams, {len(hosts)} buckets, {consumers} consumers")
+    buckets = 1 if args.site_bucket else len(hosts)
+    put(f"{1 + args.shards} streams, {buckets} buckets, {consumers} consumers")
     return EXIT_REFUSED if warnings else EXIT_OK

@@ -21,6 +21,7 @@ from ..wire.protocols import protocol_name
 from ..wire.subjects import stream_host
 
 JSON, MSGPACK, IPFIX = "application/json", "application/msgpack", "application/ipfix"
+COPIED = "Nats-Stream"  # header of a stored message that JetStream sends as a reply
 TIMES = ("first_seen", "last_seen", "flow_start")
 BOTH_WAYS = ("packets", "bytes", "l2_bytes")
 OWN_NAMES = ("host", "session_id")  # added to each record
@@ -174,6 +175,8 @@ def read_batch(subject: str, data: bytes, headers: dict[str, str] | None) -> Bat
     """Parses a message; records are decoded later. Raises UnreadableError, and WrongHostError if
     the batch does not name the host of its subject."""
     fields = headers or {}
+    if COPIED in fields:
+        raise WrongHostError("JetStream sent it as a reply, not a host")
     kind = fields.get("Content-Type", JSON)
     found: _IpfixHead | _Envelope
     records: list[Raw] = []

@@ -12,7 +12,7 @@ import structlog
 from .. import __version__
 from ..bus.connection import Connection
 from ..bus.nats_client import PermissionDeniedError
-from ..bus.objects import Bucket, bucket_name
+from ..bus.objects import Bucket, SiteBucket, bucket_name, site_bucket_name
 from ..bus.publisher import Publisher
 from ..capture.persisted import PersistedStart
 from ..capture.sessions import Sessions
@@ -33,7 +33,6 @@ from ..service.presence import Presence
 from ..service.responder import Responder
 from ..sinks.core_nats import FlowStream
 from ..sinks.jetstream import JetStreamSink
-from ..wire.inventory import hosts_bucket
 from ..wire.replies import BusState, MetricsMessage, MetricsReply
 from .health import Health
 
@@ -109,12 +108,20 @@ class Bus:
         await self.publisher.metrics(msgspec.json.encode(message))
 
     def packets_bucket(self, settings: BufferSection) -> Bucket:
+        root, host, bytes_max = self.publisher.root, self.publisher.host, settings.bucket_mb << 20
         return Bucket(
             self.data,
-            bucket_name(self.publisher.root, self.publisher.host),
-            bytes_max=settings.bucket_mb << 20,
+            bucket_name(root, host),
+            bytes_max=bytes_max,
             age_max_sec=settings.bucket_hours * 3600,
             domain=self._jetstream_domain,
+            site=SiteBucket(
+                self.data,
+                site_bucket_name(root),
+                host,
+                bytes_max=bytes_max,
+                domain=self._jetstream_domain,
+            ),
         )
 
 
@@ -196,7 +203,7 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         bus.control,
         description,
         events,
-        bucket=hosts_bucket(settings.nats.root),
+        root=settings.nats.root,
         on_name=responder.set_name_taken,
     )
     desired = Desired(

@@ -41,14 +41,21 @@ def direct_get_subject(bucket: str, domain: str = "") -> str:
 
 
 async def download(
-    connection: Client, bucket: str, name: str, out: IO[bytes], *, sha256: str, domain: str = ""
+    connection: Client,
+    bucket: str,
+    name: str,
+    out: IO[bytes],
+    *,
+    sha256: str,
+    domain: str = "",
+    host: str = "",
 ) -> None:
-    """Writes the object to `out`. sha256: its digest in hex, from the host's reply. Raises
-    DownloadError, nats-py's errors, TimeoutError."""
+    """Writes the object to `out`. sha256: its digest in hex, from the host's reply. host: set if
+    the bucket belongs to a site. Raises DownloadError, nats-py's errors, TimeoutError."""
     inbox = connection.new_inbox()
     replies = await connection.subscribe(inbox)
     try:
-        await _Reader(connection, replies, inbox, bucket, domain).read(name, out, sha256)
+        await _Reader(connection, replies, inbox, bucket, domain).read(name, out, sha256, host)
     finally:
         await replies.unsubscribe()
 
@@ -63,9 +70,10 @@ class _Reader:
         self._inbox = inbox
         self._bucket = bucket
 
-    async def read(self, name: str, out: IO[bytes], sha256: str) -> None:
+    async def read(self, name: str, out: IO[bytes], sha256: str, host: str) -> None:
         token = base64.urlsafe_b64encode(name.encode()).decode()
-        await self._ask({"last_by_subj": f"$O.{self._bucket}.M.{token}"})
+        infix = f"{host}." if host else ""
+        await self._ask({"last_by_subj": f"$O.{self._bucket}.M.{infix}{token}"})
         message = await self._next()
         if message is None:
             raise DownloadError("it is no longer in the bucket")

@@ -28,7 +28,7 @@ PAGE_ENTRIES = 1000  # at about 1 KB each; a page fits the client's buffers
 API_SEC = 2.0
 PAGE_SEC = 5.0  # without a further message
 _END_OF_PAGE, _NOTHING_FOUND = "204", "404"
-_DELETION = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
+_DELETION = {"KV-Operation": "PURGE"}
 
 
 class InventoryError(NetsondeError):

@@ -2,6 +2,7 @@
 
     account AGENTS        one user per host: subscribes to its requests, replies to them,
                           publishes its own streams
+    account STORE         JetStream: streams, buckets, consumers
     account <client>      one per client, so that no client sees another's replies. It imports
                           the subjects of its role. The server adds the account's name to each
                           request (`Nats-Request-Info`)
@@ -11,9 +12,15 @@
     operator      verbs that change nothing      the streams      inventory and policies, to read
     collector     -                              the streams      the consumer with its name
 
-JetStream's streams, buckets and consumers are created by `streams`, a user of AGENTS
+JetStream's streams, buckets and consumers are created by `streams`, a user of STORE
 (fleet/stores.py). No other user has that right: a stream can copy any subject, and a consumer
 can deliver empty messages to any subject, for example `capture.stop`.
+
+Two properties of nats-server shape the accounts. JetStream replies to whatever subject a request
+names, without a check. Agents are in an account without JetStream, so such a reply reaches no
+stream and no bucket. And `allow_responses` permits a reply to any message that a user receives.
+So no agent may subscribe to a subject to which it may publish: with a message to itself, it could
+permit itself any subject.
 
 No I/O: names and public nkeys in, text out. No secrets.
 """
@@ -29,18 +36,20 @@ from typing import Literal, TypeAlias
 
 from ..bus.jetstream import api as api_subject
 from ..bus.jetstream import key_subject
-from ..bus.objects import bucket_name
+from ..bus.objects import bucket_name, site_bucket_name
 from ..collect.lease import collectors_bucket
 from ..config.sections import TOKEN, host_token
 from ..errors import ConfigError
 from ..spool.streams import events_stream, flows_stream, flows_streams
 from ..wire.events import EVENT_KINDS
-from ..wire.inventory import hosts_bucket
+from ..wire.inventory import changes_subject, hosts_bucket
 from ..wire.policy import RELEASE_KEY, policy_bucket
 from ..wire.subjects import flows_subject, shard_of
 from ..wire.verbs import VERBS
 
 AGENTS = "AGENTS"
+STORE = "STORE"
+RESERVED = (AGENTS, STORE, "SYS")
 STREAMS = "streams"  # the user that creates JetStream's streams and buckets
 LISTEN = "0.0.0.0:4222"
 RESPONSE_EXPIRES = "15m"  # deadline of a reply
@@ -67,7 +76,7 @@ class Client:
 @dataclass(frozen=True, slots=True)
 class Transport:
     """Listen address (host:port) and files of the server. tls_ca: clients must have a
-    certificate signed by this CA. shards: of the flow records."""
+    certificate signed by this CA."""
 
     listen: str = LISTEN
     tls_cert: str = ""
@@ -102,7 +111,7 @@ def parse_hosts(lines: Iterable[str]) -> list[Host]:
 def check_clients(clients: Sequence[Client]) -> None:
     names = [client.name for client in clients]
     for name in names:
-        if not _CLIENT.fullmatch(name) or name.upper() in (AGENTS, "SYS") or name == STREAMS:
+        if not _CLIENT.fullmatch(name) or name.upper() in RESERVED or name == STREAMS:
             raise ConfigError(
                 f"{name!r} is reserved or not a client name of letters, digits, _ and -"
             )
@@ -115,25 +124,40 @@ def check_clients(clients: Sequence[Client]) -> None:
 
 
 def agent_permissions(
-    root: str, host: Host, *, jetstream: bool = False, shards: int = 1, domain: str = ""
+    root: str,
+    host: Host,
+    *,
+    jetstream: bool = False,
+    shards: int = 1,
+    domain: str = "",
+    group: str = "",
 ) -> dict[str, object]:
     """The subjects of one host. Replies are allowed only to requests that it received. domain:
-    its JetStream domain."""
+    its JetStream domain. group: set in a template for all hosts; a pattern for the groups,
+    instead of the host's labels."""
     api = partial(api_subject, domain)
     bucket, inventory = bucket_name(root, host.token), hosts_bucket(root)
-    policies, shard = policy_bucket(root), shard_of(host.token, shards)
-    flows = flows_stream(root, shard)
+    site = site_bucket_name(root)
+    policies = policy_bucket(root)
+    shard = shard_of(host.token, shards)
+    records, flows = flows_subject(root, host.token, shard), [flows_stream(root, shard)]
+    if group and shards > 1:
+        records = flows_subject(root, f"{host.token}.*")
+        flows = list(flows_streams(root, shards))
     key = f"$KV.{inventory}.{host.token}"
     stored = [
-        *(api(f"STREAM.INFO.{name}") for name in (flows, events_stream(root))),
+        *(api(f"STREAM.INFO.{name}") for name in (*flows, events_stream(root))),
         *(api(f"STREAM.{verb}.OBJ_{bucket}") for verb in ("INFO", "PURGE", "MSG.GET")),
         f"$O.{bucket}.>",
+        *(f"$O.{site}.{part}.{host.token}.*" for part in "CM"),
     ]
     groups = [f"{root}.group.{key}.{value}.>" for key, value in sorted(host.labels.items())]
+    if group:
+        groups = [f"{root}.group.{group}"]
     return {
         "publish": {
             "allow": [
-                flows_subject(root, host.token, shard),
+                records,
                 f"{root}.stream.metrics.{host.token}",
                 *(f"{root}.stream.events.{host.token}.{kind}" for kind in EVENT_KINDS),
                 key_subject(domain, inventory, host.token),
@@ -153,7 +177,7 @@ def agent_permissions(
                     for rest in ("", ".netsonde", f".netsonde.{host.token}")
                 ),
                 f"_INBOX_{host.token}.>",
-                key,
+                changes_subject(root, host.token),
                 f"$KV.{policies}.{RELEASE_KEY}",
             ]
         },
@@ -195,7 +219,8 @@ def jetstream_subjects(
             )
         ]
     if client.role == "controller":
-        objects = [f"$JS.API.DIRECT.GET.OBJ_{bucket_name(root, host.token)}" for host in hosts]
+        buckets = [site_bucket_name(root), *(bucket_name(root, host.token) for host in hosts)]
+        objects = [f"$JS.API.DIRECT.GET.OBJ_{bucket}" for bucket in buckets]
         return [*reading, f"$KV.{inventory}.*", f"$KV.{policies}.>", *objects]
     return reading
 
@@ -234,6 +259,78 @@ def client_permissions(root: str, role: Role, stored: Sequence[str] = ()) -> dic
     }
 
 
+# ---- accounts -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    kind: Literal["service", "stream"]
+    account: str
+    subject: str
+    share: bool = False  # add the requester's name
+
+
+@dataclass(slots=True)
+class Account:
+    """services: exported to the named accounts, whose requests get any number of replies. streams:
+    likewise, for subscribers."""
+
+    jetstream: bool = False
+    services: dict[str, list[str]] = field(default_factory=dict)
+    streams: dict[str, list[str]] = field(default_factory=dict)
+    imports: list[Import] = field(default_factory=list)
+
+
+def agent_services(root: str) -> list[str]:
+    """The subjects of STORE to which agents may send, each only with its own name."""
+    return [f"{root}.stream.>", f"$KV.{hosts_bucket(root)}.*", "$O.>", "$JS.API.>"]
+
+
+def agent_streams(root: str) -> list[str]:
+    """The subjects of STORE that agents receive."""
+    return [changes_subject(root, "*"), f"$KV.{policy_bucket(root)}.{RELEASE_KEY}"]
+
+
+def stored_subjects(
+    root: str, client: Client, hosts: Sequence[Host], transport: Transport
+) -> list[str]:
+    if not transport.jetstream_dir:
+        return []
+    return jetstream_subjects(root, client, hosts, transport.shards)
+
+
+def plan_accounts(
+    root: str, clients: Sequence[Client], hosts: Sequence[Host], transport: Transport
+) -> dict[str, Account]:
+    """Returns the accounts without their users."""
+    jetstream = bool(transport.jetstream_dir)
+    agents, store = Account(), Account(jetstream=jetstream)
+    accounts = {AGENTS: agents, STORE: store} if jetstream else {AGENTS: agents}
+    requesters = [client.name for client in clients if client.role != "collector"]
+    everyone = [client.name for client in clients]
+    if requesters:
+        agents.services = dict.fromkeys((f"{root}.>", "$SRV.>"), requesters)
+    if everyone:
+        agents.streams[f"{root}.stream.>"] = everyone
+    if jetstream:
+        for subject in agent_services(root):
+            store.services[subject] = [AGENTS]
+            agents.imports.append(Import("service", STORE, subject))
+        for subject in agent_streams(root):
+            store.streams[subject] = [AGENTS]
+            agents.imports.append(Import("stream", STORE, subject))
+    for client in clients:
+        stored = stored_subjects(root, client, hosts, transport)
+        requests = request_subjects(root, client.role)
+        account = Account(imports=[Import("service", AGENTS, one, share=True) for one in requests])
+        for subject in jetstream_imports(stored):
+            store.services[subject] = [*store.services.get(subject, ()), client.name]
+            account.imports.append(Import("service", STORE, subject))
+        account.imports.append(Import("stream", AGENTS, f"{root}.stream.>"))
+        accounts[client.name] = account
+    return accounts
+
+
 # ---- the file ---------------------------------------------------------------------------------
 
 
@@ -249,82 +346,66 @@ def server_config(
     shared = {host.token for host in hosts} & {STREAMS, *(client.name for client in clients)}
     if shared:
         raise ConfigError(f"{', '.join(sorted(shared))}: used as a host name and as a client name")
-    agents = _agents(root, hosts, clients, nkeys, transport)
-    accounts: dict[str, dict[str, Sequence[object]]] = {AGENTS: agents}
+    jetstream = bool(transport.jetstream_dir)
+    users: dict[str, list[object]] = {
+        AGENTS: [
+            _user(
+                nkeys[host.token],
+                agent_permissions(root, host, jetstream=jetstream, shards=transport.shards),
+            )
+            for host in hosts
+        ]
+    }
+    if jetstream:
+        users[STORE] = [_user(nkeys[STREAMS], administrator_permissions())]
     for client in clients:
-        stored = (
-            jetstream_subjects(root, client, hosts, transport.shards)
-            if transport.jetstream_dir
-            else []
-        )
-        accounts[client.name] = _client(root, client, nkeys[client.name], stored)
+        stored = stored_subjects(root, client, hosts, transport)
+        rights = client_permissions(root, client.role, stored)
+        users[client.name] = [_user(nkeys[client.name], rights)]
+    accounts = plan_accounts(root, clients, hosts, transport)
     lines = [
         "# Written by `netsonde nats setup`. To change it, run the command again.",
         "# It contains only public keys.",
-        f"listen: {_value(transport.listen)}",
+        *transport_lines(transport),
+        "accounts {",
     ]
+    for name, account in accounts.items():
+        enabled = ["    jetstream: enabled"] if account.jetstream else []
+        block = {"users": users[name]} | _bindings(account)
+        lines += [f"  {_value(name)}: {{", *enabled, *_block(block, 4), "  }"]
+    return "\n".join([*lines, "}", ""])
+
+
+def _user(key: str, rights: Mapping[str, object]) -> object:
+    return {"nkey": key, "permissions": rights}
+
+
+def _bindings(account: Account) -> dict[str, list[object]]:
+    """Returns the exports and imports of an account."""
+    exports: list[object] = [
+        # Type "stream": many hosts reply to one request.
+        {"service": subject, "response_type": "stream", "accounts": importers}
+        for subject, importers in account.services.items()
+    ]
+    exports += [
+        {"stream": subject, "accounts": importers} for subject, importers in account.streams.items()
+    ]
+    imports: list[object] = [
+        {one.kind: {"account": one.account, "subject": one.subject}}
+        | ({"share": True} if one.share else {})
+        for one in account.imports
+    ]
+    return {"exports": exports, "imports": imports}
+
+
+def transport_lines(transport: Transport) -> list[str]:
+    """Returns the settings of the listener and of JetStream."""
+    lines = [f"listen: {_value(transport.listen)}"]
     if transport.tls_cert:
         lines += ["tls {", *(f"  {line}" for line in _tls(transport)), "}"]
     if transport.jetstream_dir:
         lines.append(f"jetstream {{ store_dir: {_value(transport.jetstream_dir)} }}")
-    lines += ["accounts {"]
-    for name, account in accounts.items():
-        enabled = ["    jetstream: enabled"] if name == AGENTS and transport.jetstream_dir else []
-        lines += [f"  {_value(name)}: {{", *enabled, *_block(account, 4), "  }"]
-    return "\n".join([*lines, "}", ""])
-
-
-def _agents(
-    root: str,
-    hosts: Sequence[Host],
-    clients: Sequence[Client],
-    nkeys: Mapping[str, str],
-    transport: Transport,
-) -> dict[str, Sequence[object]]:
-    jetstream, shards = bool(transport.jetstream_dir), transport.shards
-    requesters = [client.name for client in clients if client.role != "collector"]
-    everyone = [client.name for client in clients]
-    services = dict.fromkeys((f"{root}.>", "$SRV.>"), requesters)
-    if jetstream:
-        for client in clients:
-            for subject in jetstream_imports(jetstream_subjects(root, client, hosts, shards)):
-                services[subject] = [*services.get(subject, ()), client.name]
-    users: list[object] = [
-        {
-            "nkey": nkeys[host.token],
-            "permissions": agent_permissions(root, host, jetstream=jetstream, shards=shards),
-        }
-        for host in hosts
-    ]
-    if jetstream:
-        users.append({"nkey": nkeys[STREAMS], "permissions": administrator_permissions()})
-    return {
-        "users": users,
-        # Type "stream": many hosts reply to one request.
-        "exports": [
-            {"service": subject, "response_type": "stream", "accounts": accounts}
-            for subject, accounts in services.items()
-            if accounts
-        ]
-        + ([{"stream": f"{root}.stream.>", "accounts": everyone}] if everyone else []),
-    }
-
-
-def _client(
-    root: str, client: Client, nkey: str, stored: Sequence[str]
-) -> dict[str, Sequence[object]]:
-    return {
-        "users": [{"nkey": nkey, "permissions": client_permissions(root, client.role, stored)}],
-        "imports": [
-            {"service": {"account": AGENTS, "subject": subject}, "share": True}
-            for subject in request_subjects(root, client.role)
-        ]
-        + [
-            {"service": {"account": AGENTS, "subject": subject}}
-            for subject in jetstream_imports(stored)
-        ]
-        + [{"stream": {"account": AGENTS, "subject": f"{root}.stream.>"}}],
-    }
+    return lines
 
 
 def _tls(transport: Transport) -> list[str]:

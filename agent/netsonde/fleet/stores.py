@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..bus.kv import KeyValue, KeyValueError
-from ..bus.objects import Bucket, bucket_name
+from ..bus.objects import Bucket, SiteBucket, bucket_name, site_bucket_name
 from ..collect.lease import collectors_bucket
 from ..collect.source import ConsumerError, DurableSource
-from ..errors import NetsondeError
+from ..errors import NetsondeError, ObjectStoreUnavailable
 from ..spool.streams import StreamSettings, ensure_streams, flows_stream
-from ..wire.inventory import hosts_bucket
+from ..wire.inventory import changes_subject, hosts_bucket
 from ..wire.policy import policy_bucket
 from ..wire.subjects import flows_subject
 from .client import FleetClient
+
+_SMALLER = "If the disk is too small for a bucket per host, use --site-bucket or --bucket-mb."
 
 
 class StoresError(NetsondeError):
@@ -33,6 +35,7 @@ class Stores:
     streams: StreamSettings
     bucket_bytes_max: int
     bucket_age_max_sec: int
+    site_bucket: bool = False  # one bucket instead of one per host
 
 
 async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
@@ -43,22 +46,19 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
     if warnings is None:
         raise StoresError("JetStream does not reply: enable it, or use a key that may use it.")
     try:
-        buckets = [hosts_bucket(root), policy_bucket(root)]
+        tables = [
+            KeyValue(
+                client, hosts_bucket(root), domain=domain, copied_to=changes_subject(root, "")
+            ),
+            KeyValue(client, policy_bucket(root), domain=domain),
+        ]
         if stores.streams.shards > 1:
-            buckets.append(collectors_bucket(root))
-        for name in buckets:
-            await KeyValue(client, name, domain=domain).ensure(replicas=stores.streams.replicas)
+            tables.append(KeyValue(client, collectors_bucket(root), domain=domain))
+        for store in tables:
+            await store.ensure(replicas=stores.streams.replicas)
     except KeyValueError as error:
         raise StoresError(error.detail) from None
-    for host in stores.hosts:
-        bucket = Bucket(
-            client,
-            bucket_name(root, host),
-            bytes_max=stores.bucket_bytes_max,
-            age_max_sec=stores.bucket_age_max_sec,
-            domain=domain,
-        )
-        await bucket.ensure()
+    await _make_buckets(client, root, stores)
     shards = stores.streams.shards
     for name in stores.collectors:
         for shard in range(shards) if shards > 1 else (None,):
@@ -75,3 +75,22 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
             except ConsumerError as error:
                 warnings.append(error.detail)
     return warnings
+
+
+async def _make_buckets(client: FleetClient, root: str, stores: Stores) -> None:
+    bytes_max, age_max_sec = stores.bucket_bytes_max, stores.bucket_age_max_sec
+    domain = client.address.jetstream_domain
+    if stores.site_bucket:
+        site = site_bucket_name(root)
+        await SiteBucket(
+            client, site, "", bytes_max=bytes_max, age_max_sec=age_max_sec, domain=domain
+        ).ensure()
+        return
+    for host in stores.hosts:
+        name = bucket_name(root, host)
+        try:
+            await Bucket(
+                client, name, bytes_max=bytes_max, age_max_sec=age_max_sec, domain=domain
+            ).ensure()
+        except ObjectStoreUnavailable as error:
+            raise StoresError(f"{error.detail} {_SMALLER}") from None

@@ -26,6 +26,7 @@ class _RequestInfo(msgspec.Struct):
     """The fields used here, as nats-server 2.15 sends them."""
 
     acc: str = ""
+    name_tag: str = ""  # the account's name, where `acc` is its public key
     user: str = ""
     host: str = ""
 
@@ -57,7 +58,9 @@ class Policy:
             info = msgspec.json.decode(text.encode(), type=_RequestInfo)
         except (msgspec.DecodeError, UnicodeEncodeError):
             return None
-        return Caller(info.acc[:NAME_MAX], info.user[:NAME_MAX], info.host[:NAME_MAX])
+        return Caller(
+            (info.name_tag or info.acc)[:NAME_MAX], info.user[:NAME_MAX], info.host[:NAME_MAX]
+        )
 
     def allows_policies(self) -> bool:
         """Returns whether a fleet policy may decide on the capture: as a caller with the name

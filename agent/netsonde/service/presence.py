@@ -1,8 +1,8 @@
 """This host's entry in the inventory, and the ownership of its name.
 
 The entry is written on change, and every 30 seconds. Two agents under one name find each other
-there: both subscribe to the name's key, and a write with a foreign boot is a contest. The agent
-that started first (the smaller boot) writes again at once. The other one stops writing and
+there: both receive each write of the name's key, and one with a foreign boot is a contest. The
+agent that started first (the smaller boot) writes again at once. The other one stops writing and
 refuses requests (409 `name_taken`) until the first has been silent for LOST_AFTER_SEC. An agent
 that has just started writes without asking, because a foreign boot is usually its predecessor.
 """
@@ -21,7 +21,13 @@ from nats.aio.msg import Msg
 from ..bus.connection import Connection
 from ..bus.kv import KeyValue, KeyValueError, WrongRevisionError
 from ..wire.events import EventLog
-from ..wire.inventory import LOST_AFTER_SEC, WRITE_INTERVAL_SEC, lasting_fields
+from ..wire.inventory import (
+    LOST_AFTER_SEC,
+    WRITE_INTERVAL_SEC,
+    changes_subject,
+    hosts_bucket,
+    lasting_fields,
+)
 from .host_entry import HostDescription
 
 GATHER_SEC = 0.2  # changes of this time are written together
@@ -40,7 +46,7 @@ class Presence:
         description: HostDescription,
         events: EventLog,
         *,
-        bucket: str,
+        root: str,
         on_name: Callable[[bool], None],
     ) -> None:
         """on_name: called with True when another agent owns the name, with False when this one
@@ -51,7 +57,10 @@ class Presence:
         self.description = description
         self._events = events
         self._bucket = KeyValue(
-            connection, bucket, domain=description.settings.nats.jetstream_domain
+            connection,
+            hosts_bucket(root),
+            domain=description.settings.nats.jetstream_domain,
+            copied_to=changes_subject(root, ""),
         )
         self._revision: int | None = None  # last write; None before the first
         self._foreign_sec = 0.0  # when another boot wrote last, by the monotonic clock
@@ -61,7 +70,7 @@ class Presence:
         self._reported = ""
         self._retry_sec = RETRY_SEC
         self._log = structlog.get_logger()
-        connection.listen(self._bucket.subject(self.description.host), self._on_write)
+        connection.listen(changes_subject(root, self.description.host), self._on_write)
 
     def note_change(self) -> None:
         """Writes the entry soon if it has changed."""
@@ -163,9 +172,15 @@ class Presence:
         self._revision = await self._bucket.put(key, value, last=last)
 
     async def _on_write(self, message: Msg) -> None:
-        boot = _boot(message.data)
-        if boot and boot != self.description.boot:
-            self._note_foreign(boot)
+        """Reads the key after a foreign write. The message alone proves nothing: JetStream sends
+        its replies to whatever subject a request names."""
+        if _boot(message.data) in ("", self.description.boot):
+            return
+        with contextlib.suppress(KeyValueError):
+            found = await self._bucket.get(self.description.host)
+            boot = _boot(found.value) if found is not None else ""
+            if boot not in ("", self.description.boot):
+                self._note_foreign(boot)
 
     def _note_foreign(self, boot: str) -> None:
         self._foreign_sec = time.monotonic()

@@ -26,6 +26,13 @@ def hosts_bucket(root: str) -> str:
     return f"{root.replace('.', '-')}-hosts"
 
 
+def changes_subject(root: str, host: str) -> str:
+    """Returns the subject to which the server copies each write of the host's key. An agent
+    subscribes to the copy, because a copy carries no reply subject: nats-server lets an agent
+    publish to the reply subject of each message that it receives (`allow_responses`)."""
+    return f"{root}.inventory.{host}"
+
+
 class Facts(Struct, kw_only=True):
     """Properties of a host. Selectors name them `fact.kernel` and so on."""
 

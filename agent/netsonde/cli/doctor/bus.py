@@ -11,7 +11,7 @@ import msgspec
 
 from ...bus import jetstream
 from ...bus.connection import wants_tls
-from ...bus.objects import STREAM_NOT_FOUND, bucket_name
+from ...bus.objects import PROBE, STREAM_NOT_FOUND, bucket_name, site_bucket_name
 from ...config.sections import NatsSection
 from ...errors import EXIT_UNREACHABLE, ConfigError, UnreachableError
 from ...fleet.client import FleetClient, connect
@@ -266,6 +266,11 @@ async def _examine_bucket(subject: Subject, client: FleetClient, denied: list[st
     if reply is None:
         return _without_jetstream(subject, "note")
     if reply.get("error", {}).get("err_code") == STREAM_NOT_FOUND:
+        root, host = subject.settings.nats.root, subject.settings.host
+        site = site_bucket_name(root)
+        probe = f"$O.{site}.C.{host}.{PROBE}"
+        if probe not in denied and await permissions.has_responder(client, host, probe):
+            return Finding("nats.bucket", "ok", f"OBJ_{site} exists; the host shares it")
         return _missing_stream(subject, stream, denied, "note")
     if "error" in reply:
         detail = f"{stream}: {reply['error'].get('description', 'rejected')}"

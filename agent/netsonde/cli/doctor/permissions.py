@@ -16,6 +16,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from ...bus.nats_client import PermissionDeniedError
+from ...bus.objects import NOT_STORED
 from ...fleet.client import FleetClient
 
 REPLY_TIMEOUT_SEC = 3.0
@@ -67,7 +68,7 @@ async def ask(client: FleetClient, host: str, subject: str) -> Msg | None:
     arrived: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = f"_INBOX_{host}.doctor.{secrets.token_hex(8)}"
     await client.connection.subscribe(inbox, cb=arrived.put, max_msgs=1)
-    await client.connection.publish(subject, b"", reply=inbox)
+    await client.connection.publish(subject, b"", reply=inbox, headers=NOT_STORED)
     try:
         async with asyncio.timeout(REPLY_TIMEOUT_SEC):
             return await arrived.get()

@@ -1,0 +1,186 @@
+"""The accounts of roles.py as JWTs of a NATS operator. A host needs no entry on the server.
+
+    operator              signs the accounts
+    account SYS           the server's own events
+    account AGENTS        its signing key makes the credentials of hosts, offline
+    account STORE         JetStream
+    account <client>      one per client
+
+Each account has a scoped signing key: the account holds the permissions, and the server puts the
+user's name and tags into them. A credential contains no permission, so a stolen signing key of
+AGENTS makes hosts and nothing else.
+
+    {{name()}}            the host
+    {{tag(group)}}        one subject per label, from tags such as `group:site.ams`
+
+No I/O: seeds in, text out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..bus import nkey
+from ..bus.nkey import ACCOUNT, OPERATOR
+from .jwt import credentials, encode
+from .roles import (
+    AGENTS,
+    STORE,
+    Account,
+    Client,
+    Host,
+    Transport,
+    administrator_permissions,
+    agent_permissions,
+    client_permissions,
+    plan_accounts,
+    stored_subjects,
+    transport_lines,
+)
+
+SYSTEM = "SYS"
+NAME = "{{name()}}"
+GROUPS = "{{tag(group)}}"
+RESPONSE_NS = 15 * 60 * 10**9
+UNLIMITED = {"subs": -1, "data": -1, "payload": -1}
+_ACCOUNT_LIMITS = {**UNLIMITED, "imports": -1, "exports": -1, "wildcards": True, "conn": -1}
+_STORED = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The public keys of one account. earlier: signing keys that are still valid. revoked: users,
+    and the time up to which their credentials are refused."""
+
+    account: str
+    signing: str
+    earlier: Sequence[str] = ()
+    revoked: Mapping[str, int] = field(default_factory=dict)
+
+
+def account_names(clients: Sequence[Client], *, jetstream: bool) -> list[str]:
+    stored = [STORE] if jetstream else []
+    return [SYSTEM, AGENTS, *stored, *(client.name for client in clients)]
+
+
+def user_credentials(
+    name: str, *, account: str, signing_seed: str, tags: Sequence[str] = (), lives_sec: int = 0
+) -> tuple[str, str]:
+    """Returns the user's public key and the text of a .creds file. account: its public key."""
+    seed = nkey.make_seed()
+    public = nkey.public_key(seed)
+    # Without permissions: the scope of the signing key has them.
+    claims: dict[str, Any] = {"type": "user", "issuer_account": account}
+    if tags:
+        claims["tags"] = list(tags)
+    jwt = encode(
+        claims, name=name, subject=public, seed=signing_seed, kind=ACCOUNT, lives_sec=lives_sec
+    )
+    return public, credentials(jwt, seed)
+
+
+def host_tags(host: Host) -> list[str]:
+    return [f"group:{key}.{value}" for key, value in sorted(host.labels.items())]
+
+
+def operator_jwt(seed: str, system: str) -> str:
+    """Returns the operator's JWT. system: the public key of the account SYS. A server needs the
+    same one at each reload."""
+    return encode(
+        {"type": "operator", "system_account": system},
+        name="netsonde",
+        subject=nkey.public_key(seed, OPERATOR),
+        seed=seed,
+        kind=OPERATOR,
+    )
+
+
+def operator_config(
+    root: str,
+    clients: Sequence[Client],
+    operator: str,
+    operator_seed: str,
+    keys: Mapping[str, Keys],
+    transport: Transport,
+) -> str:
+    """Returns the text of nats-server.conf. operator: its JWT. keys: by
+    account name."""
+    plan = {SYSTEM: Account(), **plan_accounts(root, clients, [], transport)}
+    scopes = _scopes(root, clients, transport)
+    lines = [
+        "# Written by `netsonde nats setup --jwt`. To change it, run the command again.",
+        "# It contains only public keys.",
+        *transport_lines(transport),
+        f"operator: {operator}",
+        f"system_account: {keys[SYSTEM].account}",
+        "resolver: MEMORY",
+        "resolver_preload: {",
+    ]
+    for name, account in plan.items():
+        claims = _account_claims(account, keys, keys[name], scopes[name], name)
+        jwt = encode(
+            claims, name=name, subject=keys[name].account, seed=operator_seed, kind=OPERATOR
+        )
+        lines += [f"  # {name}", f"  {keys[name].account}: {json.dumps(jwt)}"]
+    return "\n".join([*lines, "}", ""])
+
+
+def _scopes(
+    root: str, clients: Sequence[Client], transport: Transport
+) -> dict[str, dict[str, Any]]:
+    """Returns the permissions of the users of each account."""
+    agent = agent_permissions(
+        root,
+        Host(NAME),
+        jetstream=bool(transport.jetstream_dir),
+        shards=transport.shards,
+        group=f"{GROUPS}.>",
+    )
+    scopes: dict[str, dict[str, Any]] = {
+        SYSTEM: {"subscribe": {"allow": ["$SYS.>", "_INBOX.>"]}},
+        AGENTS: agent,
+        STORE: administrator_permissions(),
+    }
+    for client in clients:
+        stored = stored_subjects(root, client, [], transport)
+        scopes[client.name] = client_permissions(root, client.role, stored)
+    return scopes
+
+
+def _account_claims(
+    account: Account, keys: Mapping[str, Keys], own: Keys, scope: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    template: dict[str, Any] = {
+        "pub": scope.get("publish", {}),
+        "sub": scope.get("subscribe", {}),
+        **UNLIMITED,
+    }
+    if "allow_responses" in scope:
+        template["resp"] = {"max": 1, "ttl": RESPONSE_NS}
+    return {
+        "type": "account",
+        "limits": _ACCOUNT_LIMITS | (_STORED if account.jetstream else {}),
+        "signing_keys": [
+            {"kind": "user_scope", "key": key, "role": name, "template": template}
+            for key in (own.signing, *own.earlier)
+        ],
+        "revocations": dict(own.revoked),
+        "exports": [
+            {"name": subject, "subject": subject, "type": "service", "response_type": "Stream"}
+            for subject in account.services
+        ]
+        + [{"name": subject, "subject": subject, "type": "stream"} for subject in account.streams],
+        "imports": [
+            {
+                "name": one.subject,
+                "subject": one.subject,
+                "account": keys[one.account].account,
+                "type": one.kind,
+                "share": one.share,
+            }
+            for one in account.imports
+        ],
+    }
