@@ -5,88 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from deadlines import TIMEOUT_SEC, eventually
 from netsonde.capture.session import Session
-from netsonde.core.values import CollectorStats, InterfaceStats, Stats
+from netsonde.core.values import Stats
 from netsonde.daemon.health import HEARTBEAT_STALLED_SEC, Health, Heartbeat
-from netsonde.wire.records import SpoolState
-
-COLLECTOR = CollectorStats(
-    address="fd00::9",
-    port=4739,
-    version=10,
-    connected=True,
-    messages_sent=3,
-    bytes_sent=4000,
-    templates_sent=4,
-    records_sent=120,
-    packets_sent=500,
-    octets_sent=50_000,
-    records_skipped_ipv6=0,
-    records_lost_refused=6,
-    records_lost_no_room=0,
-    records_lost_error=2,
-    packets_lost=31,
-    octets_lost=4096,
-    refusals=1,
-    times_clamped=0,
-    last_error="Connection refused",
-)
-
-
-INTERFACES = [
-    InterfaceStats(
-        name=name,
-        slot=slot,
-        ifindex=slot + 2,
-        captured=slot == 0,
-        link_up=slot == 0,
-        packets_captured=100 + slot,
-        bytes_captured=5000,
-        packets_dropped=slot,
-        packets_non_flow=7,
-    )
-    for slot, name in enumerate(("eth0", "eth1"))
-]
-
-
-class FakeExporting:
-    def stats(self) -> list[CollectorStats]:
-        return [COLLECTOR]
+from netsonde.daemon.metrics.host import HostMetrics
+from netsonde.daemon.metrics.registry import registry_of
 
 
 class FakeSession:
-    """The part of a session that health reads."""
+    """The part of a session that the heartbeat reads."""
 
     id = "s"
 
-    class Request:
-        interface = "eth0"
-        backend = "af_packet"
-
-    class Pump:
-        spool: SpoolState | None = None
-
-    request = Request()
-    exporting = FakeExporting()
-
     def __init__(self, stats: Stats) -> None:
-        self.pump = self.Pump()
         self.now = stats
         self.capture = self
 
     def stats(self) -> Stats:
         return self.now
-
-    def interface_stats(self) -> list[InterfaceStats]:
-        return INTERFACES
-
-    def counters(self, stats: Stats) -> dict[str, Any]:
-        return {"packets_captured": stats.packets_captured, "packets_active": 3}
 
 
 def session_of(stats: Stats) -> Session:
@@ -96,7 +37,8 @@ def session_of(stats: Stats) -> Session:
 def health(
     session: Session | None = None, *, ready: bool = True, listen: str = "127.0.0.1:0"
 ) -> Health:
-    return Health(listen, host="alpha", session=lambda: session, ready=lambda: ready)
+    registry = registry_of([HostMetrics("alpha", dict)])
+    return Health(listen, registry=registry, session=lambda: session, ready=lambda: ready)
 
 
 @pytest.mark.parametrize(
@@ -126,47 +68,6 @@ def test_head_has_no_body() -> None:
 
 def test_readyz_is_503_when_not_ready() -> None:
     assert b"503" in health(ready=False).answer(b"GET /readyz HTTP/1.1\r\n\r\n")
-
-
-def test_metrics_show_the_spool() -> None:
-    fake = FakeSession(Stats())
-    session = cast(Session, fake)
-    assert "spool" not in health(session).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
-    fake.pump.spool = SpoolState(
-        bytes_used=1,
-        bytes_max=2,
-        records_waiting=3,
-        records_lost=4,
-        packets_lost=5,
-        messages_in_flight=6,
-        messages_acknowledged=7,
-        messages_resent=8,
-    )
-    text = health(session).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
-    assert "netsonde_spool_records_waiting 3.0" in text
-    assert "netsonde_spool_records_lost_total 4.0" in text
-
-
-def test_metrics_show_the_session_counters() -> None:
-    session = session_of(Stats(packets_captured=42, flows_active=7))
-    text = health(session).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
-    labels = '{backend="af_packet",interface="eth0"}'
-    assert f"netsonde_packets_captured_total{labels} 42.0" in text
-    assert f"netsonde_packets_active{labels} 3.0" in text
-    assert f"netsonde_flows_active{labels} 7.0" in text
-    assert "netsonde_session_running 1.0" in text
-    assert "# TYPE netsonde_packets_captured_total counter" in text
-
-
-def test_metrics_show_each_collector() -> None:
-    text = health(session_of(Stats())).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
-    collector = 'collector="[fd00::9]:4739"'
-    assert f'netsonde_export_connected{{{collector},version="10"}} 1.0' in text
-    assert f'netsonde_export_collector_records_sent_total{{{collector},version="10"}} 120.0' in text
-    assert f'netsonde_export_packets_lost_total{{{collector},version="10"}} 31.0' in text
-    for cause, count in (("refused", 6), ("no_room", 0), ("error", 2)):
-        labels = f'cause="{cause}",{collector},version="10"'
-        assert f"netsonde_export_collector_records_lost_total{{{labels}}} {count}.0" in text
 
 
 def test_stalled_heartbeat_is_not_alive() -> None:
@@ -208,13 +109,3 @@ async def test_taken_port_does_not_stop_the_agent() -> None:
         await asyncio.wait_for(health(listen=f"127.0.0.1:{port}").run(), TIMEOUT_SEC)
     for listen in ("", "a..b:80"):
         await asyncio.wait_for(health(listen=listen).run(), TIMEOUT_SEC)
-
-
-def test_interfaces_have_their_own_series() -> None:
-    answer = health(session_of(Stats())).answer(b"GET /metrics HTTP/1.1\r\n\r\n").decode()
-    for name, packets, dropped in (("eth0", 100, 0), ("eth1", 101, 1)):
-        labels = f'{{backend="af_packet",interface="{name}"}}'
-        assert f"netsonde_interface_packets_captured_total{labels} {packets}.0" in answer
-        assert f"netsonde_interface_packets_dropped_total{labels} {dropped}.0" in answer
-    assert 'netsonde_interface_link_up{backend="af_packet",interface="eth0"} 1.0' in answer
-    assert 'netsonde_interface_link_up{backend="af_packet",interface="eth1"}' not in answer

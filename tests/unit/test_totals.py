@@ -27,3 +27,10 @@ def test_series_are_bounded() -> None:
     for number in range(SERIES_MAX + 10):
         totals.add((str(number),), {"records": 1})
     assert len(totals.shown({})) == SERIES_MAX
+
+
+def test_zeros_are_shown() -> None:
+    totals = Totals()
+    assert totals.shown({LO: {"dropped": 0}})[LO] == {"dropped": 0}
+    totals.add(LO, {"dropped": 0})
+    assert "dropped" in totals.shown({})[LO]

@@ -14,6 +14,7 @@ import hashlib
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import nats.errors
@@ -66,6 +67,26 @@ class Requester(Protocol):
     ) -> bytes | None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Messages and their payload bytes over the life of a connection."""
+
+    messages_received: int = 0
+    bytes_received: int = 0
+    messages_sent: int = 0
+    bytes_sent: int = 0
+
+    def plus(self, client: GuardedClient) -> Traffic:
+        """Returns the sum with what `client` counted."""
+        stats = client.stats
+        return Traffic(
+            self.messages_received + stats["in_msgs"],
+            self.bytes_received + stats["in_bytes"],
+            self.messages_sent + stats["out_msgs"],
+            self.bytes_sent + stats["out_bytes"],
+        )
+
+
 class PayloadTooLargeError(NetsondeError):
     """Payload and headers exceed max_payload. The server would close the connection."""
 
@@ -98,6 +119,7 @@ class Connection:
         self._notices: list[Notice] = []
         self._denials: list[Denial] = []
         self._reported: dict[str, float] = {}  # when each cause was logged last
+        self._before = Traffic()  # sum over earlier clients
         self._is_up = False
         self._failures = 0  # failed attempts since the last connect
         self._cause = ""
@@ -147,6 +169,10 @@ class Connection:
         writer = getattr(client._transport, "_io_writer", None)
         buffered = writer.transport.get_write_buffer_size() if writer is not None else 0
         return int(client._pending_data_size) + int(buffered)
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._before if self._client is None else self._before.plus(self._client)
 
     @property
     def inbox_prefix(self) -> str:
@@ -296,6 +322,7 @@ class Connection:
                 await asyncio.gather(watchdog, return_exceptions=True)
             self._log.warning("nats-py closed the client, making a new one")
         finally:
+            self._before = self.traffic
             self._client = None
             self._report_down()
             await client.shut()

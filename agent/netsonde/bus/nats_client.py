@@ -334,6 +334,8 @@ class GuardedClient(Client):
 
     async def publish_encoded(self, line: bytes, payload: bytes) -> None:
         """Passes one encoded message to the socket. publish() would copy the payload twice."""
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(payload)
         self._pending += (line, payload, b"\r\n")
         self._pending_data_size += len(line) + len(payload) + 2
         if self._flush_queue is not None and self._flush_queue.empty():

@@ -34,6 +34,7 @@ from ..errors import (
 )
 from ..recorder.sealing import read_sealing
 from ..wire.events import EventLog
+from ..wire.records import SpoolState
 from ..wire.replies import (
     EncryptionReply,
     ExportReply,
@@ -98,7 +99,11 @@ class Sessions:
     def status(self) -> StatusReply:
         if self.current is not None:
             return self.current.status()
-        return StatusReply(spool=self._sink.state() or UNSET)
+        return StatusReply(spool=self.spool() or UNSET)
+
+    def spool(self) -> SpoolState | None:
+        """Returns the state of the spool. None without one."""
+        return self._sink.state()
 
     async def start(self, request: CaptureOptions, *, replacing: str = "") -> StartReply:
         """replacing: first stops the session that runs, with this reason."""

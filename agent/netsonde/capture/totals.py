@@ -37,7 +37,9 @@ class Totals:
         for key in [*self._ended, *running]:
             now = Counter(self._ended.get(key, {}))
             now.update(running.get(key, {}))
-            self._shown[key] = self._shown.get(key, Counter()) | now  # the larger of each
+            before = self._shown.get(key, Counter())
+            # Not `before | now`, which would leave zeros out.
+            self._shown[key] = Counter({name: max(before[name], now[name]) for name in now})
         keys = {*self._ended, *running}
         self._shown = {key: self._shown[key] for key in sorted(keys)}
         return self._shown

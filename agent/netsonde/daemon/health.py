@@ -12,20 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import CollectorRegistry
 
-from .. import __version__
 from ..bus.connection import Connection, until_tick
-from ..capture.collectors import LOSS_CAUSES
 from ..capture.session import Session
 from ..capture.standing import Standing
-from ..capture.totals import Key, SessionTotals, collector_series, interface_series
-from ..config.addresses import endpoint
 from ..core.own_traffic import OwnListener
 
 REQUEST_BYTES_MAX = 8192
@@ -33,15 +28,6 @@ REQUEST_TIMEOUT_SEC = 5.0
 CONNECTIONS_MAX = 16
 HEARTBEAT_STALLED_SEC = 5.0
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-_GAUGES = frozenset({"packets_active", "records_waiting"})
-_EXPORT_COUNTERS = (
-    "messages_sent",
-    "bytes_sent",
-    "collector_records_sent",
-    "packets_lost",
-    "refusals",
-)
 
 
 class Heartbeat:
@@ -62,196 +48,25 @@ class Heartbeat:
         return stats.finished or now_sec - self._moved_sec < HEARTBEAT_STALLED_SEC
 
 
-class _Exposed(Collector):
-    """The metric families of one scrape."""
-
-    def __init__(
-        self,
-        host: str,
-        session: Callable[[], Session | None],
-        totals: SessionTotals,
-        standing: Standing | None,
-    ) -> None:
-        self._standing = standing
-        self._host = host
-        self._session = session
-        self._totals = totals
-
-    def collect(self) -> Iterable[Metric]:
-        session = self._session()
-        build = GaugeMetricFamily(
-            "netsonde_build_info", "Version of the running agent", labels=["host", "version"]
-        )
-        build.add_metric([self._host, __version__], 1)
-        yield build
-        running = GaugeMetricFamily("netsonde_session_running", "1 while a session is active")
-        running.add_metric([], int(session is not None))
-        yield running
-        if self._standing is not None:
-            yield from _capture(self._standing)
-        yield from self._counters(session)
-        if session is not None:
-            yield from _spool(session)
-            yield from _gauges(session)
-        yield from self._interfaces(session)
-        yield from self._exports(session)
-
-    def _counters(self, session: Session | None) -> Iterable[Metric]:
-        running: dict[Key, dict[str, int]] = {}
-        if session is not None:
-            labels = (session.request.interface, session.request.backend)
-            running[labels] = session.counters(session.capture.stats())
-        series = self._totals.sessions.shown(running)
-        for name in sorted({name for values in series.values() for name in values}):
-            if name not in _GAUGES:
-                family = CounterMetricFamily(
-                    f"netsonde_{name}",
-                    f"{name.replace('_', ' ')} of all sessions",
-                    labels=["interface", "backend"],
-                )
-                for key, values in series.items():
-                    family.add_metric(key, values[name])
-                yield family
-
-    def _interfaces(self, session: Session | None) -> Iterable[Metric]:
-        stats = session.capture.interface_stats() if session is not None else ()
-        backend = session.request.backend if session is not None else ""
-        labels = ["interface", "backend"]
-        series = self._totals.interfaces.shown(interface_series(stats, backend))
-        for name in sorted({name for values in series.values() for name in values}):
-            family = CounterMetricFamily(
-                f"netsonde_interface_{name}",
-                f"{name.replace('_', ' ')} on one interface",
-                labels=labels,
-            )
-            for key, values in series.items():
-                family.add_metric(key, values[name])
-            yield family
-        link_up = GaugeMetricFamily(
-            "netsonde_interface_link_up", "1 while the captured interface is up", labels=labels
-        )
-        for one in stats:
-            if one.captured:
-                link_up.add_metric([one.name, backend], int(one.link_up))
-        if stats:
-            yield link_up
-
-    def _exports(self, session: Session | None) -> Iterable[Metric]:
-        """The label `collector` is address and port, so that series add up over a fleet."""
-        collectors = session.exporting.stats() if session is not None else []
-        labels = ["collector", "version"]
-        connected = GaugeMetricFamily(
-            "netsonde_export_connected", "0 while the collector is unreachable", labels=labels
-        )
-        for one in collectors:
-            who = [endpoint(one.address, one.port), str(one.version)]
-            connected.add_metric(who, int(one.connected))
-        if collectors:
-            yield connected
-        series = self._totals.collectors.shown(collector_series(collectors))
-        for name in _EXPORT_COUNTERS if series else ():
-            family = CounterMetricFamily(
-                f"netsonde_export_{name}",
-                f"{name.replace('_', ' ')} to the collector",
-                labels=labels,
-            )
-            for (address, port, version), values in series.items():
-                who = [endpoint(address, int(port)), version]
-                family.add_metric(who, values[name.removeprefix("collector_")])
-            yield family
-        lost = CounterMetricFamily(
-            "netsonde_export_collector_records_lost",
-            "records not sent to the collector, by cause",
-            labels=[*labels, "cause"],
-        )
-        for (address, port, version), values in series.items():
-            for cause in LOSS_CAUSES:
-                who = [endpoint(address, int(port)), version, cause]
-                lost.add_metric(who, values[f"records_lost_{cause}"])
-        if series:
-            yield lost
-
-
-def _capture(standing: Standing) -> Iterable[Metric]:
-    for name, value, what in (
-        ("wanted", standing.wanted is not None, "1 while a policy, [session] or persist wants one"),
-        ("running", standing.running, "1 while a capture runs"),
-    ):
-        gauge = GaugeMetricFamily(f"netsonde_capture_{name}", what)
-        gauge.add_metric([], int(value))
-        yield gauge
-
-
-def _gauges(session: Session) -> Iterable[Metric]:
-    stats = session.capture.stats()
-    counters = session.counters(stats)
-    values = {name: value for name, value in counters.items() if name in _GAUGES}
-    for name, value in (values | {"flows_active": stats.flows_active}).items():
-        gauge = GaugeMetricFamily(
-            f"netsonde_{name}",
-            f"{name.replace('_', ' ')} of the session",
-            labels=["interface", "backend"],
-        )
-        gauge.add_metric([session.request.interface, session.request.backend], value)
-        yield gauge
-
-
-def _spool(session: Session) -> Iterable[Metric]:
-    state = session.pump.spool
-    if state is None:
-        return
-    for name in ("bytes_used", "bytes_max", "records_waiting", "messages_in_flight"):
-        gauge = GaugeMetricFamily(
-            f"netsonde_spool_{name}", f"{name.replace('_', ' ')} of the spool"
-        )
-        gauge.add_metric([], getattr(state, name))
-        yield gauge
-    for name in ("records_lost", "packets_lost", "messages_acknowledged", "messages_resent"):
-        counter = CounterMetricFamily(f"netsonde_spool_{name}", f"{name.replace('_', ' ')}, spool")
-        counter.add_metric([], getattr(state, name))
-        yield counter
-
-
-class _BusExposed(Collector):
-    """The connections to NATS."""
-
-    def __init__(self, connections: Callable[[], Sequence[Connection]]) -> None:
-        self._connections = connections
-
-    def collect(self) -> Iterable[Metric]:
-        connected = GaugeMetricFamily(
-            "netsonde_nats_connected", "0 while there is no connection", labels=["connection"]
-        )
-        denials = CounterMetricFamily(
-            "netsonde_nats_denials", "messages and subscriptions denied", labels=["connection"]
-        )
-        for one in self._connections():
-            connected.add_metric([one.purpose], int(one.connected))
-            denials.add_metric([one.purpose], one.denials)
-        yield from (connected, denials)
-
-
 class Health:
     def __init__(
         self,
         listen: str,
         *,
-        host: str,
+        registry: CollectorRegistry,
         session: Callable[[], Session | None],
         ready: Callable[[], bool],
-        totals: SessionTotals | None = None,
         connections: Callable[[], Sequence[Connection]] = tuple,
         standing: Standing | None = None,
     ) -> None:
+        """registry: what /metrics returns."""
         self._listen = listen
         self._bus = connections
         self._standing = standing
         self._session = session
         self._ready = ready
         self._heartbeat = Heartbeat()
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_BusExposed(connections))
-        self._registry.register(_Exposed(host, session, totals or SessionTotals(), standing))
+        self._registry = registry
         self._connections = 0
         self._log = structlog.get_logger()
         self.address = ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 import structlog
+from prometheus_client.registry import CollectorRegistry
 
 from .. import __version__
 from ..bus.connection import Connection
@@ -35,6 +36,11 @@ from ..sinks.core_nats import FlowStream
 from ..sinks.jetstream import JetStreamSink
 from ..wire.replies import BusState, MetricsMessage, MetricsReply
 from .health import Health
+from .metrics.bus import ConnectionMetrics, EventMetrics, RequestMetrics, SpoolMetrics
+from .metrics.exporting import ExportMetrics
+from .metrics.host import HostMetrics, PolicyMetrics, WantedMetrics
+from .metrics.registry import Part, registry_of
+from .metrics.session import SessionMetrics
 
 
 class Bus:
@@ -183,15 +189,6 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
     policy = Policy(settings.policy)
     discovery = Discovery(identity(settings, fqdn))
     responder = Responder(bus.control, features, events, discovery, policy, tasks)
-    health = Health(
-        settings.http.listen,
-        host=settings.host,
-        session=lambda: sessions.current,
-        totals=sessions.totals,
-        ready=lambda: bus.control.connected and not responder.draining and standing.satisfied,
-        standing=standing,
-        connections=lambda: bus.connections,
-    )
     description = HostDescription(
         settings,
         boot=bus.publisher.boot,
@@ -214,9 +211,41 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         path=state_directory() / CACHE_NAME,
         allowed=policy.allows_policies,
     )
+    health = Health(
+        settings.http.listen,
+        registry=_metrics(bus, events, features, responder, presence, desired),
+        session=lambda: sessions.current,
+        ready=lambda: bus.control.connected and not responder.draining and standing.satisfied,
+        standing=standing,
+        connections=lambda: bus.connections,
+    )
     description.wanted = desired.state
     events.listener = standing.listener = presence.note_change
     return Parts(bus, events, features, policy, spooled, responder, presence, desired, health)
+
+
+def _metrics(
+    bus: Bus,
+    events: Events,
+    features: Features,
+    responder: Responder,
+    presence: Presence,
+    desired: Desired,
+) -> CollectorRegistry:
+    """Returns what /metrics serves."""
+    sessions = features.sessions
+    parts: list[Part] = [
+        HostMetrics(presence.description.host, lambda: sessions.config.agent.labels),
+        WantedMetrics(features.standing),
+        PolicyMetrics(desired.state, lambda: presence.name_taken),
+        ConnectionMetrics(lambda: bus.connections),
+        RequestMetrics(responder),
+        EventMetrics(events),
+        SpoolMetrics(sessions.spool),
+        SessionMetrics(lambda: sessions.current, sessions.totals),
+        ExportMetrics(lambda: sessions.current, sessions.totals),
+    ]
+    return registry_of(parts)
 
 
 def identity(settings: Config, fqdn: str) -> Identity:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +35,8 @@ class Events:
         self._seq = 0
         self._alarmed: dict[str, float] = {}
         self._log = structlog.get_logger()
+        self.counts: Counter[tuple[str, str]] = Counter()  # by kind and name
+        self.alarm_times: dict[str, float] = {}  # last alarm of each name, since the epoch
         self.dropped = 0
 
     def emit(
@@ -51,6 +53,9 @@ class Events:
         if kind == "alarm" and not self._may_alarm(event):
             return
         self._seq += 1
+        self.counts[kind, event] += 1
+        if kind == "alarm":
+            self.alarm_times[event] = time.time()
         made = Event(
             host=self._publisher.host,
             boot=self._publisher.boot,

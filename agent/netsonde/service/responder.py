@@ -44,7 +44,7 @@ from ..wire.envelope import Headers
 from ..wire.events import EventLog
 from ..wire.verbs import VERBS, Verb
 from .audit import Audit
-from .discovery import Discovery
+from .discovery import Discovery, EndpointStats
 from .handlers import HANDLERS, Call, Done, Features
 from .outbox import Outbox
 from .policy import Caller, Policy
@@ -132,6 +132,15 @@ class Responder:
     def _accepts(self, subject: str, size: int) -> bool:
         """Returns whether the body of a large message is read. Replies to this agent are."""
         return not subject.startswith(f"{self._root}.") or self._large.take(size, time.monotonic())
+
+    def statistics(self) -> dict[str, EndpointStats]:
+        """Returns the statistics by verb, and those of unknown verbs as `unknown`."""
+        return {**self._discovery.endpoints, "unknown": self._discovery.unknown}
+
+    @property
+    def in_flight(self) -> int:
+        """Requests whose reply has not left."""
+        return len(self._running)
 
     def set_name_taken(self, taken: bool) -> None:
         self.name_taken = taken
@@ -228,20 +237,21 @@ class Responder:
         slot = _Slot()
         try:
             outcome = await self._settle(name, verb, message.data, headers, caller, slot)
-            if verb is not None:
-                elapsed_ns = time.monotonic_ns() - started_ns
-                self._discovery.endpoints[name].count(elapsed_ns, outcome.error)
-                if verb.changes or isinstance(outcome.error, PolicyDenied | PathNotAllowed):
-                    self._audit.note(
-                        name,
-                        message,
-                        headers,
-                        caller,
-                        session_id or self._session_id(),
-                        code=int(outcome.reply.headers["Status-Code"]),
-                        error=outcome.error,
-                        replayed=outcome.replayed,
-                    )
+            code = int(outcome.reply.headers["Status-Code"])
+            stats = self._discovery.endpoints.get(name, self._discovery.unknown)
+            stats.count(time.monotonic_ns() - started_ns, outcome.error, code)
+            denied = isinstance(outcome.error, PolicyDenied | PathNotAllowed)
+            if verb is not None and (verb.changes or denied):
+                self._audit.note(
+                    name,
+                    message,
+                    headers,
+                    caller,
+                    session_id or self._session_id(),
+                    code=code,
+                    error=outcome.error,
+                    replayed=outcome.replayed,
+                )
             if reply_to:
                 await self._respond(reply_to, headers, outcome)
         finally:

@@ -1,0 +1,1 @@
+"""The metrics of the agent in Prometheus form, gathered at each scrape."""
