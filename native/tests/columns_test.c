@@ -96,6 +96,16 @@ static void check_sets(void) {
     CHECK(sonde_ipfix_sets(messages, cut, sets, 4) <= 3);
 }
 
+/* The caller's array is output only. */
+static void check_stale_sets(void) {
+  struct sonde_set sets[4] = {{.id = 256}, {.id = 257}, {.id = 2}, {.id = 256}};
+  struct sonde_set fresh[4] = {0};
+  uint32_t count = sonde_ipfix_sets(messages, sizeof messages, fresh, 4);
+  CHECK(count > 1);
+  CHECK_EQ(sonde_ipfix_sets(messages, sizeof messages, sets, 4), count);
+  CHECK(memcmp(sets, fresh, count * sizeof *sets) == 0);
+}
+
 /* After a set with a false length the rest of its message is skipped, and the next message is read.
  */
 static void check_message_after_a_false_length(void) {
@@ -138,6 +148,7 @@ static void check_rows(void) {
 }
 
 int main(void) {
+  check_stale_sets();
   check_sets();
   check_message_after_a_false_length();
   check_rows();

@@ -1,4 +1,5 @@
 /* exporter_calls_test.c - adding, replacing, listing and removing the collectors of a session. */
+#include <dirent.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,6 +68,31 @@ static void check_listed(struct sonde_session *session, const char *hosts) {
   }
 }
 
+static int count_threads(void) {
+  int count = 0;
+  DIR *tasks = opendir("/proc/self/task");
+  for (struct dirent *task = readdir(tasks); task; task = readdir(tasks))
+    count += task->d_name[0] != '.';
+  closedir(tasks);
+  return count;
+}
+
+static void the_thread_runs_while_there_are_collectors(void) {
+  struct sonde_session *session = open_session();
+  struct sonde_error error;
+  int without = count_threads();
+  for (int turn = 0; turn < 2; turn++) {
+    CHECK_EQ(add(session, 'a', 9, &error), SONDE_OK);
+    CHECK_EQ(add(session, 'b', 9, &error), SONDE_OK);
+    CHECK_EQ(count_threads(), without + 1);
+    CHECK_EQ(remove_one(session, "127.0.0.97", DISCARD_PORT, &error), SONDE_OK);
+    CHECK_EQ(count_threads(), without + 1);
+    CHECK_EQ(remove_one(session, "127.0.0.98", DISCARD_PORT, &error), SONDE_OK);
+    CHECK_EQ(count_threads(), without);
+  }
+  sonde_session_close(session);
+}
+
 static void collectors_are_added_and_removed(void) {
   static const char all[] = "abcdefghijklmnop";
   struct sonde_session *session = open_session();
@@ -126,6 +152,7 @@ static void stopped_session_takes_no_collector(void) {
 }
 
 int main(void) {
+  the_thread_runs_while_there_are_collectors();
   collectors_are_added_and_removed();
   stopped_session_takes_no_collector();
   return check_report();

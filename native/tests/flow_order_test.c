@@ -12,6 +12,7 @@
 enum { RECORDS_MAX = 16, FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16 };
 static const uint64_t START = 1700000000000000000, US = 1000, MS = 1000000, SECOND = 1000000000;
 
+static const uint8_t client_mac[6] = {2, 0, 0, 0, 0, 1}, server_mac[6] = {2, 0, 0, 0, 0, 2};
 static struct sonde_flow_table *table;
 static struct sonde_record records[RECORDS_MAX];
 static uint32_t count;
@@ -70,10 +71,17 @@ static void send(uint64_t time_ns, bool reversed, uint8_t flags) {
       .icmp_type = reversed ? 2 : 1,
       .mpls_label = reversed ? 2 : 1,
       .direction = reversed ? SONDE_DIRECTION_EGRESS : SONDE_DIRECTION_INGRESS,
-      .flags = (uint16_t)(SONDE_DECODED_TCP | (reversed ? SONDE_DECODED_REVERSED : 0)),
+      .source_mac = client_mac,
+      .dest_mac = server_mac,
+      .flags = (uint16_t)(SONDE_DECODED_TCP | SONDE_DECODED_MAC |
+                          (reversed ? SONDE_DECODED_REVERSED : 0)),
       .tcp_flags = flags,
       .key = {.ip_version = 4, .protocol = 6, .lo_port = 40000, .hi_port = 80},
   };
+  if (reversed) {
+    packet.source_mac = server_mac;
+    packet.dest_mac = client_mac;
+  }
   memcpy(packet.key.lo_ip, "\x0a\x00\x00\x01", 4);
   memcpy(packet.key.hi_ip, "\x0a\x00\x00\x02", 4);
   sonde_flow_table_update(table, &packet, 1);
@@ -107,6 +115,8 @@ static void permute(struct step *steps, uint32_t from, uint32_t total, void (*ch
 
 static void check_client_first(uint8_t tag) {
   CHECK_EQ(count, 1);
+  CHECK(memcmp(records[0].source_mac, client_mac, 6) == 0);
+  CHECK(memcmp(records[0].dest_mac, server_mac, 6) == 0);
   CHECK_EQ(records[0].source_port, 40000);
   CHECK_EQ(records[0].first_ns, START);
   CHECK_EQ(records[0].flow_start_ns, START);

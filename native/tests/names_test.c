@@ -274,6 +274,35 @@ static void test_many_names(void) {
   sonde_names_release(&names);
 }
 
+/* The block takes whole names only. */
+static void test_room(void) {
+  static const char *const texts[] = {"a-name-of-forty-bytes-that-fits-into-64.",
+                                      "second-with-twenty-4byte"};
+  struct sonde_names names = {0};
+  uint8_t data[1024] = {0}, block[192];
+  char name[SONDE_NAME_BYTES];
+  uint32_t bytes = 0;
+  CHECK(sonde_names_init(&names));
+  for (uint32_t slot = 0; slot < 2; slot++) {
+    CHECK(sonde_names_set(&names, slot, texts[slot]));
+    struct sonde_packet_layout head = {.caplen = 60, .wirelen = 60, .name = names.number_of[slot]};
+    memcpy(data + bytes, &head, sizeof head);
+    bytes += sonde_packet_layout_bytes(head.caplen);
+  }
+  for (uint32_t capacity = 0; capacity <= 128; capacity += SONDE_NAMES_ALIGN) {
+    memset(block, 0x5a, sizeof block);
+    uint32_t used = sonde_names_write(&names, data, bytes, block, capacity);
+    CHECK_EQ(used, capacity);
+    for (uint32_t at = capacity; at < sizeof block; at++)
+      CHECK_EQ(block[at], 0x5a);
+    for (uint32_t slot = 0; slot < 2; slot++) {
+      sonde_names_find(block, used, names.number_of[slot], name);
+      CHECK(strcmp(name, capacity > slot * SONDE_NAMES_ALIGN ? texts[slot] : "") == 0);
+    }
+  }
+  sonde_names_release(&names);
+}
+
 int main(void) {
   decoder = sonde_decoder_create(1, NULL);
   CHECK(mkdtemp(directory) != NULL);
@@ -282,6 +311,7 @@ int main(void) {
   test_segments();
   test_version_1();
   test_many_names();
+  test_room();
   DIR *dir = opendir(directory);
   for (struct dirent *entry = readdir(dir); entry; entry = readdir(dir))
     if (strstr(entry->d_name, "netsonde-"))

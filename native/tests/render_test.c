@@ -190,7 +190,20 @@ static void check_export_time(void) {
   }
 }
 
+/* The least room for IPFIX is two messages of the least length. */
+static void check_ipfix_room(void) {
+  struct sonde_record record = {.ip_version = 4, .packets = {1}, .bytes = {60}};
+  struct sonde_batch batch;
+  static uint8_t buffer[1024];
+  CHECK_EQ(sonde_records_render(&record, 1, SONDE_ENCODING_IPFIX, "eth0", buffer, 1023, &batch),
+           SONDE_TOO_SMALL);
+  CHECK_EQ(sonde_records_render(&record, 1, SONDE_ENCODING_IPFIX, "eth0", buffer, 1024, &batch),
+           SONDE_OK);
+  CHECK_EQ(batch.records, 1);
+}
+
 int main(void) {
+  check_ipfix_room();
   check_export_time();
   check_longest_record();
   check_capacities();

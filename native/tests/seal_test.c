@@ -252,8 +252,18 @@ static void test_failure(const struct sonde_libcrypto *broken) {
   sonde_store_close(store);
 }
 
+/* docs/segment.md: three zero bytes, the counter from its highest byte on, and the last flag. */
+static void test_nonce(void) {
+  uint8_t nonce[SONDE_NONCE_BYTES];
+  sonde_nonce(UINT64_C(0x0102030405060708), 1, nonce);
+  CHECK(memcmp(nonce, "\0\0\0\1\2\3\4\5\6\7\10\1", sizeof nonce) == 0);
+  sonde_nonce(UINT64_C(0xff00000000000000), 0, nonce);
+  CHECK(memcmp(nonce, "\0\0\0\377\0\0\0\0\0\0\0\0", sizeof nonce) == 0);
+}
+
 int main(void) {
   decoder = sonde_decoder_create(1, NULL);
+  test_nonce();
   test_enable_midway();
   test_wrap();
   test_wrapped_in_clear();

@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "core/session_state.h"
+#include "host/clock.h"
 
 static const uint64_t SECOND = 1000000000, BEGIN = UINT64_C(1700000000) * 1000000000;
 
@@ -69,6 +70,29 @@ static void listing_waits_for_added_up_packets(struct sonde_session *session) {
   CHECK_EQ(record.packets[0], 2);
 }
 
+static void both_directions_are_counted(struct sonde_session *session) {
+  const struct sonde_worker_counters *counters = &session->workers->counters;
+  uint64_t packets = counters->packets_captured, bytes = counters->bytes_captured;
+  struct sonde_delta delta = {
+      .key = {.lo_ip = {10, 0, 0, 3}, .hi_ip = {10, 0, 0, 4}, .ip_version = 4, .protocol = 17},
+      .first_ns = {BEGIN + 4 * SECOND, BEGIN + 4 * SECOND},
+      .last_ns = {BEGIN + 4 * SECOND, BEGIN + 4 * SECOND},
+      .packets = {3, 2},
+      .l2_bytes = {300, 120},
+      .frames = 5,
+  };
+  add_delta(session->workers, &delta, BEGIN + 4 * SECOND);
+  CHECK_EQ(counters->packets_captured - packets, 5);
+  CHECK_EQ(counters->bytes_captured - bytes, 420);
+}
+
+static void statistics_have_the_time(struct sonde_session *session) {
+  struct sonde_stats stats;
+  uint64_t before = sonde_clock_ns(CLOCK_REALTIME);
+  sonde_session_stats(session, &stats);
+  CHECK(stats.time_ns >= before && stats.time_ns <= sonde_clock_ns(CLOCK_REALTIME));
+}
+
 int main(void) {
   struct sonde_session *session = calloc(1, sizeof *session);
   session->workers = aligned_alloc(64, sizeof *session->workers);
@@ -81,6 +105,8 @@ int main(void) {
       .flows_max = 16, .sink = {.reserve = reserve, .commit = commit, .room = room}});
   sonde_worker_metering_set(session->workers, true, SECOND, 60 * SECOND);
   listing_waits_for_added_up_packets(session);
+  both_directions_are_counted(session);
+  statistics_have_the_time(session);
   sonde_worker_release(session->workers);
   pthread_mutex_destroy(&session->control);
   free(session->workers);

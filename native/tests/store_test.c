@@ -302,6 +302,24 @@ static void test_gaps_of_workers(void) {
   sonde_store_close(store);
 }
 
+/* The newest packet is known also while the newest chunk is empty. */
+static void test_newest(void) {
+  struct sonde_store *store = open_store(16 << 20, 1);
+  struct sonde_store_stats stats;
+  uint64_t count = 0;
+  do {
+    append(store, 0, count, count + 50);
+    count += 50;
+    sonde_store_stats(store, &stats);
+    CHECK_EQ(stats.newest_ns, made_start_ns + (count - 1) * made_step_ns);
+    CHECK_EQ(stats.oldest_ns, made_start_ns);
+  } while (count < 5000);
+  sonde_appender_cut(sonde_store_appender(store, 0), 0);
+  sonde_store_stats(store, &stats);
+  CHECK_EQ(stats.newest_ns, made_start_ns + (count - 1) * made_step_ns);
+  sonde_store_close(store);
+}
+
 /* A limit of bytes or packets is exact, and a range that ends with the limit is complete. */
 static void test_exact_limits(void) {
   struct sonde_store *store = open_store(8 << 20, 1);
@@ -336,6 +354,7 @@ int main(void) {
   test_chunk_edges();
   test_gaps_of_workers();
   test_exact_limits();
+  test_newest();
   test_wrap();
   test_limits();
   test_workers();

@@ -1,12 +1,14 @@
 """Mutates the agent with operators of cosmic-ray and runs the unit tests that execute the line.
 
 The mutants are in a copy of the package, which the tests import. The first run of all unit tests
-records which tests execute which lines; delete build/mutation-agent to record them again. A line
-that runs at import or in another thread is tested by the files that import its module.
+records which tests execute which lines; a later run records the changed test files again. Delete
+build/mutation-agent after a change of the agent. The quickest tests run first.
 """
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import shutil
@@ -22,8 +24,8 @@ import pytest
 from cosmic_ray.ast import get_ast
 from cosmic_ray.mutating import MutationVisitor, mutate_code
 from cosmic_ray.plugins import get_operator
-from coverage import CoverageData
-from mutants import REPOSITORY, Mutant, Verdict, arguments, changed, run
+from coverage import Coverage, CoverageData
+from mutants import REPOSITORY, TRIES, Judge, Mutant, Verdict, arguments, changed, run
 
 for library in ("cffi", "hypothesis", "nats", "pyarrow", "rich.console", "structlog"):
     __import__(library)  # once, not in each run of tests
@@ -31,8 +33,8 @@ for library in ("cffi", "hypothesis", "nats", "pyarrow", "rich.console", "struct
 AGENT = REPOSITORY / "agent"
 UNIT_TESTS = REPOSITORY / "tests" / "unit"
 BUILD = REPOSITORY / "build" / "mutation-agent"
-COPY = BUILD / "agent"
 RECORDED = BUILD / "coverage.sqlite"
+SECONDS = BUILD / "seconds.json"  # the duration of each test
 TIMEOUT_SEC = 60
 # The screens of cli/ are tested by tests/e2e.
 PACKAGES = "bus capture collect config core daemon firmware fleet recorder service sinks spool wire"
@@ -96,55 +98,105 @@ def candidates(only: str) -> Iterator[Callable[[], Mutant | None]]:
                     yield partial(mutate, path, source, name, occurrence)
 
 
+def in_function(mutant: Mutant) -> bool:
+    return any(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body[0].lineno <= mutant.line <= (node.end_lineno or 0)
+        for node in ast.walk(ast.parse(mutant.path.read_text()))
+    )
+
+
+class Recording:
+    """A pytest plugin that records the lines and the seconds of each test."""
+
+    def __init__(self) -> None:
+        self.seconds = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
+        self.coverage = Coverage(
+            data_file=str(RECORDED), source_pkgs=["netsonde"], config_file=False
+        )
+        self.coverage.load()
+        self.coverage.start()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.coverage.switch_context(nodeid)
+        self.seconds[nodeid] = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] += report.duration
+
+    def finish(self) -> None:
+        self.coverage.stop()
+        self.coverage.save()
+        SECONDS.write_text(json.dumps(self.seconds))
+
+
+class Failure:
+    """A pytest plugin that writes the name of the test that fails."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.file.write_text(report.nodeid)
+
+
+def record() -> None:
+    """Runs the test files that changed since the last record."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    last = SECONDS.stat().st_mtime if SECONDS.exists() else 0
+    files = [str(path) for path in UNIT_TESTS.glob("test_*.py") if path.stat().st_mtime > last]
+    if not files:
+        return
+    child = os.fork()
+    if child == 0:
+        os.chdir(REPOSITORY)
+        recording = Recording()
+        status = pytest.main(["-q", "-p", "no:cacheprovider", *sorted(files)], [recording])
+        recording.finish()
+        os._exit(status)
+    if os.waitpid(child, 0)[1] != 0:
+        sys.exit("the unit tests fail without a change")
+
+
 class Tests:
     """The unit tests, which run on a copy of the package."""
 
-    def __init__(self) -> None:
-        shutil.rmtree(COPY, ignore_errors=True)
-        shutil.copytree(AGENT, COPY, ignore=shutil.ignore_patterns("__pycache__"))
-        (COPY / "sitecustomize.py").write_text(START)
+    def __init__(self, worker: int) -> None:
+        self.copy = BUILD / f"agent{worker}"
+        self.failed = BUILD / f"failed{worker}"
+        shutil.rmtree(self.copy, ignore_errors=True)
+        shutil.copytree(AGENT, self.copy, ignore=shutil.ignore_patterns("__pycache__"))
+        (self.copy / "sitecustomize.py").write_text(START)
         core = subprocess.run(
             [sys.executable, "-c", "import netsonde._core; print(netsonde._core.__file__)"],
             check=True,
             capture_output=True,
             text=True,
         ).stdout.strip()
-        (COPY / "netsonde" / Path(core).name).symlink_to(core)
-        (COPY / "netsonde" / "backends").symlink_to(Path(core).parent / "backends")
-        self.environment = {**os.environ, "PYTHONPATH": str(COPY)}
-        if not RECORDED.exists():
-            self.record()
+        (self.copy / "netsonde" / Path(core).name).symlink_to(core)
+        (self.copy / "netsonde" / "backends").symlink_to(Path(core).parent / "backends")
+        self.environment = {**os.environ, "PYTHONPATH": str(self.copy)}
         self.recorded = CoverageData(str(RECORDED))
         self.recorded.read()
+        self.seconds: dict[str, float] = json.loads(SECONDS.read_text())
         self.imports = {path: path.read_text() for path in UNIT_TESTS.glob("test_*.py")}
 
-    def record(self) -> None:
-        settings = BUILD / "coverage.ini"
-        settings.write_text(
-            "[run]\nsource_pkgs = netsonde\ndynamic_context = test_function\n"
-            f"data_file = {RECORDED}\n"
-        )
-        command = [sys.executable, "-m", "coverage", "run", f"--rcfile={settings}"]
-        subprocess.run(
-            [*command, "-m", "pytest", "-q", "-p", "no:cacheprovider", UNIT_TESTS], check=True
-        )
-
     def selected(self, mutant: Mutant) -> list[str]:
-        """Returns the tests that execute the line, or those of the files that import its module."""
-        tests = set[str]()
-        for context in self.recorded.contexts_by_lineno(str(mutant.path)).get(mutant.line, []):
-            module, _, name = context.rpartition(".")
-            if (UNIT_TESTS / f"{module}.py").exists():
-                tests.add(f"{UNIT_TESTS / module}.py::{name}")
-        package, module = mutant.path.relative_to(AGENT / "netsonde").with_suffix("").parts[:2]
-        named = rf"netsonde\.{package}\.{module}\b|netsonde\.{package} import [^\n]*\b{module}\b"
-        files = {str(path) for path, text in self.imports.items() if re.search(named, text)}
-        if not tests:
-            return sorted(files)
-        return sorted(tests)
+        """Returns the tests that execute the line. A line that runs at import: those of the files
+        that import its module or name it."""
+        contexts = self.recorded.contexts_by_lineno(str(mutant.path)).get(mutant.line, [])
+        tests = {test for test in contexts if test in self.seconds}
+        if not tests or not in_function(mutant):
+            parts = mutant.path.relative_to(AGENT / "netsonde").with_suffix("").parts
+            name = rf"{parts[0]}\.{parts[1]}\b"
+            named = rf"netsonde\.{name}|netsonde\.{parts[0]} import [^\n]*\b{parts[1]}\b|\"{name}"
+            files = {path.name for path, text in self.imports.items() if re.search(named, text)}
+            tests |= {test for test in self.seconds if Path(test.split("::")[0]).name in files}
+        return sorted(tests, key=lambda test: self.seconds[test])
 
     def place(self, path: Path, source: str) -> None:
-        copied = COPY / path.relative_to(AGENT)
+        copied = self.copy / path.relative_to(AGENT)
         copied.write_text(source)
         for compiled in copied.parent.glob(f"__pycache__/{copied.stem}.*.pyc"):
             compiled.unlink()  # two changes within a second can have one size
@@ -153,14 +205,23 @@ class Tests:
         tests = self.selected(mutant)
         if not tests:
             return "survived"
-        self.place(mutant.path, mutant.source)
-        try:
-            return "survived" if self.passes(tests) else "killed"
-        finally:
-            self.place(mutant.path, mutant.path.read_text())
+        unchanged = mutant.path.read_text()
+        timeout_sec = TIMEOUT_SEC + 3 * sum(self.seconds[test] for test in tests)
+        for _ in range(TRIES):
+            self.place(mutant.path, mutant.source)
+            passed = self.passes(tests, timeout_sec)
+            failed = [self.failed.read_text()] if self.failed.exists() else tests
+            self.place(mutant.path, unchanged)
+            if passed:
+                return "survived"
+            if self.passes(failed, timeout_sec / 2):
+                return "killed"
+            timeout_sec *= 2  # the machine is busy
+        return "survived"
 
-    def passes(self, tests: list[str]) -> bool:
+    def passes(self, tests: list[str], timeout_sec: float) -> bool:
         """Runs pytest in a fork of this process, which has the libraries loaded."""
+        self.failed.unlink(missing_ok=True)
         child = os.fork()
         if child == 0:
             os.setsid()
@@ -168,10 +229,11 @@ class Tests:
             os.environ.update(self.environment)
             for descriptor in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-            sys.path.insert(0, str(COPY))
+            sys.path.insert(0, str(self.copy))
             exec(START)
-            os._exit(pytest.main(["-qx", "-p", "no:cacheprovider", *tests]))
-        deadline = time.monotonic() + TIMEOUT_SEC
+            failure = Failure(self.failed)
+            os._exit(pytest.main(["-qx", "-p", "no:cacheprovider", *tests], [failure]))
+        deadline = time.monotonic() + timeout_sec
         while time.monotonic() < deadline:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
@@ -182,6 +244,11 @@ class Tests:
         return False
 
 
+def make_judge(worker: int) -> Judge:
+    return Tests(worker).judge
+
+
 if __name__ == "__main__":
     options = arguments("Mutation test of the agent.")
-    sys.exit(run(options, list(candidates(options.only)), Tests().judge))
+    record()
+    sys.exit(run(options, list(candidates(options.only)), make_judge))

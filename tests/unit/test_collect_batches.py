@@ -31,7 +31,10 @@ def test_ledger_is_a_set_of_sequence_numbers(seqs: list[int]) -> None:
     for seq in seqs:
         assert ledger.note("a", "b", seq) == (seq not in seen)
         seen.add(seq)
+    runs = sum(seq - 1 not in seen for seq in seen)
+    assert ledger.ranges == runs  # neighbours are joined, so the state stays small
     ledger = msgspec.json.decode(msgspec.json.encode(ledger), type=Ledger)
+    assert ledger.ranges == runs
     missing = {seq for gap in ledger.gaps() for seq in range(gap.first, gap.last + 1)}
     assert missing == set(range(1, max(seen, default=0))) - seen
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netsonde.collect.batches import IPFIX, Batch
+from netsonde.collect.batches import IPFIX, Batch, UnreadableError
 from netsonde.collect.columns import NULLS, SCHEMA, WORDS, IpfixRows
 from netsonde.collect.fields import fit_lines
 from netsonde.collect.parquet import ParquetFiles, lines_tables
@@ -215,3 +215,14 @@ def test_unknown_elements_are_kept(tmp_path: Path) -> None:
     (row,) = pyarrow.parquet.read_table(next(tmp_path.glob("*.parquet"))).to_pylist()
     assert row["source_ip"] == "198.18.0.1"
     assert json.loads(row["more"])["enterprise_999999_element_77"] == "01020304"
+
+
+@pytest.mark.parametrize("number", [0, (1 << 63) - 1])
+def test_the_largest_counter_fits_its_column(number: int) -> None:
+    line = b'{"bytes":%d}' % number
+    assert fit_lines([line]) == [line]
+
+
+def test_a_counter_beyond_its_column_is_malformed() -> None:
+    with pytest.raises(UnreadableError):
+        fit_lines([b'{"bytes":%d}' % (1 << 63)])

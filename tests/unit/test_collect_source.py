@@ -12,7 +12,13 @@ from nats.aio.msg import Msg
 
 from deadlines import eventually
 from netsonde.bus.embedded import EmbeddedServer
-from netsonde.collect.source import ERRORS, PULL_MESSAGES, DurableSource
+from netsonde.collect.source import (
+    ERRORS,
+    PULL_MESSAGES,
+    DurableSource,
+    OtherReaderError,
+    delivery_number,
+)
 
 STREAM, SUBJECT = "CAPTURE_FLOWS", "capture.stream.flows.alpha"
 
@@ -106,6 +112,64 @@ async def test_deleted_consumer_raises(client: Client) -> None:
     await source.open()
     await publish(client, 1, 1)
     await eventually(lambda: fetched(source), "a message of the new consumer")
+
+
+@pytest.mark.parametrize(
+    ("reply", "number"),
+    [
+        ("$JS.ACK.S.d.1.9.7.1700000000000000000.0", 7),
+        ("$JS.ACK.hub.hash.S.d.1.9.7.1700000000000000000.0", 7),
+        ("$JS.ACK.hub.hash.S.d.1.9.7.1700000000000000000.0.token", 7),
+        ("$JS.ACK.S.d.1.9.x.1700000000000000000.0", None),
+        ("_INBOX.a.b", None),
+        ("", None),
+    ],
+)
+def test_the_ack_subject_has_the_number_of_the_delivery(reply: str, number: int | None) -> None:
+    assert delivery_number(Msg(Client(), SUBJECT, reply=reply)) == number
+
+
+# ---- another reader of the consumer ---------------------------------------------------------
+
+
+async def taken_by_another(client: Client, number: int) -> None:
+    async def nobody_waits() -> bool:
+        return not (await client.jetstream().consumer_info(STREAM, "d")).num_waiting
+
+    await eventually(nobody_waits, "the end of the source's request")
+    await client.jetstream().publish(SUBJECT, b"%d" % number)
+    other = await client.jetstream().pull_subscribe_bind("d", STREAM)
+    (message,) = await other.fetch(1)
+    await message.ack()
+    await client.flush()
+
+
+async def test_the_newer_reader_returns_what_it_read_and_ends(client: Client) -> None:
+    source = source_on(client)
+    await source.open()
+    await publish(client, 0, 0)
+    assert numbers(await source.fetch()) == [0]
+    await taken_by_another(client, 1)
+    await publish(client, 2, 2)
+    with pytest.raises(OtherReaderError, match="Stop it, or use --durable"):
+        await source.fetch()
+    assert numbers(await source.fetch()) == [2]  # was returned to the stream
+
+
+async def test_the_older_reader_reports_the_other_and_continues(client: Client) -> None:
+    reported: list[str] = []
+    source = DurableSource(
+        client, stream=STREAM, subjects=[SUBJECT], durable="d", notify=reported.append
+    )
+    await source.open()
+    for number in range(2):
+        await publish(client, number, number)
+        assert numbers(await source.fetch()) == [number]
+    await taken_by_another(client, 2)
+    await publish(client, 3, 3)
+    assert numbers(await source.fetch()) == [3]
+    assert len(reported) == 1
+    assert reported[0].endswith("This collector continues.")
 
 
 async def fetched(source: DurableSource) -> bool:

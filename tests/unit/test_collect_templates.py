@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from netsonde.collect.templates import count_records
+from netsonde.collect.templates import count_records, read_records
 
 
 def batch(set_id: int, template: bytes, records: bytes) -> bytes:
@@ -37,3 +37,9 @@ def test_template_that_ends_early_has_no_records(cut: int) -> None:
 def test_template_after_padding_is_ignored() -> None:
     padded = struct.pack("!HH", 255, 0) + template(256)
     assert count_records(batch(256, padded, RECORD)) == (0, 0, 0)
+
+
+def test_records_are_counted_by_template() -> None:
+    two = batch(256, template(256), RECORD * 2) + batch(257, template(257), RECORD * 3)
+    found = {one.set_id: (one.rows, one.record_bytes) for one in read_records(two)}
+    assert found == {256: (2, 16), 257: (3, 16)}

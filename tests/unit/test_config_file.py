@@ -111,3 +111,17 @@ def test_set_keeps_a_file_that_would_become_invalid(
     assert main(["config", "set", "buffer.dir", "/spill", "--config", str(path)]) == 0
     assert path.read_text() == '[buffer]\ndir = "/spill"\n'
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[flows]\njetstream = 7\n", "flows.jetstream: expected `bool`, got `int`"),
+        ("[flows]\nabsent = 7\n", "unknown key flows.absent"),
+        ("absent = 7\n", "unknown key absent"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse(text, origin=ORIGIN)
+    assert str(refused.value).endswith(words)

@@ -13,9 +13,11 @@ import pytest
 from nats.errors import Error as NatsError
 
 from netsonde.bus.credentials import Login
+from netsonde.bus.embedded_login import write_seed
 from netsonde.bus.nats_client import GuardedClient
 from netsonde.config.sections import Config, FlowsSection, NatsSection
 from netsonde.daemon.embedded import embedded_server, reload_with
+from netsonde.errors import ConfigError
 from servers import free_port
 
 
@@ -82,3 +84,13 @@ async def test_streams_outlive_the_agent_with_the_spool(tmp_path: Path) -> None:
                 await client.jetstream().add_stream(name="KEPT", subjects=["kept"])
             assert (await client.jetstream().account_info()).streams == 1
     assert (tmp_path / "spool" / "nats" / "jetstream").is_dir()
+
+
+def test_a_seed_that_cannot_be_written_names_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"File exists.*Set STATE_DIRECTORY"):
+        write_seed(tmp_path / "file", 4222, "S")
+    path = write_seed(tmp_path / "new", 4222, "S1")
+    assert write_seed(tmp_path / "new", 4222, "S2") == path
+    assert path.read_text() == "S2\n"
+    assert list(path.parent.iterdir()) == [path]

@@ -113,3 +113,9 @@ async def test_alarm_is_sent_at_most_once_a_minute(
         "start",
         "packets_dropped",
     ]
+
+
+def test_empty_members_are_left_out() -> None:
+    event = Event(host="a", boot="b", seq=1, kind="alarm", event="e", time="t")
+    names = set(msgspec.to_builtins(event))
+    assert names == {"host", "boot", "seq", "kind", "event", "time"}

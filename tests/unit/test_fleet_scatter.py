@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from deadlines import TIMEOUT_SEC
-from netsonde.fleet.scatter import Gathering, Message, Reply, decode_reply, gather
+from netsonde.fleet.scatter import Gathering, Message, Reply, decode_reply, gather, storing_stream
 from netsonde.wire.instant import parse_rfc3339
 
 
@@ -37,6 +37,24 @@ def test_reply_code_prefers_the_header_over_the_body(
     reply = decode_reply(data, headers, 0.1)
     assert (reply.host, reply.code) == ("a", code)
     assert reply.accepted == (code < 400)
+
+
+@pytest.mark.parametrize(
+    ("data", "stream"),
+    [
+        (b'{"stream":"S","seq":1}', "S"),
+        (b'{"stream":"S","seq":1,"domain":"d"}', "S"),
+        (b'{"stream":"S"', None),
+        (b'["stream"]', None),
+        (b'{"stream":"S"}', None),
+        (b'{"stream":7,"seq":1}', None),
+        (b'{"stream":"S","seq":1,"host":"a"}', None),
+        (b'{"seq":1}', None),
+    ],
+)
+def test_an_acknowledgement_of_jetstream_names_its_stream(data: bytes, stream: str | None) -> None:
+    assert storing_stream(data, None) == stream
+    assert storing_stream(data, {"Host": "a"}) is None
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a\x1b[31m", "a b", "A", ""])

@@ -7,6 +7,7 @@ import importlib
 import pytest
 
 LIMITS = {
+    "bus.embedded.THREADS_MIN": 4,
     "bus.objects.CHUNK_BYTES": 131_072,
     "bus.objects.STREAM_NOT_FOUND": 10_059,
     "bus.publisher.ENVELOPE_BYTES_MAX": 2048,
@@ -57,6 +58,7 @@ LIMITS = {
     "wire.envelope.ERROR_HEADER_MAX": 512,
     "wire.envelope.REQUEST_ID_MAX": 256,
     "wire.instant.NS_PER_SEC": 1_000_000_000,
+    "wire.selector.LENGTH_MAX": 4096,
 }
 
 

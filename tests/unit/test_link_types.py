@@ -129,3 +129,8 @@ def test_hardware_type_decides(
 ) -> None:
     monkeypatch.setattr(Path, "read_text", lambda _path: f"{hardware}\n")
     assert of_interfaces(["made0"]) == found
+
+
+def test_an_unknown_interface_may_have_every_link_type() -> None:
+    assert of_interfaces(["absent0"]) == (1, 101, 276, 113, 105, 119, 127, 163, 192, 0, 9)
+    assert of_interfaces(["lo", "absent0"])[0] == ETHERNET

@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 
 from deadlines import TIMEOUT_SEC
 from netsonde.bus.embedded import EmbeddedServer
-from netsonde.bus.nats_client import GuardedClient
+from netsonde.bus.nats_client import GuardedClient, honour_cancellation
 
 
 @pytest.fixture
@@ -70,3 +70,16 @@ async def test_undecodable_message_is_received(
     assert (first.data, again.subject) == (b"{}", "ask.again")
     assert not lost
     await client.close()
+
+
+async def test_a_swallowed_cancellation_is_raised_again() -> None:
+    honour_cancellation()  # no cancellation yet
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    honour_cancellation(1)  # not a new one
+    with pytest.raises(asyncio.CancelledError):
+        honour_cancellation()
+    task.uncancel()

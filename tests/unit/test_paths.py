@@ -173,3 +173,13 @@ def test_link_swapped_in_during_open_is_never_followed(allowed: Path, tmp_path: 
         thread.join()
     assert seen["read"] > 0
     assert seen["refused"] > 0
+
+
+def test_the_reason_is_named(allowed: Path) -> None:
+    for path, reason in (
+        (str(allowed / "absent"), "no such file"),
+        (str(allowed / "a.pcap" / "below"), "no such file"),
+        (str(allowed / ("x" * 300)), "file name too long"),
+    ):
+        with pytest.raises(NotAFileError, match=reason):
+            content([allowed], path)

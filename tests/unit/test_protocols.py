@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,13 @@ def test_names_match_the_records() -> None:
         if number.isdigit():
             assert protocol_name(int(number)) == name
     assert protocol_name(253) == "253"
+
+
+def test_numbers_are_those_of_the_system() -> None:
+    """The C library has them from IANA's registry."""
+    names = ("ICMP", "TCP", "UDP", "GRE", "ESP", "AH", "SCTP", "PIM", "RSVP", "UDPLite", "IPv6")
+    for name in names:
+        number = getattr(socket, f"IPPROTO_{name.upper()}", None)
+        if number is not None:
+            assert protocol_name(number) == name
+            assert protocol_number(name.lower()) == number

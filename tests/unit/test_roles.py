@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -168,3 +169,13 @@ def test_configuration_has_what_was_asked_for() -> None:
     ):
         assert line in full.splitlines()
     assert '"US"' in full
+
+
+def test_a_collector_imports_no_requests() -> None:
+    nkeys = {"alpha": "UA", "beta": "UB", "op": "UO", "col": "UC", "streams": "US"}
+    clients = [Client("op", "operator"), Client("col", "collector")]
+    text = server_config("capture", HOSTS, clients, nkeys, Transport(jetstream_dir="/j"))
+    found = re.findall(r'{"\w+": "(\S+)".*"accounts": (\[.*\])}', text)
+    exports = dict(reversed(found))  # the agents' account comes first
+    assert exports["capture.>"] == exports["$SRV.>"] == '["op"]'
+    assert exports["capture.stream.>"] == '["op", "col"]'

@@ -28,6 +28,7 @@ from netsonde.config.sections import (
     ExportSection,
     MetricsSection,
 )
+from netsonde.core.collectors import COLLECTORS_MAX
 from netsonde.core.values import Batch, FlowMatch, FlowQuery, Stats
 from netsonde.errors import (
     Draining,
@@ -46,7 +47,7 @@ from netsonde.errors import (
 )
 from netsonde.recorder.retrieval import Retrievals, packet_query
 from netsonde.wire.instant import rfc3339
-from netsonde.wire.replies import MetricsReply
+from netsonde.wire.replies import ExportState, MetricsReply
 from netsonde.wire.requests import (
     EncryptionRequest,
     ExportRequest,
@@ -269,6 +270,28 @@ async def test_flows_are_listed(rig: Rig) -> None:
         assert (page.truncated, bool(page.following), page.active) == (more, more, 2)
 
 
+async def test_sums_beyond_the_table_are_truncated(rig: Rig) -> None:
+    """The core keeps 65,536 sums and counts the flows that found no room."""
+    count = 122_000  # more than half of the flows beyond those of the reply find no room
+    frame = bytearray(ethernet(ipv4(udp(b"", 1, 2), UDP, A, B)))
+    frames: list[Packet] = []
+    for number in range(count):
+        frame[27:30] = number.to_bytes(3)  # the end of the source address
+        frames.append(at(START_NS + number, bytes(frame)))
+    write_pcap(rig.directory / "many.pcap", frames)
+    request = StartRequest(
+        interface="many.pcap", backend="file", metering=MeterRequest(enable=True)
+    )
+    await rig.sessions.start(request)
+    await rig.finished()
+    capture = rig.sessions.require().capture
+    for by, rows, truncated in ((("source_ip",), 10_000, True), (("dest_ip",), 1, False)):
+        query = FlowQuery(limit=10_000, sort="bytes", min_packets=1, by=by)
+        page = await capture.flows(query, None, encoding=0, bytes_max=1 << 24)
+        assert (page.active, len(json.loads(page.data))) == (count, rows)
+        assert (page.truncated, bool(page.following)) == (truncated, truncated)
+
+
 # ---- collectors ----------------------------------------------------------------------------
 
 
@@ -312,6 +335,19 @@ async def test_collectors_are_added_changed_and_removed(rig: Rig, receiver: sock
     with pytest.raises(InvalidCollector, match="does not export to"):
         await rig.sessions.export(export_to(receiver, enable=False))
     receiver.close()
+
+
+async def test_a_collector_beyond_the_limit_is_refused(rig: Rig, receiver: socket.socket) -> None:
+    await rig.sessions.start(rig.replay())
+    first = receiver.getsockname()[1] - COLLECTORS_MAX
+    for port in range(first, first + COLLECTORS_MAX):
+        await rig.sessions.export(ExportRequest(collector_ip="127.0.0.1", collector_port=port))
+    with pytest.raises(InvalidCollector, match=str(COLLECTORS_MAX)):
+        await rig.sessions.export(export_to(receiver))
+    state = rig.sessions.require().status().export
+    assert isinstance(state, ExportState)
+    ports = [one.collector_port for one in state.collectors]
+    assert ports == list(range(first, first + COLLECTORS_MAX))
 
 
 async def test_export_losses_are_alarms_and_sums(rig: Rig, receiver: socket.socket) -> None:
