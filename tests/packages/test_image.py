@@ -17,6 +17,7 @@ from netns import Wire
 from servers import NatsServer
 
 CAP_NET_RAW = 1 << 13
+USER_ID = "747"
 # The documented options. LIMITS fits the engine to the namespaces of a test.
 OPTIONS = ("--read-only", "--cap-drop=all", "--cap-add=NET_RAW")
 # An engine raises its own limits, which a test is not allowed to.
@@ -85,7 +86,7 @@ def test_image_captures_with_one_capability_and_a_read_only_root(
         status = dict(
             line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
         )
-        assert "0" not in status["Uid"].split()
+        assert status["Uid"].split() == [USER_ID] * 4
         assert status["NoNewPrivs"] == "1"
         sets = {int(status[key], 16) for key in ("CapEff", "CapPrm", "CapBnd", "CapAmb")}
         assert sets == {CAP_NET_RAW}
