@@ -15,6 +15,7 @@ APT_BUILD := gcc clang cmake ninja-build pkg-config libbpf-dev libdpdk-dev libpc
              iproute2 iputils-ping
 APT_TEST := buildah clang crun ethtool iperf3 libcap2-bin libclang-rt-14-dev minisign mmdebstrap nfdump openssl pmacct \
             podman procps prometheus rpm systemd tcpdump tshark
+APT_TEST += nodejs $(if $(shell command -v npm),,npm)
 APT_BENCH := clang ethtool iperf3 nfdump softflowd
 
 # Tests that fill a link or measure time. They run alone.

@@ -41,7 +41,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 # The agents of these suites are separate processes, on uvloop. The loop of the test itself matters
 # little there. To save time, each e2e test runs on one of the two loops, and the other suites run
 # on the faster one.
-ONE_LOOP = {"faults", "live", "packages", "prometheus", "wire"}
+ONE_LOOP = {"examples", "faults", "live", "packages", "prometheus", "wire"}
 EITHER_LOOP = {"e2e"}
 
 
