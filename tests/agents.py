@@ -77,9 +77,13 @@ class Agent:
     def start(self) -> Agent:
         """Starts the process and returns when the agent replies on the bus."""
         self.spawn()
+        self.wait_answers()
+        return self
+
+    def wait_answers(self) -> None:
+        """Returns when the agent replies on the bus."""
         url = order_servers(self.config["nats"]["servers"], self.host)[0]
         eventually_now(lambda: self._answers(url), f"{self.host} to answer")
-        return self
 
     def _answers(self, url: str) -> bool:
         assert self.alive, f"{self.host} exited with {self.exit_code}:\n{self.log}"

@@ -53,12 +53,7 @@ class Wire:
 
     def create(self) -> Wire:
         for name in (self.host, self.peer):
-            ip("netns", "add", name)
-            with entered(name):
-                for which in ("all", "default"):
-                    Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
-                Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(_LOCAL_PORTS)
-                ip("link", "set", "lo", "up")
+            namespace_add(name)
         self.connect()
         return self
 
@@ -78,7 +73,7 @@ class Wire:
 
     def delete(self) -> None:
         for name in (self.host, self.peer):
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+            namespace_delete(name)
 
     def host_ip(self, *arguments: str) -> str:
         return ip("-n", self.host, *arguments)
@@ -142,6 +137,20 @@ def _raw_socket(device: str) -> socket.socket:
 
 
 # ---- namespaces ---------------------------------------------------------------------------
+
+
+def namespace_add(name: str) -> None:
+    """Adds a namespace without IPv6, with `lo` up."""
+    ip("netns", "add", name)
+    with entered(name):
+        for which in ("all", "default"):
+            Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6").write_text("1")
+        Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(_LOCAL_PORTS)
+        ip("link", "set", "lo", "up")
+
+
+def namespace_delete(name: str) -> None:
+    subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
 def ip(*arguments: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,9 +58,13 @@ def toml_inline(table: Mapping[str, Any]) -> str:
 class Operator:
     """A user with a policy file and the commands."""
 
-    def __init__(self, server: NatsServer, directory: Path) -> None:
+    def __init__(self, server: NatsServer, directory: Path, *, state: Path | None = None) -> None:
+        """state: the state directory of the commands, instead of the tests' common one."""
         self.server = server
         self.file = directory / "fleet.toml"
+        self.environment = dict(os.environ)
+        if state is not None:
+            self.environment["XDG_STATE_HOME"] = str(state)
 
     def write(self, *policies: str) -> None:
         self.file.write_text("\n".join(policies))
@@ -68,10 +73,16 @@ class Operator:
         return [str(COMMAND), *words, *client_flags(self.server.url)]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*words), capture_output=True, text=True, timeout=170)
+        return subprocess.run(
+            self.command(*words),
+            capture_output=True,
+            text=True,
+            timeout=170,
+            env=self.environment,
+        )
 
-    def spawn(self, *words: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.command(*words), stdout=subprocess.DEVNULL)
+    def spawn(self, *words: str, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self.command(*words), stdout=stdout, env=self.environment)
 
     def rows(self, *words: str) -> dict[str, dict[str, Any]]:
         """Returns the rows of a command's `--json` output by host."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import nats
 import pytest
@@ -19,9 +20,10 @@ from nats.aio.msg import Msg
 from bus import settled
 from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus import connection as connection_module
+from netsonde.bus import nats_client
 from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes, order_servers
 from netsonde.bus.embedded import EmbeddedServer
-from netsonde.bus.nats_client import DROPPED_BODY, LARGE_BYTES, backoff_sec
+from netsonde.bus.nats_client import DROPPED_BODY, LARGE_BYTES, GuardedClient, backoff_sec
 from netsonde.config.sections import NatsSection
 from netsonde.errors import UnreachableError
 from netsonde.fleet.client import connect
@@ -347,6 +349,37 @@ def test_backoff_has_full_jitter_and_a_limit() -> None:
         waits = [backoff_sec(failures) for _ in range(500)]
         assert 0 <= min(waits) < most / 8
         assert most * 7 / 8 < max(waits) <= most
+
+
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [
+        (TimeoutError(), 5),
+        (OSError(errno.EHOSTUNREACH, "no route"), 5),
+        (ConnectionRefusedError(), 11),
+    ],
+)
+async def test_wait_stays_short_while_no_server_is_reached(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, longest: int
+) -> None:
+    waits: list[int] = []
+
+    def note(failures: int) -> float:
+        waits.append(failures)
+        return 0.0
+
+    async def fail(host: str, port: int) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(nats_client, "backoff_sec", note)
+    client = GuardedClient()
+    client.open_socket = fail
+    connecting = asyncio.create_task(client.connect("nats://192.0.2.1:4222", connect_timeout=1))
+    await eventually(lambda: len(waits) >= 12, "12 attempts")
+    connecting.cancel()
+    await asyncio.gather(connecting, return_exceptions=True)
+    assert max(waits[:12]) == longest
+    await client.shut()
 
 
 async def test_each_host_connects_to_the_first_server_of_its_order() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import random
@@ -38,6 +39,7 @@ from .nats_transport import CLOSE_SEC, DEFAULT_PORT, STREAM_BYTES, OpenSocket, T
 
 HANDSHAKE_SEC = 10.0  # from the TCP connection to the server's first PONG
 BACKOFF_SEC, BACKOFF_SEC_MAX = 0.5, 60.0
+UNREACHED_DOUBLINGS = 5  # limit of the wait after an unreachable server: 16 s
 STABLE_SEC = 10.0  # a connection that lasted this long resets the back-off
 LINE_BYTES_MAX = 256 << 10  # INFO lists every server of a cluster
 MESSAGE_BYTES_MAX = 64 << 20  # the largest max_payload that nats-server accepts
@@ -106,6 +108,9 @@ def read_denial(text: str) -> PermissionDeniedError | None:
         subject = found[2].strip('"')
     kind: DenialKind = "publish" if found[1].lower() == "publish" else "subscribe"
     return PermissionDeniedError(kind, subject)
+
+
+_UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
 
 
 def backoff_sec(failures: int) -> float:
@@ -267,6 +272,7 @@ class GuardedClient(Client):
         self._ps = _Parser(self)
         self._tries = 0  # since the last stable connection
         self._up_sec: float | None = None
+        self._unreached = False  # the last attempt reached no server
         self._hastened = asyncio.Event()
         self.reads = 0  # grows while the server sends anything
         self.ended = asyncio.Event()
@@ -357,23 +363,35 @@ class GuardedClient(Client):
     # ---- connecting --------------------------------------------------------------------------
 
     async def _select_next_server(self) -> None:
-        """Tries the next server once, after the back-off. nats-py would not raise here."""
+        """Tries the next server once, after the back-off. nats-py would not raise here.
+
+        An attempt that reached no server cost no server anything. The wait after it stays short,
+        so that a host is back soon after its network is.
+        """
         count = len(self._server_pool)
         if self.rounds is not None and self._tries >= self.rounds * count:
             raise nats.errors.NoServersError
         if self._up_sec is not None and time.monotonic() - self._up_sec > STABLE_SEC:
             self._tries = 0
         if self._tries or self._up_sec is not None:
+            failures = max(self._tries - 1, 0) // count
+            if self._unreached:
+                failures = min(failures, UNREACHED_DOUBLINGS)
             self._hastened.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(backoff_sec(max(self._tries - 1, 0) // count)):
+                async with asyncio.timeout(backoff_sec(failures)):
                     await self._hastened.wait()
         self._up_sec = None
         self._tries += 1
         chosen = self._server_pool.pop(0)
         self._server_pool.append(chosen)
         self._current_server = chosen
-        await self._connect_to_server(chosen)
+        self._unreached = False
+        try:
+            await self._connect_to_server(chosen)
+        except OSError as error:
+            self._unreached = isinstance(error, TimeoutError) or error.errno in _UNREACHABLE
+            raise
 
     async def _attempt_reconnect(self) -> None:
         """A cancelled attempt may end with an error about its successor's future."""

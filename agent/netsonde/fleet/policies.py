@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import re
 import socket
@@ -33,6 +34,8 @@ from .client import FleetClient
 from .inventory import server_time_ns
 
 FILE_BYTES_MAX = 1 << 20
+OUTAGE_SEC = 30.0  # a rollout waits this long for a bucket without a leader, or for NATS
+RETRY_SEC = 1.0
 _DURATION = re.compile(r"(\d{1,6})(s|m|h)")
 _UNIT_SEC = {"s": 1, "m": 60, "h": 3600}
 
@@ -220,15 +223,32 @@ class PolicyStore:
                 return revision.revision
 
     async def write(self, released: Rolling) -> Rolling:
-        """Replaces the release. Raises PolicyStoreError if somebody else did."""
+        """Replaces the release; retries while the bucket has no leader or NATS is away. Raises
+        PolicyStoreError if somebody else replaced it."""
         value = msgspec.json.encode(released.release)
+        until_sec, retried = time.monotonic() + OUTAGE_SEC, False
+        while True:
+            try:
+                entry = await self.bucket.put(RELEASE_KEY, value, last=released.entry)
+                return Rolling(released.release, released.sets, entry)
+            except WrongRevisionError:
+                entry = await self._written(value) if retried else 0
+                if entry:  # an earlier try was stored, and its ack was lost
+                    return Rolling(released.release, released.sets, entry)
+                raise PolicyStoreError("Somebody else changed the release meanwhile.") from None
+            except KeyValueError as error:
+                if time.monotonic() > until_sec:
+                    raise PolicyStoreError(error.detail) from None
+                retried = True
+                await asyncio.sleep(RETRY_SEC)
+
+    async def _written(self, value: bytes) -> int:
+        """Returns the revision of the release in the bucket if it has this value, else 0."""
         try:
-            entry = await self.bucket.put(RELEASE_KEY, value, last=released.entry)
-        except WrongRevisionError:
-            raise PolicyStoreError("Somebody else changed the release meanwhile.") from None
+            found = await self.bucket.get(RELEASE_KEY)
         except KeyValueError as error:
             raise PolicyStoreError(error.detail) from None
-        return Rolling(released.release, released.sets, entry)
+        return found.revision if found is not None and found.value == value else 0
 
 
 def _decode(data: bytes, kind: type[Value]) -> Value:

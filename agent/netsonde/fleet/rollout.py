@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from nats.errors import Error as NatsError
 
 from ..bus.kv import KeyValueError, WrongRevisionError
 from ..wire.instant import NS_PER_SEC
@@ -42,8 +43,9 @@ from ..wire.policy import (
     policy_bucket,
 )
 from .client import FleetClient
-from .inventory import Host, InventoryError, read_inventory, server_time_ns
+from .inventory import Host, Inventory, InventoryError, read_inventory, server_time_ns
 from .policies import (
+    OUTAGE_SEC,
     PolicyStore,
     PolicyStoreError,
     Released,
@@ -343,13 +345,22 @@ class Roller:
         if self._hosts:
             left_sec = POLL_SEC if until_sec is None else until_sec - time.monotonic()
             await asyncio.sleep(max(min(left_sec, POLL_SEC), 0.0))
-        address = self._client.address
-        found = await read_inventory(
-            self._client.connection, address.root, domain=address.jetstream_domain
-        )
-        if found is None:
-            raise InventoryError("The inventory cannot be read any more.")
-        self._hosts = found.hosts
+        self._hosts = (await self._read_hosts()).hosts
+
+    async def _read_hosts(self) -> Inventory:
+        """Reads the inventory; retries while the bucket has no leader or NATS is away. Raises
+        InventoryError."""
+        address, until_sec = self._client.address, time.monotonic() + OUTAGE_SEC
+        while True:
+            with contextlib.suppress(InventoryError, NatsError):
+                found = await read_inventory(
+                    self._client.connection, address.root, domain=address.jetstream_domain
+                )
+                if found is not None:
+                    return found
+            if time.monotonic() > until_sec:
+                raise InventoryError("The inventory cannot be read any more.")
+            await asyncio.sleep(POLL_SEC)
 
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[None]:

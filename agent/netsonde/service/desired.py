@@ -44,6 +44,7 @@ from .host_entry import HostDescription, WantedState
 
 REFRESH_SEC = 60.0  # in case a notice was lost
 RETRY_SEC = 5.0
+RETRIES = 3  # without a policy: the bucket may be missing until the first `apply`
 HOSTS_PER_SEC = 50  # spreads the restarts and reports of one batch
 JITTER_SEC_MAX = 30.0
 CACHE_NAME = "desired.json"
@@ -111,6 +112,8 @@ class Desired:
         self._wanted = _Wanted()
         self._applied: int | None = None
         self._wake = asyncio.Event()
+        self._joined = False  # the release was read, or was written while this agent listened
+        self._failures = 0  # to read, since the connection is up
         self._failure = ""
         self._log = structlog.get_logger()
         connection.listen(self._bucket.subject(RELEASE_KEY), self._on_release)
@@ -148,7 +151,9 @@ class Desired:
             try:
                 await self._refresh()
             except KeyValueError as error:
-                wait_sec = RETRY_SEC if self._known is not None else REFRESH_SEC
+                self._failures += 1
+                if self._known is not None or self._failures <= RETRIES:
+                    wait_sec = RETRY_SEC
                 self._log.debug("cannot read the policies", error=error.detail)
             except UnsupportedRevisionError as error:
                 self._fail(error.detail)
@@ -159,16 +164,21 @@ class Desired:
                 continue
 
     async def _on_release(self, _: Msg) -> None:
+        self._joined = True
         self._wake.set()
 
     def _on_connection(self, up: bool) -> None:
         if up:
+            self._failures = 0
             self._wake.set()
 
     # ---- reading -------------------------------------------------------------------------------
 
     async def _refresh(self) -> None:
+        """Reads the release and applies it: at once after a boot, and after a random wait if the
+        agent ran before. A write of the release ends the wait, and is read next."""
         found = await self._bucket.get(RELEASE_KEY)
+        joined, self._joined = self._joined, True
         if found is None or found.deleted:
             if self._known is not None:
                 self._known = None
@@ -176,17 +186,24 @@ class Desired:
                 self._decide()
             return
         release = _read(found.value, Release)
-        known = self._known
-        if known is not None and known.release == release:
-            self._decide()
-            return
-        sets = {number: await self._policies(number) for number in release.revisions()}
-        self._failure = ""
-        self._known = _Known(release, sets)
-        if self._find() != self._wanted and known is not None:
-            await asyncio.sleep(_jitter_sec(release))
+        if self._known is None or self._known.release != release:
+            sets = {number: await self._policies(number) for number in release.revisions()}
+            self._failure = ""
+            self._known = _Known(release, sets)
+            await asyncio.to_thread(self._write_cache, self._known)
+            if joined and self._find() != self._wanted and await self._is_woken_in(release):
+                return
         self._decide()
-        await asyncio.to_thread(self._write_cache, self._known)
+
+    async def _is_woken_in(self, release: Release) -> bool:
+        """Waits for a random time, so that the hosts of one step do not all restart at once."""
+        longest_sec = min(release.hosts / HOSTS_PER_SEC, JITTER_SEC_MAX)
+        wait_sec = random.uniform(0.0, longest_sec)  # noqa: S311 - not a secret
+        try:
+            async with asyncio.timeout(wait_sec):
+                return await self._wake.wait()
+        except TimeoutError:
+            return False
 
     async def _policies(self, number: int) -> PolicySet:
         known = self._known
@@ -269,9 +286,3 @@ def _read(data: bytes, kind: type[Value]) -> Value:
     except msgspec.DecodeError as error:
         why = str(error)
     raise UnsupportedRevisionError(f"unsupported_rev: this agent cannot read the policy: {why}")
-
-
-def _jitter_sec(release: Release) -> float:
-    """Returns a random wait, so that the hosts of one step do not all restart at once."""
-    longest = min(release.hosts / HOSTS_PER_SEC, JITTER_SEC_MAX)
-    return random.uniform(0.0, longest)  # noqa: S311 - not a secret
