@@ -84,8 +84,10 @@ async def test_streams_are_created_as_documented(tmp_path: Path) -> None:
         EmbeddedServer(jetstream=True) as server,
         running(server.url, tmp_path / "s") as (pipeline, alarms),
     ):
+        assert (pipeline.messages_acked, pipeline.messages_resent) == (0, 0)
         await pipeline.append(message(1))
         assert await pipeline.settled(TIMEOUT_SEC)
+        assert pipeline.messages_acked == 1
         async with jetstream(server.url) as js:
             for name, subject in (
                 ("CAPTURE_FLOWS", "capture.stream.flows.>"),

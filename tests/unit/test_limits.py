@@ -34,6 +34,7 @@ LIMITS = {
     "firmware.verdict.MESSAGE_BYTES_MAX": 268_435_456,
     "firmware.verify.RUNNING_MAX": 2,
     "firmware.verify.SIGNATURE_BYTES_MAX": 262_144,
+    "fleet.policies.FILE_BYTES_MAX": 1_048_576,
     "fleet.stream.HOSTS_MAX": 65_536,
     "recorder.retrieval.RUNNING_MAX": 2,
     "service.events.QUEUE_EVENTS_MAX": 1024,

@@ -80,3 +80,24 @@ def test_allowed_verbs_by_caller(
     allow: dict[str, list[str]], caller: Caller | None, verbs: set[str]
 ) -> None:
     assert allowed(allow, caller) == verbs
+
+
+@pytest.mark.parametrize(
+    ("allow", "allowed"),
+    [
+        ({}, True),
+        ({"fleet": ["start"]}, True),
+        ({"fleet": ["*"]}, True),
+        ({"fleet": ["status", "stop"]}, False),
+        ({"fleet": []}, False),
+        ({"*": ["start"]}, True),
+        ({"*": ["*"]}, True),
+        ({"*": ["status"]}, False),
+        ({"*": ["start"], "fleet": ["status"]}, False),
+        ({"ops": ["start"]}, False),
+    ],
+)
+def test_a_fleet_policy_needs_the_right_to_start(
+    allow: dict[str, list[str]], allowed: bool
+) -> None:
+    assert Policy(PolicySection(identity="server", allow=allow)).allows_policies() == allowed
