@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agents import COMMAND
-from roles import setup
+from agents import COMMAND, client_flags
+from roles import entered, key_of, setup
+from servers import NatsServer
 
 
 def test_setup_keeps_keys_and_rotates_on_demand(tmp_path: Path) -> None:
@@ -82,3 +83,37 @@ def test_setup_add_needs_an_earlier_setup(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert "--add needs an earlier setup" in done.stderr
     assert not (tmp_path / "nats-server.conf").exists()
+
+
+async def test_one_bucket_serves_a_thousand_hosts(tmp_path: Path) -> None:
+    """A bucket reserves its size, so buckets per host need more disk than there is."""
+    text = setup(tmp_path, "--jetstream", str(tmp_path / "js")).read_text()
+    small = text.replace("jetstream { ", "jetstream { max_file_store: 2GB, ")
+    assert small != text
+    hosts = tmp_path / "many"
+    hosts.write_text("".join(f"h{number}\n" for number in range(1000)))
+    server = NatsServer(tmp_path / "nats", config=small).start()
+    try:
+
+        def streams(*more: str) -> subprocess.CompletedProcess[str]:
+            words = [str(COMMAND), "nats", "streams", "--hosts", str(hosts), *more]
+            flags = [*client_flags(server.url), "--nkey", str(key_of(tmp_path, "streams"))]
+            return subprocess.run([*words, *flags], capture_output=True, text=True, timeout=120)
+
+        refused = streams()
+        assert refused.returncode != 0
+        assert "--site-bucket" in refused.stderr
+        async with entered(server, tmp_path, "streams") as administrator:
+            js = administrator.client.jetstream()
+            for one in await js.streams_info():
+                if (one.config.name or "").startswith("OBJ_"):
+                    await js.delete_stream(one.config.name or "")
+        done = streams("--site-bucket")
+        assert (done.returncode, done.stderr) == (0, "")
+        async with entered(server, tmp_path, "streams") as administrator:
+            found = await administrator.client.jetstream().streams_info()
+        assert [one.config.name for one in found if "packets" in (one.config.name or "")] == [
+            "OBJ_capture-packets"
+        ]
+    finally:
+        server.kill()

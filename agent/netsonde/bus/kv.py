@@ -81,8 +81,7 @@ class KeyValue:
         domain: str = "",
         copied_to: str = "",
     ) -> None:
-        """copied_to: a new bucket republishes each write to this prefix and the key, and
-        no write removes another key."""
+        """copied_to: a new bucket republishes each write to this prefix and the key."""
         self.bucket = bucket
         self._domain = domain
         self._copied_to = copied_to
@@ -99,7 +98,6 @@ class KeyValue:
             body = bucket_configuration(self.bucket, replicas=replicas)
             if self._copied_to:
                 copies = f"{self._copied_to}{{{{wildcard(1)}}}}"
-                body["allow_rollup_hdrs"] = False  # one host's message could remove every key
                 body["republish"] = {"src": self.subject("*"), "dest": copies}
             reply = await self._api(f"STREAM.CREATE.{self._stream}", body)
         if reply.error is not None:
@@ -154,7 +152,8 @@ class KeyValue:
 
 
 def bucket_configuration(bucket: str, *, history: int = 1, replicas: int = 1) -> dict[str, Any]:
-    """Returns the stream's configuration, as every NATS client makes it for a bucket."""
+    """Returns the stream's configuration, as every NATS client makes it for a bucket, but without
+    rollups: with one, a client that may write one key could remove all."""
     return {
         "name": f"KV_{bucket}",
         "subjects": [f"$KV.{bucket}.>"],
@@ -163,7 +162,7 @@ def bucket_configuration(bucket: str, *, history: int = 1, replicas: int = 1) ->
         "max_age": 0,
         "discard": "new",
         "num_replicas": replicas,
-        "allow_rollup_hdrs": True,
+        "allow_rollup_hdrs": False,
         "deny_delete": True,
         "allow_direct": True,
     }
