@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from ..config.state import part_of, sync_directory, write_part
 from ..errors import StateUnavailable
 from ..wire.requests import CaptureOptions
 
@@ -23,7 +24,7 @@ class PersistedStart:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = directory / NAME
-        self._part = directory / f"{NAME}.part"
+        self._part = part_of(self._path)
         self._log = structlog.get_logger()
 
     def read(self) -> CaptureOptions | None:
@@ -39,7 +40,7 @@ class PersistedStart:
     def prepare(self, options: CaptureOptions) -> None:
         """Writes `options` to the temporary file. Raises StateUnavailable."""
         try:
-            self._write(msgspec.json.encode(options))
+            write_part(self._path, msgspec.json.encode(options))
         except OSError as error:
             raise self._unavailable(error) from None
 
@@ -51,7 +52,7 @@ class PersistedStart:
         """Gives the temporary file its name. Raises StateUnavailable."""
         try:
             self._part.replace(self._path)
-            self._sync()
+            sync_directory(self._directory)
         except OSError as error:
             raise self._unavailable(error) from None
 
@@ -59,27 +60,11 @@ class PersistedStart:
         """Raises StateUnavailable."""
         try:
             self._path.unlink()
-            self._sync()
+            sync_directory(self._directory)
         except FileNotFoundError:
             return
         except OSError as error:
             raise self._unavailable(error) from None
-
-    def _write(self, content: bytes) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._part.unlink(missing_ok=True)  # left by a run that was killed
-        file = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-
-    def _sync(self) -> None:
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
     def _unavailable(self, error: OSError) -> StateUnavailable:
         reason = os.strerror(error.errno or 5).lower()
