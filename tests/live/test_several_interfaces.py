@@ -353,3 +353,37 @@ async def test_idle_patterns_wait_for_the_kernel(fleet: Fleet, bus: Bus, wire: W
     sender.send(TO_FIRST)
     sender.close()
     await capturing.settled(bus, len(TO_FIRST))
+
+
+async def test_interface_that_cannot_be_captured_is_reported_and_tried_again(
+    fleet: Fleet, bus: Bus, wire: Wire
+) -> None:
+    """A session has at most 64 interfaces. The next one is added when another is removed."""
+    fleet.start(capture={"ring_mb": 1})
+    options = {"backend": "af_packet", "workers": 1, "metering": METERING}
+    await bus.ok("start", {"interface": "sonde0,hot*", **options})
+    events = await bus.events()
+    for number in range(64):
+        wire.host_ip(*f"link add hot{number} type veth peer name end{number}".split())
+
+    async def failed() -> dict[str, Any] | None:
+        return next((one for one in events.all() if one["event"] == "interface_failed"), None)
+
+    event = await eventually(failed, "the alarm")
+    late = event["data"]["interface"]
+    assert event["detail"] == f"{late}: a session has at most 64 interfaces"
+    sender = wire.sender("peer0")
+    sender.send(TO_FIRST)
+    sender.close()
+    status = await capturing.settled(bus, len(TO_FIRST))
+    found = by_name(status)
+    assert found["sonde0"]["packets_captured"] == len(TO_FIRST)
+    assert len(found) == 64
+    assert late not in found
+    other = next(name for name in found if name != "sonde0")
+    wire.host_ip("link", "delete", other)
+    await arrived(events, "interface_added", late)
+    status = await bus.ok("status")
+    check_sums(status)
+    check_conservation(status)
+    assert sum(one["event"] == "interface_failed" for one in events.all()) == 1
