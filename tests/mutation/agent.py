@@ -109,8 +109,14 @@ def in_function(mutant: Mutant) -> bool:
 class Recording:
     """A pytest plugin that records the lines and the seconds of each test."""
 
-    def __init__(self) -> None:
-        self.seconds = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
+    def __init__(self, files: list[str]) -> None:
+        known = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
+        paths = {test: REPOSITORY / test.split("::")[0] for test in known}
+        self.seconds = {
+            test: known[test]
+            for test, path in paths.items()
+            if path.exists() and str(path) not in files
+        }
         self.coverage = Coverage(
             data_file=str(RECORDED), source_pkgs=["netsonde"], config_file=False
         )
@@ -151,7 +157,7 @@ def record() -> None:
     child = os.fork()
     if child == 0:
         os.chdir(REPOSITORY)
-        recording = Recording()
+        recording = Recording(files)
         status = pytest.main(["-q", "-p", "no:cacheprovider", *sorted(files)], [recording])
         recording.finish()
         os._exit(status)
