@@ -145,11 +145,17 @@ class Machine:
             self._process.wait()
         groups = self.stage / "groups"
         groups.mkdir(exist_ok=True)
-        script = 'mount -t cgroup2 none "$1"; exec find "$1/$2" -depth -type d -exec rmdir {} ";"'
-        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
-        with contextlib.suppress(subprocess.CalledProcessError):
-            subprocess.run([*enter, str(groups), self._group], check=True, capture_output=True)
+        eventually_now(self._removed_groups, "the machine's control groups to be empty")
         shutil.rmtree(self.stage)
+
+    def _removed_groups(self) -> bool:
+        """Removes the control groups. The kernel refuses while a killed process still ends."""
+        remove = "find $2 -depth -type d -exec rmdir {} +"
+        script = f"mount -t cgroup2 none $1; [ ! -d $2 ] || {remove}"
+        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
+        groups = self.stage / "groups"
+        done = subprocess.run([*enter, groups, groups / self._group], capture_output=True)
+        return done.returncode == 0
 
 
 @contextlib.contextmanager
