@@ -67,7 +67,7 @@ async def test_stream_yields_replies_and_absences(fleet: Fleet, nats_server: Nat
         agents["a3"].signal(signal.SIGSTOP)
         agents["a4"].kill()
         target, outcome = library.select("site = ams"), library.Outcome()
-        pace = library.Pace(timeout_sec=3.0)
+        pace = library.Pace(timeout_sec=8.0)
         results = [
             result async for result in client.stream("status", None, target, pace, outcome=outcome)
         ]

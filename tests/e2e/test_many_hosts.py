@@ -78,7 +78,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     "words", [("ps",), ("status",), ("flows", "-n", "20")], ids=lambda words: words[0]
 )
 def test_every_host_is_in_the_outcome(site: Site, words: tuple[str, ...]) -> None:
-    done = site.run(*words)
+    done = site.run(*words, "--timeout", "30")
     assert done.summary.startswith(f"{HOSTS} asked: {HOSTS} ok"), done.summary
     assert done.code == 0
     assert [row["host"] for row in done.rows] == sorted(
@@ -89,7 +89,8 @@ def test_every_host_is_in_the_outcome(site: Site, words: tuple[str, ...]) -> Non
 
 
 def test_selector_chooses_by_label_and_fact(site: Site) -> None:
-    done = site.run("status", "--select", "site = s03 and role = db and fact.cpus >= 8")
+    selector = "site = s03 and role = db and fact.cpus >= 8"
+    done = site.run("status", "--timeout", "30", "--select", selector)
     assert {str(row["host"]) for row in done.rows} == {
         f"h{number:05}" for number in range(HOSTS) if number % 20 == 3 and number % 4 == 3
     }
@@ -99,7 +100,7 @@ def test_silent_hosts_are_named_exactly(site: Site) -> None:
     silent = site.groups[1]
     os.kill(silent.process.pid, signal.SIGSTOP)
     try:
-        done = site.run("status", "--timeout", "4")
+        done = site.run("status", "--timeout", "12")
     finally:
         os.kill(silent.process.pid, signal.SIGCONT)
     assert done.code == 1

@@ -363,11 +363,14 @@ async def test_follow_yields_the_stream_of_the_named_hosts(
     async with fleet_at(nats_server) as fleet:
         stream = fleet.follow("flows", ["web1", "web2"])
         first = asyncio.ensure_future(anext(stream))
-        await eventually(lambda: len(fleet.connection._subs) == 2, "both hosts' subscriptions")
+        await eventually(
+            lambda: len(fleet.connection._subs) == 4, "each host with and without a shard"
+        )
         await settled(fleet.connection)
         await agents_client.publish("capture.stream.flows.other", b"0")
         await agents_client.publish("capture.stream.flows.web2", b"1")
-        await agents_client.publish("capture.stream.flows.web1", b"2")
+        await agents_client.publish("capture.stream.flows.web1.3", b"2")
+        await agents_client.publish("capture.stream.flows.other.3", b"0")
         assert (await first).data == b"1"
         assert (await anext(stream)).data == b"2"
         await stream.aclose()

@@ -42,7 +42,10 @@ class Members:
     async def _refresh(self) -> None:
         self._read_sec = time.monotonic()
         try:
-            found = await read_inventory(self.client.connection, self.client.address.root)
+            address = self.client.address
+            found = await read_inventory(
+                self.client.connection, address.root, domain=address.jetstream_domain
+            )
         except InventoryError:
             return  # the hosts that were known stay known
         if found is not None:

@@ -237,6 +237,7 @@ class Roller:
         self._set = now.sets[self._revision]
         self._released_sec: dict[str, float] = {}  # by host, monotonic; hosts that were alive
         self._hosts: dict[str, Host] = {}
+        self._read_sec = 0.0  # duration of the last look at the inventory
         self.progress = Progress(self._revision)
 
     @property
@@ -341,11 +342,14 @@ class Roller:
         self._now = await self._store.write(Rolling(release, self._now.sets, self._now.entry))
 
     async def _look(self, until_sec: float | None = None) -> None:
-        """Reads the inventory, at most once in POLL_SEC."""
+        """Reads the inventory, at most once in POLL_SEC, and for a third of the time at most."""
         if self._hosts:
-            left_sec = POLL_SEC if until_sec is None else until_sec - time.monotonic()
-            await asyncio.sleep(max(min(left_sec, POLL_SEC), 0.0))
+            pause_sec = max(POLL_SEC, 2 * self._read_sec)
+            left_sec = pause_sec if until_sec is None else until_sec - time.monotonic()
+            await asyncio.sleep(max(min(left_sec, pause_sec), 0.0))
+        began_sec = time.monotonic()
         self._hosts = (await self._read_hosts()).hosts
+        self._read_sec = time.monotonic() - began_sec
 
     async def _read_hosts(self) -> Inventory:
         """Reads the inventory; retries while the bucket has no leader or NATS is away. Raises
