@@ -58,6 +58,7 @@ from .policies import (
 
 WITHOUT_LIMITS = Rollout(max_failed="100%", max_silent="100%")
 POLL_SEC = 1.0  # the inventory is read at most this often
+POLL_SEC_MAX = 10.0  # the last look may have waited for NATS
 REPORT_SEC = 120.0  # a released host that runs has this long to report
 RENEW_SEC = LEASE_SEC / 3
 
@@ -344,7 +345,7 @@ class Roller:
     async def _look(self, until_sec: float | None = None) -> None:
         """Reads the inventory, at most once in POLL_SEC, and for a third of the time at most."""
         if self._hosts:
-            pause_sec = max(POLL_SEC, 2 * self._read_sec)
+            pause_sec = min(max(POLL_SEC, 2 * self._read_sec), POLL_SEC_MAX)
             left_sec = pause_sec if until_sec is None else until_sec - time.monotonic()
             await asyncio.sleep(max(min(left_sec, pause_sec), 0.0))
         began_sec = time.monotonic()
