@@ -21,7 +21,13 @@ from bus import settled
 from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus import connection as connection_module
 from netsonde.bus import nats_client
-from netsonde.bus.connection import Connection, PayloadTooLargeError, header_bytes, order_servers
+from netsonde.bus.connection import (
+    Connection,
+    PayloadTooLargeError,
+    header_bytes,
+    order_servers,
+    until_tick,
+)
 from netsonde.bus.embedded import EmbeddedServer
 from netsonde.bus.nats_client import DROPPED_BODY, LARGE_BYTES, GuardedClient, backoff_sec
 from netsonde.config.sections import NatsSection
@@ -459,3 +465,10 @@ def test_header_bytes_match_the_wire() -> None:
     )
     assert header_bytes(headers) == len(wire)
     assert header_bytes(None) == 0
+
+
+def test_a_timer_that_fires_early_does_not_tick_twice() -> None:
+    for early_sec in (0.0, 1e-6, 1e-4, 0.2):
+        wait_sec = until_tick(3.0, 9.0 - early_sec)
+        assert wait_sec == pytest.approx(3.0 + early_sec)
+    assert until_tick(3.0, 7.5) == 1.5

@@ -340,7 +340,7 @@ class Connection:
         Counts intervals, not time: an agent that was frozen itself has read nothing meanwhile."""
         silent, reads = 0, client.reads
         while True:
-            await asyncio.sleep(until_tick(WATCH_INTERVAL_SEC))
+            await asyncio.sleep(until_tick(WATCH_INTERVAL_SEC, time.monotonic()))
             if client.reconnect_ended:
                 client.ended.set()
             if not client.is_connected or client.reads != reads:
@@ -437,10 +437,14 @@ class Connection:
             notice(False)
 
 
-def until_tick(interval_sec: float) -> float:
+def until_tick(interval_sec: float, now_sec: float) -> float:
     """Returns the time to the next multiple of the interval. Timers of one interval then fire
-    together, and an idle agent wakes once for all of them."""
-    return interval_sec - time.monotonic() % interval_sec
+    together, and an idle agent wakes once for all of them.
+
+    A timer can fire shortly before its time. The multiple that it was set for does not count
+    again: two ticks are at least a tenth of the interval apart."""
+    left_sec = interval_sec - now_sec % interval_sec
+    return left_sec if left_sec >= interval_sec / 10 else left_sec + interval_sec
 
 
 def order_servers(servers: list[str], host: str) -> list[str]:

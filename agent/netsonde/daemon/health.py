@@ -109,7 +109,7 @@ class Health:
         # Probes may be rare, and a stall is measured since the last move.
         while True:
             self._heartbeat.alive(self._session(), time.monotonic())
-            await asyncio.sleep(until_tick(1.0))
+            await asyncio.sleep(until_tick(1.0, time.monotonic()))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
