@@ -22,6 +22,7 @@ from .decrypt import DecryptCommand
 from .demo import DemoCommand
 from .doctor import DoctorCommand
 from .encrypt import EncryptCommand
+from .events import EventsCommand
 from .export import ExportCommand
 from .firmware import FirmwareCommand
 from .flows import FlowsCommand
@@ -56,6 +57,7 @@ COMMANDS: list[Command] = [
     MeterCommand(),
     ExportCommand(),
     FlowsCommand(),
+    EventsCommand(),
     PacketsCommand(),
     EncryptCommand(),
     DecryptCommand(),

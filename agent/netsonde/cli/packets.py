@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..fleet.scatter import Reply
 
 COLUMNS = ("HOST", "FRAMES", "BYTES", "FIRST", "LAST", "COMPLETE", "WHERE")
-_TIME_AGO = re.compile(r"-\d[\d.]*(ms|s|m|h|d)?$")
+TIME_AGO = re.compile(r"-\d[\d.]*(ms|s|m|h|d)?$")
 
 
 class DestinationError(NetsondeError):
@@ -69,7 +69,7 @@ class PacketsCommand:
         fetched.add_argument("--open", action="store_true", help="show in Wireshark or tshark")
         add_client_arguments(parser)
         # argparse reads `-5m` as a flag unless it matches this pattern.
-        parser._negative_number_matcher = _TIME_AGO
+        parser._negative_number_matcher = TIME_AGO
         parser.set_defaults(timeout=300.0)
 
     def run(self, args: Namespace) -> int:

@@ -236,9 +236,10 @@ class FleetClient:
             return target.expected
         return await self.expect_hosts(target, pace) or ()
 
-    async def follow(self, stream: str, hosts: Sequence[str] | None) -> AsyncGenerator[Msg, None]:
-        """Yields the messages of a stream, from the named hosts or from all. Messages that a
-        slow reader does not consume are dropped and show as gaps in `seq`. Raises DeniedError."""
+    async def subscribe(self, stream: str, hosts: Sequence[str] | None) -> asyncio.Queue[Msg]:
+        """Returns the queue of a stream's messages from now on, from the named hosts or from all.
+        Messages that a slow reader does not consume are dropped and show as gaps in `seq`. Raises
+        DeniedError."""
         arrived: asyncio.Queue[Msg] = asyncio.Queue(maxsize=1)
         denied: list[PermissionDeniedError] = []
         with self.connection.denials.watch(denied.append):
@@ -254,6 +255,11 @@ class FleetClient:
             honour_cancellation()
         if denied:
             raise DeniedError(denied[0], self.address.root)
+        return arrived
+
+    async def follow(self, stream: str, hosts: Sequence[str] | None) -> AsyncGenerator[Msg, None]:
+        """Yields the messages of a stream, as `subscribe` does."""
+        arrived = await self.subscribe(stream, hosts)
         while True:
             yield await arrived.get()
 
