@@ -488,3 +488,15 @@ def test_file_is_replaced_only_when_it_is_complete(tmp_path: Path) -> None:
     assert (path.read_text(), os.listdir(tmp_path)) == ("new", ["out"])
     with pytest.raises(WriteError, match="no such file"), replaced_file(tmp_path / "a" / "b"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("words", "near"), [(("sttaus",), "status"), (("flows", "--sort", "byte"), "bytes")]
+)
+def test_a_misspelt_word_gets_a_suggestion(
+    words: tuple[str, ...], near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.build_parser().parse_args(words)
+    assert caught.value.code == 2
+    assert f"did you mean {near}?" in capsys.readouterr().err

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import inspect
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
@@ -85,6 +87,19 @@ EXIT_PIPE_CLOSED = 141  # a shell's code for a program ended by SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+_INVALID_CHOICE = re.compile(r"(.*invalid choice: '(.*)') \(choose from (.*)\)")
+
+
+def with_suggestion(message: str) -> str:
+    """Replaces the list of choices by the nearest ones, if a word looks like one of them."""
+    found = _INVALID_CHOICE.fullmatch(message)
+    if found is None:
+        return message
+    choices = [choice.strip("'") for choice in found[3].split(", ")]
+    near = difflib.get_close_matches(found[2], choices)
+    return f"{found[1]}; did you mean {' or '.join(near)}?" if near else message
+
+
 class Parser(argparse.ArgumentParser):
     """Reports a usage error with the message first, and then only the required arguments."""
 
@@ -93,7 +108,7 @@ class Parser(argparse.ArgumentParser):
         needed = [one for one in self._actions if one.required]
         formatter.add_usage(None, needed, [], "usage: ")
         usage = formatter.format_help().strip()
-        say(f"{self.prog}: {message}")
+        say(f"{self.prog}: {with_suggestion(message)}")
         put_lines(f"{usage} …\nSee '{self.prog} --help'.", out=sys.stderr)
         sys.exit(EXIT_USAGE)
 
