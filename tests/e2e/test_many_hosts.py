@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,15 @@ class Done:
     peak_kb: int
 
 
+def high_water_kb(pid: int) -> int:
+    """The peak memory of a program. wait4 has also that of its parent before the exec."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line), 0)
+
+
 class Site:
     def __init__(self, server: NatsServer, groups: list[Group], directory: Path) -> None:
         self.server = server
@@ -53,10 +63,12 @@ class Site:
                 stderr=stderr,
                 env={**os.environ, "XDG_STATE_HOME": str(self.directory)},
             )
-            _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+            peak_kb = 0
+            while process.poll() is None:
+                peak_kb = max(peak_kb, high_water_kb(process.pid))
+                time.sleep(0.02)
         rows = [json.loads(line) for line in out.read_text().splitlines() if line.startswith("{")]
-        return Done(process.returncode, rows, err.read_text().splitlines()[-1], usage.ru_maxrss)
+        return Done(process.returncode, rows, err.read_text().splitlines()[-1], peak_kb)
 
     def slow_consumers(self) -> int:
         return (self.server.directory / "nats-server.log").read_text().count("Slow Consumer")

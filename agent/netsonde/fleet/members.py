@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from ..wire.inventory import Chosen
@@ -10,7 +11,9 @@ from .inventory import InventoryError, read_inventory
 from .targeting import Target
 
 REFRESH_SEC = 30.0
-UNKNOWN_SEC = 2.0  # an unknown host has the inventory read again, at most this often
+UNKNOWN_SEC = 2.0  # one unknown host has the inventory read again, at most this often
+READ_INTERVAL_SEC = 0.2  # between two reads for unknown hosts
+MISSED_MAX = 65_536
 
 
 class Members:
@@ -22,6 +25,7 @@ class Members:
         self.first: frozenset[str] = frozenset()
         self._target = target
         self._known: dict[str, bool] = {}
+        self._missed: set[str] = set()  # unknown hosts that a read did not have
         self._read_sec = float("-inf")
 
     async def read(self) -> bool:
@@ -35,8 +39,16 @@ class Members:
         if host in self.first:
             return True
         age_sec = time.monotonic() - self._read_sec
-        if age_sec > (REFRESH_SEC if host in self._known else UNKNOWN_SEC):
+        if host in self._known:
+            if age_sec > REFRESH_SEC:
+                await self._refresh()
+        elif host not in self._missed or age_sec > UNKNOWN_SEC:
+            # It may have joined since the last read, and no message of a member may be left out.
+            await asyncio.sleep(max(READ_INTERVAL_SEC - age_sec, 0))
             await self._refresh()
+            if len(self._missed) >= MISSED_MAX:
+                self._missed.clear()
+            self._missed.add(host)
         return self._known.get(host, False)
 
     async def _refresh(self) -> None:
