@@ -54,6 +54,7 @@ def pages() -> Iterator[tuple[str, str]]:
     listed = "".join(
         f".TP\n\\fBnetsonde\\-{name}\\fR(1)\n{text}\n" for name, text in summaries.items()
     )
+    # argparse-manpage reads this attribute, which argparse does not declare.
     parser._manpage = [{"heading": "commands", "content": listed}]  # type: ignore[attr-defined]
     text = page(parser, "netsonde", "packet capture and flow metering", references)
     yield "netsonde", text.replace(".SH\nPOSITIONAL ARGUMENTS\n", "")  # an empty section

@@ -9,16 +9,12 @@
 
 #include <string.h>
 
+#include "host/hash_fold.h"
 #include "packet.h"
 
 struct sonde_hash_secret {
   uint64_t word[6];
 };
-
-static inline uint64_t sonde_hash_fold(uint64_t a, uint64_t b) {
-  unsigned __int128 product = (unsigned __int128)a * b;
-  return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
 
 static inline uint64_t sonde_key_hash(const struct sonde_key *key,
                                       const struct sonde_hash_secret *secret) {

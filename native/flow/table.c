@@ -8,10 +8,10 @@
 #include "table.h"
 
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 
 #include "entry.h"
+#include "host/pages.h"
 #include "ip_protocol.h"
 
 enum { TCP_SYN = 2, TCP_ACK = 16, FLUSH_AHEAD = 16, DUE_AHEAD = 16 };
@@ -21,17 +21,10 @@ static const int64_t LINGER_NS =
 /* ---- memory -------------------------------------------------------------------------- */
 
 static void *map_zeroed(uint64_t bytes) {
-  void *memory =
-      mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED)
-    return NULL;
-  madvise(memory, bytes, MADV_HUGEPAGE); /* optional, faster */
-  return memory;
-}
-
-static void unmap(void *memory, uint64_t bytes) {
+  void *memory = sonde_pages_map(bytes);
   if (memory)
-    munmap(memory, bytes);
+    madvise(memory, bytes, MADV_HUGEPAGE); /* optional, faster */
+  return memory;
 }
 
 static uint64_t bucket_total(const struct sonde_flow_table *table) {
@@ -76,13 +69,14 @@ void sonde_flow_table_destroy(struct sonde_flow_table *table) {
   if (!table)
     return;
   uint64_t flows = table->flows_max;
-  unmap(table->buckets, bucket_total(table) * sizeof *table->buckets);
-  unmap(table->hot, flows * sizeof *table->hot);
-  unmap(table->cold, flows * sizeof *table->cold);
-  unmap(table->headers, flows * sizeof *table->headers);
-  unmap(table->tunnels, flows * sizeof *table->tunnels);
-  unmap(table->labels, flows * sizeof *table->labels);
-  unmap(table->wheel.links, sonde_wheel_links(table->flows_max) * sizeof(struct sonde_wheel_link));
+  sonde_pages_unmap(table->buckets, bucket_total(table) * sizeof *table->buckets);
+  sonde_pages_unmap(table->hot, flows * sizeof *table->hot);
+  sonde_pages_unmap(table->cold, flows * sizeof *table->cold);
+  sonde_pages_unmap(table->headers, flows * sizeof *table->headers);
+  sonde_pages_unmap(table->tunnels, flows * sizeof *table->tunnels);
+  sonde_pages_unmap(table->labels, flows * sizeof *table->labels);
+  sonde_pages_unmap(table->wheel.links,
+                    sonde_wheel_links(table->flows_max) * sizeof(struct sonde_wheel_link));
   free(table);
 }
 

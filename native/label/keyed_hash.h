@@ -7,10 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint64_t keyed_fold(uint64_t a, uint64_t b) {
-  unsigned __int128 product = (unsigned __int128)a * b;
-  return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
+#include "host/hash_fold.h"
 
 static inline uint64_t keyed_hash(const uint64_t secret[2], const void *data, uint32_t bytes) {
   const uint8_t *from = data;
@@ -18,9 +15,9 @@ static inline uint64_t keyed_hash(const uint64_t secret[2], const void *data, ui
   for (uint32_t at = 0; at < bytes; at += 8) {
     uint64_t word = 0;
     memcpy(&word, from + at, bytes - at < 8 ? bytes - at : 8);
-    hash = keyed_fold(hash ^ word, secret[1] ^ hash) + word;
+    hash = sonde_hash_fold(hash ^ word, secret[1] ^ hash) + word;
   }
-  return keyed_fold(hash ^ secret[1], secret[0] | 1);
+  return sonde_hash_fold(hash ^ secret[1], secret[0] | 1);
 }
 
 #endif

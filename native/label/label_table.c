@@ -3,9 +3,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 
+#include "host/pages.h"
 #include "host/seqlock.h"
 #include "label/keyed_hash.h"
 
@@ -38,12 +38,6 @@ struct sonde_label_table {
   struct sonde_record_progress progress;
 };
 
-static void *map_zeroed(uint64_t bytes) {
-  void *memory =
-      mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return memory == MAP_FAILED ? NULL : memory;
-}
-
 struct sonde_label_table *sonde_label_table_create(uint64_t bytes,
                                                    struct sonde_record_progress progress) {
   struct sonde_label_table *table = calloc(1, sizeof *table);
@@ -58,8 +52,8 @@ struct sonde_label_table *sonde_label_table_create(uint64_t bytes,
   table->mask = buckets - 1;
   table->fresh = 1;
   table->progress = progress;
-  table->places = map_zeroed(table->count * sizeof *table->places);
-  table->buckets = map_zeroed(buckets * sizeof *table->buckets);
+  table->places = sonde_pages_map(table->count * sizeof *table->places);
+  table->buckets = sonde_pages_map(buckets * sizeof *table->buckets);
   if (!table->places || !table->buckets ||
       getrandom(table->secret, sizeof table->secret, 0) != sizeof table->secret) {
     sonde_label_table_destroy(table);
@@ -71,10 +65,8 @@ struct sonde_label_table *sonde_label_table_create(uint64_t bytes,
 void sonde_label_table_destroy(struct sonde_label_table *table) {
   if (!table)
     return;
-  if (table->places)
-    munmap(table->places, table->count * sizeof *table->places);
-  if (table->buckets)
-    munmap(table->buckets, (table->mask + 1ull) * sizeof *table->buckets);
+  sonde_pages_unmap(table->places, table->count * sizeof *table->places);
+  sonde_pages_unmap(table->buckets, (table->mask + 1ull) * sizeof *table->buckets);
   free(table);
 }
 

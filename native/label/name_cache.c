@@ -7,9 +7,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 
+#include "host/pages.h"
 #include "label/keyed_hash.h"
 
 enum {
@@ -47,9 +47,7 @@ struct sonde_name_cache *sonde_name_cache_create(void) {
   if (!cache)
     return NULL;
   pthread_mutex_init(&cache->lock, NULL);
-  void *answers = mmap(NULL, ANSWER_SETS * sizeof *cache->answers, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  cache->answers = answers == MAP_FAILED ? NULL : answers;
+  cache->answers = sonde_pages_map(ANSWER_SETS * sizeof *cache->answers);
   if (!cache->answers ||
       getrandom(cache->secret, sizeof cache->secret, 0) != sizeof cache->secret) {
     sonde_name_cache_destroy(cache);
@@ -61,8 +59,7 @@ struct sonde_name_cache *sonde_name_cache_create(void) {
 void sonde_name_cache_destroy(struct sonde_name_cache *cache) {
   if (!cache)
     return;
-  if (cache->answers)
-    munmap(cache->answers, ANSWER_SETS * sizeof *cache->answers);
+  sonde_pages_unmap(cache->answers, ANSWER_SETS * sizeof *cache->answers);
   pthread_mutex_destroy(&cache->lock);
   free(cache);
 }

@@ -2,7 +2,8 @@
 #include "label/pieces.h"
 
 #include <stdlib.h>
-#include <sys/mman.h>
+
+#include "host/pages.h"
 
 enum { HTTP_MAX = 4096, DNS_MAX = 4096, QUIC_MAX = 8192, BUFFERS_MAX = 1 << 16 };
 
@@ -23,9 +24,7 @@ struct sonde_pieces *sonde_pieces_create(uint64_t bytes) {
   buffers = buffers < 1 ? 1 : buffers > BUFFERS_MAX ? BUFFERS_MAX : buffers;
   pieces->count = (uint32_t)buffers + 1;
   pieces->fresh = 1;
-  void *memory = mmap(NULL, pieces->count * sizeof *pieces->buffers, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  pieces->buffers = memory == MAP_FAILED ? NULL : memory;
+  pieces->buffers = sonde_pages_map(pieces->count * sizeof *pieces->buffers);
   pieces->quic = sonde_quic_create();
   if (!pieces->buffers || !pieces->quic) {
     sonde_pieces_destroy(pieces);
@@ -37,8 +36,7 @@ struct sonde_pieces *sonde_pieces_create(uint64_t bytes) {
 void sonde_pieces_destroy(struct sonde_pieces *pieces) {
   if (!pieces)
     return;
-  if (pieces->buffers)
-    munmap(pieces->buffers, pieces->count * sizeof *pieces->buffers);
+  sonde_pages_unmap(pieces->buffers, pieces->count * sizeof *pieces->buffers);
   sonde_quic_destroy(pieces->quic);
   free(pieces);
 }

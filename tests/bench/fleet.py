@@ -19,14 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from table import KEPT, MISSED, Row, render  # noqa: E402
+from table import KEPT, MISSED, Row, render
 
-from agents import COMMAND, client_flags  # noqa: E402
-from servers import NatsServer  # noqa: E402
-from simulated_fleet import simulated  # noqa: E402
+from agents import COMMAND, client_flags
+from servers import NatsServer
+from simulated_fleet import simulated
 
 MEMORY_MAX_MB = 200.0
 WAIT = ("--timeout", "10")  # the simulated hosts of one process share a core

@@ -7,7 +7,7 @@ import json
 import subprocess
 import time
 from base64 import b64decode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-import recording
 from agents import COMMAND, client_flags
 from bus import settled
 from deadlines import eventually
@@ -26,11 +25,7 @@ from servers import NatsServer
 STREAM = "CAPTURE_FLOWS"
 
 
-@pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path / "nats", config=recording.jetstream(tmp_path / "js")).start()
-    yield server
-    server.kill()
+pytestmark = pytest.mark.jetstream
 
 
 @pytest.fixture

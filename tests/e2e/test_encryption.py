@@ -10,7 +10,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,10 @@ from replay import finished
 from servers import NatsServer
 
 # The loop is only the test client's, so one is enough.
-pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.jetstream]
 
 READER = Path(__file__).parents[2] / "schemas" / "segment_reader.py"
 BUFFER_BYTES = 16 << 20
-
-
-@pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path / "nats", config=recording.jetstream(tmp_path / "js")).start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture

@@ -5,24 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import recording
 from agents import COMMAND, Fleet, client_flags
 from bus import Bus
 from deadlines import TIMEOUT_SEC, eventually
 from servers import NatsServer
 
-
-@pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path / "nats", config=recording.jetstream(tmp_path / "js")).start()
-    yield server
-    server.kill()
+pytestmark = pytest.mark.jetstream
 
 
 async def events(server: NatsServer, *words: str) -> subprocess.CompletedProcess[str]:

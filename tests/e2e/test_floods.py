@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Coroutine
@@ -116,6 +117,7 @@ async def test_flood_of_large_bodies_does_not_cut_the_connection(tmp_path: Path)
         flood = asyncio.create_task(all_codes(floods))
         await slowest_status(bus, flood)
         assert await flood <= {"422", "429"}
+        assert await requests_of(bus, "start") == 700  # also those whose body was dropped
         assert alpha.log.count('"event": "connected"') == 2  # control and data, once each
         assert resident_kib(alpha) - before < GROWTH_KIB_MAX
     finally:
@@ -123,6 +125,12 @@ async def test_flood_of_large_bodies_does_not_cut_the_connection(tmp_path: Path)
         problems = fleet.dismiss()
         server.kill()
     assert not problems
+
+
+async def requests_of(bus: Bus, verb: str) -> int:
+    reply = await bus.client.request("$SRV.STATS.netsonde.alpha", b"", timeout=TIMEOUT_SEC)
+    endpoints = json.loads(reply.data)["endpoints"]
+    return next(int(one["num_requests"]) for one in endpoints if one["name"] == verb)
 
 
 async def all_codes(floods: list[Coroutine[None, None, set[str]]]) -> set[str]:

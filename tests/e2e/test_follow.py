@@ -8,14 +8,13 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import recording
 from agents import COMMAND, Fleet, answers, client_flags
 from bus import Bus, settled
 from deadlines import eventually
@@ -34,11 +33,7 @@ ALIKE = (
 PORTS = ("source_port", "dest_port")
 
 
-@pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path / "nats", config=recording.jetstream(tmp_path / "js")).start()
-    yield server
-    server.kill()
+pytestmark = pytest.mark.jetstream
 
 
 def conversations() -> list[Packet]:

@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-import recording
 from agents import COMMAND, Fleet, client_flags
 from bus import Bus
 from deadlines import TIMEOUT_SEC, eventually
@@ -29,11 +28,7 @@ SHARDS = 4
 HOSTS = [f"host{number}" for number in range(24)]
 
 
-@pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path / "nats", config=recording.jetstream(tmp_path / "js")).start()
-    yield server
-    server.kill()
+pytestmark = pytest.mark.jetstream
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,9 @@ from netns import Sender
 from packets import ARP as ARP_TYPE
 from packets import ICMP, IPV6, TCP, UDP, arp, at, ethernet, icmp, ipv4, ipv6, tcp, udp, write_pcap
 from recording import frames_of, make_key, retrieve, sealing, spelled
-from servers import NatsServer
 
 # Only the test's event loop varies, not the agent's, so one loop is enough.
-pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.jetstream]
 
 A, B = "10.0.0.1", "10.0.0.2"
 FILTERS = (
@@ -46,13 +44,6 @@ FILTERS = (
     "ip[8] = 64 and udp[4:2] > 100",
     "host 192.0.2.77",
 )
-
-
-@pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path / "nats", config=recording.jetstream(tmp_path / "js")).start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture

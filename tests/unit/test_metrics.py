@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 from prometheus_client.exposition import generate_latest
@@ -77,11 +78,7 @@ class FakeSession:
         interface = "eth0"
         backend = "af_packet"
 
-    class Plan:
-        class settings:  # noqa: N801 - the name of the field
-            buffer_disk_bytes = 1 << 30
-
-    plan = Plan()
+    plan = SimpleNamespace(settings=SimpleNamespace(buffer_disk_bytes=1 << 30))
     since_ns = 5_000_000_000
     request = Request()
     exporting = FakeExporting()

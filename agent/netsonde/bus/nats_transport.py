@@ -48,13 +48,21 @@ class _Intake(asyncio.BufferedProtocol):
         self.fed_bytes = 0
         self.skip_bytes = 0  # to be dropped
         self._view = memoryview(bytearray(READ_BYTES))
-        self.connection_lost = self.streams.connection_lost  # type: ignore[method-assign]
-        self.eof_received = self.streams.eof_received  # type: ignore[method-assign]
-        self.pause_writing = self.streams.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = self.streams.resume_writing  # type: ignore[method-assign]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.streams.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.streams.connection_lost(exc)
+
+    def eof_received(self) -> bool | None:
+        return self.streams.eof_received()
+
+    def pause_writing(self) -> None:
+        self.streams.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.streams.resume_writing()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._view
@@ -64,7 +72,7 @@ class _Intake(asyncio.BufferedProtocol):
         self.skip_bytes -= skipped
         if skipped < nbytes:
             self.fed_bytes += nbytes - skipped
-            self.streams.data_received(self._view[skipped:nbytes])  # type: ignore[arg-type]
+            self.reader.feed_data(self._view[skipped:nbytes])
 
 
 class Transport(TcpTransport):

@@ -211,13 +211,15 @@ class Responder:
         task.add_done_callback(lambda task: self._forget(task, verb, size))
 
     async def _refuse_large(self, message: Msg) -> None:
-        """Replies with 429 and does nothing else: while such a flood lasts, the connection must
-        be read."""
+        """Counts the request and replies with 429, no more: while such a flood lasts, the
+        connection must be read."""
+        error = TooManyRequests(TOO_MANY_LARGE)
+        name = self._verb_name(message.subject)
+        self._discovery.endpoints.get(name, self._discovery.unknown).count(0, error)
         reply_to = self._reply_to(message)
         if reply_to and not self.outbox.full:
             headers = Headers.of(message.headers)
-            refused = self._refused(TooManyRequests(TOO_MANY_LARGE), headers)
-            await self._respond(reply_to, headers, refused)
+            await self._respond(reply_to, headers, self._refused(error, headers))
 
     def _forget(self, task: asyncio.Task[None], verb: str, size: int) -> None:
         self._running.discard(task)
