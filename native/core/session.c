@@ -66,6 +66,8 @@ static bool build_labeler(struct sonde_session *session, const struct sonde_sess
       .quic_per_second = config->quic_per_second,
       .cache = session->name_cache,
       .progress = sonde_worker_progress(worker),
+      .batch = worker->decoded,
+      .payloads = worker->payloads,
   });
   if (!worker->labeler)
     return false;

@@ -174,6 +174,8 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
     }
     counters->fragments += decoded->flags & SONDE_DECODED_FRAGMENT ? decoded->packets : 0;
     counters->ip_length_clamped += !!(decoded->flags & SONDE_DECODED_CLAMPED);
+    if (worker->labeler)
+      sonde_decoder_payload(worker->decoder, packet, &worker->payloads[flows]);
     flows++;
   }
   counters->frames_captured += count;

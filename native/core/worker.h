@@ -104,6 +104,7 @@ struct sonde_worker {
   uint64_t complete_ns; /* aggregating sources have delivered all packets up to here; else 0 */
   struct sonde_packet packets[SONDE_WORKER_BATCH];
   struct sonde_decoded decoded[SONDE_WORKER_BATCH];
+  struct sonde_payload payloads[SONDE_WORKER_BATCH]; /* with a labeler: parallel to `decoded` */
 
   struct sonde_seqlock seqlock; /* guards `published` */
   struct sonde_worker_counters published;

@@ -56,6 +56,10 @@
   X(tunnel, tunnel, FULL, record)                                                                  \
   X(sampling_interval, number, FULL, record->sampling_interval)                                    \
   X(timestamps_late, number, FULL, record->timestamps_late)                                        \
+  SONDE_LABEL_FIELD_LIST(X)
+
+/* The fields of a label; null, and label_state "off", in a record without one. */
+#define SONDE_LABEL_FIELD_LIST(X)                                                                  \
   X(app, label, FULL, sonde_app_name(rendering->label.app))                                        \
   X(name, text_or_null, FULL, rendering->label.name)                                               \
   X(name_source, label, FULL, sonde_name_source_name(rendering->label.name_source))                \
@@ -78,6 +82,8 @@ enum sonde_field { SONDE_FIELD_LIST(SONDE_FIELD_NUMBER) SONDE_FIELDS };
 /* A selection of fields is a set of bits, one per field number. */
 #define SONDE_FIELD_BIT(name) (UINT64_C(1) << SONDE_FIELD_##name)
 #define SONDE_FIELDS_ALL ((UINT64_C(1) << SONDE_FIELDS) - 1)
+#define SONDE_FIELD_OR_BIT(name, ...) | SONDE_FIELD_BIT(name)
+#define SONDE_FIELDS_LABEL (UINT64_C(0) SONDE_LABEL_FIELD_LIST(SONDE_FIELD_OR_BIT))
 
 /* Each encoder expands the list twice. For all fields, the compiler removes the tests. The other
  * expansion is for a selection known at run time. */

@@ -180,9 +180,17 @@ static inline __attribute__((always_inline)) char *put_fields(char *p,
   return PUT(p, "},");
 }
 
+/* The label's fields in a record without one, which most sessions have. */
+#define UNLABELLED                                                                                 \
+  ",\"app\":null,\"name\":null,\"name_source\":null,\"alpn\":null,\"tls_version\":null,"           \
+  "\"ech\":null,\"label_state\":\"off\""
+
 static char *put_record(char *p, const struct sonde_record *record,
                         struct sonde_rendering *rendering) {
-  return put_fields(p, record, rendering, SONDE_FIELDS_ALL);
+  if (record->label)
+    return put_fields(p, record, rendering, SONDE_FIELDS_ALL);
+  p = put_fields(p, record, rendering, SONDE_FIELDS_ALL & ~SONDE_FIELDS_LABEL);
+  return PUT(p - 2, UNLABELLED "},");
 }
 
 static char *put_selection(char *p, const struct sonde_record *record,

@@ -163,9 +163,38 @@ static inline __attribute__((always_inline)) char *put_fields(char *p,
   return p;
 }
 
+/* The label's fields in a record without one, which most sessions have. */
+static const char unlabelled[] = "\xa3"
+                                 "app"
+                                 "\xc0"
+                                 "\xa4"
+                                 "name"
+                                 "\xc0"
+                                 "\xab"
+                                 "name_source"
+                                 "\xc0"
+                                 "\xa4"
+                                 "alpn"
+                                 "\xc0"
+                                 "\xab"
+                                 "tls_version"
+                                 "\xc0"
+                                 "\xa3"
+                                 "ech"
+                                 "\xc0"
+                                 "\xab"
+                                 "label_state"
+                                 "\xa3"
+                                 "off";
+
 static char *put_record(char *p, const struct sonde_record *record,
                         struct sonde_rendering *rendering) {
-  return put_fields(p, record, rendering, SONDE_FIELDS_ALL);
+  if (record->label)
+    return put_fields(p, record, rendering, SONDE_FIELDS_ALL);
+  char *end = put_fields(p, record, rendering, SONDE_FIELDS_ALL & ~SONDE_FIELDS_LABEL);
+  p[2] = (char)SONDE_FIELDS; /* the map's length */
+  memcpy(end, unlabelled, sizeof unlabelled - 1);
+  return end + sizeof unlabelled - 1;
 }
 
 static char *put_selection(char *p, const struct sonde_record *record,

@@ -415,7 +415,7 @@ static void count_packet(struct sonde_flow_table *table, uint32_t entry,
     note_extensions(table, entry, packet->ipv6 & ~SONDE_FLOW_LABEL_MASK);
   if (packet->flags & SONDE_DECODED_FRAGMENT)
     table->cold[entry].fragments += packet->packets;
-  if (hot->payloads_left && packet->payload_bytes)
+  if (hot->payloads_left)
     read_payload(table, entry, packet, direction);
   if (packet->flags & SONDE_DECODED_TCP) {
     hot->tcp_flags[direction] |= packet->tcp_flags;

@@ -16,8 +16,9 @@ struct sonde_label_hook {
   void *context;        /* NULL: labels are off */
   uint8_t tcp_payloads; /* packets with payload to read in a new flow, 0…PAYLOADS_MAX */
   uint8_t udp_payloads;
-  /* Reads a payload. start: the sequence number of its sender's first byte, if the flow knows it,
-   * or the packet's own. left: payloads left to read, with this one. Returns how many are left. */
+  /* Reads the payload of a packet of the current batch, if it has one. start: the sequence number
+   * of its sender's first byte, if the flow knows it, or the packet's own. left: payloads left to
+   * read, with this one. Returns how many are left. */
   uint8_t (*payload)(void *context, uint32_t *label, const struct sonde_decoded *packet,
                      uint32_t start, uint8_t left);
   /* Sets label and label_generation of a record whose other members are set. start_ns: the flow's

@@ -167,9 +167,12 @@ struct sonde_decoded {
   uint8_t vlan_priority;
   uint16_t fragment_offset;
   uint32_t ipv6;
-  /* Captured bytes after the TCP or UDP header; 0 without `payloads` in the decoder. */
-  uint32_t payload_bytes;
-  const uint8_t *payload;
+};
+
+/* The captured bytes after a packet's TCP or UDP header. */
+struct sonde_payload {
+  const uint8_t *data;
+  uint32_t bytes;
 };
 
 /* The sequence number of a TCP packet's first payload byte. A SYN takes one before it. */

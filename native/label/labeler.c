@@ -27,6 +27,8 @@ struct sonde_labeler {
   struct sonde_label_table *table;
   struct sonde_pieces *pieces;
   struct sonde_name_cache *cache; /* NULL without DNS */
+  const struct sonde_decoded *batch;
+  const struct sonde_payload *payloads;
   struct sonde_label_counters counters;
 };
 
@@ -35,6 +37,7 @@ struct look {
   struct sonde_labeler *labeler;
   uint32_t *label; /* the flow's */
   const struct sonde_decoded *packet;
+  const struct sonde_payload *payload;
   uint32_t start;
   uint8_t left; /* after this payload */
 };
@@ -46,6 +49,8 @@ struct sonde_labeler *sonde_labeler_create(const struct sonde_labeler_config *co
   labeler->protocols = config->protocols;
   labeler->worker = config->worker;
   labeler->quic_per_second = config->quic_per_second;
+  labeler->batch = config->batch;
+  labeler->payloads = config->payloads;
   labeler->cache = config->protocols & SONDE_LABEL_DNS ? config->cache : NULL;
   labeler->table = sonde_label_table_create(config->bytes / 2, config->progress);
   labeler->pieces = sonde_pieces_create(config->bytes / 2);
@@ -161,14 +166,14 @@ static struct sonde_piece *begin_piece(const struct look *look, enum sonde_label
 
 static uint8_t add_stream(const struct look *look, struct sonde_piece *piece) {
   const struct sonde_decoded *packet = look->packet;
-  assembler_add(&piece->stream, sonde_first_sequence(packet) - piece->start, packet->payload,
-                packet->payload_bytes);
+  assembler_add(&piece->stream, sonde_first_sequence(packet) - piece->start, look->payload->data,
+                look->payload->bytes);
   return parse_piece(look, piece);
 }
 
 static uint8_t add_datagram(const struct look *look, struct sonde_piece *piece) {
-  const struct sonde_decoded *packet = look->packet;
-  if (sonde_pieces_open(look->labeler->pieces, piece, packet->payload, packet->payload_bytes) == 0)
+  if (sonde_pieces_open(look->labeler->pieces, piece, look->payload->data, look->payload->bytes) ==
+      0)
     return look->left;
   return parse_piece(look, piece);
 }
@@ -182,7 +187,7 @@ static uint8_t continue_piece(const struct look *look) {
   else if (piece->reversed == !!(packet->flags & SONDE_DECODED_REVERSED))
     left = add_stream(look, piece);
   else if (piece->app == SONDE_APP_TLS && !piece->server_version)
-    piece->server_version = sonde_tls_server_version(packet->payload, packet->payload_bytes);
+    piece->server_version = sonde_tls_server_version(look->payload->data, look->payload->bytes);
   if (left == 0 && (*look->label & WAITING))
     give_what_is_there(look->labeler, look->label);
   return left;
@@ -216,7 +221,7 @@ static uint8_t look_dns(const struct look *look) {
   bool multicast = has_port(look->packet, PORT_MDNS);
   struct sonde_app_label found = {.app = multicast ? SONDE_APP_MDNS : SONDE_APP_DNS};
   enum sonde_parse_result result =
-      sonde_dns_parse(look->packet->payload, look->packet->payload_bytes, &message, &found);
+      sonde_dns_parse(look->payload->data, look->payload->bytes, &message, &found);
   bool labelled = current(look->labeler, *look->label) != NULL;
   if (result == SONDE_PARSE_NOT)
     return labelled ? look->left + 1 : 0;
@@ -243,7 +248,7 @@ static uint8_t look_udp(const struct look *look) {
       (has_port(packet, PORT_DNS) || has_port(packet, PORT_MDNS)))
     return look_dns(look);
   if (!(labeler->protocols & SONDE_LABEL_QUIC) ||
-      !sonde_quic_begins(packet->payload, packet->payload_bytes))
+      !sonde_quic_begins(look->payload->data, look->payload->bytes))
     return 0;
   if (!quic_allowed(labeler, packet->time_ns)) {
     skip(labeler, look->label);
@@ -272,11 +277,11 @@ static enum sonde_label_app recognise(const struct look *look) {
     return SONDE_APP_DNS;
   if (sonde_first_sequence(packet) != look->start)
     return guess(packet);
-  if (packet->payload_bytes < 3 ? packet->payload[0] == 22
-                                : sonde_tls_begins(packet->payload, packet->payload_bytes))
+  if (look->payload->bytes < 3 ? look->payload->data[0] == 22
+                               : sonde_tls_begins(look->payload->data, look->payload->bytes))
     return SONDE_APP_TLS;
-  return sonde_http_begins(packet->payload, packet->payload_bytes) ? SONDE_APP_HTTP
-                                                                   : SONDE_APP_UNKNOWN;
+  return sonde_http_begins(look->payload->data, look->payload->bytes) ? SONDE_APP_HTTP
+                                                                      : SONDE_APP_UNKNOWN;
 }
 
 static uint8_t look_tcp(const struct look *look) {
@@ -284,10 +289,9 @@ static uint8_t look_tcp(const struct look *look) {
                                    [SONDE_APP_DNS] = SONDE_LABEL_DNS,
                                    [SONDE_APP_HTTP] = SONDE_LABEL_HTTP};
   enum sonde_label_app app = recognise(look);
-  const struct sonde_decoded *packet = look->packet;
   if (app == SONDE_APP_UNKNOWN || !(look->labeler->protocols & wanted[app]))
     return 0;
-  if (app == SONDE_APP_TLS && sonde_tls_server_version(packet->payload, packet->payload_bytes))
+  if (app == SONDE_APP_TLS && sonde_tls_server_version(look->payload->data, look->payload->bytes))
     return look->left; /* the server's side was captured first */
   return add_stream(look, begin_piece(look, app));
 }
@@ -296,7 +300,7 @@ static uint8_t look_tcp(const struct look *look) {
 static uint8_t look_again(const struct look *look, const struct sonde_app_label *label) {
   if (label->app == SONDE_APP_DNS || label->app == SONDE_APP_MDNS)
     return look_dns(look);
-  uint16_t version = sonde_tls_server_version(look->packet->payload, look->packet->payload_bytes);
+  uint16_t version = sonde_tls_server_version(look->payload->data, look->payload->bytes);
   if (version == 0)
     return look->left;
   struct sonde_app_label chosen = *label;
@@ -311,8 +315,12 @@ static uint8_t look_again(const struct look *look, const struct sonde_app_label 
 
 static uint8_t read_payload(void *context, uint32_t *label, const struct sonde_decoded *packet,
                             uint32_t start, uint8_t left) {
-  struct look look = {context, label, packet, start, (uint8_t)(left - 1)};
+  const struct sonde_labeler *labeler = context;
+  const struct sonde_payload *payload = &labeler->payloads[packet - labeler->batch];
+  struct look look = {context, label, packet, payload, start, (uint8_t)(left - 1)};
   const struct sonde_app_label *known = current(context, *label);
+  if (payload->bytes == 0)
+    return left;
   if (*label == OVER_LIMIT)
     return 0;
   if (*label & WAITING)

@@ -23,6 +23,8 @@ struct sonde_labeler_config {
   uint32_t quic_per_second;       /* connections whose Initial is opened */
   struct sonde_name_cache *cache; /* the session's, or NULL */
   struct sonde_record_progress progress;
+  const struct sonde_decoded *batch;    /* the packets given to the flow table … */
+  const struct sonde_payload *payloads; /* … and the payload of each */
 };
 
 struct sonde_label_counters {

@@ -23,7 +23,8 @@ struct sonde_decoder {
   struct sonde_fragments *fragments;
   uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX]; /* 0 ends the list */
   bool inner;
-  bool payloads; /* the caller reads them */
+  bool payloads;                /* the caller reads them */
+  struct sonde_payload payload; /* the last packet's, unless it is plain */
 };
 
 /* One IP header and how it was reached. */
@@ -146,7 +147,6 @@ static void fill_layer(const struct sonde_packet *packet, const struct layer *la
   out->fragment_offset = network->fragment_offset;
   out->ipv6 = network->ipv6;
   out->vlan_priority = layer->tags.vlan_priority;
-  out->payload_bytes = 0;
 }
 
 static __attribute__((noinline)) int decode_layers(struct sonde_decoder *decoder,
@@ -177,7 +177,7 @@ static __attribute__((noinline)) int decode_layers(struct sonde_decoder *decoder
   out->key.source = packet->source & (SONDE_SOURCES_MAX - 1);
   sonde_transport_details(&frame, &layer.network, out);
   if (decoder->payloads)
-    sonde_transport_payload(&frame, &layer.network, out);
+    sonde_transport_payload(&frame, &layer.network, &decoder->payload);
   if (packet->gso_size != 0)
     count_segments(packet, headers_end, layer.network.offset, out);
   return SONDE_LAYER_IP;
@@ -233,7 +233,6 @@ static inline void decode_plain(const struct sonde_packet *packet, struct sonde_
   out->fragment_offset = 0;
   out->ipv6 = 0;
   out->vlan_priority = 0;
-  out->payload_bytes = 0;
   out->tcp_flags = 0;
   out->icmp_type = 0;
   out->icmp_code = 0;
@@ -250,23 +249,26 @@ static inline void decode_plain(const struct sonde_packet *packet, struct sonde_
   out->flags = (uint16_t)flags;
 }
 
-static void plain_payload(const struct sonde_packet *packet, struct sonde_decoded *out) {
+int sonde_decode(struct sonde_decoder *decoder, const struct sonde_packet *packet,
+                 struct sonde_decoded *out) {
+  if (!is_plain(decoder, packet))
+    return decode_layers(decoder, packet, out);
+  decode_plain(packet, out);
+  return SONDE_LAYER_IP;
+}
+
+void sonde_decoder_payload(const struct sonde_decoder *decoder, const struct sonde_packet *packet,
+                           struct sonde_payload *payload) {
   const uint8_t *data = packet->data;
+  if (!is_plain(decoder, packet)) {
+    *payload = decoder->payload;
+    return;
+  }
   struct sonde_frame frame = {data, packet->caplen, packet->wirelen};
   struct sonde_network network = {
       .payload = PLAIN_TRANSPORT,
       .end = ETHERNET_BYTES + load_u16(data + 16),
       .protocol = data[23],
   };
-  sonde_transport_payload(&frame, &network, out);
-}
-
-int sonde_decode(struct sonde_decoder *decoder, const struct sonde_packet *packet,
-                 struct sonde_decoded *out) {
-  if (!is_plain(decoder, packet))
-    return decode_layers(decoder, packet, out);
-  decode_plain(packet, out);
-  if (decoder->payloads)
-    plain_payload(packet, out);
-  return SONDE_LAYER_IP;
+  sonde_transport_payload(&frame, &network, payload);
 }

@@ -140,9 +140,9 @@ void sonde_transport_ports(const struct sonde_frame *frame, const struct sonde_n
 /* Sets the tcp_* and icmp_* members of `out` and their flags if the header was captured. */
 void sonde_transport_details(const struct sonde_frame *frame, const struct sonde_network *network,
                              struct sonde_decoded *out);
-/* Sets payload and payload_bytes: what was captured after a TCP or UDP header. */
+/* Finds the captured bytes after a TCP or UDP header. */
 void sonde_transport_payload(const struct sonde_frame *frame, const struct sonde_network *network,
-                             struct sonde_decoded *out);
+                             struct sonde_payload *payload);
 /* Returns the offset of the first byte after a TCP or UDP header, 0 for other protocols. */
 uint32_t sonde_transport_end(const struct sonde_frame *frame, const struct sonde_network *network);
 /* Sets key and the REVERSED flag. */

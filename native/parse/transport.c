@@ -87,11 +87,11 @@ uint32_t sonde_transport_end(const struct sonde_frame *frame, const struct sonde
 }
 
 void sonde_transport_payload(const struct sonde_frame *frame, const struct sonde_network *network,
-                             struct sonde_decoded *out) {
+                             struct sonde_payload *payload) {
   uint32_t start = sonde_transport_end(frame, network);
   uint32_t end = network->end < frame->caplen ? network->end : frame->caplen;
-  out->payload_bytes = start && start < end ? end - start : 0;
-  out->payload = frame->data + (out->payload_bytes ? start : 0);
+  payload->bytes = start && start < end ? end - start : 0;
+  payload->data = frame->data + (payload->bytes ? start : 0);
 }
 
 void sonde_transport_key(const struct sonde_network *network, const struct sonde_ports *ports,

@@ -12,6 +12,8 @@ enum { RECORDS_MAX = 4096, CLIENT = 1, SERVER = 2 };
 
 static struct sonde_record records[RECORDS_MAX];
 static uint32_t made, read_up_to;
+static struct sonde_decoded packet;
+static struct sonde_payload current;
 
 static struct sonde_record *reserve(void *context) {
   (void)context;
@@ -55,6 +57,8 @@ static struct rig open_rig(uint64_t bytes, uint32_t quic_per_second) {
       .quic_per_second = quic_per_second,
       .cache = rig.cache,
       .progress = {NULL, position, is_read},
+      .batch = &packet,
+      .payloads = &current,
   });
   rig.table = sonde_flow_table_create(&(struct sonde_flow_config){
       .flows_max = 8192,
@@ -85,7 +89,8 @@ struct sent {
 
 /* The client is 192.0.2.1, the lower address. */
 static void send_one(struct rig *rig, struct sent sent) {
-  struct sonde_decoded packet = {
+  current = (struct sonde_payload){sent.payload, sent.bytes};
+  packet = (struct sonde_decoded){
       .key = {.lo_ip = {192, 0, 2, 1},
               .hi_ip = {192, 0, 2, sent.server ? sent.server : 9},
               .lo_port = sent.client_port,
@@ -102,8 +107,6 @@ static void send_one(struct rig *rig, struct sent sent) {
       .tcp_flags = sent.tcp_flags,
       .flags = (uint16_t)((sent.protocol == SONDE_IP_TCP ? SONDE_DECODED_TCP : 0) |
                           (sent.from == SERVER ? SONDE_DECODED_REVERSED : 0)),
-      .payload = sent.payload,
-      .payload_bytes = sent.bytes,
   };
   sonde_flow_table_update(rig->table, &packet, 1);
 }
