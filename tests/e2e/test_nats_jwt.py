@@ -131,6 +131,13 @@ async def test_expired_credential_is_refused(nats_server: NatsServer, tmp_path: 
     assert not await enters(nats_server, tmp_path, "alpha"), "a changed credential"
 
 
+def test_operator_without_a_name_is_the_jwt_form(tmp_path: Path) -> None:
+    done(tmp_path, "setup", "--operator", "--operator", "ops", "--host", "alpha")
+    assert (tmp_path / "operator.json").exists()
+    assert {path.name for path in tmp_path.glob("*/*.creds")} >= {"alpha.creds", "ops.creds"}
+    assert "ops" not in {path.stem for path in (tmp_path / "agents").glob("*")}
+
+
 def test_secrets_are_files_of_their_owner(nats_server: NatsServer, tmp_path: Path) -> None:
     secrets = [*tmp_path.glob("keys/*.nk"), *tmp_path.glob("*/*.creds")]
     assert {path.name for path in secrets} == {

@@ -411,7 +411,7 @@ def test_malformed_reply_counts_as_failure_of_its_host(rows: Rows) -> None:
     bodies = [{}, *(defaultdict[str, Any](repeat(one).__next__) for one in wrong)]
     for body in bodies:
         outcome = Outcome(replies=[Reply("web1", 200, body), Reply("web2", 400, {})])
-        assert readable_rows(outcome, rows) == []
+        assert list(readable_rows(outcome, rows)) == []
         first, second = outcome.replies
         assert (first.host, first.code, first.body["error"]) == ("web1", 500, "unreadable")
         assert second.code == 400

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PAGE_MAX = 10_000  # rows of one request
 DEFAULT_COUNT = 100
+ROWS = frozenset({"flows"})  # stays JSON text in the replies, to save memory
 BY = ("source_ip", "dest_ip", "source_port", "dest_port", "protocol")
 COLUMNS = ("HOST", "PROTOCOL", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAST SEEN")
 
@@ -139,8 +140,16 @@ def list_flows(reply: Reply) -> Sequence[Sequence[Cell]]:
             int(flow["bytes"]),
             clock_time(flow.get("last_seen")),
         )
-        for flow in reply.body["flows"]
+        for flow in rows_of(reply.body)
     ]
+
+
+def rows_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Raises ValueError or TypeError if the rows are malformed."""
+    rows = body["flows"]
+    if isinstance(rows, msgspec.Raw):
+        return msgspec.json.decode(rows, type=list[dict[str, Any]])
+    return list(rows)
 
 
 def by_columns(by: Sequence[str]) -> Sequence[str]:
@@ -148,7 +157,7 @@ def by_columns(by: Sequence[str]) -> Sequence[str]:
 
 
 def list_sums(reply: Reply) -> Sequence[Sequence[Cell]]:
-    return [(reply.host, *row.values()) for row in reply.body["flows"]]
+    return [(reply.host, *row.values()) for row in rows_of(reply.body)]
 
 
 # ---- paging --------------------------------------------------------------------------------
@@ -162,7 +171,7 @@ def gather_flows(args: Namespace) -> Outcome:
 
     # Report errors of the command line before connecting.
     address, body = read_nats_section(args), flows_body(args)
-    plan, outcome = plan_request(args, "flows", body), Outcome()
+    plan, outcome = replace(plan_request(args, "flows", body), encoded=ROWS), Outcome()
 
     async def ask() -> None:
         async with connect(address) as client:
@@ -191,26 +200,37 @@ async def _with_rest(
     from ..fleet.targeting import host_subject
 
     subject = host_subject(client.address.root, first.host, "flows")
-    rows, page = first.body.get("flows"), first.body
-    if not first.accepted or not isinstance(rows, list):
+    page = first.body
+    if not first.accepted or not page.get("next"):
         return first
-    while (after := page.get("next")) and len(rows) < wanted:
-        asked = body | {"limit": min(wanted - len(rows), PAGE_MAX), "after": after}
+    try:
+        count = len(rows_of(page))
+    except (ValueError, LookupError, TypeError):
+        return first  # print_outcome reports it
+    texts = [page["flows"]]
+    while (after := page.get("next")) and count < wanted:
+        asked = body | {"limit": min(wanted - count, PAGE_MAX), "after": after}
         data = await client.request(subject, msgspec.json.encode(asked), timeout_sec)
         if client.connection.is_closed:
             raise UnreachableError("The connection to NATS was lost.")
         try:
-            page = decode_object(data or b"")
+            page = decode_object(data or b"", ROWS)
             same_name(first.host, page.get("host", first.host))
-            more = list(page["flows"])
+            more = len(rows_of(page))
         except (ValueError, LookupError, TypeError):
-            why = f"no reply, or a malformed one, after {len(rows)} rows; ask again"
+            why = f"no reply, or a malformed one, after {count} rows; ask again"
             return first.unreadable(first.host, why, first.elapsed_sec)
         if not more:
             break
-        rows += more
-    merged = {name: value for name, value in page.items() if name != "flows"}
-    return replace(first, body=first.body | merged | {"flows": rows})
+        count += more
+        texts.append(page["flows"])
+    return replace(first, body=first.body | page | {"flows": joined(texts)})
+
+
+def joined(texts: Sequence[msgspec.Raw]) -> msgspec.Raw:
+    """Returns one JSON array of the elements of several."""
+    inner = (bytes(text).strip()[1:-1].strip() for text in texts)
+    return msgspec.Raw(b"[%s]" % b",".join(text for text in inner if text))
 
 
 # ---- following -----------------------------------------------------------------------------

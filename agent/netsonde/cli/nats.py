@@ -95,10 +95,15 @@ def add_host_arguments(parser: ArgumentParser) -> None:
 def add_setup_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="output directory")
     add_host_arguments(parser)
+    parser.add_argument(
+        "--operator", action="append", default=[], metavar="NAME", nargs="?", const="",
+        help="an operator's name; without NAME: the same as --jwt",
+    )  # fmt: skip
     for role in ROLES:
-        parser.add_argument(
-            f"--{role}", action="append", default=[], metavar="NAME", help=f"a {role}'s name"
-        )
+        if role != "operator":
+            parser.add_argument(
+                f"--{role}", action="append", default=[], metavar="NAME", help=f"a {role}'s name"
+            )
     parser.add_argument(
         "--rotate", action="append", default=[], metavar="NAME", help="create a new key for NAME"
     )
@@ -159,6 +164,9 @@ def add_streams_arguments(parser: ArgumentParser) -> None:
 
 
 def run_setup(args: Namespace) -> int:
+    if "" in args.operator:  # --operator without a name
+        args.jwt = True
+        args.operator = [name for name in args.operator if name]
     hosts = read_hosts(args, required=not (args.jwt or args.add))
     clients = [Client(name, role) for role in ROLES for name in getattr(args, role)]
     out = Path(args.out)

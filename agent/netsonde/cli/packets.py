@@ -16,11 +16,11 @@ from .output import say
 from .requests import (
     Plan,
     add_client_arguments,
+    check_replies,
     conclude,
     plan_request,
     print_outcome,
     read_nats_section,
-    readable_rows,
     run_until_cut,
     whole,
 )
@@ -91,7 +91,7 @@ async def retrieve(
 
     async with connect(read_nats_section(args)) as client:
         await plan.ask(client, outcome)
-        readable_rows(outcome, describe_packets)
+        check_replies(outcome, describe_packets)
         if viewer is not None or args.write == STANDARD_OUTPUT:
             print_incomplete(outcome)
         await deliver(args, viewer, client, outcome)

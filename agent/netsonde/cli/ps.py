@@ -79,7 +79,7 @@ def list_once(args: Namespace) -> int:
 
     outcome = Outcome()
     run_until_cut(find_agents(args, outcome), outcome)
-    rows = readable_rows(outcome, list_agent)
+    rows = list(readable_rows(outcome, list_agent))
     if args.json:
         print_listed(outcome)
     elif outcome.inventory:

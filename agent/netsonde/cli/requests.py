@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -255,6 +255,7 @@ class Plan:
     pace: Pace
     request_id: str | None
     earlier: Earlier | None = None
+    encoded: Collection[str] = ()  # fields of the replies that stay JSON text
 
     async def ask(self, client: FleetClient, outcome: Outcome) -> None:
         """Fills in the outcome and the journal."""
@@ -276,6 +277,7 @@ class Plan:
                     watcher=journal,
                     outcome=outcome,
                     hosts=hosts,
+                    encoded=self.encoded,
                 )
         finally:
             if journal is not None:
@@ -325,10 +327,12 @@ def open_journal(plan: Plan, root: str, request_id: str) -> Journal | None:
 
 def print_outcome(args: Namespace, outcome: Outcome, columns: Sequence[str], rows: Rows) -> None:
     """Prints a row or an object for each reply. The hosts without one follow in `conclude`."""
-    found = readable_rows(outcome, rows)
     if args.json:
+        check_replies(outcome, rows)
         print_json(outcome)
-    elif found or any(reply.accepted for reply in outcome.replies):
+        return
+    found = list(readable_rows(outcome, rows))
+    if found or any(reply.accepted for reply in outcome.replies):
         print_table(columns, found)
 
 
@@ -383,20 +387,24 @@ def source_warnings(reply: Reply) -> list[str]:
     return found
 
 
-def readable_rows(outcome: Outcome, rows: Rows) -> list[Sequence[Cell]]:
-    """Returns rows of accepted replies. A malformed reply counts as that host's failure."""
-    found: list[Sequence[Cell]] = []
+def check_replies(outcome: Outcome, rows: Rows) -> None:
+    """Makes each malformed reply that host's failure."""
+    for _ in readable_rows(outcome, rows):
+        pass
+
+
+def readable_rows(outcome: Outcome, rows: Rows) -> Iterator[Sequence[Cell]]:
+    """Yields rows of accepted replies. A malformed reply counts as that host's failure."""
     for index, reply in enumerate(outcome.replies):
         for one in reply.twins or (reply,):
             if not one.accepted:
                 continue
             try:
-                found += checked(rows(one))
+                yield from checked(rows(one))
             except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 why = f"malformed reply: {type(error).__name__}: {error}"
                 if not reply.twins:
                     outcome.replies[index] = one.unreadable(one.host, why, one.elapsed_sec)
-    return found
 
 
 def checked(rows: Sequence[Sequence[Cell]]) -> Sequence[Sequence[Cell]]:

@@ -7,7 +7,7 @@ terminal. Also formats durations and endpoints.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from .output import put_lines
@@ -28,22 +28,27 @@ def print_table(
 
         Console(file=out, highlight=False).print(drawn_table(columns, rows))
     else:
-        put_lines(align_table(columns, rows), out=out)
+        for line in aligned_lines(columns, rows):
+            put_lines(line, out=out)
 
 
 def align_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """Renders plain text with two spaces between columns."""
-    texts = [[plain(cell) for cell in row] for row in rows]
+    return "".join(f"{line}\n" for line in aligned_lines(columns, rows))
+
+
+def aligned_lines(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Iterator[str]:
+    """Yields the lines of align_table. The text of a large table is never whole in memory."""
     right = [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]
-    widths = [max(len(row[i]) for row in [columns, *texts]) for i in range(len(columns))]
-    lines = []
-    for row in [columns, *texts]:
+    widths = [len(column) for column in columns]
+    for row in rows:
+        widths = [max(width, len(plain(cell))) for width, cell in zip(widths, row, strict=True)]
+    for row in [columns, *rows]:
         cells = [
-            text.rjust(width) if is_number else text.ljust(width)
-            for text, width, is_number in zip(row, widths, right, strict=True)
+            plain(cell).rjust(width) if is_number else plain(cell).ljust(width)
+            for cell, width, is_number in zip(row, widths, right, strict=True)
         ]
-        lines.append("  ".join(cells).rstrip() + "\n")
-    return "".join(lines)
+        yield "  ".join(cells).rstrip()
 
 
 def drawn_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import EXIT_OK, EXIT_REFUSED
 from .flows import COLUMNS as FLOW_COLUMNS
-from .flows import list_flows
+from .flows import ROWS, list_flows
 from .metrics import COLUMNS as HOST_COLUMNS
 from .metrics import describe_rates
 from .output import put_lines, say
@@ -21,6 +22,7 @@ from .requests import (
     add_outcome_arguments,
     add_pace_arguments,
     add_target_arguments,
+    check_replies,
     positive_seconds,
     print_failures,
     print_json,
@@ -116,7 +118,8 @@ async def query(
     if not hosts:
         return metrics, Outcome()
     body = {"limit": args.flows, "sort": args.sort}
-    return metrics, await client.ask("flows", body, Target(hosts=hosts), pace)
+    flows = await client.ask("flows", body, Target(hosts=hosts), pace, encoded=ROWS)
+    return metrics, flows
 
 
 # ---- output --------------------------------------------------------------------------------
@@ -131,7 +134,7 @@ def rank_flows(flows: Outcome, *, order: str, limit: int) -> list[Sequence[Cell]
     """Sorts the flows of all hosts. order: "bytes" or "packets"."""
     column = FLOW_COLUMNS.index(order.upper())
     rows = readable_rows(flows, list_flows)
-    return sorted(rows, key=lambda row: row[column], reverse=True)[:limit]
+    return heapq.nlargest(limit, rows, key=lambda row: row[column])
 
 
 def describe_absence(metrics: Outcome, target: Target) -> str:
@@ -163,8 +166,8 @@ def opened_view(args: Namespace, target: Target) -> Iterator[Show]:
 
     def print_round(metrics: Outcome, flows: Outcome) -> None:
         if args.json:
-            readable_rows(metrics, describe_rates)
-            readable_rows(flows, list_flows)
+            check_replies(metrics, describe_rates)
+            check_replies(flows, list_flows)
             print_json(metrics)
             print_json(flows)
         else:

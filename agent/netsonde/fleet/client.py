@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlparse
 
@@ -40,7 +41,7 @@ from .outcome import Outcome as Outcome
 from .outcome import Pace as Pace
 from .request import Progress, Request, Watcher
 from .results import Result, stream_results
-from .scatter import Message, Reply, decode_discovery
+from .scatter import Message, Reply, decode_discovery, decode_reply
 from .targeting import ALL, Target
 
 CONNECT_TIMEOUT_SEC = 4.0
@@ -147,19 +148,22 @@ class FleetClient:
         watcher: Watcher | None = None,
         outcome: Outcome | None = None,
         hosts: Sequence[str] | None = None,
+        encoded: Collection[str] = (),
     ) -> Outcome:
         """Sends one request to the target at the given pace and returns all results.
 
         verb and body: see docs/requests.md. request_id: of an earlier request, to repeat it
         safely. outcome: filled in even if the request is interrupted or the connection is lost.
-        hosts: the hosts of a resumed run, instead of the target. Raises UnreachableError,
-        DeniedError, TargetError.
+        hosts: the hosts of a resumed run, instead of the target. encoded: fields of the replies
+        that stay JSON text (msgspec.Raw), to save memory. Raises UnreachableError, DeniedError,
+        TargetError.
         """
         outcome = Outcome() if outcome is None else outcome
         outcome.request_id = outcome.request_id or request_id or uuid.uuid4().hex
         headers = {"Content-Type": "application/json", "Request-Id": outcome.request_id}
         lifetime_sec = pace.timeout_sec if verb not in VERBS or VERBS[verb].changes else None
-        message = Message(msgspec.json.encode(body), headers, lifetime_sec=lifetime_sec)
+        decode = partial(decode_reply, encoded=encoded)
+        message = Message(msgspec.json.encode(body), headers, decode, lifetime_sec)
         async with self.open_request(pace, message) as request:
             request.progress, request.watcher = progress, watcher
             try:
