@@ -7,11 +7,14 @@ import signal
 from pathlib import Path
 
 import pytest
+from nats.js.api import SubjectTransform
+from nats.js.errors import APIError
 
 from agents import Agent, Fleet
 from bus import Bus
 from deadlines import eventually
 from netsonde.bus.nats_client import GuardedClient
+from netsonde.service.desired import REFRESH_SEC
 from operators import Operator, entries, known, policy
 from servers import NatsServer
 
@@ -172,6 +175,41 @@ async def test_late_and_rebooted_hosts_converge(
         lambda: first.log.count("capture: started") == 2, "the cached policy without NATS"
     )
     nats_server.start()
+
+
+async def test_write_that_is_stored_after_its_notice_is_found_soon(
+    fleet: Fleet, client: GuardedClient, operator: Operator
+) -> None:
+    """In a cluster, agents hear of a write before its stream has stored it."""
+    fleet.start("web1")
+    await known(client, "web1")
+    operator.write(policy("all", "host ~ '*'"))
+    assert operator.run("apply", str(operator.file)).returncode == 0
+    context = client.jetstream()
+    bucket = (await context.stream_info("KV_capture-policy")).config
+    bucket.subjects = ["$KV.capture-policy.>", "unheard.>"]
+    bucket.subject_transform = SubjectTransform("unheard.>", "$KV.capture-policy.>")
+    await context.update_stream(bucket)
+    revision = json.loads((await context.get_last_msg(*_stored("revision.1"))).data or b"")
+    await context.publish(
+        "$KV.capture-policy.revision.2", json.dumps(revision | {"revision": 2}).encode()
+    )
+    release = json.dumps({"revision": 2, "complete": True}).encode()
+    lost = {"Nats-Expected-Last-Subject-Sequence": "0"}
+    with pytest.raises(APIError, match="wrong last sequence"):  # every agent hears of it
+        await context.publish("$KV.capture-policy.release", release, headers=lost)
+    entry = (await entries(client))["web1"]
+    assert entry.applied_rev == 1
+    await context.publish("unheard.release", release)
+
+    async def found() -> bool:
+        return (await entries(client))["web1"].applied_rev == 2
+
+    await eventually(found, "revision 2", within_sec=REFRESH_SEC * 0.75)
+
+
+def _stored(key: str) -> tuple[str, str]:
+    return "KV_capture-policy", f"$KV.capture-policy.{key}"
 
 
 async def test_agent_keeps_its_policy_if_the_next_one_is_too_new(

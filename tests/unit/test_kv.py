@@ -107,3 +107,16 @@ async def test_a_write_without_pub_ack_fails(reply: bytes, why: str) -> None:
     async with answering(reply, {"Other": "1"}) as bucket:
         with pytest.raises(KeyValueError, match=why):
             await bucket.put("a", b"one")
+
+
+async def test_a_repeated_write_finds_its_own_value() -> None:
+    """The ack of the first try is lost, so its writer does not know the new revision."""
+    async with rig() as (bucket, _):
+        await bucket.ensure()
+        first = await bucket.put("a", b"one", last=0)
+        second = await bucket.put("a", b"two", last=first)
+        assert await bucket.put_once("a", b"two", last=first, again=True) == second
+        with pytest.raises(WrongRevisionError):
+            await bucket.put_once("a", b"two", last=first, again=False)
+        with pytest.raises(WrongRevisionError):
+            await bucket.put_once("a", b"other", last=first, again=True)

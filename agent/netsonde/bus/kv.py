@@ -7,6 +7,8 @@ up by an API call that no agent is permitted.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,8 +16,10 @@ import msgspec
 
 from ..errors import NetsondeError
 from . import jetstream
+from .waits import Waits
 
 TIMEOUT_SEC = 5.0
+BEHIND_SEC = 0.05  # the first wait for a replica that is behind
 WRONG_LAST_SEQUENCE = 10071  # err_code of the JetStream API
 STREAM_NOT_FOUND = 10059
 DELETED = "KV-Operation"  # header of a deletion marker
@@ -141,6 +145,29 @@ class KeyValue:
                 f"{self._domain!r}."
             )
         return reply.seq
+
+    async def put_once(self, key: str, value: bytes, *, last: int, again: bool) -> int:
+        """Writes the key like `put`. again: an earlier call failed, and the bucket may have stored
+        its value; then returns the revision of that write."""
+        try:
+            return await self.put(key, value, last=last)
+        except WrongRevisionError:
+            found = await self._later_than(key, last) if again else None
+            if found is None or found.value != value:
+                raise
+            return found.revision
+
+    async def _later_than(self, key: str, last: int) -> Entry:
+        """Returns the write that replaced revision `last`. Any replica answers, and may not have
+        that write yet."""
+        waits, until_sec = Waits(BEHIND_SEC, TIMEOUT_SEC), time.monotonic() + TIMEOUT_SEC
+        while True:
+            found = await self.get(key)
+            if found is not None and found.revision > last:
+                return found
+            if time.monotonic() > until_sec:
+                raise KeyValueError(f"Bucket {self.bucket}: the last write of {key} is missing.")
+            await asyncio.sleep(waits.next())
 
     async def _api(self, verb: str, body: dict[str, Any] | None = None) -> _Reply:
         payload = b"" if body is None else msgspec.json.encode(body)

@@ -226,29 +226,20 @@ class PolicyStore:
         """Replaces the release; retries while the bucket has no leader or NATS is away. Raises
         PolicyStoreError if somebody else replaced it."""
         value = msgspec.json.encode(released.release)
-        until_sec, retried = time.monotonic() + OUTAGE_SEC, False
+        until_sec, again = time.monotonic() + OUTAGE_SEC, False
         while True:
             try:
-                entry = await self.bucket.put(RELEASE_KEY, value, last=released.entry)
+                entry = await self.bucket.put_once(
+                    RELEASE_KEY, value, last=released.entry, again=again
+                )
                 return Rolling(released.release, released.sets, entry)
             except WrongRevisionError:
-                entry = await self._written(value) if retried else 0
-                if entry:  # an earlier try was stored, and its ack was lost
-                    return Rolling(released.release, released.sets, entry)
                 raise PolicyStoreError("Somebody else changed the release meanwhile.") from None
             except KeyValueError as error:
                 if time.monotonic() > until_sec:
                     raise PolicyStoreError(error.detail) from None
-                retried = True
+                again = True
                 await asyncio.sleep(RETRY_SEC)
-
-    async def _written(self, value: bytes) -> int:
-        """Returns the revision of the release in the bucket if it has this value, else 0."""
-        try:
-            found = await self.bucket.get(RELEASE_KEY)
-        except KeyValueError as error:
-            raise PolicyStoreError(error.detail) from None
-        return found.revision if found is not None and found.value == value else 0
 
 
 def _decode(data: bytes, kind: type[Value]) -> Value:

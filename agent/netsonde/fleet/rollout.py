@@ -370,6 +370,7 @@ class Roller:
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[None]:
         """Holds the lease. Raises PolicyStoreError if another client has it."""
+        bucket = self._store.bucket
         lease = msgspec.json.encode(Lease(holder=uuid.uuid4().hex, by=user_name()))
         revision = await self._acquire(lease)
         owner = asyncio.current_task()
@@ -377,17 +378,19 @@ class Roller:
 
         async def renew() -> None:
             nonlocal revision
+            again = False
             while True:
                 await asyncio.sleep(RENEW_SEC)
                 try:
-                    revision = await self._store.bucket.put(LEASE_KEY, lease, last=revision)
+                    revision = await bucket.put_once(LEASE_KEY, lease, last=revision, again=again)
+                    again = False
                 except WrongRevisionError:
                     lost.append("Another client has taken the rollout over.")
                     if owner is not None:
                         owner.cancel()
                     return
                 except KeyValueError:
-                    continue  # the next renewal may succeed; the lease lasts for three
+                    again = True  # the next renewal may succeed; the lease lasts for three
 
         renewing = asyncio.create_task(renew())
         try:
@@ -401,7 +404,7 @@ class Roller:
             renewing.cancel()
             if not lost:
                 with contextlib.suppress(KeyValueError):
-                    await self._store.bucket.put(LEASE_KEY, b"", last=revision)
+                    await bucket.put(LEASE_KEY, b"", last=revision)
 
     async def _acquire(self, lease: bytes) -> int:
         bucket = self._store.bucket

@@ -2,14 +2,19 @@
 
 Reads the release and its revisions, finds the policy of this host, and hands its capture to
 capture/standing.py. Release and revisions are cached in the state directory, so that a host that
-boots without NATS captures what it should. The subscription to the bucket only wakes the task:
-a write that lost a compare-and-set reaches subscribers too, so values are read from the bucket.
+boots without NATS captures what it should.
+
+The subscription to the bucket only wakes the task: a write that lost a compare-and-set reaches
+subscribers too, so values are read from the bucket. A write also reaches subscribers before its
+stream has stored it. Replicas answer reads, and may be behind. So the agent reads again until it
+finds the value that woke it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +26,7 @@ from nats.aio.msg import Msg
 
 from ..bus.connection import Connection
 from ..bus.kv import KeyValue, KeyValueError
+from ..bus.waits import Waits
 from ..config.sections import POLICY_FLEET
 from ..config.state import write_state
 from ..errors import NetsondeError
@@ -43,8 +49,11 @@ from ..wire.selector import SelectorError
 from .host_entry import HostDescription, WantedState
 
 REFRESH_SEC = 60.0  # in case a notice was lost
-RETRY_SEC = 5.0
-RETRIES = 3  # without a policy: the bucket may be missing until the first `apply`
+SOON_SEC = 0.5  # the first wait for a value that is expected; doubled up to REFRESH_SEC
+BEHIND_SEC = 8.0  # the same, after a connect: a replica may be behind
+RETRY_SEC = 5.0  # the longest wait after a failed read, if this host has a policy
+ROLLOUT_SEC = 10.0  # while a rollout runs and has not reached this host
+ROLLOUT_SEC_MAX = 600.0  # since its last step: its client may have died
 HOSTS_PER_SEC = 50  # spreads the restarts and reports of one batch
 JITTER_SEC_MAX = 30.0
 CACHE_NAME = "desired.json"
@@ -112,8 +121,11 @@ class Desired:
         self._wanted = _Wanted()
         self._applied: int | None = None
         self._wake = asyncio.Event()
+        self._waits = Waits(SOON_SEC, REFRESH_SEC)
+        self._expected_sec = 0.0  # a newer value is expected: read until a wait is this long
+        self._announced = b""  # the value of the last write that this agent heard of
+        self._changed_sec = 0.0  # when a new release was read last, by the monotonic clock
         self._joined = False  # the release was read, or was written while this agent listened
-        self._failures = 0  # to read, since the connection is up
         self._failure = ""
         self._log = structlog.get_logger()
         connection.listen(self._bucket.subject(RELEASE_KEY), self._on_release)
@@ -147,30 +159,55 @@ class Desired:
         while True:
             await self._connection.wait_connected()
             self._wake.clear()
-            wait_sec = REFRESH_SEC
             try:
                 await self._refresh()
+                wait_sec = self._rest_sec()
             except KeyValueError as error:
-                self._failures += 1
-                if self._known is not None or self._failures <= RETRIES:
-                    wait_sec = RETRY_SEC
+                wait_sec = self._waits.next()
+                if self._known is not None:
+                    wait_sec = min(wait_sec, RETRY_SEC)
                 self._log.debug("cannot read the policies", error=error.detail)
             except UnsupportedRevisionError as error:
                 self._fail(error.detail)
+                wait_sec = self._rest_sec()
             try:
                 async with asyncio.timeout(wait_sec):
                     await self._wake.wait()
             except TimeoutError:
                 continue
 
-    async def _on_release(self, _: Msg) -> None:
+    def _rest_sec(self) -> float:
+        """Returns the wait after a read that the bucket answered."""
+        if self._waits.following_sec < self._expected_sec:
+            return self._waits.next()
+        self._expected_sec = 0.0  # the write lost its compare-and-set, or nobody wrote
+        return ROLLOUT_SEC if self._awaits_rollout() else REFRESH_SEC
+
+    def _awaits_rollout(self) -> bool:
+        """Returns whether a step of a rollout may reach this host soon."""
+        release = None if self._known is None else self._known.release
+        return (
+            release is not None
+            and not release.complete
+            and not release.stopped
+            and self._wanted.revision != release.revision
+            and time.monotonic() - self._changed_sec < ROLLOUT_SEC_MAX
+        )
+
+    async def _on_release(self, message: Msg) -> None:
         self._joined = True
-        self._wake.set()
+        self._announced = bytes(message.data)
+        self._expect(REFRESH_SEC)
 
     def _on_connection(self, up: bool) -> None:
-        if up:
-            self._failures = 0
-            self._wake.set()
+        if up:  # a write during the outage was not heard, and a replica may not have it yet
+            self._announced = b""
+            self._expect(BEHIND_SEC)
+
+    def _expect(self, longest_sec: float) -> None:
+        self._expected_sec = longest_sec
+        self._waits.reset()
+        self._wake.set()
 
     # ---- reading -------------------------------------------------------------------------------
 
@@ -179,6 +216,8 @@ class Desired:
         agent ran before. A write of the release ends the wait, and is read next."""
         found = await self._bucket.get(RELEASE_KEY)
         joined, self._joined = self._joined, True
+        if found is not None and found.value == self._announced:
+            self._expected_sec = 0.0
         if found is None or found.deleted:
             if self._known is not None:
                 self._known = None
@@ -190,6 +229,7 @@ class Desired:
             sets = {number: await self._policies(number) for number in release.revisions()}
             self._failure = ""
             self._known = _Known(release, sets)
+            self._changed_sec = time.monotonic()
             await asyncio.to_thread(self._write_cache, self._known)
             if joined and self._find() != self._wanted and await self._is_woken_in(release):
                 return

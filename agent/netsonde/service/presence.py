@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 
 from ..bus.connection import Connection
 from ..bus.kv import KeyValue, KeyValueError, WrongRevisionError
+from ..bus.waits import Waits
 from ..wire.events import EventLog
 from ..wire.inventory import (
     LOST_AFTER_SEC,
@@ -32,7 +33,7 @@ from .host_entry import HostDescription
 
 GATHER_SEC = 0.2  # changes of this time are written together
 CLOSE_SEC = 1.0
-RETRY_SEC, RETRY_SEC_MAX = 15.0, 120.0  # after failed writes, doubled each time
+RETRY_SEC, RETRY_SEC_MAX = 0.5, 120.0  # after failed writes, doubled each time
 
 
 class _Written(msgspec.Struct):
@@ -68,9 +69,11 @@ class Presence:
         self._wake = asyncio.Event()
         self._written: dict[str, object] = {}
         self._reported = ""
-        self._retry_sec = RETRY_SEC
+        self._waits = Waits(RETRY_SEC, RETRY_SEC_MAX)
+        self._retries_now = False  # a connection has come up since the last failed write
         self._log = structlog.get_logger()
         connection.listen(changes_subject(root, self.description.host), self._on_write)
+        connection.notify(self._on_connection)
 
     def note_change(self) -> None:
         """Writes the entry soon if it has changed."""
@@ -99,7 +102,7 @@ class Presence:
         now_sec = time.monotonic()
         if self.name_taken:
             return now_sec - self._foreign_sec >= LOST_AFTER_SEC
-        if now_sec >= due_sec or self._contested:
+        if now_sec >= due_sec or self._contested or self._retries_now:
             return True
         return (
             self._revision is not None and lasting_fields(self.description.entry()) != self._written
@@ -125,13 +128,15 @@ class Presence:
             if error.detail != self._reported:  # once, not at each retry
                 self._reported = error.detail
                 self._log.warning("cannot write the inventory; retrying", error=error.detail)
-            wait_sec, self._retry_sec = self._retry_sec, min(self._retry_sec * 2, RETRY_SEC_MAX)
-            return wait_sec
-        self._reported, self._retry_sec = "", RETRY_SEC
+            wait_sec = self._waits.next()
+            # A host that was in the inventory would be lost after a longer wait.
+            return wait_sec if self._revision is None else min(wait_sec, WRITE_INTERVAL_SEC)
+        self._reported = ""
+        self._waits.reset()
         return WRITE_INTERVAL_SEC
 
     async def _write(self) -> None:
-        self._contested = False
+        self._contested = self._retries_now = False
         host, heard_sec = self.description.host, self._foreign_sec
         claims = self._revision is None or self.name_taken
         returns = self.name_taken
@@ -170,6 +175,12 @@ class Presence:
                 return
         last = found.revision if found is not None else 0
         self._revision = await self._bucket.put(key, value, last=last)
+
+    def _on_connection(self, up: bool) -> None:
+        if up and self._reported:
+            self._retries_now = True
+            self._waits.reset()
+            self._wake.set()
 
     async def _on_write(self, message: Msg) -> None:
         """Reads the key after a foreign write. The message alone proves nothing: JetStream sends
