@@ -236,11 +236,13 @@ void sonde_session_discard(struct sonde_session *session, uint32_t records_max,
 }
 
 int sonde_session_records_render(struct sonde_session *session, const struct sonde_record *records,
-                                 uint32_t count, int encoding, uint8_t *buffer, uint32_t capacity,
-                                 struct sonde_batch *batch) {
+                                 uint32_t count, int encoding, uint32_t hidden, uint8_t *buffer,
+                                 uint32_t capacity, struct sonde_batch *batch) {
+  struct sonde_label_source labels = session->labels;
+  labels.hidden = hidden;
   pthread_mutex_lock(&session->info_lock); /* a listing may be older than a slot's name */
-  int status = sonde_records_render_named(records, count, encoding, 0, session->names,
-                                          &session->labels, buffer, capacity, batch);
+  int status = sonde_records_render_named(records, count, encoding, 0, session->names, &labels,
+                                          buffer, capacity, batch);
   pthread_mutex_unlock(&session->info_lock);
   return status;
 }

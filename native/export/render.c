@@ -39,6 +39,8 @@ static void read_label(const struct sonde_label_source *labels, const struct son
   if (!labels || !labels->read ||
       !labels->read(labels->context, record->label, record->label_generation, label))
     *label = (struct sonde_app_label){0};
+  else if (labels->hidden & SONDE_HIDE_NAME)
+    label->name[0] = '\0', label->name_source = SONDE_NAME_NONE;
 }
 
 int sonde_records_render_named(const struct sonde_record *records, uint32_t count, int encoding,

@@ -381,10 +381,11 @@ int sonde_records_render_fields(const struct sonde_record *records, uint32_t cou
                                 uint64_t fields, const char *interface, uint8_t *buffer,
                                 uint32_t capacity, struct sonde_batch *batch);
 const char *sonde_record_field_name(uint32_t field); /* NULL past the last */
-/* Renders records of this session: the interface name is that of each record's source. */
+/* Renders records of this session: the interface name is that of each record's source. hidden:
+ * what is rendered as null, enum sonde_hidden. */
 int sonde_session_records_render(struct sonde_session *session, const struct sonde_record *records,
-                                 uint32_t count, int encoding, uint8_t *buffer, uint32_t capacity,
-                                 struct sonde_batch *batch);
+                                 uint32_t count, int encoding, uint32_t hidden, uint8_t *buffer,
+                                 uint32_t capacity, struct sonde_batch *batch);
 /* Sets the fields that sonde_session_drain renders from now on. */
 void sonde_session_stream_fields_set(struct sonde_session *session, uint64_t fields);
 

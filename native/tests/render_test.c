@@ -50,7 +50,7 @@ static int read_longest_label(void *context, uint32_t label, uint16_t generation
   return 1;
 }
 
-static const struct sonde_label_source longest_label = {NULL, read_longest_label};
+static const struct sonde_label_source longest_label = {0, NULL, read_longest_label};
 
 static int render_once(const struct sonde_record *records, uint32_t count, int encoding,
                        const char *interface, uint8_t *buffer, uint32_t capacity,

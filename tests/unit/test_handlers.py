@@ -27,6 +27,7 @@ def call(sessions: Any = None, *, binary: bool = False) -> Call:
         features=cast(Any, features),
         expires_at=None,
         root="capture",
+        hidden=frozenset(),
         binary=binary,
         reply_bytes_max=1000,
     )

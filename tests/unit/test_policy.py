@@ -101,3 +101,10 @@ def test_a_fleet_policy_needs_the_right_to_start(
     allow: dict[str, list[str]], allowed: bool
 ) -> None:
     assert Policy(PolicySection(identity="server", allow=allow)).allows_policies() == allowed
+
+
+def test_hidden_fields_are_those_of_the_nearest_entry() -> None:
+    policy = Policy(PolicySection(identity="server", hide={"ops": [], "*": ["name"]}))
+    assert policy.hidden(OPS) == frozenset()
+    assert policy.hidden(Caller("other", "UXYZ", "")) == policy.hidden(None) == {"name"}
+    assert Policy(PolicySection()).hidden(None) == frozenset()

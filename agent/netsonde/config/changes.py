@@ -40,6 +40,7 @@ LIVE_KEYS = frozenset(
         "capture.ring_mb",
         "log.level",
         "policy.allow",
+        "policy.hide",
         "policy.identity",
         "metrics.interval_sec",
         "agent.labels",

@@ -227,6 +227,10 @@ class PolicySection(Section, kw_only=True, frozen=True):
             description='caller = verbs, "read" or "*"; "*" is any other caller; empty: no limits'
         ),
     ] = {}
+    hide: Annotated[
+        dict[str, list[Literal["name", "process"]]],
+        Meta(description='caller = what its replies leave out; "*" is any other caller'),
+    ] = {}
 
 
 class LogSection(Section, kw_only=True, frozen=True):

@@ -43,6 +43,9 @@ _BY: dict[str, int] = {
 }
 
 
+_HIDDEN: dict[str, int] = {"name": lib.SONDE_HIDE_NAME, "process": 0}
+
+
 class _Cursor(msgspec.Struct, array_like=True):
     """The place after a row. listing: its rows may still be kept. The rest orders the row."""
 
@@ -122,9 +125,10 @@ class FlowListings:
         capacity = min(bytes_max, (count + 1) * lib.SONDE_RENDERED_RECORD_MAX)
         buffer = ffi.new("uint8_t[]", capacity)
         batch = ffi.new("struct sonde_batch *")
+        hidden = sum(_HIDDEN[name] for name in listing.query.hidden)
         check_status(
             lib.sonde_session_records_render(
-                handle, listing.rows + offset, count, encoding, buffer, capacity, batch
+                handle, listing.rows + offset, count, encoding, hidden, buffer, capacity, batch
             )
         )
         return bytes(ffi.buffer(buffer, batch.bytes)), batch.records

@@ -146,7 +146,7 @@ class FlowMatch:
 
 @dataclass(frozen=True, slots=True)
 class FlowQuery:
-    """by: fields to add up by; empty: list the flows."""
+    """by: fields to add up by; empty: list the flows. hidden: rendered as null."""
 
     limit: int
     sort: str
@@ -154,6 +154,7 @@ class FlowQuery:
     match: FlowMatch = FlowMatch()
     excluded: FlowMatch | None = None
     by: tuple[str, ...] = ()
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

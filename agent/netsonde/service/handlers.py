@@ -10,7 +10,7 @@ import functools
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol, cast
 
@@ -23,7 +23,7 @@ from ..capture.standing import Standing
 from ..core import backends as core_backends
 from ..core.capture import JSON, MSGPACK
 from ..core.values import FlowMatch, FlowQuery
-from ..errors import InvalidFilter, InvalidRequest
+from ..errors import InvalidFilter, InvalidRequest, PolicyDenied
 from ..firmware.verify import Firmware
 from ..recorder.retrieval import Retrievals, add_gap, packet_query
 from ..wire import schema
@@ -79,11 +79,12 @@ class Features:
 @dataclass(frozen=True, slots=True)
 class Call:
     """binary: the reply is MessagePack. reply_bytes_max: limit of the body. expires_at: the
-    caller's deadline."""
+    caller's deadline. hidden: what the reply must not show."""
 
     features: Features
     expires_at: datetime | None
     root: str
+    hidden: frozenset[str]
     binary: bool
     reply_bytes_max: int
 
@@ -147,7 +148,8 @@ async def netflow_export_enable(call: Call, request: ExportRequest) -> Done:
 
 
 async def flows(call: Call, request: FlowsRequest) -> Done:
-    query = flow_query(request)
+    query = replace(flow_query(request), hidden=call.hidden)
+    _check_shown(query, call.hidden)
     session = call.features.sessions.require()
     page = await session.capture.flows(
         query,
@@ -206,6 +208,15 @@ def flow_query(request: FlowsRequest) -> FlowQuery:
         excluded=_match(excluded, "$.filter.not") if excluded is not None else None,
         by=tuple(dict.fromkeys(request.by or ())),
     )
+
+
+def _check_shown(query: FlowQuery, hidden: frozenset[str]) -> None:
+    """Raises PolicyDenied if the query tests a hidden field: its rows would show the value."""
+    for match, place in ((query.match, "$.filter"), (query.excluded, "$.filter.not")):
+        if match is not None and match.name is not None and "name" in hidden:
+            raise PolicyDenied(
+                "This host's [policy] hides the field from this caller.", field=f"{place}.name"
+            )
 
 
 def _match(wanted: FlowsMatch, place: str) -> FlowMatch:

@@ -1,4 +1,4 @@
-"""The `[policy]` table: the verbs that each caller may use.
+"""The `[policy]` table: the verbs that each caller may use, and the fields that it may see.
 
 The NATS server names the caller in the header `Nats-Request-Info`, on requests that cross
 accounts with `share`; it overwrites what a client sends. The agent believes the header only
@@ -9,7 +9,7 @@ identity "server", a request without a caller comes from JetStream and must not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -77,12 +77,21 @@ class Policy:
         allow = self.settings.allow
         if not allow:
             return
-        names = (caller.user, caller.account) if caller is not None else ()
-        entry = next((allow[name] for name in names if name in allow and name), None)
-        granted = allow.get(POLICY_ANYONE, []) if entry is None else entry
+        granted = _entry(allow, caller)
         if not (
             verb.name in granted
             or POLICY_ALL in granted
             or (POLICY_READ in granted and not verb.changes)
         ):
             raise PolicyDenied
+
+    def hidden(self, caller: Caller | None) -> frozenset[str]:
+        """Returns what replies to the caller leave out: "name", "process"."""
+        return frozenset(_entry(self.settings.hide, caller))
+
+
+def _entry(table: Mapping[str, Sequence[str]], caller: Caller | None) -> Sequence[str]:
+    """Returns the entry of the user, else of the account, else of `*`; else an empty one."""
+    names = (caller.user, caller.account) if caller is not None else ()
+    entry = next((table[name] for name in names if name in table and name), None)
+    return table.get(POLICY_ANYONE, []) if entry is None else entry

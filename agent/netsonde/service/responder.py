@@ -297,13 +297,14 @@ class Responder:
                 raise TooManyRequests(TOO_MANY_LARGE)
             late = headers.late(datetime.now(UTC))
             if headers.request_id and not late:
-                fingerprint = _fingerprint(name, body, headers)
+                hidden = self._policy.hidden(caller)
+                fingerprint = _fingerprint(name, body, headers, hidden)
                 earlier = self._replays.find(headers.request_id, fingerprint, time.monotonic())
                 if earlier is not None:
                     return _Outcome(await asyncio.shield(earlier), None, replayed=True)
                 replay_id = headers.request_id
                 self._replays.begin(replay_id, fingerprint, time.monotonic(), changes=verb.changes)
-            outcome = await self._execute(verb, body, headers, slot, late=late)
+            outcome = await self._execute(verb, body, headers, caller, slot, late=late)
         except RequestError as error:
             outcome = self._refused(error, headers)
         except Exception:
@@ -313,7 +314,14 @@ class Responder:
         return outcome
 
     async def _execute(
-        self, verb: Verb, body: bytes, headers: Headers, slot: _Slot, *, late: bool
+        self,
+        verb: Verb,
+        body: bytes,
+        headers: Headers,
+        caller: Caller | None,
+        slot: _Slot,
+        *,
+        late: bool,
     ) -> _Outcome:
         request = envelope.decode(body, verb.request, binary=headers.binary_body)
         if late:
@@ -325,6 +333,7 @@ class Responder:
             features=self._features,
             expires_at=headers.deadline,
             root=self._root,
+            hidden=self._policy.hidden(caller),
             binary=headers.binary_reply,
             reply_bytes_max=self._connection.max_payload - REPLY_HEADROOM_BYTES,
         )
@@ -393,10 +402,11 @@ class Responder:
         return session.id if session is not None else None
 
 
-def _fingerprint(name: str, body: bytes, headers: Headers) -> bytes:
-    """Hashes verb and body. An empty body equals the empty object."""
+def _fingerprint(name: str, body: bytes, headers: Headers, hidden: frozenset[str]) -> bytes:
+    """Hashes verb, body and hidden fields. An empty body equals the empty object."""
     kind, empty = (b"msgpack", b"\x80") if headers.binary_body else (b"json", b"{}")
-    return hashlib.sha256(b"\0".join((name.encode(), kind, body or empty))).digest()
+    shown = ",".join(sorted(hidden)).encode()
+    return hashlib.sha256(b"\0".join((name.encode(), kind, shown, body or empty))).digest()
 
 
 def describe_lateness(headers: Headers, now: datetime) -> str:
