@@ -13,7 +13,7 @@ PACKAGES := $(shell find agent -name __init__.py)
 # Debian packages for the build, and for the programs that tests and benchmarks compare with.
 APT_BUILD := gcc clang cmake ninja-build pkg-config libbpf-dev libdpdk-dev libpcap-dev libssl-dev python3-venv python3-dev \
              iproute2 iputils-ping
-APT_TEST := buildah clang crun ethtool iperf3 libcap2-bin libclang-rt-14-dev minisign mmdebstrap nfdump openssl pmacct \
+APT_TEST := buildah chromium clang crun ethtool iperf3 libcap2-bin libclang-rt-14-dev minisign mmdebstrap nfdump openssl pmacct \
             podman procps prometheus rpm systemd tcpdump tshark
 APT_TEST += nodejs $(if $(shell command -v npm),,npm)
 APT_BENCH := clang ethtool iperf3 nfdump softflowd
@@ -22,7 +22,7 @@ APT_BENCH := clang ethtool iperf3 nfdump softflowd
 ALONE := tests/live/test_gso.py tests/live/test_overload.py tests/live/test_xdp_cost.py tests/live/test_xdp_harm.py \
          tests/native/test_alone.py
 
-.PHONY: help setup demo packages lock test bench lint format native-test fuzz coverage mutation clean \
+.PHONY: help setup demo docs packages lock test bench lint format native-test fuzz coverage mutation clean \
         system-build system-test system-bench system-coverage
 
 help: ## list the targets
@@ -32,6 +32,9 @@ setup: system-build $(STAMP) ## create .venv with netsonde and nats-server
 
 demo: setup ## show live traffic as flow records, with an embedded NATS server
 	$(VENV)/bin/netsonde demo
+
+docs: $(STAMP) ## build the documentation as HTML in build/docs
+	$(PY) deploy/docs/build_site.py build/docs
 
 packages: setup build/packages/stamp ## build the wheel, the Debian package and the rpm in dist
 
@@ -57,16 +60,16 @@ bench: system-bench setup ## measure netsonde and its peers, print one table
 	  $(PY) tests/bench/$$one || failed=1; done; exit $$failed
 
 lint: $(STAMP) ## ruff, mypy --strict, clang-format, import rules
-	$(VENV)/bin/ruff check agent tests examples
-	$(VENV)/bin/ruff format --check agent tests examples
+	$(VENV)/bin/ruff check agent tests examples deploy/docs
+	$(VENV)/bin/ruff format --check agent tests examples deploy/docs
 	$(VENV)/bin/mypy
 	find tests -mindepth 2 -name conftest.py | xargs -n 1 $(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	find native tests -name '*.[ch]' | xargs $(VENV)/bin/clang-format --dry-run --Werror
 
 format: $(STAMP) ## format Python and C
-	$(VENV)/bin/ruff check --fix agent tests examples
-	$(VENV)/bin/ruff format agent tests examples
+	$(VENV)/bin/ruff check --fix agent tests examples deploy/docs
+	$(VENV)/bin/ruff format agent tests examples deploy/docs
 	find native tests -name '*.[ch]' | xargs $(VENV)/bin/clang-format -i
 
 native-test: system-test setup ## only the C tests and fuzzers
