@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -23,6 +24,7 @@ from netsonde.bus.objects import CHUNK_BYTES, Bucket, SiteBucket, bucket_name, s
 from netsonde.config.sections import NatsSection
 from netsonde.errors import ObjectStoreUnavailable
 from netsonde.fleet.download import DownloadError, download
+from netsonde.fleet.part_file import PartFile
 
 KIB = 1024
 
@@ -44,14 +46,20 @@ class Rig:
             await upload.commit()
 
     async def get(self, bucket: Bucket, name: str) -> bytes:
-        out = io.BytesIO()
-        await download(
-            self.client, bucket.name, name, out, sha256=self.digests.get(name, "unknown")
+        return await fetched(
+            self.client, bucket.name, name, sha256=self.digests.get(name, "unknown")
         )
-        return out.getvalue()
 
     async def info(self, bucket: Bucket) -> StreamInfo:
         return await self.client.jetstream().stream_info(f"OBJ_{bucket.name}", subjects_filter=">")
+
+
+async def fetched(client: Client, bucket: str, name: str, **options: str) -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "part")
+        with PartFile(path) as part:
+            await download(client, bucket, name, part, **options)
+        return await asyncio.to_thread(path.read_bytes)
 
 
 @asynccontextmanager
@@ -144,12 +152,11 @@ async def test_host_uses_the_bucket_of_the_site() -> None:
             "$O.my_root-packets.C.alpha",
             "$O.my_root-packets.M.alpha",
         }
-        out = io.BytesIO()
         digest = hashlib.sha256(content).hexdigest()
-        await download(made.client, site.name, "x", out, sha256=digest, host="alpha")
-        assert out.getvalue() == content
+        found = await fetched(made.client, site.name, "x", sha256=digest, host="alpha")
+        assert found == content
         with pytest.raises(DownloadError, match="no longer in the bucket"):
-            await download(made.client, site.name, "x", io.BytesIO(), sha256=digest, host="beta")
+            await fetched(made.client, site.name, "x", sha256=digest, host="beta")
         await made.bucket().ensure()
         async with bucket.upload("y", "") as upload:
             assert upload.bucket.name == own

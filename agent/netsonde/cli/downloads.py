@@ -1,11 +1,18 @@
-"""Downloads objects of the hosts' buckets to files, a pipe, or a viewer."""
+"""Downloads objects of the hosts' buckets to files, a pipe, or a viewer.
+
+Several hosts' packets are merged by time. Downloads for a file go to the directory
+`FILE.<run>.parts` first. It is removed at the end, unless a download broke that `--resume` can
+continue.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,14 +25,16 @@ from nats.errors import Error as NatsError
 
 from ..errors import NetsondeError
 from ..fleet.scatter import Reply
-from .files import WriteError, replaced_file
-from .output import say
+from .files import WriteError, is_special, move_file, replaced_file
+from .output import notify, say
 
 if TYPE_CHECKING:
     from ..fleet.client import FleetClient
     from ..fleet.outcome import Outcome
+    from ..fleet.pcapng import Part
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]+")
+FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}")
 STANDARD_OUTPUT = "-"
 
 
@@ -33,78 +42,232 @@ class FetchError(NetsondeError):
     """An object cannot be downloaded or written."""
 
 
-async def write_files(client: FleetClient, outcome: Outcome, path: str, timeout_sec: float) -> None:
-    """Writes one file; for several hosts one each: `cap.pcapng` becomes `cap-web1.pcapng`. A
-    download that fails counts as that host's failure; the other downloads continue."""
-    wanted = [reply for reply in outcome.replies if reply.accepted]
-    left = list(wanted)
+class BrokenError(FetchError):
+    """A download broke. What arrived is kept for another try."""
+
+
+class Downloads:
+    """The downloads of one run. A download that fails counts as that host's failure; the others
+    continue. Use it with `with`: hosts that were not finished count as failed."""
+
+    def __init__(
+        self, client: FleetClient, outcome: Outcome, directory: Path, timeout_sec: float
+    ) -> None:
+        self.wanted = [reply for reply in outcome.replies if reply.accepted]
+        self.broken = False
+        self._client = client
+        self._outcome = outcome
+        self._directory = directory
+        self._timeout_sec = timeout_sec
+        self._left = list(self.wanted)
+
+    def __enter__(self) -> Downloads:
+        self._client.outlast_breaks()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reply in list(self._left):
+            self.broken = True
+            self.fail(reply, FetchError("not downloaded: the run was cut off"))
+
+    def done(self, *replies: Reply) -> None:
+        for reply in replies:
+            self._left.remove(reply)
+
+    def fail(self, reply: Reply, error: NetsondeError) -> None:
+        self.done(reply)
+        fail(self._outcome, reply, error)
+
+    async def fetch(self, reply: Reply) -> Path | None:
+        """Returns the complete file; None if the host has failed."""
+        try:
+            return await self._fetch(reply)
+        except BrokenError as error:
+            self.broken = True
+            self.fail(reply, error)
+        except FetchError as error:
+            self.fail(reply, error)
+        return None
+
+    async def _fetch(self, reply: Reply) -> Path:
+        from ..bus.objects import site_bucket_name
+        from ..fleet.download import (
+            BrokenDownloadError,
+            DownloadError,
+            direct_get_subject,
+            download,
+        )
+        from ..fleet.part_file import PartFile
+
+        bucket, name, sha256 = (reply.body.get(key) for key in ("bucket", "object", "sha256"))
+        if not (isinstance(bucket, str) and isinstance(name, str) and TOKEN.fullmatch(bucket)):
+            raise FetchError("malformed reply: it names no bucket and object")
+        if sys.stderr.isatty():
+            say(f"{reply.host}: fetching {reply.body.get('bytes')} bytes")
+        client = self._client
+        domain = client.address.jetstream_domain
+        host = reply.host if bucket == site_bucket_name(client.address.root) else ""
+        stem = name if FILE_NAME.fullmatch(name) else "object"
+        part = PartFile(self._directory / f"{reply.host}-{stem}")
+        try:
+            with part:
+                async with asyncio.timeout(self._timeout_sec):
+                    work = download(
+                        client.connection,
+                        bucket,
+                        name,
+                        part,
+                        sha256=str(sha256),
+                        domain=domain,
+                        host=host,
+                    )
+                    await client.allowed(work, direct_get_subject(bucket, domain))
+        except (DownloadError, NatsError, TimeoutError, OSError) as error:
+            reason = str(error).removeprefix("nats: ") or f"timeout after {self._timeout_sec:g} s"
+            if isinstance(error, OSError) and error.errno:
+                reason = os.strerror(error.errno).lower()
+            if part.chunks and isinstance(error, BrokenDownloadError | NatsError | TimeoutError):
+                raise BrokenError(f"cannot download {name}: {reason}") from None
+            part.remove()
+            raise FetchError(f"cannot download {name}: {reason}") from None
+        return part.path
+
+
+async def write_files(
+    client: FleetClient, outcome: Outcome, path: str, timeout_sec: float, *, split: bool
+) -> None:
+    """Writes the packets of all hosts to one file, in order of time; with `split`, one file for
+    each host: `cap.pcapng` becomes `cap-web1.pcapng`."""
     try:
-        for reply in wanted:
-            chosen = Path(path)
-            if len(wanted) > 1:
-                chosen = chosen.with_name(f"{chosen.stem}-{reply.host}{chosen.suffix}")
-            try:
-                with replaced_file(chosen) as out:
-                    await fetch(client, reply, out, timeout_sec)
-            except (FetchError, WriteError) as error:
-                fail(outcome, reply, error)
+        directory = make_directory(path, outcome.request_id)
+    except WriteError as error:
+        for reply in [reply for reply in outcome.replies if reply.accepted]:
+            fail(outcome, reply, error)
+        return
+    downloads = Downloads(client, outcome, directory, timeout_sec)
+    try:
+        with downloads:
+            if split:
+                await write_each(downloads, Path(path))
             else:
-                say(f"{reply.host}: {chosen}")
-            left.remove(reply)
+                await write_one(downloads, path)
     finally:
-        for reply in left:
-            fail(outcome, reply, FetchError("not downloaded: the run was cut off"))
+        if downloads.broken and not is_special(path):
+            words = ["--resume", outcome.request_id, *(["--split"] if split else []), "-w", path]
+            notify(f"to continue: netsonde packets {shlex.join(words)}")
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+async def write_each(downloads: Downloads, path: Path) -> None:
+    for reply in downloads.wanted:
+        part = await downloads.fetch(reply)
+        if part is None:
+            continue
+        chosen = path.with_name(f"{path.stem}-{reply.host}{path.suffix}")
+        finish(downloads, reply, part, chosen)
+
+
+def finish(downloads: Downloads, reply: Reply, part: Path, chosen: Path) -> None:
+    try:
+        move_file(part, chosen)
+    except WriteError as error:
+        downloads.fail(reply, error)
+    else:
+        downloads.done(reply)
+        say(f"{reply.host}: {chosen}")
+
+
+async def write_one(downloads: Downloads, path: str) -> None:
+    """One host's file is written as it is, and moved there unless another run will need it."""
+    found = await fetch_all(downloads)
+    if len(found) == 1 and not downloads.broken:
+        finish(downloads, *found[0], Path(path))
+        return
+    with opened_parts(downloads, found) as parts:
+        if not parts:
+            return
+        try:
+            with replaced_file(path) as out:
+                await write_merged([part for _, part in parts], out)
+        except WriteError as error:
+            for reply, _ in parts:
+                downloads.fail(reply, error)
+            return
+        downloads.done(*(reply for reply, _ in parts))
+        packets = sum(part.packets for _, part in parts)
+        say(f"{path}: {packets} packets of {len(parts)} hosts")
+
+
+async def fetch_all(downloads: Downloads) -> list[tuple[Reply, Path]]:
+    found = [(reply, await downloads.fetch(reply)) for reply in downloads.wanted]
+    return [(reply, path) for reply, path in found if path is not None]
+
+
+@contextlib.contextmanager
+def opened_parts(
+    downloads: Downloads, found: Sequence[tuple[Reply, Path]]
+) -> Iterator[list[tuple[Reply, Part]]]:
+    """Yields the files that are well-formed. A malformed one is its host's failure."""
+    from ..fleet.pcapng import Part, PcapngError
+
+    with contextlib.ExitStack() as stack:
+        parts = []
+        for reply, path in found:
+            file = stack.enter_context(path.open("rb"))
+            try:
+                parts.append((reply, Part(reply.host, file.fileno()).read()))
+            except PcapngError as error:
+                downloads.fail(reply, error)
+        yield parts
+
+
+async def write_merged(parts: Sequence[Part], out: IO[bytes]) -> None:
+    from ..fleet.pcapng import merge
+
+    for piece in merge(parts):
+        out.write(piece)
+        await asyncio.sleep(0)  # Ctrl-C ends it here
 
 
 async def pipe_all(
     client: FleetClient, outcome: Outcome, out: IO[bytes], timeout_sec: float
 ) -> None:
-    """Writes all objects to one stream, as pcapng files can be concatenated."""
-    for reply in [reply for reply in outcome.replies if reply.accepted]:
-        with tempfile.TemporaryFile() as whole:
-            try:
-                await fetch(client, reply, whole, timeout_sec)
-            except FetchError as error:
-                fail(outcome, reply, error)
-                continue
-            whole.seek(0)
-            shutil.copyfileobj(whole, out)
+    """Writes the packets of all hosts to one stream, in order of time."""
+    with tempfile.TemporaryDirectory() as name:
+        downloads = Downloads(client, outcome, Path(name), timeout_sec)
+        with downloads:
+            found = await fetch_all(downloads)
+            if len(found) == 1:
+                with found[0][1].open("rb") as whole:
+                    shutil.copyfileobj(whole, out)
+                downloads.done(found[0][0])
+            elif found:
+                with opened_parts(downloads, found) as parts:
+                    await write_merged([part for _, part in parts], out)
+                    downloads.done(*(reply for reply, _ in parts))
     out.flush()
+
+
+def make_directory(path: str, request_id: str) -> Path:
+    """Returns the directory for the downloads; a run that is resumed finds its own. For a device or
+    pipe it is a temporary one."""
+    if is_special(path):
+        return Path(tempfile.mkdtemp())
+    target = Path(os.path.realpath(path))
+    run = hashlib.sha256(request_id.encode(errors="replace")).hexdigest()[:8]
+    directory = target.with_name(f"{target.name}.{run}.parts")
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{path}: {os.strerror(error.errno or 5).lower()}") from None
+    return directory
 
 
 def fail(outcome: Outcome, reply: Reply, error: NetsondeError) -> None:
     body = {"host": reply.host, "code": 500, "error": "download_failed", "detail": error.detail}
     failed = Reply(reply.host, 500, body, reply.elapsed_sec)
     outcome.replies[outcome.replies.index(reply)] = failed
-
-
-async def fetch(client: FleetClient, reply: Reply, out: IO[bytes], timeout_sec: float) -> None:
-    """Writes the object and compares it with the host's digest. Raises FetchError."""
-    from ..bus.objects import site_bucket_name
-    from ..fleet.download import DownloadError, direct_get_subject, download
-
-    bucket, name, sha256 = (reply.body.get(key) for key in ("bucket", "object", "sha256"))
-    if not (isinstance(bucket, str) and isinstance(name, str) and TOKEN.fullmatch(bucket)):
-        raise FetchError("malformed reply: it names no bucket and object")
-    if sys.stderr.isatty():
-        say(f"{reply.host}: fetching {reply.body.get('bytes')} bytes")
-    domain = client.address.jetstream_domain
-    try:
-        async with asyncio.timeout(timeout_sec):
-            host = reply.host if bucket == site_bucket_name(client.address.root) else ""
-            work = download(
-                client.connection,
-                bucket,
-                name,
-                out,
-                sha256=str(sha256),
-                domain=domain,
-                host=host,
-            )
-            await client.allowed(work, direct_get_subject(bucket, domain))
-    except (DownloadError, NatsError, TimeoutError) as error:
-        reason = str(error).removeprefix("nats: ") or f"timeout after {timeout_sec:g} s"
-        raise FetchError(f"cannot download {name}: {reason}") from None
 
 
 def find_viewer() -> list[str]:

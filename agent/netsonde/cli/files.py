@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -50,6 +51,29 @@ def replaced_file(path: str | Path, mode: int = 0o600) -> Iterator[BinaryIO]:
         if not special:
             with suppress(OSError):
                 part.unlink()
+
+
+def is_special(path: str | Path) -> bool:
+    """Returns whether the path is a device, a pipe or a directory."""
+    target = Path(os.path.realpath(path))
+    return target.exists() and not target.is_file()
+
+
+def move_file(source: Path, path: str | Path) -> None:
+    """Gives a complete file of the same directory tree the name `path`. Raises WriteError."""
+    if is_special(path):
+        with source.open("rb") as content, replaced_file(path) as out:
+            shutil.copyfileobj(content, out, 1 << 20)
+        source.unlink()
+        return
+    target = Path(os.path.realpath(path))
+    try:
+        with source.open("rb") as content:
+            os.fsync(content.fileno())
+        source.rename(target)
+    except OSError as error:
+        raise WriteError(f"{path}: {os.strerror(error.errno or 5).lower()}") from None
+    _sync_directory(target.parent)
 
 
 def _sync_directory(directory: Path) -> None:

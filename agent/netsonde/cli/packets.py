@@ -43,8 +43,9 @@ class PacketsCommand:
 
     Each host writes matching packets from its capture buffer to a pcapng file: in the object
     store of NATS, or on the host with --to file. --write downloads the file. --open shows it
-    in Wireshark, or in tshark without a display. Times are RFC 3339 or like -5m. COMPLETE is
-    yes if no captured packet of that time is missing.
+    in Wireshark, or in tshark without a display. Packets of several hosts are merged by time;
+    the interface of each packet is HOST/INTERFACE. --resume continues a download that broke.
+    Times are RFC 3339 or like -5m. COMPLETE is yes if no captured packet of that time is missing.
     """
 
     name = "packets"
@@ -63,10 +64,12 @@ class PacketsCommand:
             "-w",
             "--write",
             metavar="FILE",
-            help="download to FILE; with several hosts, one file each with the host's name; - is "
-            "standard output",
+            help="download to FILE, from several hosts merged by time; - is standard output",
         )
         fetched.add_argument("--open", action="store_true", help="show in Wireshark or tshark")
+        parser.add_argument(
+            "--split", action="store_true", help="write one file for each host, with its name"
+        )
         add_client_arguments(parser)
         # argparse reads `-5m` as a flag unless it matches this pattern.
         parser._negative_number_matcher = TIME_AGO
@@ -75,6 +78,8 @@ class PacketsCommand:
     def run(self, args: Namespace) -> int:
         if args.to == "file" and (args.open or args.write is not None):
             raise DestinationError("--write and --open need --to object_store.")
+        if args.split and args.write in (None, STANDARD_OUTPUT):
+            raise DestinationError("--split needs --write FILE.")
         viewer = find_viewer() if args.open else None
         plan = plan_request(args, "packets", packets_body(args))
         outcome = Outcome()
@@ -108,7 +113,7 @@ async def deliver(
     elif args.write == STANDARD_OUTPUT:
         await pipe_all(client, outcome, sys.stdout.buffer, args.timeout)
     elif args.write is not None:
-        await write_files(client, outcome, args.write, args.timeout)
+        await write_files(client, outcome, args.write, args.timeout, split=args.split)
 
 
 def packets_body(args: Namespace) -> dict[str, Any]:

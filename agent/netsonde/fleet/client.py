@@ -219,6 +219,10 @@ class FleetClient:
                 request.settle(outcome)
                 outcome.warnings += self.drain_errors()
 
+    def outlast_breaks(self) -> None:
+        """Makes the connection reconnect from now on, for work that can continue after a break."""
+        self.connection.options.update(allow_reconnect=True, max_reconnect_attempts=-1)
+
     def drain_errors(self) -> list[str]:
         """Returns and clears the NATS errors since the last call, but for denied subjects."""
         errors = [

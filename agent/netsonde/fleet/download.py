@@ -3,28 +3,42 @@
 The usual way is an ordered consumer. It needs the right to create consumers, which also
 allows delivery of messages to any subject. Direct Get needs one subject per bucket and works
 from another account. Chunks arrive in batches; a server before 2.11 sends one at a time.
+
+A broken download continues behind its last chunk: here as soon as the connection is back, or in a
+later run from the same PartFile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import hashlib
-from typing import IO, Any
+import time
+from typing import Any
 
 import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import TimeoutError as NatsTimeoutError
 
 from ..bus import jetstream
 from ..errors import NetsondeError
+from .part_file import PartFile
 
 REPLY_TIMEOUT_SEC = 10.0
 BATCH_CHUNKS = 64
+TRIES = 3  # without a chunk, while connected
+PAUSE_SEC = 0.5
+POLL_SEC = 0.25
+NO_RESPONDERS = "503"  # also while a server that has just started loads its streams
 
 
 class DownloadError(NetsondeError):
     """The object is missing, incomplete or damaged."""
+
+
+class BrokenDownloadError(DownloadError):
+    """The bucket does not reply, but did. What arrived stays in the PartFile."""
 
 
 class _Entry(msgspec.Struct):
@@ -34,6 +48,7 @@ class _Entry(msgspec.Struct):
     size: int
     chunks: int
     digest: str
+    deleted: bool = False
 
 
 def direct_get_subject(bucket: str, domain: str = "") -> str:
@@ -44,20 +59,43 @@ async def download(
     connection: Client,
     bucket: str,
     name: str,
-    out: IO[bytes],
+    part: PartFile,
     *,
     sha256: str,
     domain: str = "",
     host: str = "",
 ) -> None:
-    """Writes the object to `out`. sha256: its digest in hex, from the host's reply. host: set if
-    the bucket belongs to a site. Raises DownloadError, nats-py's errors, TimeoutError."""
-    inbox = connection.new_inbox()
-    replies = await connection.subscribe(inbox)
-    try:
-        await _Reader(connection, replies, inbox, bucket, domain).read(name, out, sha256, host)
-    finally:
-        await replies.unsubscribe()
+    """Completes the file. sha256: its digest in hex, from the host's reply. host: set if the bucket
+    belongs to a site. Tries again after a break as long as chunks arrive. Raises DownloadError,
+    nats-py's errors, TimeoutError, OSError."""
+    tries = 0
+    while True:
+        before = part.chunks
+        inbox = connection.new_inbox()  # late chunks of an earlier try go nowhere
+        replies = await connection.subscribe(inbox)
+        try:
+            reader = _Reader(connection, replies, inbox, bucket, domain)
+            return await reader.read(name, part, sha256, host)
+        except (NatsTimeoutError, BrokenDownloadError) as error:
+            if not part.chunks and connection.is_connected:
+                raise
+            stuck = connection.is_connected and part.chunks == before
+            tries = tries + 1 if stuck else 0
+            if tries == TRIES or connection.is_closed:
+                reason = str(error).removeprefix("nats: ")
+                raise BrokenDownloadError(f"{reason} after {part.size} bytes") from None
+            await _await_connected(connection)
+        finally:
+            if not connection.is_closed:
+                await replies.unsubscribe()
+
+
+async def _await_connected(connection: Client) -> None:
+    """Returns when the connection is back or closed. The caller limits the wait."""
+    while True:
+        await asyncio.sleep(PAUSE_SEC)
+        if connection.is_connected or connection.is_closed:
+            return
 
 
 class _Reader:
@@ -69,8 +107,23 @@ class _Reader:
         self._replies = replies
         self._inbox = inbox
         self._bucket = bucket
+        self._heard = False
+        self._reconnects = connection.stats["reconnects"]
 
-    async def read(self, name: str, out: IO[bytes], sha256: str, host: str) -> None:
+    async def read(self, name: str, part: PartFile, sha256: str, host: str) -> None:
+        self._heard = part.chunks > 0
+        entry = await self._entry(name, host)
+        part.begin(entry.nuid)
+        try:
+            while part.chunks < entry.chunks:
+                await self._batch(entry, part)
+            self._verify(entry, part, sha256)
+        except DownloadError as error:
+            if not isinstance(error, BrokenDownloadError):
+                part.discard()
+            raise
+
+    async def _entry(self, name: str, host: str) -> _Entry:
         token = base64.urlsafe_b64encode(name.encode()).decode()
         infix = f"{host}." if host else ""
         await self._ask({"last_by_subj": f"$O.{self._bucket}.M.{infix}{token}"})
@@ -81,32 +134,34 @@ class _Reader:
             entry = msgspec.json.decode(message.data, type=_Entry)
         except msgspec.DecodeError as error:
             raise DownloadError(f"its metadata cannot be read: {error}") from None
-        digest, size, chunks, seq = hashlib.sha256(), 0, 0, 0
-        while chunks < entry.chunks:
-            before = chunks
-            await self._ask(
-                {
-                    "seq": seq + 1,
-                    "next_by_subj": f"$O.{self._bucket}.C.{entry.nuid}",
-                    "batch": min(BATCH_CHUNKS, entry.chunks - chunks),
-                }
-            )
-            while (message := await self._next()) is not None:
-                digest.update(message.data)
-                size += len(message.data)
-                chunks += 1
-                out.write(message.data)
-                seq = _number(message, "Nats-Sequence")
-                if size > entry.size:
-                    raise DownloadError("it is damaged: the size differs")
-                if not _header(message, "Nats-Num-Pending"):
-                    break  # a server before 2.11 ignores `batch`
-            if chunks == before:
-                raise DownloadError("a chunk is no longer in the bucket")
-        found = base64.urlsafe_b64encode(digest.digest()).decode()
-        if size != entry.size or entry.digest != f"SHA-256={found}":
+        if entry.deleted:
+            raise DownloadError("it is no longer in the bucket")
+        return entry
+
+    async def _batch(self, entry: _Entry, part: PartFile) -> None:
+        before = part.chunks
+        await self._ask(
+            {
+                "seq": part.seq + 1,
+                "next_by_subj": f"$O.{self._bucket}.C.{entry.nuid}",
+                "batch": min(BATCH_CHUNKS, entry.chunks - before),
+            }
+        )
+        while (message := await self._next()) is not None:
+            part.append(message.data, _number(message, "Nats-Sequence"))
+            if part.size > entry.size:
+                raise DownloadError("it is damaged: the size differs")
+            if not _header(message, "Nats-Num-Pending"):
+                break  # a server before 2.11 ignores `batch`
+        if part.chunks == before:
+            raise DownloadError("a chunk is no longer in the bucket")
+
+    @staticmethod
+    def _verify(entry: _Entry, part: PartFile, sha256: str) -> None:
+        found = base64.urlsafe_b64encode(part.digest.digest()).decode()
+        if part.size != entry.size or entry.digest != f"SHA-256={found}":
             raise DownloadError("it is damaged: the size or digest differs")
-        if digest.hexdigest() != sha256:
+        if part.digest.hexdigest() != sha256:
             raise DownloadError("it is not what the host wrote: the SHA-256 of the reply differs")
 
     async def _ask(self, request: dict[str, Any]) -> None:
@@ -115,13 +170,30 @@ class _Reader:
 
     async def _next(self) -> Msg | None:
         """Returns None at the end of a batch or if there is no such message."""
-        message = await self._replies.next_msg(timeout=REPLY_TIMEOUT_SEC)
+        message = await self._await_message()
         status = _header(message, "Status")
         if status in ("204", "404"):
             return None
+        if status == NO_RESPONDERS and self._heard:
+            raise BrokenDownloadError("the bucket does not reply")
         if status:
             raise DownloadError(f"the bucket cannot be read ({status})")
+        self._heard = True
         return message
+
+    async def _await_message(self) -> Msg:
+        """Raises BrokenDownloadError as soon as the connection is lost: the reply is, too."""
+        until_sec = time.monotonic() + REPLY_TIMEOUT_SEC
+        while True:
+            try:
+                return await self._replies.next_msg(timeout=POLL_SEC)
+            except NatsTimeoutError:
+                if self._connection.stats["reconnects"] != self._reconnects:
+                    raise BrokenDownloadError("the connection to NATS was lost") from None
+                if not self._connection.is_connected:
+                    raise BrokenDownloadError("the connection to NATS was lost") from None
+                if time.monotonic() > until_sec:
+                    raise
 
 
 def _number(message: Msg, name: str) -> int:
