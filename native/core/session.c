@@ -90,7 +90,7 @@ static int read_label(void *context, uint32_t label, uint16_t generation,
 static int build_labels(struct sonde_session *session, const struct sonde_session_config *config) {
   if (!config->labels)
     return SONDE_OK;
-  session->labels = (struct sonde_label_source){.context = session, .read = read_label};
+  session->sources.labels = (struct sonde_label_source){session, read_label};
   if (config->labels & SONDE_LABEL_DNS)
     session->name_cache = sonde_name_cache_create();
   return (config->labels & SONDE_LABEL_DNS) && !session->name_cache ? SONDE_NO_MEMORY : SONDE_OK;

@@ -183,7 +183,7 @@ static int drain_ring(struct sonde_session *session, uint32_t number, int encodi
   uint32_t waiting = sonde_ring_peek(ring, SONDE_RING_STREAM, records_max, &first);
   int status =
       sonde_records_render_named(first, waiting, encoding, session->stream_fields, session->names,
-                                 &session->labels, buffer, capacity, batch);
+                                 &session->sources, buffer, capacity, batch);
   if (status == SONDE_OK)
     sonde_ring_release(ring, SONDE_RING_STREAM, batch->records);
   return status;
@@ -238,10 +238,10 @@ void sonde_session_discard(struct sonde_session *session, uint32_t records_max,
 int sonde_session_records_render(struct sonde_session *session, const struct sonde_record *records,
                                  uint32_t count, int encoding, uint32_t hidden, uint8_t *buffer,
                                  uint32_t capacity, struct sonde_batch *batch) {
-  struct sonde_label_source labels = session->labels;
-  labels.hidden = hidden;
+  struct sonde_render_sources sources = session->sources;
+  sources.hidden = hidden;
   pthread_mutex_lock(&session->info_lock); /* a listing may be older than a slot's name */
-  int status = sonde_records_render_named(records, count, encoding, 0, session->names, &labels,
+  int status = sonde_records_render_named(records, count, encoding, 0, session->names, &sources,
                                           buffer, capacity, batch);
   pthread_mutex_unlock(&session->info_lock);
   return status;

@@ -7,6 +7,7 @@
 
 #include "core/wake.h"
 #include "core/worker.h"
+#include "export/rendering.h"
 #include "netsonde.h"
 #include "store/store.h"
 
@@ -34,7 +35,7 @@ struct sonde_session {
   pthread_mutex_t info_lock;      /* guards what other threads read of sources; the inner lock */
   struct sonde_slot slots[SONDE_SOURCES_MAX];
   _Atomic uint32_t slot_count;
-  struct sonde_label_source labels;     /* for renderers; read NULL: off */
+  struct sonde_render_sources sources;
   struct sonde_name_cache *name_cache;  /* shared by the labelers, or NULL */
   uint32_t renames;                     /* how many slots got another name; atomic */
   struct sonde_backend_stats past;      /* counts of sources under former names; under info_lock */

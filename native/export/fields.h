@@ -56,7 +56,8 @@
   X(tunnel, tunnel, FULL, record)                                                                  \
   X(sampling_interval, number, FULL, record->sampling_interval)                                    \
   X(timestamps_late, number, FULL, record->timestamps_late)                                        \
-  SONDE_LABEL_FIELD_LIST(X)
+  SONDE_LABEL_FIELD_LIST(X)                                                                        \
+  SONDE_OWNER_FIELD_LIST(X)
 
 /* The fields of a label; null, and label_state "off", in a record without one. */
 #define SONDE_LABEL_FIELD_LIST(X)                                                                  \
@@ -67,6 +68,28 @@
   X(tls_version, label, FULL, sonde_tls_version_name(rendering->label.tls_version))                \
   X(ech, boolean_or_null, FULL, rendering->label.has_hello, rendering->label.ech)                  \
   X(label_state, label, FULL, sonde_label_state_name(rendering->label.state))
+
+/* The fields of owners; null in a record without them. */
+#define SONDE_OWNER_FIELD_LIST(X)                                                                  \
+  X(process, process, FULL, &rendering->process, record->process_side)                             \
+  X(peer_process, process, FULL, &rendering->peer_process,                                         \
+    SONDE_SIDE_SOURCE + SONDE_SIDE_DEST - record->process_side)
+
+/* X(name, kind, arguments...): the members of the fields "process" and "peer_process". */
+#define SONDE_PROCESS_MEMBER_LIST(X)                                                               \
+  X(pid, number_or_null, owner->pid)                                                               \
+  X(start_ticks, count_or_null, owner->start_ticks)                                                \
+  X(name, text_or_null, owner->name)                                                               \
+  X(exe, text_or_null, owner->exe)                                                                 \
+  X(uid, number_or_null, owner->uid)                                                               \
+  X(cgroup, text_or_null, owner->cgroup)                                                           \
+  X(unit, text_or_null, owner->unit)                                                               \
+  X(container, text_or_null, owner->container)                                                     \
+  X(pod, text_or_null, owner->pod)                                                                 \
+  X(how, label, sonde_owner_how_name(owner->how))                                                  \
+  X(reason, label, sonde_owner_reason_name(owner->reason))                                         \
+  X(shared, boolean, owner->shared)                                                                \
+  X(side, label, sonde_owner_side_name(side))
 
 /* X(name, kind, arguments...): the members of the field "tunnel". */
 #define SONDE_TUNNEL_MEMBER_LIST(X)                                                                \
@@ -84,12 +107,13 @@ enum sonde_field { SONDE_FIELD_LIST(SONDE_FIELD_NUMBER) SONDE_FIELDS };
 #define SONDE_FIELDS_ALL ((UINT64_C(1) << SONDE_FIELDS) - 1)
 #define SONDE_FIELD_OR_BIT(name, ...) | SONDE_FIELD_BIT(name)
 #define SONDE_FIELDS_LABEL (UINT64_C(0) SONDE_LABEL_FIELD_LIST(SONDE_FIELD_OR_BIT))
+#define SONDE_FIELDS_OWNER (UINT64_C(0) SONDE_OWNER_FIELD_LIST(SONDE_FIELD_OR_BIT))
 
 /* Each encoder expands the list twice. For all fields, the compiler removes the tests. The other
  * expansion is for a selection known at run time. */
 #define SONDE_FIELD_PUT(name, kind, profile, ...)                                                  \
   if (fields & SONDE_FIELD_BIT(name))                                                              \
     p = put_##kind(PUT_KEY(p, #name), __VA_ARGS__);
-#define SONDE_TUNNEL_MEMBER_PUT(name, kind, ...) p = put_##kind(PUT_KEY(p, #name), __VA_ARGS__);
+#define SONDE_MEMBER_PUT(name, kind, ...) p = put_##kind(PUT_KEY(p, #name), __VA_ARGS__);
 
 #endif

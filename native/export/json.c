@@ -161,11 +161,24 @@ static char *put_alpn(char *p, const struct sonde_app_label *label) {
 /* A comma precedes every key. The first comma of an object is overwritten by its brace. */
 #define PUT_KEY(p, name) PUT(p, ",\"" name "\":")
 
+static inline char *put_count_or_null(char *p, uint64_t value) {
+  return value ? put_decimal(p, value) : put_null(p);
+}
+
+static char *put_process(char *p, const struct sonde_owner *owner, uint32_t side) {
+  if (owner->how == SONDE_OWNER_NOTHING)
+    return put_null(p);
+  char *start = p;
+  SONDE_PROCESS_MEMBER_LIST(SONDE_MEMBER_PUT);
+  *start = '{';
+  return PUT(p, "}");
+}
+
 static char *put_tunnel(char *p, const struct sonde_record *record) {
   if (record->tunnel_type == SONDE_TUNNEL_NONE)
     return put_null(p);
   char *start = p;
-  SONDE_TUNNEL_MEMBER_LIST(SONDE_TUNNEL_MEMBER_PUT);
+  SONDE_TUNNEL_MEMBER_LIST(SONDE_MEMBER_PUT);
   *start = '{';
   return PUT(p, "}");
 }
@@ -174,28 +187,35 @@ static inline __attribute__((always_inline)) char *put_fields(char *p,
                                                               const struct sonde_record *record,
                                                               struct sonde_rendering *rendering,
                                                               uint64_t fields) {
-  char *start = p;
   SONDE_FIELD_LIST(SONDE_FIELD_PUT);
+  return p;
+}
+
+/* The fields of a label and of owners in a record without them, which most sessions have. */
+#define UNLABELLED                                                                                 \
+  ",\"app\":null,\"name\":null,\"name_source\":null,\"alpn\":null,\"tls_version\":null,"           \
+  "\"ech\":null,\"label_state\":\"off\""
+#define OWNERLESS ",\"process\":null,\"peer_process\":null"
+
+static char *put_record(char *p, const struct sonde_record *record,
+                        struct sonde_rendering *rendering) {
+  char *start = p;
+  p = put_fields(p, record, rendering,
+                 SONDE_FIELDS_ALL & ~SONDE_FIELDS_LABEL & ~SONDE_FIELDS_OWNER);
+  p = record->label ? put_fields(p, record, rendering, SONDE_FIELDS_LABEL) : PUT(p, UNLABELLED);
+  p = record->process ? put_fields(p, record, rendering, SONDE_FIELDS_OWNER) : PUT(p, OWNERLESS);
   *start = '{';
   return PUT(p, "},");
 }
 
-/* The label's fields in a record without one, which most sessions have. */
-#define UNLABELLED                                                                                 \
-  ",\"app\":null,\"name\":null,\"name_source\":null,\"alpn\":null,\"tls_version\":null,"           \
-  "\"ech\":null,\"label_state\":\"off\""
-
-static char *put_record(char *p, const struct sonde_record *record,
-                        struct sonde_rendering *rendering) {
-  if (record->label)
-    return put_fields(p, record, rendering, SONDE_FIELDS_ALL);
-  p = put_fields(p, record, rendering, SONDE_FIELDS_ALL & ~SONDE_FIELDS_LABEL);
-  return PUT(p - 2, UNLABELLED "},");
-}
-
 static char *put_selection(char *p, const struct sonde_record *record,
                            struct sonde_rendering *rendering) {
-  return put_fields(p, record, rendering, rendering->fields);
+  char *start = p;
+  if (!record->process)
+    rendering->process.how = rendering->peer_process.how = SONDE_OWNER_NOTHING;
+  p = put_fields(p, record, rendering, rendering->fields);
+  *start = '{';
+  return PUT(p, "},");
 }
 
 static void prepare(struct sonde_rendering *rendering, const char *interface) {

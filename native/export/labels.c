@@ -2,6 +2,7 @@
 #include "labels.h"
 
 #include "app_label.h"
+#include "owner.h"
 #include "record.h"
 
 #define LABEL(word) {sizeof word - 1, word}
@@ -51,6 +52,25 @@ static const struct sonde_label label_states[] = {
     [SONDE_LABEL_COMPLETE] = LABEL("complete"),
 };
 
+static const struct sonde_label owner_hows[] = {
+    [SONDE_OWNER_UNKNOWN] = LABEL("unknown"), [SONDE_OWNER_CONNECT] = LABEL("connect"),
+    [SONDE_OWNER_CREATE] = LABEL("create"),   [SONDE_OWNER_LISTENER] = LABEL("listener"),
+    [SONDE_OWNER_FOUND] = LABEL("found"),
+};
+
+static const struct sonde_label owner_reasons[] = {
+    [SONDE_OWNER_FORWARDED] = LABEL("forwarded"),
+    [SONDE_OWNER_KERNEL] = LABEL("kernel"),
+    [SONDE_OWNER_BEFORE_START] = LABEL("before_start"),
+    [SONDE_OWNER_LOST] = LABEL("lost"),
+    [SONDE_OWNER_NAT] = LABEL("nat"),
+};
+
+static const struct sonde_label owner_sides[] = {
+    [SONDE_SIDE_SOURCE] = LABEL("source"),
+    [SONDE_SIDE_DEST] = LABEL("dest"),
+};
+
 const struct sonde_label *sonde_end_reason_label(uint8_t end_reason) {
   return &end_reasons[end_reason < COUNT(end_reasons) ? end_reason : 0];
 }
@@ -78,4 +98,16 @@ const struct sonde_label *sonde_tls_version_name(uint16_t version) {
 
 const struct sonde_label *sonde_label_state_name(uint8_t state) {
   return &label_states[state < COUNT(label_states) ? state : 0];
+}
+
+const struct sonde_label *sonde_owner_how_name(uint8_t how) {
+  return &owner_hows[how < COUNT(owner_hows) ? how : 0];
+}
+
+const struct sonde_label *sonde_owner_reason_name(uint8_t reason) {
+  return &owner_reasons[reason < COUNT(owner_reasons) ? reason : 0];
+}
+
+const struct sonde_label *sonde_owner_side_name(uint32_t side) {
+  return &owner_sides[side < COUNT(owner_sides) ? side : 0];
 }

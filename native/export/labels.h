@@ -20,5 +20,9 @@ const struct sonde_label *sonde_app_name(uint8_t app);
 const struct sonde_label *sonde_name_source_name(uint8_t source);
 const struct sonde_label *sonde_tls_version_name(uint16_t version);
 const struct sonde_label *sonde_label_state_name(uint8_t state);
+/* These of owner.h: "listener", "forwarded", "source". */
+const struct sonde_label *sonde_owner_how_name(uint8_t how);
+const struct sonde_label *sonde_owner_reason_name(uint8_t reason);
+const struct sonde_label *sonde_owner_side_name(uint32_t side);
 
 #endif

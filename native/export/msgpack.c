@@ -27,6 +27,7 @@ enum {
 
 #define ONE(...) +1
 enum { TUNNEL_MEMBERS = 0 SONDE_TUNNEL_MEMBER_LIST(ONE) };
+enum { PROCESS_MEMBERS = 0 SONDE_PROCESS_MEMBER_LIST(ONE) };
 
 /* A key of at most 31 bytes: fixstr header and name, copied with a constant size. */
 #define PUT_KEY(p, name)                                                                           \
@@ -144,26 +145,41 @@ static char *put_alpn(char *p, const struct sonde_app_label *label) {
   return p;
 }
 
+static inline char *put_count_or_null(char *p, uint64_t value) {
+  return value ? put_number(p, value) : put_null(p);
+}
+
+static char *put_process(char *p, const struct sonde_owner *owner, uint32_t side) {
+  if (owner->how == SONDE_OWNER_NOTHING)
+    return put_null(p);
+  p = put_byte(p, FIXMAP | PROCESS_MEMBERS);
+  SONDE_PROCESS_MEMBER_LIST(SONDE_MEMBER_PUT);
+  return p;
+}
+
 static char *put_tunnel(char *p, const struct sonde_record *record) {
   if (record->tunnel_type == SONDE_TUNNEL_NONE)
     return put_null(p);
   p = put_byte(p, FIXMAP | TUNNEL_MEMBERS);
-  SONDE_TUNNEL_MEMBER_LIST(SONDE_TUNNEL_MEMBER_PUT);
+  SONDE_TUNNEL_MEMBER_LIST(SONDE_MEMBER_PUT);
   return p;
+}
+
+static char *put_map(char *p, uint32_t members) {
+  p = put_byte(p, MAP16);
+  p = put_byte(p, 0);
+  return put_byte(p, members);
 }
 
 static inline __attribute__((always_inline)) char *put_fields(char *p,
                                                               const struct sonde_record *record,
                                                               struct sonde_rendering *rendering,
                                                               uint64_t fields) {
-  p = put_byte(p, MAP16);
-  p = put_byte(p, 0);
-  p = put_byte(p, (uint32_t)__builtin_popcountll(fields));
   SONDE_FIELD_LIST(SONDE_FIELD_PUT);
   return p;
 }
 
-/* The label's fields in a record without one, which most sessions have. */
+/* The fields of a label and of owners in a record without them, which most sessions have. */
 static const char unlabelled[] = "\xa3"
                                  "app"
                                  "\xc0"
@@ -187,18 +203,34 @@ static const char unlabelled[] = "\xa3"
                                  "\xa3"
                                  "off";
 
+static const char ownerless[] = "\xa7"
+                                "process"
+                                "\xc0"
+                                "\xac"
+                                "peer_process"
+                                "\xc0";
+
+static char *put_constant(char *p, const char *bytes, size_t count) {
+  memcpy(p, bytes, count);
+  return p + count;
+}
+
 static char *put_record(char *p, const struct sonde_record *record,
                         struct sonde_rendering *rendering) {
-  if (record->label)
-    return put_fields(p, record, rendering, SONDE_FIELDS_ALL);
-  char *end = put_fields(p, record, rendering, SONDE_FIELDS_ALL & ~SONDE_FIELDS_LABEL);
-  p[2] = (char)SONDE_FIELDS; /* the map's length */
-  memcpy(end, unlabelled, sizeof unlabelled - 1);
-  return end + sizeof unlabelled - 1;
+  p = put_map(p, SONDE_FIELDS);
+  p = put_fields(p, record, rendering,
+                 SONDE_FIELDS_ALL & ~SONDE_FIELDS_LABEL & ~SONDE_FIELDS_OWNER);
+  p = record->label ? put_fields(p, record, rendering, SONDE_FIELDS_LABEL)
+                    : put_constant(p, unlabelled, sizeof unlabelled - 1);
+  return record->process ? put_fields(p, record, rendering, SONDE_FIELDS_OWNER)
+                         : put_constant(p, ownerless, sizeof ownerless - 1);
 }
 
 static char *put_selection(char *p, const struct sonde_record *record,
                            struct sonde_rendering *rendering) {
+  if (!record->process)
+    rendering->process.how = rendering->peer_process.how = SONDE_OWNER_NOTHING;
+  p = put_map(p, (uint32_t)__builtin_popcountll(rendering->fields));
   return put_fields(p, record, rendering, rendering->fields);
 }
 

@@ -34,19 +34,30 @@ void sonde_batch_count(struct sonde_batch *batch, const struct sonde_record *rec
 }
 
 /* A record without a label leaves `label` as it is: labels are on for a whole session or off. */
-static void read_label(const struct sonde_label_source *labels, const struct sonde_record *record,
-                       struct sonde_app_label *label) {
-  if (!labels || !labels->read ||
+static void read_label(const struct sonde_render_sources *sources,
+                       const struct sonde_record *record, struct sonde_app_label *label) {
+  const struct sonde_label_source *labels = &sources->labels;
+  if (!labels->read ||
       !labels->read(labels->context, record->label, record->label_generation, label))
     *label = (struct sonde_app_label){0};
-  else if (labels->hidden & SONDE_HIDE_NAME)
+  else if (sources->hidden & SONDE_HIDE_NAME)
     label->name[0] = '\0', label->name_source = SONDE_NAME_NONE;
+}
+
+static void read_owner(const struct sonde_render_sources *sources, uint32_t reference,
+                       struct sonde_owner *owner) {
+  if (reference && sources->owners.read && !(sources->hidden & SONDE_HIDE_PROCESS))
+    sources->owners.read(sources->owners.context, reference, owner);
+  else
+    owner->how = SONDE_OWNER_NOTHING;
 }
 
 int sonde_records_render_named(const struct sonde_record *records, uint32_t count, int encoding,
                                uint64_t fields, const char *const *names,
-                               const struct sonde_label_source *labels, uint8_t *buffer,
+                               const struct sonde_render_sources *sources, uint8_t *buffer,
                                uint32_t capacity, struct sonde_batch *batch) {
+  static const struct sonde_render_sources nothing;
+  sources = sources ? sources : &nothing;
   memset(batch, 0, sizeof *batch);
   fields &= SONDE_FIELDS_ALL;
   fields = fields ? fields : SONDE_FIELDS_ALL;
@@ -69,7 +80,11 @@ int sonde_records_render_named(const struct sonde_record *records, uint32_t coun
       ops->prepare(&rendering, source < SONDE_SOURCES_MAX ? names[source] : NULL);
     }
     if (records[i].label)
-      read_label(labels, &records[i], &rendering.label);
+      read_label(sources, &records[i], &rendering.label);
+    if (records[i].process) {
+      read_owner(sources, records[i].process, &rendering.process);
+      read_owner(sources, records[i].peer_process, &rendering.peer_process);
+    }
     p = put(p, &records[i], &rendering);
     sonde_batch_count(batch, &records[i]);
   }

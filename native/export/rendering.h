@@ -14,6 +14,13 @@
 #include "fields.h"
 #include "netsonde.h"
 
+/* Where renderers find what a record only refers to. A member with read NULL is off. */
+struct sonde_render_sources {
+  uint32_t hidden; /* enum sonde_hidden: rendered as null */
+  struct sonde_label_source labels;
+  struct sonde_owner_source owners;
+};
+
 /* Limits of an interface name. A longer name is truncated, so that every record fits into
  * SONDE_RENDERED_RECORD_MAX. 255 plain characters fit. */
 enum { SONDE_INTERFACE_TOKEN_MAX = 384, SONDE_INTERFACE_BYTES_MAX = 255 };
@@ -23,7 +30,9 @@ struct sonde_rendering {
   uint64_t fields;              /* the selection; see fields.h */
   uint64_t day;                 /* the day in `date`, since the epoch; UINT64_MAX: not set */
   char date[11];                /* "2026-11-22T" */
-  struct sonde_app_label label; /* the record's */
+  struct sonde_app_label label; /* the record's, like the next two */
+  struct sonde_owner process;
+  struct sonde_owner peer_process;
   uint32_t interface_token_bytes;
   char interface_token[SONDE_INTERFACE_TOKEN_MAX]; /* encoded, with quotes or header */
 };
@@ -54,11 +63,10 @@ extern const struct sonde_encoding_ops sonde_encoding_json;
 extern const struct sonde_encoding_ops sonde_encoding_msgpack;
 
 /* render.c: renders like sonde_records_render_fields. names: the interface name for each `source`
- * of records: SONDE_SOURCES_MAX of them, or NULL. labels: where the labels of
- * records are, or NULL. */
+ * of records: SONDE_SOURCES_MAX of them, or NULL. sources: NULL is allowed. */
 int sonde_records_render_named(const struct sonde_record *records, uint32_t count, int encoding,
                                uint64_t fields, const char *const *names,
-                               const struct sonde_label_source *labels, uint8_t *buffer,
+                               const struct sonde_render_sources *sources, uint8_t *buffer,
                                uint32_t capacity, struct sonde_batch *batch);
 
 /* ipfix.c: renders whole IPFIX messages with their templates. batch->records may be less than

@@ -45,7 +45,8 @@ enum sonde_label_protocol {
 
 /* Renders these fields as null for a reader. */
 enum sonde_hidden {
-  SONDE_HIDE_NAME = 1 << 0, /* name, name_source */
+  SONDE_HIDE_NAME = 1 << 0,    /* name, name_source */
+  SONDE_HIDE_PROCESS = 1 << 1, /* process, peer_process */
 };
 
 enum {
@@ -72,9 +73,8 @@ struct sonde_app_label {
 _Static_assert(sizeof(struct sonde_app_label) % sizeof(uint64_t) == 0, "a seqlock copies words");
 
 /* Where renderers find labels. read: copies the label of a record. Returns 0 if it was replaced
- * since. Any thread. hidden: rendered as null, enum sonde_hidden. */
+ * since. Any thread. */
 struct sonde_label_source {
-  uint32_t hidden;
   void *context;
   int (*read)(void *context, uint32_t label, uint16_t generation, struct sonde_app_label *into);
 };

@@ -12,6 +12,7 @@
 #include "counters.h"
 #include "export.h"
 #include "own_endpoint.h"
+#include "owner.h"
 #include "record.h"
 #include "status.h"
 
@@ -366,7 +367,7 @@ struct sonde_batch {
   uint64_t last_ns;
 };
 
-enum { SONDE_RENDERED_RECORD_MAX = 3072 }; /* upper bound of one record, any encoding */
+enum { SONDE_RENDERED_RECORD_MAX = 6144 }; /* upper bound of one record, any encoding */
 
 /* Renders `count` records as one array ("[…]", or a MessagePack array). Stops before a
  * record that may not fit; batch->records is the number rendered. Returns 0, or TOO_SMALL if an

@@ -109,6 +109,10 @@ struct sonde_record {
   uint16_t source; /* the interface's slot in the session, see sonde_session_interface_name */
   uint16_t label_generation; /* with `label` */
   uint32_t label;            /* 0: off; else see sonde_session_label */
+  uint32_t process;          /* the owner of one local end; 0: owners are off */
+  uint32_t peer_process;     /* the owner of the other end if it is local too; else 0 */
+  uint8_t process_side;      /* enum sonde_owner_side: the end of `process` */
+  uint8_t reserved[3];
 };
 
 #endif

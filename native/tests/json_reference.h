@@ -160,7 +160,7 @@ static inline void write_reference(struct reference *out, const struct sonde_rec
   add_number(out, "sampling_interval", r->sampling_interval);
   add_number(out, "timestamps_late", r->timestamps_late);
   add(out, ",\"app\":null,\"name\":null,\"name_source\":null,\"alpn\":null,\"tls_version\":null");
-  add(out, ",\"ech\":null,\"label_state\":\"off\"}");
+  add(out, ",\"ech\":null,\"label_state\":\"off\",\"process\":null,\"peer_process\":null}");
 }
 
 #endif

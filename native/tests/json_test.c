@@ -67,7 +67,7 @@ static const char example_json[] =
     "\"tunnel\":{\"type\":\"vxlan\",\"id\":5001,\"outer_source_ip\":\"2001:db8::1\","
     "\"outer_dest_ip\":\"2001:db8::2\"},\"sampling_interval\":1,\"timestamps_late\":0,"
     "\"app\":null,\"name\":null,\"name_source\":null,\"alpn\":null,\"tls_version\":null,"
-    "\"ech\":null,\"label_state\":\"off\"}]";
+    "\"ech\":null,\"label_state\":\"off\",\"process\":null,\"peer_process\":null}]";
 
 static void check_text(const uint8_t *buffer, uint32_t bytes, const char *expected) {
   int same = bytes == strlen(expected) && memcmp(buffer, expected, bytes) == 0;
@@ -77,7 +77,7 @@ static void check_text(const uint8_t *buffer, uint32_t bytes, const char *expect
 }
 
 static void check_example(void) {
-  uint8_t buffer[4096];
+  uint8_t buffer[2 * SONDE_RENDERED_RECORD_MAX];
   struct sonde_batch batch;
   CHECK_EQ(sonde_records_render(&example, 1, SONDE_ENCODING_JSON, "br \"x\\\x01\xc3\xa9\xff",
                                 buffer, sizeof buffer, &batch),
@@ -96,7 +96,7 @@ static void check_empty_record(void) {
                                 .mpls_label = UINT32_MAX,
                                 .handshake_rtt_us = UINT32_MAX,
                                 .end_reason = SONDE_END_IDLE};
-  uint8_t buffer[4096];
+  uint8_t buffer[2 * SONDE_RENDERED_RECORD_MAX];
   struct sonde_batch batch;
   CHECK_EQ(
       sonde_records_render(&record, 1, SONDE_ENCODING_JSON, "lo", buffer, sizeof buffer, &batch),
@@ -120,7 +120,7 @@ static void check_vlan_depth(void) {
   for (uint8_t depth = 0; depth < 6; depth++) {
     struct sonde_record record = {
         .ip_version = 4, .vlan = {1, 20, 300, 4000}, .vlan_depth = depth, .mpls_label = UINT32_MAX};
-    uint8_t buffer[4096];
+    uint8_t buffer[2 * SONDE_RENDERED_RECORD_MAX];
     struct sonde_batch batch;
     CHECK_EQ(
         sonde_records_render(&record, 1, SONDE_ENCODING_JSON, "lo", buffer, sizeof buffer, &batch),

@@ -141,7 +141,7 @@ static void check_head(void) {
                                 &batch),
            SONDE_OK);
   static const char head[] = "\xdd\x00\x00\x00\x01" /* array 32 of one */
-                             "\xde\x00\x33"         /* map 16 of 51 */
+                             "\xde\x00\x35"         /* map 16 of 53 */
                              "\xa7"
                              "flow_id"
                              "\xb0"

@@ -50,7 +50,28 @@ static int read_longest_label(void *context, uint32_t label, uint16_t generation
   return 1;
 }
 
-static const struct sonde_label_source longest_label = {0, NULL, read_longest_label};
+static void read_longest_owner(void *context, uint32_t reference, struct sonde_owner *into) {
+  (void)context;
+  (void)reference;
+  *into = (struct sonde_owner){
+      .start_ticks = UINT64_MAX,
+      .pid = UINT32_MAX - 1,
+      .uid = UINT32_MAX - 1,
+      .how = SONDE_OWNER_LISTENER,
+      .reason = SONDE_OWNER_BEFORE_START,
+  };
+  memset(into->name, '\\', SONDE_OWNER_NAME_MAX);
+  memset(into->exe, '\\', SONDE_OWNER_EXE_MAX);
+  memset(into->cgroup, '\\', SONDE_OWNER_CGROUP_MAX);
+  memset(into->unit, '\\', SONDE_OWNER_UNIT_MAX);
+  memset(into->container, '\\', SONDE_OWNER_CONTAINER_MAX);
+  memset(into->pod, '\\', SONDE_OWNER_POD_MAX);
+}
+
+static const struct sonde_render_sources longest_sources = {
+    .labels = {NULL, read_longest_label},
+    .owners = {NULL, read_longest_owner},
+};
 
 static int render_once(const struct sonde_record *records, uint32_t count, int encoding,
                        const char *interface, uint8_t *buffer, uint32_t capacity,
@@ -58,7 +79,7 @@ static int render_once(const struct sonde_record *records, uint32_t count, int e
   const char *names[SONDE_SOURCES_MAX];
   for (uint32_t i = 0; i < SONDE_SOURCES_MAX; i++)
     names[i] = interface;
-  return sonde_records_render_named(records, count, encoding, 0, names, &longest_label, buffer,
+  return sonde_records_render_named(records, count, encoding, 0, names, &longest_sources, buffer,
                                     capacity, batch);
 }
 

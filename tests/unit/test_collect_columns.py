@@ -95,6 +95,7 @@ WITHOUT_ELEMENT = {
     "retransmissions", "out_of_order", "handshake_rtt_us", "flow_start", "segment", "final",
     "total_packets", "total_bytes", "tunnel", "sampling_interval", "timestamps_late", "more",
     "app", "name", "name_source", "alpn", "tls_version", "ech", "label_state",
+    "process", "peer_process",
 }  # fmt: skip
 
 

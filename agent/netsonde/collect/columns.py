@@ -24,6 +24,24 @@ _u8, _u16, _u32, _u64 = pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()
 _text, _time = pa.string(), pa.timestamp("ns", tz="UTC")
 _word = pa.dictionary(pa.int32(), _text)  # few different values
 
+_process = pa.struct(
+    [
+        ("pid", _u32),
+        ("start_ticks", _u64),
+        ("name", _text),
+        ("exe", _text),
+        ("uid", _u32),
+        ("cgroup", _text),
+        ("unit", _text),
+        ("container", _text),
+        ("pod", _text),
+        ("how", _text),
+        ("reason", _text),
+        ("shared", pa.bool_()),
+        ("side", _text),
+    ]
+)
+
 SCHEMA = pa.schema(
     [
         ("host", _word),
@@ -89,6 +107,8 @@ SCHEMA = pa.schema(
         ("tls_version", _word),
         ("ech", pa.bool_()),
         ("label_state", _word),
+        ("process", _process),
+        ("peer_process", _process),
         ("duration_us", pa.int64()),  # last_seen - first_seen
         ("more", _text),  # unknown fields as a JSON object
     ]

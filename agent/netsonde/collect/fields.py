@@ -71,14 +71,18 @@ def _array(lines: list[bytes]) -> bytes:
 def _fit(line: dict[str, Any]) -> dict[str, Any]:
     known = {name: value for name, value in line.items() if name in _NAMES}
     unknown = {name: value for name, value in line.items() if name not in _NAMES}
-    tunnel = line.get("tunnel")
-    if isinstance(tunnel, dict) and not tunnel.keys() <= _TUNNEL_NAMES:
-        known["tunnel"] = {name: tunnel[name] for name in tunnel if name in _TUNNEL_NAMES}
-        unknown["tunnel"] = {name: tunnel[name] for name in tunnel if name not in _TUNNEL_NAMES}
+    for field, members in _MEMBERS.items():
+        value = line.get(field)
+        if isinstance(value, dict) and not value.keys() <= members:
+            known[field] = {name: value[name] for name in value if name in members}
+            unknown[field] = {name: value[name] for name in value if name not in members}
     if unknown:
         known[MORE] = msgspec.json.encode(unknown).decode()
     return known
 
 
 _NAMES = frozenset(SCHEMA.names) - {MORE}
-_TUNNEL_NAMES = frozenset(field.name for field in SCHEMA.field("tunnel").type)
+_MEMBERS = {
+    name: frozenset(field.name for field in SCHEMA.field(name).type)
+    for name in ("tunnel", "process", "peer_process")
+}

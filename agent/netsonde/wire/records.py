@@ -22,6 +22,24 @@ class Tunnel(Struct, kw_only=True):
     outer_dest_ip: str
 
 
+class Process(Struct, kw_only=True):
+    """The owner of one end of a flow. Unknown members are null."""
+
+    pid: int | None
+    start_ticks: Annotated[int, Meta(description="clock ticks from boot to its start")] | None
+    name: Annotated[str, Meta(max_length=15)] | None
+    exe: Annotated[str, Meta(max_length=191)] | None
+    uid: int | None
+    cgroup: Annotated[str, Meta(max_length=255)] | None
+    unit: Annotated[str, Meta(max_length=95)] | None
+    container: Annotated[str, Meta(max_length=64)] | None
+    pod: Annotated[str, Meta(max_length=36)] | None
+    how: Literal["connect", "create", "listener", "found", "unknown"]
+    reason: Literal["forwarded", "kernel", "before_start", "lost", "nat"] | None
+    shared: Annotated[bool, Meta(description="a second process used the socket")]
+    side: Literal["source", "dest"] | None
+
+
 class FlowRecord(Struct, kw_only=True):
     """One flow, with the deltas since its previous record."""
 
@@ -83,6 +101,14 @@ class FlowRecord(Struct, kw_only=True):
     tls_version: Literal["ssl3", "1.0", "1.1", "1.2", "1.3"] | None = None
     ech: Annotated[bool, Meta(description="the ClientHello has the extension 65037")] | None = None
     label_state: Literal["off", "not_seen", "skipped", "partial", "complete"] = "off"
+    process: (
+        Annotated[Process, Meta(description="the owner of one local end; null: owners are off")]
+        | None
+    ) = None
+    peer_process: (
+        Annotated[Process, Meta(description="the owner of the other end, if it is local too")]
+        | None
+    ) = None
 
 
 class FlowBatch(Struct, kw_only=True):
