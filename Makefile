@@ -84,7 +84,7 @@ coverage: system-coverage setup ## report the coverage of C and Python in build/
 	.ci/coverage
 
 mutation: system-test setup ## change C and Python at random, count the changes that tests notice
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,dev,mutation]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,tui,dev,mutation]'
 	@failed=0; for one in c_core agent; do nice $(PY) tests/mutation/$$one.py || failed=1; done; exit $$failed
 
 clean: ## remove everything that was built
@@ -105,5 +105,5 @@ $(VENV)/bin/pip:
 # Reinstalls after a change of C sources or metadata, or for a new Python package. Other Python
 # changes need no reinstall.
 $(STAMP): $(VENV)/bin/pip pyproject.toml $(NATIVE) $(PACKAGES)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,dev,packages]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,tui,dev,packages]'
 	@touch $@

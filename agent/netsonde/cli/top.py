@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import EXIT_OK, EXIT_REFUSED
+from . import tui
 from .flows import COLUMNS as FLOW_COLUMNS
 from .flows import ROWS, list_flows
 from .metrics import COLUMNS as HOST_COLUMNS
@@ -47,11 +49,12 @@ RATE = HOST_COLUMNS.index("MBIT/S")
 
 
 class TopCommand:
-    """Show the busiest hosts and the largest active flows, refreshed until Ctrl-C.
+    """Show the busiest hosts and flows, refreshed until Ctrl-C.
 
-    Hosts are sorted by their rate over the last metrics interval, flows by their total so far.
-    On a terminal the screen is redrawn each round; in a pipe each round prints two tables.
-    --json prints the replies to `metrics` and `flows`.
+    On a terminal with Textual (extra [tui]) the screen sorts by current rates and has keys: press
+    ? for the list. Without Textual, in a pipe, or with -n, each round has two tables: hosts by
+    their rate over the last metrics interval, and flows by their total so far. --json prints the
+    replies to `metrics` and `flows`.
     """
 
     name = "top"
@@ -74,9 +77,41 @@ class TopCommand:
 
     def run(self, args: Namespace) -> int:
         try:
-            return asyncio.run(watch(args))
+            return asyncio.run(show_screen(args) if has_screen(args) else watch(args))
         except KeyboardInterrupt:
             return EXIT_OK
+
+
+def has_screen(args: Namespace) -> bool:
+    """Returns whether to use the screen of Textual instead of tables."""
+    terminal = sys.stdin.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return drawn(args) and args.count is None and terminal and tui.available()
+
+
+async def show_screen(args: Namespace) -> int:
+    """Shows the screen until the user leaves it. Returns the exit code. Raises the error that
+    ended it."""
+    from ..fleet.client import connect
+    from .tui.feed import Feed
+    from .tui.model import Model
+    from .tui.packets import connection_words
+    from .tui.view import TopApp
+
+    address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
+    model = Model()
+    model.flows.choose({"bytes": "rate", "packets": "packets/s"}[args.sort])
+
+    def notify(text: str) -> None:
+        app.notice = text
+
+    async with connect(address, lasting=True, notify=notify) as client:
+        feed = Feed(client, target, pace)
+        words = connection_words(args)
+        app = TopApp(feed.take, model, interval_sec=args.interval, connection=words)
+        await app.run_async()
+    if app.failure is not None:
+        raise app.failure
+    return EXIT_OK
 
 
 async def watch(args: Namespace) -> int:
