@@ -22,6 +22,7 @@ from .config import ConfigCommand
 from .decode import DecodeCommand
 from .decrypt import DecryptCommand
 from .demo import DemoCommand
+from .diagnostics import DiagnosticsCommand
 from .doctor import DoctorCommand
 from .encrypt import EncryptCommand
 from .events import EventsCommand
@@ -48,6 +49,7 @@ COMMANDS: list[Command] = [
     RunCommand(),
     DemoCommand(),
     DoctorCommand(),
+    DiagnosticsCommand(),
     ConfigCommand(),
     PsCommand(),
     BackendsCommand(),
