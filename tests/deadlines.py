@@ -48,15 +48,17 @@ async def eventually(
     within_sec: float = TIMEOUT_SEC,
     interval_sec: float = INTERVAL_SEC,
 ) -> Answer:
-    """Returns the first true answer. `what` completes "timed out waiting for …"."""
+    """Returns the first true answer. `what` completes "timed out waiting for …". The last question
+    begins after the deadline, so a pause of the machine during a question does not end the wait."""
     deadline = time.monotonic() + within_sec
     while True:
+        last = time.monotonic() > deadline
         answer = ask()
         if inspect.isawaitable(answer):
             answer = await answer
         if answer:
             return answer
-        if time.monotonic() > deadline:
+        if last:
             raise AssertionError(f"timed out after {within_sec} s waiting for {what}: {answer!r}")
         await asyncio.sleep(interval_sec)
 
@@ -66,8 +68,10 @@ def eventually_now(
 ) -> Answer:
     """The blocking variant, for code without an event loop."""
     deadline = time.monotonic() + within_sec
-    while not (answer := ask()):
-        if time.monotonic() > deadline:
+    while True:
+        last = time.monotonic() > deadline
+        if answer := ask():
+            return answer
+        if last:
             raise AssertionError(f"timed out after {within_sec} s waiting for {what}")
         time.sleep(INTERVAL_SEC)
-    return answer

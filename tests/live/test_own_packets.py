@@ -32,6 +32,7 @@ from servers import NatsServer
 
 HTTP_PORT, COLLECTOR_PORT = 19300, 24739
 EQUAL_READINGS = 6
+SYN_ACK = 0x12
 METERING = {"enable": True, "flow_timeout_sec": 300, "active_timeout_sec": 60}
 SOURCES: dict[str, dict[str, Any]] = {
     "af_packet": {"backend": "af_packet", "workers": 2, "record": True},
@@ -125,6 +126,27 @@ class Observer:
             return there == COLLECTOR_PORT
         nats = there == self.server.port and here not in self.foreign
         return protocol == socket.IPPROTO_TCP and (nats or here == HTTP_PORT)
+
+    def accepted(self) -> int:
+        """Returns how many connections to the server it has accepted, counted by SYN-ACKs with
+        different sequence numbers: the kernel may give a port twice."""
+        assert self._tcpdump is not None
+        assert self._tcpdump.poll() is None, "tcpdump has ended"
+        frames = [packet.data for packet in read_capture(self.path)]
+        port = self.server.port.to_bytes(2)
+        return len(
+            {
+                (frame[36:38], frame[38:42])
+                for frame in frames
+                if frame[23] == socket.IPPROTO_TCP
+                and frame[34:36] == port
+                and frame[47] & SYN_ACK == SYN_ACK
+            }
+        )
+
+    def print_sockets(self) -> None:
+        for prefix in (self.wire.prefix, self.wire.peer_prefix):
+            subprocess.run([*prefix, "ss", "-tanpio"], check=False)
 
     def own_ports(self) -> set[int]:
         return {one[1] for one in self.tuples() if self.is_own(one)}
@@ -290,20 +312,19 @@ async def test_own_packets_are_counted_and_nothing_else(
 
 
 async def reconnected(bus: Bus, observer: Observer) -> None:
-    """Restarts the server. Both connections of the agent come back on other ports, and all of
-    their packets count as own."""
+    """Restarts the server. Both connections of the agent come back, and all of their packets count
+    as own."""
     before = await observer.silent()
-    ports = observer.own_ports()
+    accepted = observer.accepted()
     observer.server.kill()
     observer.server.start()
     await bus.returned()
-
-    async def ask() -> bool:
-        with contextlib.suppress(Exception):
-            await bus.request("status", timeout_sec=1)
-        return len(observer.own_ports() - ports - {HTTP_PORT}) >= 2
-
-    await eventually(ask, "the agent to reconnect")
+    try:
+        await eventually(lambda: observer.accepted() >= accepted + 2, "the agent to reconnect")
+    except AssertionError:
+        observer.print_sockets()
+        raise
+    await bus.ok("status")
     grown = await observer.difference(before)
     assert grown.non_flow == grown.own == grown.wire
 

@@ -105,6 +105,21 @@ async def test_resubscribes_after_a_server_kill() -> None:
     assert notices[:3] == [True, False, True]
 
 
+async def test_client_without_a_reader_gets_a_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nats-py's read loop ends at an error that it does not expect, and reports nothing."""
+    monkeypatch.setattr(connection_module, "WATCH_INTERVAL_SEC", 0.1)
+    monkeypatch.setattr(connection_module, "FROZEN_AFTER_SEC", 0.2)
+    async with EmbeddedServer() as server, running(server.url) as connection:
+        await connection.wait_connected()
+        client = connection._client
+        assert client is not None
+        assert client._reading_task is not None
+        client._reading_task.cancel()
+        await eventually(lambda: connection.connects == 2, "the successor")
+        assert connection._client is not client
+        assert await connection.barrier()
+
+
 async def test_frozen_server_is_dropped_while_publishing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "WATCH_INTERVAL_SEC", 0.1)
     monkeypatch.setattr(connection_module, "FROZEN_AFTER_SEC", 0.5)

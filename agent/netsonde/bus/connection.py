@@ -337,16 +337,20 @@ class Connection:
         not even a PONG. A server that sends is well, although its PONG may be late: a flood of
         requests can be ahead of it.
 
-        Counts intervals, not time: an agent that was frozen itself has read nothing meanwhile."""
-        silent, reads = 0, client.reads
+        Counts intervals, not time: an agent that was frozen itself has read nothing meanwhile.
+
+        A client that stays connected after that has no reader any more: it gets a successor."""
+        silent, reads, aborted = 0, client.reads, False
         while True:
             await asyncio.sleep(until_tick(WATCH_INTERVAL_SEC, time.monotonic()))
             if client.reconnect_ended:
                 client.ended.set()
             if not client.is_connected or client.reads != reads:
-                silent, reads = 0, client.reads
+                silent, reads, aborted = 0, client.reads, False
+            elif aborted:
+                client.ended.set()
             elif silent * WATCH_INTERVAL_SEC >= FROZEN_AFTER_SEC:
-                silent = 0
+                silent, aborted = 0, True
                 self._log.warning("the server does not answer, dropping the connection")
                 client.abort()
             if client.is_connected:
