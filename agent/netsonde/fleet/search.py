@@ -6,7 +6,9 @@ host, or decides about it, comes from a reply to that host's own subject: with s
 label that selects a host is confirmed on `$SRV.PING.netsonde.<host>` before the host is asked.
 
 A search ends after `max(1 s, 4 × the slowest answer)` of silence. Discovery may miss agents of
-another account; `status` finds them.
+another account; `status` finds them. An account can also import their subjects below a prefix:
+they have the root `capture`, and clients use `ams.capture`. Discovery has no root in its subjects,
+so such an agent belongs to the client's root if it also replies to `status` there.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class Search:
         self.stored_by: set[str] = set()
         self.denied: list[PermissionDeniedError] = []  # denials of the probe
         self._connection = connection
+        self._answering: set[str] = set()  # hosts that replied to `status` of this root
         self._root = root
         self._timeout_sec = timeout_sec
         self._signal = signal
@@ -69,11 +72,12 @@ class Search:
             probed: set[str] = set()
             if probe is not None:
                 probed = await probe
-            elif not found:
+            elif not found or any(map(self._may_be_imported, self.roll.gathering.replies)):
                 probed = await self._probe(target)
         finally:
             if probe is not None:
                 probe.cancel()
+        await self._add_imported(target)
         self.hidden = {host for host in probed if not self._is_known(host)}
         denied = [*self.roll.gathering.denied, *self.denied]
         if denied and not self.discovered and not self.hidden:
@@ -84,7 +88,23 @@ class Search:
 
     def _is_known(self, host: str) -> bool:
         """Returns whether discovery knows the host: as a member of the target, or as none."""
-        return any(belongs(reply.body, self._root) for reply in self._heard(host))
+        return any(self._belongs(reply) for reply in self._heard(host))
+
+    def _belongs(self, reply: Reply) -> bool:
+        """Returns whether the agent has this root, also through an import."""
+        return belongs(reply.body, self._root) or (
+            reply.host in self._answering and is_imported(reply.body, self._root)
+        )
+
+    def _may_be_imported(self, host: str) -> bool:
+        return any(is_imported(reply.body, self._root) for reply in self._heard(host))
+
+    async def _add_imported(self, target: Target) -> None:
+        """Adds the agents that replied to `status` and have the root without a prefix."""
+        before = set(self.discovered)
+        self.note(target)
+        if target.by_label and self.discovered.keys() - before:
+            await self._confirm(target)
 
     def _heard(self, host: str) -> list[Reply]:
         gathering = self.roll.gathering
@@ -149,7 +169,7 @@ class Search:
 
     def _is_member(self, target: Target, reply: Reply) -> bool:
         metadata = reply.body.get("metadata")
-        return belongs(reply.body, self._root) and bool(
+        return self._belongs(reply) and bool(
             target.hosts or target.matches(reply.host, read_labels(metadata), read_facts(metadata))
         )
 
@@ -192,6 +212,7 @@ class Search:
                 ):
                     await self._signal.wait(until_sec)
             self._note_probe(inbox.gathering)
+            self._answering |= inbox.gathering.replies.keys() - {UNKNOWN}
             # The labels of these hosts are unknown, so a selector chooses none of them.
             heard_from = set() if target.select else inbox.gathering.replies.keys() - {UNKNOWN}
             hosts = set(filter(target.includes, heard_from))
@@ -214,6 +235,13 @@ def belongs(body: dict[str, Any], root: str) -> bool:
     """Returns whether the agent's metadata has this root."""
     metadata = body.get("metadata")
     return not isinstance(metadata, dict) or metadata.get("subject.root", root) == root
+
+
+def is_imported(body: dict[str, Any], root: str) -> bool:
+    """Returns whether `root` is the agent's root below a prefix."""
+    metadata = body.get("metadata")
+    own = metadata.get("subject.root") if isinstance(metadata, dict) else None
+    return isinstance(own, str) and bool(own) and root.endswith(f".{own}")
 
 
 def read_facts(metadata: object) -> dict[str, object]:
