@@ -183,8 +183,8 @@ static int open_backend(struct sonde_session *session, const struct sonde_sessio
       .ring_bytes = config->ring_bytes,
       .promiscuous = config->promiscuous,
       .dedicated = config->dedicated,
-      .aggregate =
-          config->buffer_bytes == 0 && !config->labels && (!config->filter || !config->filter[0]),
+      .aggregate = config->buffer_bytes == 0 && (!config->filter || !config->filter[0]),
+      .labels = config->labels,
       .tunnels = config->tunnel_mode == SONDE_TUNNEL_MODE_INNER,
       .vxlan_ports = session->vxlan_ports,
       .replay_speed = config->replay_speed,

@@ -11,11 +11,11 @@
 
 #include "backend.h"
 
-const struct sonde_backend_ops *sonde_backend_ops_v3(void);
+const struct sonde_backend_ops *sonde_backend_ops_v4(void);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  const struct sonde_backend_ops *ops = sonde_backend_ops_v3();
+  const struct sonde_backend_ops *ops = sonde_backend_ops_v4();
   struct sonde_backend_config config = {.interface = "fuzz", .queues = 1, .snaplen = 262144};
   struct sonde_backend *backend = NULL;
   struct sonde_packet packets[7];

@@ -25,8 +25,8 @@
                                                .stop = stop,                                       \
                                                .close = backend_close,                             \
                                                __VA_ARGS__};                                       \
-  __attribute__((visibility("default"))) sonde_backend_entry sonde_backend_ops_v3;                 \
-  const struct sonde_backend_ops *sonde_backend_ops_v3(void) {                                     \
+  __attribute__((visibility("default"))) sonde_backend_entry sonde_backend_ops_v4;                 \
+  const struct sonde_backend_ops *sonde_backend_ops_v4(void) {                                     \
     return &ops;                                                                                   \
   }
 

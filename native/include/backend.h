@@ -15,8 +15,8 @@
 #include "packet.h"
 #include "status.h"
 
-#define SONDE_BACKEND_ABI 3u
-#define SONDE_BACKEND_SYMBOL "sonde_backend_ops_v3"
+#define SONDE_BACKEND_ABI 4u
+#define SONDE_BACKEND_SYMBOL "sonde_backend_ops_v4"
 
 enum sonde_feature {
   SONDE_FEATURE_BASIC_CAPTURE = 1 << 0,
@@ -39,6 +39,8 @@ struct sonde_backend_config {
   int dedicated;         /* 1: the caller confirms that the host does not need the interface */
   int aggregate;         /* 1: only flows are needed; packets may arrive as SONDE_LINKTYPE_DELTA */
   int tunnels;           /* 1: possible tunnel packets must still arrive as packets */
+  uint32_t labels;       /* with aggregate: packets whose payload these read must still arrive as
+                          * packets, enum sonde_label_protocol of app_label.h */
   const uint16_t *vxlan_ports; /* SONDE_VXLAN_PORTS_MAX UDP ports of VXLAN, ended by 0 */
   double replay_speed;         /* `file` only: 0 as fast as possible, 1.0 real time */
 };

@@ -109,7 +109,7 @@ static void check_broken_package(void) {
   }
   CHECK(strstr(reports[0].reason, "cannot open shared object file"));
   CHECK(strstr(reports[2].reason, "file too short") || strstr(reports[2].reason, "ELF"));
-  CHECK(strstr(reports[3].reason, "backend file with ABI 3, expected dpdk with ABI 3"));
+  CHECK(strstr(reports[3].reason, "backend file with ABI 4, expected dpdk with ABI 4"));
   CHECK(strstr(reports[4].reason, "undefined symbol: " SONDE_BACKEND_SYMBOL));
   snprintf(command, sizeof command, "grep -q '%s' /proc/%d/maps", folder, getpid());
   CHECK(system(command) != 0); /* a rejected library is not kept loaded */

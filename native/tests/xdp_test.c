@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "app_label.h"
 #include "check.h"
 #include "core/registry.h"
 #include "live.h"
@@ -26,6 +27,8 @@ static struct {
   struct sonde_packet packet;
 } seen;
 
+static uint32_t labels; /* set for the captures that open next */
+
 static struct sonde_backend *open_on(const char *interface, int aggregate, int dedicated,
                                      uint32_t ring_bytes, struct sonde_error *error) {
   struct sonde_backend_config config = {.interface = interface,
@@ -34,6 +37,7 @@ static struct sonde_backend *open_on(const char *interface, int aggregate, int d
                                         .snaplen = 262144,
                                         .ring_bytes = ring_bytes,
                                         .aggregate = aggregate,
+                                        .labels = labels,
                                         .dedicated = dedicated};
   struct sonde_backend *backend = NULL;
   return ops->open(&config, &backend, error) ? NULL : backend;
@@ -141,6 +145,48 @@ static void check_every_sum(void) {
   close(arriving);
 }
 
+/* A TCP packet with 60 bytes of payload, or a SYN without. */
+static struct live_frame tcp4(uint16_t source_port, bool syn) {
+  struct live_frame frame = live_udp4(NULL, 1, 2, source_port, 80, syn ? 40 : 100, 0);
+  frame.bytes[23] = 6;
+  memset(frame.bytes + 38, 0, 16);
+  frame.bytes[46] = 0x50;
+  frame.bytes[47] = syn ? 2 : 16;
+  return frame;
+}
+
+/* With labels, packets that can name a flow arrive as packets, and others are added up. */
+static void check_labels(void) {
+  enum { OPENING = 12 };
+  struct live_frame bulk = live_udp4(NULL, 1, 2, 3000, 443, 100, 0), initial = bulk, dns;
+  const uint8_t head[] = {0xc0, 0, 0, 0, 1};
+  struct live_frame syn = tcp4(4000, true), payload = tcp4(4000, false), older = tcp4(5000, false);
+  memcpy(initial.bytes + 42, head, sizeof head);
+  dns = live_udp4(NULL, 1, 2, 3001, 53, 100, 0);
+  const struct {
+    const struct live_frame *frame;
+    uint32_t sent, in_full; /* each way */
+  } cases[] = {{&bulk, FRAMES, 0},
+               {&initial, 10, 10},
+               {&dns, 10, 10},
+               {&syn, 1, 1},
+               {&payload, FRAMES, OPENING / 2},
+               {&older, FRAMES, 0}};
+  labels = SONDE_LABEL_TLS | SONDE_LABEL_QUIC | SONDE_LABEL_DNS | SONDE_LABEL_HTTP;
+  struct sonde_backend *backend = capture(1, 0, 32 << 20);
+  uint64_t sent = 0, in_full = 0;
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    send_both_ways(cases[i].frame, cases[i].sent);
+    sent += 2 * cases[i].sent;
+    in_full += 2 * cases[i].in_full;
+  }
+  CHECK_EQ(finish(backend), 0);
+  CHECK_EQ(seen.packets + seen.added_up, sent);
+  CHECK(seen.packets >= in_full);
+  CHECK(seen.packets < in_full + 100); /* the first ones wake the reader */
+  labels = 0;
+}
+
 /* A tag that the kernel keeps outside the frame is restored in line and is in the key. */
 static void check_tags(void) {
   static const uint32_t stacks[][4] = {{0x8100002a}, {0x88a80064, 0x81000014}, {0x81000000}};
@@ -227,6 +273,7 @@ int main(void) {
   live_pair();
   check_counts();
   check_every_sum();
+  check_labels();
   check_tags();
   check_overflow();
   check_unread();

@@ -24,8 +24,10 @@ function(xdp_embed target name)
     COMMAND ${BPF_CLANG} -O2 -g -target bpf -mcpu=v3 -ffreestanding -Wall -Wextra -Werror
             ${headers} -c ${source} -o ${object}
     DEPENDS ${source} ${CMAKE_CURRENT_SOURCE_DIR}/backend/xdp/map_layout.h
+            ${CMAKE_CURRENT_SOURCE_DIR}/backend/xdp/payloads.bpf.h
             ${CMAKE_CURRENT_SOURCE_DIR}/backend/xdp/slots.bpf.h
             ${CMAKE_CURRENT_SOURCE_DIR}/backend/xdp/view.bpf.h
+            ${CMAKE_CURRENT_SOURCE_DIR}/include/app_label.h
             ${CMAKE_CURRENT_SOURCE_DIR}/include/packet.h
             ${CMAKE_CURRENT_SOURCE_DIR}/include/record.h
     VERBATIM)

@@ -7,6 +7,7 @@
  *   tags          ▸ per group of slots their tags, contiguous: finding a slot among thousands
  *                   reads a few bytes of the cache instead of a line per slot
  *   bits          ▸ one bit per slot: a program claimed it since the last scan
+ *   openings      ▸ per hash the connection that opened last, and its payloads left to read
  *   control       ▸ one cache line per queue, written by the reader, read by the programs
  */
 #ifndef SONDE_XDP_MAP_LAYOUT_H
@@ -16,10 +17,13 @@
 
 enum {
   XDP_QUEUES_MAX = 64,
-  XDP_SLOT_WAYS = 4,      /* slots in the group that a flow's hash selects */
-  XDP_HEAD_BYTES = 2048,  /* maximum copied of a frame that is only metered */
-  XDP_FRAME_MAX = 278528, /* snaplen's maximum, rounded up */
-  XDP_RECORD_DELTA = 1,   /* xdp_record.kind; 0: a frame */
+  XDP_SLOT_WAYS = 4,         /* slots in the group that a flow's hash selects */
+  XDP_HEAD_BYTES = 2048,     /* maximum copied of a frame that is only metered … */
+  XDP_PAYLOAD_BYTES = 9344,  /* … and of one whose payload is read */
+  XDP_OPENINGS = 1 << 18,    /* connections whose first payloads are awaited, 4 bytes each */
+  XDP_OPENING_PAYLOADS = 12, /* read by the labeler */
+  XDP_FRAME_MAX = 278528,    /* snaplen's maximum, rounded up */
+  XDP_RECORD_DELTA = 1,      /* xdp_record.kind; 0: a frame */
 };
 
 struct xdp_record {
@@ -62,7 +66,8 @@ struct xdp_settings {
   uint32_t snaplen;    /* for frames without aggregation */
   uint32_t tunnels;    /* 1: datagrams to a tunnel's port are not aggregated */
   uint16_t vxlan_ports[SONDE_VXLAN_PORTS_MAX]; /* ended by 0 */
-  uint32_t bare; /* 1: no link layer, packets begin with the IP header */
+  uint32_t bare;   /* 1: no link layer, packets begin with the IP header */
+  uint32_t labels; /* enum sonde_label_protocol: first payloads go to the ring */
 };
 
 enum xdp_count { XDP_COUNT_DROPPED, XDP_COUNT_FULL, XDP_COUNTS };

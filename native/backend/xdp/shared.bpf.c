@@ -3,9 +3,9 @@
  *
  * A packet that only has to be counted (a whole TCP or UDP packet with plain headers that
  * neither opens nor ends a connection) is added to its flow's slot. A copy of any other packet
- * goes to a ring. When a connection opens or ends, its slot goes to the ring first, so the
- * reader gets a flow's packets in order. If no slot is available, the packet goes to the ring.
- * Only a full ring drops packets, and counts them.
+ * goes to a ring, with labels also of one whose payload can name its flow (payloads.bpf.h). The
+ * flow's slot goes to the ring first, so the reader gets a flow's packets in order. If no slot is
+ * available, the packet goes to the ring. Only a full ring drops packets, and counts them.
  */
 #include <linux/bpf.h>
 
@@ -13,6 +13,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "map_layout.h"
+#include "payloads.bpf.h"
 #include "slots.bpf.h"
 #include "view.bpf.h"
 
@@ -123,10 +124,9 @@ static __always_inline void send_frame(struct __sk_buff *skb, const struct view 
   count(XDP_COUNT_DROPPED, view->gso_size && skb->gso_segs ? skb->gso_segs : 1);
 }
 
-/* Moves the flow's slot to the ring, before a packet that changes the flow's state. If the ring
+/* Moves the flow's slot to the ring, before a packet of the flow. If the ring
  * has no space, the slot stays and is read later. */
-static __always_inline void flush(const struct view *view) {
-  __u64 hash = hash_key(&view->key);
+static __always_inline void flush(const struct view *view, __u64 hash) {
   __u32 queue = view->queue;
   struct slot_place place;
   if (!find_slot(view, hash, &place) || place.slot->tag == 0)
@@ -173,14 +173,16 @@ static __noinline int process(struct __sk_buff *skb, __u8 direction) {
     send_frame(skb, &view, settings.snaplen);
     return TCX_NEXT;
   }
-  if (view.counts) {
+  __u64 hash = view.keyed ? hash_key(&view.key) : 0;
+  bool whole = needs_payload(skb, &view, hash);
+  if (view.counts && !whole) {
     bool armed = control[view.queue & (XDP_QUEUES_MAX - 1)].armed;
-    if (!armed && add_up(skb, &view))
+    if (!armed && add_up(skb, &view, hash))
       return TCX_NEXT;
   } else if (view.keyed) {
-    flush(&view);
+    flush(&view, hash);
   }
-  send_frame(skb, &view, XDP_HEAD_BYTES - sizeof(struct xdp_record));
+  send_frame(skb, &view, (whole ? XDP_PAYLOAD_BYTES : XDP_HEAD_BYTES) - sizeof(struct xdp_record));
   return TCX_NEXT;
 }
 

@@ -49,12 +49,14 @@ static int apply_settings(const struct sonde_backend_config *config, struct shar
   settings->tunnels = config->tunnels != 0;
   if (config->vxlan_ports)
     memcpy(settings->vxlan_ports, config->vxlan_ports, sizeof settings->vxlan_ports);
+  settings->labels = config->aggregate ? config->labels : 0;
   settings->bare = shared->interface.linktype == SONDE_LINKTYPE_RAW;
   if (getrandom(settings->secret, sizeof settings->secret, 0) != sizeof settings->secret)
     return sonde_fail(error, SONDE_SYSTEM, errno, "getrandom: %s", strerror(errno));
   bpf_map__set_max_entries(find_map(shared, "slots"), slots ? slots : 1);
   bpf_map__set_max_entries(find_map(shared, "tags"), slots ? slots / XDP_SLOT_WAYS : 1);
   bpf_map__set_max_entries(find_map(shared, "bits"), slots ? slots / 64 : 1);
+  bpf_map__set_max_entries(find_map(shared, "openings"), settings->labels ? XDP_OPENINGS : 1);
   return object_load(shared->object, error);
 }
 

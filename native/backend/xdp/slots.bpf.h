@@ -187,8 +187,7 @@ static __always_inline bool find_slot(const struct view *view, __u64 hash,
 }
 
 /* Adds a packet to its flow's slot. False if no slot is available. */
-static __always_inline bool add_up(struct __sk_buff *skb, const struct view *view) {
-  __u64 hash = hash_key(&view->key);
+static __always_inline bool add_up(struct __sk_buff *skb, const struct view *view, __u64 hash) {
   struct slot_place place;
   if (!find_slot(view, hash, &place) || !lock_slot(place.slot))
     return false;

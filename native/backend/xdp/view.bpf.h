@@ -42,8 +42,9 @@ struct view {
   __u32 ip_bytes;
   __u32 l2_bytes;
   __u32 seq;
-  __u32 length; /* in TCP sequence space */
-  __u8 side;    /* the sender is the key's lo (0) or hi side (1) */
+  __u32 length;         /* TCP payload */
+  __u32 payload_offset; /* UDP, in the frame on the wire */
+  __u8 side;            /* the sender is the key's lo (0) or hi side (1) */
   __u8 tos;
   __u8 ttl;
   __u8 tcp_flags;
@@ -161,6 +162,7 @@ static __always_inline void parse_transport(const __u8 *ip, const __u8 *transpor
     set_ipv4(ip, source, dest, view);
   else
     set_ipv6(ip, source, dest, view);
+  view->payload_offset = ip_offset + ip_header + header;
   weigh(octets, ip_offset, ip_offset + ip_header + header, view);
   view->keyed = true;
   view->counts = !(view->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST));
