@@ -83,6 +83,10 @@ async def test_stored_events_are_listed_and_new_ones_follow(
     assert table.returncode == 0, table.stderr
     (line,) = table.stdout.splitlines()
     assert "beta  audit  start" in line
+    (refused,) = objects(
+        (await events(nats_server, "--host", "beta", "--kind", "audit", "--json")).stdout
+    )
+    assert line.endswith(f"  [beta.{refused['boot']}.{refused['seq']}]")
 
 
 async def test_a_missing_stream_and_a_forged_event_are_reported(

@@ -28,6 +28,8 @@ def call(sessions: Any = None, *, binary: bool = False) -> Call:
         expires_at=None,
         root="capture",
         hidden=frozenset(),
+        owner={},
+        deletes_all=True,
         binary=binary,
         reply_bytes_max=1000,
     )

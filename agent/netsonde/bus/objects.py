@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import secrets
 from collections import deque
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,10 +61,39 @@ class _State(msgspec.Struct):
 class _Stored(msgspec.Struct):
     subject: str
     data: str  # base64
+    seq: int = 0
 
 
 class _Entry(msgspec.Struct):
     nuid: str
+
+
+class StoredObject(msgspec.Struct, kw_only=True):
+    """The metadata of an object (ADR-20). owner: the caller whose request made it, if known."""
+
+    name: str
+    nuid: str
+    size: int
+    mtime: str
+    description: str = ""
+    deleted: bool = False
+    owner: dict[str, str] = msgspec.field(name="metadata", default_factory=dict)
+    subject: str = ""  # the entry's
+
+    @property
+    def time_ns(self) -> int:
+        """Raises ValueError."""
+        return int(datetime.fromisoformat(self.mtime).timestamp() * 1e9)
+
+
+def read_object(data: bytes, subject: str) -> StoredObject | None:
+    """Returns None for a deleted object, or an entry that no agent writes."""
+    try:
+        found = msgspec.json.decode(data, type=StoredObject)
+        found.subject = subject
+        return None if found.deleted or found.time_ns < 0 else found
+    except (msgspec.DecodeError, ValueError, OverflowError):
+        return None
 
 
 class _Response(msgspec.Struct):
@@ -108,9 +138,9 @@ class Bucket:
         self._bytes_max = bytes_max
         self._age_max_sec = age_max_sec
 
-    def upload(self, name: str, description: str) -> Upload:
+    def upload(self, name: str, description: str, owner: Mapping[str, str] | None = None) -> Upload:
         """Returns an async context. Without a commit the upload is removed at its end."""
-        return Upload(self, name, description)
+        return Upload(self, name, description, owner or {})
 
     @property
     def chunk_bytes(self) -> int:
@@ -175,6 +205,26 @@ class Bucket:
 
     async def purge(self, subject: str) -> None:
         await self._api(f"STREAM.PURGE.{self._stream}", {"filter": subject})
+
+    async def objects(self) -> list[StoredObject]:
+        """Returns all, oldest first; an empty list without the bucket."""
+        objects: list[StoredObject] = []
+        seq = 0
+        while True:
+            query = {"seq": seq + 1, "next_by_subj": f"$O.{self.name}.M.>"}
+            found = await self._api(f"STREAM.MSG.GET.{self._stream}", query)
+            if found.message is None:
+                return objects
+            seq = found.message.seq
+            one = read_object(base64.b64decode(found.message.data), found.message.subject)
+            if one is not None:
+                objects.append(one)
+
+    async def remove(self, stored: StoredObject) -> None:
+        for subject in (stored.subject, f"$O.{self.name}.C.{stored.nuid}"):
+            reply = await self._api(f"STREAM.PURGE.{self._stream}", {"filter": subject})
+            if reply.error is not None:
+                raise ObjectStoreUnavailable(f"Bucket {self.name}: {reply.error.description}.")
 
     async def _remove_oldest(self) -> bool:
         """Returns False if no complete object is left."""
@@ -252,7 +302,10 @@ class SiteBucket(Bucket):
 class Upload:
     """The upload of one object. Fails if the stream stores its chunks out of order."""
 
-    def __init__(self, bucket: Bucket, name: str, description: str) -> None:
+    def __init__(
+        self, bucket: Bucket, name: str, description: str, owner: Mapping[str, str]
+    ) -> None:
+        self._owner = dict(owner)
         self.bucket = bucket
         self._name = name
         self._description = description
@@ -328,6 +381,7 @@ class Upload:
         entry = {
             "name": self._name,
             "description": self._description,
+            "metadata": self._owner,
             "bucket": self.bucket.name,
             "nuid": self._nuid,
             "size": self._bytes,

@@ -14,6 +14,7 @@ import msgspec
 from ..errors import EXIT_OK, EXIT_REFUSED
 from ..wire.events import EVENT_KINDS, Event
 from ..wire.instant import instant_ns
+from .around import event_id
 from .output import notify, put, put_json
 from .packets import TIME_AGO
 from .requests import add_client_arguments, read_nats_section, read_pace, read_target, whole
@@ -31,7 +32,8 @@ class EventsCommand:
 
     Without --follow, prints the events that the stream CAPTURE_EVENTS holds since a time. With
     --follow, prints new events until Ctrl-C, after the stored ones if --since is given. A line has
-    time, host, kind, event and detail.
+    time, host, kind, event, detail and the event's id. `netsonde packets --around ID` fetches the
+    packets around an event.
     """
 
     name = "events"
@@ -122,5 +124,6 @@ def print_event(event: Event, *, as_json: bool) -> None:
         detail = event.detail
         if event.kind == "audit":
             detail = " ".join((detail, msgspec.json.encode(event.data).decode())).strip()
-        put(f"{event.time[:23]}Z  {event.host}  {event.kind}  {event.event}  {detail}".rstrip())
+        text = f"{event.time[:23]}Z  {event.host}  {event.kind}  {event.event}  {detail}".rstrip()
+        put(f"{text}  [{event_id(event)}]")
     sys.stdout.flush()

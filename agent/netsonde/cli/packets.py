@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import EXIT_USAGE, NetsondeError
 from ..fleet.outcome import Outcome
+from .around import add_around_arguments, resolve_around
 from .downloads import STANDARD_OUTPUT, find_viewer, opened_viewer, pipe_all, write_files
 from .flows import clock_time
 from .output import say
@@ -23,6 +24,12 @@ from .requests import (
     read_nats_section,
     run_until_cut,
     whole,
+)
+from .stored_packets import (
+    add_stored_arguments,
+    check_stored_arguments,
+    delete_results,
+    list_results,
 )
 from .tables import Cell
 
@@ -45,7 +52,9 @@ class PacketsCommand:
     store of NATS, or on the host with --to file. --write downloads the file. --open shows it
     in Wireshark, or in tshark without a display. Packets of several hosts are merged by time;
     the interface of each packet is HOST/INTERFACE. --resume continues a download that broke.
-    Times are RFC 3339 or like -5m. COMPLETE is yes if no captured packet of that time is missing.
+    --around fetches the packets around an event. --list shows what hosts have stored, and
+    --delete removes it. Times are RFC 3339 or like -5m. COMPLETE is yes if no captured packet of
+    that time is missing.
     """
 
     name = "packets"
@@ -70,17 +79,25 @@ class PacketsCommand:
         parser.add_argument(
             "--split", action="store_true", help="write one file for each host, with its name"
         )
+        add_around_arguments(parser)
+        add_stored_arguments(parser)
         add_client_arguments(parser)
         # argparse reads `-5m` as a flag unless it matches this pattern.
         parser._negative_number_matcher = TIME_AGO
         parser.set_defaults(timeout=300.0)
 
     def run(self, args: Namespace) -> int:
+        check_stored_arguments(args)
+        if args.list:
+            return list_results(args)
+        if args.delete is not None:
+            return delete_results(args)
         if args.to == "file" and (args.open or args.write is not None):
             raise DestinationError("--write and --open need --to object_store.")
         if args.split and args.write in (None, STANDARD_OUTPUT):
             raise DestinationError("--split needs --write FILE.")
         viewer = find_viewer() if args.open else None
+        resolve_around(args)
         plan = plan_request(args, "packets", packets_body(args))
         outcome = Outcome()
         run_until_cut(retrieve(args, plan, viewer, outcome), outcome)

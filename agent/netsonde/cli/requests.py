@@ -210,9 +210,16 @@ def ask_fleet(
     args: Namespace, verb: str, body: dict[str, Any], columns: Sequence[str], rows: Rows
 ) -> int:
     """Sends the verb to the targeted hosts and prints the replies. Returns the exit code."""
+    return ask_fleet_outcome(args, verb, body, columns, rows)[0]
+
+
+def ask_fleet_outcome(
+    args: Namespace, verb: str, body: dict[str, Any], columns: Sequence[str], rows: Rows
+) -> tuple[int, Outcome]:
+    """Does what ask_fleet does. Returns the outcome too."""
     outcome = gather_outcome(args, verb, body)
     print_outcome(args, outcome, columns, rows)
-    return conclude(args, outcome)
+    return conclude(args, outcome), outcome
 
 
 def gather_outcome(args: Namespace, verb: str, body: dict[str, Any]) -> Outcome:

@@ -22,7 +22,7 @@ from ..wire.requests import BACKEND_NAMES, CaptureOptions
 from ..wire.verbs import VERBS
 from .addresses import collector_address
 from .environment import ENVIRONMENT_PREFIX, read_environment
-from .sections import POLICY_ALL, POLICY_READ, TOKEN, Config
+from .sections import POLICY_ALL, POLICY_DELETE_ALL, POLICY_READ, TOKEN, Config
 
 DEFAULT_PATH = Path("/etc/netsonde/netsonde.toml")
 
@@ -145,7 +145,7 @@ def _check(config: Config) -> None:
         refuse(f"nats.{logins[1]}", f"{' and '.join(logins)} are both set; keep one login method")
     for caller, verbs in config.policy.allow.items():
         for verb in verbs:
-            if verb not in VERBS and verb not in (POLICY_ALL, POLICY_READ):
+            if verb not in VERBS and verb not in (POLICY_ALL, POLICY_READ, POLICY_DELETE_ALL):
                 refuse(
                     f"policy.allow.{caller}",
                     f"unknown verb {verb!r}; use a verb, {POLICY_READ!r} or {POLICY_ALL!r}",

@@ -19,6 +19,7 @@ POLICY_ALL = "*"  # every verb
 POLICY_ANYONE = "*"  # every caller
 POLICY_FLEET = "fleet"  # fleet policies, as if they were a caller
 POLICY_READ = "read"
+POLICY_DELETE_ALL = "packets.delete.all"  # `packets.delete` with `all_owners`
 TOKEN = re.compile(r"[a-z0-9_-]+")
 Megabytes = Annotated[int, Meta(ge=1, le=1 << 20)]
 

@@ -98,7 +98,9 @@ async def _await_connected(connection: Client) -> None:
             return
 
 
-class _Reader:
+class DirectGet:
+    """Reads a bucket's stream. `replies`: subscription of the inbox."""
+
     def __init__(
         self, connection: Client, replies: Subscription, inbox: str, bucket: str, domain: str
     ) -> None:
@@ -106,73 +108,22 @@ class _Reader:
         self._connection = connection
         self._replies = replies
         self._inbox = inbox
-        self._bucket = bucket
+        self.bucket = bucket
         self._heard = False
         self._reconnects = connection.stats["reconnects"]
 
-    async def read(self, name: str, part: PartFile, sha256: str, host: str) -> None:
-        self._heard = part.chunks > 0
-        entry = await self._entry(name, host)
-        part.begin(entry.nuid)
-        try:
-            while part.chunks < entry.chunks:
-                await self._batch(entry, part)
-            self._verify(entry, part, sha256)
-        except DownloadError as error:
-            if not isinstance(error, BrokenDownloadError):
-                part.discard()
-            raise
-
-    async def _entry(self, name: str, host: str) -> _Entry:
-        token = base64.urlsafe_b64encode(name.encode()).decode()
-        infix = f"{host}." if host else ""
-        await self._ask({"last_by_subj": f"$O.{self._bucket}.M.{infix}{token}"})
-        message = await self._next()
-        if message is None:
-            raise DownloadError("it is no longer in the bucket")
-        try:
-            entry = msgspec.json.decode(message.data, type=_Entry)
-        except msgspec.DecodeError as error:
-            raise DownloadError(f"its metadata cannot be read: {error}") from None
-        if entry.deleted:
-            raise DownloadError("it is no longer in the bucket")
-        return entry
-
-    async def _batch(self, entry: _Entry, part: PartFile) -> None:
-        before = part.chunks
-        await self._ask(
-            {
-                "seq": part.seq + 1,
-                "next_by_subj": f"$O.{self._bucket}.C.{entry.nuid}",
-                "batch": min(BATCH_CHUNKS, entry.chunks - before),
-            }
-        )
-        while (message := await self._next()) is not None:
-            part.append(message.data, _number(message, "Nats-Sequence"))
-            if part.size > entry.size:
-                raise DownloadError("it is damaged: the size differs")
-            if not _header(message, "Nats-Num-Pending"):
-                break  # a server before 2.11 ignores `batch`
-        if part.chunks == before:
-            raise DownloadError("a chunk is no longer in the bucket")
-
-    @staticmethod
-    def _verify(entry: _Entry, part: PartFile, sha256: str) -> None:
-        found = base64.urlsafe_b64encode(part.digest.digest()).decode()
-        if part.size != entry.size or entry.digest != f"SHA-256={found}":
-            raise DownloadError("it is damaged: the size or digest differs")
-        if part.digest.hexdigest() != sha256:
-            raise DownloadError("it is not what the host wrote: the SHA-256 of the reply differs")
-
-    async def _ask(self, request: dict[str, Any]) -> None:
+    async def ask(self, request: dict[str, Any]) -> None:
         body = msgspec.json.encode(request)
         await self._connection.publish(self._subject, body, reply=self._inbox)
 
-    async def _next(self) -> Msg | None:
-        """Returns None at the end of a batch or if there is no such message."""
+    async def next(self, *, missing: bool = False) -> Msg | None:
+        """Returns None at the end of a batch or if there is no such message; with `missing`, also
+        without the bucket."""
         message = await self._await_message()
-        status = _header(message, "Status")
+        status = read_header(message, "Status")
         if status in ("204", "404"):
+            return None
+        if status == NO_RESPONDERS and missing:
             return None
         if status == NO_RESPONDERS and self._heard:
             raise BrokenDownloadError("the bucket does not reply")
@@ -196,12 +147,68 @@ class _Reader:
                     raise
 
 
-def _number(message: Msg, name: str) -> int:
-    text = _header(message, name)
+class _Reader(DirectGet):
+    async def read(self, name: str, part: PartFile, sha256: str, host: str) -> None:
+        self._heard = part.chunks > 0
+        entry = await self._entry(name, host)
+        part.begin(entry.nuid)
+        try:
+            while part.chunks < entry.chunks:
+                await self._batch(entry, part)
+            self._verify(entry, part, sha256)
+        except DownloadError as error:
+            if not isinstance(error, BrokenDownloadError):
+                part.discard()
+            raise
+
+    async def _entry(self, name: str, host: str) -> _Entry:
+        token = base64.urlsafe_b64encode(name.encode()).decode()
+        infix = f"{host}." if host else ""
+        await self.ask({"last_by_subj": f"$O.{self.bucket}.M.{infix}{token}"})
+        message = await self.next()
+        if message is None:
+            raise DownloadError("it is no longer in the bucket")
+        try:
+            entry = msgspec.json.decode(message.data, type=_Entry)
+        except msgspec.DecodeError as error:
+            raise DownloadError(f"its metadata cannot be read: {error}") from None
+        if entry.deleted:
+            raise DownloadError("it is no longer in the bucket")
+        return entry
+
+    async def _batch(self, entry: _Entry, part: PartFile) -> None:
+        before = part.chunks
+        await self.ask(
+            {
+                "seq": part.seq + 1,
+                "next_by_subj": f"$O.{self.bucket}.C.{entry.nuid}",
+                "batch": min(BATCH_CHUNKS, entry.chunks - before),
+            }
+        )
+        while (message := await self.next()) is not None:
+            part.append(message.data, read_number(message, "Nats-Sequence"))
+            if part.size > entry.size:
+                raise DownloadError("it is damaged: the size differs")
+            if not read_header(message, "Nats-Num-Pending"):
+                break  # a server before 2.11 ignores `batch`
+        if part.chunks == before:
+            raise DownloadError("a chunk is no longer in the bucket")
+
+    @staticmethod
+    def _verify(entry: _Entry, part: PartFile, sha256: str) -> None:
+        found = base64.urlsafe_b64encode(part.digest.digest()).decode()
+        if part.size != entry.size or entry.digest != f"SHA-256={found}":
+            raise DownloadError("it is damaged: the size or digest differs")
+        if part.digest.hexdigest() != sha256:
+            raise DownloadError("it is not what the host wrote: the SHA-256 of the reply differs")
+
+
+def read_number(message: Msg, name: str) -> int:
+    text = read_header(message, name)
     if not (text.isascii() and text.isdecimal() and len(text) <= 20):
         raise DownloadError(f"malformed header {name}")
     return int(text)
 
 
-def _header(message: Msg, name: str) -> str:
+def read_header(message: Msg, name: str) -> str:
     return (message.headers or {}).get(name, "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -54,9 +54,19 @@ class Retrievals:
         """Aborts running retrievals and rejects new ones."""
         self._draining.set()
 
+    def bucket(self) -> Bucket:
+        return self._bucket(self.settings)
+
     async def retrieve(
-        self, capture: Capture, query: PacketQuery, to: Place, expires_at: datetime | None
+        self,
+        capture: Capture,
+        query: PacketQuery,
+        to: Place,
+        expires_at: datetime | None,
+        *,
+        owner: Mapping[str, str] | None = None,
     ) -> PacketsReply:
+        """owner: the caller, which the object in the bucket names."""
         if self._draining.is_set():
             raise Draining
         if self._running >= RUNNING_MAX:
@@ -65,7 +75,9 @@ class Retrievals:
             )
         self._running += 1
         try:
-            return await self._until_ended(self._copy(capture, query, to), capture, expires_at)
+            return await self._until_ended(
+                self._copy(capture, query, to, owner or {}), capture, expires_at
+            )
         finally:
             self._running -= 1
 
@@ -98,7 +110,9 @@ class Retrievals:
                 one.cancel()
             await asyncio.gather(task, *ends, return_exceptions=True)
 
-    async def _copy(self, capture: Capture, query: PacketQuery, to: Place) -> PacketsReply:
+    async def _copy(
+        self, capture: Capture, query: PacketQuery, to: Place, owner: Mapping[str, str]
+    ) -> PacketsReply:
         now = datetime.now(UTC)
         name = f"{self._host}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}{SUFFIX}"
         digest = hashlib.sha256()
@@ -112,7 +126,7 @@ class Retrievals:
         with capture.held() as handle:
             try:
                 await on_thread(lambda: reader.open(handle, query))
-                async with self._destination(to, query.filter, name) as destination:
+                async with self._destination(to, query.filter, name, owner) as destination:
                     while block := await on_thread(read_block, reader.abandon):
                         await destination.write(block)
                     await destination.commit()
@@ -128,11 +142,13 @@ class Retrievals:
             reply.bucket, reply.object = destination.bucket.name, name
         return reply
 
-    def _destination(self, to: Place, expression: str, name: str) -> ExportFile | Upload:
+    def _destination(
+        self, to: Place, expression: str, name: str, owner: Mapping[str, str]
+    ) -> ExportFile | Upload:
         settings = self.settings
         if to == "file":
             return ExportFile(settings.export_dir, name, bytes_max=settings.export_mb << 20)
-        return self._bucket(settings).upload(name, expression or "all packets")
+        return self._bucket(settings).upload(name, expression or "all packets", owner)
 
 
 def packet_query(request: PacketsRequest, now_ns: int) -> PacketQuery:

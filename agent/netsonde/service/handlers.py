@@ -26,6 +26,7 @@ from ..core.values import FlowMatch, FlowQuery
 from ..errors import InvalidFilter, InvalidRequest, PolicyDenied
 from ..firmware.verify import Firmware
 from ..recorder.retrieval import Retrievals, add_gap, packet_query
+from ..recorder.stored import delete_objects
 from ..wire import schema
 from ..wire.protocols import protocol_number
 from ..wire.replies import (
@@ -48,6 +49,7 @@ from ..wire.requests import (
     FlowsRequest,
     MeterRequest,
     MetricsRequest,
+    PacketsDeleteRequest,
     PacketsRequest,
     SchemaRequest,
     StartRequest,
@@ -79,12 +81,15 @@ class Features:
 @dataclass(frozen=True, slots=True)
 class Call:
     """binary: the reply is MessagePack. reply_bytes_max: limit of the body. expires_at: the
-    caller's deadline. hidden: what the reply must not show."""
+    caller's deadline. hidden: what the reply must not show. owner: the caller, as objects name it.
+    deletes_all: the caller may delete objects of other owners."""
 
     features: Features
     expires_at: datetime | None
     root: str
     hidden: frozenset[str]
+    owner: dict[str, str]
+    deletes_all: bool
     binary: bool
     reply_bytes_max: int
 
@@ -177,10 +182,18 @@ async def packets(call: Call, request: PacketsRequest) -> Done:
     with blaming("$.filter", InvalidFilter):
         await sessions.filters.check(query.filter, session.link_types, kernel=False)
     retrievals = call.features.retrievals
-    reply = await retrievals.retrieve(session.capture, query, request.to, call.expires_at)
+    reply = await retrievals.retrieve(
+        session.capture, query, request.to, call.expires_at, owner=call.owner
+    )
     if session.replaced is not None:
         add_gap(reply, query, session.replaced)
     return Done(reply)
+
+
+async def packets_delete(call: Call, request: PacketsDeleteRequest) -> Done:
+    if request.all_owners and not call.deletes_all:
+        raise PolicyDenied("The caller may delete only its own objects.", field="$.all_owners")
+    return Done(await delete_objects(call.features.retrievals.bucket(), request, call.owner))
 
 
 async def firmware_verify(call: Call, request: FirmwareRequest) -> Done:
@@ -259,6 +272,7 @@ HANDLERS: dict[str, Handler] = {
     "flows": flows,
     "encryption.enable": encryption_enable,
     "packets": packets,
+    "packets.delete": packets_delete,
     "firmware.verify": firmware_verify,
     "schema": schema_,
 }

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..config.sections import POLICY_ALL, POLICY_ANYONE, POLICY_FLEET, POLICY_READ, PolicySection
+from ..config.sections import (
+    POLICY_ALL,
+    POLICY_ANYONE,
+    POLICY_DELETE_ALL,
+    POLICY_FLEET,
+    POLICY_READ,
+    PolicySection,
+)
 from ..errors import PolicyDenied
 from ..wire.verbs import Verb
 
@@ -85,6 +92,11 @@ class Policy:
         ):
             raise PolicyDenied
 
+    def deletes_all(self, caller: Caller | None) -> bool:
+        """Returns whether the caller may delete packets that other callers requested."""
+        granted = _entry(self.settings.allow, caller)
+        return not self.settings.allow or POLICY_ALL in granted or POLICY_DELETE_ALL in granted
+
     def hidden(self, caller: Caller | None) -> frozenset[str]:
         """Returns what replies to the caller leave out: "name", "process"."""
         return frozenset(_entry(self.settings.hide, caller))
@@ -95,3 +107,8 @@ def _entry(table: Mapping[str, Sequence[str]], caller: Caller | None) -> Sequenc
     names = (caller.user, caller.account) if caller is not None else ()
     entry = next((table[name] for name in names if name in table and name), None)
     return table.get(POLICY_ANYONE, []) if entry is None else entry
+
+
+def owner_of(caller: Caller | None) -> dict[str, str]:
+    """Returns how an object names the caller that requested it; empty if no caller is known."""
+    return {} if caller is None else {"account": caller.account, "user": caller.user}

@@ -47,7 +47,7 @@ from .audit import Audit
 from .discovery import Discovery, EndpointStats
 from .handlers import HANDLERS, Call, Done, Features
 from .outbox import Outbox
-from .policy import Caller, Policy
+from .policy import Caller, Policy, owner_of
 from .rate_limit import RateLimit
 from .replays import Replays, StoredReply
 
@@ -334,6 +334,8 @@ class Responder:
             expires_at=headers.deadline,
             root=self._root,
             hidden=self._policy.hidden(caller),
+            owner=owner_of(caller),
+            deletes_all=self._policy.deletes_all(caller),
             binary=headers.binary_reply,
             reply_bytes_max=self._connection.max_payload - REPLY_HEADROOM_BYTES,
         )

@@ -377,6 +377,19 @@ class PacketsReply(Reply, kw_only=True):
     chunks_skipped: Annotated[int, Meta(ge=0, description="by their index")]
 
 
+class RefusedObject(Struct, kw_only=True):
+    """An object that was named and not deleted."""
+
+    object: str
+    reason: Annotated[str, Meta(description="not_found, other_owner, or newer than `older_than`")]
+
+
+class PacketsDeleteReply(Reply, kw_only=True):
+    deleted: list[str]
+    bytes: Count
+    refused: list[RefusedObject]
+
+
 class ExportReply(Reply, kw_only=True):
     status: Literal["enabled", "disabled"]
     collector_ip: str

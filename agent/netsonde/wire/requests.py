@@ -210,3 +210,20 @@ class PacketsRequest(Request, kw_only=True):
     max_bytes: Annotated[int, Meta(ge=1, le=2**40, description="of pcapng")] = 64 << 20
     max_packets: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
     to: Place
+
+
+class PacketsDeleteRequest(Request, kw_only=True):
+    """Delete results of `packets` from the host's bucket: by name, by age, or both."""
+
+    objects: Annotated[
+        list[Annotated[str, Meta(max_length=256)]],
+        Meta(max_length=1000, description="their names; empty: all"),
+    ] = []
+    older_than: (
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=64, description="RFC 3339 with an offset, or like -2h"),
+        ]
+        | None
+    ) = None
+    all_owners: Annotated[bool, Meta(description="also those that other callers requested")] = False
