@@ -8,7 +8,7 @@
 
 #include <pthread.h>
 
-#include "core/wake.h"
+#include "host/wake.h"
 #include "netsonde.h"
 
 enum { SONDE_EVENTS_MAX = 256 };

@@ -5,7 +5,7 @@
 #ifndef SONDE_CORE_SESSION_STATE_H
 #define SONDE_CORE_SESSION_STATE_H
 
-#include "core/wake.h"
+#include "host/wake.h"
 #include "core/worker.h"
 #include "export/rendering.h"
 #include "netsonde.h"

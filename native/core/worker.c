@@ -22,6 +22,7 @@ enum {
   RECORDS_PER_BATCH_MAX = SONDE_WORKER_BATCH * SONDE_FLOW_RECORDS_PER_PACKET_MAX,
 };
 static const uint64_t ALARM_INTERVAL_NS = 60000000000;
+static const uint64_t SEVERAL_SOURCES_NS = 500000000;
 
 /* ---- the record ring as the table's sink ---------------------------------------------- */
 
@@ -121,11 +122,26 @@ static uint32_t filter_batch(struct sonde_worker *worker, uint32_t count) {
   return kept;
 }
 
+static inline uint64_t epoch_now(const struct sonde_worker *worker) {
+  return worker->clock.now_ns + (uint64_t)worker->clock.epoch_offset;
+}
+
 /* Stores a packet in the capture buffer; an implausible stamp is replaced by now. */
 static inline void record(struct sonde_worker *worker, const struct sonde_packet *packet,
                           const struct sonde_decoded *decoded, bool time_valid) {
-  uint64_t now = worker->clock.now_ns + (uint64_t)worker->clock.epoch_offset;
-  sonde_appender_add(worker->appender, packet, decoded, time_valid ? packet->time_ns : now);
+  uint64_t time_ns = time_valid ? packet->time_ns : epoch_now(worker);
+  sonde_appender_add(worker->appender, packet, decoded, time_ns);
+}
+
+/* Not inline: a session without taps only tests their number. */
+static __attribute__((noinline)) void copy_to_taps(struct sonde_worker *worker,
+                                                   const struct sonde_packet *packet,
+                                                   const struct sonde_decoded *decoded,
+                                                   bool time_valid) {
+  uint64_t time_ns = time_valid ? packet->time_ns : epoch_now(worker);
+  worker->tapped_ns = time_ns;
+  for (uint32_t i = 0; i < worker->tap_count; i++)
+    sonde_tap_feed_packet(worker->taps[i], packet, decoded, time_ns);
 }
 
 static void count_undecoded(struct sonde_worker_counters *counters, uint16_t linktype) {
@@ -165,6 +181,8 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
     counters->timestamps_corrected += !time_valid;
     if (worker->appender && cause != SONDE_NON_FLOW_OWN)
       record(worker, packet, cause < 0 ? decoded : NULL, time_valid);
+    if (__builtin_expect(worker->tap_count != 0, 0) && cause != SONDE_NON_FLOW_OWN)
+      copy_to_taps(worker, packet, cause < 0 ? decoded : NULL, time_valid);
     if (cause >= 0) {
       counters->packets_non_flow += decoded->packets;
       counters->non_flow[cause] += decoded->packets;
@@ -228,6 +246,8 @@ void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *
 
 static void meter_batch(struct sonde_worker *worker, uint32_t count) {
   sonde_own_reader_refresh(&worker->own);
+  for (uint32_t i = 0; i < worker->tap_count; i++)
+    sonde_own_reader_refresh(&worker->taps[i]->own);
   if (worker->filters.expression)
     count = filter_batch(worker, count);
   for (uint32_t first = 0, end = 0; first < count; first = end) {
@@ -465,6 +485,15 @@ static bool drained(struct sonde_worker *worker) {
   return worker->clock.now_ns - worker->draining_since_ns >= (uint64_t)DRAIN_MIN_MS * 1000000;
 }
 
+/* Reports the time until which every packet has been handed to the taps. empty: the sources had no
+ * packet at before_ns. Else the queue may hold older packets of another source. */
+static void turn_taps(struct sonde_worker *worker, bool empty, uint64_t before_ns) {
+  uint64_t behind_ns = worker->feed_count > 1 ? SEVERAL_SOURCES_NS : 0;
+  uint64_t turned_ns = empty ? before_ns : worker->tapped_ns - behind_ns;
+  for (uint32_t i = 0; i < worker->tap_count; i++)
+    sonde_tap_writer_turn(worker->taps[i]->writer, worker->taps[i]->ring, turned_ns);
+}
+
 static void *run(void *argument) {
   struct sonde_worker *worker = argument;
   char name[16];
@@ -472,6 +501,7 @@ static void *run(void *argument) {
   pthread_setname_np(pthread_self(), name);
   for (;;) {
     struct sonde_flow_counters before = *sonde_flow_table_counters(worker->table);
+    uint64_t before_ns = epoch_now(worker);
     bool more = receive_batch(worker);
     note_clock_step(worker);
     sonde_worker_expire(worker);
@@ -479,6 +509,8 @@ static void *run(void *argument) {
       flush_some(worker);
     if (worker->appender)
       sonde_appender_turn(worker->appender);
+    if (worker->tap_count)
+      turn_taps(worker, !more, before_ns);
     publish(worker);
     raise_alarms(worker, &before);
     if (sonde_flow_table_counters(worker->table)->records != before.records)

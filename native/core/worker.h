@@ -18,9 +18,10 @@
 #include "core/packet_clock.h"
 #include "core/ring.h"
 #include "core/source.h"
-#include "core/wake.h"
+#include "core/tap_feed.h"
 #include "flow/table.h"
 #include "host/seqlock.h"
+#include "host/wake.h"
 #include "label/labeler.h"
 #include "parse/decode.h"
 #include "store/appender.h"
@@ -93,6 +94,9 @@ struct sonde_worker {
   struct sonde_worker_counters counters;
   struct sonde_filter_set filters; /* user-space filter */
   struct sonde_own_reader own;     /* joined if the session excludes its process's traffic */
+  struct sonde_tap_feed *taps[SONDE_TAPS_MAX]; /* live copies of packets */
+  uint32_t tap_count;
+  uint64_t tapped_ns; /* time of the last packet while a tap is open */
   bool metering;
   uint64_t idle_ns;
   uint64_t active_ns;

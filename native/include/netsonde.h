@@ -15,6 +15,7 @@
 #include "owner.h"
 #include "record.h"
 #include "status.h"
+#include "tap.h"
 
 enum { SONDE_ABI = 1 };
 

@@ -29,6 +29,7 @@ from netsonde.service.identity import Identity
 from netsonde.service.outbox import SMALL_REPLY_MAX, SMALL_UNSENT_MAX, UNSENT_MAX
 from netsonde.service.policy import Policy
 from netsonde.service.responder import COSTLY_MAX, Responder
+from netsonde.service.taps import Taps
 from netsonde.wire.replies import BusState, StatusReply, StopReply
 from netsonde.wire.verbs import VERBS
 
@@ -145,12 +146,23 @@ async def rig() -> AsyncIterator[Rig]:
             cast(Standing, None),
             cast(Retrievals, FakeRetrievals()),
             Firmware(FirmwareSection()),
+            cast(Taps, FakeTaps()),
             FakeBus(),
         )
         responder = Responder(
             cast(Connection, connection), features, cast(Events, events), discovery, policy, tasks
         )
         yield Rig(responder, connection, events, discovery, policy)
+
+
+class FakeTaps:
+    """No tap is open."""
+
+    def close(self) -> None:
+        pass
+
+    def states(self) -> list[object]:
+        return []
 
 
 class FakeBus:

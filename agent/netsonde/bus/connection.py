@@ -277,6 +277,19 @@ class Connection:
             return None
         return reply
 
+    async def interest(self, subject: str, timeout_sec: float) -> bool:
+        """Returns False if the server says that nobody subscribes to the subject."""
+        client = self._client
+        if client is None or not client.is_connected:
+            return True
+        try:
+            await client.request(subject, b"", timeout=timeout_sec)
+        except nats.errors.NoRespondersError:
+            return False
+        except (*PUBLISH_ERRORS, TimeoutError):
+            return True
+        return True
+
     async def barrier(self, timeout_sec: float = 5.0) -> bool:
         """Returns True if the server has received everything published before."""
         client = self._client

@@ -13,6 +13,7 @@ from ..fleet.outcome import Outcome
 from .around import add_around_arguments, resolve_around
 from .downloads import STANDARD_OUTPUT, find_viewer, opened_viewer, pipe_all, write_files
 from .flows import clock_time
+from .follow import add_follow_arguments, check_live_options, run_follow
 from .output import say
 from .requests import (
     Plan,
@@ -81,6 +82,7 @@ class PacketsCommand:
         )
         add_around_arguments(parser)
         add_stored_arguments(parser)
+        add_follow_arguments(parser)
         add_client_arguments(parser)
         # argparse reads `-5m` as a flag unless it matches this pattern.
         parser._negative_number_matcher = TIME_AGO
@@ -92,6 +94,9 @@ class PacketsCommand:
             return list_results(args)
         if args.delete is not None:
             return delete_results(args)
+        check_live_options(args)
+        if args.follow:
+            return run_follow(args)
         if args.to == "file" and (args.open or args.write is not None):
             raise DestinationError("--write and --open need --to object_store.")
         if args.split and args.write in (None, STANDARD_OUTPUT):

@@ -43,6 +43,9 @@ LIVE_KEYS = frozenset(
         "policy.hide",
         "policy.identity",
         "metrics.interval_sec",
+        "tap.rate_kbps",
+        "tap.taps",
+        "tap.while_sealed",
         "agent.labels",
         *_SESSION_KEYS,
     }

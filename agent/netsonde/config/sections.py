@@ -234,6 +234,20 @@ class PolicySection(Section, kw_only=True, frozen=True):
     ] = {}
 
 
+class TapSection(Section, kw_only=True, frozen=True):
+    """Live copies of packets: the verb `tap`."""
+
+    taps: Annotated[
+        int, Meta(ge=0, le=4, description="taps that may be open at once; 0: refuse all")
+    ] = 2
+    rate_kbps: Annotated[
+        int, Meta(ge=0, le=10**7, description="kbit/s of all taps together; 0: no limit")
+    ] = 20_000
+    while_sealed: Annotated[
+        bool, Meta(description="also copy packets while the capture buffer is sealed")
+    ] = False
+
+
 class LogSection(Section, kw_only=True, frozen=True):
     """The log on standard error."""
 
@@ -262,6 +276,7 @@ class Config(Section, kw_only=True, frozen=True):
     encryption: EncryptionSection = EncryptionSection()
     firmware: FirmwareSection = FirmwareSection()
     policy: PolicySection = PolicySection()
+    tap: TapSection = TapSection()
     log: LogSection = LogSection()
     http: HttpSection = HttpSection()
     session: Annotated[

@@ -32,6 +32,7 @@ from ..service.identity import Identity
 from ..service.policy import Policy
 from ..service.presence import Presence
 from ..service.responder import Responder
+from ..service.taps import Taps
 from ..sinks.core_nats import FlowStream
 from ..sinks.jetstream import JetStreamSink
 from ..wire.replies import BusState, MetricsMessage, MetricsReply
@@ -41,6 +42,7 @@ from .metrics.exporting import ExportMetrics
 from .metrics.host import HostMetrics, PolicyMetrics, WantedMetrics
 from .metrics.registry import Part, registry_of
 from .metrics.session import SessionMetrics
+from .metrics.taps import TapMetrics
 
 
 class Bus:
@@ -61,6 +63,7 @@ class Bus:
             self.records = self._connection(nats, "records")
         self.publisher = Publisher(self.data, root=settings.nats.root, host=settings.host)
         self.record_publisher = self.publisher.with_connection(self.records)
+        self._nats = settings.nats
         self._metrics_seq = 0
         self._log = structlog.get_logger()
         self._warned: set[str] = set()  # servers without authentication
@@ -72,6 +75,10 @@ class Bus:
         return Connection(
             settings, host=self._host, purpose=purpose, open_socket=own_traffic.connect
         )
+
+    def tap_connection(self) -> Connection:
+        """Makes a connection for taps only: a slow reader may stall it."""
+        return self._connection(self._nats, "tap")
 
     @property
     def connections(self) -> list[Connection]:
@@ -152,6 +159,7 @@ class Parts:
         self.features.firmware.settings = settings.firmware
         self.features.retrievals.settings = settings.buffer
         self.policy.settings = settings.policy
+        self.features.taps.reload(settings.tap)
         self.presence.description.settings = settings
         self.desired.note_change()
 
@@ -184,6 +192,7 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         standing,
         Retrievals(settings.buffer, settings.host, bus.packets_bucket),
         Firmware(settings.firmware),
+        Taps(settings.tap, sessions, events, tasks, bus.tap_connection, settings.host),
         bus,
     )
     policy = Policy(settings.policy)
@@ -244,6 +253,7 @@ def _metrics(
         SpoolMetrics(sessions.spool),
         SessionMetrics(lambda: sessions.current, sessions.totals),
         ExportMetrics(lambda: sessions.current, sessions.totals),
+        TapMetrics(features.taps),
     ]
     return registry_of(parts)
 

@@ -55,7 +55,10 @@ from ..wire.requests import (
     StartRequest,
     StatusRequest,
     StopRequest,
+    TapRequest,
 )
+from .policy import Caller
+from .taps import Taps
 
 
 class Bus(Protocol):
@@ -75,6 +78,7 @@ class Features:
     standing: Standing
     retrievals: Retrievals
     firmware: Firmware
+    taps: Taps
     bus: Bus
 
 
@@ -92,6 +96,7 @@ class Call:
     deletes_all: bool
     binary: bool
     reply_bytes_max: int
+    caller: Caller | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,8 @@ async def status(call: Call, request: StatusRequest) -> Done:
     reply = call.features.standing.status()
     reply.bus = call.features.bus.state()
     reply.bus_authenticated = call.features.bus.authenticated
+    if reply.running:
+        reply.taps = call.features.taps.states()
     return Done(reply, 200 if reply.running else 204)
 
 
@@ -194,6 +201,10 @@ async def packets_delete(call: Call, request: PacketsDeleteRequest) -> Done:
     if request.all_owners and not call.deletes_all:
         raise PolicyDenied("The caller may delete only its own objects.", field="$.all_owners")
     return Done(await delete_objects(call.features.retrievals.bucket(), request, call.owner))
+
+
+async def tap(call: Call, request: TapRequest) -> Done:
+    return Done(await call.features.taps.open(request, call.caller))
 
 
 async def firmware_verify(call: Call, request: FirmwareRequest) -> Done:
@@ -273,6 +284,7 @@ HANDLERS: dict[str, Handler] = {
     "encryption.enable": encryption_enable,
     "packets": packets,
     "packets.delete": packets_delete,
+    "tap": tap,
     "firmware.verify": firmware_verify,
     "schema": schema_,
 }

@@ -42,6 +42,7 @@ from ..errors import (
 from ..wire import envelope
 from ..wire.envelope import Headers
 from ..wire.events import EventLog
+from ..wire.replies import TapCreditReply
 from ..wire.verbs import VERBS, Verb
 from .audit import Audit
 from .discovery import Discovery, EndpointStats
@@ -63,6 +64,7 @@ LARGE_BODY_BYTES_PER_SEC = 1 << 20
 LARGE_BODY_BYTES_BURST = 8 << 20
 TOO_MANY_LARGE = "Too many large request bodies; try again in a moment."
 LARGE_BODY_AUDITS_PER_SEC = 20  # further refusals are not audited
+TAP_PREFIX = "tap."  # subjects that control an open tap
 REPLY_HEADROOM_BYTES = 4096  # for headers and the fields around a large array
 
 
@@ -173,6 +175,7 @@ class Responder:
         self._features.sessions.filters.close()
         self._features.retrievals.close()
         self._features.firmware.close()
+        self._features.taps.close()
         if self._running:
             await asyncio.wait(set(self._running), timeout=timeout_sec)
 
@@ -196,6 +199,9 @@ class Responder:
             await self._refuse_large(message)
             return
         size, verb = len(message.data), self._verb_name(message.subject)
+        if verb.startswith(TAP_PREFIX):
+            await self._control_tap(message, verb.removeprefix(TAP_PREFIX))
+            return
         verb = verb if verb in VERBS else ""
         if (
             self._received[verb] >= RECEIVED_OF_VERB_MAX
@@ -209,6 +215,24 @@ class Responder:
         self._running_bytes += size
         self._received[verb] += 1
         task.add_done_callback(lambda task: self._forget(task, verb, size))
+
+    async def _control_tap(self, message: Msg, rest: str) -> None:
+        """Executes the credit or the stop of an open tap at once: it costs microseconds, and a
+        credit must not wait behind requests."""
+        headers = Headers.of(message.headers)
+        try:
+            caller = self._policy.identify(message.headers)
+            self._features.taps.control(rest, message.data, caller)
+            done = envelope.encode(
+                TapCreditReply(host=self._host, utc_ns=time.time_ns()), binary=False
+            )
+            sent = envelope.reply_headers(self._host, 200, headers.request_id, binary=False)
+            outcome = _Outcome(StoredReply(done, sent), None)
+        except RequestError as error:
+            outcome = self._refused(error, headers)
+        reply_to = self._reply_to(message)
+        if reply_to and not self.outbox.full:
+            await self._respond(reply_to, headers, outcome)
 
     async def _refuse_large(self, message: Msg) -> None:
         """Counts the request and replies with 429, no more: while such a flood lasts, the
@@ -338,6 +362,7 @@ class Responder:
             deletes_all=self._policy.deletes_all(caller),
             binary=headers.binary_reply,
             reply_bytes_max=self._connection.max_payload - REPLY_HEADROOM_BYTES,
+            caller=caller,
         )
         done = await HANDLERS[verb.name](call, request)
         payload = self._encoded(verb, done, binary=headers.binary_reply)

@@ -255,6 +255,7 @@ class StatusReply(StatusCounters, kw_only=True):
     encryption: EncryptionState | UnsetType | None = UNSET
     buffer: BufferState | UnsetType = UNSET
     spool: SpoolState | UnsetType | None = UNSET
+    taps: Annotated[list[TapState] | UnsetType, Meta(description="open taps")] = UNSET
     bus: BusState | UnsetType = UNSET
     bus_authenticated: Annotated[
         bool | UnsetType, Meta(description="false: a NATS server of the agent requires no login")
@@ -388,6 +389,57 @@ class PacketsDeleteReply(Reply, kw_only=True):
     deleted: list[str]
     bytes: Count
     refused: list[RefusedObject]
+
+
+class TapInterfaceState(Struct, kw_only=True):
+    """Its position in the list is its number in packet blocks."""
+
+    name: str
+    linktype: Annotated[int, Meta(ge=0, description="a LINKTYPE_ value")]
+    tsresol: Annotated[int, Meta(description="times are in 10^-tsresol s")] = 9
+    snaplen: int
+
+
+class TapClock(Struct, kw_only=True):
+    utc_ns: Annotated[int, Meta(description="the host's time at the reply")]
+    offset_known: Annotated[bool, Meta(description="the host knows its error")] = False
+
+
+class TapLimits(Struct, kw_only=True):
+    credit: Annotated[Count, Meta(description="bytes allowed at first")]
+    window_max: Annotated[Count, Meta(description="bytes allowed at once")]
+    rate_kbps: Annotated[Count, Meta(description="0: no limit; falls while other taps are open")]
+    snaplen: int
+    duration_sec: int
+
+
+class TapReply(Reply, kw_only=True):
+    """The tap is open. Its messages come to `data` plus the host token."""
+
+    tap: Annotated[str, Meta(description="id, for the subjects of credit and stop")]
+    data: Annotated[str, Meta(description="subject of the messages")]
+    interfaces: list[TapInterfaceState]
+    clock: TapClock
+    limits: TapLimits
+    lease_sec: Annotated[int, Meta(description="without credit for this time, the tap ends")]
+
+
+class TapCreditReply(Reply, kw_only=True):
+    """The reply to a credit or a stop that was sent as a request."""
+
+    utc_ns: Annotated[int, Meta(description="the host's time at the reply")]
+
+
+class TapState(Struct, kw_only=True):
+    """An open tap, in packets and bytes of their blocks."""
+
+    tap: str
+    filter: str
+    age_sec: float
+    packets_matched: Count
+    packets_sent: Count
+    packets_lost: Count
+    bytes_sent: Count
 
 
 class ExportReply(Reply, kw_only=True):

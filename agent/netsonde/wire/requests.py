@@ -227,3 +227,43 @@ class PacketsDeleteRequest(Request, kw_only=True):
         | None
     ) = None
     all_owners: Annotated[bool, Meta(description="also those that other callers requested")] = False
+
+
+TAP_WINDOW_MIN, TAP_WINDOW_MAX = 64 << 10, 4 << 20
+
+
+class TapRequest(Request, kw_only=True):
+    """Live copies of packets that match. They come to `data`, as far as `credit` allows."""
+
+    filter: Annotated[str, Meta(max_length=4096, description="a BPF expression; required")] = ""
+    data: Annotated[
+        str,
+        Meta(
+            max_length=200,
+            pattern=r"^_INBOX[A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+$",
+            description="inbox of the messages, to which the host token is added",
+        ),
+    ]
+    snaplen: Annotated[int, Meta(ge=0, le=262144, description="bytes of a packet; 0: all")] = 256
+    interface: Annotated[
+        str, Meta(max_length=4096, description="names and patterns separated by commas")
+    ] = ""
+    direction: Literal["both", "in", "out"] = "both"
+    max_packets: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
+    max_bytes: Annotated[int, Meta(ge=1, le=2**40, description="of packet blocks")] | None = None
+    duration_sec: Annotated[int, Meta(ge=1, le=3600)] = 60
+    rate_kbps: (
+        Annotated[int, Meta(ge=1, le=10**7, description="at most the host's own limit")] | None
+    ) = None
+    credit: Annotated[
+        int, Meta(ge=0, le=2**40, description="bytes to send at first; 64 KiB to 4 MiB are used")
+    ] = 1 << 20
+
+
+class TapCredit(Request, kw_only=True):
+    """Allows a tap to send up to `bytes` in all, and keeps it open."""
+
+    bytes: Annotated[int, Meta(ge=0, le=2**63 - 1, description="in all since the tap opened")]
+    through_seq: Annotated[
+        int, Meta(ge=0, le=2**63 - 1, description="the last message that arrived")
+    ] = 0

@@ -18,6 +18,7 @@ from .replies import (
     StartReply,
     StatusReply,
     StopReply,
+    TapReply,
 )
 from .requests import (
     BackendsRequest,
@@ -34,6 +35,7 @@ from .requests import (
     StartRequest,
     StatusRequest,
     StopRequest,
+    TapRequest,
 )
 
 
@@ -74,6 +76,8 @@ VERBS: dict[str, Verb] = {
              "Retrieve packets from the capture buffer", changes=True, costly=True),
         Verb("packets.delete", PacketsDeleteRequest, PacketsDeleteReply,
              "Delete results of `packets` from the bucket", changes=True),
+        Verb("tap", TapRequest, TapReply,
+             "Copy packets to the caller as they are captured", changes=True, costly=True),
         Verb("firmware.verify", FirmwareRequest, FirmwareReply,
              "Check a firmware file's signature against the trusted keys", costly=True),
         Verb("schema", SchemaRequest, SchemaReply, "The AsyncAPI document of this agent"),

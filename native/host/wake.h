@@ -3,8 +3,8 @@
  * The reader arms, checks its queue again, then sleeps. Producers signal each arrival. Only
  * the first signal after arming writes to the descriptor.
  */
-#ifndef SONDE_CORE_WAKE_H
-#define SONDE_CORE_WAKE_H
+#ifndef SONDE_HOST_WAKE_H
+#define SONDE_HOST_WAKE_H
 
 #include <stdatomic.h>
 #include <stdbool.h>

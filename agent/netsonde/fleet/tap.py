@@ -1,0 +1,453 @@
+"""Live packets of many hosts as one pcapng: opens taps, pays for them, merges by time.
+
+Each host sends as many bytes as it was granted. A grant follows what was written, so a slow writer
+slows down the hosts, which count what they lose; nothing piles up here or on the bus. Every host
+says until which time it has sent all (`Through`). Packets are written in order of time up to the
+smallest of these, or after `reorder_ms` at the latest. The order of one host's packets is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from nats.aio.msg import Msg
+
+from .client import FleetClient
+from .outcome import PACE, Outcome, Pace
+from .scatter import Reply
+from .tap_blocks import (
+    Block,
+    interface_block,
+    packet_blocks,
+    section_block,
+    statistics_block,
+    with_comment,
+)
+from .targeting import ALL, Target
+
+GRANT_SEC = 3.0
+SILENT_SEC = 3.0  # a host speaks every second
+GONE_SEC = 10.0  # equals the lease
+TURN_SEC = 0.1
+ENDING_SEC = 3.0  # for the last messages after a stop
+CLOCK_PINGS = 3
+CLOCK_TIMEOUT_SEC = 1.0
+CHUNK_BYTES = 1 << 18
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TapOptions:
+    """Options of a tap. statistics: write a statistics block every second, so that a closed pipe is
+    noticed."""
+
+    filter: str
+    snaplen: int = 256
+    interface: str = ""
+    direction: str = "both"
+    max_packets: int | None = None
+    max_bytes: int | None = None
+    duration_sec: int = 60
+    rate_kbps: int | None = None
+    window_bytes: int = 1 << 20
+    reorder_ms: int = 1000
+    statistics: bool = False
+
+    def body(self, inbox: str) -> dict[str, Any]:
+        """Returns the body of the request `tap`."""
+        optional = {
+            "max_packets": self.max_packets,
+            "max_bytes": self.max_bytes,
+            "rate_kbps": self.rate_kbps,
+        }
+        return {
+            "filter": self.filter,
+            "data": inbox,
+            "snaplen": self.snaplen,
+            "interface": self.interface,
+            "direction": self.direction,
+            "duration_sec": self.duration_sec,
+            "credit": self.window_bytes,
+            **{name: value for name, value in optional.items() if value is not None},
+        }
+
+
+@dataclass(slots=True)
+class Loss:
+    """Packets that matched and did not arrive, by cause."""
+
+    ring: int = 0
+    rate: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.ring + self.rate
+
+
+@dataclass(slots=True)
+class HostTap:
+    """One host's tap. waiting: packets that are not written yet, with their arrival."""
+
+    host: str
+    id: str
+    window: int
+    numbers: list[int] = field(default_factory=list)  # in the merged file, by the host's number
+    waiting: deque[tuple[Block, float]] = field(default_factory=deque)
+    seq: int = 0
+    sent: int = 0  # bytes, as the host says
+    queued: int = 0  # bytes in `waiting`
+    granted: int = 0
+    granted_sec: float = 0.0
+    heard_sec: float = field(default_factory=time.monotonic)
+    through_ns: int = 0
+    packets: int = 0
+    late: int = 0
+    missing: int = 0  # messages that did not arrive
+    loss: Loss = field(default_factory=Loss)
+    end: str = ""
+    silent: bool = False
+    comment: str = ""  # for the next packet
+    clock_error_ns: int | None = None
+
+    @property
+    def written(self) -> int:
+        """Bytes that have left `waiting`, or never arrived."""
+        return self.sent - self.queued
+
+    @property
+    def failed(self) -> bool:
+        return self.end in ("gone", "lease", "no_responders", "session_stop", "sealed", "drain")
+
+
+class TapSession:
+    """One run of `follow`. report: gets a sentence for each loss and each host that comes or
+    goes."""
+
+    def __init__(
+        self, client: FleetClient, options: TapOptions, report: Report = lambda text: None
+    ) -> None:
+        self.outcome = Outcome()
+        self.hosts: dict[str, HostTap] = {}
+        self._client = client
+        self._options = options
+        self._report = report
+        self._inbox = client.connection.new_inbox()
+        self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        self._stopping = asyncio.Event()
+        self._interfaces = 0
+        self._last_ns = 0  # time of the last packet written
+        self._out = bytearray()
+        self._statistics_sec = time.monotonic()
+
+    @property
+    def lost_packets(self) -> int:
+        return sum(one.loss.total for one in self.hosts.values())
+
+    @property
+    def failed(self) -> bool:
+        """A host ended without being asked to, or a message did not arrive."""
+        return any(one.failed or one.missing for one in self.hosts.values())
+
+    def stop(self) -> None:
+        """Ends all taps; `follow` yields what is left and returns."""
+        self._stopping.set()
+
+    def summary(self) -> list[str]:
+        """Returns a sentence for each host, and one for each of its losses."""
+        lines = []
+        for one in self.hosts.values():
+            lines.append(f"{one.host}: {one.packets} packets, {one.loss.total} lost")
+            if one.loss.ring:
+                lines.append(f"{one.host}: {one.loss.ring} lost: the reader was too slow")
+            if one.loss.rate:
+                lines.append(f"{one.host}: {one.loss.rate} lost: above the rate")
+            if one.late:
+                lines.append(f"{one.host}: {one.late} came too late to be in order")
+            if one.missing:
+                lines.append(f"{one.host}: {one.missing} messages did not arrive")
+            if one.failed:
+                lines.append(f"{one.host}: the tap ended early: {one.end}")
+        return lines
+
+    # ---- the run --------------------------------------------------------------------------------
+
+    async def follow(self, target: Target = ALL, pace: Pace = PACE) -> AsyncGenerator[bytes, None]:
+        """Yields one pcapng: the section, one interface per host and interface, then packets.
+        Raises the errors of FleetClient.ask."""
+        subscription = await self._client.connection.subscribe(
+            f"{self._inbox}.*",
+            cb=self._on_message,
+            pending_msgs_limit=1 << 20,
+            pending_bytes_limit=1 << 30,  # the grants are the limit
+        )
+        granting: asyncio.Task[None] | None = None
+        try:
+            await self._client.ask(
+                "tap", self._options.body(self._inbox), target, pace, outcome=self.outcome
+            )
+            await self._admit([reply for reply in self.outcome.replies if reply.accepted])
+            granting = asyncio.create_task(self._keep_leases())
+            yield self._take()
+            async for chunk in self._merge():
+                yield chunk
+        finally:
+            if granting is not None:
+                granting.cancel()
+            await self._stop_all()
+            with contextlib.suppress(Exception):
+                await subscription.unsubscribe()
+
+    async def _merge(self) -> AsyncGenerator[bytes, None]:
+        """Yields merged packets until every tap has ended."""
+        ending_sec = None
+        while any(not one.end for one in self.hosts.values()):
+            if self._stopping.is_set() and ending_sec is None:
+                await self._stop_all()
+                ending_sec = time.monotonic() + ENDING_SEC
+            if ending_sec is not None and time.monotonic() > ending_sec:
+                for one in self.hosts.values():
+                    one.end = one.end or "gone"
+                break
+            await self._receive()
+            self._watch()
+            self._release()
+            self._add_statistics()
+            if self._out:
+                yield self._take()
+            await self._grant_read()
+        self._release(everything=True)
+        for one in self.hosts.values():
+            if one.numbers:
+                self._out += statistics_block(
+                    one.numbers[0], time.time_ns(), one.packets, one.loss.total
+                )
+        if self._out:
+            yield self._take()
+
+    def _take(self) -> bytes:
+        taken = bytes(self._out)
+        self._out.clear()
+        return taken
+
+    # ---- hosts ----------------------------------------------------------------------------------
+
+    async def _admit(self, replies: list[Reply]) -> None:
+        """Writes the section and the interfaces of all hosts."""
+        for reply in replies:
+            body = reply.body
+            credit = int(body["limits"]["credit"])
+            one = HostTap(reply.host, str(body["tap"]), window=credit, granted=credit)
+            one.granted_sec = time.monotonic()
+            self.hosts[reply.host] = one
+        await asyncio.gather(*(self._measure_clock(one) for one in self.hosts.values()))
+        self._out += section_block()
+        for reply in replies:
+            self._add_interfaces(self.hosts[reply.host], reply.body["interfaces"])
+
+    def _add_interfaces(self, one: HostTap, listed: list[dict[str, Any]]) -> None:
+        comment = ""
+        if one.clock_error_ns is not None:
+            comment = f"clock error of {one.host}: at most {one.clock_error_ns / 1e6:.1f} ms"
+        for interface in listed:
+            self._out += interface_block(
+                f"{one.host}/{interface['name']}",
+                int(interface["linktype"]),
+                int(interface["snaplen"]),
+                expression=self._options.filter,
+                comment=comment,
+            )
+            one.numbers.append(self._interfaces)
+            self._interfaces += 1
+
+    def _control(self, one: HostTap, action: str) -> str:
+        return f"{self._client.address.root}.host.{one.host}.tap.{one.id}.{action}"
+
+    async def _measure_clock(self, one: HostTap) -> None:
+        """Asks for the host's time. The error is at most the difference plus half the time of the
+        shortest round trip."""
+        best: tuple[int, int] | None = None
+        credit = msgspec.json.encode({"bytes": one.granted, "through_seq": 0})
+        for _ in range(CLOCK_PINGS):
+            sent_ns = time.time_ns()
+            answer = await self._client.request(
+                self._control(one, "credit"), credit, CLOCK_TIMEOUT_SEC
+            )
+            back_ns = time.time_ns()
+            if answer is None:
+                return
+            found = msgspec.json.decode(answer).get("utc_ns")
+            if found is None:
+                return
+            trip = back_ns - sent_ns
+            if best is None or trip < best[0]:
+                best = trip, int(found) - (sent_ns + trip // 2)
+        if best is not None:
+            one.clock_error_ns = abs(best[1]) + best[0] // 2
+
+    async def _grant(self, one: HostTap) -> None:
+        one.granted = max(one.granted, one.written + one.window)
+        one.granted_sec = time.monotonic()
+        body = msgspec.json.encode({"bytes": one.granted, "through_seq": one.seq})
+        with contextlib.suppress(Exception):  # the connection is down: the lease decides
+            await self._client.connection.publish(self._control(one, "credit"), body)
+
+    async def _grant_read(self) -> None:
+        """Grants what was written since, at half the window."""
+        for one in self.hosts.values():
+            if not one.end and one.written + one.window - one.granted >= one.window // 2:
+                await self._grant(one)
+
+    async def _keep_leases(self) -> None:
+        """Renews the leases also while the writer is blocked."""
+        while True:
+            await asyncio.sleep(GRANT_SEC / 3)
+            for one in list(self.hosts.values()):
+                if not one.end and time.monotonic() - one.granted_sec >= GRANT_SEC - 0.1:
+                    await self._grant(one)
+
+    async def _stop_all(self) -> None:
+        for one in self.hosts.values():
+            if not one.end:
+                with contextlib.suppress(Exception):
+                    await self._client.connection.publish(self._control(one, "stop"), b"{}")
+        with contextlib.suppress(Exception):
+            await self._client.connection.flush(1)
+
+    def _watch(self) -> None:
+        """Notices hosts that have become silent."""
+        now = time.monotonic()
+        for one in self.hosts.values():
+            quiet = now - one.heard_sec
+            if one.end:
+                continue
+            if quiet >= GONE_SEC:
+                one.end = "gone"
+                self._report(f"{one.host}: gone: nothing came for {GONE_SEC:.0f} s")
+            elif quiet >= SILENT_SEC and not one.silent:
+                one.silent = True
+                self._report(f"{one.host}: silent for {SILENT_SEC:.0f} s; not waiting for it")
+
+    # ---- messages -------------------------------------------------------------------------------
+
+    async def _on_message(self, message: Msg) -> None:
+        await self._arrived.put(message)
+
+    async def _receive(self) -> None:
+        """Reads what has arrived; waits a moment if nothing has."""
+        with contextlib.suppress(TimeoutError):
+            self._read(await asyncio.wait_for(self._arrived.get(), TURN_SEC))
+        while not self._arrived.empty() and len(self._out) < CHUNK_BYTES:
+            self._read(self._arrived.get_nowait())
+
+    def _read(self, message: Msg) -> None:
+        headers = message.headers or {}
+        one = self.hosts.get(message.subject.rpartition(".")[2])
+        if one is None or headers.get("Tap") != one.id or "Seq" not in headers:
+            return  # a probe of the lease, or not a message of these taps
+        seq = int(headers["Seq"])
+        if seq <= one.seq:
+            return
+        one.missing += seq - one.seq - 1
+        one.seq = seq
+        one.heard_sec = time.monotonic()
+        if one.silent:
+            one.silent = False
+            self._report(f"{one.host}: back")
+        one.sent = max(one.sent, int(headers.get("Sent", 0)))
+        self._read_losses(one, headers)
+        if "Interfaces" in headers:
+            self._add_interfaces(one, msgspec.json.decode(headers["Interfaces"]))
+        for block in packet_blocks(message.data):
+            one.waiting.append((block, one.heard_sec))
+            one.queued += len(block.data)
+        one.through_ns = max(one.through_ns, int(headers.get("Through", 0)))
+        if end := headers.get("End"):
+            one.end = end
+            one.through_ns = 1 << 63
+            if end != "stop":
+                self._report(f"{one.host}: the tap ended: {end}")
+
+    def _read_losses(self, one: HostTap, headers: dict[str, str]) -> None:
+        lost = read_causes(headers.get("Lost-Packets", ""))
+        if not lost.total:
+            return
+        one.loss.ring += lost.ring
+        one.loss.rate += lost.rate
+        one.comment = f"{lost.total} packets lost before this one"
+        if one.numbers:
+            self._out += statistics_block(
+                one.numbers[0], time.time_ns(), one.packets, one.loss.total
+            )
+        self._report(f"{one.host}: {lost.total} packets lost ({one.loss.total} so far)")
+
+    # ---- order ----------------------------------------------------------------------------------
+
+    def _release(self, *, everything: bool = False) -> None:
+        """Writes waiting packets in order of time: up to the time that every host has passed, and
+        those that have waited for reorder_ms."""
+        speaking = [one for one in self.hosts.values() if not one.silent and not one.end]
+        through_ns = min((one.through_ns for one in speaking), default=1 << 63)
+        overdue_sec = time.monotonic() - self._options.reorder_ms / 1000
+        while True:
+            one = min(
+                (one for one in self.hosts.values() if one.waiting),
+                key=lambda one: one.waiting[0][0].time_ns,
+                default=None,
+            )
+            if one is None:
+                return
+            block, arrived_sec = one.waiting[0]
+            if not everything and block.time_ns > through_ns and arrived_sec > overdue_sec:
+                if not self._release_overdue(overdue_sec):
+                    return
+                continue
+            self._write(one)
+
+    def _release_overdue(self, overdue_sec: float) -> bool:
+        """Writes the oldest packet of a host whose head has waited too long. False if none has."""
+        for one in self.hosts.values():
+            if one.waiting and one.waiting[0][1] <= overdue_sec:
+                self._write(one)
+                return True
+        return False
+
+    def _write(self, one: HostTap) -> None:
+        block, _ = one.waiting.popleft()
+        one.queued -= len(block.data)
+        if block.number >= len(one.numbers):
+            one.missing += 1
+            return
+        data = block.renumbered(one.numbers[block.number])
+        if one.comment:
+            data, one.comment = with_comment(data, one.comment), ""
+        self._out += data
+        one.packets += 1
+        if block.time_ns < self._last_ns:
+            one.late += len(self.hosts) > 1
+        else:
+            self._last_ns = block.time_ns
+
+    def _add_statistics(self) -> None:
+        now = time.monotonic()
+        if not self._options.statistics or now - self._statistics_sec < 1.0:
+            return
+        self._statistics_sec = now
+        for one in self.hosts.values():
+            if one.numbers:
+                self._out += statistics_block(
+                    one.numbers[0], time.time_ns(), one.packets, one.loss.total
+                )
+
+
+def read_causes(text: str) -> Loss:
+    """Reads `ring=3,rate=0`."""
+    found = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+    return Loss(int(found.get("ring", 0)), int(found.get("rate", 0)))

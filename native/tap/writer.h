@@ -1,0 +1,36 @@
+/* writer.h - the thread of a tap: from the workers' rings to messages of pcapng packet blocks.
+ *
+ * One message at a time waits to be taken. While it waits, packets stay in the rings, and a full
+ * ring counts what it loses. So a slow reader costs memory for one message and the rings.
+ */
+#ifndef SONDE_TAP_WRITER_H
+#define SONDE_TAP_WRITER_H
+
+#include "host/wake.h"
+#include "ring.h"
+#include "tap.h"
+
+struct sonde_tap_writer;
+
+/* Starts the thread. config: only what concerns rings and messages is used. live: packet times are
+ * those of the present. Errors: NO_MEMORY, SYSTEM. */
+int sonde_tap_writer_create(const struct sonde_tap_config *config, uint32_t workers, bool live,
+                            struct sonde_tap_writer **writer, struct sonde_error *error);
+/* The worker's ring. Packets may be put into it until `finish`. */
+struct sonde_tap_ring *sonde_tap_writer_ring(struct sonde_tap_writer *writer, uint32_t worker);
+/* For workers, after each batch: wakes the thread if the ring has enough for a message. */
+void sonde_tap_writer_turn(struct sonde_tap_writer *writer, struct sonde_tap_ring *ring,
+                           uint64_t now_ns);
+/* No worker puts packets any more. */
+void sonde_tap_writer_finish(struct sonde_tap_writer *writer);
+void sonde_tap_writer_destroy(struct sonde_tap_writer *writer); /* NULL is allowed */
+
+int sonde_tap_writer_fd(const struct sonde_tap_writer *writer);
+int sonde_tap_writer_take(struct sonde_tap_writer *writer, uint8_t *buffer,
+                          struct sonde_tap_message *message);
+void sonde_tap_writer_counts(struct sonde_tap_writer *writer, struct sonde_tap_counts *counts);
+uint32_t sonde_tap_writer_interfaces(struct sonde_tap_writer *writer,
+                                     struct sonde_tap_interface *out, uint32_t max);
+void sonde_tap_writer_rate_set(struct sonde_tap_writer *writer, uint64_t rate);
+
+#endif

@@ -1,0 +1,286 @@
+"""`netsonde packets --follow`: merged files, readers that stop, agents that die.
+
+All agents capture the same wire, so each packet comes once from each host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import statistics
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import capturing
+from agents import COMMAND, Fleet, client_flags
+from bus import Bus
+from capturing import settled
+from deadlines import eventually
+from netns import HOST_DEVICE, Sender
+from packets import UDP, ethernet, ipv4, udp
+from replay import check_conservation
+from servers import NatsServer
+
+A, B = "10.0.0.1", "10.0.0.2"
+HOSTS = ("alpha", "beta", "gamma")
+SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
+
+
+def datagram(number: int, size: int = 40) -> bytes:
+    load = number.to_bytes(4) + bytes(size)
+    return ethernet(ipv4(udp(load, 1000, 53), UDP, A, B, ident=number & 0xFFFF))
+
+
+def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + 12 <= len(data):
+        kind, length = struct.unpack_from("<II", data, at)
+        if at + length > len(data):
+            return
+        yield kind, data[at : at + length]
+        at += length
+
+
+class Follow:
+    """A running `netsonde packets --follow`."""
+
+    def __init__(self, server: NatsServer, directory: Path, *arguments: str) -> None:
+        self.path = directory / "live.pcapng"
+        self.errors = directory / "follow.err"
+        words = ["packets", "--follow", *client_flags(server.url), *arguments]
+        if "-w" not in arguments:
+            words += ["-w", str(self.path)]
+        with self.errors.open("wb") as out:
+            self.process = subprocess.Popen([str(COMMAND), *words], stderr=out)
+
+    @property
+    def said(self) -> str:
+        return self.errors.read_text()
+
+    def kinds(self) -> list[int]:
+        return [kind for kind, _ in blocks(self.path.read_bytes())] if self.path.exists() else []
+
+    def packets(self) -> int:
+        return self.kinds().count(PACKET)
+
+    async def opened(self) -> Follow:
+        await eventually(
+            lambda: INTERFACE in self.kinds() or self.process.poll() is not None, "the file"
+        )
+        assert self.process.poll() is None, self.said
+        return self
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def follow(nats_server: NatsServer, tmp_path: Path) -> Iterator[Any]:
+    made: list[Follow] = []
+
+    def make(*arguments: str) -> Follow:
+        made.append(Follow(nats_server, tmp_path, *arguments))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+
+
+def dissected(path: Path) -> list[list[str]]:
+    """Returns the interface and the time of each packet, as tshark reads them."""
+    command = ["tshark", "-n", "-r", str(path), "-T", "fields"]
+    command += ["-e", "frame.interface_name", "-e", "frame.time_epoch"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [line.split("\t") for line in shown.stdout.splitlines()]
+
+
+def piped(server: NatsServer, packets: int) -> subprocess.Popen[bytes]:
+    """Runs a live retrieval into tshark, whose output is the ports of each packet."""
+    words = " ".join([str(COMMAND), "packets", "--follow", *client_flags(server.url)])
+    command = f"exec {words} --filter udp --max-packets {packets} -w -"
+    return subprocess.Popen(
+        ["sh", "-c", f"{command} | tshark -n -r - -T fields -e udp.port"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+async def start_all(fleet: Fleet, bus: Bus, **sections: Any) -> None:
+    for host in HOSTS:
+        fleet.start(host, **sections)
+    for host in HOSTS:
+        start = {"interface": HOST_DEVICE, "backend": "af_packet"}
+        await bus.ok("start", start, host=host)
+
+
+async def test_three_hosts_become_one_file_in_order(
+    fleet: Fleet, bus: Bus, sender: Sender, follow: Any
+) -> None:
+    await start_all(fleet, bus)
+    live = await follow("--filter", "udp", "--reorder-ms", "30000").opened()
+    for number in range(600):
+        sender.send([datagram(number)])
+        if number % 50 == 0:
+            await asyncio.sleep(0.05)
+    await eventually(lambda: live.packets() == 1800, "1800 packets in the file")
+    assert live.stop() == 0, live.said
+    kinds = live.kinds()
+    assert kinds[:4] == [SECTION, INTERFACE, INTERFACE, INTERFACE]
+    assert INTERFACE not in kinds[4:]
+    rows = dissected(live.path)
+    assert sorted({name for name, _ in rows}) == [f"{host}/{HOST_DEVICE}" for host in HOSTS]
+    for host in HOSTS:
+        times = [float(at) for name, at in rows if name.startswith(f"{host}/")]
+        assert len(times) == 600
+        assert times == sorted(times)
+    times = [float(at) for _, at in rows]
+    assert times == sorted(times)
+    for host in HOSTS:
+        check_conservation(await bus.ok("status", host=host))
+
+
+async def test_rotation_keeps_the_newest_files(
+    fleet: Fleet, bus: Bus, sender: Sender, follow: Any, tmp_path: Path
+) -> None:
+    fleet.start(tap={"rate_kbps": 0})
+    await capturing.start(bus)
+    ring = tmp_path / "ring"
+    ring.mkdir()
+    options = ("-w", str(ring / "r.pcapng"), "--rotate-mb", "1", "--files", "2", "--snaplen", "0")
+    live = follow("--filter", "udp", *options)
+    await eventually(lambda: any(ring.iterdir()), "the first file")
+    number = 0
+    while not any("_00004_" in one.name for one in ring.iterdir()):
+        sender.send(datagram(number + each, size=1000) for each in range(100))
+        number += 100
+        await asyncio.sleep(0.02)
+    live.stop()
+    names = sorted(one.name for one in ring.iterdir())
+    assert len(names) == 2
+    for name in names:
+        kinds = [kind for kind, _ in blocks((ring / name).read_bytes())]
+        assert kinds[:3] == [SECTION, INTERFACE, PACKET]
+        assert (ring / name).stat().st_size <= (1 << 20) + 4096
+    await settled(bus, sender.frames_sent)
+
+
+async def test_a_pipe_into_tshark(
+    fleet: Fleet, bus: Bus, sender: Sender, nats_server: NatsServer
+) -> None:
+    fleet.start()
+    await capturing.start(bus)
+    running = piped(nats_server, 20)
+    await eventually(lambda: _tapped(bus), "the tap")
+    sender.send(datagram(number) for number in range(20))
+    out, _ = await asyncio.to_thread(running.communicate, None, 60)
+    assert len(out.splitlines()) == 20
+
+
+async def _tapped(bus: Bus) -> bool:
+    return bool((await bus.ok("status")).get("taps"))
+
+
+async def test_a_killed_agent_is_named(fleet: Fleet, bus: Bus, sender: Sender, follow: Any) -> None:
+    """The reader names it after 3 s, continues with the others, and exits with 1."""
+    await start_all(fleet, bus)
+    live = await follow("--filter", "udp").opened()
+    victim = fleet.agents.pop(1)
+    victim.kill()
+    began = time.monotonic()
+    await eventually(lambda: f"{victim.host}: silent" in live.said, "the silent host")
+    assert time.monotonic() - began < 3 + 10
+    sender.send(datagram(number) for number in range(100))
+    await eventually(lambda: live.packets() == 200, "the packets of the other hosts")
+    assert live.stop() == 1
+    assert f"{victim.host}: the tap ended early: gone" in live.said
+
+
+# ---- a reader that stops -------------------------------------------------------------------------
+
+
+async def status_times(bus: Bus, count: int) -> list[float]:
+    found = []
+    for _ in range(count):
+        began = time.monotonic()
+        await bus.ok("status")
+        found.append(time.monotonic() - began)
+        await asyncio.sleep(0.02)
+    return found
+
+
+def p99(times: list[float]) -> float:
+    return statistics.quantiles(times, n=100)[98]
+
+
+def memory_kib(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise AssertionError(pid)
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+async def test_a_reader_that_stops_harms_nobody(
+    fleet: Fleet, bus: Bus, sender: Sender, follow: Any, nats_server: NatsServer, how: int
+) -> None:
+    """The tap ends within the lease, the server holds one window at most, `status` stays fast, and
+    no packet of the capture is dropped."""
+    fleet.start(tap={"rate_kbps": 0})
+    audits = await bus.events(kind="audit")
+    await capturing.start(bus)
+    live = await follow("--filter", "udp", "--snaplen", "0").opened()
+    before = await status_times(bus, 100)
+    rss = memory_kib(nats_server.pid)
+    os.kill(live.process.pid, how)
+    began = time.monotonic()
+    during: list[float] = []
+    number = 0
+
+    def ended() -> list[dict[str, Any]]:
+        found = [json.loads(one.data) for one in audits.messages]
+        return [one["data"] for one in found if one["event"] == "tap_ended"]
+
+    while not ended():
+        assert time.monotonic() - began < 60
+        sender.send(datagram(number + each, size=1000) for each in range(100))
+        number += 100
+        during += await status_times(bus, 5)
+    took = time.monotonic() - began
+    grown = memory_kib(nats_server.pid) - rss
+    print(
+        f"status p99 {p99(before) * 1e3:.1f} ms before, {p99(during) * 1e3:.1f} ms during;"
+        f" tap ended after {took:.1f} s; nats-server +{grown} KiB"
+    )
+    assert took < 10 + 3.5
+    (data,) = ended()
+    assert data["reason"] in ("lease", "no_responders")
+    assert data["packets_matched"] == data["packets_sent"] + data["packets_lost"]
+    assert grown < 8 * 1024
+    status = await settled(bus, sender.frames_sent)
+    assert status["packets_dropped"] == 0
+    if how == signal.SIGSTOP:
+        os.kill(live.process.pid, signal.SIGCONT)
+        assert await asyncio.to_thread(live.process.wait, 60) == 1
+
+
+def test_a_missing_filter_is_a_usage_error(nats_server: NatsServer) -> None:
+    done = subprocess.run(
+        [str(COMMAND), "packets", "--follow", *client_flags(nats_server.url), "-w", "-"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--filter" in done.stderr

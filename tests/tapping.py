@@ -1,0 +1,133 @@
+"""A reader of one tap that does exactly what a test wants: when to grant, and how much."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from bus import Bus, Reply
+from deadlines import eventually
+
+PACKET_BLOCK = 6
+CAUSES = ("ring", "rate")
+
+
+def frames_in(payload: bytes) -> list[bytes]:
+    """Returns the captured bytes of each packet block."""
+    found, at = [], 0
+    while at < len(payload):
+        kind, length = struct.unpack_from("<II", payload, at)
+        caplen = struct.unpack_from("<I", payload, at + 20)[0]
+        assert kind == PACKET_BLOCK
+        assert struct.unpack_from("<I", payload, at + length - 4)[0] == length
+        found.append(payload[at + 28 : at + 28 + caplen])
+        at += length
+    return found
+
+
+def causes(text: str | None) -> dict[str, int]:
+    if not text:
+        return dict.fromkeys(CAUSES, 0)
+    return {name: int(number) for name, number in (one.split("=") for one in text.split(","))}
+
+
+@dataclass
+class Totals:
+    """The totals in the last message."""
+
+    matched: int
+    sent: int
+    lost: dict[str, int]
+    sent_bytes: int
+    matched_bytes: int
+    lost_bytes: int
+
+
+@dataclass
+class Tapped:
+    bus: Bus
+    reply: dict[str, Any]
+    messages: list[Msg] = field(default_factory=list)
+
+    @property
+    def data(self) -> list[Msg]:
+        return [one for one in self.messages if "Seq" in (one.headers or {})]
+
+    def header(self, name: str) -> list[str]:
+        return [(one.headers or {})[name] for one in self.data if name in (one.headers or {})]
+
+    @property
+    def frames(self) -> list[bytes]:
+        return [frame for one in self.data for frame in frames_in(one.data)]
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(one.data) for one in self.data)
+
+    @property
+    def end(self) -> str | None:
+        return next(iter(self.header("End")), None)
+
+    def control(self, action: str) -> str:
+        return f"tap.{self.reply['tap']}.{action}"
+
+    async def grant(self, total: int, **options: Any) -> Reply:
+        body = {"bytes": total, "through_seq": len(self.data)}
+        return await self.bus.request(self.control("credit"), body, **options)
+
+    async def stop(self) -> Totals:
+        await self.bus.ok(self.control("stop"))
+        return await self.ended()
+
+    async def ended(self) -> Totals:
+        await eventually(lambda: self.end is not None, "the tap to end")
+        self.check()
+        last = self.data[-1].headers or {}
+        lost, lost_bytes = causes(last["All-Lost-Packets"]), causes(last["All-Lost-Bytes"])
+        totals = Totals(
+            int(last["Matched-Packets"]),
+            int(last["Sent-Packets"]),
+            lost,
+            int(last["Sent-Bytes"]),
+            int(last["Matched-Bytes"]),
+            sum(lost_bytes.values()),
+        )
+        assert totals.matched == totals.sent + sum(lost.values())
+        assert totals.matched_bytes == totals.sent_bytes + totals.lost_bytes
+        assert totals.sent == len(self.frames)
+        assert totals.sent_bytes == self.bytes
+        reported = [causes(one) for one in self.header("Lost-Packets")]
+        assert {name: sum(one[name] for one in reported) for name in CAUSES} == lost
+        return totals
+
+    def check(self) -> None:
+        """Checks the headers of all messages so far."""
+        assert [int(one) for one in self.header("Seq")] == list(range(1, len(self.data) + 1))
+        through = [int(one) for one in self.header("Through")]
+        assert through == sorted(through)
+        sent = 0
+        for one in self.data:
+            assert len(one.data) <= 65536
+            sent += len(one.data)
+            assert int((one.headers or {})["Sent"]) == sent
+
+
+async def open_tap(bus: Bus, *, host: str = "alpha", **body: Any) -> Tapped:
+    """Opens a tap that must be accepted, and gathers its messages."""
+    inbox = bus.client.new_inbox()
+    tapped = Tapped(bus, {})
+
+    async def keep(message: Msg) -> None:
+        tapped.messages.append(message)
+
+    await bus.client.subscribe(f"{inbox}.*", cb=keep)
+    tapped.reply = await bus.ok("tap", {"data": inbox, **body}, host=host)
+    return tapped
+
+
+async def refused(bus: Bus, **body: Any) -> tuple[int, str | None]:
+    reply = await bus.request("tap", {"data": bus.client.new_inbox(), **body})
+    return reply.code, reply.error
