@@ -51,6 +51,7 @@ class Tapped:
     bus: Bus
     reply: dict[str, Any]
     messages: list[Msg] = field(default_factory=list)
+    bytes_heard: int = 0
 
     @property
     def data(self) -> list[Msg]:
@@ -122,6 +123,7 @@ async def open_tap(bus: Bus, *, host: str = "alpha", **body: Any) -> Tapped:
 
     async def keep(message: Msg) -> None:
         tapped.messages.append(message)
+        tapped.bytes_heard += len(message.data)
 
     await bus.client.subscribe(f"{inbox}.*", cb=keep)
     tapped.reply = await bus.ok("tap", {"data": inbox, **body}, host=host)

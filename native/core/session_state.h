@@ -5,9 +5,9 @@
 #ifndef SONDE_CORE_SESSION_STATE_H
 #define SONDE_CORE_SESSION_STATE_H
 
-#include "host/wake.h"
 #include "core/worker.h"
 #include "export/rendering.h"
+#include "host/wake.h"
 #include "netsonde.h"
 #include "store/store.h"
 

@@ -22,7 +22,7 @@ from netsonde.bus.credentials import Login
 from netsonde.bus.nats_client import GuardedClient
 from netsonde.config.sections import NatsSection
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
-from roles import ask, both_answer, entered, key_of, raw_client, setup
+from roles import RoleClient, ask, both_answer, entered, key_of, raw_client, setup
 from servers import NatsServer
 
 QUIET_SEC = 0.3  # wait for messages that must not arrive; a round trip takes a few milliseconds
@@ -31,7 +31,7 @@ QUIET_SEC = 0.3  # wait for messages that must not arrive; a round trip takes a 
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     """Replaces the suite's server, which needs no login."""
-    config = setup(tmp_path).read_text()
+    config = setup(tmp_path, "--tapper", "tap").read_text()
     server = NatsServer(tmp_path / "nats", config=config).start()
     yield server
     server.kill()
@@ -281,3 +281,74 @@ async def test_client_without_a_key_is_rejected(nats_server: NatsServer, tmp_pat
         client.login = login if "signature_cb" in options else None
         with pytest.raises(Exception, match=r"(?i)authorization"):
             await client.connect(nats_server.url, allow_reconnect=False, **options)
+
+
+# ---- taps -----------------------------------------------------------------------------------
+
+
+def follow_words(nats_server: NatsServer, directory: Path, name: str) -> list[str]:
+    config = directory / f"{name}.toml"
+    config.write_text(
+        f'[nats]\nservers = ["{nats_server.url}"]\nnkey = "{key_of(directory, name)}"\n'
+    )
+    words = [
+        str(COMMAND),
+        "packets",
+        "--follow",
+        "--config",
+        str(config),
+        "--nats",
+        nats_server.url,
+    ]
+    return [*words, "--filter", "udp", "--host", "alpha", "-w", str(directory / f"{name}.pcapng")]
+
+
+@pytest.mark.parametrize("name", ["ctl", "tap"])
+async def test_a_tap_reaches_only_its_caller(
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path, name: str
+) -> None:
+    """The agent's messages cross accounts. Neither another controller nor a collector hears them,
+    and neither may control the tap."""
+    frame = ethernet(ipv4(udp(b"payload", 1000, 53), UDP, "10.0.0.1", "10.0.0.2"))
+    times = range(1_767_225_600_000_000_000, 1_767_225_600_000_000_000 + 20 * 10**9, 10**8)
+    capture = write_pcap(tmp_path / "slow.pcap", [at(time_ns, frame) for time_ns in times])
+    other = "ctl" if name == "tap" else "tap"
+    async with (
+        entered(nats_server, tmp_path, "ctl") as controller,
+        entered(nats_server, tmp_path, other) as stranger,
+        entered(nats_server, tmp_path, "col") as collector,
+    ):
+        await both_answer(controller)
+        start = {"interface": str(capture), "backend": "file", "replay_speed": 1.0}
+        assert (await ask(controller, "capture.host.alpha.start", start)).code == 200
+        heard = await stranger.listen("capture.tapped.mine.>")
+        words = follow_words(nats_server, tmp_path, name)
+        live = await asyncio.create_subprocess_exec(*words, "--max-packets", "5")
+        tap = await eventually(lambda: _open_tap(controller), "the tap")
+        reply = await ask(stranger, f"capture.host.alpha.tap.{tap}.credit", {"bytes": 1})
+        assert (reply.code, reply.body["error"]) == (403, "policy_denied")
+        assert await live.wait() == 0
+        assert (tmp_path / f"{name}.pcapng").read_bytes().count(b"payload") == 5
+        assert heard == []
+        await collector.publish("capture.host.alpha.tap", b"{}")
+        await collector.refused("capture.host.alpha.tap")
+
+
+async def _open_tap(controller: RoleClient) -> str | None:
+    status = await ask(controller, "capture.host.alpha.status")
+    taps = status.body.get("taps") or []
+    return str(taps[0]["tap"]) if taps else None
+
+
+async def test_a_tapper_may_not_retrieve_and_an_operator_may_not_tap(
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    async with (
+        entered(nats_server, tmp_path, "tap") as tapper,
+        entered(nats_server, tmp_path, "ops") as operator,
+    ):
+        await both_answer(tapper)
+        await tapper.publish("capture.host.alpha.packets")
+        await tapper.refused("capture.host.alpha.packets")
+        await operator.publish("capture.host.alpha.tap")
+        await operator.refused("capture.host.alpha.tap")

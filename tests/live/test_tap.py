@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import capturing
 from agents import Agent, Fleet
@@ -203,6 +206,28 @@ async def test_the_rate_is_kept_and_the_loss_is_counted(
     # 100,000 bytes per second for 4 s, and a burst of a tenth of a second.
     assert 0.9 * 400_000 <= tapped.bytes <= 1.1 * 400_000 + 12_000
     await settled(bus, sender.frames_sent)
+
+
+@pytest.mark.parametrize("own_traffic", ["exclude", "include"])
+async def test_a_tap_does_not_copy_its_own_messages(
+    fleet: Fleet, bus: Bus, own_traffic: str
+) -> None:
+    """NATS, the agent and the reader are all on the captured interface. A copy of one message would
+    cause the next one."""
+    fleet.start(capture={"own_traffic": own_traffic})
+    await bus.ok("start", {"interface": "lo", "backend": "af_packet"})
+    tapped = await open_tap(bus, filter="tcp", snaplen=0)
+    other = await open_tap(bus, filter="udp port 4999", snaplen=0)
+    before = await bus.ok("status")
+    for _ in range(300):
+        await bus.ok("status")
+    after = await bus.ok("status")
+    assert after["packets_captured"] - before["packets_captured"] > 300
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+        sending.sendto(b"seen", ("127.0.0.1", 4999))
+    await eventually(lambda: len(other.frames) >= 1, "a packet that is not the tap's")
+    assert (await tapped.stop()).matched == 0
+    await other.stop()
 
 
 async def test_an_agent_that_drains_ends_its_taps(fleet: Fleet, bus: Bus, sender: Sender) -> None:

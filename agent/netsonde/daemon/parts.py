@@ -192,7 +192,7 @@ def build(settings: Config, tasks: asyncio.TaskGroup, *, fqdn: str) -> Parts:
         standing,
         Retrievals(settings.buffer, settings.host, bus.packets_bucket),
         Firmware(settings.firmware),
-        Taps(settings.tap, sessions, events, tasks, bus.tap_connection, settings.host),
+        Taps(settings.tap, sessions, events, tasks, bus.tap_connection),
         bus,
     )
     policy = Policy(settings.policy)

@@ -181,6 +181,7 @@ def _account_claims(
                 "type": one.kind,
                 "share": one.share,
             }
+            | ({"local_subject": one.to} if one.to else {})
             for one in account.imports
         ],
     }

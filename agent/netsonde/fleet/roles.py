@@ -10,6 +10,7 @@
     role          requests                       subscriptions    JetStream
     controller    every verb                     the streams      inventory, policies, objects
     operator      verbs that change nothing      the streams      inventory and policies, to read
+    tapper        those and `tap`                the streams      inventory and policies, to read
     collector     -                              the streams      the consumer with its name
 
 JetStream's streams, buckets and consumers are created by `streams`, a user of STORE
@@ -44,7 +45,7 @@ from ..spool.streams import events_stream, flows_stream, flows_streams
 from ..wire.events import EVENT_KINDS
 from ..wire.inventory import changes_subject, hosts_bucket
 from ..wire.policy import RELEASE_KEY, policy_bucket
-from ..wire.subjects import flows_subject, shard_of
+from ..wire.subjects import flows_subject, shard_of, tapped_subject
 from ..wire.verbs import VERBS
 
 AGENTS = "AGENTS"
@@ -55,8 +56,9 @@ LISTEN = "0.0.0.0:4222"
 RESPONSE_EXPIRES = "15m"  # deadline of a reply
 DISCOVERY = ("PING", "INFO", "STATS")
 
-Role: TypeAlias = Literal["controller", "operator", "collector"]
-ROLES: tuple[Role, ...] = ("controller", "operator", "collector")
+Role: TypeAlias = Literal["controller", "operator", "tapper", "collector"]
+ROLES: tuple[Role, ...] = ("controller", "operator", "tapper", "collector")
+TAPPING: tuple[Role, ...] = ("controller", "tapper")  # roles that may open taps
 
 _CLIENT = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
@@ -160,6 +162,7 @@ def agent_permissions(
                 records,
                 f"{root}.stream.metrics.{host.token}",
                 *(f"{root}.stream.events.{host.token}.{kind}" for kind in EVENT_KINDS),
+                tapped_subject(root, "*", f"*.{host.token}"),
                 key_subject(domain, inventory, host.token),
                 api(f"DIRECT.GET.KV_{inventory}.{key}"),
                 api(f"DIRECT.GET.KV_{policies}.$KV.{policies}.>"),
@@ -245,17 +248,22 @@ def request_subjects(root: str, role: Role) -> list[str]:
     if role == "controller":
         verbs = [f"{root}.{verb}" for verb in VERBS]
         return [*verbs, f"{root}.host.*.>", f"{root}.group.*.*.>", *discovery]
-    reading = [name for name, verb in VERBS.items() if not verb.changes]
+    allowed = [name for name, verb in VERBS.items() if not verb.changes]
+    control = []
+    if role == "tapper":
+        allowed.append("tap")
+        control = [f"{root}.host.*.tap.*.{action}" for action in ("credit", "stop")]
     prefixes = (f"{root}.", f"{root}.host.*.", f"{root}.group.*.*.")
-    return [f"{prefix}{verb}" for verb in reading for prefix in prefixes] + discovery
+    return [f"{prefix}{verb}" for verb in allowed for prefix in prefixes] + control + discovery
 
 
 def client_permissions(root: str, role: Role, stored: Sequence[str] = ()) -> dict[str, object]:
     """Permissions for its inbox, the streams and the requests of its role."""
     allowed = [*request_subjects(root, role), *stored]
+    tapped = [tapped_subject(root, "mine")] if role in TAPPING else []
     return {
         "publish": {"allow": allowed} if allowed else {"deny": [">"]},
-        "subscribe": {"allow": ["_INBOX.>", f"{root}.stream.>"]},
+        "subscribe": {"allow": ["_INBOX.>", f"{root}.stream.>", *tapped]},
     }
 
 
@@ -268,6 +276,7 @@ class Import:
     account: str
     subject: str
     share: bool = False  # add the requester's name
+    to: str = ""  # the subject in the importing account, if it is another one
 
 
 @dataclass(slots=True)
@@ -327,6 +336,11 @@ def plan_accounts(
             store.services[subject] = [*store.services.get(subject, ()), client.name]
             account.imports.append(Import("service", STORE, subject))
         account.imports.append(Import("stream", AGENTS, f"{root}.stream.>"))
+        if client.role in TAPPING:
+            tapped = tapped_subject(root, client.name)
+            agents.streams[tapped] = [client.name]
+            mine = tapped_subject(root, "mine")
+            account.imports.append(Import("stream", AGENTS, tapped, to=mine))
         accounts[client.name] = account
     return accounts
 
@@ -393,6 +407,7 @@ def _bindings(account: Account) -> dict[str, list[object]]:
     imports: list[object] = [
         {one.kind: {"account": one.account, "subject": one.subject}}
         | ({"share": True} if one.share else {})
+        | ({"to": one.to} if one.to else {})
         for one in account.imports
     ]
     return {"exports": exports, "imports": imports}

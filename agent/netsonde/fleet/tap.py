@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from nats.aio.msg import Msg
 
+from ..wire.subjects import tapped_subject
 from .client import FleetClient
 from .outcome import PACE, Outcome, Pace
 from .scatter import Reply
@@ -182,12 +183,17 @@ class TapSession:
     async def follow(self, target: Target = ALL, pace: Pace = PACE) -> AsyncGenerator[bytes, None]:
         """Yields one pcapng: the section, one interface per host and interface, then packets.
         Raises the errors of FleetClient.ask."""
-        subscription = await self._client.connection.subscribe(
-            f"{self._inbox}.*",
-            cb=self._on_message,
-            pending_msgs_limit=1 << 20,
-            pending_bytes_limit=1 << 30,  # the grants are the limit
-        )
+        nonce = self._inbox.rpartition(".")[2]
+        elsewhere = tapped_subject(self._client.address.root, "mine", f"{nonce}.*")
+        subscriptions = [
+            await self._client.connection.subscribe(
+                subject,
+                cb=self._on_message,
+                pending_msgs_limit=1 << 20,
+                pending_bytes_limit=1 << 30,  # the grants are the limit
+            )
+            for subject in (f"{self._inbox}.*", elsewhere)
+        ]
         granting: asyncio.Task[None] | None = None
         try:
             await self._client.ask(
@@ -202,8 +208,9 @@ class TapSession:
             if granting is not None:
                 granting.cancel()
             await self._stop_all()
-            with contextlib.suppress(Exception):
-                await subscription.unsubscribe()
+            for subscription in subscriptions:
+                with contextlib.suppress(Exception):
+                    await subscription.unsubscribe()
 
     async def _merge(self) -> AsyncGenerator[bytes, None]:
         """Yields merged packets until every tap has ended."""

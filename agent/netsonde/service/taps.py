@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fnmatch
+import re
 import secrets
 import socket
 import time
@@ -43,9 +44,11 @@ from ..wire import envelope
 from ..wire.events import EventLog
 from ..wire.replies import TapClock, TapInterfaceState, TapLimits, TapReply, TapState
 from ..wire.requests import TAP_WINDOW_MAX, TAP_WINDOW_MIN, TapCredit, TapRequest
+from ..wire.subjects import tapped_subject
 from .policy import Caller
 
 CONNECT_SEC = 4.0
+TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 LINGER_SEC = 5.0  # the connection stays open after the last tap
 DIRECTIONS = {"both": 0, "in": 1, "out": 2}
 ETHERNET = 1
@@ -81,7 +84,6 @@ class Taps:
         events: EventLog,
         tasks: asyncio.TaskGroup,
         connection: Callable[[], Connection],
-        host: str,
     ) -> None:
         self.settings = settings
         self.counters = TapCounters()
@@ -89,7 +91,8 @@ class Taps:
         self._events = events
         self._tasks = tasks
         self._make_connection = connection
-        self._host = host
+        self._host = sessions.config.host
+        self._root = sessions.config.nats.root
         self._open: dict[str, _Open] = {}
         self._opening = 0
         self._connection: Connection | None = None
@@ -180,7 +183,7 @@ class Taps:
         plan = TapPlan(
             id=secrets.token_hex(16),
             filter=request.filter,
-            subject=f"{request.data}.{self._host}",
+            subject=self._subject(request.data, caller),
             credit=credit,
             duration_sec=request.duration_sec,
             closing=session.capture.closing,
@@ -206,6 +209,14 @@ class Taps:
             ),
             lease_sec=LEASE_SEC,
         )
+
+    def _subject(self, inbox: str, caller: Caller | None) -> str:
+        """Returns the subject of the messages. The server names a caller of another account, which
+        this host's messages reach only below `tapped`."""
+        if caller is None or not TOKEN.fullmatch(caller.account):
+            return f"{inbox}.{self._host}"
+        nonce = inbox.rpartition(".")[2]
+        return tapped_subject(self._root, caller.account, f"{nonce}.{self._host}")
 
     async def _run(
         self,

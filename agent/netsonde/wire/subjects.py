@@ -5,6 +5,10 @@ its body names the host of its subject.
 
     <root>.stream.flows.<host>[.<shard>]      <root>.stream.metrics.<host>
     <root>.stream.events.<host>.<kind>
+
+Messages of a tap whose reader is in another account of the NATS server go to that account alone:
+
+    <root>.tapped.<account>.<inbox>.<host>     imported as <root>.tapped.mine.<inbox>.<host>
 """
 
 from __future__ import annotations
@@ -29,6 +33,11 @@ def flows_subject(root: str, host: str, shard: int | None = None) -> str:
     """Returns the subject of a host's flow records. host: `*` for all hosts."""
     subject = f"{root}.stream.flows.{host}"
     return subject if shard is None else f"{subject}.{shard}"
+
+
+def tapped_subject(root: str, account: str, inbox: str = ">") -> str:
+    """Returns the subject of an account's taps. account: `mine` for the importing account."""
+    return f"{root}.tapped.{account}.{inbox}"
 
 
 def any_shard(subject: str) -> tuple[str, str]:
