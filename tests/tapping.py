@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import signal
+import statistics
 import struct
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nats.aio.msg import Msg
 
-from bus import Bus, Reply
+from agents import COMMAND, client_flags
+from bus import Bus, Events, Reply
 from deadlines import eventually
+from servers import NatsServer
 
-PACKET_BLOCK = 6
+SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
 CAUSES = ("ring", "rate")
 
 
@@ -21,7 +31,7 @@ def frames_in(payload: bytes) -> list[bytes]:
     while at < len(payload):
         kind, length = struct.unpack_from("<II", payload, at)
         caplen = struct.unpack_from("<I", payload, at + 20)[0]
-        assert kind == PACKET_BLOCK
+        assert kind == PACKET
         assert struct.unpack_from("<I", payload, at + length - 4)[0] == length
         found.append(payload[at + 28 : at + 28 + caplen])
         at += length
@@ -133,3 +143,91 @@ async def open_tap(bus: Bus, *, host: str = "alpha", **body: Any) -> Tapped:
 async def refused(bus: Bus, **body: Any) -> tuple[int, str | None]:
     reply = await bus.request("tap", {"data": bus.client.new_inbox(), **body})
     return reply.code, reply.error
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + 12 <= len(data):
+        kind, length = struct.unpack_from("<II", data, at)
+        if at + length > len(data):
+            return
+        yield kind, data[at : at + length]
+        at += length
+
+
+class Follow:
+    """A running `netsonde packets --follow`."""
+
+    def __init__(
+        self,
+        server: NatsServer,
+        directory: Path,
+        *arguments: str,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self.path = directory / "live.pcapng"
+        self.errors = directory / "follow.err"
+        words = ["packets", "--follow", *client_flags(server.url), *arguments]
+        if "-w" not in arguments:
+            words += ["-w", str(self.path)]
+        with self.errors.open("wb") as out:
+            self.process = subprocess.Popen([*prefix, str(COMMAND), *words], stderr=out)
+
+    @property
+    def said(self) -> str:
+        return self.errors.read_text()
+
+    def kinds(self) -> list[int]:
+        return [kind for kind, _ in blocks(self.path.read_bytes())] if self.path.exists() else []
+
+    def drops(self) -> int:
+        """Returns the last isb_ifdrop."""
+        found = [one for kind, one in blocks(self.path.read_bytes()) if kind == STATISTICS]
+        return int.from_bytes(found[-1][36:44], "little") if found else 0
+
+    def packets(self) -> int:
+        return self.kinds().count(PACKET)
+
+    async def opened(self) -> Follow:
+        await eventually(
+            lambda: INTERFACE in self.kinds() or self.process.poll() is not None, "the file"
+        )
+        assert self.process.poll() is None, self.said
+        return self
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+
+# ---- harm ----------------------------------------------------------------------------------------
+
+
+async def status_times(bus: Bus, count: int) -> list[float]:
+    found = []
+    for _ in range(count):
+        began = time.monotonic()
+        await bus.ok("status")
+        found.append(time.monotonic() - began)
+        await asyncio.sleep(0.02)
+    return found
+
+
+def p99(times: list[float]) -> float:
+    return statistics.quantiles(times, n=100)[98]
+
+
+def memory_kib(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise AssertionError(pid)
+
+
+def ended_taps(audits: Events) -> list[dict[str, Any]]:
+    """Returns the data of the events of ended taps."""
+    found = [json.loads(one.data) for one in audits.messages]
+    return [one["data"] for one in found if one["event"] == "tap_ended"]

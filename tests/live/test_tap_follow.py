@@ -6,11 +6,8 @@ All agents capture the same wire, so each packet comes once from each host.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import statistics
-import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -28,59 +25,25 @@ from netns import HOST_DEVICE, Sender
 from packets import UDP, ethernet, ipv4, udp
 from replay import check_conservation
 from servers import NatsServer
+from tapping import (
+    INTERFACE,
+    PACKET,
+    SECTION,
+    Follow,
+    blocks,
+    ended_taps,
+    memory_kib,
+    p99,
+    status_times,
+)
 
 A, B = "10.0.0.1", "10.0.0.2"
 HOSTS = ("alpha", "beta", "gamma")
-SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
 
 
 def datagram(number: int, size: int = 40) -> bytes:
     load = number.to_bytes(4) + bytes(size)
     return ethernet(ipv4(udp(load, 1000, 53), UDP, A, B, ident=number & 0xFFFF))
-
-
-def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + 12 <= len(data):
-        kind, length = struct.unpack_from("<II", data, at)
-        if at + length > len(data):
-            return
-        yield kind, data[at : at + length]
-        at += length
-
-
-class Follow:
-    """A running `netsonde packets --follow`."""
-
-    def __init__(self, server: NatsServer, directory: Path, *arguments: str) -> None:
-        self.path = directory / "live.pcapng"
-        self.errors = directory / "follow.err"
-        words = ["packets", "--follow", *client_flags(server.url), *arguments]
-        if "-w" not in arguments:
-            words += ["-w", str(self.path)]
-        with self.errors.open("wb") as out:
-            self.process = subprocess.Popen([str(COMMAND), *words], stderr=out)
-
-    @property
-    def said(self) -> str:
-        return self.errors.read_text()
-
-    def kinds(self) -> list[int]:
-        return [kind for kind, _ in blocks(self.path.read_bytes())] if self.path.exists() else []
-
-    def packets(self) -> int:
-        return self.kinds().count(PACKET)
-
-    async def opened(self) -> Follow:
-        await eventually(
-            lambda: INTERFACE in self.kinds() or self.process.poll() is not None, "the file"
-        )
-        assert self.process.poll() is None, self.said
-        return self
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -192,6 +155,25 @@ async def _tapped(bus: Bus) -> bool:
     return bool((await bus.ok("status")).get("taps"))
 
 
+async def test_losses_are_in_the_file_and_the_exit_code(
+    fleet: Fleet, bus: Bus, sender: Sender, follow: Any
+) -> None:
+    """Twenty times the rate: what did not fit is on standard error and in interface statistics."""
+    fleet.start(tap={"rate_kbps": 400})
+    await capturing.start(bus)
+    live = await follow("--filter", "udp", "--snaplen", "0", "--duration", "3").opened()
+    while live.process.poll() is None:
+        sender.send([datagram(1, size=1000)] * 10)
+        await asyncio.sleep(0.01)
+    assert live.process.returncode == 1
+    status = await settled(bus, sender.frames_sent)
+    assert status["packets_dropped"] == 0
+    lost = live.drops()
+    assert lost > 0
+    assert f"alpha: {live.packets()} packets, {lost} lost" in live.said
+    assert f"alpha: {lost} lost: above the rate" in live.said
+
+
 async def test_a_killed_agent_is_named(fleet: Fleet, bus: Bus, sender: Sender, follow: Any) -> None:
     """The reader names it after 3 s, continues with the others, and exits with 1."""
     await start_all(fleet, bus)
@@ -208,27 +190,6 @@ async def test_a_killed_agent_is_named(fleet: Fleet, bus: Bus, sender: Sender, f
 
 
 # ---- a reader that stops -------------------------------------------------------------------------
-
-
-async def status_times(bus: Bus, count: int) -> list[float]:
-    found = []
-    for _ in range(count):
-        began = time.monotonic()
-        await bus.ok("status")
-        found.append(time.monotonic() - began)
-        await asyncio.sleep(0.02)
-    return found
-
-
-def p99(times: list[float]) -> float:
-    return statistics.quantiles(times, n=100)[98]
-
-
-def memory_kib(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1])
-    raise AssertionError(pid)
 
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
@@ -248,11 +209,7 @@ async def test_a_reader_that_stops_harms_nobody(
     during: list[float] = []
     number = 0
 
-    def ended() -> list[dict[str, Any]]:
-        found = [json.loads(one.data) for one in audits.messages]
-        return [one["data"] for one in found if one["event"] == "tap_ended"]
-
-    while not ended():
+    while not ended_taps(audits):
         assert time.monotonic() - began < 60
         sender.send(datagram(number + each, size=1000) for each in range(100))
         number += 100
@@ -264,7 +221,7 @@ async def test_a_reader_that_stops_harms_nobody(
         f" tap ended after {took:.1f} s; nats-server +{grown} KiB"
     )
     assert took < 10 + 3.5
-    (data,) = ended()
+    (data,) = ended_taps(audits)
     assert data["reason"] in ("lease", "no_responders")
     assert data["packets_matched"] == data["packets_sent"] + data["packets_lost"]
     assert grown < 8 * 1024

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .results import Result
     from .rollout import HostState, PlanRow, Progress
     from .scatter import Absence, Reply
+    from .tap import TapOptions, TapSession
     from .targeting import ALL, Limit, Target, TargetError, select
 
 _MODULES = {
@@ -53,6 +54,7 @@ _MODULES = {
     ".results": ("Result",),
     ".rollout": ("HostState", "PlanRow", "Progress"),
     ".scatter": ("Absence", "Reply"),
+    ".tap": ("TapOptions", "TapSession"),
     ".targeting": ("ALL", "Limit", "Target", "TargetError", "select"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -89,6 +91,8 @@ __all__ = [
     "Rollout",
     "SelectorError",
     "SessionSummary",
+    "TapOptions",
+    "TapSession",
     "Target",
     "TargetError",
     "UnreachableError",
