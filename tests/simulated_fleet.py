@@ -14,9 +14,11 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -100,13 +102,24 @@ METRICS = (
     '"throughput_mbps":72.8,"packets_per_sec":10400,"avg_packet_size":876.15,"drop_rate_percent":0.0,'
     '"buffer_usage_percent":43.9,"active_flows":9,"spool":null}'
 )
-FLOW = {
-    "host": "HOST", "boot": "18ec6181e4cc2df4", "session_id": "40f3de8ff689ab2f", "protocol": "TCP",
-    "source_ip": "10.17.230.114", "dest_ip": "10.44.12.9", "source_port": 51234, "dest_port": 443,
-    "packets": 41, "bytes": 20_480, "tcp_flags": 27, "vlan": 12, "tos": 0, "last_reason": "active",
-    "first_time": "2026-11-29T01:59:23.034055048Z", "last_time": "2026-11-29T02:00:23.034055048Z",
-    "interface": "eth0", "padding": "x" * 480,
-}  # fmt: skip
+NOW_NS = 1_795_917_600 * 10**9
+
+
+def make_flow(draw: random.Random) -> dict[str, object]:
+    """Returns a flow of 0.9 KB. `ids` cannot be compressed well, as ids and times of real flows."""
+    first_ns, packets = NOW_NS - draw.getrandbits(38), draw.getrandbits(draw.randint(1, 20))
+    return {
+        "boot": "18ec6181e4cc2df4", "session_id": "40f3de8ff689ab2f",
+        "flow_id": draw.getrandbits(48), "protocol": "TCP", "protocol_number": 6,
+        "source_ip": f"10.{draw.getrandbits(8)}.{draw.getrandbits(8)}.{draw.getrandbits(8)}",
+        "dest_ip": f"10.44.12.{draw.getrandbits(8)}", "source_port": draw.getrandbits(16),
+        "dest_port": draw.choice((53, 80, 443, 5432)), "packets": packets, "bytes": packets * 611,
+        "first_seen": rfc3339(first_ns), "last_seen": rfc3339(first_ns + draw.getrandbits(36)),
+        "interface": "eth0", "ids": f"{draw.getrandbits(640):0160x}", "padding": "x" * 320,
+    }  # fmt: skip
+
+
+FLOWS = [make_flow(random.Random(number)) for number in range(4 * FLOWS_MAX)]
 
 
 def host_name(number: int) -> str:
@@ -243,7 +256,13 @@ class Host:
 def reply_body(verb: str, host: str, request: bytes) -> bytes:
     if verb == "flows":
         rows = min(json.loads(request or b"{}").get("limit", FLOWS_MAX), FLOWS_MAX)
-        body = {"host": host, "flows": [FLOW] * rows, "active_flows": rows, "truncated": False}
+        start = zlib.crc32(host.encode()) % (len(FLOWS) - rows + 1)
+        body = {
+            "host": host,
+            "flows": FLOWS[start : start + rows],
+            "active_flows": rows,
+            "truncated": False,
+        }
         return msgspec.json.encode(body)
     return {"status": STATUS, "metrics": METRICS}[verb].replace("HOST", host).encode()
 

@@ -19,7 +19,7 @@ import pytest
 
 from agents import COMMAND, client_flags
 from servers import NatsServer
-from simulated_fleet import Group, simulated
+from simulated_fleet import FLOWS_MAX, Group, simulated
 
 HOSTS = 1000
 MEMORY_MAX_KB = 200 << 10
@@ -33,10 +33,13 @@ rollout = { max_silent = "10%" }
 
 @dataclass(frozen=True)
 class Done:
+    """rows: the objects of `--json`. lines: of a table."""
+
     code: int
     rows: list[dict[str, object]]
     summary: str
     peak_kb: int
+    lines: int
 
 
 def high_water_kb(pid: int) -> int:
@@ -54,11 +57,11 @@ class Site:
         self.groups = groups
         self.directory = directory
 
-    def run(self, *words: str) -> Done:
+    def run(self, *words: str, form: tuple[str, ...] = ("--json",)) -> Done:
         out, err = self.directory / "out", self.directory / "err"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
-                [str(COMMAND), *words, "--json", *client_flags(self.server.url)],
+                [str(COMMAND), *words, *form, *client_flags(self.server.url)],
                 stdout=stdout,
                 stderr=stderr,
                 env={**os.environ, "XDG_STATE_HOME": str(self.directory)},
@@ -67,8 +70,10 @@ class Site:
             while process.poll() is None:
                 peak_kb = max(peak_kb, high_water_kb(process.pid))
                 time.sleep(0.02)
-        rows = [json.loads(line) for line in out.read_text().splitlines() if line.startswith("{")]
-        return Done(process.returncode, rows, err.read_text().splitlines()[-1], peak_kb)
+        lines = out.read_text().splitlines()
+        rows = [json.loads(line) for line in lines if line.startswith("{")]
+        summary = err.read_text().splitlines()[-1]
+        return Done(process.returncode, rows, summary, peak_kb, len(lines))
 
     def slow_consumers(self) -> int:
         return (self.server.directory / "nats-server.log").read_text().count("Slow Consumer")
@@ -96,6 +101,14 @@ def test_every_host_is_in_the_outcome(site: Site, words: tuple[str, ...]) -> Non
     )
     assert done.peak_kb <= MEMORY_MAX_KB
     assert site.slow_consumers() == 0
+
+
+def test_table_of_every_flow_needs_little_memory(site: Site) -> None:
+    """90 MB of replies are a table of 100,000 rows."""
+    done = site.run("flows", "--timeout", "30", form=())
+    assert done.summary.startswith(f"{HOSTS} asked: {HOSTS} ok"), done.summary
+    assert done.lines == HOSTS * FLOWS_MAX + 1
+    assert done.peak_kb <= MEMORY_MAX_KB
 
 
 def test_selector_chooses_by_label_and_fact(site: Site) -> None:

@@ -1,5 +1,6 @@
 """Roles and JetStream on a real server: the keys of `netsonde nats setup` collect records and fetch
-packets, and cannot do anything else with stored data."""
+packets, and cannot do anything else with stored data. In both forms: keys in the server's file, and
+JWTs. Each host has a bucket of its name."""
 
 from __future__ import annotations
 
@@ -17,16 +18,17 @@ from agents import COMMAND, Agent, Fleet, client_flags
 from deadlines import eventually
 from packets import Packet, read_capture
 from recording import numbered_file
-from roles import ask, both_answer, entered, key_of, setup
+from roles import ask, both_answer, entered, login_of, setup
 from servers import NatsServer
 
 DATAGRAMS = 2000  # twenty chunks of an object
 FLOWS = 350  # numbered datagrams use 50 ports and 7 addresses
 
 
-@pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    config = setup(tmp_path, "--jetstream", str(tmp_path / "jetstream")).read_text()
+@pytest.fixture(params=[(), ("--jwt",)], ids=["static", "jwt"])
+def nats_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer]:
+    words = ("--jetstream", str(tmp_path / "jetstream"), *request.param)
+    config = setup(tmp_path, *words).read_text()
     server = NatsServer(tmp_path / "nats", config=config).start()
     os.kill(server.pid, signal.SIGHUP)  # a reload must not change the rules
     yield server
@@ -44,7 +46,7 @@ def agents(stored: None, fleet: Fleet, tmp_path: Path) -> list[Agent]:
     made = []
     for host in ("alpha", "beta"):
         flows = {"jetstream": True, "spool_dir": tmp_path / host / "spool"}
-        section = {"nkey": key_of(tmp_path, host)}
+        section = login_of(tmp_path, host)
         policy = {"identity": "server"}
         made.append(fleet.agent(host, nats=section, flows=flows, policy=policy).spawn())
     return made
@@ -54,9 +56,9 @@ def command(
     server: NatsServer, directory: Path, name: str, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs `netsonde …` with the key of that name."""
-    key = str(key_of(directory, name))
+    ((option, path),) = login_of(directory, name).items()
     return subprocess.run(
-        [str(COMMAND), *arguments, *client_flags(server.url), "--nkey", key],
+        [str(COMMAND), *arguments, *client_flags(server.url), f"--{option}", path],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

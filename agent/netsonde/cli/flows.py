@@ -9,11 +9,12 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
 from ..errors import EXIT_OK, EXIT_REFUSED, UnreachableError
+from ..fleet.packed import Packed
 from ..fleet.stream import GapCounter
 from ..wire.instant import rfc3339
 from ..wire.subjects import stream_host
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 PAGE_MAX = 10_000  # rows of one request
 DEFAULT_COUNT = 100
-ROWS = frozenset({"flows"})  # stays JSON text in the replies, to save memory
+ROWS = frozenset({"flows"})  # the field of a reply that is kept as Packed text
 BY = ("source_ip", "dest_ip", "source_port", "dest_port", "protocol")
 COLUMNS = ("HOST", "PROTOCOL", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAST SEEN")
 
@@ -130,6 +131,20 @@ def _named(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+class Listed(TypedDict, total=False):
+    """The fields of a flow that the table shows. Others are not decoded."""
+
+    protocol: Any
+    source_ip: Any
+    dest_ip: Any
+    source_port: Any
+    dest_port: Any
+    icmp_type: Any
+    packets: Any
+    bytes: Any
+    last_seen: Any
+
+
 def list_flows(reply: Reply) -> Sequence[Sequence[Cell]]:
     return [
         (
@@ -140,15 +155,16 @@ def list_flows(reply: Reply) -> Sequence[Sequence[Cell]]:
             int(flow["bytes"]),
             clock_time(flow.get("last_seen")),
         )
-        for flow in rows_of(reply.body)
+        for flow in rows_of(reply.body, Listed)
     ]
 
 
-def rows_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Raises ValueError or TypeError if the rows are malformed."""
+def rows_of(body: Mapping[str, Any], kind: Any = dict[str, Any]) -> list[Any]:
+    """Returns the rows as dictionaries of this type. Raises ValueError or TypeError if they are
+    malformed."""
     rows = body["flows"]
-    if isinstance(rows, msgspec.Raw):
-        return msgspec.json.decode(rows, type=list[dict[str, Any]])
+    if isinstance(rows, Packed):
+        return msgspec.json.decode(rows.text, type=list[kind])
     return list(rows)
 
 
@@ -224,13 +240,7 @@ async def _with_rest(
             break
         count += more
         texts.append(page["flows"])
-    return replace(first, body=first.body | page | {"flows": joined(texts)})
-
-
-def joined(texts: Sequence[msgspec.Raw]) -> msgspec.Raw:
-    """Returns one JSON array of the elements of several."""
-    inner = (bytes(text).strip()[1:-1].strip() for text in texts)
-    return msgspec.Raw(b"[%s]" % b",".join(text for text in inner if text))
+    return replace(first, body=first.body | page | {"flows": Packed.joined(texts)})
 
 
 # ---- following -----------------------------------------------------------------------------

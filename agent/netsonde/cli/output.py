@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 import msgspec
 
+from ..fleet.packed import Packed
+
 REPLACEMENT = "\ufffd"
 
 
@@ -24,7 +26,13 @@ def visible(text: str) -> str:
 
 def json_text(value: Any) -> str:
     """Returns one line of JSON with only printable characters."""
-    return escape_json(msgspec.json.encode(value).decode())
+    return escape_json(msgspec.json.encode(value, enc_hook=_unpack).decode())
+
+
+def _unpack(value: object) -> msgspec.Raw:
+    if isinstance(value, Packed):
+        return msgspec.Raw(value.text)
+    raise NotImplementedError(f"{type(value).__name__} is not JSON")
 
 
 def escape_json(text: str) -> str:

@@ -338,8 +338,8 @@ def print_outcome(args: Namespace, outcome: Outcome, columns: Sequence[str], row
         check_replies(outcome, rows)
         print_json(outcome)
         return
-    found = list(readable_rows(outcome, rows))
-    if found or any(reply.accepted for reply in outcome.replies):
+    found = ReadableRows(outcome, rows)
+    if any(reply.accepted for reply in outcome.replies) or any(True for _ in found):
         print_table(columns, found)
 
 
@@ -412,6 +412,18 @@ def readable_rows(outcome: Outcome, rows: Rows) -> Iterator[Sequence[Cell]]:
                 why = f"malformed reply: {type(error).__name__}: {error}"
                 if not reply.twins:
                     outcome.replies[index] = one.unreadable(one.host, why, one.elapsed_sec)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadableRows:
+    """The rows of readable_rows, made again by each iteration: only those of one reply are in
+    memory."""
+
+    outcome: Outcome
+    rows: Rows
+
+    def __iter__(self) -> Iterator[Sequence[Cell]]:
+        return readable_rows(self.outcome, self.rows)
 
 
 def checked(rows: Sequence[Sequence[Cell]]) -> Sequence[Sequence[Cell]]:

@@ -7,7 +7,8 @@ terminal. Also formats durations and endpoints.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from .output import put_lines
@@ -18,32 +19,40 @@ if TYPE_CHECKING:
 
 Cell: TypeAlias = str | int | float
 
+DRAWN_MAX = 5000  # rows; rich needs 10 KB for each
+
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[Cell]], out: TextIO | None = None
+    columns: Sequence[str], rows: Iterable[Sequence[Cell]], out: TextIO | None = None
 ) -> None:
+    """rows: can be iterated more than once. A table of more than DRAWN_MAX rows is plain text also
+    on a terminal."""
     out = sys.stdout if out is None else out
-    if out.isatty():
+    if out.isatty() and len(first := list(islice(rows, DRAWN_MAX + 1))) <= DRAWN_MAX:
         from rich.console import Console
 
-        Console(file=out, highlight=False).print(drawn_table(columns, rows))
+        Console(file=out, highlight=False).print(drawn_table(columns, first))
     else:
         for line in aligned_lines(columns, rows):
             put_lines(line, out=out)
 
 
-def align_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+def align_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     """Renders plain text with two spaces between columns."""
     return "".join(f"{line}\n" for line in aligned_lines(columns, rows))
 
 
-def aligned_lines(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Iterator[str]:
-    """Yields the lines of align_table. The text of a large table is never whole in memory."""
-    right = [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]
+def aligned_lines(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
+    """Yields the lines of align_table. The text of a large table is never whole in memory. Iterates
+    over the rows twice."""
+    right = [True] * len(columns)
     widths = [len(column) for column in columns]
     for row in rows:
-        widths = [max(width, len(plain(cell))) for width, cell in zip(widths, row, strict=True)]
-    for row in [columns, *rows]:
+        for index, cell in enumerate(row):
+            widths[index] = max(widths[index], len(plain(cell)))
+            if isinstance(cell, str):
+                right[index] = False
+    for row in chain([columns], rows):
         cells = [
             plain(cell).rjust(width) if is_number else plain(cell).ljust(width)
             for cell, width, is_number in zip(row, widths, right, strict=True)

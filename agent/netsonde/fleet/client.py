@@ -155,7 +155,7 @@ class FleetClient:
         verb and body: see docs/requests.md. request_id: of an earlier request, to repeat it
         safely. outcome: filled in even if the request is interrupted or the connection is lost.
         hosts: the hosts of a resumed run, instead of the target. encoded: fields of the replies
-        that stay JSON text (msgspec.Raw), to save memory. Raises UnreachableError, DeniedError,
+        that stay JSON text (Packed), to save memory. Raises UnreachableError, DeniedError,
         TargetError.
         """
         outcome = Outcome() if outcome is None else outcome

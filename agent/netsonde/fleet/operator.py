@@ -39,6 +39,7 @@ from .roles import (
     plan_accounts,
     stored_subjects,
     transport_lines,
+    unread_subjects,
 )
 
 SYSTEM = "SYS"
@@ -108,7 +109,7 @@ def operator_config(
 ) -> str:
     """Returns the text of nats-server.conf. operator: its JWT. keys: by
     account name."""
-    plan = {SYSTEM: Account(), **plan_accounts(root, clients, [], transport)}
+    plan = {SYSTEM: Account(), **plan_accounts(root, clients, None, transport)}
     scopes = _scopes(root, clients, transport)
     lines = [
         "# Written by `netsonde nats setup --jwt`. To change it, run the command again.",
@@ -145,8 +146,10 @@ def _scopes(
         STORE: administrator_permissions(),
     }
     for client in clients:
-        stored = stored_subjects(root, client, [], transport)
-        scopes[client.name] = client_permissions(root, client.role, stored)
+        stored = stored_subjects(root, client, None, transport)
+        controls = client.role == "controller" and stored
+        denied = unread_subjects(root, transport.shards) if controls else ()
+        scopes[client.name] = client_permissions(root, client.role, stored, denied)
     return scopes
 
 

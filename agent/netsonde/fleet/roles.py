@@ -197,11 +197,15 @@ def administrator_permissions() -> dict[str, object]:
 
 
 def jetstream_subjects(
-    root: str, client: Client, hosts: Iterable[Host], shards: int = 1
+    root: str, client: Client, hosts: Iterable[Host] | None, shards: int = 1
 ) -> list[str]:
     """The JetStream subjects that a client's commands use. A collector pulls from its consumer
     and acks. Controllers and operators read the inventory and the policies. A controller also
-    forgets hosts, applies policies and downloads the objects that hosts stored on its request."""
+    forgets hosts, applies policies and downloads the objects that hosts stored on its request.
+
+    hosts: None if they are not known. A wildcard matches whole tokens, and the name of a bucket is
+    one token. So only `*` covers the bucket of each host, and `unread_subjects` are denied.
+    """
     inventory, policies = hosts_bucket(root), policy_bucket(root)
     reading = [
         *(f"$JS.API.STREAM.INFO.KV_{bucket}" for bucket in (inventory, policies)),
@@ -222,10 +226,20 @@ def jetstream_subjects(
             )
         ]
     if client.role == "controller":
-        buckets = [site_bucket_name(root), *(bucket_name(root, host.token) for host in hosts)]
-        objects = [f"$JS.API.DIRECT.GET.OBJ_{bucket}" for bucket in buckets]
+        names = ["*"]
+        if hosts is not None:
+            own = [bucket_name(root, host.token) for host in hosts]
+            names = [f"OBJ_{bucket}" for bucket in (site_bucket_name(root), *own)]
+        objects = [f"$JS.API.DIRECT.GET.{name}" for name in names]
         return [*reading, f"$KV.{inventory}.*", f"$KV.{policies}.>", *objects]
     return reading
+
+
+def unread_subjects(root: str, shards: int = 1) -> list[str]:
+    """The subjects to read streams that no controller needs. They are denied if it may read any
+    bucket."""
+    names = (*flows_streams(root, shards), events_stream(root), f"KV_{collectors_bucket(root)}")
+    return [f"$JS.API.DIRECT.GET.{name}" for name in names]
 
 
 def jetstream_imports(stored: Sequence[str]) -> list[str]:
@@ -257,12 +271,17 @@ def request_subjects(root: str, role: Role) -> list[str]:
     return [f"{prefix}{verb}" for verb in allowed for prefix in prefixes] + control + discovery
 
 
-def client_permissions(root: str, role: Role, stored: Sequence[str] = ()) -> dict[str, object]:
+def client_permissions(
+    root: str, role: Role, stored: Sequence[str] = (), denied: Sequence[str] = ()
+) -> dict[str, object]:
     """Permissions for its inbox, the streams and the requests of its role."""
     allowed = [*request_subjects(root, role), *stored]
     tapped = [tapped_subject(root, "mine")] if role in TAPPING else []
+    publish = {"allow": allowed} if allowed else {"deny": [">"]}
+    if denied:
+        publish["deny"] = [*denied]
     return {
-        "publish": {"allow": allowed} if allowed else {"deny": [">"]},
+        "publish": publish,
         "subscribe": {"allow": ["_INBOX.>", f"{root}.stream.>", *tapped]},
     }
 
@@ -301,7 +320,7 @@ def agent_streams(root: str) -> list[str]:
 
 
 def stored_subjects(
-    root: str, client: Client, hosts: Sequence[Host], transport: Transport
+    root: str, client: Client, hosts: Sequence[Host] | None, transport: Transport
 ) -> list[str]:
     if not transport.jetstream_dir:
         return []
@@ -309,9 +328,9 @@ def stored_subjects(
 
 
 def plan_accounts(
-    root: str, clients: Sequence[Client], hosts: Sequence[Host], transport: Transport
+    root: str, clients: Sequence[Client], hosts: Sequence[Host] | None, transport: Transport
 ) -> dict[str, Account]:
-    """Returns the accounts without their users."""
+    """Returns the accounts without their users. hosts: None if they are not known."""
     jetstream = bool(transport.jetstream_dir)
     agents, store = Account(), Account(jetstream=jetstream)
     accounts = {AGENTS: agents, STORE: store} if jetstream else {AGENTS: agents}

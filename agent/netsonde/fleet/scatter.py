@@ -29,6 +29,7 @@ from ..bus.nats_client import GuardedClient, PermissionDeniedError
 from ..config.sections import TOKEN
 from ..errors import UnreachableError
 from ..wire.instant import rfc3339
+from .packed import Packed
 
 INBOX_MESSAGES_MAX = 65_536
 INBOX_BYTES_MAX = 256 << 20
@@ -114,8 +115,7 @@ def decode_reply(
 ) -> Reply:
     """Reads a reply. A malformed body, status or name is a failure of the host (code 500).
 
-    encoded: fields that stay JSON text (msgspec.Raw). A row needs four times as much memory as its
-    text.
+    encoded: fields that stay JSON text, compressed (Packed).
     """
     headers = headers or {}
     host = headers.get("Host", "")
@@ -139,7 +139,7 @@ def decode_object(data: bytes, encoded: Collection[str] = ()) -> dict[str, Any]:
             return msgspec.json.decode(data, type=dict[str, Any])
         fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         return {
-            name: text if name in encoded else msgspec.json.decode(text)
+            name: Packed(memoryview(text)) if name in encoded else msgspec.json.decode(text)
             for name, text in fields.items()
         }
     except (msgspec.DecodeError, RecursionError) as error:
