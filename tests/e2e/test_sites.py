@@ -112,7 +112,7 @@ async def test_an_agent_on_a_leaf_stores_at_the_hub(
     await bus.ok("start", {"interface": str(capture), "backend": "file", "metering": metering})
     check_conservation(await finished(bus))
     out = tmp_path / "out.pcapng"
-    flags = (*client_flags(fleet.server.url), "--jetstream-domain", "hub")
+    flags = client_flags(fleet.server.url)  # the reply names the domain
     command = (sys.executable, "-m", "netsonde", "packets", "-w", str(out), *flags)
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -130,7 +130,7 @@ class Bucket:
     ) -> None:
         """site: used instead if it exists and this one does not."""
         self.name = name
-        self._domain = domain
+        self.domain = domain
         self.infix = ""  # in subjects, before the name of an object or of its chunks
         self._site = site
         self._connection = connection
@@ -180,10 +180,10 @@ class Bucket:
         if reply.error is not None or not reply.seq:
             reason = reply.error.description if reply.error else "the reply is not a PubAck"
             raise ObjectStoreUnavailable(f"Bucket {self.name}: {reason}.")
-        if jetstream.foreign(self._domain, reply.domain):
+        if jetstream.foreign(self.domain, reply.domain):
             raise ObjectStoreUnavailable(
                 f"Bucket {self.name}: JetStream domain {reply.domain!r} stored the chunk, not "
-                f"{self._domain!r}."
+                f"{self.domain!r}."
             )
         return reply.seq
 
@@ -241,7 +241,7 @@ class Bucket:
 
     async def _api(self, verb: str, body: dict[str, Any] | None = None) -> _Response:
         payload = b"" if body is None else msgspec.json.encode(body)
-        return await self._request(jetstream.api(self._domain, verb), payload, None)
+        return await self._request(jetstream.api(self.domain, verb), payload, None)
 
     async def _request(
         self, subject: str, payload: bytes, headers: dict[str, str] | None

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..fleet.pcapng import Part
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]+")
+DOMAIN = re.compile(r"[^\s.*>]*")
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}")
 STANDARD_OUTPUT = "-"
 
@@ -105,7 +106,7 @@ class Downloads:
         if sys.stderr.isatty():
             say(f"{reply.host}: fetching {reply.body.get('bytes')} bytes")
         client = self._client
-        domain = client.address.jetstream_domain
+        domain = domain_of(reply) or client.address.jetstream_domain
         host = reply.host if bucket == site_bucket_name(client.address.root) else ""
         stem = name if FILE_NAME.fullmatch(name) else "object"
         part = PartFile(self._directory / f"{reply.host}-{stem}")
@@ -131,6 +132,14 @@ class Downloads:
             part.remove()
             raise FetchError(f"cannot download {name}: {reason}") from None
         return part.path
+
+
+def domain_of(reply: Reply) -> str:
+    """Returns the JetStream domain that the host names; empty if it names none."""
+    domain = reply.body.get("domain", "")
+    if not (isinstance(domain, str) and DOMAIN.fullmatch(domain)):
+        raise FetchError("malformed reply: `domain` is no name of a JetStream domain")
+    return domain
 
 
 async def write_files(

@@ -14,6 +14,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import UNSET
+
 from ..bus.objects import Bucket, Upload
 from ..config.sections import BufferSection
 from ..core.capture import Capture
@@ -140,6 +142,7 @@ class Retrievals:
             reply.path = destination.path
         else:
             reply.bucket, reply.object = destination.bucket.name, name
+            reply.domain = destination.bucket.domain or UNSET
         return reply
 
     def _destination(

@@ -372,6 +372,9 @@ class PacketsReply(Reply, kw_only=True):
     gaps: list[PacketsGap]
     bucket: str | UnsetType = UNSET
     object: str | UnsetType = UNSET
+    domain: Annotated[
+        str | UnsetType, Meta(description="JetStream domain of the bucket, if one is configured")
+    ] = UNSET
     path: str | UnsetType = UNSET
     sha256: str
     chunks_read: Count
