@@ -36,6 +36,7 @@ from .nats_client import (
     honour_cancellation,
 )
 from .nats_transport import OpenSocket
+from .preferred import Preferred
 
 NO_PINGS_SEC = 1 << 20  # interval of nats-py's own PING; the watchdog sends them
 CONNECT_TIMEOUT_SEC = 5
@@ -128,6 +129,11 @@ class Connection:
         self.denials = 0
         self.connects = 0
         self.accepts: Accepts = lambda subject, size: True  # else the body is DROPPED_BODY
+        self._servers = order_servers(settings.servers, host)
+        self.may_move: Callable[[], bool] = lambda: True  # to the preferred server
+        self._preferred = Preferred(
+            self._servers[0], host, self._accepts_login, lambda: self.may_move()
+        )
 
     # ---- use -----------------------------------------------------------------------------
 
@@ -314,11 +320,27 @@ class Connection:
             failures = failures + 1 if time.monotonic() - began_sec < WATCH_INTERVAL_SEC else 0
             await asyncio.sleep(backoff_sec(failures))
 
-    async def _serve_one_client(self) -> None:
+    def _new_client(self) -> GuardedClient:
         client = GuardedClient()
         client.tls_expected = wants_tls(self._settings)
         client.login = Login(self._settings)
         client.open_socket = self._open_socket
+        return client
+
+    async def _accepts_login(self) -> bool:
+        """Returns whether the preferred server accepts a connection now."""
+        client = self._new_client()
+        once = {"servers": self._servers[:1], "allow_reconnect": False}
+        try:
+            await client.connect(**self._options(client) | once)
+        except Exception:
+            return False
+        finally:
+            await client.shut()
+        return True
+
+    async def _serve_one_client(self) -> None:
+        client = self._new_client()
         client.accepts = self.accepts
         self._opening = client
         try:
@@ -327,12 +349,16 @@ class Connection:
                 self._subscriptions[subject] = await client.subscribe(subject, cb=listener)
             self._client = client
             self._report_up()
-            watchdog = asyncio.create_task(self._watch(client))
+            tasks = [
+                asyncio.create_task(self._watch(client)),
+                asyncio.create_task(self._preferred.follow(client)),
+            ]
             try:
                 await client.ended.wait()
             finally:
-                watchdog.cancel()
-                await asyncio.gather(watchdog, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
             self._log.warning("nats-py closed the client, making a new one")
         finally:
             self._before = self.traffic
@@ -391,7 +417,7 @@ class Connection:
 
         settings = self._settings
         options: dict[str, Any] = {
-            "servers": order_servers(settings.servers, self._host),
+            "servers": list(self._servers),
             "name": self._name,
             "error_cb": on_error,
             "disconnected_cb": on_disconnected,
@@ -441,6 +467,7 @@ class Connection:
         self._failures = 0
         self._is_up = True
         self._up.set()
+        self._preferred.note(self.server)
         self._log.info("connected", server=self.server)
         for notice in self._notices:
             notice(True)

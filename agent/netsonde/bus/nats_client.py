@@ -30,6 +30,7 @@ from urllib.parse import ParseResult, unquote
 import nats.errors
 from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
+from nats.protocol import command as prot_command
 from nats.protocol import parser
 
 from ..config.addresses import endpoint
@@ -37,6 +38,7 @@ from ..errors import ConfigError
 from .credentials import Login
 from .nats_transport import CLOSE_SEC, DEFAULT_PORT, STREAM_BYTES, OpenSocket, Transport
 
+MOVE_FLUSH_SEC = 5.0
 HANDSHAKE_SEC = 10.0  # from the TCP connection to the server's first PONG
 BACKOFF_SEC, BACKOFF_SEC_MAX = 0.5, 60.0
 UNREACHED_DOUBLINGS = 5  # limit of the wait after an unreachable server: 16 s
@@ -337,6 +339,23 @@ class GuardedClient(Client):
         except (nats.errors.Error, OSError, RuntimeError):  # OSError: also TimeoutError
             return False
         return True
+
+    async def move_to(self, server: str) -> None:
+        """Leaves its server for another one of the pool. Messages on their way in arrive before
+        that, and what was published has reached the server. Messages that others publish until
+        the client is connected again do not arrive."""
+        transport = self._transport
+        if transport is None or all(server_name(one.uri) != server for one in self._server_pool):
+            return
+        inbox = bytes(self._resp_sub_prefix or b"")
+        for sid, subscription in self._subs.items():
+            if not inbox or not subscription.subject.encode().startswith(inbox):
+                transport.write(prot_command.unsub_cmd(sid, 0))
+        if not await self.flushed(MOVE_FLUSH_SEC) or not self.is_connected:
+            self.abort()  # the connection is broken: it reconnects anyway
+        self._server_pool.sort(key=lambda one: server_name(one.uri) != server)
+        self._tries, self._up_sec = 0, None
+        await self._process_op_err(nats.errors.Error(f"moving to {server}"))
 
     async def publish_encoded(self, line: bytes, payload: bytes) -> None:
         """Passes one encoded message to the socket. publish() would copy the payload twice."""

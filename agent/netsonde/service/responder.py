@@ -119,6 +119,7 @@ class Responder:
         self.name_taken = False  # another agent of this name started first
         self._listen(discovery.identity.labels)
         connection.accepts = self._accepts
+        connection.may_move = lambda: not self._running  # a reply belongs to a connection
 
     def _listen(self, labels: Mapping[str, str]) -> None:
         for verb in VERBS:
