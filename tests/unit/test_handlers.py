@@ -21,7 +21,12 @@ from netsonde.wire.requests import BackendsRequest, FlowsFilter, FlowsRequest, S
 def call(sessions: Any = None, *, binary: bool = False) -> Call:
     bus = SimpleNamespace(state=lambda: UNSET, authenticated=True)
     features = SimpleNamespace(
-        sessions=sessions, standing=sessions, retrievals=None, firmware=None, bus=bus
+        sessions=sessions,
+        standing=sessions,
+        retrievals=None,
+        firmware=None,
+        bus=bus,
+        taps=SimpleNamespace(states=list),
     )
     return Call(
         features=cast(Any, features),

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING
 from nats.errors import Error as NatsError
 
 from ..errors import NetsondeError
+from ..fleet.denied import DeniedError
 from ..fleet.scatter import Reply
 from .files import WriteError, is_special, move_file, replaced_file
 from .output import notify, say
@@ -66,9 +67,10 @@ class Downloads:
         self._client.outlast_breaks()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        denied = kind is not None and issubclass(kind, DeniedError)
         for reply in list(self._left):
-            self.broken = True
+            self.broken = self.broken or not denied  # a resumed run is denied again
             self.fail(reply, FetchError("not downloaded: the run was cut off"))
 
     def done(self, *replies: Reply) -> None:
