@@ -14,7 +14,14 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from .. import __version__
-from ..errors import EXIT_USAGE, NetsondeError, RequestError
+from ..errors import (
+    EXIT_USAGE,
+    ConfigError,
+    NetsondeError,
+    PrivilegeError,
+    RequestError,
+    UnreachableError,
+)
 from .backends import BackendsCommand
 from .collect import CollectCommand
 from .command import Command
@@ -26,6 +33,7 @@ from .diagnostics import DiagnosticsCommand
 from .doctor import DoctorCommand
 from .encrypt import EncryptCommand
 from .events import EventsCommand
+from .examples import add_examples
 from .export import ExportCommand
 from .firmware import FirmwareCommand
 from .flows import FlowsCommand
@@ -82,6 +90,12 @@ EPILOG = """\
 Exit codes: 0 every targeted host accepted the request; 1 some did not; 2 usage;
 69 NATS is unreachable; 77 a privilege is missing; 78 the configuration is invalid.
 """
+# Errors whose message ends with the command to run next.
+REPAIRS: tuple[tuple[type[NetsondeError], str], ...] = (
+    (ConfigError, "config check"),
+    (PrivilegeError, "doctor"),
+    (UnreachableError, "doctor"),
+)
 COMPLETION = "--print-completion"
 SHELLS = ("bash", "zsh", "tcsh", "fish", "powershell")  # those of shtab
 EXIT_INTERRUPTED = 130
@@ -144,6 +158,7 @@ def build_parser(
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(subparser)
+        add_examples(subparser, command.name)
         if resumed:
             relax(subparser)
         subparser.set_defaults(chosen=command)
@@ -163,12 +178,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = command.run(args)
         sys.stdout.flush()
     except NetsondeError as error:
-        return report(error)
+        return report(error, words)
     except BaseExceptionGroup as group:
         # From a TaskGroup. Report only expected errors; others are bugs and get a traceback.
         if group.split(NetsondeError)[1] is not None:
             raise
-        return max(report(error) for error in flatten(group))
+        return max(report(error, words) for error in flatten(group))
     except BrokenPipeError:
         close_output()
         return EXIT_PIPE_CLOSED
@@ -188,14 +203,22 @@ def close_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def report(error: NetsondeError) -> int:
-    """Prints an error for the user. Returns its exit code."""
+def report(error: NetsondeError, words: Sequence[str] = ()) -> int:
+    """Prints an error for the user, with the next command. Returns its exit code."""
     name = f"{error.error}: " if isinstance(error, RequestError) else ""
-    lines = f"{name}{error.detail}".split("\n")
+    lines = f"{name}{with_repair(error, words)}".split("\n")
     notify(lines[0])
     for line in lines[1:]:
         say(line)
     return error.exit_code
+
+
+def with_repair(error: NetsondeError, words: Sequence[str]) -> str:
+    """Adds the command that shows more about the error, unless that command reports it."""
+    for kind, repair in REPAIRS:
+        if isinstance(error, kind) and list(words[:1]) != repair.split()[:1]:
+            return f"{error.detail.removesuffix('.')}; run: netsonde {repair}"
+    return error.detail
 
 
 def flatten(group: BaseExceptionGroup[BaseException]) -> Iterator[NetsondeError]:
