@@ -183,7 +183,7 @@ async def test_parquet_keeps_unknown_fields(tmp_path: Path) -> None:
     """A newer agent sends them in the record and in its tunnel. Arrow refuses the last record."""
     stream, one = Stream(), message(1)
     records = [
-        {"flow_id": "1", "process": {"pid": 7}, "tunnel": {"type": "gre", "key": 5}, "more": "x"},
+        {"flow_id": "1", "weather": {"rain": 7}, "tunnel": {"type": "gre", "key": 5}, "more": "x"},
         {"flow_id": "2", "first_seen": "2026-01-02T03:04:05.000000001Z",
          "last_seen": "2026-01-02T03:04:06.000000000Z"},
         {"flow_id": "3", "first_seen": "2026-13-02T03:04:05Z"},
@@ -195,7 +195,7 @@ async def test_parquet_keeps_unknown_fields(tmp_path: Path) -> None:
     columns = ["host", "tunnel", "duration_us", "more"]
     table = pyarrow.parquet.read_table(tmp_path / path, columns=columns)
     first, second, third = table.to_pylist()
-    assert json.loads(first["more"]) == {"process": {"pid": 7}, "tunnel": {"key": 5}, "more": "x"}
+    assert json.loads(first["more"]) == {"weather": {"rain": 7}, "tunnel": {"key": 5}, "more": "x"}
     assert (first["host"], first["tunnel"]["type"]) == ("alpha", "gre")
     assert (second["duration_us"], second["more"]) == (999_999, None)
     assert json.loads(third["more"])["flow_id"] == "3"

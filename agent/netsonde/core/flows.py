@@ -43,7 +43,7 @@ _BY: dict[str, int] = {
 }
 
 
-_HIDDEN: dict[str, int] = {"name": lib.SONDE_HIDE_NAME, "process": 0}
+_HIDDEN: dict[str, int] = {"name": lib.SONDE_HIDE_NAME, "process": lib.SONDE_HIDE_PROCESS}
 
 
 class _Cursor(msgspec.Struct, array_like=True):
