@@ -21,7 +21,7 @@ from packets import ACK, ARP, FIN, ICMP, ICMPV6, IPV4, IPV6, PSH, RST, SYN, TCP,
 
 CLIENT, SERVER = "198.18.0.1", "198.18.0.2"  # RFC 2544, for benchmarks
 CLIENT6, SERVER6 = "fd6e:736f:6e64::1", "fd6e:736f:6e64::2"
-REQUEST = b"GET /demo HTTP/1.0\r\n\r\n"
+REQUEST = b"GET /demo HTTP/1.0\r\nHost: shop.netsonde.example\r\n\r\n"
 QUESTION = b"\4peer\4demo\10netsonde\7example\0" + struct.pack("!HH", 1, 1)
 TEXT = b"netsonde"
 FRAGMENT_BYTES = 1480  # part of a datagram in a packet of 1,500 bytes

@@ -68,6 +68,8 @@ def test_demo_succeeds_in_time(tmp_path: Path, flags: list[str]) -> None:
         "metrics",
         "$ netsonde start",
         "vlan 42",
+        "shop.netsonde.example",
+        "peer.demo.netsonde.example",
     ):
         assert words in done.stdout
     assert list(directory.iterdir()) == []

@@ -40,6 +40,8 @@ servers = ["{url}"]
 [capture]
 live = false
 replay_dirs = ["{directory}"]
+[flows]
+labels = ["dns", "http"]
 [metrics]
 interval_sec = 1
 [http]

@@ -17,14 +17,15 @@ FILE = Path(__file__).with_name("demo.pcap")
 FILE_HEADER_BYTES, PACKET_HEADER = 24, struct.Struct("<IIII")
 SPEED = 2
 SECOND_NS = 1_000_000_000
+NAMES = {"shop.netsonde.example", "peer.demo.netsonde.example"}  # in HTTP and in DNS
 SERVER, SERVER6 = "198.18.0.2", "fd6e:736f:6e64::2"
 
 
 # Protocol, destination, destination port and VLAN → title, packets and IP bytes. Both directions
 # count. ICMP has no ports: the Community ID pairing of its types takes their place.
 FLOWS: dict[tuple[Any, ...], tuple[str, int, int]] = {
-    ("TCP", SERVER, 8080): ("TCP download, IPv4", 207, 148_302),
-    ("TCP", SERVER6, 8080): ("TCP download, IPv6", 87, 61_242),
+    ("TCP", SERVER, 8080): ("TCP download, IPv4", 207, 148_331),
+    ("TCP", SERVER6, 8080): ("TCP download, IPv6", 87, 61_271),
     ("TCP", SERVER, 9): ("TCP connection refused", 2, 80),
     ("UDP", SERVER, 7000): ("UDP requests and answers", 40, 6_240),
     ("UDP", SERVER6, 53): ("DNS lookups, IPv6", 6, 600),

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from .demo_agent import HOST, Lab
-from .demo_capture import FLOWS, SPEED, read_frames, send_frames, write_recent
+from .demo_capture import FLOWS, NAMES, SPEED, read_frames, send_frames, write_recent
 from .demo_network import INTERFACE
 from .output import put_lines
 from .stop import COLUMNS, describe_end
@@ -110,6 +110,9 @@ async def close_session(lab: Lab) -> list[str]:
     )
     if arrived != sent:
         problems.append(f"records of {sent:,} packets were sent, {arrived:,} arrived")
+    found = {record["name"] for record in lab.records if record["name"]}
+    put_lines(f"Names in the records: {', '.join(sorted(found))}.")
+    problems += [f"no record has the name {name}" for name in sorted(NAMES - found)]
     if not early_records:
         problems.append("no flow record arrived while the capture ran")
     if not any(metrics["throughput_mbps"] > 0 for metrics in lab.metrics):

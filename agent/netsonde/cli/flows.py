@@ -361,7 +361,17 @@ def describe_record(record: dict[str, Any]) -> str:
     return (
         f"{clock_time(record.get('last_seen'))}  {shown['protocol']:<6}  {source} → {dest}{extra}  "
         f"{shown['packets']} packets  {shown['bytes']} bytes  {shown['end_reason']}"
+        f"{describe_owner(record)}"
     )
+
+
+def describe_owner(record: dict[str, Any]) -> str:
+    """Returns the flow's name and process, each after two spaces, if they are known."""
+    process = record.get("process") or {}
+    owner = process.get("unit") or process.get("name")
+    if owner and process.get("pid"):
+        owner = f"{owner} [{process['pid']}]"
+    return "".join(f"  {text}" for text in (record.get("name"), owner) if text)
 
 
 def endpoints(record: dict[str, Any]) -> tuple[str, str]:
