@@ -442,28 +442,25 @@ async def test_reload_changes_metering_and_export_without_a_gap(
         metering = {"enable": True, "flow_timeout_sec": 9}
         reload(agent, session={**SESSION, "metering": metering, "export": export})
 
-        async def exports() -> dict[str, Any] | None:
+        async def reloaded() -> dict[str, Any] | None:
             status = await bus.ok("status")
-            return status if status["export"] is not None else None
+            metered = status["metering"]["flow_timeout_sec"] == 9
+            return status if metered and status["export"] is not None else None
 
-        status = await eventually(exports, "the collector to be added")
-        assert status["metering"]["flow_timeout_sec"] == 9
+        status = await eventually(reloaded, "the collector and the timeout")
         assert status["session_id"] == before["session_id"]
         await counts(bus, sender)
         reload(agent, session={**SESSION, "metering": {"enable": False}})
 
-        async def meters() -> bool:
-            return bool((await bus.ok("status"))["metering"]["enabled"])
+        async def ended() -> bool:
+            status = await bus.ok("status")
+            return not status["metering"]["enabled"] and status["export"] is None
 
-        await eventually(lambda: _not(meters()), "metering to end")
+        await eventually(ended, "metering and export to end")
     status = await counts(bus, sender)
     assert status["export"] is None
     assert status["session_id"] == before["session_id"]
     assert status["packets_captured"] == 2 * len(FRAMES)
-
-
-async def _not(question: Any) -> bool:
-    return not await question
 
 
 async def test_reload_of_another_option_starts_another_session(
