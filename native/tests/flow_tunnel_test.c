@@ -30,7 +30,7 @@ static uint32_t room(void *context) {
 static void check(struct sonde_decoder *decoder, const char *layers, const char *tunnel) {
   struct crafted crafted;
   struct sonde_decoded decoded;
-  uint8_t text[4096];
+  uint8_t text[SONDE_RENDERED_RECORD_MAX + 2];
   struct sonde_batch batch;
   uint32_t cursor = 0;
   packet_craft(&crafted, layers);
