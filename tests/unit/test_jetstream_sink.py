@@ -34,7 +34,7 @@ def directory(tmp_path: Path) -> Path:
 
 def opened(directory: Path) -> tuple[JetStreamSink, Events]:
     events = Events()
-    connection = Connection(NatsSection(servers=[]), host="alpha", purpose="data")
+    connection = Connection(NatsSection(), host="alpha", purpose="data")
     publisher = Publisher(connection, root="capture", host="alpha", boot="b")
     settings = FlowsSection(spool_dir=str(directory), spool_mb=4)
     sink = JetStreamSink(connection, publisher, cast(Any, events), settings)

@@ -140,7 +140,9 @@ def test_browser_renders_each_page(
         for page in pages for width in WIDTHS
     )  # fmt: skip
     inspector = site / "inspector.html"
-    inspector.write_text(f'{frames}<pre id="found"></pre><script>{INSPECTOR}</script>')
+    no_icon = '<link rel="icon" href="data:,">'  # else Chromium may ask for favicon.ico
+    script = f'<pre id="found"></pre><script>{INSPECTOR}</script>'
+    inspector.write_text(f"{no_icon}{frames}{script}")
     command = [
         *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
         *("--no-first-run", "--enable-logging=stderr", f"--user-data-dir={tmp_path}"),
