@@ -16,6 +16,8 @@ import pytest
 from agents import COMMAND, Fleet, client_flags
 from bus import Bus
 from deadlines import eventually
+from netsonde.bus.objects import CHUNK_BYTES
+from netsonde.fleet.download import BATCH_CHUNKS
 from packets import SECOND_NS, Packet, at, read_capture, write_pcap
 from proxies import proxied
 from recording import numbered
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.jetstream
 
 HOSTS = [f"web{number}" for number in range(10)]
 LARGE = 20_000  # packets of 1 KB: an object of 21 MB
+BATCH_BYTES = BATCH_CHUNKS * CHUNK_BYTES
 
 
 async def packets(
@@ -136,16 +139,17 @@ async def test_split_needs_a_file(nats_server: NatsServer, words: tuple[str, ...
 async def test_download_continues_when_the_connection_is_back(
     fleet: Fleet, bus: Bus, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    """The connection is cut twice within one object. No byte that arrived is sent again, but for
-    the batch in flight."""
-    await recorded(fleet, bus, tmp_path, "alpha", numbered(LARGE))
+    """The connection is cut twice within one object. Each time at most the batch in flight is sent
+    again. From the start, 40 MiB would be."""
+    packets_made = 3 * LARGE
+    await recorded(fleet, bus, tmp_path, "alpha", numbered(packets_made))
     out = tmp_path / "out.pcapng"
-    async with proxied(nats_server.port, 6 << 20, 14 << 20) as proxy:
+    async with proxied(nats_server.port, 20 << 20, 40 << 20) as proxy:
         done = await packets(proxy.url, "-w", out)
         assert done.returncode == 0, done.stderr
         assert proxy.connections == 3
-        assert proxy.sent < out.stat().st_size + (4 << 20)
-    assert len(read_capture(out)) == LARGE
+        assert proxy.sent < out.stat().st_size + 2 * BATCH_BYTES + (1 << 20)
+    assert len(read_capture(out)) == packets_made
     assert not parts(tmp_path)
 
 
