@@ -94,6 +94,31 @@ async def test_the_tap_ends_after_its_duration_and_with_the_session(
     assert await refused(bus, filter="udp") == (400, "no_session")
 
 
+async def test_status_while_taps_end(fleet: Fleet, bus: Bus, sender: Sender) -> None:
+    """`status` counts the packets of a tap that is being closed on a thread."""
+    fleet.start(tap={"taps": 4})
+    await capturing.start(bus)
+    ended = asyncio.Event()
+
+    async def ask() -> None:
+        while not ended.is_set():
+            await bus.ok("status")
+
+    async def closed() -> bool:
+        return (await bus.ok("status"))["taps"] == []
+
+    asking = [asyncio.create_task(ask()) for _ in range(4)]
+    for number in range(20):
+        taps = [await open_tap(bus, filter="udp") for _ in range(4)]
+        sender.send([datagram(number)])
+        await asyncio.gather(*(one.stop() for one in taps))
+        assert [one.end for one in taps] == ["stop"] * 4
+        await eventually(closed, "the taps to be closed", interval_sec=0.01)
+    ended.set()
+    await asyncio.gather(*asking)
+    await settled(bus, sender.frames_sent)
+
+
 async def test_refusals(fleet: Fleet, bus: Bus, tmp_path: Path) -> None:
     key = make_key(tmp_path / "keys" / "tap.key")
     agent = fleet.start(encryption={"key_dirs": [key.parent]})

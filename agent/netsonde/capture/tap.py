@@ -157,7 +157,7 @@ class LiveTap:
             probing.cancel()
             closing.cancel()
             loop.remove_reader(self._tap.event_fd)
-            await on_thread(self._tap.close)
+            await on_thread(self._tap.retire())
 
     def _on_readable(self) -> None:
         self._tap.rearm()

@@ -1,13 +1,13 @@
 """A tap of a session: live copies of packets, as messages of pcapng packet blocks.
 
-Wraps native/include/tap.h. `open_tap` and `Tap.close` may block, so they run on worker threads; the
-rest is for the event loop.
+Wraps native/include/tap.h. `open_tap`, `Tap.stop` and what `Tap.retire` returns may block, so they
+run on worker threads; the rest is for the event loop.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +67,16 @@ class TapCounts:
 
 
 class Tap:
-    """One struct sonde_tap. Its session must stay open until `close` has returned."""
+    """One struct sonde_tap. Its session must stay open until the tap is closed. Its owner closes it
+    on a thread, and meanwhile `status` may ask for its counts: see `retire`."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._buffer = bytearray(MESSAGE_BYTES_MAX)
         self._message = ffi.new("struct sonde_tap_message *")
         self._counts = ffi.new("struct sonde_tap_counts *")
+        self._retired = False
+        self._last = TapCounts()
         self.event_fd: int = lib.sonde_tap_event_fd(handle)
 
     def rearm(self) -> None:
@@ -84,7 +87,9 @@ class Tap:
             return
 
     def take(self) -> TapMessage | None:
-        """Returns the next message, or None if none is ready."""
+        """Returns the next message, or None if none is ready or the tap is retired."""
+        if self._retired:
+            return None
         room = ffi.from_buffer("uint8_t[]", self._buffer)
         if not lib.sonde_tap_take(self._handle, room, self._message):
             return None
@@ -93,24 +98,33 @@ class Tap:
         return TapMessage(data, **members(TapMessage, made))
 
     def counts(self) -> TapCounts:
-        lib.sonde_tap_counts(self._handle, self._counts)
-        return TapCounts(**members(TapCounts, self._counts))
+        if not self._retired:
+            lib.sonde_tap_counts(self._handle, self._counts)
+            self._last = TapCounts(**members(TapCounts, self._counts))
+        return self._last
 
     def interfaces(self) -> list[TapInterface]:
+        if self._retired:
+            return []
         listed = ffi.new("struct sonde_tap_interface[]", lib.SONDE_TAP_INTERFACES_MAX)
         count = lib.sonde_tap_interfaces(self._handle, listed, lib.SONDE_TAP_INTERFACES_MAX)
         return [TapInterface(listed[at].slot, listed[at].linktype) for at in range(count)]
 
     def set_rate(self, rate: int) -> None:
-        lib.sonde_tap_rate_set(self._handle, rate)
+        if not self._retired:
+            lib.sonde_tap_rate_set(self._handle, rate)
 
     def stop(self) -> None:
         """Copies no further packet. Blocks for one turn of the capture loop."""
         lib.sonde_tap_stop(self._handle)
 
-    def close(self) -> None:
-        handle, self._handle = self._handle, ffi.NULL
-        lib.sonde_tap_close(handle)
+    def retire(self) -> Callable[[], None]:
+        """Keeps the last counts, and returns a function that closes the tap, for any thread. From
+        now on no other method uses the C object. Call it on the event loop, once."""
+        self.counts()
+        self._retired = True
+        handle = self._handle
+        return lambda: lib.sonde_tap_close(handle)
 
 
 def open_tap(handle: Any, settings: TapSettings) -> Tap:
