@@ -105,7 +105,7 @@ async def test_status_while_taps_end(fleet: Fleet, bus: Bus, sender: Sender) -> 
             await bus.ok("status")
 
     async def closed() -> bool:
-        return (await bus.ok("status"))["taps"] == []
+        return bool((await bus.ok("status"))["taps"] == [])
 
     asking = [asyncio.create_task(ask()) for _ in range(4)]
     for number in range(20):
