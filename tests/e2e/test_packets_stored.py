@@ -10,6 +10,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ class Clients:
             lambda: subprocess.run(full, capture_output=True, text=True, timeout=120)
         )
 
-    async def listed(self, name: str, *words: str) -> list[dict[str, object]]:
+    async def listed(self, name: str, *words: str) -> list[dict[str, Any]]:
         done = await self(name, "packets", "--list", "--json", *words)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
@@ -91,7 +92,7 @@ async def test_objects_are_listed_with_owner_and_deleted_by_it(run: Clients) -> 
         ("alpha", "all packets"),
         ("beta", "port 53"),
     ]
-    owners = [one["owner"]["account"] for one in found]  # type: ignore[index]
+    owners = [one["owner"]["account"] for one in found]
     assert owners == ["ctl", "boss", "ctl"]
     table = await run("ctl", "packets", "--list", "--host", "alpha")
     assert "OWNER" in table.stdout

@@ -227,26 +227,29 @@ class RotatedFiles(Sink):
     def _put(self, block: bytes, *, head: bool) -> None:
         full = self._bytes_max and self._bytes + len(block) > self._bytes_max
         old = self._seconds_max and time.monotonic() - self._began_sec >= self._seconds_max
-        if self._file is None or ((full or old) and not head):
-            self._open()
+        file = self._file
+        if file is None or ((full or old) and not head):
+            file = self._open()
             if head:
                 return  # `_head` has it
-        assert self._file is not None  # noqa: S101 - for mypy
-        self._file.write(block)
+        file.write(block)
         self._bytes += len(block)
 
-    def _open(self) -> None:
+    def _open(self) -> IO[bytes]:
+        """Begins the next file, and removes those above the limit."""
         self.close()
         self._number += 1
         stamp = time.strftime("%Y%m%d%H%M%S")
         name = f"{self._path.stem}_{self._number:05d}_{stamp}{self._path.suffix}"
         path = self._path.with_name(name)
-        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-        self._file.write(self._head)
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        self._file = file
+        file.write(self._head)
         self._bytes, self._began_sec = len(self._head), time.monotonic()
         self._written.append(path)
         while self._files_max and len(self._written) > self._files_max:
             self._written.pop(0).unlink(missing_ok=True)
+        return file
 
     def close(self) -> None:
         if self._file is not None:

@@ -30,6 +30,7 @@ def json_text(value: Any) -> str:
 
 
 def _unpack(value: object) -> msgspec.Raw:
+    """A hook of msgspec, which asks for NotImplementedError if a type is not known."""
     if isinstance(value, Packed):
         return msgspec.Raw(value.text)
     raise NotImplementedError(f"{type(value).__name__} is not JSON")

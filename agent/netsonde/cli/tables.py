@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Cell: TypeAlias = str | int | float
 
-DRAWN_MAX = 5000  # rows; rich needs 10 KB for each
+DRAWN_MAX = 5000  # rows; rich needs 7 KB for each
 
 
 def print_table(

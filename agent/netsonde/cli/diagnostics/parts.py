@@ -130,7 +130,7 @@ def output(program: str, *words: str, failing: bool = False) -> str:
 
 
 def run(program: str, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(  # noqa: S603 - a list of words, no shell
         [program, *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
