@@ -59,8 +59,8 @@ class Sender:
     def at_home(self) -> bool:
         return self.connection.server == self.home
 
-    async def publish_forever(self) -> None:
-        while True:
+    async def publish_until(self, stopped: asyncio.Event) -> None:
+        while not stopped.is_set():
             text = f"{self.host} {len(self.sent)}"
             if await self.connection.publish(f"records.{self.host}", text.encode()):
                 self.sent.append(text)
@@ -97,6 +97,20 @@ async def joined(server: NatsServer, other: Client) -> None:
         return bool(heard)
 
     await eventually(passes, "the server to join the cluster")
+    await client.close()
+
+
+async def heard_from(server: NatsServer, heard: list[str]) -> None:
+    """Returns when the collector hears what is published at the server: a route passes a new
+    subscription on in its own time."""
+    client = await nats.connect(server.url)
+
+    async def passes() -> bool:
+        await client.publish("records.probe", server.url.encode())
+        await settled(client)
+        return server.url in heard
+
+    await eventually(passes, f"the records of {server.url}")
     await client.close()
 
 
@@ -142,14 +156,17 @@ async def test_hosts_return_and_lose_no_message(
 
         await collector.subscribe("records.*", cb=keep)
         await settled(collector)
+        for member in sites.hub:
+            await heard_from(member, heard)
+        heard.clear()
         for one in senders:
             one.homes_sec.clear()
-        floods = [asyncio.create_task(one.publish_forever()) for one in senders]
+        stopped = asyncio.Event()
+        floods = [asyncio.create_task(one.publish_until(stopped)) for one in senders]
         gate.open = True
         await eventually(lambda: all(one.at_home for one in senders), "all hosts to be at home")
-        for flood in floods:
-            flood.cancel()
-        await asyncio.gather(*floods, return_exceptions=True)
+        stopped.set()
+        await asyncio.gather(*floods)
         for one in senders:
             assert await one.connection.barrier()
             reply = await collector.request(f"ask.{one.host}", timeout=10)

@@ -328,3 +328,37 @@ def test_other_errors_are_no_denials() -> None:
 
 def test_adapter_is_tested_with_the_pinned_version() -> None:
     assert version("nats-py").startswith("2.16.")
+
+
+async def test_nothing_follows_the_last_ping_of_a_client_that_moves() -> None:
+    """A socket that closes with unread bytes in it may lose those on their way to the server."""
+    streams: list[bytearray] = []
+
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        streams.append(stream := bytearray())
+        writer.write(INFO + b"}\r\n")
+        while line := await reader.readline():
+            stream += line
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+
+    sent: list[bytes] = []
+
+    async def publish_until(moved: asyncio.Task[None]) -> None:
+        while not moved.done() or len(sent) < 100:
+            text = b"message %d." % len(sent)
+            if await connection.publish("records", text):
+                sent.append(text)
+            await asyncio.sleep(0)
+
+    peer = Peer(keep)
+    async with peer.listening(), agent_of(peer.port) as connection:
+        await connection.wait_connected()
+        assert connection._client is not None
+        moved = asyncio.create_task(connection._client.move_to(f"127.0.0.1:{peer.port}"))
+        await publish_until(moved)
+        await eventually(lambda: connection.connects == 2, "the second connection")
+        assert await connection.barrier()
+    assert streams[0].endswith(b"PING\r\n")
+    for text in sent:
+        assert sum(stream.count(text) for stream in streams) == 1

@@ -30,6 +30,7 @@ from urllib.parse import ParseResult, unquote
 import nats.errors
 from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
+from nats.aio.transport import Transport as AnyTransport
 from nats.protocol import command as prot_command
 from nats.protocol import parser
 
@@ -275,6 +276,7 @@ class GuardedClient(Client):
         self._tries = 0  # since the last stable connection
         self._up_sec: float | None = None
         self._unreached = False  # the last attempt reached no server
+        self._leaving = False  # while True, publishes stay pending
         self._hastened = asyncio.Event()
         self.reads = 0  # grows while the server sends anything
         self.ended = asyncio.Event()
@@ -328,6 +330,8 @@ class GuardedClient(Client):
 
     async def flush(self, timeout: float = 10) -> None:
         """Flushes pending publishes before the PING, which would overtake them."""
+        if self._leaving:
+            raise nats.errors.Error("moving to another server")
         async with asyncio.timeout(timeout):
             await self._flush_pending(force_flush=True)
             await super().flush(timeout)  # type: ignore[arg-type]  # a float works
@@ -342,8 +346,9 @@ class GuardedClient(Client):
 
     async def move_to(self, server: str) -> None:
         """Leaves its server for another one of the pool. Messages on their way in arrive before
-        that, and what was published has reached the server. Messages that others publish until
-        the client is connected again do not arrive."""
+        that, and what was published has reached the server. What others publish meanwhile stays
+        pending until the client is connected again. Messages that others send to this client
+        meanwhile do not arrive."""
         transport = self._transport
         if transport is None or all(server_name(one.uri) != server for one in self._server_pool):
             return
@@ -351,11 +356,34 @@ class GuardedClient(Client):
         for sid, subscription in self._subs.items():
             if not inbox or not subscription.subject.encode().startswith(inbox):
                 transport.write(prot_command.unsub_cmd(sid, 0))
-        if not await self.flushed(MOVE_FLUSH_SEC) or not self.is_connected:
-            self.abort()  # the connection is broken: it reconnects anyway
-        self._server_pool.sort(key=lambda one: server_name(one.uri) != server)
-        self._tries, self._up_sec = 0, None
-        await self._process_op_err(nats.errors.Error(f"moving to {server}"))
+        self._leaving = True
+        try:
+            received = await self._received_all(transport)
+            if self._transport is transport and self.is_connected:
+                if not received:
+                    self.abort()
+                self._server_pool.sort(key=lambda one: server_name(one.uri) != server)
+                self._tries, self._up_sec = 0, None
+                await self._process_op_err(nats.errors.Error(f"moving to {server}"))
+        finally:
+            self._leaving = False
+        await self._flush_pending()  # a new connection may have replaced the broken one
+
+    async def _received_all(self, transport: AnyTransport) -> bool:
+        """Writes what is pending and returns True if the server has received it. Nothing follows
+        it: a message that is written after the PING could be lost when the socket closes."""
+        if self._flusher_task is not None:
+            self._flusher_task.cancel()  # a reconnect starts another one
+        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pending, self._pending, self._pending_data_size = self._pending, [], 0
+        self._pongs.append(pong)
+        try:
+            transport.writelines([*pending, b"PING\r\n"])
+            async with asyncio.timeout(MOVE_FLUSH_SEC):
+                await pong
+        except (OSError, nats.errors.Error):  # OSError: also TimeoutError
+            return False
+        return True
 
     async def publish_encoded(self, line: bytes, payload: bytes) -> None:
         """Passes one encoded message to the socket. publish() would copy the payload twice."""
@@ -485,6 +513,8 @@ class GuardedClient(Client):
     # ---- receiving and sending ---------------------------------------------------------------
 
     async def _flush_pending(self, force_flush: bool = False) -> None:
+        if self._leaving:
+            return
         with _cancellable():
             await super()._flush_pending(force_flush)
 
