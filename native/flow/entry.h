@@ -129,6 +129,7 @@ struct sonde_flow_table {
   struct sonde_hash_secret secret;
   struct sonde_wheel wheel;
   struct sonde_record_sink sink;
+  struct sonde_owner_source owner_source;
   struct sonde_label_hook label_hook;
   struct sonde_flow_counters counters;
 };
@@ -177,6 +178,11 @@ void sonde_flow_count_late(struct sonde_flow_table *table, uint32_t entry,
 /* The packet is older than the segment's first one: moves the start back, or counts it as late. */
 void sonde_flow_begin_earlier(struct sonde_flow_table *table, uint32_t entry,
                               const struct sonde_decoded *packet);
+
+struct sonde_owner_match;
+/* owner_match.c: does one owner of the flow match? */
+bool sonde_flow_owner_matches(const struct sonde_flow_table *table, uint32_t entry,
+                              const struct sonde_owner_match *match);
 
 /* record.c */
 void sonde_flow_record_fill(const struct sonde_flow_table *table, uint32_t entry,

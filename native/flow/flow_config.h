@@ -10,6 +10,7 @@
 
 #include "counters.h"
 #include "label_hook.h"
+#include "owner.h"
 #include "record.h"
 
 enum {
@@ -29,9 +30,10 @@ struct sonde_record_sink {
 
 struct sonde_flow_config {
   uint32_t flows_max;
-  bool tunnels;     /* keep each flow's tunnel */
-  uint8_t worker;   /* makes flow ids differ between tables of one session */
-  uint64_t id_seed; /* the same for all tables of a session */
+  bool tunnels;                           /* keep each flow's tunnel */
+  uint8_t worker;                         /* makes flow ids differ between tables of one session */
+  uint64_t id_seed;                       /* the same for all tables of a session */
+  struct sonde_owner_source owner_source; /* for filters; read NULL: no owners */
   struct sonde_record_sink sink;
   struct sonde_label_hook labels; /* context NULL: off */
 };

@@ -52,9 +52,11 @@ static bool entry_matches(const struct sonde_flow_table *table, uint32_t entry,
                           const struct sonde_flow_match *match) {
   if (!key_matches(&table->hot[entry].key, match))
     return false;
-  return !match->name ||
-         (table->labels &&
-          table->label_hook.matches(table->label_hook.context, table->labels[entry], match->name));
+  if (match->name &&
+      !(table->labels &&
+        table->label_hook.matches(table->label_hook.context, table->labels[entry], match->name)))
+    return false;
+  return !match->owner || sonde_flow_owner_matches(table, entry, match->owner);
 }
 
 bool sonde_flow_matches(const struct sonde_flow_table *table, uint32_t entry,

@@ -48,6 +48,7 @@ struct sonde_flow_table *sonde_flow_table_create(const struct sonde_flow_config 
   if (config->tunnels)
     table->tunnels = map_zeroed(flows * sizeof *table->tunnels);
   table->label_hook = config->labels;
+  table->owner_source = config->owner_source;
   if (config->labels.context)
     table->labels = map_zeroed(flows * sizeof *table->labels);
   struct sonde_wheel_link *links =

@@ -214,6 +214,16 @@ enum sonde_flow_sort {
   SONDE_FLOW_SORT_RECENT = 2,
 };
 
+/* Texts are patterns of fnmatch, without case and escapes; NULL: any. One owner of the flow matches
+ * all of them. */
+struct sonde_owner_match {
+  const char *unit;      /* also without ".service" */
+  const char *container; /* or the first characters of the id */
+  const char *pod;
+  const char *process; /* its name, or the file name of its program */
+  int64_t pid;         /* -1: any */
+};
+
 struct sonde_flow_match { /* either side matches address and port */
   int ip_version;         /* 0: any address; 4 or 6 */
   uint8_t ip[16];
@@ -221,6 +231,7 @@ struct sonde_flow_match { /* either side matches address and port */
   int port;            /* -1: any */
   int protocol;        /* -1: any */
   const char *name;    /* a pattern of fnmatch for the flow's name, without case; NULL: any */
+  const struct sonde_owner_match *owner; /* NULL: any */
 };
 
 struct sonde_flow_query {

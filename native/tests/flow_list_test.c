@@ -5,6 +5,7 @@
 #include "check.h"
 #include "flow/sum.h"
 #include "flow/table.h"
+#include "owner.h"
 
 static const uint64_t SECOND = 1000000000;
 static const uint64_t START = 1700000000000000000;
@@ -162,6 +163,86 @@ static void listing_filters_by_every_field(void) {
   drop(f);
 }
 
+/* ---- owners --------------------------------------------------------------------------- */
+
+enum { NGINX = 100, PYTHON = 101, UNKNOWN = 1 };
+
+static const struct sonde_owner owners[] = {
+    {.pid = 42,
+     .name = "nginx",
+     .exe = "/usr/sbin/nginx",
+     .unit = "web@1.service",
+     .container = "4f1c09a2b3d4",
+     .pod = "0b6f0f2e-0000"},
+    {.pid = 43, .name = "gunicorn", .exe = "/usr/bin/python3.11", .unit = "user-1.scope"},
+};
+
+static void read_owner(void *context, uint32_t reference, struct sonde_owner *into) {
+  (void)context;
+  *into = reference == UNKNOWN ? (struct sonde_owner){.pid = UINT32_MAX} : owners[reference - 100];
+}
+
+/* Flow 0 is between nginx and python, 1 of python, 2 of nobody that is known, 3 without owners. */
+static void set_owners(void *context, uint32_t *label, struct sonde_record *record,
+                       uint64_t start_ns, bool last) {
+  static const uint32_t source[] = {NGINX, PYTHON, UNKNOWN, 0};
+  (void)context, (void)label, (void)start_ns, (void)last;
+  record->process = source[record->source_ip[0]];
+  record->peer_process = record->source_ip[0] == 0 ? PYTHON : 0;
+}
+
+static void release_label(void *context, uint32_t *label) {
+  (void)context, (void)label;
+}
+
+static void listing_filters_by_owner(void) {
+  const struct {
+    struct sonde_owner_match match;
+    uint32_t expected;
+  } rows[] = {
+      {{.unit = "WEB@1", .pid = -1}, 1},
+      {{.unit = "web@?.service", .pid = -1}, 1},
+      {{.unit = "user-1", .pid = -1}, 0}, /* only .service may be left out */
+      {{.container = "4F1C", .pid = -1}, 1},
+      {{.container = "f1c", .pid = -1}, 0},
+      {{.container = "*d4", .pid = -1}, 1},
+      {{.pod = "0b6f*", .pid = -1}, 1},
+      {{.pod = "*", .pid = -1}, 1},
+      {{.process = "gunicorn", .pid = -1}, 2},
+      {{.process = "python3*", .pid = -1}, 2},
+      {{.process = "/usr/*", .pid = -1}, 0},
+      {{.process = "*", .pid = -1}, 2},
+      {{.pid = 42}, 1},
+      {{.pid = UINT32_MAX}, 0},
+      {{.unit = "web@1", .pid = 43}, 0}, /* they are two owners */
+      {{.pid = -1}, 3},
+  };
+  struct fixture *f = calloc(1, sizeof *f);
+  f->table = sonde_flow_table_create(&(struct sonde_flow_config){
+      .flows_max = 64,
+      .sink = {.context = f, .reserve = reserve, .commit = commit, .room = room},
+      .owner_source = {.read = read_owner},
+      .labels = {.context = f, .record = set_owners, .release = release_label},
+  });
+  for (uint32_t i = 0; i < 4; i++)
+    send_packet(f, i, i, false);
+  struct sonde_record listed[8];
+  struct sonde_flow_query query = {.limit = 8, .match = {.port = -1, .protocol = -1}};
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    uint64_t matching = 0;
+    query.match.owner = &rows[i].match;
+    sonde_flow_table_list(f->table, &query, listed, &matching);
+    CHECK_EQ(matching, rows[i].expected);
+  }
+  query.excludes = 1;
+  query.except = query.match;
+  query.except.owner = &rows[12].match;
+  query.match.owner = NULL;
+  uint64_t matching = 0;
+  CHECK_EQ(sonde_flow_table_list(f->table, &query, listed, &matching), 3);
+  drop(f);
+}
+
 static void flows_are_summed_by_fields(void) {
   struct fixture *f = make(1024, 300, 60);
   for (uint32_t i = 0; i < 500; i++)
@@ -198,6 +279,7 @@ int main(void) {
   listing_continues_after_a_flow();
   listing_takes_networks();
   listing_filters_by_every_field();
+  listing_filters_by_owner();
   flows_are_summed_by_fields();
   return check_report();
 }

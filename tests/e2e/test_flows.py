@@ -128,6 +128,10 @@ async def test_filter_takes_networks_and_exclusions(replayed: dict[str, Any], bu
     assert await count(**{"not": {}}) == FLOWS
     assert await count(ip="0.0.0.0/0") == FLOWS
     assert await count(ip="::/0") == 0
+    # A file has no sockets, so no flow has an owner.
+    for key, value in (("unit", "*"), ("container", "a"), ("pod", "*"), ("process", 1)):
+        assert await count(**{key: value}) == 0
+        assert await count(**{"not": {key: value}}, protocol="TCP") == FLOWS // 4
 
 
 async def test_by_adds_up_all_flows(replayed: dict[str, Any], bus: Bus) -> None:

@@ -22,6 +22,7 @@ FLOWS = "capture.host.alpha.flows"
 STATUS = "capture.host.alpha.status"
 REQUEST = b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n"
 STREAMS = '"capture.stream.>"'
+OWNERS = ("unit", "container", "pod", "process")
 
 
 def capture_file(path: Path) -> Path:
@@ -44,7 +45,7 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 async def test_hidden_name_is_in_no_reply(
     fleet: Fleet, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    policy = {"identity": "server", "hide": {"ctl": [], "*": ["name"]}}
+    policy = {"identity": "server", "hide": {"ctl": [], "*": ["name", "process"]}}
     agent = fleet.agent(
         "alpha", nats={"nkey": key_of(tmp_path, "alpha")}, policy=policy, flows={"labels": ["http"]}
     )
@@ -82,14 +83,16 @@ async def test_hidden_name_is_in_no_reply(
         for body, field in (
             (wanted, "$.filter.name"),
             ({"filter": {"not": {"name": "x"}}}, "$.filter.not.name"),
+            *(({"filter": {key: "x"}}, f"$.filter.{key}") for key in OWNERS),
+            ({"filter": {"not": {"process": 1}}}, "$.filter.not.process"),
         ):
             refused = await ask(operator, FLOWS, body)
             assert (refused.code, refused.error) == (403, "policy_denied")
             assert refused.body["field"] == field
-        await eventually(lambda: len(events) == 3, "the audit events")
+        await eventually(lambda: len(events) == 8, "the audit events")
         audits = [json.loads(message.data)["data"] for message in events]
         assert [(audit["verb"], audit["code"]) for audit in audits] == [
-            ("start", 200), ("flows", 403), ("flows", 403),
+            ("start", 200), *[("flows", 403)] * 7,
         ]  # fmt: skip
         assert audits[-1]["caller"]["account"] == "ops"
 

@@ -23,7 +23,8 @@ from netsonde.cli.encrypt import describe_sealing
 from netsonde.cli.export import describe_export
 from netsonde.cli.files import WriteError, replaced_file
 from netsonde.cli.firmware import describe_verification
-from netsonde.cli.flows import describe_record, flows_body, list_flows, matches
+from netsonde.cli.flow_filters import matches
+from netsonde.cli.flows import describe_record, flows_body, list_flows
 from netsonde.cli.meter import describe_meter, meter_body
 from netsonde.cli.metrics import describe_rates
 from netsonde.cli.override import override_body
@@ -155,6 +156,13 @@ def test_flows_flags_set_the_request_filter() -> None:
     assert request.limit == 5
     assert request.filter is not None
     assert (request.filter.ip, request.filter.port) == ("fd00::1", 53)
+    args = parse(
+        *("flows", "--unit", "web*", "--process", "0042", "--not-process", "4x", "--pod", "p")
+    )
+    assert flows_body(args) == {
+        "filter": {"unit": "web*", "pod": "p", "process": 42, "not": {"process": "4x"}}
+    }
+    msgspec.convert(flows_body(args), FlowsRequest)
 
 
 def test_run_flags_override_the_configuration() -> None:
@@ -361,6 +369,17 @@ RECORD = {
     "last_seen": "2026-01-02T03:04:05.678901234Z",
     "end_reason": "idle",
 }
+OWNERS = {
+    "process": {
+        "pid": 42,
+        "name": "gunicorn",
+        "exe": "/usr/bin/python3.11",
+        "unit": "nginx.service",
+        "container": "4f1c09",
+        "pod": None,
+    },
+    "peer_process": {"pid": 43, "name": None, "exe": None, "unit": None},
+}
 
 
 def test_describe_record_prints_one_line_for_each_encoding() -> None:
@@ -442,10 +461,28 @@ def test_describe_record_shows_icmp_type_without_ports() -> None:
         (["--protocol", "17"], True),
         (["--protocol", "6"], False),
         (["--min-packets", "3"], False),
+        (["--not-port", "53"], False),
+        (["--not-port", "53", "--not-ip", "fd00::3"], True),
+        (["--unit", "NGINX"], True),
+        (["--unit", "nginx.serv*"], True),
+        (["--unit", "ngin"], False),
+        (["--container", "4F1C"], True),
+        (["--container", "*c9"], False),
+        (["--container", "*09"], True),
+        (["--pod", "8a*"], False),
+        (["--process", "python*"], True),
+        (["--process", "gunicorn"], True),
+        (["--process", "42"], True),
+        (["--process", "43"], True),
+        (["--process", "44"], False),
+        (["--unit", "nginx", "--process", "42"], True),
+        (["--unit", "nginx", "--process", "43"], False),  # they are two owners
+        (["--not-process", "43"], False),
+        (["--not-process", "44"], True),
     ],
 )
 def test_follow_filters_like_the_listing(flags: list[str], *, expected: bool) -> None:
-    assert matches(RECORD, parse("flows", "--follow", *flags)) == expected
+    assert matches(RECORD | OWNERS, parse("flows", "--follow", *flags)) == expected
 
 
 @pytest.mark.parametrize("role", ["segment", "key"])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
@@ -18,6 +16,7 @@ from ..fleet.packed import Packed
 from ..fleet.stream import GapCounter
 from ..wire.instant import rfc3339
 from ..wire.subjects import stream_host
+from .flow_filters import add_filter_arguments, filter_body, matches
 from .output import put, put_json, say
 from .requests import (
     add_client_arguments,
@@ -68,14 +67,7 @@ class FlowsCommand:
         )
         parser.add_argument("--sort", choices=["bytes", "packets", "recent"])
         parser.add_argument("--min-packets", type=whole(0), metavar="N")
-        parser.add_argument("--ip", type=address, help="source or destination address or network")
-        parser.add_argument("--port", type=whole(0, 65_535), help="source or destination port")
-        parser.add_argument("--protocol", metavar="P", help="TCP, UDP, ICMP, … or a number")
-        parser.add_argument("--name", metavar="GLOB", help="name that the client asked for")
-        parser.add_argument("--not-ip", type=address, metavar="IP", help="leave these flows out")
-        parser.add_argument("--not-port", type=whole(0, 65_535), metavar="PORT")
-        parser.add_argument("--not-protocol", metavar="P")
-        parser.add_argument("--not-name", metavar="GLOB")
+        add_filter_arguments(parser)
         parser.add_argument(
             "--by",
             type=flow_fields,
@@ -96,15 +88,6 @@ class FlowsCommand:
         return conclude(args, outcome)
 
 
-def address(text: str) -> str:
-    try:
-        if "/" in text:
-            return str(ipaddress.ip_network(text, strict=False))
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not an IP address or network") from None
-
-
 def flow_fields(text: str) -> list[str]:
     fields = [field.strip() for field in text.split(",")]
     for field in fields:
@@ -114,15 +97,11 @@ def flow_fields(text: str) -> list[str]:
 
 
 def flows_body(args: Namespace) -> dict[str, Any]:
-    excluded = _named(
-        ip=args.not_ip, port=args.not_port, protocol=args.not_protocol, name=args.not_name
-    )
-    wanted = _named(ip=args.ip, port=args.port, protocol=args.protocol, name=args.name)
     return _named(
         limit=min(args.count, PAGE_MAX) if args.count is not None else None,
         sort=args.sort,
         min_packets=args.min_packets,
-        filter=(wanted | ({"not": excluded} if excluded else {})) or None,
+        filter=filter_body(args),
         by=args.by,
     )
 
@@ -316,31 +295,6 @@ def follow_summary(printed: int, hosts: int, missing: int, refused: int) -> str:
     if missing:
         text += f", {missing} batches missing"
     return f"{text}, {refused} batches or records refused" if refused else text
-
-
-def matches(record: dict[str, Any], args: Namespace) -> bool:
-    """Applies the filter to a record. A record without the field does not match."""
-    found = record.get
-    if args.ip is not None and not any(
-        _in_network(found(side), args.ip) for side in ("source_ip", "dest_ip")
-    ):
-        return False
-    if args.port is not None and args.port not in (found("source_port"), found("dest_port")):
-        return False
-    if args.protocol is not None and args.protocol.lower() not in (
-        found("protocol", "").lower(),
-        str(found("protocol_number")),
-    ):
-        return False
-    if args.name is not None and not fnmatchcase((found("name") or "").lower(), args.name.lower()):
-        return False
-    return args.min_packets is None or found("packets", 0) >= args.min_packets
-
-
-def _in_network(ip: str | None, network: str) -> bool:
-    if ip is None:
-        return False
-    return ipaddress.ip_address(ip) in ipaddress.ip_network(network, strict=False)
 
 
 def print_record(host: str, record: dict[str, Any], *, as_json: bool, with_host: bool) -> None:

@@ -24,7 +24,7 @@ from msgspec import Raw
 from ..errors import InvalidRequest
 from ..wire.protocols import protocol_name
 from .library import check, check_status, ffi, lib
-from .values import FlowMatch, FlowPage, FlowQuery
+from .values import FlowMatch, FlowPage, FlowQuery, OwnerMatch
 
 LISTINGS_MAX = 4
 LISTING_SEC = 60.0
@@ -196,28 +196,46 @@ def _address(ip: Any, version: int) -> str:
 
 
 def _query(query: FlowQuery) -> tuple[Any, list[Any]]:
-    """Returns a query, and the strings that must live as long."""
+    """Returns a query, and the objects that must live as long."""
     made = ffi.new("struct sonde_flow_query *")
     made.limit = query.limit
     made.sort = SORTS[query.sort]
     made.min_packets = query.min_packets
-    kept = [_fill_match(made.match, query.match)]
+    kept: list[Any] = []
+    _fill_match(made.match, query.match, kept)
     if query.excluded is not None:
         made.excludes = 1
-        kept.append(_fill_match(getattr(made, "except"), query.excluded))
+        _fill_match(getattr(made, "except"), query.excluded, kept)
     return made, kept
 
 
-def _fill_match(made: Any, match: FlowMatch) -> Any:
+def _fill_match(made: Any, match: FlowMatch, kept: list[Any]) -> None:
+    """Adds what `made` points to to `kept`."""
     made.port = -1 if match.port is None else match.port
     made.protocol = -1 if match.protocol is None else match.protocol
     if match.ip is not None:
         made.ip_version = 4 if len(match.ip) == 4 else 6
         made.ip_bits_ignored = match.ip_bits_ignored
         ffi.memmove(made.ip, match.ip, len(match.ip))
-    name = ffi.NULL if match.name is None else ffi.new("char[]", match.name.encode())
-    made.name = name
-    return name
+    made.name = _text(match.name, kept)
+    if match.owner is not None:
+        made.owner = _owner(match.owner, kept)
+
+
+def _owner(match: OwnerMatch, kept: list[Any]) -> Any:
+    made = ffi.new("struct sonde_owner_match *")
+    kept.append(made)
+    made.pid = -1 if match.pid is None else match.pid
+    for name in ("unit", "container", "pod", "process"):
+        setattr(made, name, _text(getattr(match, name), kept))
+    return made
+
+
+def _text(text: str | None, kept: list[Any]) -> Any:
+    if text is None:
+        return ffi.NULL
+    kept.append(ffi.new("char[]", text.encode()))
+    return kept[-1]
 
 
 def _write_cursor(key: int, offset: int, query: FlowQuery, listing: _Listing) -> str:

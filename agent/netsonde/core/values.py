@@ -134,6 +134,17 @@ class DecodedMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerMatch:
+    """struct sonde_owner_match: patterns, and the id of a process. None: any."""
+
+    unit: str | None = None
+    container: str | None = None
+    pod: str | None = None
+    process: str | None = None
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FlowMatch:
     """struct sonde_flow_match. None: any."""
 
@@ -142,6 +153,7 @@ class FlowMatch:
     port: int | None = None
     protocol: int | None = None
     name: str | None = None
+    owner: OwnerMatch | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from ..capture.sessions import Sessions
 from ..capture.standing import Standing
 from ..core import backends as core_backends
 from ..core.capture import JSON, MSGPACK
-from ..core.values import FlowMatch, FlowQuery
+from ..core.values import FlowMatch, FlowQuery, OwnerMatch
 from ..errors import InvalidFilter, InvalidRequest, PolicyDenied
 from ..firmware.verify import Firmware
 from ..recorder.retrieval import Retrievals, add_gap, packet_query
@@ -80,6 +80,16 @@ class Features:
     firmware: Firmware
     taps: Taps
     bus: Bus
+
+
+# The [policy.hide] field that a key of `filter` shows.
+FILTERS_HIDDEN_BY = {
+    "name": "name",
+    "unit": "process",
+    "container": "process",
+    "pod": "process",
+    "process": "process",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +171,7 @@ async def netflow_export_enable(call: Call, request: ExportRequest) -> Done:
 
 async def flows(call: Call, request: FlowsRequest) -> Done:
     query = replace(flow_query(request), hidden=call.hidden)
-    _check_shown(query, call.hidden)
+    _check_shown(request, call.hidden)
     session = call.features.sessions.require()
     page = await session.capture.flows(
         query,
@@ -234,13 +244,16 @@ def flow_query(request: FlowsRequest) -> FlowQuery:
     )
 
 
-def _check_shown(query: FlowQuery, hidden: frozenset[str]) -> None:
-    """Raises PolicyDenied if the query tests a hidden field: its rows would show the value."""
-    for match, place in ((query.match, "$.filter"), (query.excluded, "$.filter.not")):
-        if match is not None and match.name is not None and "name" in hidden:
-            raise PolicyDenied(
-                "This host's [policy] hides the field from this caller.", field=f"{place}.name"
-            )
+def _check_shown(request: FlowsRequest, hidden: frozenset[str]) -> None:
+    """Raises PolicyDenied if the filter tests a hidden field: its rows would show the value."""
+    wanted = request.filter or FlowsFilter()
+    for match, place in ((wanted, "$.filter"), (wanted.not_, "$.filter.not")):
+        for field, hide in FILTERS_HIDDEN_BY.items():
+            if hide in hidden and match is not None and getattr(match, field) is not None:
+                raise PolicyDenied(
+                    "This host's [policy] hides the field from this caller.",
+                    field=f"{place}.{field}",
+                )
 
 
 def _match(wanted: FlowsMatch, place: str) -> FlowMatch:
@@ -255,7 +268,14 @@ def _match(wanted: FlowsMatch, place: str) -> FlowMatch:
         ip = network.network_address.packed
         ignored = network.max_prefixlen - network.prefixlen
     protocol = _protocol(wanted.protocol, f"{place}.protocol")
-    return FlowMatch(ip, ignored, wanted.port, protocol, wanted.name)
+    return FlowMatch(ip, ignored, wanted.port, protocol, wanted.name, _owner(wanted))
+
+
+def _owner(wanted: FlowsMatch) -> OwnerMatch | None:
+    process = wanted.process if isinstance(wanted.process, str) else None
+    pid = wanted.process if isinstance(wanted.process, int) else None
+    match = OwnerMatch(wanted.unit, wanted.container, wanted.pod, process, pid)
+    return None if match == OwnerMatch() else match
 
 
 def _protocol(wanted: str | int | None, place: str) -> int | None:

@@ -145,21 +145,25 @@ class MetricsRequest(Request):
     """Rates over the last full metrics interval, and the counters."""
 
 
+Pattern: TypeAlias = Annotated[
+    str, Meta(min_length=1, max_length=255, pattern=r"^[ -~]*$", description="with *, ? and []")
+]
+
+
 class FlowsMatch(Request, kw_only=True):
-    """Either side matches `ip` and `port`. protocol is a name or a number, name a pattern."""
+    """Either side matches `ip` and `port`, and one owner matches unit, container, pod and process.
+    protocol and process are a name or a number."""
 
     ip: (
         Annotated[str, Meta(max_length=64, description="an address or a network in CIDR")] | None
     ) = None
     port: Annotated[int, Meta(ge=0, le=65535)] | None = None
     protocol: Annotated[str, Meta(max_length=16)] | Annotated[int, Meta(ge=0, le=255)] | None = None
-    name: (
-        Annotated[
-            str,
-            Meta(min_length=1, max_length=255, pattern=r"^[ -~]*$", description="with *, ? and []"),
-        ]
-        | None
-    ) = None
+    name: Pattern | None = None
+    unit: Pattern | None = None
+    container: Pattern | None = None
+    pod: Pattern | None = None
+    process: Pattern | Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
 
 
 class FlowsFilter(FlowsMatch, kw_only=True):
