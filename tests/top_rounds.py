@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from netsonde.cli.tui.feed import CAPTURING, FINISHED, FlowSample, HostSample, Round, read_flow
+from netsonde.fleet import Outcome, Reply
 
 ROUNDS = 40
 INTERVAL_SEC = 2.0
@@ -105,3 +106,48 @@ def make_flows(number: int, index: int) -> list[FlowSample]:
         read_flow(host, row | {"total_bytes": counted - position})
         for position, host in enumerate(hosts)
     ]
+
+
+# The longest texts that agents send.
+LONGEST = (
+    ("fra-edge-router-with-a-long-name",), 6, "2001:db8:1234:5678:9abc:def0:1234:5678", 65535,
+    "2001:db8:1234:5678:9abc:def0:8765:4321", 65534, 123e6, None, None, None,
+)  # fmt: skip
+
+
+def replies() -> tuple[Outcome, Outcome]:
+    """Returns replies to `metrics` and `flows`, one of each for a host."""
+    metrics = [
+        Reply(
+            host,
+            200,
+            {
+                "throughput_mbps": rate * 8 / 1e6,
+                "packets_per_sec": rate // 820,
+                "avg_packet_size": 820.0,
+                "drop_rate_percent": drops / 100,
+                "buffer_usage_percent": 100.0,
+                "active_flows": 1_200 + rate // 1_000_000,
+            },
+        )
+        for host, rate, _, drops in HOSTS
+    ]
+    flows = [Reply(one[0][0], 200, {"flows": [list_row(*one[1:7])]}) for one in (*FLOWS, LONGEST)]
+    return Outcome(replies=metrics), Outcome(replies=flows)
+
+
+def list_row(
+    kind: int, source: str, from_port: int, dest: str, to_port: int, rate: float
+) -> dict[str, Any]:
+    """Returns a row of a reply to `flows`."""
+    return {
+        "protocol": PROTOCOLS[kind],
+        "source_ip": source,
+        "source_port": from_port,
+        "dest_ip": dest,
+        "dest_port": to_port,
+        "icmp_type": 8 if kind == 1 else None,
+        "packets": int(rate * 60) // 900 + 1,
+        "bytes": int(rate * 60),
+        "last_seen": "2026-01-02T14:00:00.000000001Z",
+    }

@@ -1,4 +1,5 @@
-"""Screens of `netsonde top` as text, and the program that renews the kept screens and the picture.
+"""Screens of `netsonde top` as text, its tables without the screen, and the program that renews
+the kept texts and the picture.
 
 .venv/bin/python tests/top_screens.py
 """
@@ -15,6 +16,8 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 import top_rounds
+from netsonde.cli.top import rank_flows, rank_hosts
+from netsonde.cli.top_tables import flow_lines, host_lines
 from netsonde.cli.tui.feed import Round
 from netsonde.cli.tui.grid import Grid as Grid
 from netsonde.cli.tui.model import Model
@@ -24,6 +27,7 @@ KEPT = Path(__file__).parent / "unit" / "top_screens"
 PICTURE = Path(__file__).parents[1] / "docs" / "top.svg"
 SIZES = ((80, 24), (200, 50))
 PICTURE_SIZE = (110, 30)
+TABLE_WIDTHS = (80, 200)
 KEYS: dict[str, Sequence[str]] = {"tables": (), "packets": ("down", "enter"), "help": ("h",)}
 
 
@@ -72,6 +76,15 @@ async def render(size: tuple[int, int], keys: Sequence[str]) -> str:
         return screen_text(app)
 
 
+def render_tables(width: int) -> str:
+    """Returns what `netsonde top` prints without the screen."""
+    metrics, flows = top_rounds.replies()
+    hosts = host_lines(rank_hosts(metrics), width)
+    return "\n".join(
+        [*hosts, "", *flow_lines(rank_flows(flows, order="bytes", limit=20), width), ""]
+    )
+
+
 async def draw_picture() -> str:
     async with opened(PICTURE_SIZE, top_rounds.rounds()) as (app, _):
         drawn = app.export_screenshot(title="netsonde top")
@@ -84,6 +97,8 @@ async def renew() -> None:
         for name, keys in KEYS.items():
             path = KEPT / f"{name}-{size[0]}x{size[1]}.txt"
             path.write_text(await render(size, keys))
+    for width in TABLE_WIDTHS:
+        (KEPT / f"plain-{width}.txt").write_text(render_tables(width))
     PICTURE.write_text(await draw_picture())
 
 

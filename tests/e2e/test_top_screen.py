@@ -116,14 +116,16 @@ async def test_command_draws_on_a_terminal_and_quits(
 ) -> None:
     fleet.start("alpha")
     await bus.ok("start", SESSION | {"interface": "lo"})
-    await asyncio.to_thread(use_terminal, nats_server)
+    await asyncio.to_thread(use_terminal, nats_server, "1 capturing", key=b"q")
+    # Without the screen, it restores the terminal after the last round.
+    await asyncio.to_thread(use_terminal, nats_server, "DESTINATION", "-n", "2", key=b"")
 
 
-def use_terminal(server: NatsServer) -> None:
+def use_terminal(server: NatsServer, shown: str, *words: str, key: bytes) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
-        [COMMAND, "top", *client_flags(server.url)],
+        [COMMAND, "top", *words, *client_flags(server.url)],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -132,22 +134,22 @@ def use_terminal(server: NatsServer) -> None:
     )
     os.close(theirs)
     os.set_blocking(ours, False)
-    shown = bytearray()
+    drawn = bytearray()
 
     def shows(text: bytes) -> bool:
         with contextlib.suppress(OSError):  # nothing to read yet, or the command has ended
-            shown.extend(os.read(ours, 65536))
-        return text in shown
+            drawn.extend(os.read(ours, 65536))
+        return text in drawn
 
     def ended() -> bool:
         shows(b"")
         return process.poll() is not None
 
     try:
-        eventually_now(lambda: shows(b"1 capturing"), "the first screen")
-        os.write(ours, b"q")
+        eventually_now(lambda: shows(shown.encode()), "the first screen")
+        os.write(ours, key)
         eventually_now(ended, "the command to end")
-        assert process.returncode == 0, bytes(shown)
+        assert process.returncode == 0, bytes(drawn)
     finally:
         if process.poll() is None:
             process.kill()

@@ -14,14 +14,26 @@ import packets
 import top_rounds
 import top_screens
 from netsonde.cli import build_parser, tui
+from netsonde.cli.tables import cut_endpoint, endpoint, scaled
 from netsonde.cli.top import has_screen
-from netsonde.cli.tui.columns import cut_endpoint, flow_columns, host_columns, scaled, sparkline
+from netsonde.cli.tui.columns import flow_columns, host_columns, sparkline
 from netsonde.cli.tui.feed import HostSample, Round, read_flow, read_flows, read_hosts, resolve
 from netsonde.cli.tui.model import Model
 from netsonde.cli.tui.packets import connection_words, flow_filter, packets_words
 from netsonde.core.filters import FilterChecks
 from netsonde.fleet import Absence, Outcome, Reply
-from top_screens import KEPT, KEYS, PICTURE, SIZES, opened, picture_text, render, screen_text
+from top_screens import (
+    KEPT,
+    KEYS,
+    PICTURE,
+    SIZES,
+    TABLE_WIDTHS,
+    opened,
+    picture_text,
+    render,
+    render_tables,
+    screen_text,
+)
 
 # The loop is only the test's, so one is enough.
 one_loop = pytest.mark.asyncio(loop_factories=["uvloop"])
@@ -40,6 +52,16 @@ async def test_screen_is_the_kept_one(name: str, size: tuple[int, int]) -> None:
     shown = await render(size, KEYS[name])
     assert shown == kept.read_text()
     assert max(map(len, shown.splitlines())) <= size[0]
+
+
+@pytest.mark.parametrize("width", TABLE_WIDTHS)
+def test_tables_without_the_screen_are_the_kept_ones(width: int) -> None:
+    shown = render_tables(width)
+    assert shown == (KEPT / f"plain-{width}.txt").read_text()
+    assert max(map(len, shown.splitlines())) <= width
+    for *_, source, from_port, dest, to_port, _, _, _, _ in (*top_rounds.FLOWS, top_rounds.LONGEST):
+        for address in (endpoint(source, from_port), endpoint(dest, to_port)):
+            assert address in shown
 
 
 @one_loop

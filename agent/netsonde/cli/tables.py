@@ -1,7 +1,7 @@
 """Tables: drawn on a terminal, aligned plain text in a pipe.
 
 Cells are strings or numbers. Numbers are aligned right and have thousands separators only on a
-terminal. Also formats durations and endpoints.
+terminal. Also formats durations and endpoints, and shortens texts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Cell: TypeAlias = str | int | float
 
+UNITS = ("", "k", "M", "G", "T", "P")
 DRAWN_MAX = 5000  # rows; rich needs 7 KB for each
 
 
@@ -102,3 +103,27 @@ def endpoint(ip: str, port: int) -> str:
     if port == 0:
         return ip
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def scaled(value: float | None) -> str:
+    """Formats a number with a decimal unit: `950`, `1.2k`, `34M`; `-` without a value."""
+    if value is None:
+        return "-"
+    size = 0
+    while value >= 999.5 and size < len(UNITS) - 1:
+        value, size = value / 1000, size + 1
+    digits = 1 if size and value < 9.95 else 0
+    return f"{value:.{digits}f}{UNITS[size]}"
+
+
+def cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def cut_endpoint(text: str, width: int) -> str:
+    """Shortens the address and keeps the port: `[2001:db8:0:7…]:443`."""
+    if len(text) <= width:
+        return text
+    head, bracket, port = text.rpartition("]:") if text.startswith("[") else (text, "", "")
+    tail = f"…{bracket}{port}"
+    return head[: max(0, width - len(tail))] + tail

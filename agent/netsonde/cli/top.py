@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import os
+import shutil
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -36,7 +37,8 @@ from .requests import (
     whole,
     write_failed,
 )
-from .tables import Cell, align_table, drawn_table
+from .tables import Cell
+from .top_tables import WIDTH, flow_lines, host_lines
 
 if TYPE_CHECKING:
     from ..fleet.client import FleetClient
@@ -53,8 +55,8 @@ class TopCommand:
 
     On a terminal with Textual (extra [tui]) the screen sorts by current rates and has keys: press
     ? for the list. Without Textual, in a pipe, or with -n, each round has two tables: hosts by
-    their rate over the last metrics interval, and flows by their total so far. --json prints the
-    replies to `metrics` and `flows`.
+    their rate over the last metrics interval, and flows by their total so far. They are as wide as
+    the terminal, and 80 columns in a pipe. --json prints the replies to `metrics` and `flows`.
     """
 
     name = "top"
@@ -199,6 +201,9 @@ def opened_view(args: Namespace, target: Target) -> Iterator[Show]:
     def rank(flows: Outcome) -> list[Sequence[Cell]]:
         return rank_flows(flows, order=args.sort, limit=args.flows)
 
+    def tables(metrics: Outcome, flows: Outcome, width: int) -> tuple[list[str], list[str]]:
+        return host_lines(rank_hosts(metrics), width), flow_lines(rank(flows), width)
+
     def print_round(metrics: Outcome, flows: Outcome) -> None:
         if args.json:
             check_replies(metrics, describe_rates)
@@ -206,8 +211,8 @@ def opened_view(args: Namespace, target: Target) -> Iterator[Show]:
             print_json(metrics)
             print_json(flows)
         else:
-            put_lines(align_table(HOST_COLUMNS, rank_hosts(metrics)) + "\n")
-            put_lines(align_table(FLOW_COLUMNS, rank(flows)) + "\n")
+            for lines in tables(metrics, flows, shutil.get_terminal_size((WIDTH, 24)).columns):
+                put_lines("\n".join([*lines, ""]) + "\n")
         sys.stdout.flush()
         metrics.warnings += flows.warnings
         print_failures(metrics, target.describe(), with_refusals=not args.json)
@@ -219,7 +224,7 @@ def opened_view(args: Namespace, target: Target) -> Iterator[Show]:
     if not drawn(args):
         yield print_round
         return
-    from rich.console import Console, Group
+    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
@@ -227,11 +232,13 @@ def opened_view(args: Namespace, target: Target) -> Iterator[Show]:
     with Live(console=console, screen=True, auto_refresh=False) as live:
 
         def draw_round(metrics: Outcome, flows: Outcome) -> None:
-            view = Group(
-                drawn_table(HOST_COLUMNS, rank_hosts(metrics)),
-                Text(describe_absence(metrics, target)),
-                drawn_table(FLOW_COLUMNS, rank(flows)),
+            hosts, listed = tables(metrics, flows, console.width)
+            absence = describe_absence(metrics, target)
+            text = Text("\n").join(
+                Text(line, style="bold" if line in (hosts[0], listed[0]) else "")
+                for line in (*hosts, absence, *listed)
             )
-            live.update(view, refresh=True)
+            text.no_wrap, text.overflow = True, "crop"
+            live.update(text, refresh=True)
 
         yield draw_round

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from ..tables import duration
+from ..tables import cut, cut_endpoint, duration, scaled
 from .feed import CAPTURING
 from .model import FlowRow, HostRow, Model, Row
 
@@ -18,7 +18,6 @@ SPARKS = "▁▂▃▄▅▆▇█"
 GAP = 1
 IPV6_ENDPOINT = 47  # [address]:port
 IPV4_ENDPOINT = 21
-UNITS = ("", "k", "M", "G", "T", "P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +45,6 @@ class Column(Generic[Row]):
 # ---- text ----------------------------------------------------------------------------------
 
 
-def scaled(value: float | None) -> str:
-    """Formats a number with a decimal unit: `950`, `1.2k`, `34M`; `-` without a value."""
-    if value is None:
-        return "-"
-    size = 0
-    while value >= 999.5 and size < len(UNITS) - 1:
-        value, size = value / 1000, size + 1
-    digits = 1 if size and value < 9.95 else 0
-    return f"{value:.{digits}f}{UNITS[size]}"
-
-
 def mbits(rate_bps: float | None) -> str:
     if rate_bps is None:
         return "-"
@@ -71,19 +59,6 @@ def sparkline(history: Sequence[float | None], width: int) -> str:
     top = max((rate for rate in latest if rate is not None), default=0.0)
     step = (len(SPARKS) - 1) / top if top > 0 else 0.0
     return "".join(" " if rate is None else SPARKS[round(rate * step)] for rate in latest)
-
-
-def cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def cut_endpoint(text: str, width: int) -> str:
-    """Shortens the address and keeps the port: `[2001:db8:0:7…]:443`."""
-    if len(text) <= width:
-        return text
-    head, bracket, port = text.rpartition("]:") if text.startswith("[") else (text, "", "")
-    tail = f"…{bracket}{port}"
-    return head[: max(0, width - len(tail))] + tail
 
 
 def host_names(hosts: Sequence[str], first: str, width: int) -> str:

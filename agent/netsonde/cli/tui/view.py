@@ -11,8 +11,8 @@ from textual.app import App, ComposeResult
 from textual.widgets import DataTable, Footer, Input, Static
 
 from ...errors import NetsondeError
-from ..tables import visible
-from .columns import cut, describe_flow, flow_columns, headline, host_columns
+from ..tables import cut, visible
+from .columns import describe_flow, flow_columns, headline, host_columns
 from .feed import Round
 from .grid import Grid
 from .keys import KEYS
