@@ -21,7 +21,8 @@ PASSWORD = "secret"
 
 
 class Link:
-    """A TCP proxy. `cut` resets its connections and refuses new ones until `heal`."""
+    """A TCP proxy. `cut` resets its connections and refuses new ones until `heal`. `pause` holds
+    back every byte until `resume`, as a network does that drops all packets."""
 
     def __init__(self, port: int) -> None:
         self.port = free_port()
@@ -29,7 +30,15 @@ class Link:
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._listener: socket.socket | None = None
+        self._open = threading.Event()
+        self._open.set()
         self.heal()
+
+    def pause(self) -> None:
+        self._open.clear()
+
+    def resume(self) -> None:
+        self._open.set()
 
     def heal(self) -> None:
         listener = socket.socket()
@@ -41,6 +50,7 @@ class Link:
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def cut(self) -> None:
+        self._open.set()
         with self._lock:
             listener, self._listener = self._listener, None
             sockets, self._sockets = self._sockets, []
@@ -64,12 +74,14 @@ class Link:
                         near.close()
                         far.close()
                     else:
-                        threading.Thread(target=_carry, args=(near, far), daemon=True).start()
+                        threading.Thread(
+                            target=_carry, args=(near, far, self._open), daemon=True
+                        ).start()
                     continue
                 near.close()
 
 
-def _carry(near: socket.socket, far: socket.socket) -> None:
+def _carry(near: socket.socket, far: socket.socket, passes: threading.Event) -> None:
     with contextlib.suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
         selector.register(near, selectors.EVENT_READ, far)
         selector.register(far, selectors.EVENT_READ, near)
@@ -81,6 +93,7 @@ def _carry(near: socket.socket, far: socket.socket) -> None:
                     near.close()
                     far.close()
                     return
+                passes.wait()
                 key.data.sendall(data)
 
 

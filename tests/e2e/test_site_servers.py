@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from sites import DOMAIN, Sites
 
 FLOWS = 4000
 SECONDS = 4
+CUT_SEC = 30.0
 METERING = {"enable": True, "flow_timeout_sec": 1}
 STREAM = "CAPTURE_FLOWS"
 
@@ -45,9 +47,9 @@ def nats_server(sites: Sites) -> NatsServer:
     return sites.hub[0]
 
 
-def crowd() -> list[Packet]:
-    """One packet in each of FLOWS flows, spread over SECONDS."""
-    start_ns, gap_ns = 1_767_225_600 * SECOND_NS, SECONDS * SECOND_NS // FLOWS
+def crowd(seconds: int = SECONDS) -> list[Packet]:
+    """One packet in each of FLOWS flows, spread over the seconds."""
+    start_ns, gap_ns = 1_767_225_600 * SECOND_NS, seconds * SECOND_NS // FLOWS
 
     def frame(number: int) -> bytes:
         source = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
@@ -155,6 +157,52 @@ async def test_a_cut_leaf_link_loses_and_doubles_no_record(
     assert len(await stored(hub)) < FLOWS
     assert (await hub.stream_info(STREAM)).state.messages == before
     sites.links[0].heal()
+    await drained(bus)
+    check_records(await stored(hub), stopped)
+    await bus.close()
+    await hub_at.close()
+
+
+@pytest.mark.parametrize(("file", "silent"), [("leaf.conf", True), ("leaf-jetstream.conf", False)])
+async def test_half_a_minute_without_the_hub_loses_and_doubles_no_record(
+    file: str,
+    silent: bool,
+    sites: Sites,
+    fleet: Fleet,
+    tmp_path: Path,
+    capture_file: Callable[[list[Packet]], Path],
+) -> None:
+    """A capture runs before, during and after the cut. silent: the link drops every packet, so no
+    server sees an end of the connection."""
+    await make_streams(sites, "alpha")
+    leaf = sites.start_leaf(file)
+    bus = await Bus.connect(leaf.url)
+    await ready(bus.client.jetstream(domain=DOMAIN))
+    fleet.start(**options(leaf, tmp_path))
+    hub_at = await hub_client(sites)
+    hub = hub_at.jetstream(domain=DOMAIN)
+    packets = crowd(int(CUT_SEC) + SECONDS)
+    body = {"interface": str(capture_file(packets)), "backend": "file", "replay_speed": 1.0}
+    await bus.ok("start", {**body, "metering": METERING})
+
+    async def messages() -> int:
+        return (await hub.stream_info(STREAM)).state.messages
+
+    await eventually(messages, "records at the hub")
+    link = sites.links[0]
+    link.pause() if silent else link.cut()
+    healed_sec = time.monotonic() + CUT_SEC
+    counts = []
+    while time.monotonic() < healed_sec:
+        status = await bus.ok("status")
+        check_conservation(status)
+        counts.append(await messages())
+        await asyncio.sleep(0.5)
+    assert status["spool"]["records_waiting"] > 0
+    assert counts[len(counts) // 2] == counts[-1], "records passed a cut link"
+    link.resume() if silent else link.heal()
+    check_conservation(await finished(bus))
+    stopped = await bus.ok("stop", timeout_sec=60)
     await drained(bus)
     check_records(await stored(hub), stopped)
     await bus.close()
