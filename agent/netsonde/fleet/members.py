@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+from nats.errors import Error as NatsError
+
 from ..wire.inventory import Chosen
 from .client import FleetClient
 from .inventory import InventoryError, read_inventory
 from .targeting import Target
 
-REFRESH_SEC = 30.0
+REFRESH_SEC = 30.0  # what is known of a host is never older; half of it begins the next read
 UNKNOWN_SEC = 2.0  # one unknown host has the inventory read again, at most this often
 READ_INTERVAL_SEC = 0.2  # between two reads for unknown hosts
 MISSED_MAX = 65_536
@@ -27,6 +29,8 @@ class Members:
         self._known: dict[str, bool] = {}
         self._missed: set[str] = set()  # unknown hosts that a read did not have
         self._read_sec = float("-inf")
+        self._lock = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
 
     async def read(self) -> bool:
         """Reads the inventory. Returns False without one, or if it has no host of the target."""
@@ -42,6 +46,9 @@ class Members:
         if host in self._known:
             if age_sec > REFRESH_SEC:
                 await self._refresh()
+            elif age_sec > REFRESH_SEC / 2 and (self._reading is None or self._reading.done()):
+                # No message of a known host waits for this read.
+                self._reading = asyncio.create_task(self._refresh())
         elif host not in self._missed or age_sec > UNKNOWN_SEC:
             # It may have joined since the last read, and no message of a member may be left out.
             await asyncio.sleep(max(READ_INTERVAL_SEC - age_sec, 0))
@@ -52,19 +59,21 @@ class Members:
         return self._known.get(host, False)
 
     async def _refresh(self) -> None:
-        self._read_sec = time.monotonic()
-        try:
+        async with self._lock:  # a read that began earlier must not end later
+            begun_sec = time.monotonic()
             address = self.client.address
-            found = await read_inventory(
-                self.client.connection, address.root, domain=address.jetstream_domain
-            )
-        except InventoryError:
-            return  # the hosts that were known stay known
-        if found is not None:
-            self._known = {
-                name: self._target.matches(name, host.entry.labels, Chosen.of(host.entry).facts)
-                for name, host in found.hosts.items()
-            }
+            try:
+                found = await read_inventory(
+                    self.client.connection, address.root, domain=address.jetstream_domain
+                )
+            except (InventoryError, NatsError):
+                found = None  # the hosts that were known stay known
+            self._read_sec = begun_sec
+            if found is not None:
+                self._known = {
+                    name: self._target.matches(name, host.entry.labels, Chosen.of(host.entry).facts)
+                    for name, host in found.hosts.items()
+                }
 
 
 def joins_late(target: Target) -> bool:
