@@ -68,6 +68,7 @@ HEARD = [
     Attempt("its own inventory key, to permit itself a reply", OWN_KEY),
     Attempt("changes of another host's entry", "capture.inventory.beta"),
     Attempt("changes of any entry", "capture.inventory.*"),
+    Attempt("leases of rollouts", "capture.policy.lease"),
     Attempt("every bucket", "$KV.>"),
     Attempt("results of another host", f"$O.{SITE}.C.beta.>"),
     Attempt("results of every host", f"$O.{SITE}.>"),
@@ -94,6 +95,7 @@ SENT = [
     Attempt("events of another host", "capture.stream.events.beta.audit", b"forged"),
     Attempt("an event of an unknown kind", "capture.stream.events.alpha.forged"),
     Attempt("changes of another host's entry", "capture.inventory.beta", b'{"boot":"0"}'),
+    Attempt("announce a policy", "capture.policy.release", b"forged"),
     Attempt("write another host's entry", "$KV.capture-hosts.beta", b"forged"),
     Attempt("delete another host's entry", "$KV.capture-hosts.beta", b"", DELETE),
     Attempt("purge another host's entry", "$KV.capture-hosts.beta", b"", PURGE),
@@ -325,6 +327,7 @@ async def test_the_same_credential_can_do_its_own_work(
     assert (missing.headers or {})["Status"] == "404"
     changes = await thief.listen("capture.inventory.alpha")
     await thief.listen("$KV.capture-policy.release")
+    await thief.listen("capture.policy.release")
     asked = await thief.listen("capture.host.alpha.>")
     grouped = await thief.listen("capture.group.site.ams.>")
     await thief.client.request(OWN_KEY, b"{}", timeout=10)

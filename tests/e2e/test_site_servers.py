@@ -16,11 +16,13 @@ import nats.errors
 import nats.js.errors
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from agents import COMMAND, Fleet, client_flags
 from bus import Bus
 from deadlines import eventually
+from netsonde.service.desired import BEHIND_SEC, REFRESH_SEC
 from operators import policy
 from packets import SECOND_NS, UDP, Packet, at, ethernet, ipv4, udp
 from replay import check_conservation, finished
@@ -299,3 +301,41 @@ async def test_a_killed_stream_leader_in_a_rollout_misses_and_repeats_no_host(
         assert status["wanted_by"] == "policy"
         await bus.ok("stop", {"override": True}, host=host, timeout_sec=10)
     assert sorted(started()) == HOSTS
+
+
+@pytest.mark.parametrize("file", ["leaf.conf", "leaf-jetstream.conf"])
+async def test_a_release_reaches_an_agent_behind_a_leaf_without_a_poll(
+    file: str, sites: Sites, fleet: Fleet, bus: Bus, tmp_path: Path
+) -> None:
+    """The agent has read the first release, so its next poll is REFRESH_SEC later."""
+    await make_streams(sites, "alpha")
+    leaf = sites.start_leaf(file)
+    near = await Bus.connect(leaf.url)
+    await ready(near.client.jetstream(domain=DOMAIN))
+    fleet.start(**options(leaf, tmp_path))
+    hub = bus.client.jetstream(domain=DOMAIN)
+
+    async def known() -> bool:
+        return (await hub.stream_info("KV_capture-hosts")).state.messages == 1
+
+    await eventually(known, "the host in the inventory")
+    urls, file_of = ",".join(sites.urls), tmp_path / "fleet.toml"
+    reads_sec: list[float] = []
+
+    async def note(message: Msg) -> None:
+        reads_sec.append(time.monotonic())
+
+    await near.client.subscribe(f"$JS.{DOMAIN}.API.DIRECT.GET.KV_capture-policy.>", cb=note)
+    for revision, words in ((1, "tcp"), (2, "udp")):
+        file_of.write_text(policy("all", "host ~ '*'", rollout={"canary": 1}, filter=words))
+        began_sec = time.monotonic()
+        done = await asyncio.to_thread(run, "apply", str(file_of), urls=urls)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stderr.splitlines()[-1] == f"revision {revision}, 1 hosts: 1 applied"
+        if revision == 1:  # after a connect and a release the agent reads more often
+            await eventually(
+                lambda: reads_sec and time.monotonic() - reads_sec[-1] > BEHIND_SEC,
+                "the agent to rest",
+            )
+    assert time.monotonic() - began_sec < REFRESH_SEC / 3
+    await near.close()

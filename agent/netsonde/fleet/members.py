@@ -12,7 +12,7 @@ from .client import FleetClient
 from .inventory import InventoryError, read_inventory
 from .targeting import Target
 
-REFRESH_SEC = 30.0  # what is known of a host is never older; half of it begins the next read
+REFRESH_SEC = 30.0  # maximum age of what is known; the next read begins at half of it
 UNKNOWN_SEC = 2.0  # one unknown host has the inventory read again, at most this often
 READ_INTERVAL_SEC = 0.2  # between two reads for unknown hosts
 MISSED_MAX = 65_536

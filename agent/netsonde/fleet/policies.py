@@ -26,6 +26,7 @@ from ..wire.policy import (
     PolicySet,
     Release,
     Revision,
+    announcement_subject,
     policy_bucket,
     revision_key,
 )
@@ -160,7 +161,13 @@ class PolicyStore:
     def __init__(self, client: FleetClient) -> None:
         self._connection = client.connection
         self._domain = client.address.jetstream_domain
-        self.bucket = KeyValue(client, policy_bucket(client.address.root), domain=self._domain)
+        root = client.address.root
+        self.bucket = KeyValue(
+            client,
+            policy_bucket(root),
+            domain=self._domain,
+            copied_to=announcement_subject(root, ""),
+        )
 
     async def read(self) -> Released:
         """Returns the release; None in it before the first `apply`. Raises PolicyStoreError."""

@@ -44,7 +44,7 @@ from ..errors import ConfigError
 from ..spool.streams import events_stream, flows_stream, flows_streams
 from ..wire.events import EVENT_KINDS
 from ..wire.inventory import changes_subject, hosts_bucket
-from ..wire.policy import RELEASE_KEY, policy_bucket
+from ..wire.policy import RELEASE_KEY, announcement_subject, policy_bucket
 from ..wire.subjects import flows_subject, shard_of, tapped_subject
 from ..wire.verbs import VERBS
 
@@ -182,6 +182,7 @@ def agent_permissions(
                 f"_INBOX_{host.token}.>",
                 changes_subject(root, host.token),
                 f"$KV.{policies}.{RELEASE_KEY}",
+                announcement_subject(root, RELEASE_KEY),
             ]
         },
         "allow_responses": {"max": 1, "expires": RESPONSE_EXPIRES},
@@ -316,7 +317,11 @@ def agent_services(root: str) -> list[str]:
 
 def agent_streams(root: str) -> list[str]:
     """The subjects of STORE that agents receive."""
-    return [changes_subject(root, "*"), f"$KV.{policy_bucket(root)}.{RELEASE_KEY}"]
+    return [
+        changes_subject(root, "*"),
+        f"$KV.{policy_bucket(root)}.{RELEASE_KEY}",
+        announcement_subject(root, RELEASE_KEY),
+    ]
 
 
 def stored_subjects(

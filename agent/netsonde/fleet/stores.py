@@ -17,7 +17,7 @@ from ..collect.source import ConsumerError, DurableSource
 from ..errors import NetsondeError, ObjectStoreUnavailable
 from ..spool.streams import StreamSettings, ensure_streams, flows_stream
 from ..wire.inventory import changes_subject, hosts_bucket
-from ..wire.policy import policy_bucket
+from ..wire.policy import announcement_subject, policy_bucket
 from ..wire.subjects import flows_subject
 from .client import FleetClient
 
@@ -50,7 +50,9 @@ async def make_stores(client: FleetClient, stores: Stores) -> list[str]:
             KeyValue(
                 client, hosts_bucket(root), domain=domain, copied_to=changes_subject(root, "")
             ),
-            KeyValue(client, policy_bucket(root), domain=domain),
+            KeyValue(
+                client, policy_bucket(root), domain=domain, copied_to=announcement_subject(root, "")
+            ),
         ]
         if stores.streams.shards > 1:
             tables.append(KeyValue(client, collectors_bucket(root), domain=domain))

@@ -4,8 +4,10 @@ Reads the release and its revisions, finds the policy of this host, and hands it
 capture/standing.py. Release and revisions are cached in the state directory, so that a host that
 boots without NATS captures what it should.
 
-The subscription to the bucket only wakes the task: a write that lost a compare-and-set reaches
-subscribers too, so values are read from the bucket. A write also reaches subscribers before its
+A notice only wakes the task, and values are read from the bucket. The agent hears each write
+twice: the write, and the copy that the server publishes once it has stored the write. A bucket
+that another tool created makes no copies. A leaf node blocks the writes, and passes the copies. A
+write that lost a compare-and-set reaches subscribers too, and a write reaches them before its
 stream has stored it. Replicas answer reads, and may be behind. So the agent reads again until it
 finds the value that woke it.
 """
@@ -39,6 +41,7 @@ from ..wire.policy import (
     Release,
     Revision,
     SchemaOnly,
+    announcement_subject,
     effective,
     policy_bucket,
     revision_key,
@@ -124,11 +127,16 @@ class Desired:
         self._waits = Waits(SOON_SEC, REFRESH_SEC)
         self._expected_sec = 0.0  # a newer value is expected: read until a wait is this long
         self._announced = b""  # the value of the last write that this agent heard of
+        self._found = b""  # the value that was read last
         self._changed_sec = 0.0  # when a new release was read last, by the monotonic clock
         self._joined = False  # the release was read, or was written while this agent listened
         self._failure = ""
         self._log = structlog.get_logger()
-        connection.listen(self._bucket.subject(RELEASE_KEY), self._on_release)
+        for subject in (
+            self._bucket.subject(RELEASE_KEY),
+            announcement_subject(root, RELEASE_KEY),
+        ):
+            connection.listen(subject, self._on_release)
         connection.notify(self._on_connection)
 
     def state(self) -> WantedState:
@@ -196,7 +204,10 @@ class Desired:
 
     async def _on_release(self, message: Msg) -> None:
         self._joined = True
-        self._announced = bytes(message.data)
+        value = bytes(message.data)
+        if value == self._found:
+            return  # the copy of a write that was read already
+        self._announced = value
         self._expect(REFRESH_SEC)
 
     def _on_connection(self, up: bool) -> None:
@@ -216,6 +227,7 @@ class Desired:
         agent ran before. A write of the release ends the wait, and is read next."""
         found = await self._bucket.get(RELEASE_KEY)
         joined, self._joined = self._joined, True
+        self._found = b"" if found is None else found.value
         if found is not None and found.value == self._announced:
             self._expected_sec = 0.0
         if found is None or found.deleted:

@@ -38,6 +38,12 @@ def policy_bucket(root: str) -> str:
     return f"{root.replace('.', '-')}-policy"
 
 
+def announcement_subject(root: str, key: str) -> str:
+    """Returns the subject to which the server copies each write of a key of the policy bucket. A
+    leaf node with a JetStream domain passes the copy. It blocks `$KV.>`."""
+    return f"{root}.policy.{key}"
+
+
 def revision_key(revision: int) -> str:
     return f"revision.{revision}"
 
