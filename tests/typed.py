@@ -152,8 +152,11 @@ def shape(line: str) -> str:
     return re.sub(r"\d+:\d+:\d+\.\d+|@\[[^]]*\]|id \d+", "*", words).strip(" *")
 
 
-def check(hosts: Hosts, block: Block, waits: Mapping[str, str]) -> None:
-    """Types a block. `waits` replaces times that a person waits by conditions."""
+def check(hosts: Hosts, block: Block, waits: Mapping[str, str]) -> list[str]:
+    """Types a block. Returns what is printed.
+
+    `waits` replaces times that a person waits by conditions.
+    """
     commands = block.commands
     for typed, waited in waits.items():
         commands = commands.replace(typed, waited)
@@ -162,3 +165,4 @@ def check(hosts: Hosts, block: Block, waits: Mapping[str, str]) -> None:
     assert "FAILED" not in text, f"{block.commands}\n{text}"
     missing = [line for line in map(shape, block.shown) if line not in map(shape, printed)]
     assert missing == [], f"{block.commands}\n{text}"
+    return printed

@@ -88,8 +88,9 @@ def add_host_arguments(parser: ArgumentParser) -> None:
         "--hosts", metavar="FILE", help="file with one host per line, then its labels as k=v"
     )
     parser.add_argument(
-        "--host", action="append", default=[], metavar="H", help="a host; can be repeated"
-    )
+        "--host", action="append", default=[], metavar="H",
+        help="a host, or 'H k=v' with its labels; can be repeated",
+    )  # fmt: skip
 
 
 def add_setup_arguments(parser: ArgumentParser) -> None:
