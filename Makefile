@@ -6,6 +6,8 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.netsonde-stamp
+# `setup` installs more than `build`. Later builds keep that.
+USER_STAMP := $(or $(wildcard $(STAMP)),$(VENV)/.netsonde-user-stamp)
 NATIVE := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.bpf.c')
 PACKAGED := $(shell find LICENSE CHANGELOG.md agent/netsonde deploy native schemas -type f ! -name '*.pyc' ! -name '*.so')
 PACKAGES := $(shell find agent -name __init__.py)
@@ -22,15 +24,17 @@ APT_BENCH := clang ethtool iperf3 nfdump softflowd
 ALONE := tests/live/test_gso.py tests/live/test_overload.py tests/live/test_xdp_cost.py tests/live/test_xdp_harm.py \
          tests/native/test_alone.py
 
-.PHONY: help setup demo docs packages lock test bench lint format native-test fuzz coverage mutation clean \
+.PHONY: help build setup demo docs packages lock test bench lint format native-test fuzz coverage mutation clean \
         system-build system-test system-bench system-coverage
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-setup: system-build $(STAMP) ## create .venv with netsonde and nats-server
+build: system-build $(USER_STAMP) ## create .venv with netsonde and nats-server
 
-demo: setup ## show live traffic as flow records, with an embedded NATS server
+setup: system-build $(STAMP) ## the same, with the tools of developers (1.5 GB)
+
+demo: build ## show live traffic as flow records, with an embedded NATS server
 	$(VENV)/bin/netsonde demo
 
 docs: $(STAMP) ## build the documentation as HTML in build/docs
@@ -105,5 +109,13 @@ $(VENV)/bin/pip:
 # Reinstalls after a change of C sources or metadata, or for a new Python package. Other Python
 # changes need no reinstall.
 $(STAMP): $(VENV)/bin/pip pyproject.toml $(NATIVE) $(PACKAGES)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,tui,dev,packages]'
+	@echo "Installing netsonde and the tools of developers in $(VENV). This takes some minutes."
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,tui,dev,packages]'
 	@touch $@
+
+ifneq ($(USER_STAMP),$(STAMP))
+$(USER_STAMP): $(VENV)/bin/pip pyproject.toml $(NATIVE) $(PACKAGES)
+	@echo "Installing netsonde in $(VENV). This takes a minute or two."
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[demo,tui]'
+	@touch $@
+endif
