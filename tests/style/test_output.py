@@ -1,4 +1,5 @@
-"""Nothing prints but cli/output.py, so no text of a host reaches a terminal unfiltered."""
+"""Nothing prints but cli/output.py, so no text of a host reaches a terminal unfiltered. extcap.py
+prints text that does not come from hosts: it must not load cli, which takes half a second."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import pytest
 from netsonde.cli.output import json_text, visible
 
 PACKAGE = Path(__file__).parents[2] / "agent" / "netsonde"
-PRINTERS = {PACKAGE / "cli" / "output.py"}
+PRINTERS = {PACKAGE / "cli" / "output.py", PACKAGE / "extcap.py"}
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
 
 

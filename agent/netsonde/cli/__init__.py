@@ -35,6 +35,7 @@ from .encrypt import EncryptCommand
 from .events import EventsCommand
 from .examples import add_examples
 from .export import ExportCommand
+from .extcap import ExtcapCommand
 from .firmware import FirmwareCommand
 from .flows import FlowsCommand
 from .forget import ForgetCommand
@@ -71,6 +72,7 @@ COMMANDS: list[Command] = [
     FlowsCommand(),
     EventsCommand(),
     PacketsCommand(),
+    ExtcapCommand(),
     EncryptCommand(),
     DecryptCommand(),
     CollectCommand(),

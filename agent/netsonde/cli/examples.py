@@ -50,6 +50,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "netsonde packets --host web1 --filter 'host 10.0.0.7' --start -5m -w p.pcapng",
         "netsonde packets --filter 'udp port 53' --start -30s --open",
     ),
+    "extcap": ("netsonde extcap install", "netsonde extcap remove"),
     "encrypt": ("netsonde encrypt on --key-file 2026.key", "netsonde encrypt off --host web1"),
     "decrypt": ("netsonde decrypt web1.segment --key 2026.key -o out.pcapng",),
     "collect": (

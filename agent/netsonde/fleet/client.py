@@ -278,8 +278,9 @@ async def connect(
     *,
     lasting: bool = False,
     notify: Callable[[str], None] | None = None,
+    timeout_sec: float = CONNECT_TIMEOUT_SEC,
 ) -> AsyncIterator[FleetClient]:
-    """Connects, or raises UnreachableError within about four seconds.
+    """Connects, or raises UnreachableError within about `timeout_sec`.
 
     address: URLs of the servers, separated by commas; or the section [nats] with root, login and
     TLS. lasting: reconnect without a limit once connected (for streams). Otherwise a lost
@@ -312,7 +313,7 @@ async def connect(
     connection.login = Login(address)
     connection.rounds = 2
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_SEC):
+        async with asyncio.timeout(timeout_sec):
             await connection.connect(
                 list(address.servers),
                 name="netsonde-cli",
