@@ -33,9 +33,8 @@ void sonde_batch_count(struct sonde_batch *batch, const struct sonde_record *rec
   batch->records++;
 }
 
-/* A record without a label leaves `label` as it is: labels are on for a whole session or off. */
-static void read_label(const struct sonde_render_sources *sources,
-                       const struct sonde_record *record, struct sonde_app_label *label) {
+void sonde_render_label(const struct sonde_render_sources *sources,
+                        const struct sonde_record *record, struct sonde_app_label *label) {
   const struct sonde_label_source *labels = &sources->labels;
   if (!labels->read ||
       !labels->read(labels->context, record->label, record->label_generation, label))
@@ -44,8 +43,8 @@ static void read_label(const struct sonde_render_sources *sources,
     label->name[0] = '\0', label->name_source = SONDE_NAME_NONE;
 }
 
-static void read_owner(const struct sonde_render_sources *sources, uint32_t reference,
-                       struct sonde_owner *owner) {
+void sonde_render_owner(const struct sonde_render_sources *sources, uint32_t reference,
+                        struct sonde_owner *owner) {
   if (reference && sources->owners.read && !(sources->hidden & SONDE_HIDE_PROCESS))
     sources->owners.read(sources->owners.context, reference, owner);
   else
@@ -80,10 +79,10 @@ int sonde_records_render_named(const struct sonde_record *records, uint32_t coun
       ops->prepare(&rendering, source < SONDE_SOURCES_MAX ? names[source] : NULL);
     }
     if (records[i].label)
-      read_label(sources, &records[i], &rendering.label);
+      sonde_render_label(sources, &records[i], &rendering.label);
     if (records[i].process) {
-      read_owner(sources, records[i].process, &rendering.process);
-      read_owner(sources, records[i].peer_process, &rendering.peer_process);
+      sonde_render_owner(sources, records[i].process, &rendering.process);
+      sonde_render_owner(sources, records[i].peer_process, &rendering.peer_process);
     }
     p = put(p, &records[i], &rendering);
     sonde_batch_count(batch, &records[i]);

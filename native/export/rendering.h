@@ -62,6 +62,13 @@ static inline char *put_interface(char *p, const struct sonde_rendering *renderi
 extern const struct sonde_encoding_ops sonde_encoding_json;
 extern const struct sonde_encoding_ops sonde_encoding_msgpack;
 
+/* render.c: read what a record refers to; nothing if it is hidden or gone. A record without a label
+ * leaves `label` as it is: labels are on for a whole session or off. */
+void sonde_render_label(const struct sonde_render_sources *sources,
+                        const struct sonde_record *record, struct sonde_app_label *label);
+void sonde_render_owner(const struct sonde_render_sources *sources, uint32_t reference,
+                        struct sonde_owner *owner);
+
 /* render.c: renders like sonde_records_render_fields. names: the interface name for each `source`
  * of records: SONDE_SOURCES_MAX of them, or NULL. sources: NULL is allowed. */
 int sonde_records_render_named(const struct sonde_record *records, uint32_t count, int encoding,

@@ -73,6 +73,7 @@ static int make_encoder(const struct sonde_collector_config *config,
   encoder.template_refresh_messages =
       config->template_refresh_messages ? config->template_refresh_messages : REFRESH_MESSAGES;
   encoder.observation_domain = config->observation_domain ? config->observation_domain : 1;
+  encoder.enterprise = config->enterprise ? config->enterprise : SONDE_ENTERPRISE_DEFAULT;
   collector->statistics_sec = encoder.template_refresh_sec;
   collector->stats.version = (uint16_t)config->version;
   return sonde_encoder_create(&encoder, &collector->encoder, error);

@@ -151,6 +151,7 @@ static int add_under_control(struct sonde_exporter *exporter,
   struct sonde_encoder_config encoder = {
       .interfaces = session->names,
       .renames = &session->renames,
+      .sources = &session->sources,
       .packet_time = !session->info.live,
       .start_ns = exporter->start_ns,
   };

@@ -20,6 +20,7 @@ enum {
   SONDE_EXPORT_MESSAGE_MAX = 65507,
   SONDE_EXPORT_MESSAGE_DEFAULT = 1400,
   SONDE_COLLECTORS_MAX = 16,
+  SONDE_ENTERPRISE_DEFAULT = 32473, /* for documentation, RFC 5612: this project has no number */
 };
 
 /* ---- collectors of a session ---------------------------------------------------------- */
@@ -35,6 +36,7 @@ struct sonde_collector_config {
   uint32_t template_refresh_sec;      /* up to 86400 [60] */
   uint32_t template_refresh_messages; /* [20] */
   uint32_t observation_domain;        /* v9 source id, v5 engine id (low byte) [1] */
+  uint32_t enterprise;                /* for labels and owners; profile full, IPFIX [32473] */
   uint64_t pace_bytes_per_sec;        /* from 10000 [125000000, what a gigabit link takes] */
 };
 
@@ -85,6 +87,8 @@ int sonde_session_stream_set(struct sonde_session *session, int on, struct sonde
 
 struct sonde_encoder;
 
+struct sonde_render_sources; /* export/rendering.h */
+
 /* The members of sonde_collector_config, without defaults. */
 struct sonde_encoder_config {
   int version;
@@ -99,7 +103,9 @@ struct sonde_encoder_config {
   const char *const *interfaces; /* or the name for each `source` of records; must outlive it */
   const uint32_t *renames;       /* atomic: grows when a name in `interfaces` changes, or NULL */
   int interface_templates;       /* 1: each interface has templates, so a data set has one name */
-  int packet_time;               /* 1: v5 and v9 headers use the records' times, not now_ns */
+  const struct sonde_render_sources *sources; /* labels and owners, or NULL; must outlive it */
+  uint32_t enterprise;                        /* the one that defines their elements */
+  int packet_time;   /* 1: v5 and v9 headers use the records' times, not now_ns */
   uint64_t start_ns; /* SysUptime counts from a minute before; unused with packet_time */
 };
 
@@ -179,6 +185,8 @@ struct sonde_decoded_message {
 };
 
 struct sonde_export_decoder *sonde_export_decoder_create(void);
+/* Sets the enterprise of labels and owners, SONDE_ENTERPRISE_DEFAULT otherwise. */
+void sonde_export_decoder_enterprise_set(struct sonde_export_decoder *decoder, uint32_t enterprise);
 void sonde_export_decoder_destroy(struct sonde_export_decoder *decoder); /* NULL is allowed */
 /* Decodes the message at the start of data, which may be any bytes. Templates are kept per
  * (source, version, domain). source identifies an exporter, 0 if unknown. Errors: FORMAT (not

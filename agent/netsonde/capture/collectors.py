@@ -88,6 +88,7 @@ def _settings(
         full=section.profile == "full",
         biflow=section.biflow,
         message_bytes_max=section.max_message_bytes,
+        enterprise=section.enterprise_number,
         pace_bytes_per_sec=section.pace_mbps * MBPS_BYTES_PER_SEC,
     )
 

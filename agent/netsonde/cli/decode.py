@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError
 from .output import escape_json, notify, say
+from .requests import whole
 
 if TYPE_CHECKING:
     from ..core.ipfix import ExportDecoder
     from ..core.values import DecodedMessage
 
 FILE_BYTES_MAX = 4 << 30
+ENTERPRISE = 32473  # the default of [export] enterprise_number
 
 
 class DecodeCommand:
@@ -28,13 +30,20 @@ class DecodeCommand:
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", metavar="FILE", help="capture file, file of messages, or '-'")
+        parser.add_argument(
+            "--enterprise-number",
+            type=whole(1, 2**32 - 1),
+            default=ENTERPRISE,
+            metavar="N",
+            help=f"[export] enterprise_number of the agents ({ENTERPRISE})",
+        )
         parser.add_argument("--summary", action="store_true", help="print counts on standard error")
 
     def run(self, args: Namespace) -> int:
         from ..core.ipfix import ExportDecoder
 
         data = memoryview(read_file(args.file))
-        decoding = Decoding(ExportDecoder(), sys.stdout.buffer)
+        decoding = Decoding(ExportDecoder(args.enterprise_number), sys.stdout.buffer)
         decoding.read(data)
         sys.stdout.buffer.flush()
         if args.summary:

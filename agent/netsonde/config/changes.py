@@ -21,6 +21,7 @@ LIVE_KEYS = frozenset(
         "export.biflow",
         "export.collectors",
         "export.max_message_bytes",
+        "export.enterprise_number",
         "export.pace_mbps",
         "export.profile",
         "firmware.dirs",

@@ -188,6 +188,10 @@ class ExportSection(Section, kw_only=True, frozen=True):
     biflow: Annotated[bool, Meta(description="IPFIX: one record for both directions, RFC 5103")] = (
         False
     )
+    enterprise_number: Annotated[
+        int,
+        Meta(ge=1, le=2**32 - 1, description="IPFIX, profile full: of labels and owners"),
+    ] = 32473
     pace_mbps: Annotated[
         int, Meta(ge=1, le=100_000, description="rate limit to each collector")
     ] = 1000

@@ -25,6 +25,7 @@ def add_collector(handle: Any, settings: CollectorSettings) -> None:
     config.profile = lib.SONDE_PROFILE_FULL if settings.full else lib.SONDE_PROFILE_COMPAT
     config.biflow = int(settings.biflow)
     config.message_bytes_max = settings.message_bytes_max
+    config.enterprise = settings.enterprise
     config.pace_bytes_per_sec = settings.pace_bytes_per_sec
     error = ffi.new("struct sonde_error *")
     status = lib.sonde_session_collector_add(handle, config, error)

@@ -11,15 +11,18 @@ from typing import Any
 from .library import check_status, ffi, lib, members
 from .values import DecodedMessage
 
+ENTERPRISE: int = lib.SONDE_ENTERPRISE_DEFAULT
+
 
 class ExportDecoder:
-    """A decoder that keeps the templates of each exporter."""
+    """A decoder that keeps the templates of each exporter. enterprise: of labels and owners."""
 
-    def __init__(self) -> None:
+    def __init__(self, enterprise: int = ENTERPRISE) -> None:
         made = lib.sonde_export_decoder_create()
         if made == ffi.NULL:
             raise MemoryError
         self._decoder = ffi.gc(made, lib.sonde_export_decoder_destroy)
+        lib.sonde_export_decoder_enterprise_set(made, enterprise)
         self._message = ffi.new("struct sonde_decoded_message *")
 
     def decode(self, source: int, data: memoryview | bytes) -> DecodedMessage | None:

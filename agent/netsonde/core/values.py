@@ -80,6 +80,7 @@ class CollectorSettings:
     full: bool
     biflow: bool
     message_bytes_max: int
+    enterprise: int
     pace_bytes_per_sec: int
 
     @property

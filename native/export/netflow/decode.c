@@ -37,11 +37,17 @@ struct sonde_export_decoder *sonde_export_decoder_create(void) {
   struct sonde_export_decoder *decoder = calloc(1, sizeof *decoder);
   if (!decoder)
     return NULL;
+  decoder->lines.enterprise = SONDE_ENTERPRISE_DEFAULT;
   decoder->templates = sonde_templates_create();
   if (decoder->templates)
     return decoder;
   free(decoder);
   return NULL;
+}
+
+void sonde_export_decoder_enterprise_set(struct sonde_export_decoder *decoder,
+                                         uint32_t enterprise) {
+  decoder->lines.enterprise = enterprise;
 }
 
 void sonde_export_decoder_destroy(struct sonde_export_decoder *decoder) {

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "export/rendering.h"
 #include "failure.h"
 #include "packet.h"
 
@@ -181,6 +182,35 @@ void sonde_encoder_name(struct sonde_encoder *encoder, uint32_t source) {
       encoder->record_bytes[traits] += encoder->name_bytes - before;
 }
 
+uint32_t sonde_encoder_fixed_bytes(const struct sonde_encoder *encoder, uint32_t traits) {
+  enum { SET_HEADERS = 8, PADDING = 6 };
+  return encoder->ops->header_bytes + SET_HEADERS + PADDING + encoder->template_bytes[traits] +
+         encoder->record_bytes[traits];
+}
+
+/* Chooses the parts of the tail. Messages that are too small for it go without. */
+static void make_tail(struct sonde_encoder *encoder) {
+  const struct sonde_render_sources *sources = encoder->config.sources;
+  const uint32_t longest = SONDE_LAYOUT_IPV6 | SONDE_LAYOUT_ICMP | SONDE_LAYOUT_FULL |
+                           SONDE_LAYOUT_IPFIX | SONDE_LAYOUT_BIFLOW;
+  uint8_t template[8 * SONDE_TAIL_FIELDS_MAX];
+  if (!sources || encoder->config.version != 10 || encoder->config.profile != SONDE_PROFILE_FULL)
+    return;
+  uint32_t parts = (sources->labels.read ? SONDE_TAIL_LABEL : 0u) |
+                   (sources->owners.read ? SONDE_TAIL_OWNERS : 0u);
+  uint8_t *end = sonde_tail_put_template(template, parts, encoder->config.enterprise);
+  uint32_t more = (uint32_t)(end - template);
+  uint32_t name_bytes = SONDE_EXPORT_NAME_MAX - encoder->name_bytes;
+  if (sonde_encoder_fixed_bytes(encoder, longest) + name_bytes + more +
+          sonde_tail_bytes_min(parts) >
+      encoder->config.message_bytes_max)
+    return;
+  encoder->tail_parts = parts;
+  for (uint32_t traits = 0; traits < SONDE_LAYOUTS; traits++)
+    if (sonde_layout_has_name(traits))
+      encoder->template_bytes[traits] += more;
+}
+
 int sonde_encoder_create(const struct sonde_encoder_config *config, struct sonde_encoder **encoder,
                          struct sonde_error *error) {
   int status = check(config, error);
@@ -199,6 +229,7 @@ int sonde_encoder_create(const struct sonde_encoder_config *config, struct sonde
     made->record_bytes[traits] = sonde_layout_record_bytes(traits, made->name_bytes);
     made->template_bytes[traits] = sonde_layout_template_bytes(traits);
   }
+  make_tail(made);
   *encoder = made;
   return SONDE_OK;
 }

@@ -9,6 +9,7 @@
 
 #include "layout.h"
 #include "packet.h"
+#include "tail.h"
 #include "uptime.h"
 
 enum { SONDE_STATISTICS_DOMAIN = 0, SONDE_TEMPLATE_REPEATS = 2 };
@@ -48,6 +49,9 @@ struct sonde_encoder {
   struct sonde_announcement announcements[SONDE_SOURCES_MAX][SONDE_LAYOUTS];
   uint32_t record_bytes[SONDE_LAYOUTS];
   uint32_t template_bytes[SONDE_LAYOUTS];
+  uint32_t tail_parts; /* 0: no tail; else for layouts that sonde_layout_has_name */
+  uint32_t tail_bytes; /* the next record's */
+  uint8_t tail[SONDE_TAIL_BYTES_MAX];
   struct sonde_draft draft;
   struct sonde_encoder_counters counters;
 };
@@ -82,6 +86,8 @@ bool sonde_draft_ensure(struct sonde_encoder *encoder, const struct sonde_uniflo
 /* Sets the uniflow's times on the draft's clock. */
 void sonde_draft_set_times(struct sonde_encoder *encoder, struct sonde_uniflow *uniflow);
 
+/* encoder.c: a message with one set of a template and one of a record, without the tail. */
+uint32_t sonde_encoder_fixed_bytes(const struct sonde_encoder *encoder, uint32_t traits);
 /* encoder.c: sets the name of the record's interface, and the sizes of records with it. */
 void sonde_encoder_name(struct sonde_encoder *encoder, uint32_t source);
 

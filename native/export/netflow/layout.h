@@ -28,6 +28,7 @@ extern sonde_layout_writer *const sonde_layout_writers[SONDE_LAYOUTS];
  * 4 + 8 · SONDE_LAYOUT_FIELDS_MAX bytes. Returns the end. */
 uint8_t *sonde_layout_put_template(uint8_t *p, uint32_t traits);
 uint32_t sonde_layout_template_bytes(uint32_t traits);
+/* Such a record ends with the interface's name, and can have a tail (tail.h). */
 static inline int sonde_layout_has_name(uint32_t traits) {
   return (traits & SONDE_LAYOUT_FULL) && (traits & SONDE_LAYOUT_IPFIX);
 }

@@ -8,11 +8,14 @@
 #include <time.h>
 
 #include "bytes.h"
+#include "export.h"
 #include "export/address.h"
 #include "export/labels.h"
 #include "record.h"
+#include "tail.h"
 
 enum { REVERSE = 29305 }; /* RFC 5103 */
+enum { OWN = SONDE_ENTERPRISE_DEFAULT, PROCESS = SONDE_ELEMENT_PROCESS, PEER = SONDE_ELEMENT_PEER };
 
 enum kind {
   NUMBER,
@@ -28,7 +31,14 @@ enum kind {
   ICMP,
   FLOW,
   MPLS,
-  STRING
+  STRING,
+  NAME_SOURCE,
+  TLS_VERSION,
+  LABEL_STATE,
+  HOW,
+  WHY,
+  SIDE,
+  TRUTH
 };
 
 static const struct name {
@@ -70,6 +80,7 @@ static const struct name {
     {0, 80, MAC, "dest_mac"},
     {0, 82, STRING, "interface"},
     {0, 88, NUMBER, "fragment_offset"},
+    {0, 96, STRING, "app"},
     {0, 136, REASON, "end_reason"},
     {0, 139, ICMP, ""},
     {0, 144, NUMBER, "exporting_process"},
@@ -95,6 +106,37 @@ static const struct name {
     {REVERSE, 2, NUMBER, "reverse_packets"},
     {REVERSE, 6, NUMBER, "reverse_tcp_flags"},
     {REVERSE, 352, NUMBER, "reverse_l2_bytes"},
+    {OWN, SONDE_ELEMENT_NAME, STRING, "name"},
+    {OWN, SONDE_ELEMENT_NAME_SOURCE, NAME_SOURCE, "name_source"},
+    {OWN, SONDE_ELEMENT_ALPN, STRING, "alpn"},
+    {OWN, SONDE_ELEMENT_TLS_VERSION, TLS_VERSION, "tls_version"},
+    {OWN, SONDE_ELEMENT_ECH, TRUTH, "ech"},
+    {OWN, SONDE_ELEMENT_LABEL_STATE, LABEL_STATE, "label_state"},
+    {OWN, PROCESS + 0, NUMBER, "process_pid"},
+    {OWN, PROCESS + 1, NUMBER, "process_start_ticks"},
+    {OWN, PROCESS + 2, STRING, "process_name"},
+    {OWN, PROCESS + 3, STRING, "process_exe"},
+    {OWN, PROCESS + 4, NUMBER, "process_uid"},
+    {OWN, PROCESS + 5, STRING, "process_cgroup"},
+    {OWN, PROCESS + 6, STRING, "process_unit"},
+    {OWN, PROCESS + 7, STRING, "process_container"},
+    {OWN, PROCESS + 8, STRING, "process_pod"},
+    {OWN, PROCESS + 9, HOW, "process_how"},
+    {OWN, PROCESS + 10, WHY, "process_reason"},
+    {OWN, PROCESS + 11, TRUTH, "process_shared"},
+    {OWN, PROCESS + 12, SIDE, "process_side"},
+    {OWN, PEER + 0, NUMBER, "peer_process_pid"},
+    {OWN, PEER + 1, NUMBER, "peer_process_start_ticks"},
+    {OWN, PEER + 2, STRING, "peer_process_name"},
+    {OWN, PEER + 3, STRING, "peer_process_exe"},
+    {OWN, PEER + 4, NUMBER, "peer_process_uid"},
+    {OWN, PEER + 5, STRING, "peer_process_cgroup"},
+    {OWN, PEER + 6, STRING, "peer_process_unit"},
+    {OWN, PEER + 7, STRING, "peer_process_container"},
+    {OWN, PEER + 8, STRING, "peer_process_pod"},
+    {OWN, PEER + 9, HOW, "peer_process_how"},
+    {OWN, PEER + 10, WHY, "peer_process_reason"},
+    {OWN, PEER + 11, TRUTH, "peer_process_shared"},
 };
 
 /* ---- text ----------------------------------------------------------------------------- */
@@ -181,19 +223,38 @@ static void put_address(struct sonde_lines *lines, const struct name *name, cons
   sonde_lines_print(lines, ",\"%s\":\"%.*s\"", name->text, (int)(end - text), text);
 }
 
+static const struct sonde_label *find_label(enum kind kind, uint64_t value) {
+  uint8_t byte = value <= UINT8_MAX ? (uint8_t)value : UINT8_MAX;
+  switch (kind) {
+  case REASON:
+    return sonde_end_reason_label(value <= SONDE_END_RESOURCES ? byte : 0);
+  case WAY:
+    return sonde_direction_label(value == 0   ? SONDE_DIRECTION_INGRESS
+                                 : value == 1 ? SONDE_DIRECTION_EGRESS
+                                              : SONDE_DIRECTION_UNKNOWN);
+  case NAME_SOURCE:
+    return sonde_name_source_name(byte);
+  case TLS_VERSION:
+    return sonde_tls_version_name(value <= UINT16_MAX ? (uint16_t)value : 0);
+  case LABEL_STATE:
+    return sonde_label_state_name(byte);
+  case HOW:
+    return sonde_owner_how_name(byte);
+  case WHY:
+    return sonde_owner_reason_name(byte);
+  default:
+    return sonde_owner_side_name(byte);
+  }
+}
+
 static void put_label(struct sonde_lines *lines, const struct name *name, uint64_t value) {
-  const struct sonde_label *label =
-      name->kind == REASON
-          ? sonde_end_reason_label(value <= SONDE_END_RESOURCES ? (uint8_t)value : 0)
-          : sonde_direction_label(value == 0   ? SONDE_DIRECTION_INGRESS
-                                  : value == 1 ? SONDE_DIRECTION_EGRESS
-                                               : SONDE_DIRECTION_UNKNOWN);
+  const struct sonde_label *label = find_label(name->kind, value);
   sonde_lines_print(lines, label->length ? ",\"%s\":\"%s\"" : ",\"%s\":null", name->text,
                     label->text);
 }
 
 static bool fits(enum kind kind, uint32_t bytes) {
-  static const uint8_t widths[] = {[IPV4] = 4, [IPV6] = 16, [MAC] = 6, [MPLS] = 3, [STRING] = 0};
+  static const uint8_t widths[] = {[IPV4] = 4, [IPV6] = 16, [MAC] = 6, [MPLS] = 3, [TRUTH] = 1};
   if (widths[kind] > 0)
     return bytes == widths[kind];
   return kind == STRING || (bytes >= 1 && bytes <= 8); /* RFC 7011 §6.2 */
@@ -230,7 +291,19 @@ static void put_known(struct sonde_lines *lines, const struct name *name, const 
     break;
   case REASON:
   case WAY:
+  case NAME_SOURCE:
+  case TLS_VERSION:
+  case LABEL_STATE:
+  case HOW:
+  case WHY:
+  case SIDE:
     put_label(lines, name, value);
+    break;
+  case TRUTH: /* RFC 7011 §6.1.5 */
+    sonde_lines_print(lines, ",\"%s\":%s", name->text,
+                      value == 1   ? "true"
+                      : value == 2 ? "false"
+                                   : "null");
     break;
   case VLAN:
     sonde_lines_print(lines, value ? ",\"%s\":[%llu]" : ",\"%s\":[]", name->text,
@@ -254,8 +327,10 @@ static void put_known(struct sonde_lines *lines, const struct name *name, const 
 
 void sonde_lines_put_field(struct sonde_lines *lines, const struct sonde_template_field *field,
                            const uint8_t *data, uint32_t bytes, uint64_t base_ms, bool scope) {
+  bool own = field->enterprise == lines->enterprise && field->enterprise != 0;
   for (size_t i = 0; !scope && i < sizeof names / sizeof names[0]; i++) {
-    if (names[i].element == field->element && names[i].enterprise == field->enterprise &&
+    if (names[i].element == field->element &&
+        (names[i].enterprise == OWN ? own : names[i].enterprise == field->enterprise) &&
         fits(names[i].kind, bytes)) {
       put_known(lines, &names[i], data, bytes, base_ms);
       return;

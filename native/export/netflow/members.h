@@ -15,6 +15,7 @@
 enum { SONDE_LINES_BYTES_MAX = 16 << 20, SONDE_MEMBER_BYTES_MAX = 80 };
 
 struct sonde_lines {
+  uint32_t enterprise; /* that has the elements of tail.h */
   char *text;
   size_t bytes;
   size_t capacity;

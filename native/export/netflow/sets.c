@@ -10,6 +10,7 @@
  */
 #include "bytes.h"
 #include "encoder.h"
+#include "export/rendering.h"
 
 enum {
   V9_HEADER_BYTES = 20,
@@ -77,6 +78,17 @@ static bool template_due(const struct sonde_encoder *encoder, uint32_t traits) {
              (uint64_t)encoder->config.template_refresh_sec * 1000000000;
 }
 
+static bool has_tail(const struct sonde_encoder *encoder, uint32_t traits) {
+  return encoder->tail_parts && sonde_layout_has_name(traits);
+}
+
+static void put_tail_template(struct sonde_encoder *encoder, uint8_t *template) {
+  uint32_t count = read_u16(template + 2) + sonde_tail_count(encoder->tail_parts);
+  put_u16(template + 2, (uint16_t)count);
+  encoder->draft.p =
+      sonde_tail_put_template(encoder->draft.p, encoder->tail_parts, encoder->config.enterprise);
+}
+
 static void put_template(struct sonde_encoder *encoder, uint32_t traits) {
   struct sonde_draft *draft = &encoder->draft;
   struct sonde_announcement *announcement = &encoder->announcements[variant(encoder)][traits];
@@ -84,6 +96,8 @@ static void put_template(struct sonde_encoder *encoder, uint32_t traits) {
   put_u16(set, is_ipfix(encoder) ? IPFIX_TEMPLATE_SET : V9_TEMPLATE_SET);
   draft->p = sonde_layout_put_template(set + SET_HEADER_BYTES, traits);
   put_u16(set + SET_HEADER_BYTES, template_id(encoder, traits));
+  if (has_tail(encoder, traits))
+    put_tail_template(encoder, set + SET_HEADER_BYTES);
   sonde_set_end(draft, set);
   draft->items++;
   draft->note.templates++;
@@ -92,12 +106,16 @@ static void put_template(struct sonde_encoder *encoder, uint32_t traits) {
   announcement->sent_ns = encoder->now_ns;
 }
 
+static uint32_t record_bytes(const struct sonde_encoder *encoder, uint32_t traits) {
+  return encoder->record_bytes[traits] + encoder->tail_bytes;
+}
+
 /* Begins the layout's data set. Returns false if the message has no room for it and a record. */
 static bool open_set(struct sonde_encoder *encoder, uint32_t traits) {
   struct sonde_draft *draft = &encoder->draft;
   close_set(draft);
   bool due = template_due(encoder, traits);
-  uint32_t bytes = SET_HEADER_BYTES + ((encoder->record_bytes[traits] + 3) & ~3u);
+  uint32_t bytes = SET_HEADER_BYTES + ((record_bytes(encoder, traits) + 3) & ~3u);
   if (due)
     bytes += SET_HEADER_BYTES + ((encoder->template_bytes[traits] + 3) & ~3u);
   if (draft->end - draft->p < bytes)
@@ -115,7 +133,29 @@ static bool open_set(struct sonde_encoder *encoder, uint32_t traits) {
 static bool fits_set(const struct sonde_encoder *encoder, uint32_t traits) {
   const struct sonde_draft *draft = &encoder->draft;
   return draft->set && draft->set_id == template_id(encoder, traits) &&
-         draft->end - draft->p >= (int64_t)encoder->record_bytes[traits] + 3;
+         draft->end - draft->p >= (int64_t)record_bytes(encoder, traits) + 3;
+}
+
+/* Prepares the tail of the next record. It fits a message with the template. */
+static void prepare_tail(struct sonde_encoder *encoder, const struct sonde_record *record, int way,
+                         uint32_t traits) {
+  const struct sonde_render_sources *sources = encoder->config.sources;
+  struct sonde_tail_values values = {.side = record->process_side};
+  encoder->tail_bytes = 0;
+  if (!has_tail(encoder, traits))
+    return;
+  if (way == SONDE_UNIFLOW_REVERSE && values.side)
+    values.side = SONDE_SIDE_SOURCE + SONDE_SIDE_DEST - values.side;
+  if ((encoder->tail_parts & SONDE_TAIL_LABEL) && record->label)
+    sonde_render_label(sources, record, &values.label);
+  if (encoder->tail_parts & SONDE_TAIL_OWNERS) {
+    sonde_render_owner(sources, record->process, &values.process);
+    sonde_render_owner(sources, record->peer_process, &values.peer);
+  }
+  uint32_t room = encoder->config.message_bytes_max - sonde_encoder_fixed_bytes(encoder, traits);
+  room = room < sizeof encoder->tail ? room : (uint32_t)sizeof encoder->tail;
+  uint8_t *end = sonde_tail_put(encoder->tail, encoder->tail_parts, &values, room);
+  encoder->tail_bytes = (uint32_t)(end - encoder->tail);
 }
 
 static bool put(struct sonde_encoder *encoder, const struct sonde_record *record, uint64_t piece,
@@ -130,6 +170,7 @@ static bool put(struct sonde_encoder *encoder, const struct sonde_record *record
   uniflow.name = encoder->name;
   uniflow.name_bytes = encoder->name_bytes;
   uint32_t traits = choose_layout(encoder, &uniflow);
+  prepare_tail(encoder, record, way, traits);
   if (!is_ipfix(encoder) && !sonde_draft_ensure(encoder, &uniflow, 1000, messages))
     return false;
   if (!draft->start && !sonde_draft_open(encoder, messages))
@@ -145,6 +186,7 @@ static bool put(struct sonde_encoder *encoder, const struct sonde_record *record
   if (!is_ipfix(encoder))
     sonde_draft_set_times(encoder, &uniflow);
   draft->p = sonde_layout_writers[traits](draft->p, &uniflow);
+  draft->p = put_octets(draft->p, encoder->tail_bytes, encoder->tail);
   if (biflow) {
     uniflow.packets += record->packets[1];
     uniflow.octets += record->bytes[1];
