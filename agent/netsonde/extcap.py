@@ -47,16 +47,21 @@ class Field(NamedTuple):
             text += f"{{default={self.default}}}"
         return f"{text}{{tooltip={self.tooltip}}}{{group={self.group}}}{self.more}"
 
+    @property
+    def name(self) -> str:
+        """The name of the attribute of the parsed arguments."""
+        return self.call.removeprefix("--").replace("-", "_")
+
     def read(self, text: str) -> str | int | None:
         """Reads a value. Empty text means the default. Raises ValueError."""
         if self.limits is None:
             return text
         if not text:
             return self.default
-        number = int(text)
-        if not self.limits[0] <= number <= self.limits[1]:
-            raise ValueError(text)
-        return number
+        low, high = self.limits
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise ValueError(f"{self.display}: {text} is not a number from {low} to {high}")
+        return int(text)
 
 
 FIELDS = (
@@ -114,8 +119,18 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("--fifo", "--extcap-control-in", "--extcap-control-out"):
         parser.add_argument(name, default="")
     for field in FIELDS:
-        parser.add_argument(field.call, type=field.read, default="")
+        parser.add_argument(field.call, default="")
     return parser
+
+
+def read_fields(args: argparse.Namespace) -> str:
+    """Reads the values of all fields. Returns what is wrong with one of them."""
+    try:
+        for field in FIELDS:
+            setattr(args, field.name, field.read(getattr(args, field.name)))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -133,6 +148,7 @@ def main(words: Sequence[str] | None = None) -> int:
     else:
         from .cli.live_capture import run  # loads the rest of the package
 
+        args.fault = read_fields(args)
         return run(args, parent, describe_hosts)
     if not lines:
         parser.exit(EXIT_USAGE, "Wireshark and tshark run this program; see netsonde extcap.\n")

@@ -82,7 +82,7 @@ async def test_three_hosts_live_in_order_and_named(
     fleet: Fleet, bus: Bus, sender: Sender, tshark: Run
 ) -> None:
     await start_all(fleet, bus)
-    shark = await tshark("-f", "udp", reorderms=30_000).opened(3)
+    shark = await tshark("-f", "udp", hosts=",".join(HOSTS), reorderms=30_000).opened(3)
     for number in range(600):
         sender.send([datagram(number)])
         if number % 50 == 0:
@@ -153,15 +153,21 @@ async def test_a_session_that_stops_ends_the_capture(fleet: Fleet, bus: Bus, tsh
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
-    [(("-f", "udp prt 53"), "can't parse filter expression"), ((), "A capture filter is required")],
+    ("words", "fields", "message"),
+    [
+        (("-f", "udp prt 53"), {}, "can't parse filter expression"),
+        ((), {}, "A capture filter is required"),
+        (("-f", "udp"), {"duration": "x\x1b"}, "Seconds: x\ufffd is not a number from 1 to 3600"),
+        (("-f", "udp"), {"group": "site"}, "site"),
+    ],
+    ids=["filter", "no filter", "number", "group"],
 )
-async def test_a_bad_filter_is_reported(
-    fleet: Fleet, bus: Bus, tshark: Run, words: tuple[str, ...], message: str
+async def test_a_wrong_field_is_reported(
+    fleet: Fleet, bus: Bus, tshark: Run, words: tuple[str, ...], fields: Any, message: str
 ) -> None:
     fleet.start()
     await capturing.start(bus)
-    shark = tshark(*words)
+    shark = tshark(*words, **fields)
     shark.wait()
     assert message in shark.said
     assert not shark.left()

@@ -18,13 +18,15 @@ import signal
 import stat
 import struct
 import time
+import traceback
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
+from ..capture import link_types
 from ..core.filters import FilterChecks
-from ..errors import EXIT_OK, EXIT_USAGE, NetsondeError
+from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError
 from ..fleet.targeting import ALL, Target, parse_target
 from .output import notify, put, visible
 from .requests import print_failures, read_nats_section
@@ -42,7 +44,6 @@ ANSWER_SEC = 5.0  # for each host to open its tap
 RELOAD_SEC = 1.0
 RELEASE_SEC = 5.0
 READER_SEC = 30.0  # dumpcap opens the pipe when it starts
-LINK_TYPES = (1, 276, 101)  # Ethernet, SLL2, raw IP: a filter must compile for one of them
 LOG_ADD = 2  # command of a control message
 
 
@@ -110,7 +111,7 @@ async def check_filter(expression: str | None) -> None:
     """Raises NetsondeError. tshark starts a capture without having checked the filter."""
     if not (expression or "").strip():
         raise ExtcapUsageError("A capture filter is required, for example -f 'tcp port 443'.")
-    await FilterChecks().check(expression or "", LINK_TYPES, kernel=False)
+    await FilterChecks().check(expression or "", link_types.ALL, kernel=False)
 
 
 # ---- capture -----------------------------------------------------------------------------------
@@ -122,19 +123,24 @@ async def capture(args: Namespace, parent: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     watching = asyncio.create_task(watch(lambda: os.getppid() != parent, stopped))
+    code = EXIT_REFUSED
     try:
         with opened_log(args) as log:
+            if args.fault:
+                raise ExtcapUsageError(args.fault)
             await check_filter(args.extcap_capture_filter)
             await copy(args, log, stopped)
-        return EXIT_OK
+        code = EXIT_OK
     except NetsondeError as error:
         code = report(error)
+    except Exception:  # a bug; Wireshark must not wait for the pipe
+        traceback.print_exc()
+    if code != EXIT_OK:
         await release_reader(args.fifo, stopped)
-        return code
-    finally:
-        watching.cancel()
-        if os.getppid() != parent:
-            remove_pipes(args)
+    watching.cancel()
+    if os.getppid() != parent:
+        remove_pipes(args)
+    return code
 
 
 async def watch(ended: Callable[[], bool], stopped: asyncio.Event) -> None:
@@ -230,9 +236,8 @@ async def release_reader(fifo: str, stopped: asyncio.Event) -> None:
 
 def print_faults(session: TapSession, target: Target) -> None:
     """Wireshark shows the first 1,024 bytes."""
-    if session.failed or session.lost_packets:
-        for line in session.summary():
-            notify(line)
+    for line in session.summary(faulty=True):
+        notify(line)
     print_failures(session.outcome, target.describe(), with_refusals=True)
 
 

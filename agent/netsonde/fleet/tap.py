@@ -161,10 +161,13 @@ class TapSession:
         """Ends all taps; `follow` yields what is left and returns."""
         self._stopping.set()
 
-    def summary(self) -> list[str]:
-        """Returns a sentence for each host, and one for each of its losses."""
+    def summary(self, *, faulty: bool = False) -> list[str]:
+        """Returns a sentence for each host, and one for each of its losses. faulty: only hosts that
+        ended early or lost packets."""
         lines = []
         for one in self.hosts.values():
+            if faulty and not (one.failed or one.missing or one.loss.total):
+                continue
             lines.append(f"{one.host}: {one.packets} packets, {one.loss.total} lost")
             if one.loss.ring:
                 lines.append(f"{one.host}: {one.loss.ring} lost: the reader was too slow")
