@@ -46,7 +46,7 @@ packages: setup build/packages/stamp ## build the wheel, the Debian package and 
 lock: $(STAMP) ## pin the wheels of the packages in deploy/packages/requirements.txt
 	$(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header \
 	  --only-binary :all: --python-version 3.11 --python-platform x86_64-manylinux_2_34 \
-	  --extra demo --output-file deploy/packages/requirements.txt pyproject.toml
+	  --extra demo --extra tui --output-file deploy/packages/requirements.txt pyproject.toml
 
 build/packages/stamp: $(STAMP) $(PACKAGED)
 	deploy/packages/wheel

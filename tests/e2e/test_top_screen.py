@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
-import pty
-import struct
-import subprocess
-import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +13,7 @@ from textual.pilot import Pilot
 from agents import COMMAND, Fleet, client_flags
 from bus import Bus
 from capturing import at_rest
-from deadlines import eventually, eventually_now
+from deadlines import eventually
 from netns import HOST_DEVICE, Wire
 from netsonde import fleet as library
 from netsonde.cli.tui.feed import Feed
@@ -27,6 +21,7 @@ from netsonde.cli.tui.model import Model
 from netsonde.cli.tui.view import TopApp
 from packets import UDP, ethernet, ipv4, read_capture, udp
 from servers import NatsServer
+from terminals import on_terminal
 from top_screens import screen_text
 
 pytestmark = [pytest.mark.jetstream, pytest.mark.asyncio(loop_factories=["uvloop"])]
@@ -116,42 +111,15 @@ async def test_command_draws_on_a_terminal_and_quits(
 ) -> None:
     fleet.start("alpha")
     await bus.ok("start", SESSION | {"interface": "lo"})
-    await asyncio.to_thread(use_terminal, nats_server, "1 capturing", key=b"q")
+    await asyncio.to_thread(use_terminal, [COMMAND, "top", *client_flags(nats_server.url)])
+
+
+def use_terminal(command: Sequence[str | Path]) -> None:
+    with on_terminal(command) as terminal:
+        terminal.wait_for("1 capturing")
+        terminal.press("q")
+        terminal.wait_for_end()
     # Without the screen, it restores the terminal after the last round.
-    await asyncio.to_thread(use_terminal, nats_server, "DESTINATION", "-n", "2", key=b"")
-
-
-def use_terminal(server: NatsServer, shown: str, *words: str, key: bytes) -> None:
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    process = subprocess.Popen(
-        [COMMAND, "top", *words, *client_flags(server.url)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm-256color"},
-        start_new_session=True,
-    )
-    os.close(theirs)
-    os.set_blocking(ours, False)
-    drawn = bytearray()
-
-    def shows(text: bytes) -> bool:
-        with contextlib.suppress(OSError):  # nothing to read yet, or the command has ended
-            drawn.extend(os.read(ours, 65536))
-        return text in drawn
-
-    def ended() -> bool:
-        shows(b"")
-        return process.poll() is not None
-
-    try:
-        eventually_now(lambda: shows(shown.encode()), "the first screen")
-        os.write(ours, key)
-        eventually_now(ended, "the command to end")
-        assert process.returncode == 0, bytes(drawn)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        os.close(ours)
+    with on_terminal([*command, "-n", "2"]) as terminal:
+        terminal.wait_for("DESTINATION")
+        terminal.wait_for_end()

@@ -13,6 +13,7 @@ from machine import Machine
 from deadlines import eventually_now
 from netns import Wire
 from servers import NatsServer
+from terminals import on_terminal
 
 CONFIG = "/etc/netsonde/netsonde.toml"
 # The line in the help of `netsonde doctor`.
@@ -68,6 +69,14 @@ def check_manual_and_completion(host: Machine) -> None:
         assert set(host.run("bash", "-ic", script).split()) == expected
 
 
+def check_screen(host: Machine) -> None:
+    """`netsonde top` draws its screen, which needs Textual, and leaves it with q."""
+    with on_terminal([*host.prefix, "netsonde", "top"]) as terminal:
+        terminal.wait_for("1 hosts, 0 capturing")
+        terminal.press("q")
+        terminal.wait_for_end()
+
+
 def test_install_configure_start_capture_upgrade_and_purge(
     host: Machine, deb: Path, wire: Wire, nats_server: NatsServer
 ) -> None:
@@ -95,6 +104,7 @@ def test_install_configure_start_capture_upgrade_and_purge(
     assert "bad" not in checks.values(), checks
     netsonde.capture(wire, "af_packet")
     check_manual_and_completion(host)
+    check_screen(host)
 
     # An upgrade keeps the configuration, and restarts the agent that runs.
     before = main_pid(host), host.run("cat", CONFIG)
