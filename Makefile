@@ -6,6 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.netsonde-stamp
+CLICKHOUSE := $(VENV)/.clickhouse-stamp
 # `setup` installs more than `build`. Later builds keep that.
 USER_STAMP := $(or $(wildcard $(STAMP)),$(VENV)/.netsonde-user-stamp)
 NATIVE := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.bpf.c')
@@ -24,7 +25,7 @@ APT_BENCH := clang ethtool iperf3 nfdump softflowd
 ALONE := tests/live/test_gso.py tests/live/test_overload.py tests/live/test_xdp_cost.py tests/live/test_xdp_harm.py \
          tests/native/test_alone.py
 
-.PHONY: help build setup demo docs packages lock test bench lint format native-test fuzz coverage mutation clean \
+.PHONY: help build setup demo docs packages lock test bench clickhouse lint format native-test fuzz coverage mutation clean \
         system-build system-test system-bench system-coverage
 
 help: ## list the targets
@@ -32,7 +33,7 @@ help: ## list the targets
 
 build: system-build $(USER_STAMP) ## create .venv with netsonde and nats-server
 
-setup: system-build $(STAMP) ## the same, with the tools of developers (1.5 GB)
+setup: system-build $(STAMP) ## the same, with the tools of developers (0.8 GB)
 
 demo: build ## show live traffic as flow records, with an embedded NATS server
 	$(VENV)/bin/netsonde demo
@@ -53,11 +54,13 @@ build/packages/stamp: $(STAMP) $(PACKAGED)
 	deploy/packages/system
 	@touch $@
 
-test: system-test setup lint packages ## lint, C tests under sanitizers, fuzzers, all Python tests
+test: system-test setup $(CLICKHOUSE) lint packages ## lint, C tests under sanitizers, fuzzers, all Python tests
 	.ci/native-test
 	.ci/fuzz
 	$(PY) -m pytest --numprocesses 3 --dist worksteal $(addprefix --ignore=,$(ALONE))
 	$(PY) -m pytest $(ALONE)
+
+clickhouse: $(CLICKHOUSE) ## install ClickHouse as a library (660 MB), for one test
 
 bench: system-bench setup ## measure netsonde and its peers, print one table
 	@failed=0; for one in run.py "xdp/live.py --runs 1" xdp/harm.py; do \
@@ -119,3 +122,7 @@ $(USER_STAMP): $(VENV)/bin/pip pyproject.toml $(NATIVE) $(PACKAGES)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[demo,tui]'
 	@touch $@
 endif
+
+$(CLICKHOUSE): pyproject.toml | $(STAMP)
+	$(VENV)/bin/uv pip install --quiet --python $(PY) --group clickhouse
+	@touch $@

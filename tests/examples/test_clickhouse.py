@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from chdb.session import Session
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from agents import Fleet
@@ -16,6 +15,9 @@ from bus import Bus
 from exports import conversations
 from packets import Packet
 from stored import batches, store_flows
+
+if TYPE_CHECKING:
+    from chdb.session import Session
 
 pytestmark = pytest.mark.jetstream
 
@@ -30,6 +32,8 @@ def rows(session: Session, query: str) -> list[dict[str, Any]]:
 async def test_tables_hold_each_record_once(
     fleet: Fleet, bus: Bus, tmp_path: Path, capture_file: Callable[[list[Packet]], Path]
 ) -> None:
+    from chdb.session import Session  # `make test` installs it: the other tests run without it
+
     stopped = await store_flows(fleet, bus, capture_file(conversations(FLOWS)))
     await bus.client.jetstream().add_consumer(
         "CAPTURE_FLOWS", ConsumerConfig(durable_name="clickhouse", ack_policy=AckPolicy.EXPLICIT)
