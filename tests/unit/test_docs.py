@@ -125,6 +125,18 @@ def test_commands_page_has_each_command_with_its_options() -> None:
         assert missing == [], command
 
 
+def test_commands_page_has_an_example_of_each_command_with_its_output() -> None:
+    """tests/e2e/test_commands_page.py types them."""
+    typed = re.findall(r"^\$ (netsonde .+)$", (DOCS / "commands.md").read_text(), re.MULTILINE)
+    groups = {"config", "nats"}
+    assert [
+        name
+        for name in commands(build_parser())
+        if name not in groups
+        and not any(f"{one} ".startswith(f"netsonde {name} ") for one in typed)
+    ] == []
+
+
 # ---- all pages -----------------------------------------------------------------------------------
 
 
