@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -24,8 +26,9 @@ from netsonde.bus import nkey
 from netsonde.bus.credentials import Login
 from netsonde.bus.nats_client import GuardedClient
 from netsonde.config.sections import NatsSection
-from servers import NatsServer
+from servers import NatsServer, free_port
 
+RELOADED = "Reloaded server configuration"
 HOSTS = "alpha site=ams\nbeta site=fra\n"
 CLIENTS = ("--controller", "ctl", "--operator", "ops", "--collector", "col")
 
@@ -37,6 +40,87 @@ def setup(directory: Path, *more: str) -> Path:
     done = subprocess.run([*command, *CLIENTS, *more], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return directory / "nats-server.conf"
+
+
+DOMAIN = "hub"
+FORMS = {
+    "static": (),
+    "jwt": ("--jwt",),
+    "static-leaf": ("--leaf-listen",),
+    "jwt-leaf": ("--jwt", "--leaf-listen"),
+}
+
+
+@dataclass
+class RoleServers:
+    """The servers of one form of `netsonde nats setup`. site: the server of the agents, a leaf
+    node or the hub. domain: of the hub's JetStream, empty if the server has none."""
+
+    hub: NatsServer
+    site: NatsServer
+    domain: str = ""
+    leaf_port: int = 0
+
+    @classmethod
+    def start(cls, directory: Path, form: str) -> RoleServers:
+        words = ["--jetstream", str(directory / "jetstream"), *FORMS[form]]
+        leaf_port = free_port()
+        if form.endswith("leaf"):
+            words += [f"127.0.0.1:{leaf_port}", "--jetstream-domain", DOMAIN]
+        config = setup(directory, *words).read_text()
+        hub = NatsServer(directory / "nats", config=config).start()
+        if not form.endswith("leaf"):
+            return cls(hub, hub)
+        key = login_of(directory, "leaf")
+        value = key.get("creds") or Path(key["nkey"]).read_text().strip()
+        port, store = free_port(), directory / "edge"
+        settings = {
+            "NAME": "site1",
+            "LISTEN": json.dumps(f"127.0.0.1:{port}"),
+            "HUB_LEAFS": json.dumps([f"nats-leaf://127.0.0.1:{leaf_port}"]),
+            "LEAF_KEY": json.dumps(value),
+        }
+        # JetStream of the site, in another domain.
+        own = f"jetstream {{ store_dir: {json.dumps(str(store))}, domain: edge }}\n"
+        site = NatsServer(
+            directory / "site",
+            config=(directory / "leaf.conf").read_text() + own,
+            prefix=("env", *(f"{name}={text}" for name, text in settings.items())),
+        )
+        site.port = port
+        return cls(hub, site.start(), DOMAIN, leaf_port)
+
+    @property
+    def each(self) -> list[NatsServer]:
+        return [self.hub] if self.hub is self.site else [self.hub, self.site]
+
+    def spellings(self, subject: str) -> list[str]:
+        """Returns the subject, and the same with the hub's domain."""
+        if not self.domain or not subject.startswith(("$JS.API.", "$KV.")):
+            return [subject]
+        return [subject, self.spelled(subject)]
+
+    def spelled(self, subject: str) -> str:
+        """Returns the subject that an agent of the site uses."""
+        if not self.domain or not subject.startswith(("$JS.API.", "$KV.")):
+            return subject
+        return f"$JS.{self.domain}.API.{subject.removeprefix('$JS.API.')}"
+
+    async def reload(self) -> None:
+        """Reloads the configuration of each server."""
+        for server in self.each:
+            log = server.directory / "nats-server.log"
+            before = log.read_text().count(RELOADED)
+
+            def reloaded(log: Path = log, before: int = before) -> bool:
+                return log.read_text().count(RELOADED) > before
+
+            os.kill(server.pid, signal.SIGHUP)
+            await eventually(reloaded, "the reload")
+
+    def kill(self) -> None:
+        for server in self.each:
+            server.kill()
 
 
 def key_of(directory: Path, name: str) -> Path:
@@ -57,11 +141,13 @@ class RoleClient:
     client: Client
     refusals: list[str]
 
-    async def refused(self, subject: str) -> None:
+    async def refused(self, *subjects: str) -> None:
+        """Returns when the server has refused one of these subjects."""
         await settled(self.client)
+        names = [f'"{subject.lower()}"' for subject in subjects]
         await eventually(
-            lambda: any(f'"{subject.lower()}"' in refusal for refusal in self.refusals),
-            f"a refusal of {subject}, in {self.refusals}",
+            lambda: any(name in refusal for refusal in self.refusals for name in names),
+            f"a refusal of {subjects}, in {self.refusals}",
         )
 
     async def publish(self, subject: str, body: bytes = b"{}", reply: str = "") -> None:

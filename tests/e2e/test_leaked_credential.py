@@ -1,7 +1,8 @@
 """A stolen credential of one host does nothing to another host on a real server.
 
 The thief has the credential of `alpha`, in both forms: a key in the server's file, and a JWT that
-a signing key made offline. Each attempt is refused by the server, or has no effect.
+a signing key made offline. He uses it at the hub, and at a leaf node of a hub with a JetStream
+domain. Each attempt is refused by the server, or has no effect.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from agents import COMMAND, Agent, Fleet, client_flags
 from bus import settled
 from deadlines import eventually
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
-from roles import RoleClient, answers, ask, entered, login_of, setup
+from roles import FORMS, RoleClient, RoleServers, answers, ask, entered, login_of
 from servers import NatsServer
 
 SITE = "capture-packets"
@@ -164,49 +165,52 @@ TARGETS = [
 # ---- the stage -------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["static", "jwt"])
-def form(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(params=list(FORMS))
+def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RoleServers]:
+    """Has the streams, and one bucket for the results."""
+    servers = RoleServers.start(tmp_path, str(request.param))
+    done = command(
+        servers, tmp_path, "streams", "nats", "streams", "--site-bucket", "--collector", "col"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    yield servers
+    servers.kill()
 
 
 @pytest.fixture
-def nats_server(form: str, tmp_path: Path) -> Iterator[NatsServer]:
-    """Replaces the suite's server. Has the streams, and one bucket for the results."""
-    more = ["--jwt"] if form == "jwt" else []
-    config = setup(tmp_path, "--jetstream", str(tmp_path / "jetstream"), *more).read_text()
-    server = NatsServer(tmp_path / "nats", config=config).start()
-    done = command(
-        server, tmp_path, "streams", "nats", "streams", "--site-bucket", "--collector", "col"
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    yield server
-    server.kill()
+def nats_server(servers: RoleServers) -> NatsServer:
+    """Replaces the suite's server."""
+    return servers.hub
 
 
 def command(
-    server: NatsServer, directory: Path, name: str, *words: str
+    servers: RoleServers, directory: Path, name: str, *words: str
 ) -> subprocess.CompletedProcess[str]:
+    """Runs a command at the hub."""
     ((option, path),) = login_of(directory, name).items()
-    flags = [*client_flags(server.url), f"--{option}", path]
+    flags = [*client_flags(servers.hub.url), f"--{option}", path]
+    if servers.domain:
+        flags += ["--jetstream-domain", servers.domain]
     return subprocess.run(
         [str(COMMAND), *words, *flags], capture_output=True, text=True, timeout=120
     )
 
 
 @pytest.fixture
-def beta(nats_server: NatsServer, fleet: Fleet, tmp_path: Path) -> Agent:
+def beta(servers: RoleServers, fleet: Fleet, tmp_path: Path) -> Agent:
+    section = {"servers": [servers.site.url], "jetstream_domain": servers.domain}
     return fleet.agent(
         "beta",
         labels={"site": "fra"},
-        nats=login_of(tmp_path, "beta"),
+        nats=section | login_of(tmp_path, "beta"),
         policy={"identity": "server", "allow": {"ctl": ["*"]}},
         flows={"jetstream": True, "spool_dir": tmp_path / "beta" / "spool"},
     ).spawn()
 
 
 @pytest_asyncio.fixture
-async def thief(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[RoleClient]:
-    async with entered(nats_server, tmp_path, "alpha", inbox="_INBOX_alpha") as found:
+async def thief(servers: RoleServers, tmp_path: Path) -> AsyncIterator[RoleClient]:
+    async with entered(servers.site, tmp_path, "alpha", inbox="_INBOX_alpha") as found:
         yield found
 
 
@@ -231,22 +235,62 @@ async def stored(server: NatsServer, directory: Path) -> dict[str, object]:
 # ---- attempts --------------------------------------------------------------------------------
 
 
-async def test_forbidden_subjects_are_refused(thief: RoleClient) -> None:
+async def test_forbidden_subjects_are_refused(servers: RoleServers, tmp_path: Path) -> None:
+    """At the site and at the hub, also after a reload, with and without the domain."""
+    for _ in range(2):
+        for server in servers.each:
+            async with entered(server, tmp_path, "alpha", inbox="_INBOX_alpha") as thief:
+                await check_refusals(servers, thief)
+        await servers.reload()
+
+
+@pytest.mark.parametrize("servers", ["static-leaf", "jwt-leaf"], indirect=True)
+async def test_only_the_key_of_leaf_nodes_enters_as_one(
+    servers: RoleServers, tmp_path: Path
+) -> None:
+    """nats-server does not check what a leaf node sends, so the login must be refused."""
+    for name in ("alpha", "ctl", "streams"):
+        intruder = intruding_leaf(servers, tmp_path, name).start()
+        log = intruder.directory / "nats-server.log"
+
+        def refused(log: Path = log) -> bool:
+            return "Authorization Violation" in log.read_text()
+
+        try:
+            await eventually(refused, f"the refusal of {name}")
+        finally:
+            intruder.kill()
+
+
+def intruding_leaf(servers: RoleServers, directory: Path, name: str) -> NatsServer:
+    """Returns a server that connects to the hub as a leaf node, with the login of that name."""
+    ((option, value),) = login_of(directory, name).items()
+    login = f"credentials: {value}" if option == "creds" else f"nkey: {Path(value).read_text()}"
+    url = f"nats-leaf://127.0.0.1:{servers.leaf_port}"
+    remote = f"leafnodes {{ remotes: [ {{ url: {url}, {login} }} ] }}"
+    return NatsServer(directory / f"intruder {name}", config=remote)
+
+
+async def check_refusals(servers: RoleServers, thief: RoleClient) -> None:
     for attempt in HEARD:
-        await thief.listen(attempt.subject)
-        await thief.refused(attempt.subject)
+        for subject in servers.spellings(attempt.subject):
+            await thief.listen(subject)
+            await thief.refused(subject)
     for attempt in SENT:
-        thief.refusals.clear()
-        await thief.client.publish(
-            attempt.subject, attempt.body, reply="_INBOX_alpha.x", headers=attempt.headers or None
-        )
-        await thief.refused(attempt.subject)
+        for subject in servers.spellings(attempt.subject):
+            thief.refusals.clear()
+            await thief.client.publish(
+                subject, attempt.body, reply="_INBOX_alpha.x", headers=attempt.headers or None
+            )
+            # The hub names the subject without its domain.
+            await thief.refused(attempt.subject, subject)
 
 
 async def test_reply_subject_reaches_nothing(
     beta: Agent,
     thief: RoleClient,
     controller: RoleClient,
+    servers: RoleServers,
     nats_server: NatsServer,
     tmp_path: Path,
 ) -> None:
@@ -256,10 +300,10 @@ async def test_reply_subject_reaches_nothing(
     before = await settled_state(nats_server, tmp_path)
     forged = json.dumps({"host": "beta", "boot": "0", "version": "1", "time": "x"}).encode()
     for target in TARGETS:
-        await thief.publish(OWN_KEY, forged, reply=target)
+        await thief.publish(servers.spelled(OWN_KEY), forged, reply=target)
         await thief.publish("capture.stream.flows.alpha", forged, reply=target)
         await thief.publish(f"$O.{SITE}.C.alpha.1", forged, reply=target)
-        await thief.publish(OWN_GET, b"", reply=target)
+        await thief.publish(servers.spelled(OWN_GET), b"", reply=target)
         await settled(thief.client)
         await thief.publish(target, b"")
         await thief.refused(target)
@@ -293,10 +337,14 @@ async def entry_of(server: NatsServer, directory: Path, host: str) -> dict[str, 
 
 
 async def test_rollup_of_an_own_message_removes_nothing(
-    beta: Agent, thief: RoleClient, nats_server: NatsServer, tmp_path: Path
+    beta: Agent,
+    thief: RoleClient,
+    servers: RoleServers,
+    nats_server: NatsServer,
+    tmp_path: Path,
 ) -> None:
     before = await settled_state(nats_server, tmp_path)
-    for subject in (OWN_KEY, f"$O.{SITE}.C.alpha.1", "capture.stream.flows.alpha"):
+    for subject in (servers.spelled(OWN_KEY), f"$O.{SITE}.C.alpha.1", "capture.stream.flows.alpha"):
         for rollup in ("all", "sub"):
             reply = await thief.client.request(
                 subject, b"x", timeout=10, headers={"Nats-Rollup": rollup}
@@ -309,20 +357,21 @@ async def test_rollup_of_an_own_message_removes_nothing(
 
 
 async def test_the_same_credential_can_do_its_own_work(
-    thief: RoleClient, controller: RoleClient
+    servers: RoleServers, thief: RoleClient, controller: RoleClient
 ) -> None:
+    own_key = servers.spelled(OWN_KEY)
     entry = base64.urlsafe_b64encode(b"x").decode()
     for subject in (
         "capture.stream.flows.alpha",
         "capture.stream.events.alpha.audit",
-        OWN_KEY,
+        own_key,
         f"$O.{SITE}.C.alpha.1",
         f"$O.{SITE}.M.alpha.{entry}",
     ):
         reply = await thief.client.request(subject, b"{}", timeout=10)
         assert json.loads(reply.data)["seq"] > 0, subject
-    assert (await thief.client.request(OWN_GET, b"", timeout=10)).data == b"{}"
-    release = "$JS.API.DIRECT.GET.KV_capture-policy.$KV.capture-policy.release"
+    assert (await thief.client.request(servers.spelled(OWN_GET), b"", timeout=10)).data == b"{}"
+    release = servers.spelled("$JS.API.DIRECT.GET.KV_capture-policy.$KV.capture-policy.release")
     missing = await thief.client.request(release, b"", timeout=10)
     assert (missing.headers or {})["Status"] == "404"
     changes = await thief.listen("capture.inventory.alpha")
@@ -330,7 +379,7 @@ async def test_the_same_credential_can_do_its_own_work(
     await thief.listen("capture.policy.release")
     asked = await thief.listen("capture.host.alpha.>")
     grouped = await thief.listen("capture.group.site.ams.>")
-    await thief.client.request(OWN_KEY, b"{}", timeout=10)
+    await thief.client.request(own_key, b"{}", timeout=10)
     await eventually(lambda: changes, "the change")
     assert changes[0].reply == "", "a reply subject would permit a message to it"
     inbox = controller.client.new_inbox()
@@ -345,27 +394,27 @@ async def test_the_same_credential_can_do_its_own_work(
 
 
 def test_an_agent_works_with_its_credential(
-    beta: Agent, nats_server: NatsServer, form: str, tmp_path: Path
+    beta: Agent, servers: RoleServers, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     """Packets by way of the site's bucket, records by way of the stream."""
     frame = ethernet(ipv4(udp(b"payload", 1000, 53), UDP, "10.0.0.1", "10.0.0.2"))
     capture = write_pcap(tmp_path / "one.pcap", [at(1_767_225_600_000_000_000, frame)] * 3)
     asyncio.run(reached(nats_server, tmp_path))
     begun = command(
-        nats_server, tmp_path, "ctl", "start", "--host", "beta", "--backend", "file",
+        servers, tmp_path, "ctl", "start", "--host", "beta", "--backend", "file",
         "--interface", str(capture), "--meter", "--buffer-mb", "1",
     )  # fmt: skip
     assert begun.returncode == 0, begun.stderr
     out = tmp_path / "out.pcapng"
-    fetched = command(nats_server, tmp_path, "ctl", "packets", "--host", "beta", "-w", str(out))
+    fetched = command(servers, tmp_path, "ctl", "packets", "--host", "beta", "-w", str(out))
     assert fetched.returncode == 0, fetched.stderr
     assert out.read_bytes().count(b"payload") == 3
-    ended = command(nats_server, tmp_path, "ctl", "stop", "--host", "beta", "--json")
+    ended = command(servers, tmp_path, "ctl", "stop", "--host", "beta", "--json")
     assert ended.returncode == 0, ended.stderr
-    refused = command(nats_server, tmp_path, "ops", "stop", "--host", "beta")
+    refused = command(servers, tmp_path, "ops", "stop", "--host", "beta")
     assert refused.returncode == 1
     collected = command(
-        nats_server, tmp_path, "col", "collect", "-o", str(tmp_path / "lake"),
+        servers, tmp_path, "col", "collect", "-o", str(tmp_path / "lake"),
         "--durable", "col", "--until-idle", "2", "--format", "jsonl",
     )  # fmt: skip
     assert collected.returncode == 0, collected.stderr

@@ -25,6 +25,9 @@ def test_setup_keeps_keys_and_rotates_on_demand(tmp_path: Path) -> None:
     assert [name for name in keys if keys[name] != again[name]] == ["ops.nk"]
 
 
+HUB = ("--jetstream", "js", "--jetstream-domain", "hub", "--leaf-listen", "127.0.0.1:7422")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -37,6 +40,11 @@ def test_setup_keeps_keys_and_rotates_on_demand(tmp_path: Path) -> None:
         ("--host", "a", "--controller", "a"),
         ("--host", "a", "--rotate", "b"),
         ("--host", "a", "--tls-cert", "x"),
+        ("--host", "a", "--jetstream-domain", "hub"),
+        ("--host", "a", "--jetstream", "js", "--jetstream-domain", "a.b"),
+        ("--host", "a", "--jetstream", "js", "--leaf-listen", "127.0.0.1:7422"),
+        ("--host", "leaf", *HUB),
+        ("--host", "a", "--controller", "leaf", *HUB),
     ],
     ids=[
         "no host",
@@ -48,6 +56,11 @@ def test_setup_keeps_keys_and_rotates_on_demand(tmp_path: Path) -> None:
         "controller and host",
         "rotate unknown",
         "certificate without key",
+        "domain without JetStream",
+        "dot in domain",
+        "leaf nodes without domain",
+        "host leaf",
+        "controller leaf",
     ],
 )
 def test_setup_rejects_invalid_arguments(tmp_path: Path, arguments: tuple[str, ...]) -> None:

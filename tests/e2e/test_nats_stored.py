@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,27 @@ DATAGRAMS = 2000  # twenty chunks of an object
 FLOWS = 350  # numbered datagrams use 50 ports and 7 addresses
 
 
-@pytest.fixture(params=[(), ("--jwt",)], ids=["static", "jwt"])
-def nats_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer]:
-    words = ("--jetstream", str(tmp_path / "jetstream"), *request.param)
+FORMS = {
+    "static": (),
+    "jwt": ("--jwt",),
+    "static-domain": ("--jetstream-domain", "hub"),
+    "jwt-domain": ("--jwt", "--jetstream-domain", "hub"),
+}
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return FORMS[request.param]
+
+
+@pytest.fixture
+def domain(form: tuple[str, ...]) -> str:
+    return form[-1] if "--jetstream-domain" in form else ""
+
+
+@pytest.fixture
+def nats_server(form: tuple[str, ...], tmp_path: Path) -> Iterator[NatsServer]:
+    words = ("--jetstream", str(tmp_path / "jetstream"), *form)
     config = setup(tmp_path, *words).read_text()
     server = NatsServer(tmp_path / "nats", config=config).start()
     os.kill(server.pid, signal.SIGHUP)  # a reload must not change the rules
@@ -36,38 +55,39 @@ def nats_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Nats
 
 
 @pytest.fixture
-def stored(nats_server: NatsServer, tmp_path: Path) -> None:
-    done = make_streams(nats_server, tmp_path, "streams")
+def stored(nats_server: NatsServer, tmp_path: Path, domain: str) -> None:
+    done = make_streams(nats_server, tmp_path, "streams", domain)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.fixture
-def agents(stored: None, fleet: Fleet, tmp_path: Path) -> list[Agent]:
+def agents(stored: None, fleet: Fleet, tmp_path: Path, domain: str) -> list[Agent]:
     made = []
     for host in ("alpha", "beta"):
         flows = {"jetstream": True, "spool_dir": tmp_path / host / "spool"}
-        section = login_of(tmp_path, host)
+        section = login_of(tmp_path, host) | {"jetstream_domain": domain}
         policy = {"identity": "server"}
         made.append(fleet.agent(host, nats=section, flows=flows, policy=policy).spawn())
     return made
 
 
 def command(
-    server: NatsServer, directory: Path, name: str, *arguments: str
+    server: NatsServer, directory: Path, name: str, *arguments: str, domain: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs `netsonde …` with the key of that name."""
     ((option, path),) = login_of(directory, name).items()
+    named = ("--jetstream-domain", domain) if domain else ()
     return subprocess.run(
-        [str(COMMAND), *arguments, *client_flags(server.url), f"--{option}", path],
+        [str(COMMAND), *arguments, *client_flags(server.url), f"--{option}", path, *named],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 
 def make_streams(
-    server: NatsServer, directory: Path, name: str
+    server: NatsServer, directory: Path, name: str, domain: str
 ) -> subprocess.CompletedProcess[str]:
-    hosts = ("--host", "alpha", "--host", "beta")
-    return command(server, directory, name, "nats", "streams", *hosts, "--collector", "col")
+    words = ("nats", "streams", "--host", "alpha", "--host", "beta", "--collector", "col")
+    return command(server, directory, name, *words, domain=domain)
 
 
 async def capture(server: NatsServer, directory: Path, host: str) -> list[Packet]:
@@ -85,12 +105,13 @@ async def capture(server: NatsServer, directory: Path, host: str) -> list[Packet
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_records_and_packets_reach_their_owners(
-    agents: list[Agent], nats_server: NatsServer, tmp_path: Path
+    agents: list[Agent], nats_server: NatsServer, tmp_path: Path, domain: str
 ) -> None:
     made = await capture(nats_server, tmp_path, "alpha")
     fetched = tmp_path / "fetched.pcapng"
     asked = ("packets", "--host", "alpha", "-w", str(fetched), "--timeout", "60")
-    done = await asyncio.to_thread(command, nats_server, tmp_path, "ctl", *asked)
+    run = partial(command, nats_server, tmp_path, domain=domain)
+    done = await asyncio.to_thread(run, "ctl", *asked)
     assert done.returncode == 0, done.stderr
     assert [packet.data for packet in read_capture(fetched)] == [packet.data for packet in made]
 
@@ -99,7 +120,7 @@ async def test_records_and_packets_reach_their_owners(
     assert stopped.body["packets_captured"] == DATAGRAMS
     collect = ("collect", "-o", str(tmp_path / "records"), "--durable", "col", "--json",
                "--until-idle", "1")  # fmt: skip
-    done = await asyncio.to_thread(command, nats_server, tmp_path, "col", *collect)
+    done = await asyncio.to_thread(run, "col", *collect)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stderr.splitlines()[-1])
     assert (summary["records"], summary["packets"], summary["gaps"]) == (FLOWS, DATAGRAMS, [])
@@ -107,17 +128,20 @@ async def test_records_and_packets_reach_their_owners(
     assert sum(len(file.read_text().splitlines()) for file in files) == FLOWS
     # Everything was acked, so another run of the collector receives nothing.
     collect = ("collect", "-o", str(tmp_path / "again"), *collect[3:])
-    done = await asyncio.to_thread(command, nats_server, tmp_path, "col", *collect)
+    done = await asyncio.to_thread(run, "col", *collect)
     assert json.loads(done.stderr.splitlines()[-1])["records"] == 0, done.stderr
     assert [agent.log.count("ermissions") for agent in agents] == [0, 0]
+    listed = await asyncio.to_thread(run, "ops", "ps", "--json")
+    assert listed.returncode == 0, listed.stderr
+    assert '"absent"' not in listed.stdout
 
 
 def test_streams_are_created_with_the_streams_key_only(
-    stored: None, nats_server: NatsServer, tmp_path: Path
+    stored: None, nats_server: NatsServer, tmp_path: Path, domain: str
 ) -> None:
-    again = make_streams(nats_server, tmp_path, "streams")
+    again = make_streams(nats_server, tmp_path, "streams", domain)
     assert (again.returncode, again.stderr) == (0, "")
-    refused = make_streams(nats_server, tmp_path, "ctl")
+    refused = make_streams(nats_server, tmp_path, "ctl", domain)
     assert refused.returncode == 1
     assert "Use the key streams.nk" in refused.stderr
 
@@ -195,14 +219,15 @@ FORBIDDEN = {
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_stored_data_is_out_of_reach(
-    stored: None, nats_server: NatsServer, tmp_path: Path
+    stored: None, nats_server: NatsServer, tmp_path: Path, domain: str
 ) -> None:
+    api = f"$JS.{domain}.API." if domain else "$JS.API."
     for name, subjects in FORBIDDEN.items():
         inbox = "_INBOX_alpha" if name == "alpha" else "_INBOX"
         async with entered(nats_server, tmp_path, name, inbox=inbox) as thief:
             for subject in subjects:
-                await thief.publish(subject)
-            for subject in subjects:
+                await thief.publish(subject.replace("$JS.API.", api))
+            for subject in subjects:  # a server maps subjects of its domain to these
                 await thief.refused(subject)
             assert len(thief.refusals) == len(subjects)
 

@@ -19,6 +19,15 @@ def key_subject(domain: str, bucket: str, key: str) -> str:
     return api(domain, subject) if domain else subject
 
 
+def denies(denied: str, sent: str) -> bool:
+    """Returns whether a denial of one subject is about a message to another. The server of a
+    domain checks and names the subject without its domain."""
+    if denied == sent:
+        return True
+    domain, _, verb = sent.removeprefix("$JS.").partition(".API.")
+    return bool(domain and verb) and denied == (verb if verb.startswith("$KV.") else api("", verb))
+
+
 def foreign(domain: str, found: str) -> bool:
     """Returns whether a PubAck with the domain `found` is from another domain than `domain`."""
     return bool(domain) and found != domain

@@ -12,9 +12,11 @@ from pathlib import Path
 import msgspec
 
 from ..bus import nkey
-from ..config.sections import BufferSection, FlowsSection
+from ..config.sections import TOKEN, BufferSection, FlowsSection
 from ..errors import EXIT_OK, EXIT_REFUSED, ConfigError
+from ..fleet.leaf import leaf_config
 from ..fleet.roles import (
+    LEAF,
     LISTEN,
     ROLES,
     STREAMS,
@@ -27,6 +29,7 @@ from ..fleet.roles import (
 )
 from ..wire.subjects import SHARDS_MAX
 from .nats_operator import (
+    LEAF_CONFIG,
     add_issue_arguments,
     add_revoke_arguments,
     ensure_key,
@@ -41,7 +44,8 @@ from .requests import add_connection_arguments, read_nats_section, whole
 
 ROOT = "capture"
 EARLIER = "setup.json"
-OPTIONS = {"jetstream_dir": "jetstream"}  # names of arguments that differ from the field's
+# Names of arguments that differ from the field's.
+OPTIONS = {"jetstream_dir": "jetstream", "domain": "jetstream_domain"}
 
 
 class NatsCommand:
@@ -131,6 +135,13 @@ def add_setup_arguments(parser: ArgumentParser) -> None:
         "--jetstream", default="", metavar="DIR", help="the server's directory for streams"
     )
     parser.add_argument(
+        "--jetstream-domain", default="", metavar="NAME", help="--jetstream: the server's domain"
+    )
+    parser.add_argument(
+        "--leaf-listen", default="", metavar="HOST:PORT",
+        help="--jetstream-domain: listen for leaf nodes, and write leaf.conf for their servers",
+    )  # fmt: skip
+    parser.add_argument(
         "--shards", type=whole(1, SHARDS_MAX), default=1, metavar="P",
         help="[flows] shards of the agents (1)",
     )  # fmt: skip
@@ -174,16 +185,8 @@ def run_setup(args: Namespace) -> int:
     if args.add:
         hosts, clients = merge(args, read_earlier(out), hosts, clients)
     check_clients(clients)
-    if bool(args.tls_cert) != bool(args.tls_key):
-        raise ConfigError("--tls-cert and --tls-key must be used together")
-    transport = Transport(
-        listen=args.listen,
-        tls_cert=args.tls_cert,
-        tls_key=args.tls_key,
-        tls_ca=args.tls_ca,
-        tls_handshake_first=args.tls_handshake_first,
-        jetstream_dir=args.jetstream,
-        shards=args.shards,
+    transport = read_transport(
+        args, {*(one.token for one in hosts), *(one.name for one in clients)}
     )
     try:
         if args.jwt:
@@ -198,6 +201,29 @@ def run_setup(args: Namespace) -> int:
     if not args.tls_cert:
         notify("no --tls-cert, so connections are not encrypted")
     return EXIT_OK
+
+
+def read_transport(args: Namespace, names: set[str]) -> Transport:
+    """names: of the hosts and clients. Raises ConfigError."""
+    if bool(args.tls_cert) != bool(args.tls_key):
+        raise ConfigError("--tls-cert and --tls-key must be used together")
+    if args.jetstream_domain and not (args.jetstream and TOKEN.fullmatch(args.jetstream_domain)):
+        raise ConfigError("--jetstream-domain needs --jetstream, and a name of a-z, 0-9, _ and -")
+    if args.leaf_listen and not args.jetstream_domain:
+        raise ConfigError("--leaf-listen needs --jetstream-domain")
+    if args.leaf_listen and LEAF in names:
+        raise ConfigError(f"--leaf-listen: no host or client can have the name {LEAF!r}")
+    return Transport(
+        listen=args.listen,
+        tls_cert=args.tls_cert,
+        tls_key=args.tls_key,
+        tls_ca=args.tls_ca,
+        tls_handshake_first=args.tls_handshake_first,
+        jetstream_dir=args.jetstream,
+        shards=args.shards,
+        domain=args.jetstream_domain,
+        leaf_listen=args.leaf_listen,
+    )
 
 
 def setup_operator(
@@ -276,6 +302,8 @@ def write_setup(
     files = {host.token: out / "agents" / f"{host.token}.nk" for host in hosts}
     if transport.jetstream_dir:
         files[STREAMS] = out / "clients" / f"{STREAMS}.nk"
+    if transport.leaf_listen:
+        files[LEAF] = out / "clients" / f"{LEAF}.nk"
     files |= {client.name: out / "clients" / f"{client.name}.nk" for client in clients}
     unknown = set(rotate) - files.keys()
     if unknown:
@@ -285,6 +313,8 @@ def write_setup(
     public = {name: ensure_key(path, nkey.USER, new=name in rotate) for name, path in files.items()}
     config = out / "nats-server.conf"
     replace(config, server_config(root, hosts, clients, public, transport), 0o644)
+    if transport.leaf_listen:
+        replace(out / LEAF_CONFIG, leaf_config(root, hosts, public, transport), 0o644)
     return config
 
 

@@ -25,12 +25,14 @@ from ..fleet.operator import (
     Keys,
     account_names,
     host_tags,
+    leaf_config,
     operator_config,
     operator_jwt,
     user_credentials,
 )
 from ..fleet.roles import (
     AGENTS,
+    LEAF,
     STORE,
     STREAMS,
     Client,
@@ -45,6 +47,7 @@ from .requests import whole
 
 SECRET_MODE, PUBLIC_MODE = 0o600, 0o644
 STATE, ISSUED, CONFIG = "operator.json", "issued.jsonl", "nats-server.conf"
+LEAF_CONFIG = "leaf.conf"
 HOSTS = "agents"  # names the signing key of hosts in --rotate
 DAY_SEC = 86_400
 USERS = {SYSTEM: "sys", STORE: STREAMS}  # user of an account; a client's has the client's name
@@ -105,7 +108,7 @@ def write_operator(
     check_clients(clients)
     accounts = account_names(clients, jetstream=bool(transport.jetstream_dir))
     rotated = {AGENTS if name == HOSTS else name for name in rotate}
-    if unknown := rotated - {*accounts}:
+    if unknown := rotated - {*accounts, *([LEAF] if transport.leaf_listen else [])}:
         raise ConfigError(f"--rotate {', '.join(sorted(unknown))}: no such client, nor `{HOSTS}`")
     for directory in ("keys", "agents", "clients"):
         (out / directory).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -122,9 +125,20 @@ def write_operator(
         path = out / "clients" / f"{user}.creds"
         if name != AGENTS and (name in rotated or not path.exists()):
             _issue(out, path, user, name, keys[name].account)
+    if transport.leaf_listen:
+        _add_leaf(out, keys, new=LEAF in rotated)
     return _write_state(
         out, State(root, list(clients), transport, keys, last.operator if last else "")
     )
+
+
+def _add_leaf(out: Path, keys: dict[str, Keys], *, new: bool) -> None:
+    """Makes the credential of the leaf nodes, with a signing key that no host's credential has."""
+    signing = ensure_key(out / "keys" / f"{LEAF}.nk", ACCOUNT, new=new)
+    keys[AGENTS] = dataclasses.replace(keys[AGENTS], leaf=signing)
+    path = out / "clients" / f"{LEAF}.creds"
+    if new or not path.exists():
+        _issue(out, path, LEAF, LEAF, keys[AGENTS].account)
 
 
 def run_issue(args: Namespace) -> int:
@@ -235,6 +249,9 @@ def _write_state(out: Path, state: State) -> Path:
     )
     replace(out / STATE, msgspec.json.encode(state).decode() + "\n", PUBLIC_MODE)
     replace(config, text, PUBLIC_MODE)
+    if state.transport.leaf_listen:
+        leaf = leaf_config(state.root, state.operator, seed, state.accounts, state.transport)
+        replace(out / LEAF_CONFIG, leaf, PUBLIC_MODE)
     return config
 
 

@@ -21,6 +21,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
 
+from ..bus import jetstream
 from ..bus.connection import login_options, wants_tls
 from ..bus.credentials import Login
 from ..bus.embedded_login import with_embedded_login
@@ -103,7 +104,7 @@ class FleetClient:
         task = asyncio.ensure_future(action)
 
         def end(denial: PermissionDeniedError) -> None:
-            if denial.subject == subject:
+            if jetstream.denies(denial.subject, subject):
                 denied.append(denial)
                 task.cancel()
 

@@ -98,7 +98,7 @@ async def _unless_denied(connection: GuardedClient, subject: str) -> Msg | None:
     denied = asyncio.Event()
 
     def note(denial: PermissionDeniedError) -> None:
-        if denial.subject == subject:
+        if jetstream.denies(denial.subject, subject):
             denied.set()
 
     with connection.denials.watch(note):

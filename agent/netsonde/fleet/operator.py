@@ -26,8 +26,12 @@ from typing import Any
 from ..bus import nkey
 from ..bus.nkey import ACCOUNT, OPERATOR
 from .jwt import credentials, encode
+from .leaf import HEAD, remote_lines
 from .roles import (
     AGENTS,
+    CONNECTION_TYPES,
+    LEAF,
+    LEAF_CONNECTION_TYPES,
     STORE,
     Account,
     Client,
@@ -48,18 +52,20 @@ GROUPS = "{{tag(group)}}"
 RESPONSE_NS = 15 * 60 * 10**9
 UNLIMITED = {"subs": -1, "data": -1, "payload": -1}
 _ACCOUNT_LIMITS = {**UNLIMITED, "imports": -1, "exports": -1, "wildcards": True, "conn": -1}
+_SYSTEM_SCOPE = {"subscribe": {"allow": ["$SYS.>", "_INBOX.>"]}}
 _STORED = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The public keys of one account. earlier: signing keys that are still valid. revoked: users,
-    and the time up to which their credentials are refused."""
+    and the time up to which their credentials are refused. leaf: signs for leaf nodes."""
 
     account: str
     signing: str
     earlier: Sequence[str] = ()
     revoked: Mapping[str, int] = field(default_factory=dict)
+    leaf: str = ""
 
 
 def account_names(clients: Sequence[Client], *, jetstream: bool) -> list[str]:
@@ -111,10 +117,35 @@ def operator_config(
     account name."""
     plan = {SYSTEM: Account(), **plan_accounts(root, clients, None, transport)}
     scopes = _scopes(root, clients, transport)
-    lines = [
+    head = [
         "# Written by `netsonde nats setup --jwt`. To change it, run the command again.",
         "# It contains only public keys.",
         *transport_lines(transport),
+    ]
+    return _config(head, plan, scopes, operator, operator_seed, keys)
+
+
+def leaf_config(
+    root: str, operator: str, operator_seed: str, keys: Mapping[str, Keys], transport: Transport
+) -> str:
+    """Returns the text of leaf.conf. Its account AGENTS has the same key as at the hub, and other
+    claims (leaf.py)."""
+    scopes = {SYSTEM: _SYSTEM_SCOPE, AGENTS: _agent_scope(root, transport, transport.domain)}
+    head = [*HEAD, *remote_lines("credentials", keys[AGENTS].account)]
+    plan = {SYSTEM: Account(), AGENTS: Account()}
+    return _config(head, plan, scopes, operator, operator_seed, keys)
+
+
+def _config(
+    head: Sequence[str],
+    plan: Mapping[str, Account],
+    scopes: Mapping[str, Mapping[str, Any]],
+    operator: str,
+    operator_seed: str,
+    keys: Mapping[str, Keys],
+) -> str:
+    lines = [
+        *head,
         f"operator: {operator}",
         f"system_account: {keys[SYSTEM].account}",
         "resolver: MEMORY",
@@ -133,16 +164,9 @@ def _scopes(
     root: str, clients: Sequence[Client], transport: Transport
 ) -> dict[str, dict[str, Any]]:
     """Returns the permissions of the users of each account."""
-    agent = agent_permissions(
-        root,
-        Host(NAME),
-        jetstream=bool(transport.jetstream_dir),
-        shards=transport.shards,
-        group=f"{GROUPS}.>",
-    )
     scopes: dict[str, dict[str, Any]] = {
-        SYSTEM: {"subscribe": {"allow": ["$SYS.>", "_INBOX.>"]}},
-        AGENTS: agent,
+        SYSTEM: _SYSTEM_SCOPE,
+        AGENTS: _agent_scope(root, transport, ""),
         STORE: administrator_permissions(),
     }
     for client in clients:
@@ -153,24 +177,48 @@ def _scopes(
     return scopes
 
 
-def _account_claims(
-    account: Account, keys: Mapping[str, Keys], own: Keys, scope: Mapping[str, Any], name: str
+def _agent_scope(root: str, transport: Transport, domain: str) -> dict[str, Any]:
+    return agent_permissions(
+        root,
+        Host(NAME),
+        jetstream=bool(transport.jetstream_dir),
+        shards=transport.shards,
+        domain=domain,
+        group=f"{GROUPS}.>",
+    )
+
+
+def _user_scope(
+    key: str, role: str, scope: Mapping[str, Any], types: Sequence[str] = CONNECTION_TYPES
 ) -> dict[str, Any]:
+    """Returns a signing key with the permissions of its users."""
     template: dict[str, Any] = {
+        "allowed_connection_types": types,
         "pub": scope.get("publish", {}),
         "sub": scope.get("subscribe", {}),
         **UNLIMITED,
     }
     if "allow_responses" in scope:
         template["resp"] = {"max": 1, "ttl": RESPONSE_NS}
+    return {"kind": "user_scope", "key": key, "role": role, "template": template}
+
+
+def _account_claims(
+    account: Account, keys: Mapping[str, Keys], own: Keys, scope: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    leafs, limits = [], _ACCOUNT_LIMITS | (_STORED if account.jetstream else {})
+    if own.leaf:
+        leafs.append(_user_scope(own.leaf, LEAF, {}, LEAF_CONNECTION_TYPES))
+        limits |= {"leaf": -1}
     return {
         "type": "account",
-        "limits": _ACCOUNT_LIMITS | (_STORED if account.jetstream else {}),
+        "limits": limits,
         "signing_keys": [
-            {"kind": "user_scope", "key": key, "role": name, "template": template}
-            for key in (own.signing, *own.earlier)
+            *(_user_scope(key, name, scope) for key in (own.signing, *own.earlier)),
+            *leafs,
         ],
         "revocations": dict(own.revoked),
+        "mappings": {old: [{"subject": new}] for old, new in account.mappings.items()},
         "exports": [
             {"name": subject, "subject": subject, "type": "service", "response_type": "Stream"}
             for subject in account.services

@@ -52,6 +52,10 @@ AGENTS = "AGENTS"
 STORE = "STORE"
 RESERVED = (AGENTS, STORE, "SYS")
 STREAMS = "streams"  # the user that creates JetStream's streams and buckets
+LEAF = "leaf"  # the user of the leaf nodes (leaf.py)
+# nats-server does not check what a leaf node sends. So no other credential may enter as one.
+CONNECTION_TYPES = ("STANDARD", "WEBSOCKET")
+LEAF_CONNECTION_TYPES = ("LEAFNODE",)
 LISTEN = "0.0.0.0:4222"
 RESPONSE_EXPIRES = "15m"  # deadline of a reply
 DISCOVERY = ("PING", "INFO", "STATS")
@@ -78,7 +82,8 @@ class Client:
 @dataclass(frozen=True, slots=True)
 class Transport:
     """Listen address (host:port) and files of the server. tls_ca: clients must have a
-    certificate signed by this CA."""
+    certificate signed by this CA. domain: of the server's JetStream. leaf_listen: listen address
+    for leaf nodes."""
 
     listen: str = LISTEN
     tls_cert: str = ""
@@ -87,6 +92,8 @@ class Transport:
     tls_handshake_first: bool = False
     jetstream_dir: str = ""
     shards: int = 1
+    domain: str = ""
+    leaf_listen: str = ""
 
 
 def parse_hosts(lines: Iterable[str]) -> list[Host]:
@@ -301,13 +308,25 @@ class Import:
 
 @dataclass(slots=True)
 class Account:
-    """services: exported to the named accounts, whose requests get any number of replies. streams:
-    likewise, for subscribers."""
+    """mappings: subjects that the server replaces before it checks permissions. services: exported
+    to the named accounts, whose requests get any number of replies. streams: likewise, for
+    subscribers."""
 
     jetstream: bool = False
+    mappings: Mapping[str, str] = field(default_factory=dict)
     services: dict[str, list[str]] = field(default_factory=dict)
     streams: dict[str, list[str]] = field(default_factory=dict)
     imports: list[Import] = field(default_factory=list)
+
+
+def domain_mappings(domain: str) -> dict[str, str]:
+    """Returns what the server maps in an account, so that a subject with its domain needs the
+    same permission as the subject without one. nats-server makes these mappings in some accounts:
+    not in those of JWTs without JetStream, and not in all after a reload."""
+    names = ("STREAM", "CONSUMER", "DIRECT")
+    found = {f"$JS.{domain}.API.{name}.>": f"$JS.API.{name}.>" for name in names}
+    found |= {f"$JS.{domain}.API.INFO": "$JS.API.INFO", f"$JS.{domain}.API.$KV.>": "$KV.>"}
+    return found if domain else {}
 
 
 def agent_services(root: str) -> list[str]:
@@ -337,7 +356,8 @@ def plan_accounts(
 ) -> dict[str, Account]:
     """Returns the accounts without their users. hosts: None if they are not known."""
     jetstream = bool(transport.jetstream_dir)
-    agents, store = Account(), Account(jetstream=jetstream)
+    mappings = domain_mappings(transport.domain)
+    agents, store = Account(mappings=mappings), Account(jetstream=jetstream, mappings=mappings)
     accounts = {AGENTS: agents, STORE: store} if jetstream else {AGENTS: agents}
     requesters = [client.name for client in clients if client.role != "collector"]
     everyone = [client.name for client in clients]
@@ -355,7 +375,8 @@ def plan_accounts(
     for client in clients:
         stored = stored_subjects(root, client, hosts, transport)
         requests = request_subjects(root, client.role)
-        account = Account(imports=[Import("service", AGENTS, one, share=True) for one in requests])
+        imports = [Import("service", AGENTS, one, share=True) for one in requests]
+        account = Account(imports=imports, mappings=mappings)
         for subject in jetstream_imports(stored):
             store.services[subject] = [*store.services.get(subject, ()), client.name]
             account.imports.append(Import("service", STORE, subject))
@@ -387,19 +408,23 @@ def server_config(
     jetstream = bool(transport.jetstream_dir)
     users: dict[str, list[object]] = {
         AGENTS: [
-            _user(
+            host_user(
                 nkeys[host.token],
                 agent_permissions(root, host, jetstream=jetstream, shards=transport.shards),
             )
             for host in hosts
         ]
     }
+    if transport.leaf_listen:
+        users[AGENTS].append(
+            {"nkey": nkeys[LEAF], "allowed_connection_types": LEAF_CONNECTION_TYPES}
+        )
     if jetstream:
-        users[STORE] = [_user(nkeys[STREAMS], administrator_permissions())]
+        users[STORE] = [host_user(nkeys[STREAMS], administrator_permissions())]
     for client in clients:
         stored = stored_subjects(root, client, hosts, transport)
         rights = client_permissions(root, client.role, stored)
-        users[client.name] = [_user(nkeys[client.name], rights)]
+        users[client.name] = [host_user(nkeys[client.name], rights)]
     accounts = plan_accounts(root, clients, hosts, transport)
     lines = [
         "# Written by `netsonde nats setup`. To change it, run the command again.",
@@ -409,13 +434,19 @@ def server_config(
     ]
     for name, account in accounts.items():
         enabled = ["    jetstream: enabled"] if account.jetstream else []
+        if account.mappings:
+            enabled.append(f"    mappings: {render(account.mappings)}")
         block = {"users": users[name]} | _bindings(account)
-        lines += [f"  {_value(name)}: {{", *enabled, *_block(block, 4), "  }"]
+        lines += [f"  {render(name)}: {{", *enabled, *block_lines(block, 4), "  }"]
     return "\n".join([*lines, "}", ""])
 
 
-def _user(key: str, rights: Mapping[str, object]) -> object:
-    return {"nkey": key, "permissions": rights}
+def host_user(key: str, rights: Mapping[str, object]) -> object:
+    return {
+        "nkey": key,
+        "permissions": rights,
+        "allowed_connection_types": CONNECTION_TYPES,
+    }
 
 
 def _bindings(account: Account) -> dict[str, list[object]]:
@@ -439,31 +470,36 @@ def _bindings(account: Account) -> dict[str, list[object]]:
 
 def transport_lines(transport: Transport) -> list[str]:
     """Returns the settings of the listener and of JetStream."""
-    lines = [f"listen: {_value(transport.listen)}"]
-    if transport.tls_cert:
-        lines += ["tls {", *(f"  {line}" for line in _tls(transport)), "}"]
+    lines = [f"listen: {render(transport.listen)}"]
+    tls = ["tls {", *(f"  {line}" for line in _tls(transport)), "}"] if transport.tls_cert else []
+    lines += tls
+    if transport.leaf_listen:
+        inside = [f"listen: {render(transport.leaf_listen)}", "no_advertise: true", *tls]
+        lines += ["leafnodes {", *(f"  {line}" for line in inside), "}"]
     if transport.jetstream_dir:
-        lines.append(f"jetstream {{ store_dir: {_value(transport.jetstream_dir)} }}")
+        domain = f", domain: {render(transport.domain)}" if transport.domain else ""
+        lines.append(f"jetstream {{ store_dir: {render(transport.jetstream_dir)}{domain} }}")
     return lines
 
 
 def _tls(transport: Transport) -> list[str]:
-    lines = [f"cert_file: {_value(transport.tls_cert)}", f"key_file: {_value(transport.tls_key)}"]
+    lines = [f"cert_file: {render(transport.tls_cert)}", f"key_file: {render(transport.tls_key)}"]
     if transport.tls_ca:
-        lines += [f"ca_file: {_value(transport.tls_ca)}", "verify: true"]
+        lines += [f"ca_file: {render(transport.tls_ca)}", "verify: true"]
     if transport.tls_handshake_first:
         lines.append("handshake_first: true")
     return lines
 
 
-def _block(account: Mapping[str, Sequence[object]], indent: int) -> list[str]:
-    """Renders a map of lists, one item per line, in nats-server's dialect of JSON."""
+def block_lines(account: Mapping[str, Sequence[object]], indent: int) -> list[str]:
+    """Renders a map of lists, one item per line."""
     pad = " " * indent
     lines = []
     for key, items in account.items():
-        lines += [f"{pad}{key}: [", *(f"{pad}  {_value(item)}" for item in items), f"{pad}]"]
+        lines += [f"{pad}{key}: [", *(f"{pad}  {render(item)}" for item in items), f"{pad}]"]
     return lines
 
 
-def _value(value: object) -> str:
+def render(value: object) -> str:
+    """Renders a value in nats-server's dialect of JSON."""
     return json.dumps(value)
