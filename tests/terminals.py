@@ -24,6 +24,11 @@ class Terminal:
         self._keyboard = keyboard
         self._drawn = bytearray()
 
+    @property
+    def drawn(self) -> str:
+        """All output so far, with escape sequences."""
+        return self._read().decode()
+
     def wait_for(self, text: str) -> None:
         eventually_now(lambda: text.encode() in self._read(), f"{text!r} on the screen")
 

@@ -119,7 +119,9 @@ def use_terminal(command: Sequence[str | Path]) -> None:
         terminal.wait_for("1 capturing")
         terminal.press("q")
         terminal.wait_for_end()
-    # Without the screen, it restores the terminal after the last round.
+    # With a count, it restores the terminal after the last round, and the tables stay.
     with on_terminal([*command, "-n", "2"]) as terminal:
         terminal.wait_for("DESTINATION")
         terminal.wait_for_end()
+        kept = terminal.drawn.partition("\x1b[?1049l")[2]
+        assert [kept.count(one) for one in ("MBIT/S", "DESTINATION", "1 asked: 1 ok")] == [1, 1, 1]

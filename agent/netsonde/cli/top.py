@@ -229,9 +229,11 @@ def opened_view(args: Namespace, target: Target) -> Iterator[Show]:
     from rich.text import Text
 
     console = Console(highlight=False)
+    last = Text()
     with Live(console=console, screen=True, auto_refresh=False) as live:
 
         def draw_round(metrics: Outcome, flows: Outcome) -> None:
+            nonlocal last
             hosts, listed = tables(metrics, flows, console.width)
             absence = describe_absence(metrics, target)
             text = Text("\n").join(
@@ -240,5 +242,8 @@ def opened_view(args: Namespace, target: Target) -> Iterator[Show]:
             )
             text.no_wrap, text.overflow = True, "crop"
             live.update(text, refresh=True)
+            last = text
 
         yield draw_round
+    if args.count is not None:  # the tables have vanished with the screen
+        console.print(last)
