@@ -1,4 +1,4 @@
-/* filter.c - see filter.h. libpcap compiles and runs the programs.
+/* filter.c - see filter.h. libpcap compiles the programs, filter_program.c runs them.
  *
  * Expressions come from the network, so their length is bounded. A program longer than the
  * kernel's limit is rejected: a valid expression is valid for every backend.
@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/filter_program.h"
 #include "failure.h"
 #include "netsonde.h"
 
@@ -28,6 +29,7 @@ enum { OTHER_LINKTYPES = sizeof other_linktypes / sizeof other_linktypes[0] };
 
 struct sonde_filter {
   struct bpf_program program;
+  struct sonde_filter_program *fast; /* its faster form, or NULL */
   _Atomic uint32_t holders;
 };
 
@@ -111,6 +113,8 @@ static int compile_userspace(uint16_t linktype, uint32_t snaplen, const char *ex
     return sonde_fail(error, SONDE_FILTER_INVALID, 0,
                       "inbound and outbound need a kernel filter: use the af_packet backend");
   }
+  if (status == 0)
+    made->fast = sonde_filter_program_make(&made->program, linktype == SONDE_LINKTYPE_ETHERNET);
   *filter = made;
   return status;
 }
@@ -122,6 +126,8 @@ int sonde_filter_compile(uint16_t linktype, uint32_t snaplen, const char *expres
 
 bool sonde_filter_match(const struct sonde_filter *filter, const uint8_t *data, uint32_t caplen,
                         uint32_t wirelen) {
+  if (__builtin_expect(filter->fast != NULL, 1))
+    return sonde_filter_program_run(filter->fast, data, caplen, wirelen);
   return bpf_filter(filter->program.bf_insns, data, wirelen, caplen) != 0;
 }
 
@@ -136,6 +142,7 @@ uint16_t sonde_filter_linktype(const struct sonde_packet *packet) {
 void sonde_filter_destroy(struct sonde_filter *filter) {
   if (filter && atomic_fetch_sub(&filter->holders, 1) <= 1) {
     pcap_freecode(&filter->program);
+    sonde_filter_program_destroy(filter->fast);
     free(filter);
   }
 }
