@@ -73,6 +73,18 @@ class Prometheus:
         points = [Point(one["metric"], float(one["value"][1])) for one in result]
         return [one for one in points if not math.isnan(one.value)]
 
+    def query_range(
+        self, expression: str, start_sec: float, end_sec: float
+    ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """Returns the labels and the points of each series, one point each second."""
+        found = self._data(
+            "query_range", query=expression, start=f"{start_sec}", end=f"{end_sec}", step="1"
+        )
+        return [
+            (one["metric"], [(float(at), float(value)) for at, value in one["values"]])
+            for one in found["result"]
+        ]
+
     def series(self, selector: str) -> list[dict[str, str]]:
         return list(self._data("series", **{"match[]": selector}))
 

@@ -128,6 +128,10 @@ class Hosts:
         }
         self.shells[name] = Shell(namespace, self._directory / name, state)
 
+    def namespace(self, name: str) -> str:
+        """Returns the network namespace of a host."""
+        return self._namespaces[list(self.shells).index(name)]
+
     def _write_stub(self, addresses: Mapping[str, str]) -> None:
         """Writes an scp that copies between the directories, because the hosts run no sshd."""
         stub = self._directory / "bin/scp"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from itertools import combinations
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from dashboard_picture import PICTURE, shown_panels
+from dashboard_svg import number, round_step
 
 FILES = sorted((Path(__file__).parents[2] / "deploy/grafana").glob("*.json"))
 BUILT_IN = {"__all", "__rate_interval", "__value"}
@@ -69,3 +73,26 @@ def test_links_lead_to_the_other_dashboard() -> None:
     for path in FILES:
         links = set(re.findall(r"/d/([\w-]+)", path.read_text()))
         assert links == known - {read(path)["uid"]}
+
+
+def test_picture_in_the_docs_has_the_panels_of_the_dashboard() -> None:
+    """tests/dashboard_picture.py draws it."""
+    picture = PICTURE.read_text()
+    words = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", picture)]
+    panels = shown_panels()
+    assert len(panels) > 15
+    assert [panel["title"] for panel in panels if panel["title"] not in words] == []
+    assert "No data" not in words
+    assert picture.count("http") == 1  # the name space of SVG: nothing is loaded from elsewhere
+
+
+def test_steps_of_an_axis_are_round() -> None:
+    spans = (0.0252, 0.9, 1, 3.1, 31.1e6)
+    assert [round_step(span, 4) for span in spans] == pytest.approx([0.01, 0.25, 0.25, 1, 1e7])
+    shown = [
+        number(1234567, "bps"),
+        number(0.25, "percentunit"),
+        number(180, "s"),
+        number(4, "short"),
+    ]
+    assert shown == ["1.23 Mb/s", "25%", "3 min", "4"]
