@@ -4,8 +4,11 @@ a cluster behind a gateway. No record is lost or doubled, and no host is missed 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -19,9 +22,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-from agents import COMMAND, Fleet, client_flags
+from agents import COMMAND, Agent, Fleet, client_flags
 from bus import Bus
 from deadlines import eventually
+from netsonde.bus.connection import order_servers
 from netsonde.service.desired import BEHIND_SEC, REFRESH_SEC
 from operators import policy
 from packets import SECOND_NS, UDP, Packet, at, ethernet, ipv4, udp
@@ -49,15 +53,15 @@ def nats_server(sites: Sites) -> NatsServer:
     return sites.hub[0]
 
 
-def crowd(seconds: int = SECONDS) -> list[Packet]:
-    """One packet in each of FLOWS flows, spread over the seconds."""
-    start_ns, gap_ns = 1_767_225_600 * SECOND_NS, seconds * SECOND_NS // FLOWS
+def crowd(seconds: int = SECONDS, flows: int = FLOWS) -> list[Packet]:
+    """One packet in each flow, spread over the seconds."""
+    start_ns, gap_ns = 1_767_225_600 * SECOND_NS, seconds * SECOND_NS // flows
 
     def frame(number: int) -> bytes:
         source = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         return ethernet(ipv4(udp(b"", 1000, 53), UDP, source, "10.255.0.1"))
 
-    return [at(start_ns + number * gap_ns, frame(number)) for number in range(FLOWS)]
+    return [at(start_ns + number * gap_ns, frame(number)) for number in range(flows)]
 
 
 async def hub_client(sites: Sites) -> Client:
@@ -106,11 +110,17 @@ async def stored(context: JetStreamContext) -> list[dict[str, Any]]:
 
 
 def check_records(records: list[dict[str, Any]], stopped: dict[str, Any]) -> None:
+    """Checks that the hub has every metered record of the whole file exactly once."""
+    check_stored(records, stopped)
+    assert stopped["records"] == stopped["packets_captured"] == FLOWS
+
+
+def check_stored(records: list[dict[str, Any]], stopped: dict[str, Any]) -> None:
     """Checks that the hub has every metered record exactly once."""
     assert stopped["records_dropped"] == 0
     keys = {(one["flow_id"], one["segment"]) for one in records}
-    assert len(records) == len(keys) == stopped["records"] == FLOWS
-    assert sum(one["packets"] for one in records) == stopped["packets_captured"] == FLOWS
+    assert len(records) == len(keys) == stopped["records"]
+    assert sum(one["packets"] for one in records) == stopped["packets_captured"]
 
 
 def options(server: NatsServer, tmp_path: Path, *urls: str) -> dict[str, Any]:
@@ -339,3 +349,99 @@ async def test_a_release_reaches_an_agent_behind_a_leaf_without_a_poll(
             )
     assert time.monotonic() - began_sec < REFRESH_SEC / 3
     await near.close()
+
+
+# Runs the command with a return after three seconds, instead of one to ten minutes.
+RETURNING = """
+import runpy
+import sys
+from netsonde.bus import preferred
+preferred.RETURN_SEC_MIN = preferred.RETURN_SEC_MAX = 3.0
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def servers_of(agent: Agent) -> dict[str, str]:
+    """Returns the server that each connection of the agent used last."""
+    events = [json.loads(line) for line in agent.log.splitlines() if line.startswith("{")]
+    return {one["connection"]: one["server"] for one in events if one["event"] == "connected"}
+
+
+async def ask_forever(bus: Bus, answered: list[float]) -> None:
+    """Asks again at once while the agent has no subscription, and when a request was lost with
+    a connection. Keeps the times of the replies."""
+    while True:
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await bus.ok("status", timeout_sec=1)
+            answered.append(time.monotonic())
+        await asyncio.sleep(0.01)
+
+
+async def test_an_agent_returns_to_its_server_while_it_captures(
+    sites: Sites,
+    fleet: Fleet,
+    tmp_path: Path,
+    capture_file: Callable[[list[Packet]], Path],
+) -> None:
+    """Its server is killed and started again, twice. The moves lose and double no record, and
+    requests are answered."""
+    await make_streams(sites, "alpha")
+    wrapper = tmp_path / "returning.py"
+    wrapper.write_text(RETURNING)
+    fleet.prefix = (sys.executable, str(wrapper))
+    agent = fleet.start(**options(sites.hub[0], tmp_path, *sites.urls))
+    home = order_servers(sites.urls, "alpha")[0]
+    server = next(one for one in sites.hub if one.url == home)
+    elsewhere = [one.url for one in sites.hub if one is not server]
+    client = await nats.connect(elsewhere, error_cb=_expected, max_reconnect_attempts=-1)
+    bus, hub = Bus(client), client.jetstream(domain=DOMAIN)
+
+    def home_count() -> int:
+        return list(servers_of(agent).values()).count(home.removeprefix("nats://"))
+
+    async def count() -> int:
+        """Returns 0 while the stream has no leader."""
+        try:
+            return (await hub.stream_info(STREAM)).state.messages
+        except (nats.errors.Error, nats.js.errors.Error):
+            return 0
+
+    async def more_stored() -> None:
+        before = await eventually(count, "records at the hub")
+
+        async def more() -> bool:
+            return await count() > before
+
+        await eventually(more, "further records at the hub")
+
+    async def leave_and_return() -> None:
+        await more_stored()
+        server.kill()
+        await eventually(lambda: home_count() == 0, "the agent elsewhere")
+        await asyncio.to_thread(server.start)
+        answered: list[float] = []
+        asking = asyncio.create_task(ask_forever(bus, answered))
+        await eventually(lambda: home_count() == 2, "the agent's return")
+        returned_sec = time.monotonic()
+        await eventually(lambda: answered and answered[-1] > returned_sec, "a reply at home")
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(answered)]
+        assert max(gaps) < 5, "requests were not answered during the move"
+        await ready(hub)
+        await more_stored()
+
+    await eventually(lambda: home_count() == 2, "the agent at its server")
+    file = str(capture_file(crowd(300, 60_000)))
+    body = {"interface": file, "backend": "file", "replay_speed": 1.0}
+    await bus.ok("start", {**body, "metering": METERING})
+    for _ in range(2):
+        await leave_and_return()
+        status = await bus.ok("status")
+        assert not status["finished"]
+        check_conservation(status)
+    stopped = await bus.ok("stop", timeout_sec=60)
+    await drained(bus)
+    check_stored(await stored(hub), stopped)
+    await client.close()
