@@ -191,6 +191,63 @@ async def test_a_killed_agent_is_named(fleet: Fleet, bus: Bus, sender: Sender, f
     assert f"{victim.host}: the tap ended early: gone" in live.said
 
 
+# ---- hosts that come later -----------------------------------------------------------------------
+
+
+async def test_a_host_that_appears_later_joins(
+    fleet: Fleet, bus: Bus, sender: Sender, follow: Any
+) -> None:
+    """Also a host of the target whose capture starts later; not a host of another group."""
+    start = {"interface": HOST_DEVICE, "backend": "af_packet"}
+    for host in ("alpha", "gamma"):
+        fleet.start(host, labels={"role": "web"})
+    await bus.ok("start", start, host="alpha")
+    live = await follow("--filter", "udp", "--group", "role=web").opened()
+    sender.send(datagram(number) for number in range(50))
+    await eventually(lambda: live.packets() == 50, "the packets of the first host")
+    fleet.start("beta", labels={"role": "web"})
+    fleet.start("delta", labels={"role": "db"})
+    for host in ("beta", "gamma", "delta"):
+        await bus.ok("start", start, host=host)
+    await eventually(
+        lambda: all(f"{host}: joined" in live.said for host in ("beta", "gamma")), "both hosts"
+    )
+    sender.send(datagram(number) for number in range(50, 100))
+    await eventually(lambda: live.packets() == 200, "the packets of three hosts")
+    assert live.stop() == 0, live.said
+    rows = dissected(live.path)
+    for host in HOSTS:
+        wanted = 100 if host == "alpha" else 50
+        assert sum(name == f"{host}/{HOST_DEVICE}" for name, _ in rows) == wanted
+        check_conservation(await bus.ok("status", host=host))
+    assert "delta" not in live.said
+
+
+async def test_a_host_that_replies_late_joins(
+    fleet: Fleet, bus: Bus, sender: Sender, follow: Any
+) -> None:
+    """A stopped agent has the request in its socket and replies when it continues."""
+    for host in ("alpha", "beta"):
+        agent = fleet.start(host)
+        await bus.ok("start", {"interface": HOST_DEVICE, "backend": "af_packet"}, host=host)
+    os.kill(agent.pid, signal.SIGSTOP)
+    try:
+        live = await follow("--filter", "udp", "--host", "alpha", "--host", "beta").opened()
+        sender.send(datagram(number) for number in range(50))
+        await eventually(lambda: live.packets() == 50, "the packets of the first host")
+        assert "beta" not in live.said
+    finally:
+        os.kill(agent.pid, signal.SIGCONT)
+    await eventually(lambda: "beta: joined" in live.said, "the second host")
+    sender.send(datagram(number) for number in range(50, 100))
+    await eventually(lambda: live.packets() >= 150, "the packets of both hosts")
+    assert live.stop() == 0, live.said
+    rows = dissected(live.path)
+    assert sum(name == f"beta/{HOST_DEVICE}" for name, _ in rows) >= 50
+    for host in ("alpha", "beta"):
+        check_conservation(await bus.ok("status", host=host))
+
+
 # ---- a reader that stops -------------------------------------------------------------------------
 
 

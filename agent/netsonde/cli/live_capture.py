@@ -22,7 +22,6 @@ import traceback
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from ..capture import link_types
@@ -52,20 +51,16 @@ class ExtcapUsageError(NetsondeError):
     exit_code = EXIT_USAGE
 
 
-def run(
-    args: SimpleNamespace, parent: int, describe_hosts: Callable[[Sequence[str]], list[str]]
-) -> int:
+def run(args: Namespace, parent: int, describe_hosts: Callable[[Sequence[str]], list[str]]) -> int:
     """Returns the exit code. parent: the process id of Wireshark or tshark."""
     try:
-        if args.capture and args.fifo:
+        if args.capture:
             return asyncio.run(capture(args, parent))
         if args.extcap_config:
             return asyncio.run(print_hosts(args, describe_hosts))
         if args.extcap_capture_filter is not None:
             return asyncio.run(report_filter(args.extcap_capture_filter))
-        raise ExtcapUsageError(
-            "--capture with --fifo, --extcap-config or --extcap-capture-filter is missing"
-        )
+        raise ExtcapUsageError("--capture, --extcap-config or --extcap-capture-filter is missing")
     except NetsondeError as error:
         return report(error)
 
@@ -77,13 +72,13 @@ def report(error: NetsondeError) -> int:
     return error.exit_code
 
 
-def read_address(args: SimpleNamespace) -> NatsSection:
+def read_address(args: Namespace) -> NatsSection:
     names = ("root", "jetstream_domain", "tls_ca", "tls_cert", "tls_key")
     given = {name: getattr(args, name) or None for name in ("config", "nats", "creds", "nkey")}
     return read_nats_section(Namespace(**dict.fromkeys(names), **given))
 
 
-def read_hosts(args: SimpleNamespace) -> Target:
+def read_hosts(args: Namespace) -> Target:
     hosts = [one.strip() for one in args.hosts.split(",") if one.strip()]
     groups = [args.group] if args.group else []
     if not (hosts or groups or args.select):
@@ -91,9 +86,7 @@ def read_hosts(args: SimpleNamespace) -> Target:
     return parse_target(hosts, groups, None, select=args.select or None)
 
 
-async def print_hosts(
-    args: SimpleNamespace, describe_hosts: Callable[[Sequence[str]], list[str]]
-) -> int:
+async def print_hosts(args: Namespace, describe_hosts: Callable[[Sequence[str]], list[str]]) -> int:
     """Prints the values of the field `Hosts`."""
     from ..fleet.client import connect
     from ..fleet.outcome import Pace
@@ -124,7 +117,7 @@ async def check_filter(expression: str | None) -> None:
 # ---- capture -----------------------------------------------------------------------------------
 
 
-async def capture(args: SimpleNamespace, parent: int) -> int:
+async def capture(args: Namespace, parent: int) -> int:
     """Returns the exit code after the capture has ended."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -158,15 +151,15 @@ async def watch(ended: Callable[[], bool], stopped: asyncio.Event) -> None:
         await asyncio.sleep(WATCH_SEC)
 
 
-def remove_pipes(args: SimpleNamespace) -> None:
+def remove_pipes(args: Namespace) -> None:
     """Removes the named pipes that a killed Wireshark has left."""
-    for path in filter(None, (args.fifo, args.extcap_control_in, args.extcap_control_out)):
+    for path in (args.fifo, args.extcap_control_in, args.extcap_control_out):
         with contextlib.suppress(OSError):
             if stat.S_ISFIFO(os.lstat(path).st_mode):
                 os.unlink(path)
 
 
-def read_options(args: SimpleNamespace) -> TapOptions:
+def read_options(args: Namespace) -> TapOptions:
     from ..fleet.tap import TapOptions
 
     return TapOptions(
@@ -181,7 +174,7 @@ def read_options(args: SimpleNamespace) -> TapOptions:
     )
 
 
-async def copy(args: SimpleNamespace, log: Log, stopped: asyncio.Event) -> None:
+async def copy(args: Namespace, log: Log, stopped: asyncio.Event) -> None:
     """Writes the packets to the pipe until one side ends. Raises NetsondeError."""
     from ..fleet.client import connect
     from ..fleet.outcome import Pace
@@ -341,7 +334,7 @@ class Log:
 
 
 @contextmanager
-def opened_log(args: SimpleNamespace) -> Iterator[Log]:
+def opened_log(args: Namespace) -> Iterator[Log]:
     """Opens both control pipes. Wireshark's window is blocked until this side has opened them."""
     files: list[int] = []
     out = -1

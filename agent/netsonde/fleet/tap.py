@@ -4,6 +4,7 @@ Each host sends as many bytes as it was granted. A grant follows what was writte
 slows down the hosts, which count what they lose; nothing piles up here or on the bus. Every host
 says until which time it has sent all (`Through`). Packets are written in order of time up to the
 smallest of these, or after `reorder_ms` at the latest. The order of one host's packets is kept.
+A host that replies late or appears later joins: its interfaces are written before its first packet.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .tap_blocks import (
     statistics_block,
     with_comment,
 )
+from .tap_search import TapSearch
 from .targeting import ALL, Target
 
 GRANT_SEC = 3.0
@@ -41,6 +43,7 @@ ENDING_SEC = 3.0  # for the last messages after a stop
 CLOCK_PINGS = 3
 CLOCK_TIMEOUT_SEC = 1.0
 CHUNK_BYTES = 1 << 18
+EARLY_MESSAGES = 1024  # kept for a host that has not joined; its first credit allows fewer
 
 Report = Callable[[str], None]
 
@@ -62,8 +65,8 @@ class TapOptions:
     reorder_ms: int = 1000
     statistics: bool = False
 
-    def body(self, inbox: str) -> dict[str, Any]:
-        """Returns the body of the request `tap`."""
+    def body(self, inbox: str, elapsed_sec: float = 0.0) -> dict[str, Any]:
+        """Returns the body of the request `tap`. elapsed_sec: of the duration."""
         optional = {
             "max_packets": self.max_packets,
             "max_bytes": self.max_bytes,
@@ -75,7 +78,7 @@ class TapOptions:
             "snaplen": self.snaplen,
             "interface": self.interface,
             "direction": self.direction,
-            "duration_sec": self.duration_sec,
+            "duration_sec": max(self.duration_sec - int(elapsed_sec), 1),
             "credit": self.window_bytes,
             **{name: value for name, value in optional.items() if value is not None},
         }
@@ -135,18 +138,28 @@ class TapSession:
     def __init__(
         self, client: FleetClient, options: TapOptions, report: Report = lambda text: None
     ) -> None:
-        self.outcome = Outcome()
         self.hosts: dict[str, HostTap] = {}
         self._client = client
         self._options = options
         self._report = report
         self._inbox = client.connection.new_inbox()
+        self._search: TapSearch | None = None
+        self._began_sec = 0.0
+        self._opened: dict[str, HostTap] = {}  # their interfaces are not written yet
+        self._preparing: set[asyncio.Task[None]] = set()
+        self._prepared: list[tuple[HostTap, list[dict[str, Any]]]] = []
+        self._early: dict[str, deque[Msg]] = {}  # messages of hosts that are not in `hosts` yet
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._stopping = asyncio.Event()
         self._interfaces = 0
         self._last_ns = 0  # time of the last packet written
         self._out = bytearray()
         self._statistics_sec = time.monotonic()
+
+    @property
+    def outcome(self) -> Outcome:
+        """The last reply or the absence of each host."""
+        return self._search.outcome if self._search is not None else Outcome()
 
     @property
     def lost_packets(self) -> int:
@@ -199,10 +212,14 @@ class TapSession:
         ]
         granting: asyncio.Task[None] | None = None
         try:
-            await self._client.ask(
-                "tap", self._options.body(self._inbox), target, pace, outcome=self.outcome
+            self._began_sec = time.monotonic()
+            search = self._search = TapSearch(
+                self._client, target, pace, self._request_body, self._on_opened
             )
-            await self._admit([reply for reply in self.outcome.replies if reply.accepted])
+            await search.start()
+            await asyncio.gather(*self._preparing)
+            self._out += section_block()
+            self._admit()
             granting = asyncio.create_task(self._keep_leases())
             yield self._take()
             async for chunk in self._merge():
@@ -210,6 +227,10 @@ class TapSession:
         finally:
             if granting is not None:
                 granting.cancel()
+            if self._search is not None:
+                await self._search.close()
+            for task in self._preparing:
+                task.cancel()
             await self._stop_all()
             for subscription in subscriptions:
                 with contextlib.suppress(Exception):
@@ -218,7 +239,9 @@ class TapSession:
     async def _merge(self) -> AsyncGenerator[bytes, None]:
         """Yields merged packets until every tap has ended."""
         ending_sec = None
-        while any(not one.end for one in self.hosts.values()):
+        while self._preparing or any(not one.end for one in self.hosts.values()):
+            for host in self._admit():
+                self._report(f"{host}: joined")
             if self._stopping.is_set() and ending_sec is None:
                 await self._stop_all()
                 ending_sec = time.monotonic() + ENDING_SEC
@@ -249,18 +272,34 @@ class TapSession:
 
     # ---- hosts ----------------------------------------------------------------------------------
 
-    async def _admit(self, replies: list[Reply]) -> None:
-        """Writes the section and the interfaces of all hosts."""
-        for reply in replies:
-            body = reply.body
-            credit = int(body["limits"]["credit"])
-            one = HostTap(reply.host, str(body["tap"]), window=credit, granted=credit)
-            one.granted_sec = time.monotonic()
-            self.hosts[reply.host] = one
-        await asyncio.gather(*(self._measure_clock(one) for one in self.hosts.values()))
-        self._out += section_block()
-        for reply in replies:
-            self._add_interfaces(self.hosts[reply.host], reply.body["interfaces"])
+    def _request_body(self) -> dict[str, Any]:
+        return self._options.body(self._inbox, time.monotonic() - self._began_sec)
+
+    def _on_opened(self, reply: Reply) -> None:
+        """A host has opened its tap."""
+        credit = int(reply.body["limits"]["credit"])
+        one = HostTap(reply.host, str(reply.body["tap"]), window=credit, granted=credit)
+        one.granted_sec = time.monotonic()
+        self._opened[one.host] = one
+        task = asyncio.create_task(self._prepare(one, reply.body["interfaces"]))
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+
+    async def _prepare(self, one: HostTap, interfaces: list[dict[str, Any]]) -> None:
+        await self._measure_clock(one)
+        self._prepared.append((one, interfaces))
+
+    def _admit(self) -> list[str]:
+        """Writes the interfaces of the hosts that are prepared, and reads what they have sent so
+        far. Returns their names."""
+        prepared, self._prepared = self._prepared, []
+        for one, interfaces in sorted(prepared, key=lambda each: each[0].host):
+            self.hosts[one.host] = self._opened.pop(one.host)
+            one.heard_sec = time.monotonic()
+            self._add_interfaces(one, interfaces)
+            for message in self._early.pop(one.host, ()):
+                self._read(message)
+        return [one.host for one, _ in prepared]
 
     def _add_interfaces(self, one: HostTap, listed: list[dict[str, Any]]) -> None:
         comment = ""
@@ -324,7 +363,7 @@ class TapSession:
                     await self._grant(one)
 
     async def _stop_all(self) -> None:
-        for one in self.hosts.values():
+        for one in (*self.hosts.values(), *self._opened.values()):
             if not one.end:
                 with contextlib.suppress(Exception):
                     await self._client.connection.publish(self._control(one, "stop"), b"{}")
@@ -359,8 +398,12 @@ class TapSession:
 
     def _read(self, message: Msg) -> None:
         headers = message.headers or {}
-        one = self.hosts.get(message.subject.rpartition(".")[2])
-        if one is None or headers.get("Tap") != one.id or "Seq" not in headers:
+        host = message.subject.rpartition(".")[2]
+        one = self.hosts.get(host)
+        if one is None:  # its reply may follow
+            self._early.setdefault(host, deque(maxlen=EARLY_MESSAGES)).append(message)
+            return
+        if headers.get("Tap") != one.id or "Seq" not in headers:
             return  # a probe of the lease, or not a message of these taps
         seq = int(headers["Seq"])
         if seq <= one.seq:
