@@ -12,12 +12,15 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from deadlines import eventually_now
 
+MONITORED = "http_port: -1\n"
 BINARY = Path(sys.executable).with_name("nats-server")
 
 
@@ -70,6 +73,13 @@ class NatsServer:
         except (FileNotFoundError, json.JSONDecodeError):
             return 0  # absent or half written
         return int(urls[0].rsplit(":", 1)[1])
+
+    def ask(self, path: str) -> dict[str, Any]:
+        """Returns a page of the monitoring port, which `config` has to open as MONITORED does."""
+        ports = json.loads((self.directory / f"nats-server_{self.pid}.ports").read_text())
+        with urllib.request.urlopen(f"{ports['monitoring'][0]}{path}", timeout=60) as reply:
+            page: dict[str, Any] = json.load(reply)
+        return page
 
     def freeze(self) -> None:
         """Returns when every thread has stopped; on a busy machine some run for a while."""

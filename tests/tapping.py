@@ -9,7 +9,7 @@ import statistics
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from deadlines import eventually
 from servers import NatsServer
 
 SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
+WINDOW = 1 << 20  # default of the command
 CAUSES = ("ring", "rate")
 
 
@@ -191,6 +192,10 @@ class Follow:
     def packets(self) -> int:
         return self.kinds().count(PACKET)
 
+    def packet_bytes(self) -> int:
+        found = blocks(self.path.read_bytes())
+        return sum(len(one) for kind, one in found if kind == PACKET)
+
     async def opened(self) -> Follow:
         await eventually(
             lambda: INTERFACE in self.kinds() or self.process.poll() is not None, "the file"
@@ -205,26 +210,78 @@ class Follow:
 
 # ---- harm ----------------------------------------------------------------------------------------
 
+PAIRS = 5
 
-async def status_times(bus: Bus, count: int) -> list[float]:
-    found = []
-    for _ in range(count):
-        began = time.monotonic()
-        await bus.ok("status")
-        found.append(time.monotonic() - began)
-        await asyncio.sleep(0.02)
-    return found
+
+@dataclass
+class Stall:
+    """Harm that a stopped reader did until its tap ended. tapped, control: delays of
+    `status` on the host of the tap, and on a host without one that captures the same packets, at
+    the same time. pending_bytes: most that the server held for its connections."""
+
+    tapped: list[float] = field(default_factory=list)
+    control: list[float] = field(default_factory=list)
+    pending_bytes: int = 0
+    took_sec: float = 0.0
+
+    def describe(self) -> str:
+        return (
+            f"status p99 {p99(self.tapped) * 1e3:.1f} ms, without a tap"
+            f" {p99(self.control) * 1e3:.1f} ms ({len(self.tapped)} pairs);"
+            f" tap ended after {self.took_sec:.1f} s; nats-server held {self.pending_bytes} bytes"
+        )
+
+    def check(self) -> None:
+        """The tap ended in time, the server held one window at most, and the 99th percentile of
+        `status` is not significantly above twice that of the host without a tap: no more delays
+        exceed it than the hundredth and four standard deviations."""
+        print(self.describe())
+        assert self.took_sec < 10 + 3.5, self.describe()
+        assert self.pending_bytes <= WINDOW + (64 << 10), self.describe()
+        limit = 2 * p99(self.control)
+        slow = sum(one > limit for one in self.tapped)
+        expected = len(self.tapped) / 100
+        assert slow <= expected + 4 * max(expected, 1) ** 0.5, (slow, self.describe())
+
+
+async def until_ended(
+    bus: Bus, control: Bus, server: NatsServer, audits: Events, offer: Callable[[], None]
+) -> Stall:
+    """Offers packets and measures until the tap of `bus` has ended."""
+    stall = Stall()
+    began = time.monotonic()
+    while not ended_taps(audits):
+        assert time.monotonic() - began < 60
+        offer()
+        for number in range(PAIRS):
+            for tapped in (number % 2 == 0, number % 2 == 1):
+                spent = await status_time(bus if tapped else control)
+                (stall.tapped if tapped else stall.control).append(spent)
+            await asyncio.sleep(0.005)
+        held = await asyncio.to_thread(server.ask, "/connz")
+        pending = sum(one["pending_bytes"] for one in held["connections"])
+        stall.pending_bytes = max(stall.pending_bytes, pending)
+    stall.took_sec = time.monotonic() - began
+    return stall
+
+
+async def status_time(bus: Bus) -> float:
+    began = time.monotonic()
+    await bus.ok("status")
+    return time.monotonic() - began
 
 
 def p99(times: list[float]) -> float:
     return statistics.quantiles(times, n=100)[98]
 
 
-def memory_kib(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1])
-    raise AssertionError(pid)
+def check_bus(ended: dict[str, Any], live: Follow, server: NatsServer) -> None:
+    """The host has sent one window at most that the reader did not write, and the server cut no
+    connection for it."""
+    assert ended["packets_matched"] == ended["packets_sent"] + ended["packets_lost"]
+    assert ended["packets_lost"] > 0
+    assert ended["bytes_sent"] - live.packet_bytes() <= WINDOW
+    assert server.ask("/varz")["slow_consumers"] == 0
 
 
 def ended_taps(audits: Events) -> list[dict[str, Any]]:

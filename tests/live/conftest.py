@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 import netns
 import oracle
+from agents import Fleet
+from bus import Bus
+from servers import NatsServer
 
 MODULE = "pfring_module_double.c"
 PFRING_DOUBLES = {"pfring_double.c": "libpfring.so.8", MODULE: "pf_ring_module.so"}
@@ -46,3 +50,20 @@ def sender(wire: netns.Wire) -> Iterator[netns.Sender]:
     sender = wire.sender()
     yield sender
     sender.close()
+
+
+@pytest_asyncio.fixture
+async def control(wire: netns.Wire, tmp_path: Path) -> AsyncIterator[Bus]:
+    """Another host on a separate server that sees the same packets: what a test does to the first
+    one must not show here, and the load of the machine shows in both."""
+    directory = tmp_path / "control"
+    server = NatsServer(directory / "nats").start()
+    fleet = Fleet(server, directory)
+    fleet.prefix = wire.prefix
+    fleet.start()
+    bus = await Bus.connect(server.url)
+    yield bus
+    await bus.close()
+    problems = fleet.dismiss()
+    server.kill()
+    assert not problems, problems
