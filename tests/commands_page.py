@@ -64,6 +64,7 @@ FLEET
 READY = "until netsonde status --host $NETSONDE__AGENT__HOST > /dev/null 2>&1; do sleep 0.1; done\n"
 LISTED = "until netsonde ps --json 2>&1 | grep -c inventory | grep -q 2; do sleep 0.2; done\n"
 CONNECT = "exec 3<> /dev/tcp/192.0.2.11/80"
+PINGS = "ping -c 20 -i 0.01 192.0.2.11 > /dev/null"
 RECEIVER = """
 import socket
 receiver = socket.socket(type=socket.SOCK_DGRAM)
@@ -128,7 +129,7 @@ class Stage:
             "netsonde run": self.write_files,
             "netsonde config": self.start_second_agent,
             "netsonde metrics": self.send,
-            "netsonde stop": self.send,
+            "netsonde stop": self.send_pings,
             "netsonde decode": self.copy_export,
             "netsonde forget": self.end_second_agent,
         }
@@ -175,11 +176,14 @@ class Stage:
         self.type("web2", "netsonde stop --host web2 > /dev/null 2>&1 || true\nkill %%\nwait")
 
     def send(self) -> None:
-        """Sends pings and one request over TCP from web2 to web1."""
-        self.type("web1", f"python3 -m http.server 80 > /dev/null 2>&1 &\nserver=$!\n"
+        """Sends pings from web2 to web1, and opens a TCP connection that stays: a flow that has
+        ended is not listed."""
+        self.type("web1", f"python3 -m http.server 80 > /dev/null 2>&1 &\n"
                           f"until ({CONNECT}) 2> /dev/null; do sleep 0.1; done")  # fmt: skip
-        self.type("web2", f"ping -c 20 -i 0.01 192.0.2.11 > /dev/null\n({CONNECT})")
-        self.type("web1", "kill $server\nwait $server || true")
+        self.type("web2", f"{PINGS}\n{CONNECT}")
+
+    def send_pings(self) -> None:
+        self.type("web2", PINGS)
 
     def copy_export(self) -> None:
         source = self.hosts.shells["hub"].directory / "export.nf"

@@ -6,10 +6,10 @@ answers that without NATS and without loading the rest of the package. See docs/
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import NamedTuple
 
 INTERFACE = "netsonde"
@@ -46,11 +46,6 @@ class Field(NamedTuple):
         if self.default is not None:
             text += f"{{default={self.default}}}"
         return f"{text}{{tooltip={self.tooltip}}}{{group={self.group}}}{self.more}"
-
-    @property
-    def name(self) -> str:
-        """The name of the attribute of the parsed arguments."""
-        return self.call.removeprefix("--").replace("-", "_")
 
     def read(self, text: str) -> str | int | None:
         """Reads a value. Empty text means the default. Raises ValueError."""
@@ -109,25 +104,38 @@ def describe_hosts(hosts: Sequence[str] = ()) -> list[str]:
     return [f"{arg}{{value=}}{{display=All hosts}}{{default=true}}", *lines]
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="netsonde-extcap", allow_abbrev=False)
-    for flag in ("--capture", "--extcap-interfaces", "--extcap-dlts", "--extcap-config"):
-        parser.add_argument(flag, action="store_true")
-    parser.add_argument("--extcap-interface", default="")
-    parser.add_argument("--extcap-reload-option")
-    parser.add_argument("--extcap-capture-filter")
-    for name in ("--fifo", "--extcap-control-in", "--extcap-control-out"):
-        parser.add_argument(name, default="")
-    for field in FIELDS:
-        parser.add_argument(field.call, default="")
-    return parser
+FLAGS = ("--capture", "--extcap-interfaces", "--extcap-dlts", "--extcap-config")
+OPTIONS = (
+    *("--fifo", "--extcap-interface", "--extcap-capture-filter", "--extcap-reload-option"),
+    *("--extcap-control-in", "--extcap-control-out", *(field.call for field in FIELDS)),
+)
 
 
-def read_fields(args: argparse.Namespace) -> str:
+def attribute(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
+
+
+def read_words(words: Sequence[str]) -> SimpleNamespace:
+    """Reads the command line. Unlike argparse, accepts values that begin with a dash, and options
+    of later versions of Wireshark. An option that is absent is None, a flag False."""
+    args = SimpleNamespace(**dict.fromkeys(map(attribute, FLAGS), False))
+    args.__dict__.update(dict.fromkeys(map(attribute, OPTIONS)))
+    left = iter(words)
+    for word in left:
+        name, equals, value = word.partition("=")
+        if word in FLAGS:
+            setattr(args, attribute(word), True)
+        elif name in OPTIONS:
+            setattr(args, attribute(name), value if equals else next(left, ""))
+    return args
+
+
+def read_fields(args: SimpleNamespace) -> str:
     """Reads the values of all fields. Returns what is wrong with one of them."""
     try:
         for field in FIELDS:
-            setattr(args, field.name, field.read(getattr(args, field.name)))
+            name = attribute(field.call)
+            setattr(args, name, field.read(getattr(args, name) or ""))
     except ValueError as error:
         return str(error)
     return ""
@@ -135,8 +143,7 @@ def read_fields(args: argparse.Namespace) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     parent = os.getppid()
-    parser = build_parser()
-    args, _ = parser.parse_known_args(words)  # later versions of Wireshark add options
+    args = read_words(sys.argv[1:] if words is None else words)
     if args.extcap_interfaces:
         lines: Sequence[str] = INTERFACES
     elif args.extcap_interface != INTERFACE:
@@ -151,7 +158,8 @@ def main(words: Sequence[str] | None = None) -> int:
         args.fault = read_fields(args)
         return run(args, parent, describe_hosts)
     if not lines:
-        parser.exit(EXIT_USAGE, "Wireshark and tshark run this program; see netsonde extcap.\n")
+        sys.stderr.write("Wireshark and tshark run this program; see netsonde extcap --help.\n")
+        return EXIT_USAGE
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 

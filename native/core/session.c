@@ -96,6 +96,19 @@ static int build_labels(struct sonde_session *session, const struct sonde_sessio
   return (config->labels & SONDE_LABEL_DNS) && !session->name_cache ? SONDE_NO_MEMORY : SONDE_OK;
 }
 
+/* A session that cannot have owners works without. */
+static void build_owners(struct sonde_session *session, const struct sonde_session_config *config) {
+  struct sonde_owner_config wanted = {.plugin_dir = config->plugin_dir,
+                                      .ring_bytes = config->owner_ring_bytes};
+  struct sonde_error error = {0};
+  if (!config->owners || !session->info.live)
+    return;
+  if (sonde_owner_tracker_create(&wanted, &session->owners, &error) == SONDE_OK)
+    session->sources.owners = sonde_owner_tracker_source(session->owners);
+  else
+    memcpy(session->owners_missing, error.detail, sizeof session->owners_missing - 1);
+}
+
 static int build_worker(struct sonde_session *session, const struct sonde_session_config *config,
                         uint32_t number, uint64_t id_seed) {
   struct sonde_worker *worker = &session->workers[number];
@@ -118,6 +131,8 @@ static int build_worker(struct sonde_session *session, const struct sonde_sessio
       .id_seed = id_seed,
       .sink = sonde_worker_sink(worker),
       .labels = labels,
+      .owners = session->owners ? sonde_owner_tracker_hook(session->owners)
+                                : (struct sonde_owner_hook){0},
   });
   if (session->filters.expression &&
       sonde_filter_set_share(&worker->filters, &session->filters) < 0)
@@ -150,6 +165,7 @@ static int build_workers(struct sonde_session *session, const struct sonde_sessi
     return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for workers and record rings");
   if (getrandom(&id_seed, sizeof id_seed, 0) != sizeof id_seed)
     return sonde_fail(error, SONDE_SYSTEM, errno, "%s", strerror(errno));
+  build_owners(session, config);
   int status = build_labels(session, config);
   for (uint32_t i = 0; i < count; i++) { /* init all, so that close can release all */
     int built = build_worker(session, config, i, id_seed);
@@ -303,6 +319,7 @@ void sonde_session_close(struct sonde_session *session) {
   sonde_sources_close(session);
   for (uint32_t i = 0; session->workers && i < session->worker_count; i++)
     sonde_worker_release(&session->workers[i]);
+  sonde_owner_tracker_destroy(session->owners);
   sonde_name_cache_destroy(session->name_cache);
   sonde_filter_set_release(&session->filters);
   sonde_store_close(session->store);

@@ -53,6 +53,17 @@ static void read_file_state(const struct sonde_session *session, struct sonde_st
   memcpy(stats->file_detail, cut, sizeof stats->file_detail);
 }
 
+static void read_owners(const struct sonde_session *session, struct sonde_stats *stats) {
+#define COPY_OWNER(name) stats->name = counters.name;
+  memcpy(stats->owners_missing, session->owners_missing, sizeof stats->owners_missing);
+  if (!session->owners)
+    return;
+  struct sonde_owner_counters counters;
+  sonde_owner_tracker_counters(session->owners, &counters);
+  SONDE_OWNER_COUNTER_LIST(COPY_OWNER)
+  stats->owners = 1;
+}
+
 void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stats) {
   *stats = (struct sonde_stats){.heartbeat = UINT64_MAX};
   stats->time_ns = sonde_clock_ns(CLOCK_REALTIME);
@@ -77,6 +88,7 @@ void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stat
   stats->link_up = link_up;
   stats->metering = atomic_load(&session->metering);
   sonde_session_buffer_stats(session, stats);
+  read_owners(session, stats);
 }
 
 struct list_request {

@@ -9,6 +9,7 @@
 #include "export/rendering.h"
 #include "host/wake.h"
 #include "netsonde.h"
+#include "owner/tracker.h"
 #include "store/store.h"
 
 struct sonde_exporter;
@@ -36,6 +37,8 @@ struct sonde_session {
   struct sonde_slot slots[SONDE_SOURCES_MAX];
   _Atomic uint32_t slot_count;
   struct sonde_render_sources sources;
+  struct sonde_owner_tracker *owners; /* NULL: off */
+  char owners_missing[160];
   struct sonde_name_cache *name_cache;  /* shared by the labelers, or NULL */
   uint32_t renames;                     /* how many slots got another name; atomic */
   struct sonde_backend_stats past;      /* counts of sources under former names; under info_lock */

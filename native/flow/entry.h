@@ -10,6 +10,7 @@
  *   headers ▸ IPv6 flow label and extensions, fragment offset          8 bytes, lazily
  *   tunnel ▸ outer addresses, id                          40 bytes, only in tunnel mode inner
  *   label  ▸ the labeler's                                4 bytes, only with labels
+ *   owners ▸ references, of source and dest               8 bytes, only with owners
  */
 #ifndef SONDE_FLOW_ENTRY_H
 #define SONDE_FLOW_ENTRY_H
@@ -112,6 +113,7 @@ struct sonde_flow_table {
   struct sonde_flow_headers *headers;
   struct sonde_flow_tunnel *tunnels; /* NULL in tunnel mode outer */
   uint32_t *labels;                  /* NULL without a labeler */
+  uint32_t (*owners)[2];             /* NULL without an owner index */
   uint64_t bucket_count;
   uint32_t probes; /* buckets to search from a home with `displaced`; grows as needed */
   uint32_t flows_max;
@@ -131,6 +133,7 @@ struct sonde_flow_table {
   struct sonde_record_sink sink;
   struct sonde_owner_source owner_source;
   struct sonde_label_hook label_hook;
+  struct sonde_owner_hook owner_hook;
   struct sonde_flow_counters counters;
 };
 
@@ -187,7 +190,7 @@ bool sonde_flow_owner_matches(const struct sonde_flow_table *table, uint32_t ent
 /* record.c */
 void sonde_flow_record_fill(const struct sonde_flow_table *table, uint32_t entry,
                             struct sonde_record *record);
-/* Sets the record's label. last: the flow ends with it. */
+/* Sets the record's label and owners. last: the flow ends with it. */
 void sonde_flow_record_label(const struct sonde_flow_table *table, uint32_t entry, bool last,
                              struct sonde_record *record);
 /* Fills a record whose counters start with the flow. */

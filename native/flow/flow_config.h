@@ -11,6 +11,7 @@
 #include "counters.h"
 #include "label_hook.h"
 #include "owner.h"
+#include "owner_hook.h"
 #include "record.h"
 
 enum {
@@ -36,6 +37,7 @@ struct sonde_flow_config {
   struct sonde_owner_source owner_source; /* for filters; read NULL: no owners */
   struct sonde_record_sink sink;
   struct sonde_label_hook labels; /* context NULL: off */
+  struct sonde_owner_hook owners; /* context NULL: off */
 };
 
 struct sonde_flow_counters {

@@ -74,6 +74,8 @@ void sonde_flow_record_label(const struct sonde_flow_table *table, uint32_t entr
   if (table->labels)
     table->label_hook.record(table->label_hook.context, &table->labels[entry], record,
                              table->cold[entry].start_ns, last);
+  if (table->owners)
+    table->owner_hook.record(table->owner_hook.context, table->owners[entry], record);
 }
 
 static void close_segment(struct sonde_flow_hot *hot, struct sonde_flow_cold *cold) {

@@ -49,6 +49,9 @@ struct sonde_flow_table *sonde_flow_table_create(const struct sonde_flow_config 
     table->tunnels = map_zeroed(flows * sizeof *table->tunnels);
   table->label_hook = config->labels;
   table->owner_source = config->owner_source;
+  table->owner_hook = config->owners;
+  if (config->owners.context)
+    table->owners = map_zeroed(flows * sizeof *table->owners);
   if (config->labels.context)
     table->labels = map_zeroed(flows * sizeof *table->labels);
   struct sonde_wheel_link *links =
@@ -58,7 +61,7 @@ struct sonde_flow_table *sonde_flow_table_create(const struct sonde_flow_config 
   ssize_t drawn = getrandom(&table->secret, sizeof table->secret, 0);
   if (!table->buckets || !table->hot || !table->cold || !table->headers || !links ||
       (config->tunnels && !table->tunnels) || (config->labels.context && !table->labels) ||
-      drawn != sizeof table->secret) {
+      (config->owners.context && !table->owners) || drawn != sizeof table->secret) {
     sonde_flow_table_destroy(table);
     return NULL;
   }
@@ -76,6 +79,7 @@ void sonde_flow_table_destroy(struct sonde_flow_table *table) {
   sonde_pages_unmap(table->headers, flows * sizeof *table->headers);
   sonde_pages_unmap(table->tunnels, flows * sizeof *table->tunnels);
   sonde_pages_unmap(table->labels, flows * sizeof *table->labels);
+  sonde_pages_unmap(table->owners, flows * sizeof *table->owners);
   sonde_pages_unmap(table->wheel.links,
                     sonde_wheel_links(table->flows_max) * sizeof(struct sonde_wheel_link));
   free(table);
@@ -159,6 +163,8 @@ static void release(struct sonde_flow_table *table, uint32_t entry) {
   struct sonde_flow_hot *hot = &table->hot[entry];
   if (table->labels && table->labels[entry])
     table->label_hook.release(table->label_hook.context, &table->labels[entry]);
+  if (table->owners)
+    table->owners[entry][0] = table->owners[entry][1] = 0;
   sonde_flow_index_remove(table, sonde_key_hash(&hot->key, &table->secret), entry);
   hot->key.ip_version = 0;
   table->flows_of[hot->key.source]--;

@@ -39,6 +39,12 @@
   X(labels_partial)  /* flows of which only a part of it was captured */                           \
   X(labels_skipped)  /* flows that were over a limit of memory or rate */
 
+/* Counted by the owner index (owner/tracker.h); 0 without owners. */
+#define SONDE_OWNER_COUNTER_LIST(X)                                                                \
+  X(owners_found)   /* sockets whose owner was learnt */                                           \
+  X(owners_lost)    /* events of sockets that found the kernel's ring full */                      \
+  X(owners_evicted) /* sockets that a full index dropped while a flow could need them */
+
 /* Counted by the capture buffer (store/store.h), 0 without one. */
 #define SONDE_STORE_COUNTER_LIST(X)                                                                \
   X(chunks_overwritten)                                                                            \

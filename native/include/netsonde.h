@@ -81,6 +81,8 @@ struct sonde_session_config {
   int exclude_own;            /* 1: leaves out the endpoints of own_endpoint.h, if live */
   uint32_t labels;            /* enum sonde_label_protocol: payloads to read; 0: none */
   uint64_t label_bytes;       /* memory for labels, over all workers */
+  int owners;                 /* 1: find the owners of flows, if live and the host lets us */
+  uint32_t owner_ring_bytes;  /* for tests: the kernel's ring; 0: 1 MiB */
   uint32_t quic_per_second;   /* QUIC connections whose first packets a worker opens */
 };
 
@@ -145,6 +147,7 @@ struct sonde_stats {
   SONDE_WORKER_COUNTER_LIST(SONDE_COUNTER_MEMBER)
   SONDE_FLOW_COUNTER_LIST(SONDE_COUNTER_MEMBER)
   SONDE_LABEL_COUNTER_LIST(SONDE_COUNTER_MEMBER)
+  SONDE_OWNER_COUNTER_LIST(SONDE_COUNTER_MEMBER)
   SONDE_STORE_COUNTER_LIST(SONDE_COUNTER_MEMBER)
   uint64_t non_flow[SONDE_NON_FLOW_MAX]; /* by cause, order of sonde_non_flow_name */
   uint64_t records_by_reason[6];         /* enum sonde_end_reason */
@@ -163,14 +166,19 @@ struct sonde_stats {
   int metering;
   char attach[96];
   struct sonde_undecoded undecoded[SONDE_UNDECODED_MAX]; /* packets 0 ends the list */
-  int file_state;                                        /* enum sonde_file_state */
-  char file_detail[SONDE_FILE_DETAIL_MAX];               /* `file`: where and how it was cut */
+  int owners;                                            /* 1: owners are found */
+  char owners_missing[160]; /* why they are not, though the configuration asks; else "" */
+  int file_state;           /* enum sonde_file_state */
+  char file_detail[SONDE_FILE_DETAIL_MAX]; /* `file`: where and how it was cut */
 };
 
 const char *sonde_non_flow_name(uint32_t cause); /* NULL past the last */
 /* The names of a LINKTYPE_ value in libpcap: "USER0", "Private use 0"; NULL if it has no name. */
 const char *sonde_linktype_name(uint32_t linktype);
 const char *sonde_linktype_description(uint32_t linktype);
+/* Loads and attaches the programs that find owners, and releases them. A failure has the reason why
+ * sessions work without owners. */
+int sonde_owner_probe(const char *plugin_dir, struct sonde_error *error);
 void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stats);
 
 /* ---- interfaces ---------------------------------------------------------------------- */

@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 
 import capturing
+import unprivileged
 from agents import COMMAND, Fleet
 from bus import Bus
 from capturing import settled
@@ -156,11 +158,12 @@ async def test_a_session_that_stops_ends_the_capture(fleet: Fleet, bus: Bus, tsh
     ("words", "fields", "message"),
     [
         (("-f", "udp prt 53"), {}, "can't parse filter expression"),
+        (("-f", "-udp"), {}, "can't parse filter expression"),
         ((), {}, "A capture filter is required"),
         (("-f", "udp"), {"duration": "x\x1b"}, "Seconds: x\ufffd is not a number from 1 to 3600"),
         (("-f", "udp"), {"group": "site"}, "site"),
     ],
-    ids=["filter", "no filter", "number", "group"],
+    ids=["filter", "dash", "no filter", "number", "group"],
 )
 async def test_a_wrong_field_is_reported(
     fleet: Fleet, bus: Bus, tshark: Run, words: tuple[str, ...], fields: Any, message: str
@@ -282,7 +285,7 @@ async def test_the_list_of_hosts_and_the_check_of_a_filter(
         await bus.client.subscribe(f"$SRV.{kind}.netsonde", cb=forge)
     await bus.client.flush()
     plugin = install(tmp_path / "extcap")
-    reload = ("--extcap-config", "--extcap-reload-option", "hosts")
+    reload = ("--extcap-config", "--extcap-reload-option", "hosts", "--later-option", "x")
     shown = await asked(plugin, *reload, url=nats_server.url)
     assert shown.splitlines() == [
         "value {arg=4}{value=}{display=All hosts}{default=true}",
@@ -378,6 +381,35 @@ async def test_a_reader_that_does_not_read_does_not_hold_the_capture(
 
 
 # ---- installation --------------------------------------------------------------------------------
+
+
+def test_the_plug_in_runs_in_any_directory(tmp_path: Path) -> None:
+    """Also if that directory has files that look like modules of Python or of netsonde; also if
+    netsonde was started without the user's modules, as in the packages."""
+    for name in ("os.py", "struct.py", "netsonde.py"):
+        (tmp_path / name).write_text("raise SystemExit(9)")
+    start = "import sys; from netsonde.__main__ import main; sys.exit(main())"
+    words = ["extcap", "install", "--dir", str(tmp_path / "extcap")]
+    for flags in ([], ["-E", "-s"]):
+        subprocess.run([sys.executable, *flags, "-P", "-c", start, *words], check=True)
+        command = [str(tmp_path / "extcap" / "netsonde-extcap"), "--extcap-interfaces"]
+        shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert "interface {value=netsonde}" in shown.stdout
+
+
+def test_a_user_installs_it_in_an_own_folder() -> None:
+    """tshark of users other than root has WIRESHARK_EXTCAP_DIR as the folder, and reports it."""
+    with unprivileged.open_directory() as home, unprivileged.open_directory() as stage:
+        drop = unprivileged.prefix((), stage)
+        env = {**os.environ, "HOME": str(home), "WIRESHARK_EXTCAP_DIR": str(home / "extcap")}
+
+        def run(*words: str) -> str:
+            done = subprocess.run([*drop, *words], env=env, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        run(str(COMMAND), "extcap", "install")
+        assert f"{INTERFACE} (netsonde: live packets of hosts)" in run("tshark", "-D")
 
 
 def test_install_and_remove(tmp_path: Path) -> None:

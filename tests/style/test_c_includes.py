@@ -14,7 +14,7 @@ NATIVE = Path(__file__).resolve().parents[2] / "native"
 # A stage may include those to the right of it, and what shares its group.
 LAYERS = (
     ("ffi", "core", "exporter"),
-    ("backend", "parse", "flow", "label", "store", "tap", "export"),
+    ("backend", "parse", "flow", "label", "owner", "store", "tap", "export"),
     ("host",),
 )
 LEVELS = {stage: level for level, group in enumerate(LAYERS) for stage in group}

@@ -121,6 +121,7 @@ def _settings(
         exclude_own=config.capture.own_traffic == "exclude",
         labels=tuple(config.flows.labels) if request.snaplen >= LABEL_SNAPLEN_MIN else (),
         label_bytes=(config.flows.labels_mb << 20) * request.workers,
+        owners=config.flows.owners == "auto",
         quic_per_second=config.flows.quic_per_second,
         replay_speed=request.replay_speed,
         metering=metering.enabled,

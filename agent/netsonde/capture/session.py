@@ -15,7 +15,7 @@ from ..recorder.status import buffer_state, retention_sec, usage_percent
 from ..wire.counters import CORE_COUNTERS, Counters
 from ..wire.events import EventKind, EventLog
 from ..wire.instant import NS_PER_SEC, rfc3339
-from ..wire.replies import EncryptionState, MeteringState, MetricsReply, StatusReply
+from ..wire.replies import EncryptionState, MeteringState, MetricsReply, OwnersState, StatusReply
 from .collectors import Exporting
 from .hotplug import Hotplug
 from .interfaces import follows_changes
@@ -137,6 +137,7 @@ class Session:
             buffer_size_mb=self.request.buffer_size_mb,
             non_flow=dict(stats.non_flow),
             undecoded=undecoded_states(stats),
+            owners=OwnersState(found=stats.owners, detail=stats.owners_missing),
             file=file_state(stats, self.request.backend),
             ip_bytes=stats.ip_bytes,
             ip_length_clamped=stats.ip_length_clamped,

@@ -22,6 +22,7 @@ import traceback
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from ..capture import link_types
@@ -51,16 +52,20 @@ class ExtcapUsageError(NetsondeError):
     exit_code = EXIT_USAGE
 
 
-def run(args: Namespace, parent: int, describe_hosts: Callable[[Sequence[str]], list[str]]) -> int:
+def run(
+    args: SimpleNamespace, parent: int, describe_hosts: Callable[[Sequence[str]], list[str]]
+) -> int:
     """Returns the exit code. parent: the process id of Wireshark or tshark."""
     try:
-        if args.capture:
+        if args.capture and args.fifo:
             return asyncio.run(capture(args, parent))
         if args.extcap_config:
             return asyncio.run(print_hosts(args, describe_hosts))
         if args.extcap_capture_filter is not None:
             return asyncio.run(report_filter(args.extcap_capture_filter))
-        raise ExtcapUsageError("--capture, --extcap-config or --extcap-capture-filter is missing")
+        raise ExtcapUsageError(
+            "--capture with --fifo, --extcap-config or --extcap-capture-filter is missing"
+        )
     except NetsondeError as error:
         return report(error)
 
@@ -72,13 +77,13 @@ def report(error: NetsondeError) -> int:
     return error.exit_code
 
 
-def read_address(args: Namespace) -> NatsSection:
+def read_address(args: SimpleNamespace) -> NatsSection:
     names = ("root", "jetstream_domain", "tls_ca", "tls_cert", "tls_key")
     given = {name: getattr(args, name) or None for name in ("config", "nats", "creds", "nkey")}
     return read_nats_section(Namespace(**dict.fromkeys(names), **given))
 
 
-def read_hosts(args: Namespace) -> Target:
+def read_hosts(args: SimpleNamespace) -> Target:
     hosts = [one.strip() for one in args.hosts.split(",") if one.strip()]
     groups = [args.group] if args.group else []
     if not (hosts or groups or args.select):
@@ -86,7 +91,9 @@ def read_hosts(args: Namespace) -> Target:
     return parse_target(hosts, groups, None, select=args.select or None)
 
 
-async def print_hosts(args: Namespace, describe_hosts: Callable[[Sequence[str]], list[str]]) -> int:
+async def print_hosts(
+    args: SimpleNamespace, describe_hosts: Callable[[Sequence[str]], list[str]]
+) -> int:
     """Prints the values of the field `Hosts`."""
     from ..fleet.client import connect
     from ..fleet.outcome import Pace
@@ -117,7 +124,7 @@ async def check_filter(expression: str | None) -> None:
 # ---- capture -----------------------------------------------------------------------------------
 
 
-async def capture(args: Namespace, parent: int) -> int:
+async def capture(args: SimpleNamespace, parent: int) -> int:
     """Returns the exit code after the capture has ended."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -151,15 +158,15 @@ async def watch(ended: Callable[[], bool], stopped: asyncio.Event) -> None:
         await asyncio.sleep(WATCH_SEC)
 
 
-def remove_pipes(args: Namespace) -> None:
+def remove_pipes(args: SimpleNamespace) -> None:
     """Removes the named pipes that a killed Wireshark has left."""
-    for path in (args.fifo, args.extcap_control_in, args.extcap_control_out):
+    for path in filter(None, (args.fifo, args.extcap_control_in, args.extcap_control_out)):
         with contextlib.suppress(OSError):
             if stat.S_ISFIFO(os.lstat(path).st_mode):
                 os.unlink(path)
 
 
-def read_options(args: Namespace) -> TapOptions:
+def read_options(args: SimpleNamespace) -> TapOptions:
     from ..fleet.tap import TapOptions
 
     return TapOptions(
@@ -174,7 +181,7 @@ def read_options(args: Namespace) -> TapOptions:
     )
 
 
-async def copy(args: Namespace, log: Log, stopped: asyncio.Event) -> None:
+async def copy(args: SimpleNamespace, log: Log, stopped: asyncio.Event) -> None:
     """Writes the packets to the pipe until one side ends. Raises NetsondeError."""
     from ..fleet.client import connect
     from ..fleet.outcome import Pace
@@ -334,7 +341,7 @@ class Log:
 
 
 @contextmanager
-def opened_log(args: Namespace) -> Iterator[Log]:
+def opened_log(args: SimpleNamespace) -> Iterator[Log]:
     """Opens both control pipes. Wireshark's window is blocked until this side has opened them."""
     files: list[int] = []
     out = -1

@@ -33,6 +33,7 @@ LIVE_KEYS = frozenset(
         "flows.flow_table_size",
         "flows.labels",
         "flows.labels_mb",
+        "flows.owners",
         "flows.quic_per_second",
         "flows.record_ring_size",
         "flows.tunnel",

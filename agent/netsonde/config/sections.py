@@ -124,6 +124,10 @@ class FlowsSection(Section, kw_only=True, frozen=True):
     labels_mb: Annotated[
         int, Meta(ge=1, le=4096, description="memory for labels, of each worker")
     ] = 8
+    owners: Annotated[
+        Literal["auto", "off"],
+        Meta(description="find the process of each flow, if the kernel and the privileges allow"),
+    ] = "auto"
     quic_per_second: Annotated[
         int,
         Meta(ge=0, le=1 << 20, description="QUIC connections to decrypt, of each worker"),

@@ -48,7 +48,7 @@ _FILE_CUT: dict[int, bool | None] = {
 _SAME_NAME = (
     *("file_fd", "workers", "snaplen", "ring_bytes", "flow_table_size", "record_ring_size"),
     *("promiscuous", "dedicated", "replay_speed", "metering", "buffer_bytes", "buffer_disk_bytes"),
-    *("exclude_own", "label_bytes", "quic_per_second"),
+    *("exclude_own", "label_bytes", "owners", "quic_per_second"),
 )
 _LABEL_PROTOCOLS: dict[str, int] = {
     "tls": lib.SONDE_LABEL_TLS,

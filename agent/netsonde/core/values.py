@@ -50,6 +50,7 @@ class CaptureSettings:
     exclude_own: bool = False
     labels: tuple[str, ...] = ()  # names of LABEL_PROTOCOLS
     label_bytes: int = 0
+    owners: bool = False
     quic_per_second: int = 0
 
 
@@ -267,6 +268,8 @@ class Stats(CoreCounters):
     attach: str = ""
     file_state: bool | None = None  # whether it is cut; None: not known yet, or no file
     file_detail: str = ""
+    owners: bool = False  # whether owners of flows are found
+    owners_missing: str = ""  # why not, although they are wanted
     undecoded: tuple[Undecoded, ...] = ()
     non_flow: tuple[tuple[str, int], ...] = ()
     records_by_reason: tuple[tuple[str, int], ...] = ()

@@ -1,4 +1,4 @@
-"""The privileges of this process, and those that each backend needs.
+"""The privileges of this process, and those that each backend and owners of flows need.
 
 The agent runs as a separate user with the ambient capability CAP_NET_RAW, plus those of its
 backends. It sets no_new_privs, and refuses to start where no backend could capture.
@@ -31,6 +31,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "pf_ring": (NET_RAW,),
     "file": (),
 }
+
+OWNERS = (NET_ADMIN, PERFMON, BPF)  # to find the owners of flows; optional
 
 _PR_SET_NO_NEW_PRIVS = 38
 _libc = ctypes.CDLL(None, use_errno=True)

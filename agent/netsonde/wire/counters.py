@@ -34,6 +34,9 @@ class CoreCounters:
     labels_complete: int = 0
     labels_partial: int = 0
     labels_skipped: int = 0
+    owners_found: int = 0
+    owners_lost: int = 0
+    owners_evicted: int = 0
     ring_freezes: int = 0
     chunks_overwritten: int = 0
     packets_overwritten: int = 0

@@ -135,6 +135,13 @@ class FileState(Struct, kw_only=True):
     detail: Annotated[str, Meta(description="where and how it is cut or damaged")]
 
 
+class OwnersState(Struct, kw_only=True):
+    """Whether the owners of flows are found."""
+
+    found: bool
+    detail: Annotated[str, Meta(description="what is missing, if they are wanted and not found")]
+
+
 class UndecodedState(Struct, kw_only=True):
     """Packets of a link type that is not decoded, part of `non_flow.other_linktype`."""
 
@@ -245,6 +252,7 @@ class StatusReply(StatusCounters, kw_only=True):
     buffer_size_mb: int | UnsetType = UNSET
     non_flow: dict[str, Count] | UnsetType = UNSET
     undecoded: list[UndecodedState] | UnsetType = UNSET
+    owners: OwnersState | UnsetType = UNSET
     file: FileState | UnsetType = UNSET
     ip_bytes: Count | UnsetType = UNSET
     ip_length_clamped: Count | UnsetType = UNSET

@@ -16,13 +16,13 @@ from .finding import Finding, Subject, command
 from .interfaces import examine_interfaces
 from .limits import examine_clock, examine_disk_speed, examine_locked_memory, examine_memory
 from .ports import examine_http
-from .process import examine_backends, examine_process
+from .process import examine_backends, examine_owners, examine_process
 from .secrets import examine_login, examine_sealing_keys, examine_trusted_keys
 from .session import examine_session
 
 Check = Callable[[Subject], Iterable[Finding]]
 
-PROCESS: tuple[Check, ...] = (examine_process, examine_backends)
+PROCESS: tuple[Check, ...] = (examine_process, examine_backends, examine_owners)
 ENVIRONMENT: tuple[Check, ...] = (
     examine_directories,
     examine_storage,

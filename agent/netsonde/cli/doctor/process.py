@@ -1,4 +1,4 @@
-"""Checks of this process: user, capabilities, backends."""
+"""Checks of this process: user, capabilities, backends, owners of flows."""
 
 from __future__ import annotations
 
@@ -53,6 +53,31 @@ def examine_backends(subject: Subject) -> Iterator[Finding]:
             state: State = "bad" if wanted else "missing"
             repair = subject.set_key("session.backend", "af_packet") if wanted else ""
             yield Finding(report.name, state, report.reason, EXIT_PRIVILEGE, repair)
+
+
+def examine_owners(subject: Subject) -> Iterator[Finding]:
+    from ...core.owners import owners_missing  # loads the C core
+
+    needed = ", ".join(privileges.OWNERS)
+    has = privileges.standing()
+    missing = [name for name in privileges.OWNERS if name not in has.capabilities]
+    if subject.settings.flows.owners == "off":
+        yield Finding("owners", "note", "disabled ([flows] owners)")
+    elif missing:
+        names = " ".join(missing)
+        detail = f"flows have no process, because {', '.join(missing)} is missing"
+        repair = drop_in(
+            "owners",
+            f"AmbientCapabilities={names}",
+            f"CapabilityBoundingSet={names}",
+            "SystemCallFilter=bpf",
+            "ProtectProc=default",
+        )
+        yield Finding("owners", "missing", detail, repair=repair)
+    elif reason := asyncio.run(owners_missing()):
+        yield Finding("owners", "missing", f"flows have no process: {reason}")
+    else:
+        yield Finding("owners", "ok", f"usable with {needed}")
 
 
 def _ungranted(backend: str, has: Standing, reason: str, wanted: bool) -> Finding:

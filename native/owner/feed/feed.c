@@ -1,0 +1,244 @@
+/* feed.c - the plug-in that loads owner.bpf.c and ports.bpf.c, and reads their ring; see
+ * owner_feed.h.
+ *
+ * Each program is attached with a link that ends with this process, next to the programs of others.
+ * It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. ports.bpf.c is optional.
+ */
+#include "owner_feed.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "failure.h"
+#include "host/cgroup_root.h"
+
+/* clang-format off */
+#define EMBED(name, path)                                                                          \
+  __asm__(".section .rodata\n"                                                                     \
+          ".balign 16\n"                                                                           \
+          "embedded_" name ":\n"                                                                   \
+          ".incbin \"" path "\"\n"                                                                 \
+          "embedded_" name "_end:\n"                                                               \
+          ".byte 0\n"                                                                              \
+          ".text\n")
+EMBED("owner", OWNER_OBJECT);
+EMBED("ports", PORTS_OBJECT);
+/* clang-format on */
+extern const unsigned char embedded_owner[];
+extern const unsigned char embedded_owner_end[];
+extern const unsigned char embedded_ports[];
+extern const unsigned char embedded_ports_end[];
+
+enum { PROGRAMS_MAX = 16 };
+
+struct feed {
+  struct bpf_object *object;
+  struct bpf_object *ports; /* NULL: the kernel refuses it */
+  struct bpf_link *list;    /* owner_list; NULL without ports */
+  struct bpf_link *links[PROGRAMS_MAX];
+  uint32_t link_count;
+  struct ring_buffer *ring;
+  struct sonde_owner_control *control;
+  size_t page_bytes;
+  uint32_t left; /* events to take in this read */
+  void (*take)(void *context, const struct sonde_owner_event *event);
+  void *context;
+};
+
+static _Thread_local char last_words[128];
+
+/* Keeps libbpf's last warning as the reason, instead of printing it. */
+static int listen_to(enum libbpf_print_level level, const char *format, va_list arguments) {
+  if (level == LIBBPF_WARN) {
+    vsnprintf(last_words, sizeof last_words, format, arguments);
+    last_words[strcspn(last_words, "\n")] = 0;
+  }
+  return 0;
+}
+
+static int fail(struct sonde_error *error, int number, const char *what) {
+  if (number == EPERM || number == EACCES)
+    return sonde_fail(error, SONDE_PERMISSION, number,
+                      "owners of flows need CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN");
+  return sonde_fail(error, number == ENOMEM ? SONDE_NO_MEMORY : SONDE_SYSTEM, number,
+                    "owners of flows: %s: %s; %s", what, strerror(number), last_words);
+}
+
+static void drop_ports(struct feed *feed) {
+  bpf_link__destroy(feed->list);
+  bpf_object__close(feed->ports);
+  feed->list = NULL;
+  feed->ports = NULL;
+}
+
+static void feed_close(void *opened) {
+  struct feed *feed = opened;
+  for (uint32_t i = 0; i < feed->link_count; i++)
+    bpf_link__destroy(feed->links[i]);
+  drop_ports(feed);
+  ring_buffer__free(feed->ring);
+  if (feed->control)
+    munmap(feed->control, feed->page_bytes);
+  bpf_object__close(feed->object);
+  free(feed);
+}
+
+static int take_event(void *context, void *data, size_t bytes) {
+  struct feed *feed = context;
+  if (bytes >= sizeof(struct sonde_owner_event))
+    feed->take(feed->context, data);
+  return --feed->left ? 0 : -EAGAIN;
+}
+
+/* Attaches a program to the root control group. Returns 0, or a negative errno. */
+static int attach(struct feed *feed, struct bpf_program *program, int cgroup) {
+  if (feed->link_count == PROGRAMS_MAX)
+    return -E2BIG;
+  struct bpf_link *link = bpf_program__attach_cgroup(program, cgroup);
+  if (!link)
+    return -errno;
+  feed->links[feed->link_count++] = link;
+  return 0;
+}
+
+/* Loads ports.bpf.c with the maps of owner.bpf.c. Without it, `ports` stays NULL. */
+static void load_ports(struct feed *feed, int cgroup) {
+  struct bpf_map *map;
+  int failed = 0;
+  feed->ports =
+      bpf_object__open_mem(embedded_ports, (size_t)(embedded_ports_end - embedded_ports), NULL);
+  if (!feed->ports)
+    return;
+  bpf_object__for_each_map(map, feed->ports) {
+    struct bpf_map *same = bpf_object__find_map_by_name(feed->object, bpf_map__name(map));
+    failed |= same ? bpf_map__reuse_fd(map, bpf_map__fd(same)) : 0;
+  }
+  failed = failed ? failed : bpf_object__load(feed->ports);
+  if (!failed) {
+    union bpf_iter_link_info owners = {
+        .map.map_fd = (uint32_t)bpf_object__find_map_fd_by_name(feed->object, "owners")};
+    LIBBPF_OPTS(bpf_iter_attach_opts, options, .link_info = &owners,
+                .link_info_len = sizeof owners);
+    feed->list = bpf_program__attach_iter(
+        bpf_object__find_program_by_name(feed->ports, "owner_list"), &options);
+    failed = !feed->list ||
+             attach(feed, bpf_object__find_program_by_name(feed->ports, "owner_port"), cgroup);
+  }
+  if (failed)
+    drop_ports(feed);
+}
+
+static int attach_all(struct feed *feed, struct sonde_error *error) {
+  char mount[512];
+  int cgroup = sonde_cgroup_root_open(mount, sizeof mount), failed = 0;
+  if (cgroup < 0)
+    return sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, 0,
+                      "owners of flows need a mount of the root of cgroup version 2");
+  load_ports(feed, cgroup); /* first: its program runs before owner_release */
+  struct bpf_program *program;
+  bpf_object__for_each_program(program, feed->object) {
+    failed = attach(feed, program, cgroup);
+    if (failed)
+      break;
+  }
+  close(cgroup);
+  return failed ? fail(error, -failed, bpf_program__name(program)) : SONDE_OK;
+}
+
+static int map_rings(struct feed *feed, struct sonde_error *error) {
+  int ring = bpf_object__find_map_fd_by_name(feed->object, "ring");
+  int control = bpf_object__find_map_fd_by_name(feed->object, "control");
+  feed->page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+  void *mapped = mmap(NULL, feed->page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, control, 0);
+  if (mapped == MAP_FAILED)
+    return fail(error, errno, "mapping the counters");
+  feed->control = mapped;
+  feed->ring = ring_buffer__new(ring, take_event, feed, NULL);
+  return feed->ring ? SONDE_OK : fail(error, errno, "mapping the ring");
+}
+
+static int feed_open(uint32_t ring_bytes, void **opened, struct sonde_error *error) {
+  struct feed *feed = calloc(1, sizeof *feed);
+  if (!feed)
+    return sonde_fail(error, SONDE_NO_MEMORY, 0, "owners of flows");
+  libbpf_set_print(listen_to);
+  last_words[0] = 0;
+  feed->object =
+      bpf_object__open_mem(embedded_owner, (size_t)(embedded_owner_end - embedded_owner), NULL);
+  int status = feed->object ? SONDE_OK : fail(error, errno, "reading the programs");
+  if (status == SONDE_OK) {
+    struct bpf_map *ring = bpf_object__find_map_by_name(feed->object, "ring");
+    int failed = ring ? bpf_map__set_max_entries(ring, ring_bytes) : -ENOENT;
+    failed = failed ? failed : bpf_object__load(feed->object);
+    status = failed ? fail(error, -failed, "loading the programs") : SONDE_OK;
+  }
+  status = status ? status : map_rings(feed, error);
+  status = status ? status : attach_all(feed, error);
+  if (status < 0)
+    feed_close(feed);
+  else
+    *opened = feed;
+  return status;
+}
+
+static int feed_fd(void *opened) {
+  return ring_buffer__epoll_fd(((struct feed *)opened)->ring);
+}
+
+static void feed_arm(void *opened) {
+  __atomic_store_n(&((struct feed *)opened)->control->armed, 1, __ATOMIC_SEQ_CST);
+}
+
+static uint32_t feed_read(void *opened, uint32_t max,
+                          void (*take)(void *context, const struct sonde_owner_event *event),
+                          void *context) {
+  struct feed *feed = opened;
+  feed->left = max;
+  feed->take = take;
+  feed->context = context;
+  ring_buffer__consume(feed->ring);
+  return max - feed->left;
+}
+
+static int feed_list(void *opened) {
+  struct feed *feed = opened;
+  char nothing[64];
+  if (!feed->list)
+    return SONDE_BACKEND_UNAVAILABLE;
+  int fd = bpf_iter_create(bpf_link__fd(feed->list));
+  if (fd < 0)
+    return SONDE_SYSTEM;
+  while (read(fd, nothing, sizeof nothing) > 0)
+    continue;
+  close(fd);
+  return SONDE_OK;
+}
+
+static bool feed_has_ports(void *opened) {
+  return ((struct feed *)opened)->ports != NULL;
+}
+
+static const volatile struct sonde_owner_control *feed_control(void *opened) {
+  return ((struct feed *)opened)->control;
+}
+
+static const struct sonde_owner_feed_ops ops = {
+    .abi = SONDE_OWNER_FEED_ABI,
+    .open = feed_open,
+    .fd = feed_fd,
+    .arm = feed_arm,
+    .read = feed_read,
+    .has_ports = feed_has_ports,
+    .list = feed_list,
+    .control = feed_control,
+    .close = feed_close,
+};
+
+__attribute__((visibility("default"))) const struct sonde_owner_feed_ops *sonde_owner_feed(void);
+const struct sonde_owner_feed_ops *sonde_owner_feed(void) {
+  return &ops;
+}

@@ -1,0 +1,178 @@
+/* lookup.c - from a flow's addresses to its owners, or to the reason why they are unknown.
+ *
+ * Runs on the worker's thread, for each record. A socket is believed only for flows while it was
+ * open: a port may have belonged to another socket before.
+ */
+#include "ip_protocol.h"
+#include "owner/state.h"
+
+enum { SYN = 2, RST = 4 };
+/* Clocks of packets and programs may differ by SKEW. A flow may begin SOON after its socket. */
+static const uint64_t SKEW_NS = 2000000, SOON_NS = 20000000, LINGER_NS = 1000000000;
+
+/* One flow on its way through the functions below. */
+struct question {
+  struct sonde_owner_tracker *tracker;
+  const struct sonde_record *record;
+  uint64_t lost;    /* events lost so far */
+  uint64_t lost_ns; /* the last one, since the epoch */
+  bool distrusted;  /* a socket was not believed because of a lost event */
+  bool older;       /* a socket is older than the index */
+};
+
+static bool is_loopback(uint8_t version, const uint8_t ip[16]) {
+  static const uint8_t one[16] = {[15] = 1};
+  return version == 4 ? ip[0] == 127 : memcmp(ip, one, 16) == 0;
+}
+
+static bool fits(struct question *question, const struct sonde_socket *socket) {
+  const struct sonde_record *record = question->record;
+  uint64_t known_ns = socket->checked_ns > socket->since_ns ? socket->checked_ns : socket->since_ns;
+  if (socket->since_ns > record->last_ns + SKEW_NS)
+    return false;
+  if (socket->gone_ns && socket->gone_ns + LINGER_NS < record->flow_start_ns)
+    return false;
+  if (question->lost && question->lost_ns > known_ns &&
+      known_ns + SOON_NS < record->flow_start_ns) {
+    question->distrusted = true;
+    return false;
+  }
+  return true;
+}
+
+/* Returns the socket that fits: of this namespace, or of the only other one. */
+static const struct sonde_socket *
+choose(struct question *question, const struct sonde_socket *found, uint32_t count, bool own_only) {
+  const struct sonde_socket *best = NULL;
+  uint64_t own = question->tracker->netns;
+  bool several = false;
+  for (uint32_t i = 0; i < count; i++) {
+    const struct sonde_socket *one = &found[i];
+    if ((own_only && one->netns != own) || !fits(question, one))
+      continue;
+    if (!best || (one->netns == own && best->netns != own) ||
+        (one->netns == best->netns && one->since_ns > best->since_ns)) {
+      several &= best && one->netns != own;
+      best = one;
+    } else if (one->netns != best->netns && best->netns != own) {
+      several = true;
+    }
+  }
+  return several && best->netns != own ? NULL : best;
+}
+
+static bool is_local(struct sonde_owner_tracker *tracker, uint8_t version, const uint8_t ip[16],
+                     uint64_t netns) {
+  struct sonde_socket_key key = {.ip_version = version, .protocol = SONDE_OWNER_ADDRESS};
+  struct sonde_socket found[SONDE_OWNER_FOUND_MAX];
+  if (is_loopback(version, ip))
+    return netns == 0 || netns == tracker->netns;
+  memcpy(key.local, ip, 16);
+  uint32_t count = sonde_owner_index_find(tracker->index, &key, found);
+  for (uint32_t i = 0; i < count; i++)
+    if (netns == 0 || found[i].netns == netns)
+      return true;
+  return false;
+}
+
+/* A socket that receives at any address of its namespace. */
+static const struct sonde_socket *find_wildcard(struct question *question,
+                                                const struct sonde_socket_key *key,
+                                                struct sonde_socket found[SONDE_OWNER_FOUND_MAX]) {
+  struct sonde_socket_key wildcard = *key;
+  memset(wildcard.local, 0, sizeof wildcard.local);
+  for (uint8_t version = key->ip_version; version <= 6; version += 2) {
+    wildcard.ip_version = version;
+    uint32_t count = sonde_owner_index_find(question->tracker->index, &wildcard, found), kept = 0;
+    for (uint32_t i = 0; i < count; i++)
+      if (is_local(question->tracker, key->ip_version, key->local, found[i].netns))
+        found[kept++] = found[i];
+    const struct sonde_socket *best = choose(question, found, kept, false);
+    if (best)
+      return best;
+  }
+  return NULL;
+}
+
+/* Returns the owner of one end, or 0. */
+static uint32_t find_end(struct question *question, const struct sonde_socket_key *end) {
+  struct sonde_socket_key key = *end;
+  struct sonde_socket found[SONDE_OWNER_FOUND_MAX];
+  if (key.protocol == SONDE_IP_UDP)
+    sonde_owner_drop_remote(&key);
+  uint32_t count = sonde_owner_index_find(question->tracker->index, &key, found);
+  const struct sonde_socket *best =
+      choose(question, found, count, is_loopback(key.ip_version, key.local));
+  if (!best && key.protocol == SONDE_IP_UDP)
+    best = find_wildcard(question, &key, found);
+  if (!best || sonde_owner_is_known(best->owner))
+    return best ? best->owner : 0;
+  question->older = true;
+  return 0;
+}
+
+uint32_t sonde_owner_find_listener(struct sonde_owner_tracker *tracker,
+                                   const struct sonde_socket_key *connection) {
+  struct sonde_record now = {.flow_start_ns = tracker->now_ns, .last_ns = tracker->now_ns};
+  struct question question = {.tracker = tracker, .record = &now};
+  struct sonde_socket_key key = *connection;
+  struct sonde_socket found[SONDE_OWNER_FOUND_MAX];
+  sonde_owner_drop_remote(&key);
+  uint32_t count = sonde_owner_index_find(tracker->index, &key, found);
+  const struct sonde_socket *best = choose(&question, found, count, true);
+  if (!best)
+    best = find_wildcard(&question, &key, found);
+  return best && best->netns == tracker->netns ? best->owner : 0;
+}
+
+/* Why no socket of this host owns the flow. */
+static enum sonde_owner_reason reason_of(const struct question *question) {
+  const struct sonde_record *record = question->record;
+  struct sonde_owner_tracker *tracker = question->tracker;
+  bool source = is_local(tracker, record->ip_version, record->source_ip, 0);
+  bool dest = is_local(tracker, record->ip_version, record->dest_ip, 0);
+  if (!source && !dest)
+    return SONDE_OWNER_FORWARDED;
+  if (record->protocol != SONDE_IP_TCP && record->protocol != SONDE_IP_UDP)
+    return SONDE_OWNER_KERNEL;
+  uint8_t sent = record->tcp_flags[source ? 0 : 1];
+  if (record->protocol == SONDE_IP_TCP && (sent & RST) && !(sent & SYN))
+    return SONDE_OWNER_KERNEL;
+  uint8_t flags = record->tcp_flags[0] | record->tcp_flags[1];
+  bool middle = record->protocol == SONDE_IP_TCP && record->segment == 0 && !(flags & SYN);
+  if (question->older || middle || record->flow_start_ns < tracker->started_ns + LINGER_NS)
+    return SONDE_OWNER_BEFORE_START;
+  if (question->distrusted || question->lost || atomic_load(&tracker->evicted))
+    return SONDE_OWNER_LOST;
+  return SONDE_OWNER_NAT;
+}
+
+void sonde_owner_record(void *context, uint32_t owners[2], struct sonde_record *record) {
+  struct sonde_owner_tracker *tracker = context;
+  struct question question = {.tracker = tracker, .record = record};
+  struct sonde_socket_key source = {
+      .local_port = record->source_port,
+      .remote_port = record->dest_port,
+      .ip_version = record->ip_version,
+      .protocol = record->protocol,
+  };
+  memcpy(source.local, record->source_ip, 16);
+  memcpy(source.remote, record->dest_ip, 16);
+  struct sonde_socket_key dest = source;
+  dest.local_port = record->dest_port, dest.remote_port = record->source_port;
+  memcpy(dest.local, record->dest_ip, 16);
+  memcpy(dest.remote, record->source_ip, 16);
+  question.lost = tracker->control->lost;
+  if (question.lost)
+    question.lost_ns = tracker->control->lost_ns + atomic_load(&tracker->clock_offset);
+  if (record->protocol == SONDE_IP_TCP || record->protocol == SONDE_IP_UDP) {
+    uint32_t found[2] = {find_end(&question, &source), find_end(&question, &dest)};
+    owners[0] = found[0] ? found[0] : owners[0];
+    owners[1] = found[1] ? found[1] : owners[1];
+  }
+  record->process = owners[0] ? owners[0] : owners[1];
+  record->peer_process = owners[0] ? owners[1] : 0;
+  record->process_side = owners[0] ? SONDE_SIDE_SOURCE : owners[1] ? SONDE_SIDE_DEST : 0;
+  if (!record->process)
+    record->process = sonde_owner_unknown(reason_of(&question));
+}

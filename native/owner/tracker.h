@@ -1,0 +1,34 @@
+/* tracker.h - keeps the owners of this host's sockets, and joins them to flows.
+ *
+ * A thread reads the programs' events into the index. A worker asks when a record leaves; no packet
+ * does. Without a privilege or the kernel's part create fails, and the capture works without.
+ */
+#ifndef SONDE_OWNER_TRACKER_H
+#define SONDE_OWNER_TRACKER_H
+
+#include "counters.h"
+#include "owner.h"
+#include "owner_hook.h"
+#include "status.h"
+
+struct sonde_owner_tracker;
+
+struct sonde_owner_config {
+  const char *plugin_dir;
+  uint32_t sockets;    /* in the index; 0: 131,072 */
+  uint32_t ring_bytes; /* 0: 1 MiB */
+};
+
+struct sonde_owner_counters {
+  SONDE_OWNER_COUNTER_LIST(SONDE_COUNTER_MEMBER)
+};
+
+int sonde_owner_tracker_create(const struct sonde_owner_config *config,
+                               struct sonde_owner_tracker **tracker, struct sonde_error *error);
+void sonde_owner_tracker_destroy(struct sonde_owner_tracker *tracker); /* NULL is allowed */
+struct sonde_owner_hook sonde_owner_tracker_hook(struct sonde_owner_tracker *tracker);
+struct sonde_owner_source sonde_owner_tracker_source(struct sonde_owner_tracker *tracker);
+void sonde_owner_tracker_counters(const struct sonde_owner_tracker *tracker,
+                                  struct sonde_owner_counters *counters);
+
+#endif
