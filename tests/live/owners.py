@@ -20,8 +20,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from deadlines import eventually_now
 
 TRAFFIC = Path(__file__).with_name("owner_traffic.py")
 ENDS = 384  # two for each flow of owner_traffic.py
@@ -61,8 +64,14 @@ class Groups:
         Path(f"{self._root}{group}/cgroup.procs").write_text("0")
 
     def delete(self) -> None:
+        """Waits until the last process has left: one that was killed may still be ending."""
         for path in reversed(self._made):
+            eventually_now(partial(is_empty, path), f"{path} to be empty")
             path.rmdir()
+
+
+def is_empty(group: Path) -> bool:
+    return "populated 0" in (group / "cgroup.events").read_text()
 
 
 @dataclass(slots=True)
