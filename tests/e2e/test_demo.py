@@ -72,6 +72,10 @@ def test_demo_succeeds_in_time(tmp_path: Path, flags: list[str]) -> None:
         "peer.demo.netsonde.example",
     ):
         assert words in done.stdout
+    # Two flows of the live demo have a name and a process.
+    for program, name in (("demo-browser", "docs"), ("demo-resolver", "mail")):
+        line = rf"  {name}\.netsonde\.example  {program} \[\d+\]"
+        assert len(re.findall(line, done.stdout)) == (not flags), done.stdout
     assert list(directory.iterdir()) == []
     assert processes_in(directory) == []
 

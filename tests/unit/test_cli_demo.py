@@ -14,6 +14,7 @@ import pytest
 from demo_packets import make_capture
 from netsonde.cli.demo_capture import FILE, FLOWS, SPEED, read_frames, send_frames, write_recent
 from netsonde.cli.demo_play import check_flows, find_imbalance
+from netsonde.cli.demo_programs import PROGRAMS, check_programs
 from packets import read_capture, write_pcap
 
 SIZE_MAX = 300_000
@@ -192,3 +193,24 @@ def test_an_unaccounted_packet_is_reported() -> None:
     assert find_imbalance(balance) == []
     assert find_imbalance({**balance, "packets_active": 2})
     assert find_imbalance(dict.fromkeys(balance, 0)) == ["no packet was captured"]
+
+
+def of_programs() -> list[dict[str, Any]]:
+    return [
+        {"name": host, "process": {"name": program, "pid": 7}}
+        for program, (_, _, host) in PROGRAMS.items()
+    ] + [{"name": None, "process": None}]
+
+
+def test_a_program_without_its_record_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {"found": True, "detail": ""}
+    assert check_programs(of_programs(), found) == []
+    assert "demo-browser [7] asked for docs.netsonde.example" in capsys.readouterr().out
+    for number, program in enumerate(PROGRAMS):
+        for change in ({"process": None}, {"name": None}, {"name": "other.example"}):
+            records = of_programs()
+            records[number] |= change
+            (problem,) = check_programs(records, found)
+            assert program in problem
+    assert check_programs([], {"found": False, "detail": "no privilege"}) == []
+    assert "no privilege" in capsys.readouterr().out

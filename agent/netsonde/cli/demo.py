@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import tempfile
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config.environment import ENVIRONMENT_PREFIX
 from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError, PrivilegeError
 from .output import put_lines
+
+if TYPE_CHECKING:
+    from .demo_programs import FarEnd
 
 DURATION_SEC_MAX = 25.0
 
@@ -29,9 +32,10 @@ class DemoCommand:
     veth pair. It starts a nats-server and an agent, starts a capture through NATS, and turns
     metering on. Then it sends TCP, UDP, DNS and ICMP packets over IPv4, IPv6 and a VLAN
     through the link, and shows flow records and metrics as they arrive. The packets come from
-    a capture file that is part of netsonde. No packet leaves the machine, and nothing remains
-    afterwards. Without the privilege for that (or with --replay) the agent reads the capture
-    file instead.
+    a capture file that is part of netsonde. Two programs talk through the link too: their
+    records have the process, and the name that it asked for. No packet leaves the machine,
+    and nothing remains afterwards. Without the privilege for that (or with --replay) the
+    agent reads the capture file instead.
 
     At the end the demo checks that the packets and bytes of each kind of traffic were metered
     exactly and that every packet is accounted for, and exits with 1 if not.
@@ -45,22 +49,22 @@ class DemoCommand:
         )
 
     def run(self, args: Namespace) -> int:
-        from .demo_network import open_wire
+        from .demo_network import open_link
 
-        wire: socket.socket | None = None
+        far: FarEnd | None = None
         try:
             if args.replay:
                 raise PrivilegeError("--replay was given")
-            wire = open_wire()
+            far = open_link()
         except PrivilegeError as error:
             put_lines(f"No live traffic: {error}.\nA capture file is replayed instead.")
         for name in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
             del os.environ[name]  # only the demo's configuration applies to the demo's agent
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        return asyncio.run(perform(wire))
+        return asyncio.run(perform(far))
 
 
-async def perform(wire: socket.socket | None) -> int:
+async def perform(far: FarEnd | None) -> int:
     """Runs the demo. Stops its processes and removes its files, whatever happens."""
     from .demo_agent import open_lab
     from .demo_play import play
@@ -68,7 +72,7 @@ async def perform(wire: socket.socket | None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="netsonde-demo-") as directory:
             async with asyncio.timeout(DURATION_SEC_MAX), open_lab(Path(directory)) as lab:
-                problems = await play(lab, wire)
+                problems = await play(lab, far)
     except TimeoutError:
         raise NetsondeError(f"The demo took longer than {DURATION_SEC_MAX:g} s.") from None
     for problem in problems:

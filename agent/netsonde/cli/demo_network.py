@@ -1,8 +1,9 @@
-"""The demo's network: this process in one network namespace, a raw socket in a second one, and
-a veth pair between them.
+"""The demo's network: this process in one network namespace, sockets in a second one, and a veth
+pair between them.
 
-Both namespaces are anonymous and no interface has an address or a route. The kernel removes the
-namespaces and the link when the demo ends, even after kill -9.
+Both namespaces are anonymous. The kernel removes them and the link when the demo ends, even after
+kill -9. The interfaces have addresses for the programs of the demo. The frames of the capture file
+have other addresses, and the kernel ignores them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import socket
 import subprocess
 
 from ..errors import PrivilegeError
+from .demo_programs import FAR_ADDRESS, NEAR_ADDRESS, PREFIX_BITS, FarEnd, open_far_end
 
 INTERFACE, FAR_INTERFACE = "sonde0", "sonde1"
 
@@ -24,8 +25,8 @@ THIS_NETWORK = "/proc/thread-self/ns/net"
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def open_wire() -> socket.socket:
-    """Moves this process into a new network namespace with INTERFACE in it. Returns a raw socket
+def open_link() -> FarEnd:
+    """Moves this process into a new network namespace with INTERFACE in it. Returns the sockets
     at the far end of that link. Call it before any thread or event loop exists.
 
     Raises PrivilegeError, in the namespace that it started in, if this machine does not allow it.
@@ -43,29 +44,28 @@ def open_wire() -> socket.socket:
         os.close(original)
 
 
-def build_link() -> socket.socket:
+def build_link() -> FarEnd:
     run("ip", "link", "set", "lo", "up")
     near = os.open(THIS_NETWORK, os.O_RDONLY)
     require(libc.unshare(CLONE_NEWNET))
     peer = ("peer", "name", INTERFACE, "netns", f"/proc/{os.getpid()}/fd/{near}")
     run("ip", "link", "add", FAR_INTERFACE, "type", "veth", *peer)
-    bring_up(FAR_INTERFACE)
-    wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)  # keeps the far namespace alive
-    wire.bind((FAR_INTERFACE, 0))
-    wire.setblocking(False)
+    bring_up(FAR_INTERFACE, FAR_ADDRESS)
+    far = open_far_end(FAR_INTERFACE)
     require(libc.setns(near, CLONE_NEWNET))
     os.close(near)
-    bring_up(INTERFACE)
+    bring_up(INTERFACE, NEAR_ADDRESS)
     # A /sys that shows the new namespace's interfaces.
     run("mount", "--make-rslave", "/")
     run("mount", "-t", "sysfs", "netsonde-demo", "/sys")
-    return wire
+    return far
 
 
-def bring_up(interface: str) -> None:
-    """Sets the interface up without an IPv6 address, so that the kernel sends nothing on it."""
+def bring_up(interface: str, address: str) -> None:
+    """Sets the interface up without an IPv6 address, so that the kernel sends only ARP on it."""
     run("ip", "link", "set", interface, "addrgenmode", "none")
     run("ip", "link", "set", interface, "up")
+    run("ip", "address", "add", f"{address}/{PREFIX_BITS}", "dev", interface)
 
 
 def require(status: int) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from .demo_agent import HOST, Lab
 from .demo_capture import FLOWS, NAMES, SPEED, read_frames, send_frames, write_recent
 from .demo_network import INTERFACE
+from .demo_programs import FarEnd, check_programs, run_programs
 from .output import put_lines
 from .stop import COLUMNS, describe_end
 from .tables import Cell, print_table
@@ -31,7 +31,8 @@ PLACES = {
 SENDING = (
     "{} packets of "
     f"{len(FLOWS)} kinds of traffic now cross the link. They come from a capture\n"
-    "file, and are sent at the far end."
+    "file, and are sent at the far end. Before them, two programs talk to servers at\n"
+    "the far end. Their flows end with the name that they ask for, and the process."
 )
 PUBLISHING = (
     f"The agent publishes a flow after {FLOW_TIMEOUT_SEC} s without a packet, and every\n"
@@ -49,23 +50,25 @@ REPLAY = (
 )
 
 
-async def play(lab: Lab, wire: socket.socket | None) -> list[str]:
-    """Captures live what is sent on `wire`, or reads the capture file if that is None.
+async def play(lab: Lab, far: FarEnd | None) -> list[str]:
+    """Captures live what is sent at the far end, or reads the capture file if that is None.
 
     Returns what is missing, in words.
     """
     frames = sum(1 for _ in read_frames())
-    tell("1. Setup", LIVE if wire else REPLAY.format(frames))
+    tell("1. Setup", LIVE if far else REPLAY.format(frames))
     await lab.type("ps")
     await lab.type("backends")
     async with lab.follow():
-        if wire:
+        if far:
             tell("2. A capture", "The agent opens the interface. It counts packets from now on.")
             await lab.type("start", "-i", INTERFACE, "--backend", "af_packet")
             await lab.type("meter", "on", *TIMEOUT_FLAGS)
             tell("3. Flows and metrics", f"{SENDING.format(frames)}\n{PUBLISHING}")
-            await send_frames(wire)
-            await wait_until(lambda: is_captured(lab, frames))
+            await run_programs(far)
+            before = (await lab.ask("status")).body["packets_captured"]
+            await send_frames(far.wire)
+            await wait_until(lambda: is_captured(lab, before + frames))
         else:
             path = lab.directory / "demo.pcap"
             write_recent(path)
@@ -74,10 +77,10 @@ async def play(lab: Lab, wire: socket.socket | None) -> list[str]:
             await lab.type(*start, "--meter", *TIMEOUT_FLAGS)
             await wait_until(lambda: is_captured(lab, frames))
             tell("3. The end of the file", "The session remains until it is stopped.")
-        return await close_session(lab)
+        return await close_session(lab, live=far is not None)
 
 
-async def close_session(lab: Lab) -> list[str]:
+async def close_session(lab: Lab, *, live: bool) -> list[str]:
     """Shows the balance while flows are active, stops the session, and checks the figures.
 
     Returns what is missing, in words.
@@ -113,6 +116,8 @@ async def close_session(lab: Lab) -> list[str]:
     found = {record["name"] for record in lab.records if record["name"]}
     put_lines(f"Names in the records: {', '.join(sorted(found))}.")
     problems += [f"no record has the name {name}" for name in sorted(NAMES - found)]
+    if live:
+        problems += check_programs(lab.records, status["owners"])
     if not early_records:
         problems.append("no flow record arrived while the capture ran")
     if not any(metrics["throughput_mbps"] > 0 for metrics in lab.metrics):

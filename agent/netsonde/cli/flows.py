@@ -320,12 +320,12 @@ def describe_record(record: dict[str, Any]) -> str:
 
 
 def describe_owner(record: dict[str, Any]) -> str:
-    """Returns the flow's name and process, each after two spaces, if they are known."""
+    """Returns the flow's name, process and unit, each after two spaces, if they are known."""
     process = record.get("process") or {}
-    owner = process.get("unit") or process.get("name")
+    owner = process.get("name")
     if owner and process.get("pid"):
         owner = f"{owner} [{process['pid']}]"
-    return "".join(f"  {text}" for text in (record.get("name"), owner) if text)
+    return "".join(f"  {text}" for text in (record.get("name"), owner, process.get("unit")) if text)
 
 
 def endpoints(record: dict[str, Any]) -> tuple[str, str]:
