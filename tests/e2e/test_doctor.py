@@ -268,6 +268,39 @@ def test_printed_commands_repair_the_permissions_of_a_server(host: Host) -> None
     }  # fmt: skip
 
 
+def test_a_server_of_an_older_setup_gets_what_taps_need(host: Host) -> None:
+    """The files of a version without taps: no subject of a tap in any permission or account."""
+    host.repair(
+        "netsonde nats setup --out /etc/nats/netsonde --host alpha --controller admin"
+        " --jetstream /var/lib/nats && nats-server --config /etc/nats/netsonde/nats-server.conf"
+    )
+    setup = host.server / "setup"
+    host.configure(nats={"nkey": setup / "agents" / "alpha.nk"}, http={"listen": ""})
+    assert host.repair_all()[0] == 0
+    config = setup / "nats-server.conf"
+    lines = [
+        line.replace('"capture.tapped.*.*.alpha", ', "").replace('"capture.tap", ', "")
+        for line in config.read_text().splitlines()
+        if not re.match(r' +\{"stream": .*"capture\.tapped\.', line)
+    ]
+    assert any("alpha" in line for line in lines)
+    old = "\n".join(lines)
+    assert "tapped.*" not in old
+    config.write_text(old)
+    host.repair("nats-server --signal reload")
+    eventually_now(lambda: faulty(host.doctor()[1]), "the reload")
+    _, found = host.doctor()
+    denied = {(one["check"], one["detail"].rpartition(" ")[2]) for one in faulty(found)}
+    assert denied == {
+        ("nats.publish", "capture.tapped.*.*.alpha"),
+        ("nats.subscribe", "capture.tap"),
+    }
+    code, _ = host.repair_all()
+    assert code == 0
+    for subject in ("capture.tapped.*.*.alpha", "capture.tap", "capture.tapped.mine.>"):
+        assert f'"{subject}"' in config.read_text()
+
+
 def test_permissions_are_examined_without_a_message(host: Host) -> None:
     """Nobody hears from the doctor: not the collectors, and not the agents."""
     host.repair("nats-server")
