@@ -40,6 +40,7 @@ class Played:
         self.seq = self.sent = 0
         self.granted: list[int] = []
         self.stopped = asyncio.Event()
+        self.replaced: dict[str, Any] = {}  # in the reply to `tap`
 
     async def listen(self) -> None:
         prefix = f"capture.host.{self.host}.tap"
@@ -65,6 +66,7 @@ class Played:
                 "limits": {"credit": body["credit"], "rate_kbps": 0, "snaplen": 256},
                 "clock": {"utc_ns": time.time_ns() + self.skew_ns, "offset_known": False},
                 "lease_sec": 10,
+                **self.replaced,
             },
         )
 
@@ -266,3 +268,104 @@ async def test_grants_follow_what_was_written(
             await one.say(range(0), 0, End="stop")
         await asyncio.wait_for(task, 30)
         assert not session.failed
+
+
+# ---- hosts that send nonsense --------------------------------------------------------------------
+
+
+INTERFACE = {"name": "eth0", "linktype": 1, "tsresol": 9, "snaplen": 256}
+
+
+@pytest.mark.parametrize(
+    "replaced",
+    [
+        {"tap": None},
+        {"tap": ""},
+        {"limits": {}},
+        {"limits": {"credit": -1}},
+        {"limits": {"credit": 1 << 80}},
+        {"interfaces": "eth0"},
+        {"interfaces": [{**INTERFACE, "linktype": 1 << 16}]},
+        {"interfaces": [{**INTERFACE, "snaplen": -1}]},
+        {"interfaces": [{**INTERFACE, "name": "x" * 100_000}]},
+    ],
+    ids=[
+        "no id",
+        "empty id",
+        "no credit",
+        "debt",
+        "riches",
+        "text",
+        "link type",
+        "snaplen",
+        "name",
+    ],
+)
+async def test_a_malformed_reply_costs_only_that_host(
+    nats_server: NatsServer, hosts: list[Played], origin: int, replaced: dict[str, Any]
+) -> None:
+    hosts[1].replaced = replaced
+    said: list[str] = []
+    async with followed(nats_server, TapOptions(filter="udp"), said) as (session, written, task):
+        await opened(hosts, session)
+        await check_others(session, hosts, origin, written, task)
+    assert any("ahead: malformed: " in one for one in said)
+
+
+def wrong_blocks() -> dict[str, bytes]:
+    right = block(1, 1)
+    return {
+        "kind": struct.pack("<I", 5) + right[4:],
+        "length": right[:4] + struct.pack("<I", len(right) + 400) + right[8:],
+        "trailer": right[:-4] + struct.pack("<I", len(right) + 4),
+        "captured": right[:20] + struct.pack("<I", 1 << 31) + right[24:],
+        "cut": right + right[:20],
+        "text": b"no blocks",
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "headers"),
+    [
+        *((one, {}) for one in wrong_blocks().values()),
+        (b"", {"Seq": "x"}),
+        (b"", {"Through": "soon"}),
+        (b"", {"Sent": str(1 << 60)}),
+        (b"", {"Lost-Packets": "ring=many"}),
+        (b"", {"Interfaces": "{"}),
+        (b"", {"Interfaces": '[{"name": "eth1"}]'}),
+    ],
+    ids=[*wrong_blocks(), "seq", "through", "sent", "lost", "json", "interface"],
+)
+async def test_a_malformed_message_costs_only_that_host(
+    nats_server: NatsServer,
+    hosts: list[Played],
+    origin: int,
+    data: bytes,
+    headers: dict[str, str],
+) -> None:
+    said: list[str] = []
+    async with followed(nats_server, TapOptions(filter="udp"), said) as (session, written, task):
+        await opened(hosts, session)
+        evil = hosts[1]
+        told = {"Tap": f"id-{evil.host}", "Seq": "1", "Sent": "1", "Through": "1", **headers}
+        await evil.bus.client.publish(f"{evil.inbox}.{evil.host}", data, headers=told)
+        await check_others(session, hosts, origin, written, task)
+    assert any("ahead: malformed: " in one for one in said)
+
+
+async def check_others(
+    session: TapSession,
+    hosts: list[Played],
+    origin: int,
+    written: bytearray,
+    task: asyncio.Task[None],
+) -> None:
+    """The packets of the other hosts arrive, none of the malformed one, and it is named."""
+    for one in (hosts[0], hosts[2]):
+        await one.say(range(origin, origin + 10), (origin + 10) * MS)
+        await one.say(range(0), 0, End="stop")
+    await asyncio.wait_for(task, 30)
+    assert len(parsed(written)[1]) == 20
+    assert session.failed
+    assert "ahead: the tap ended early: malformed" in session.summary()

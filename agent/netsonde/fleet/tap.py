@@ -24,13 +24,15 @@ from ..wire.subjects import tapped_subject
 from .client import FleetClient
 from .outcome import PACE, Outcome, Pace
 from .scatter import Reply
-from .tap_blocks import (
-    Block,
-    interface_block,
-    packet_blocks,
-    section_block,
-    statistics_block,
-    with_comment,
+from .tap_blocks import Block, interface_block, section_block, statistics_block, with_comment
+from .tap_reply import (
+    Interface,
+    Loss,
+    MalformedError,
+    TapMessage,
+    read_message,
+    read_opened,
+    read_utc_ns,
 )
 from .tap_search import TapSearch
 from .targeting import ALL, Target
@@ -44,6 +46,9 @@ CLOCK_PINGS = 3
 CLOCK_TIMEOUT_SEC = 1.0
 CHUNK_BYTES = 1 << 18
 EARLY_MESSAGES = 1024  # kept for a host that has not joined; its first credit allows fewer
+
+MALFORMED = "malformed"  # an end of this side: the host's messages cannot be read
+FAILURES = ("gone", "lease", "no_responders", "session_stop", "sealed", "drain", MALFORMED)
 
 Report = Callable[[str], None]
 
@@ -85,18 +90,6 @@ class TapOptions:
 
 
 @dataclass(slots=True)
-class Loss:
-    """Packets that matched and did not arrive, by cause."""
-
-    ring: int = 0
-    rate: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.ring + self.rate
-
-
-@dataclass(slots=True)
 class HostTap:
     """One host's tap. waiting: packets that are not written yet, with their arrival."""
 
@@ -128,7 +121,7 @@ class HostTap:
 
     @property
     def failed(self) -> bool:
-        return self.end in ("gone", "lease", "no_responders", "session_stop", "sealed", "drain")
+        return self.end in FAILURES
 
 
 class TapSession:
@@ -147,7 +140,7 @@ class TapSession:
         self._began_sec = 0.0
         self._opened: dict[str, HostTap] = {}  # their interfaces are not written yet
         self._preparing: set[asyncio.Task[None]] = set()
-        self._prepared: list[tuple[HostTap, list[dict[str, Any]]]] = []
+        self._prepared: list[tuple[HostTap, list[Interface]]] = []
         self._early: dict[str, deque[Msg]] = {}  # messages of hosts that are not in `hosts` yet
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._stopping = asyncio.Event()
@@ -277,15 +270,21 @@ class TapSession:
 
     def _on_opened(self, reply: Reply) -> None:
         """A host has opened its tap."""
-        credit = int(reply.body["limits"]["credit"])
-        one = HostTap(reply.host, str(reply.body["tap"]), window=credit, granted=credit)
+        try:
+            opened = read_opened(reply.body)
+        except MalformedError as error:
+            self.hosts[reply.host] = one = HostTap(reply.host, "", window=0)
+            self._reject(one, error)
+            return
+        credit = opened.limits.credit
+        one = HostTap(reply.host, opened.tap, window=credit, granted=credit)
         one.granted_sec = time.monotonic()
         self._opened[one.host] = one
-        task = asyncio.create_task(self._prepare(one, reply.body["interfaces"]))
+        task = asyncio.create_task(self._prepare(one, opened.interfaces))
         self._preparing.add(task)
         task.add_done_callback(self._preparing.discard)
 
-    async def _prepare(self, one: HostTap, interfaces: list[dict[str, Any]]) -> None:
+    async def _prepare(self, one: HostTap, interfaces: list[Interface]) -> None:
         await self._measure_clock(one)
         self._prepared.append((one, interfaces))
 
@@ -301,15 +300,15 @@ class TapSession:
                 self._read(message)
         return [one.host for one, _ in prepared]
 
-    def _add_interfaces(self, one: HostTap, listed: list[dict[str, Any]]) -> None:
+    def _add_interfaces(self, one: HostTap, listed: list[Interface]) -> None:
         comment = ""
         if one.clock_error_ns is not None:
             comment = f"clock error of {one.host}: at most {one.clock_error_ns / 1e6:.1f} ms"
         for interface in listed:
             self._out += interface_block(
-                f"{one.host}/{interface['name']}",
-                int(interface["linktype"]),
-                int(interface["snaplen"]),
+                f"{one.host}/{interface.name}",
+                interface.linktype,
+                interface.snaplen,
                 expression=self._options.filter,
                 comment=comment,
             )
@@ -330,14 +329,12 @@ class TapSession:
                 self._control(one, "credit"), credit, CLOCK_TIMEOUT_SEC
             )
             back_ns = time.time_ns()
-            if answer is None:
-                return
-            found = msgspec.json.decode(answer).get("utc_ns")
+            found = None if answer is None else read_utc_ns(answer)
             if found is None:
                 return
             trip = back_ns - sent_ns
             if best is None or trip < best[0]:
-                best = trip, int(found) - (sent_ns + trip // 2)
+                best = trip, found - (sent_ns + trip // 2)
         if best is not None:
             one.clock_error_ns = abs(best[1]) + best[0] // 2
 
@@ -403,33 +400,45 @@ class TapSession:
         if one is None:  # its reply may follow
             self._early.setdefault(host, deque(maxlen=EARLY_MESSAGES)).append(message)
             return
-        if headers.get("Tap") != one.id or "Seq" not in headers:
+        if headers.get("Tap") != one.id or "Seq" not in headers or one.end == MALFORMED:
             return  # a probe of the lease, or not a message of these taps
-        seq = int(headers["Seq"])
-        if seq <= one.seq:
+        try:
+            read = read_message(headers, message.data)
+            if read.sent > one.granted:
+                raise MalformedError("more bytes than were granted")
+        except MalformedError as error:
+            self._reject(one, error)
+        else:
+            self._take_in(one, read)
+
+    def _take_in(self, one: HostTap, read: TapMessage) -> None:
+        if read.seq <= one.seq:
             return
-        one.missing += seq - one.seq - 1
-        one.seq = seq
+        one.missing += read.seq - one.seq - 1
+        one.seq = read.seq
         one.heard_sec = time.monotonic()
         if one.silent:
             one.silent = False
             self._report(f"{one.host}: back")
-        one.sent = max(one.sent, int(headers.get("Sent", 0)))
-        self._read_losses(one, headers)
-        if "Interfaces" in headers:
-            self._add_interfaces(one, msgspec.json.decode(headers["Interfaces"]))
-        for block in packet_blocks(message.data):
+        one.sent = max(one.sent, read.sent)
+        self._count_loss(one, read.loss)
+        self._add_interfaces(one, read.interfaces)
+        for block in read.blocks:
             one.waiting.append((block, one.heard_sec))
             one.queued += len(block.data)
-        one.through_ns = max(one.through_ns, int(headers.get("Through", 0)))
-        if end := headers.get("End"):
-            one.end = end
+        one.through_ns = max(one.through_ns, read.through_ns)
+        if read.end:
+            one.end = read.end
             one.through_ns = 1 << 63
-            if end != "stop":
-                self._report(f"{one.host}: the tap ended: {end}")
+            if read.end != "stop":
+                self._report(f"{one.host}: the tap ended: {read.end}")
 
-    def _read_losses(self, one: HostTap, headers: dict[str, str]) -> None:
-        lost = read_causes(headers.get("Lost-Packets", ""))
+    def _reject(self, one: HostTap, error: MalformedError) -> None:
+        """Reads no more from this host, whose lease then ends."""
+        one.end = MALFORMED
+        self._report(f"{one.host}: malformed: {error}")
+
+    def _count_loss(self, one: HostTap, lost: Loss) -> None:
         if not lost.total:
             return
         one.loss.ring += lost.ring
@@ -498,9 +507,3 @@ class TapSession:
                 self._out += statistics_block(
                     one.numbers[0], time.time_ns(), one.packets, one.loss.total
                 )
-
-
-def read_causes(text: str) -> Loss:
-    """Reads `ring=3,rate=0`."""
-    found = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
-    return Loss(int(found.get("ring", 0)), int(found.get("rate", 0)))

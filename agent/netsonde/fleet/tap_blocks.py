@@ -16,6 +16,7 @@ IF_NAME, IF_TSRESOL, IF_FILTER = 2, 9, 11
 ISB_IFRECV, ISB_IFDROP = 4, 5
 NS = 9  # 10^-9 s
 _PACKET = struct.Struct("<IIIIIII")  # type, length, interface, time high and low, caplen, wirelen
+_LENGTH = struct.Struct("<I")
 _TRAILER_BYTES = 8  # end of options and the length
 
 
@@ -33,15 +34,19 @@ class Block:
 
 
 def packet_blocks(payload: bytes) -> Iterator[Block]:
-    """Yields the packet blocks of a message. Stops at one that does not fit."""
+    """Yields the packet blocks of a message. Raises ValueError."""
     view, at = memoryview(payload), 0
     while at + _PACKET.size + 4 <= len(view):
         kind, length, number, high, low, caplen, _ = _PACKET.unpack_from(view, at)
         fits = _PACKET.size + 4 + caplen <= length <= len(view) - at and length % 4 == 0
         if kind != PACKET or not fits:
-            return
+            raise ValueError("not a packet block")
+        if _LENGTH.unpack_from(view, at + length - 4)[0] != length:
+            raise ValueError("a packet block with two lengths")
         yield Block(view[at : at + length], number, high << 32 | low)
         at += length
+    if at < len(view):
+        raise ValueError("not a packet block")
 
 
 def section_block() -> bytes:
