@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -36,6 +37,7 @@ from sharks import INTERFACE, PACKET, Shark, command_line, install, kinds, mount
 
 A, B = "10.0.0.1", "10.0.0.2"
 HOSTS = ("alpha", "beta", "gamma")
+PAGE = Path(__file__).parents[2] / "docs" / "wireshark.md"
 Run = Callable[..., Shark]
 
 
@@ -201,6 +203,35 @@ async def test_a_host_that_refuses_or_dies_costs_only_itself(
     assert "gamma: 400 no_session" in shark.said
     await all_clean(bus, shark, ("alpha", "gamma"))
     assert {name for name, _ in shark.rows()} == {f"alpha/{HOST_DEVICE}"}
+
+
+async def test_a_host_that_appears_later_joins(
+    fleet: Fleet, bus: Bus, sender: Sender, tshark: Run
+) -> None:
+    """tshark accepts an interface block after packets."""
+    fleet.start()
+    await capturing.start(bus)
+    shark = await tshark("-f", "udp").opened()
+    sender.send(datagram(number) for number in range(10))
+    await eventually(lambda: shark.packets() == 10, "the packets of alpha")
+    fleet.start("beta")
+    await bus.ok("start", {"interface": HOST_DEVICE, "backend": "af_packet"}, host="beta")
+    number = 10
+
+    def joined() -> bool:
+        nonlocal number
+        sender.send([datagram(number)])
+        number += 1
+        return shark.packets() > number + 10
+
+    await eventually(joined, "the packets of beta", interval_sec=0.1)
+    shark.process.send_signal(signal.SIGINT)
+    shark.wait()
+    assert "Error" not in shark.said
+    await all_clean(bus, shark, ("alpha", "beta"))
+    assert {name for name, _ in shark.rows()} == {f"{one}/{HOST_DEVICE}" for one in HOSTS[:2]}
+    for host in HOSTS[:2]:
+        check_conservation(await bus.ok("status", host=host))
 
 
 def refused(tshark: Run, *words: str, url: str) -> tuple[float, str]:
@@ -410,6 +441,22 @@ def test_a_user_installs_it_in_an_own_folder() -> None:
 
         run(str(COMMAND), "extcap", "install")
         assert f"{INTERFACE} (netsonde: live packets of hosts)" in run("tshark", "-D")
+
+
+def test_the_page_names_each_field(tmp_path: Path) -> None:
+    """The page lists the fields that tshark reads from the plug-in. Its examples use them."""
+    plugin = install(tmp_path / "extcap")
+    words = [*mounted(plugin.parent), "tshark", "-G", "currentprefs"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    fields = set(re.findall(rf"^#?extcap\.{INTERFACE}\.(\w+):", shown, re.MULTILINE))
+    page = PAGE.read_text()
+    table = {
+        name
+        for line in re.findall(r"^\|.*?\|(.*?)\|", page, re.MULTILINE)[2:]
+        for name in re.findall(r"`(\w+)`", line)
+    }
+    assert fields == table
+    assert set(re.findall(rf"extcap\.{INTERFACE}\.(\w+)", page)) <= fields
 
 
 def test_install_and_remove(tmp_path: Path) -> None:

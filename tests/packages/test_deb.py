@@ -77,6 +77,20 @@ def check_screen(host: Machine) -> None:
         terminal.wait_for_end()
 
 
+def check_plugin(host: Machine) -> None:
+    """Wireshark's plug-in runs with the package's Python, for any user."""
+    host.run("netsonde", "extcap", "install", "--dir", "/usr/local/lib/extcap")
+    command = (
+        "setpriv",
+        "--reuid=nobody",
+        "--clear-groups",
+        "/usr/local/lib/extcap/netsonde-extcap",
+    )
+    assert "interface {value=netsonde}" in host.run(*command, "--extcap-interfaces")
+    filtered = host.run(*command, "--extcap-interface=netsonde", "--extcap-capture-filter=udp prt")
+    assert "syntax error" in filtered
+
+
 def test_install_configure_start_capture_upgrade_and_purge(
     host: Machine, deb: Path, wire: Wire, nats_server: NatsServer
 ) -> None:
@@ -105,6 +119,7 @@ def test_install_configure_start_capture_upgrade_and_purge(
     netsonde.capture(wire, "af_packet")
     check_manual_and_completion(host)
     check_screen(host)
+    check_plugin(host)
 
     # An upgrade keeps the configuration, and restarts the agent that runs.
     before = main_pid(host), host.run("cat", CONFIG)
