@@ -63,14 +63,18 @@ async def stored(servers: RoleServers, directory: Path) -> list[dict[str, Any]]:
 async def test_agents_at_a_site_use_the_hub(
     servers: RoleServers, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Records are stored once, at the hub. Packets, inventory and policies work."""
+    """The agent starts without the hub. Its records are stored once, at the hub. Packets,
+    inventory and policies work, and no permission is missing."""
     section = {"servers": [servers.site.url], "jetstream_domain": DOMAIN}
+    servers.hub.kill()
     agent = fleet.agent(
         "alpha",
         nats=section | login_of(tmp_path, "alpha"),
         policy={"identity": "server", "allow": {"ctl": ["*"]}},
         flows={"jetstream": True, "spool_dir": tmp_path / "spool"},
     ).spawn()
+    await eventually(lambda: "cannot write the inventory" in agent.log, "a boot without the hub")
+    await asyncio.to_thread(servers.hub.start)
     path, _ = numbered_file(tmp_path / "alpha.pcap", DATAGRAMS)
     rules, out = tmp_path / "fleet.toml", tmp_path / "out.pcapng"
     rules.write_text(policy("none", "host ~ 'nobody*'"))

@@ -111,10 +111,11 @@ async def test_command_draws_on_a_terminal_and_quits(
 ) -> None:
     fleet.start("alpha")
     await bus.ok("start", SESSION | {"interface": "lo"})
-    await asyncio.to_thread(use_terminal, [COMMAND, "top", *client_flags(nats_server.url)])
+    await asyncio.to_thread(use_terminal, client_flags(nats_server.url))
 
 
-def use_terminal(command: Sequence[str | Path]) -> None:
+def use_terminal(flags: Sequence[str]) -> None:
+    command: tuple[str | Path, ...] = (COMMAND, "top", *flags)
     with on_terminal(command) as terminal:
         terminal.wait_for("1 capturing")
         terminal.press("q")
@@ -125,3 +126,6 @@ def use_terminal(command: Sequence[str | Path]) -> None:
         terminal.wait_for_end()
         kept = terminal.drawn.partition("\x1b[?1049l")[2]
         assert [kept.count(one) for one in ("MBIT/S", "DESTINATION", "1 asked: 1 ok")] == [1, 1, 1]
+    with on_terminal([COMMAND, "status", *flags]) as terminal:
+        terminal.wait_for("running  lo         af_packet")
+        terminal.wait_for_end()

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from netsonde.cli.tables import align_table, duration, endpoint, print_table
+from netsonde.cli.tables import align_table, drawn_table, duration, endpoint, print_table
 
 COLUMNS = ("HOST", "PACKETS", "FILTER")
 ROWS = [("web1", 1234567, "tcp[13] == 2"), ("db-long-name", 8, "[red]")]
@@ -31,6 +31,54 @@ def test_terminal_gets_grouped_numbers() -> None:
     print_table(COLUMNS, ROWS, terminal)
     for text in ("web1", "1,234,567", "tcp[13] == 2", "[red]"):
         assert text in terminal.getvalue()
+
+
+WIDE = ("HOST", "STATE", "SOURCE", "DESTINATION", "PACKETS")
+FLOWS = [
+    ("fra-edge-router-1", "running", "[2001:db8:10:4::beef:1001]:52044", "198.51.100.77:80", 12345),
+    ("web1", "no session", "-", "-", 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        (
+            80,
+            [
+                "HOST               STATE       SOURCE",
+                "    DESTINATION       PACKETS",
+                "─" * 63,
+                "fra-edge-router-1  running     [2001:db8:10:4::beef:1001]:52044",
+                "    198.51.100.77:80   12,345",
+                "web1               no session  -",
+                "    -                       0",
+            ],
+        ),
+        (
+            120,
+            [
+                f"HOST               STATE       SOURCE{' ' * 28}DESTINATION       PACKETS",
+                "─" * 90,
+                "fra-edge-router-1  running     [2001:db8:10:4::beef:1001]:52044  "
+                "198.51.100.77:80   12,345",
+                f"web1               no session  -{' ' * 33}-                       0",
+            ],
+        ),
+    ],
+)
+def test_row_that_is_too_long_for_the_terminal_continues_on_a_line(
+    width: int, lines: list[str]
+) -> None:
+    shown = drawn_table(WIDE, FLOWS, width).plain
+    assert shown.splitlines() == lines
+
+
+def test_cell_that_is_too_long_for_the_terminal_stays_whole() -> None:
+    assert drawn_table(("A", "B"), [("x" * 30, 1)], 20).plain.splitlines()[3:] == [
+        "x" * 30,
+        "    1",
+    ]
 
 
 def test_pipe_gets_no_escape_sequences() -> None:

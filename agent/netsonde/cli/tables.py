@@ -15,12 +15,15 @@ from .output import put_lines
 from .output import visible as visible
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
 Cell: TypeAlias = str | int | float
 
 UNITS = ("", "k", "M", "G", "T", "P")
-DRAWN_MAX = 5000  # rows; rich needs 7 KB for each
+GAP = "  "
+INDENT = "    "
+RULE = "─"
+DRAWN_MAX = 5000  # rows
 
 
 def print_table(
@@ -32,7 +35,8 @@ def print_table(
     if out.isatty() and len(first := list(islice(rows, DRAWN_MAX + 1))) <= DRAWN_MAX:
         from rich.console import Console
 
-        Console(file=out, highlight=False).print(drawn_table(columns, first))
+        console = Console(file=out, highlight=False)
+        console.print(drawn_table(columns, first, console.width), soft_wrap=True)
     else:
         for line in aligned_lines(columns, rows):
             put_lines(line, out=out)
@@ -61,18 +65,40 @@ def aligned_lines(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Ite
         yield "  ".join(cells).rstrip()
 
 
-def drawn_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
-    from rich import box
-    from rich.table import Table
+def drawn_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], width: int) -> Text:
+    """Renders a table for a terminal. If it is too wide, each row continues on further lines, which
+    are indented: a cell is never broken."""
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        numbers = all(not isinstance(row[index], str) for row in rows)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(grouped(cell)) for cell in row))  # Text: a filter may hold [ ]
-    return table
+    right = [all(not isinstance(row[at], str) for row in rows) for at in range(len(columns))]
+    table = [columns, *([grouped(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[at]) for row in table) for at in range(len(columns))]
+    groups = line_groups(widths, width)
+    lines: list[str] = []
+    for row in table:
+        for number, group in enumerate(groups):
+            cells = (
+                row[at].rjust(widths[at]) if right[at] else row[at].ljust(widths[at])
+                for at in group
+            )
+            lines.append((INDENT * (number > 0) + GAP.join(cells)).rstrip())
+    lines.insert(len(groups), RULE * min(width, max(map(len, lines))))
+    text = Text("\n".join(lines))
+    text.stylize("bold", 0, sum(len(line) + 1 for line in lines[: len(groups)]))
+    return text
+
+
+def line_groups(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Distributes columns over as few lines as possible."""
+    groups: list[list[int]] = [[]]
+    used = 0
+    for column, needed in enumerate(widths):
+        if groups[-1] and used + len(GAP) + needed > width:
+            groups.append([])
+            used = len(INDENT) - len(GAP)
+        groups[-1].append(column)
+        used += needed + len(GAP) * (used > 0)
+    return groups
 
 
 def plain(cell: Cell) -> str:

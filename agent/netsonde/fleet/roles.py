@@ -173,7 +173,9 @@ def agent_permissions(
                 key_subject(domain, inventory, host.token),
                 api(f"DIRECT.GET.KV_{inventory}.{key}"),
                 api(f"DIRECT.GET.KV_{policies}.$KV.{policies}.>"),
-                *(stored if jetstream else (api(f"STREAM.INFO.KV_{inventory}"),)),
+                # Also asked while JetStream is away; a refusal would then raise an alarm.
+                api(f"STREAM.INFO.KV_{inventory}"),
+                *(stored if jetstream else ()),
             ]
         },
         "subscribe": {
