@@ -60,6 +60,13 @@ async def stored(servers: RoleServers, directory: Path) -> list[dict[str, Any]]:
     return [one | {"session": batch["session_id"]} for batch in batches for one in batch["records"]]
 
 
+async def in_inventory(servers: RoleServers, directory: Path) -> bool:
+    """Returns whether the hub's inventory has a host."""
+    async with entered(servers.hub, directory, "streams") as administrator:
+        context = administrator.client.jetstream(domain=DOMAIN)
+        return (await context.stream_info("KV_capture-hosts")).state.messages > 0
+
+
 async def test_agents_at_a_site_use_the_hub(
     servers: RoleServers, fleet: Fleet, tmp_path: Path
 ) -> None:
@@ -89,6 +96,7 @@ async def test_agents_at_a_site_use_the_hub(
         bus = Bus(controller.client)
         for revision in (1, 2):
             await eventually(lambda: answers(controller, "capture.host.alpha.status"), "the agent")
+            await eventually(lambda: in_inventory(servers, tmp_path), "the host's entry")
             body = {"interface": str(path), "backend": "file", "metering": {"enable": True}}
             await bus.ok("start", body)
             check_conservation(await finished(bus))
