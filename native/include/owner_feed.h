@@ -50,10 +50,10 @@ struct sonde_owner_event {
 
 /* A page that programs and user space share. */
 struct sonde_owner_control {
-  uint32_t armed; /* 1: the next event wakes the reader */
-  uint32_t reserved;
-  uint64_t lost;    /* events that the full ring did not take */
-  uint64_t lost_ns; /* when the last one was lost, CLOCK_MONOTONIC */
+  uint32_t armed;    /* 1: the next event wakes the reader */
+  uint32_t list_all; /* 1: `list` has all sockets */
+  uint64_t lost;     /* events that the full ring did not take */
+  uint64_t lost_ns;  /* when the last one was lost, CLOCK_MONOTONIC */
 };
 
 #ifndef __bpf__
@@ -74,9 +74,10 @@ struct sonde_owner_feed_ops {
                    void (*take)(void *context, const struct sonde_owner_event *event),
                    void *context);
   /* Whether the programs read the ports of connected UDP sockets: GONE has the port, and `list`
-   * sends NAMED for each open socket that was PORTLESS. */
+   * calls `take` with NAMED for each open socket that was PORTLESS, or for all open sockets. */
   bool (*has_ports)(void *feed);
-  int (*list)(void *feed);
+  int (*list)(void *feed, bool all,
+              void (*take)(void *context, const struct sonde_owner_event *event), void *context);
   const volatile struct sonde_owner_control *(*control)(void *feed);
   void (*close)(void *feed);
 };

@@ -19,7 +19,7 @@
 #include "host/clock.h"
 #include "owner/process.h"
 
-enum { CACHED = 1024, KERNFS_HANDLE = 0xfe, READ_MAX = 65536, READ_AGAIN_MS = 1000 };
+enum { CACHED = 1024, KERNFS_HANDLE = 0xfe, READ_MAX = 65536, READ_SHARE = 19 };
 
 struct cached_path {
   uint64_t id;
@@ -27,8 +27,8 @@ struct cached_path {
 };
 
 struct sonde_cgroup_paths {
-  int root_fd;      /* -1: not found */
-  uint64_t read_ms; /* when the tree was read */
+  int root_fd;            /* -1: not found */
+  uint64_t read_again_ns; /* when the tree may be read again, CLOCK_MONOTONIC */
   char mount[512];
   struct cached_path cached[CACHED];
 };
@@ -68,25 +68,28 @@ static bool keep_open(struct sonde_cgroup_paths *paths, uint64_t id, int fd) {
   return true;
 }
 
-/* Reads the tree, at most once a second. */
+/* Reads the tree until it has the id. Spends a twentieth of the time at most. */
 static void read_tree(struct sonde_cgroup_paths *paths, uint64_t id) {
   char *roots[] = {paths->mount, NULL};
-  uint64_t now_ms = sonde_clock_ms();
+  uint64_t began_ns = sonde_clock_ns(CLOCK_MONOTONIC);
   size_t mount = strlen(paths->mount);
-  if (!mount || (paths->read_ms && now_ms - paths->read_ms < READ_AGAIN_MS))
+  bool found = false;
+  if (!mount || began_ns < paths->read_again_ns)
     return;
-  paths->read_ms = now_ms;
   FTS *tree = fts_open(roots, FTS_PHYSICAL | FTS_XDEV | FTS_NOCHDIR, NULL);
   FTSENT *one;
-  for (uint32_t read = 0; tree && read < READ_MAX && (one = fts_read(tree)); read++) {
+  for (uint32_t read = 0; tree && !found && read < READ_MAX && (one = fts_read(tree)); read++) {
     if (one->fts_info != FTS_D)
       continue;
     keep(paths, one->fts_statp->st_ino, one->fts_path + mount);
-    if (one->fts_statp->st_ino == id)
-      break;
+    found = one->fts_statp->st_ino == id;
   }
   if (tree)
     fts_close(tree);
+  if (!found)
+    paths->cached[id % CACHED] = (struct cached_path){.id = id}; /* it has ended */
+  uint64_t ended_ns = sonde_clock_ns(CLOCK_MONOTONIC);
+  paths->read_again_ns = ended_ns + READ_SHARE * (ended_ns - began_ns);
 }
 
 static bool find_path(struct sonde_cgroup_paths *paths, uint64_t id) {
@@ -182,7 +185,8 @@ void sonde_cgroup_describe(struct sonde_cgroup_paths *paths, uint64_t id, bool h
                            struct sonde_owner *owner) {
   char path[4096] = "";
   const struct cached_path *cached = &paths->cached[id % CACHED];
-  bool found = id && paths->root_fd >= 0 && (cached->id == id || find_path(paths, id));
+  bool found =
+      id && paths->root_fd >= 0 && (cached->id == id || find_path(paths, id)) && cached->path[0];
   if (!found && has_process && read_of_process(owner->pid, true, path) && id)
     keep(paths, id, path);
   if (id && cached->id == id)

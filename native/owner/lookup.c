@@ -8,7 +8,8 @@
 
 enum { SYN = 2, RST = 4 };
 /* Clocks of packets and programs may differ by SKEW. A flow may begin SOON after its socket. */
-static const uint64_t SKEW_NS = 2000000, SOON_NS = 20000000, LINGER_NS = 1000000000;
+static const uint64_t SKEW_NS = 2000000, SOON_NS = 20000000, LINGER_NS = 1000000000,
+                      LOST_NS = 10000000000; /* sockets are listed again after a loss */
 
 /* One flow on its way through the functions below. */
 struct question {
@@ -140,10 +141,13 @@ static enum sonde_owner_reason reason_of(const struct question *question) {
     return SONDE_OWNER_KERNEL;
   uint8_t flags = record->tcp_flags[0] | record->tcp_flags[1];
   bool middle = record->protocol == SONDE_IP_TCP && record->segment == 0 && !(flags & SYN);
-  if (question->older || middle || record->flow_start_ns < tracker->started_ns + LINGER_NS)
+  if (question->older || middle)
     return SONDE_OWNER_BEFORE_START;
-  if (question->distrusted || question->lost || atomic_load(&tracker->evicted))
+  bool lost = question->lost && question->lost_ns + LOST_NS > record->flow_start_ns;
+  if (question->distrusted || lost || atomic_load(&tracker->evicted))
     return SONDE_OWNER_LOST;
+  if (record->flow_start_ns < tracker->started_ns + LINGER_NS)
+    return SONDE_OWNER_BEFORE_START;
   return SONDE_OWNER_NAT;
 }
 

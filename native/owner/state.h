@@ -75,6 +75,7 @@ struct sonde_owner_tracker {
   uint64_t lost_seen;
   uint64_t listed_ns; /* when pending sockets were listed */
   uint64_t found_ns;  /* when all sockets were listed */
+  bool checks;        /* an event is from a list */
   bool waits;         /* some pending socket was not listed */
   struct pending_socket pending[PENDING];
   struct described_process described[DESCRIBED];

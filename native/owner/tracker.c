@@ -135,6 +135,8 @@ static void take_udp(struct sonde_owner_tracker *tracker, const struct sonde_lis
     pending->cookie = 0;
 }
 
+static void take_open(void *context, const struct sonde_owner_event *event);
+
 static void take_closed(void *context, const struct sonde_listed_socket *listed) {
   take_udp(context, listed, true);
 }
@@ -164,7 +166,7 @@ static void list_pending(struct sonde_owner_tracker *tracker) {
     return;
   tracker->listed_ns = tracker->now_ns;
   if (tracker->has_ports)
-    tracker->ops->list(tracker->feed); /* sends events */
+    tracker->ops->list(tracker->feed, false, take_open, tracker);
   else
     sonde_sockets_list(SONDE_IP_UDP, take_listed, tracker);
 }
@@ -225,6 +227,8 @@ static void take_named(struct sonde_owner_tracker *tracker, const struct sonde_o
   } else {
     socket->owner = describe(tracker, event);
   }
+  if (tracker->checks)
+    socket->checked_ns = tracker->now_ns;
   if (socket->key.protocol == SONDE_IP_UDP)
     note_equal_sockets(tracker, socket);
   if (event->pid && event->netns != tracker->netns)
@@ -263,6 +267,14 @@ static void take_event(void *context, const struct sonde_owner_event *event) {
     take_named(tracker, event, &socket);
 }
 
+/* A socket in a list was not closed meanwhile. */
+static void take_open(void *context, const struct sonde_owner_event *event) {
+  struct sonde_owner_tracker *tracker = context;
+  tracker->checks = true;
+  take_event(context, event);
+  tracker->checks = false;
+}
+
 static void read_clock(struct sonde_owner_tracker *tracker) {
   uint64_t monotonic_ns = sonde_clock_ns(CLOCK_MONOTONIC);
   tracker->now_ns = sonde_clock_ns(CLOCK_REALTIME);
@@ -284,6 +296,8 @@ static void tick(struct sonde_owner_tracker *tracker) {
   sonde_owner_refresh_addresses(tracker);
   if (lost != tracker->lost_seen && tracker->found_ns + 5 * SONDE_OWNER_SECOND < tracker->now_ns) {
     tracker->lost_seen = lost;
+    if (tracker->has_ports)
+      tracker->ops->list(tracker->feed, true, take_open, tracker);
     sonde_owner_find_open(tracker);
   }
 }

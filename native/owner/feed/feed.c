@@ -33,7 +33,7 @@ extern const unsigned char embedded_owner_end[];
 extern const unsigned char embedded_ports[];
 extern const unsigned char embedded_ports_end[];
 
-enum { PROGRAMS_MAX = 16 };
+enum { PROGRAMS_MAX = 16, LIST_EVENTS = 64 };
 
 struct feed {
   struct bpf_object *object;
@@ -204,16 +204,24 @@ static uint32_t feed_read(void *opened, uint32_t max,
   return max - feed->left;
 }
 
-static int feed_list(void *opened) {
+static int feed_list(void *opened, bool all,
+                     void (*take)(void *context, const struct sonde_owner_event *event),
+                     void *context) {
   struct feed *feed = opened;
-  char nothing[64];
-  if (!feed->list)
-    return SONDE_BACKEND_UNAVAILABLE;
-  int fd = bpf_iter_create(bpf_link__fd(feed->list));
+  struct sonde_owner_event events[LIST_EVENTS];
+  size_t have = 0;
+  ssize_t got;
+  int fd = feed->list ? bpf_iter_create(bpf_link__fd(feed->list)) : -1;
   if (fd < 0)
-    return SONDE_SYSTEM;
-  while (read(fd, nothing, sizeof nothing) > 0)
-    continue;
+    return SONDE_BACKEND_UNAVAILABLE;
+  __atomic_store_n(&feed->control->list_all, all, __ATOMIC_SEQ_CST);
+  while ((got = read(fd, (char *)events + have, sizeof events - have)) > 0) {
+    have += (size_t)got;
+    for (size_t i = 0; i < have / sizeof *events; i++)
+      take(context, &events[i]);
+    memmove(events, events + have / sizeof *events, have % sizeof *events);
+    have %= sizeof *events;
+  }
   close(fd);
   return SONDE_OK;
 }

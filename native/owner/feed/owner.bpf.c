@@ -213,6 +213,7 @@ int owner_release(struct bpf_sock *sk) {
       note_second_process(event);
     event->time_ns = bpf_ktime_get_ns();
     send(event, SONDE_SOCKET_GONE);
+    event->told = 0; /* TCP keeps the storage until the last packet: not in a list any more */
   }
   return ALLOW;
 }

@@ -25,7 +25,12 @@ struct sock {
   struct sock_common __sk_common;
 } KERNEL;
 
+struct bpf_iter_meta {
+  struct seq_file *seq;
+} KERNEL;
+
 struct bpf_iter__bpf_sk_storage_map {
+  struct bpf_iter_meta *meta;
   struct sock *sk;
   void *value;
 } KERNEL;
@@ -61,14 +66,21 @@ int owner_port(struct bpf_sock *context) {
   return ALLOW;
 }
 
+/* Writes the sockets whose port was missing, or all that were reported. */
 SEC("iter/bpf_sk_storage_map")
 int owner_list(struct bpf_iter__bpf_sk_storage_map *context) {
   const struct sock *sk = context->sk;
   struct sonde_owner_event *event = context->value;
-  if (sk && event && read_port(sk, event)) {
-    struct sonde_owner_event copy = *event;
-    send(&copy, SONDE_SOCKET_NAMED);
-  }
+  __u32 first = 0;
+  struct sonde_owner_control *shared = bpf_map_lookup_elem(&control, &first);
+  if (!sk || !event || !shared)
+    return 0;
+  bool found = read_port(sk, event);
+  if (!found && !(shared->list_all && event->told && event->local_port))
+    return 0;
+  struct sonde_owner_event copy = *event;
+  copy.kind = SONDE_SOCKET_NAMED;
+  bpf_seq_write(context->meta->seq, &copy, sizeof copy);
   return 0;
 }
 
