@@ -127,7 +127,6 @@ static int build_worker(struct sonde_session *session, const struct sonde_sessio
       .flows_max = flows < 16 ? 16 : flows,
       .tunnels = inner,
       .worker = (uint8_t)number,
-      .owner_source = session->sources.owners,
       .id_seed = id_seed,
       .sink = sonde_worker_sink(worker),
       .labels = labels,

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/owner_filter.h"
 #include "core/sources.h"
 #include "export/rendering.h"
 #include "failure.h"
@@ -93,6 +94,7 @@ void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stat
 
 struct list_request {
   const struct sonde_flow_query *query;
+  struct sonde_marks marks;
   struct sonde_record *records;
   uint32_t count;
   uint64_t matching;
@@ -102,8 +104,10 @@ struct list_request {
 static void list_flows(struct sonde_worker *worker, void *argument) {
   struct list_request *request = argument;
   sonde_worker_expire(worker);
+  sonde_flow_table_marks_set(worker->table, request->marks.list, request->marks.count);
   request->count =
       sonde_flow_table_list(worker->table, request->query, request->records, &request->matching);
+  sonde_flow_table_marks_set(worker->table, NULL, 0);
   request->active += sonde_flow_table_counters(worker->table)->flows_active;
 }
 
@@ -133,10 +137,14 @@ int sonde_session_list(struct sonde_session *session, const struct sonde_flow_qu
     return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for the list");
   struct list_request request = {.query = query, .records = scratch};
   uint32_t count = 0;
+  int status = SONDE_OK;
   pthread_mutex_lock(&session->control);
   if (atomic_load(&session->state) != SONDE_SESSION_OPEN) {
-    for (uint32_t i = 0; i < session->worker_count; i++) {
-      sonde_worker_call(&session->workers[i], list_flows, &request);
+    for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++) {
+      status = sonde_marks_make(session, &session->workers[i], query, &request.marks);
+      if (status == SONDE_OK)
+        sonde_worker_call(&session->workers[i], list_flows, &request);
+      sonde_marks_release(&request.marks);
       count = merge(records, count, scratch, request.count, query->limit, query->sort,
                     scratch + query->limit);
     }
@@ -145,11 +153,12 @@ int sonde_session_list(struct sonde_session *session, const struct sonde_flow_qu
   free(scratch);
   *matching = request.matching;
   *active = request.active;
-  return (int)count;
+  return status < 0 ? sonde_fail(error, status, 0, "no memory for the owners") : (int)count;
 }
 
 struct sum_request {
   const struct sonde_flow_query *query;
+  struct sonde_marks marks;
   uint32_t by;
   struct sonde_flow_sums *sums;
   uint64_t active;
@@ -158,7 +167,9 @@ struct sum_request {
 static void sum_flows(struct sonde_worker *worker, void *argument) {
   struct sum_request *request = argument;
   sonde_worker_expire(worker);
+  sonde_flow_table_marks_set(worker->table, request->marks.list, request->marks.count);
   sonde_flow_table_sum(worker->table, request->query, request->by, request->sums);
+  sonde_flow_table_marks_set(worker->table, NULL, 0);
   request->active += sonde_flow_table_counters(worker->table)->flows_active;
 }
 
@@ -169,15 +180,20 @@ int sonde_session_sum(struct sonde_session *session, const struct sonde_flow_que
   struct sum_request request = {.query = query, .by = by, .sums = sonde_flow_sums_create()};
   if (!request.sums)
     return sonde_fail(error, SONDE_NO_MEMORY, 0, "sums");
+  int status = SONDE_OK;
   pthread_mutex_lock(&session->control);
   if (atomic_load(&session->state) != SONDE_SESSION_OPEN)
-    for (uint32_t i = 0; i < session->worker_count; i++)
-      sonde_worker_call(&session->workers[i], sum_flows, &request);
+    for (uint32_t i = 0; status == SONDE_OK && i < session->worker_count; i++) {
+      status = sonde_marks_make(session, &session->workers[i], query, &request.marks);
+      if (status == SONDE_OK)
+        sonde_worker_call(&session->workers[i], sum_flows, &request);
+      sonde_marks_release(&request.marks);
+    }
   pthread_mutex_unlock(&session->control);
   int written = (int)sonde_flow_sums_take(request.sums, query, sums, distinct, left_out);
   sonde_flow_sums_destroy(request.sums);
   *active = request.active;
-  return written;
+  return status < 0 ? sonde_fail(error, status, 0, "no memory for the owners") : written;
 }
 
 /* After stop, consumers flush the tables into the rings, as far as these have room, until

@@ -131,7 +131,8 @@ struct sonde_flow_table {
   struct sonde_hash_secret secret;
   struct sonde_wheel wheel;
   struct sonde_record_sink sink;
-  struct sonde_owner_source owner_source;
+  const struct sonde_owner_mark *marks; /* see owner_match.h */
+  uint32_t mark_count;
   struct sonde_label_hook label_hook;
   struct sonde_owner_hook owner_hook;
   struct sonde_flow_counters counters;
@@ -182,10 +183,9 @@ void sonde_flow_count_late(struct sonde_flow_table *table, uint32_t entry,
 void sonde_flow_begin_earlier(struct sonde_flow_table *table, uint32_t entry,
                               const struct sonde_decoded *packet);
 
-struct sonde_owner_match;
-/* owner_match.c: does one owner of the flow match? */
-bool sonde_flow_owner_matches(const struct sonde_flow_table *table, uint32_t entry,
-                              const struct sonde_owner_match *match);
+/* owner_match.c: tests the marks, see owner_match.h. */
+bool sonde_flow_is_marked(const struct sonde_flow_table *table, uint32_t entry, uint32_t bit);
+bool sonde_flow_has_mark(const struct sonde_flow_table *table, uint32_t entry);
 
 /* record.c */
 void sonde_flow_record_fill(const struct sonde_flow_table *table, uint32_t entry,

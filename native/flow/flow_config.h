@@ -10,7 +10,6 @@
 
 #include "counters.h"
 #include "label_hook.h"
-#include "owner.h"
 #include "owner_hook.h"
 #include "record.h"
 
@@ -31,10 +30,9 @@ struct sonde_record_sink {
 
 struct sonde_flow_config {
   uint32_t flows_max;
-  bool tunnels;                           /* keep each flow's tunnel */
-  uint8_t worker;                         /* makes flow ids differ between tables of one session */
-  uint64_t id_seed;                       /* the same for all tables of a session */
-  struct sonde_owner_source owner_source; /* for filters; read NULL: no owners */
+  bool tunnels;     /* keep each flow's tunnel */
+  uint8_t worker;   /* makes flow ids differ between tables of one session */
+  uint64_t id_seed; /* the same for all tables of a session */
   struct sonde_record_sink sink;
   struct sonde_label_hook labels; /* context NULL: off */
   struct sonde_owner_hook owners; /* context NULL: off */

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #include "entry.h"
-#include "table.h"
+#include "owner_match.h"
 
 static int compare_numbers(uint64_t a, uint64_t b) {
   return (a > b) - (a < b);
@@ -49,21 +49,23 @@ static bool key_matches(const struct sonde_key *key, const struct sonde_flow_mat
 }
 
 static bool entry_matches(const struct sonde_flow_table *table, uint32_t entry,
-                          const struct sonde_flow_match *match) {
+                          const struct sonde_flow_match *match, enum sonde_mark mark) {
   if (!key_matches(&table->hot[entry].key, match))
     return false;
   if (match->name &&
       !(table->labels &&
         table->label_hook.matches(table->label_hook.context, table->labels[entry], match->name)))
     return false;
-  return !match->owner || sonde_flow_owner_matches(table, entry, match->owner);
+  return !match->owner || sonde_flow_is_marked(table, entry, mark);
 }
 
 bool sonde_flow_matches(const struct sonde_flow_table *table, uint32_t entry,
                         const struct sonde_flow_query *query) {
   const struct sonde_flow_hot *hot = &table->hot[entry];
-  if (!sonde_flow_used(hot) || !entry_matches(table, entry, &query->match) ||
-      (query->excludes && entry_matches(table, entry, &query->except)))
+  if (!sonde_flow_used(hot) || !entry_matches(table, entry, &query->match, SONDE_MARK_MATCH) ||
+      (query->excludes && entry_matches(table, entry, &query->except, SONDE_MARK_EXCEPT)))
+    return false;
+  if (sonde_flow_query_has_owner(query) && !sonde_flow_has_mark(table, entry))
     return false;
   if (query->min_packets <= 1)
     return true;

@@ -1,14 +1,15 @@
-/* owner_match.c - tests the owners of a flow against the patterns of a filter.
+/* owner_match.c - tests the owners of flows against the patterns of a filter; see owner_match.h.
  *
- * The owners are those that a record of the flow would have now. An unknown owner matches nothing.
- * agent/netsonde/cli/flow_filters.py applies the same rules to records.
+ * An unknown owner matches nothing. agent/netsonde/cli/flow_filters.py applies the same rules to
+ * records.
  */
+#include "owner_match.h"
+
 #include <fnmatch.h>
 #include <string.h>
 #include <strings.h>
 
 #include "entry.h"
-#include "netsonde.h"
 
 static bool text_matches(const char *pattern, const char *text) {
   return text[0] && fnmatch(pattern, text, FNM_CASEFOLD | FNM_NOESCAPE) == 0;
@@ -49,21 +50,70 @@ static bool owner_matches(const struct sonde_owner_match *match, const struct so
   return match->pid < 0 || (owner->pid != UINT32_MAX && owner->pid == (uint64_t)match->pid);
 }
 
-bool sonde_flow_owner_matches(const struct sonde_flow_table *table, uint32_t entry,
-                              const struct sonde_owner_match *match) {
-  struct sonde_record record;
-  if (!table->owner_source.read)
-    return false;
-  sonde_flow_record_fill(table, entry, &record);
-  sonde_flow_record_label(table, entry, false, &record);
-  const uint32_t references[] = {record.process, record.peer_process};
-  for (unsigned i = 0; i < 2; i++) {
+static bool record_matches(const struct sonde_owner_source *source,
+                           const struct sonde_record *record,
+                           const struct sonde_owner_match *match) {
+  const uint32_t references[] = {record->process, record->peer_process};
+  for (unsigned i = 0; match && i < 2; i++) {
     struct sonde_owner owner;
     if (!references[i])
       continue;
-    table->owner_source.read(table->owner_source.context, references[i], &owner);
+    source->read(source->context, references[i], &owner);
     if (owner_matches(match, &owner))
       return true;
   }
   return false;
+}
+
+uint32_t sonde_flow_table_candidates(const struct sonde_flow_table *table,
+                                     const struct sonde_flow_query *query, uint32_t *entry,
+                                     struct sonde_owner_candidate *candidates, uint32_t max) {
+  struct sonde_flow_query others = *query;
+  uint32_t count = 0;
+  others.match.owner = NULL;
+  others.excludes = 0;
+  for (; *entry < table->fresh && count < max; ++*entry) {
+    struct sonde_owner_candidate *one = &candidates[count];
+    if (!sonde_flow_matches(table, *entry, &others))
+      continue;
+    sonde_flow_record_fill(table, *entry, &one->record);
+    one->entry = *entry;
+    one->owners[0] = table->owners ? table->owners[*entry][0] : 0;
+    one->owners[1] = table->owners ? table->owners[*entry][1] : 0;
+    count++;
+  }
+  return count;
+}
+
+uint32_t sonde_flow_table_entries(const struct sonde_flow_table *table) {
+  return table->fresh;
+}
+
+struct sonde_owner_mark sonde_owner_candidate_test(const struct sonde_owner_hook *hook,
+                                                   const struct sonde_owner_source *source,
+                                                   const struct sonde_flow_query *query,
+                                                   struct sonde_owner_candidate *one) {
+  hook->record(hook->context, one->owners, &one->record);
+  bool matches = record_matches(source, &one->record, query->match.owner);
+  bool excepted = query->excludes && record_matches(source, &one->record, query->except.owner);
+  return (struct sonde_owner_mark){
+      .id = (uint32_t)one->record.flow_id,
+      .is = (matches ? SONDE_MARK_MATCH : 0u) | (excepted ? SONDE_MARK_EXCEPT : 0u),
+  };
+}
+
+void sonde_flow_table_marks_set(struct sonde_flow_table *table,
+                                const struct sonde_owner_mark *marks, uint32_t count) {
+  table->marks = marks;
+  table->mark_count = count;
+}
+
+bool sonde_flow_is_marked(const struct sonde_flow_table *table, uint32_t entry, uint32_t bit) {
+  return table->marks && entry < table->mark_count && (table->marks[entry].is & bit);
+}
+
+/* Has the entry's flow been tested? */
+bool sonde_flow_has_mark(const struct sonde_flow_table *table, uint32_t entry) {
+  return !table->marks || (entry < table->mark_count &&
+                           table->marks[entry].id == (uint32_t)table->cold[entry].flow_id);
 }

@@ -48,7 +48,6 @@ struct sonde_flow_table *sonde_flow_table_create(const struct sonde_flow_config 
   if (config->tunnels)
     table->tunnels = map_zeroed(flows * sizeof *table->tunnels);
   table->label_hook = config->labels;
-  table->owner_source = config->owner_source;
   table->owner_hook = config->owners;
   if (config->owners.context)
     table->owners = map_zeroed(flows * sizeof *table->owners);
