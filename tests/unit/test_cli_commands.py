@@ -528,7 +528,13 @@ def test_file_is_replaced_only_when_it_is_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "near"), [(("sttaus",), "status"), (("flows", "--sort", "byte"), "bytes")]
+    ("words", "near"),
+    [
+        (("sttaus",), "status"),
+        (("flows", "--sort", "byte"), "bytes"),
+        (("version",), "--version"),
+        (("help",), "--help"),
+    ],
 )
 def test_a_misspelt_word_gets_a_suggestion(
     words: tuple[str, ...], near: str, capsys: pytest.CaptureFixture[str]

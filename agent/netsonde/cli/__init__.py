@@ -10,7 +10,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NoReturn
 
 from .. import __version__
@@ -108,13 +108,15 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _INVALID_CHOICE = re.compile(r"(.*invalid choice: '(.*)') \(choose from (.*)\)")
 
 
-def with_suggestion(message: str) -> str:
-    """Replaces the list of choices by the nearest ones, if a word looks like one of them."""
+def with_suggestion(message: str, options: Collection[str]) -> str:
+    """Replaces the list of choices by the nearest ones, if a word looks like one of them or is an
+    option without its dashes."""
     found = _INVALID_CHOICE.fullmatch(message)
     if found is None:
         return message
     choices = [choice.strip("'") for choice in found[3].split(", ")]
-    near = difflib.get_close_matches(found[2], choices)
+    option = f"--{found[2]}"
+    near = [option] if option in options else difflib.get_close_matches(found[2], choices)
     return f"{found[1]}; did you mean {' or '.join(near)}?" if near else message
 
 
@@ -126,7 +128,7 @@ class Parser(argparse.ArgumentParser):
         needed = [one for one in self._actions if one.required]
         formatter.add_usage(None, needed, [], "usage: ")
         usage = formatter.format_help().strip()
-        say(f"{self.prog}: {with_suggestion(message)}")
+        say(f"{self.prog}: {with_suggestion(message, self._option_string_actions)}")
         put_lines(f"{usage} …\nSee '{self.prog} --help'.", out=sys.stderr)
         sys.exit(EXIT_USAGE)
 
