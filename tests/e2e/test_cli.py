@@ -218,7 +218,10 @@ def test_session_from_start_to_stop(
 def test_rejected_request_names_the_invalid_field(run: Run, alpha: Agent) -> None:
     done = run("start", "-i", "nowhere0", "--backend", "af_packet", "--workers", "65")
     assert done.returncode == 1
-    assert "alpha: 422 invalid_request ($.workers): " in done.stderr
+    assert "alpha: 422 invalid_request: $.workers: expected " in done.stderr
+    done = run("packets", "--delete", "--older-than", "0s")
+    assert done.returncode == 1
+    assert done.stderr.count("$.older_than") == 1
 
 
 def test_repeated_request_id_returns_the_first_reply(

@@ -445,8 +445,9 @@ def print_json(outcome: Outcome) -> None:
 def print_failures(outcome: Outcome, target: str, *, with_refusals: bool) -> None:
     for reply in outcome.replies:
         if with_refusals and not reply.accepted:
-            name, detail = reply.body.get("error", "error"), reply.body.get("detail", "")
-            field = f" ({reply.body['field']})" if "field" in reply.body else ""
+            name, detail = reply.body.get("error", "error"), str(reply.body.get("detail", ""))
+            field = str(reply.body.get("field", ""))
+            field = f" ({field})" if field and field not in detail else ""
             say(f"{reply.host}: {reply.code} {name}{field}: {detail}")
     for absence in outcome.absences:
         say(f"{absence.host}: {absence.reason}")

@@ -8,6 +8,7 @@ inbox.
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from typing import Any
 
@@ -205,4 +206,16 @@ def _schemas() -> dict[str, Any]:
 
 def text(schema: dict[str, Any]) -> str:
     """Returns the text of a file in schemas/."""
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_without_indents(schema), indent=2, ensure_ascii=False) + "\n"
+
+
+def _without_indents(node: Any) -> Any:
+    """Removes the indentation of docstrings, as msgspec does from version 0.23 on."""
+    if isinstance(node, dict):
+        return {
+            name: inspect.cleandoc(value)
+            if name == "description" and isinstance(value, str)
+            else _without_indents(value)
+            for name, value in node.items()
+        }
+    return [_without_indents(one) for one in node] if isinstance(node, list) else node
