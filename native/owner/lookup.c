@@ -130,21 +130,26 @@ uint32_t sonde_owner_find_listener(struct sonde_owner_tracker *tracker,
 static enum sonde_owner_reason reason_of(const struct question *question) {
   const struct sonde_record *record = question->record;
   struct sonde_owner_tracker *tracker = question->tracker;
+  bool tcp = record->protocol == SONDE_IP_TCP;
   bool source = is_local(tracker, record->ip_version, record->source_ip, 0);
   bool dest = is_local(tracker, record->ip_version, record->dest_ip, 0);
+  uint8_t flags = record->tcp_flags[0] | record->tcp_flags[1];
+  if (question->older)
+    return SONDE_OWNER_BEFORE_START;
+  if (question->distrusted)
+    return SONDE_OWNER_LOST;
+  if (!tcp && record->protocol != SONDE_IP_UDP)
+    return source || dest ? SONDE_OWNER_KERNEL : SONDE_OWNER_FORWARDED;
+  uint8_t sent = record->tcp_flags[source ? 0 : 1];
+  if (tcp && (source || dest) && (sent & RST) && !(sent & SYN))
+    return SONDE_OWNER_KERNEL;
+  if (question->lost && question->lost_ns + LOST_NS > record->flow_start_ns)
+    return SONDE_OWNER_LOST;
   if (!source && !dest)
     return SONDE_OWNER_FORWARDED;
-  if (record->protocol != SONDE_IP_TCP && record->protocol != SONDE_IP_UDP)
-    return SONDE_OWNER_KERNEL;
-  uint8_t sent = record->tcp_flags[source ? 0 : 1];
-  if (record->protocol == SONDE_IP_TCP && (sent & RST) && !(sent & SYN))
-    return SONDE_OWNER_KERNEL;
-  uint8_t flags = record->tcp_flags[0] | record->tcp_flags[1];
-  bool middle = record->protocol == SONDE_IP_TCP && record->segment == 0 && !(flags & SYN);
-  if (question->older || middle)
+  if (tcp && record->segment == 0 && !(flags & SYN))
     return SONDE_OWNER_BEFORE_START;
-  bool lost = question->lost && question->lost_ns + LOST_NS > record->flow_start_ns;
-  if (question->distrusted || lost || atomic_load(&tracker->evicted))
+  if (atomic_load(&tracker->evicted))
     return SONDE_OWNER_LOST;
   if (record->flow_start_ns < tracker->started_ns + LINGER_NS)
     return SONDE_OWNER_BEFORE_START;
@@ -166,9 +171,10 @@ void sonde_owner_record(void *context, uint32_t owners[2], struct sonde_record *
   dest.local_port = record->dest_port, dest.remote_port = record->source_port;
   memcpy(dest.local, record->dest_ip, 16);
   memcpy(dest.remote, record->source_ip, 16);
-  question.lost = tracker->control->lost;
+  question.lost = sonde_owner_lost(tracker);
   if (question.lost)
-    question.lost_ns = tracker->control->lost_ns + atomic_load(&tracker->clock_offset);
+    question.lost_ns = __atomic_load_n(&tracker->control->lost_ns, __ATOMIC_RELAXED) +
+                       atomic_load(&tracker->clock_offset);
   if (record->protocol == SONDE_IP_TCP || record->protocol == SONDE_IP_UDP) {
     uint32_t found[2] = {find_end(&question, &source), find_end(&question, &dest)};
     owners[0] = found[0] ? found[0] : owners[0];

@@ -82,6 +82,11 @@ struct sonde_owner_tracker {
   struct known_namespace namespaces[NAMESPACES];
 };
 
+/* The events that the full ring did not take. Orders the read of lost_ns after it. */
+static inline uint64_t sonde_owner_lost(const struct sonde_owner_tracker *tracker) {
+  return __atomic_load_n(&tracker->control->lost, __ATOMIC_ACQUIRE);
+}
+
 /* An address of IPv4 in IPv6 becomes one of IPv4. */
 static inline void sonde_owner_unmap(struct sonde_socket_key *key) {
   static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};

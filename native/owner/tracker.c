@@ -292,7 +292,7 @@ static uint32_t read_events(struct sonde_owner_tracker *tracker) {
 }
 
 static void tick(struct sonde_owner_tracker *tracker) {
-  uint64_t lost = tracker->control->lost;
+  uint64_t lost = sonde_owner_lost(tracker);
   sonde_owner_refresh_addresses(tracker);
   if (lost != tracker->lost_seen && tracker->found_ns + 5 * SONDE_OWNER_SECOND < tracker->now_ns) {
     tracker->lost_seen = lost;
@@ -450,7 +450,7 @@ struct sonde_owner_source sonde_owner_tracker_source(struct sonde_owner_tracker 
 
 void sonde_owner_tracker_counters(const struct sonde_owner_tracker *tracker,
                                   struct sonde_owner_counters *counters) {
-  counters->owners_lost = tracker->control->lost;
+  counters->owners_lost = sonde_owner_lost(tracker);
   counters->owners_evicted = atomic_load(&tracker->evicted);
   counters->owners_found = atomic_load(&tracker->sockets);
 }

@@ -47,8 +47,8 @@ static __always_inline void send(struct sonde_owner_event *event, __u8 kind) {
     flags = BPF_RB_FORCE_WAKEUP;
   if (bpf_ringbuf_output(&ring, event, sizeof *event, flags) == 0)
     return;
+  *(volatile __u64 *)&shared->lost_ns = bpf_ktime_get_ns(); /* before the count */
   __sync_fetch_and_add(&shared->lost, 1);
-  *(volatile __u64 *)&shared->lost_ns = bpf_ktime_get_ns();
 }
 
 #endif

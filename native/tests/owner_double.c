@@ -1,0 +1,103 @@
+/* owner_double.c - a test double of the plug-in owner/feed/; see owner_double.h. */
+#include "owner_double.h"
+
+#include <pthread.h>
+#include <stddef.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum { EVENTS_MAX = 4096 };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the events */
+static struct sonde_owner_event events[EVENTS_MAX];
+static uint32_t event_count;
+static struct sonde_owner_control control;
+static int event_fd;
+
+static int open_feed(uint32_t ring_bytes, void **feed, struct sonde_error *error) {
+  (void)ring_bytes, (void)error;
+  event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  event_count = 0;
+  control = (struct sonde_owner_control){0};
+  *feed = events;
+  return SONDE_OK;
+}
+
+static int feed_fd(void *feed) {
+  (void)feed;
+  return event_fd;
+}
+
+static void arm(void *feed) {
+  (void)feed;
+}
+
+static uint32_t read_events(void *feed, uint32_t max,
+                            void (*take)(void *context, const struct sonde_owner_event *event),
+                            void *context) {
+  (void)feed;
+  uint64_t signals;
+  uint32_t taken = 0;
+  pthread_mutex_lock(&lock);
+  if (read(event_fd, &signals, sizeof signals) < 0)
+    signals = 0;
+  for (; taken < event_count && taken < max; taken++)
+    take(context, &events[taken]);
+  event_count = 0;
+  pthread_mutex_unlock(&lock);
+  return taken;
+}
+
+static bool has_ports(void *feed) {
+  (void)feed;
+  return true;
+}
+
+static int list_none(void *feed, bool all,
+                     void (*take)(void *context, const struct sonde_owner_event *event),
+                     void *context) {
+  (void)feed, (void)all, (void)take, (void)context;
+  return SONDE_OK;
+}
+
+static const volatile struct sonde_owner_control *control_of(void *feed) {
+  (void)feed;
+  return &control;
+}
+
+static void close_feed(void *feed) {
+  (void)feed;
+  close(event_fd);
+}
+
+__attribute__((visibility("default"))) sonde_owner_put sonde_owner_double_put;
+__attribute__((visibility("default"))) sonde_owner_lose sonde_owner_double_lose;
+__attribute__((visibility("default"))) const struct sonde_owner_feed_ops *sonde_owner_feed(void);
+
+void sonde_owner_double_put(const struct sonde_owner_event *event) {
+  pthread_mutex_lock(&lock);
+  if (event_count < EVENTS_MAX)
+    events[event_count++] = *event;
+  pthread_mutex_unlock(&lock);
+  eventfd_write(event_fd, 1);
+}
+
+void sonde_owner_double_lose(uint64_t lost, uint64_t time_ns) {
+  __atomic_store_n(&control.lost_ns, time_ns, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&control.lost, lost, __ATOMIC_SEQ_CST);
+}
+
+const struct sonde_owner_feed_ops *sonde_owner_feed(void) {
+  static const struct sonde_owner_feed_ops ops = {
+      .abi = SONDE_OWNER_FEED_ABI,
+      .open = open_feed,
+      .fd = feed_fd,
+      .arm = arm,
+      .read = read_events,
+      .has_ports = has_ports,
+      .list = list_none,
+      .control = control_of,
+      .close = close_feed,
+  };
+  return &ops;
+}
