@@ -4,6 +4,7 @@
  * attaches and detaches its feed, so the packet path takes no lock.
  */
 #include "core/session_state.h"
+#include "core/tap_owner.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 struct sonde_tap {
   struct sonde_session *session;
   struct sonde_tap_writer *writer;
+  struct sonde_tap_owner *owner; /* NULL: of any process */
   uint32_t feed_count;
   bool attached; /* under the session's control lock */
   struct sonde_tap_feed feeds[];
@@ -50,6 +52,19 @@ static int prepare(struct sonde_filter_set *set, const char *expression,
   return status;
 }
 
+static int choose_owners(struct sonde_tap *tap, const struct sonde_owner_match *match,
+                         struct sonde_error *error) {
+  struct sonde_session *session = tap->session;
+  if (!session->owners)
+    return sonde_fail(error, SONDE_STATE, 0, "the session has no owners");
+  tap->owner = sonde_tap_owner_create(match, sonde_owner_tracker_hook(session->owners),
+                                      session->sources.owners);
+  if (!tap->owner)
+    return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for the tap");
+  sonde_tap_writer_choice_set(tap->writer, sonde_tap_owner_choice(tap->owner));
+  return SONDE_OK;
+}
+
 static int build_feeds(struct sonde_tap *tap, const struct sonde_tap_config *config,
                        struct sonde_error *error) {
   bool excludes = config->exclude && config->exclude[0];
@@ -65,6 +80,8 @@ static int build_feeds(struct sonde_tap *tap, const struct sonde_tap_config *con
   if (status == SONDE_OK)
     status = sonde_tap_writer_create(config, tap->feed_count, tap->session->info.live, &tap->writer,
                                      error);
+  if (status == SONDE_OK && config->owner)
+    status = choose_owners(tap, config->owner, error);
   for (uint32_t i = 0; status == SONDE_OK && i < tap->feed_count; i++) {
     tap->feeds[i].writer = tap->writer;
     tap->feeds[i].ring = sonde_tap_writer_ring(tap->writer, i);
@@ -126,6 +143,7 @@ void sonde_tap_close(struct sonde_tap *tap) {
     return;
   sonde_tap_stop(tap);
   sonde_tap_writer_destroy(tap->writer);
+  sonde_tap_owner_destroy(tap->owner);
   for (uint32_t i = 0; i < tap->feed_count; i++) {
     sonde_filter_set_release(&tap->feeds[i].filters);
     sonde_filter_set_release(&tap->feeds[i].exclude);

@@ -38,7 +38,7 @@ static bool process_matches(const char *pattern, const struct sonde_owner *owner
          text_matches(pattern, slash ? slash + 1 : owner->exe);
 }
 
-static bool owner_matches(const struct sonde_owner_match *match, const struct sonde_owner *owner) {
+bool sonde_owner_matches(const struct sonde_owner_match *match, const struct sonde_owner *owner) {
   if (match->unit && !unit_matches(match->unit, owner->unit))
     return false;
   if (match->container && !container_matches(match->container, owner->container))
@@ -59,7 +59,7 @@ static bool record_matches(const struct sonde_owner_source *source,
     if (!references[i])
       continue;
     source->read(source->context, references[i], &owner);
-    if (owner_matches(match, &owner))
+    if (sonde_owner_matches(match, &owner))
       return true;
   }
   return false;

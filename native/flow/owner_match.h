@@ -32,6 +32,8 @@ static inline bool sonde_flow_query_has_owner(const struct sonde_flow_query *que
 uint32_t sonde_flow_table_candidates(const struct sonde_flow_table *table,
                                      const struct sonde_flow_query *query, uint32_t *entry,
                                      struct sonde_owner_candidate *candidates, uint32_t max);
+/* An unknown owner matches nothing. */
+bool sonde_owner_matches(const struct sonde_owner_match *match, const struct sonde_owner *owner);
 /* Entries that were ever used. */
 uint32_t sonde_flow_table_entries(const struct sonde_flow_table *table);
 /* Any thread. */

@@ -11,6 +11,7 @@
 
 #include "status.h"
 
+struct sonde_owner_match;
 struct sonde_session;
 struct sonde_tap;
 
@@ -37,6 +38,7 @@ struct sonde_tap_config {
   uint64_t max_packets; /* 0: no limit */
   uint64_t max_bytes;   /* limit of block bytes; 0: no limit */
   uint64_t rate;        /* bytes of blocks per second; 0: no limit */
+  const struct sonde_owner_match *owner;        /* matches one end of a packet's flow; NULL: any */
   const struct sonde_tap_interface *interfaces; /* the first interface numbers */
   uint32_t interface_count;
 };
@@ -52,7 +54,8 @@ struct sonde_tap_message {
   int limited;         /* 1: it ended because of max_packets or max_bytes */
 };
 
-/* matched = in messages + lost_ring + lost_rate + in the ring now. In packets, and in the bytes of
+/* With `owner`, packets of other owners are left out after the ring, so lost ones may be theirs.
+ * matched = in messages + lost_ring + lost_rate + in the ring now. In packets, and in the bytes of
  * their blocks. */
 struct sonde_tap_counts {
   uint64_t matched_packets;
@@ -65,7 +68,7 @@ struct sonde_tap_counts {
 
 /* Copies packets from the next batch on. Blocks while the filter is compiled, up to some seconds.
  * Stop and close it before the session closes. Errors: FILTER_INVALID, STATE (the session does
- * not run), INVALID (SONDE_TAPS_MAX are open), NO_MEMORY, SYSTEM. */
+ * not run, or it has no owners), INVALID (SONDE_TAPS_MAX are open), NO_MEMORY, SYSTEM. */
 int sonde_tap_open(struct sonde_session *session, const struct sonde_tap_config *config,
                    struct sonde_tap **tap, struct sonde_error *error);
 /* Readable when a message is ready. Owned by the tap; read 8 bytes to re-arm, then take. */

@@ -23,6 +23,8 @@ enum {
 };
 /* The kernel hands over a block of packets after 10 ms, later on a busy machine. */
 static const uint64_t SETTLED_NS = 200000000;
+/* Another thread knows a new socket within milliseconds. */
+static const uint64_t CHOICE_NS = 20000000;
 
 struct sonde_tap_writer {
   uint32_t ring_count;
@@ -40,6 +42,9 @@ struct sonde_tap_writer {
   _Atomic bool ends;      /* destroy: return at once */
   _Atomic bool ready;     /* `message` and `data` wait for take; else the thread owns them */
   struct sonde_tap_message message;
+  struct sonde_tap_choice choice;
+  _Atomic uint64_t left_packets; /* not chosen */
+  _Atomic uint64_t left_bytes;
   _Atomic uint64_t rate_packets; /* lost to the rate */
   _Atomic uint64_t rate_bytes;
 
@@ -147,12 +152,35 @@ static void add_block(struct sonde_tap_writer *writer, const struct sonde_tap_he
   writer->sent_bytes += bytes;
 }
 
+static bool is_chosen(const struct sonde_tap_writer *writer, const struct sonde_tap_head *head) {
+  const struct sonde_packet packet = {.data = (const uint8_t *)(head + 1),
+                                      .time_ns = head->time_ns,
+                                      .caplen = head->caplen,
+                                      .wirelen = head->wirelen,
+                                      .linktype = head->linktype,
+                                      .source = head->slot,
+                                      .direction = head->direction};
+  return !writer->choice.wanted || writer->choice.wanted(writer->choice.context, &packet);
+}
+
+/* A choice is for packets that are CHOICE_NS old. */
+static bool is_too_young(const struct sonde_tap_writer *writer, const struct sonde_tap_head *head) {
+  return writer->choice.wanted && !atomic_load_explicit(&writer->finishing, memory_order_relaxed) &&
+         head->time_ns + CHOICE_NS > sonde_clock_ns(CLOCK_REALTIME) && writer->live;
+}
+
 /* Moves packets from the rings to the message. Returns true if the message can take no more. */
 static bool fill(struct sonde_tap_writer *writer) {
   const struct sonde_tap_head *head = NULL;
   struct sonde_tap_ring *ring;
-  while ((ring = oldest_ring(writer, &head)) != NULL) {
+  while ((ring = oldest_ring(writer, &head)) != NULL && !is_too_young(writer, head)) {
     uint32_t bytes = sonde_tap_block_bytes(head->caplen);
+    if (!is_chosen(writer, head)) {
+      sonde_tap_count(&writer->left_packets, 1);
+      sonde_tap_count(&writer->left_bytes, bytes);
+      sonde_tap_ring_drop(ring, head);
+      continue;
+    }
     if (writer->message.bytes + bytes > SONDE_TAP_MESSAGE_BYTES)
       return true;
     if (at_limit(writer, bytes)) {
@@ -262,7 +290,14 @@ int sonde_tap_writer_take(struct sonde_tap_writer *writer, uint8_t *buffer,
   return 1;
 }
 
+void sonde_tap_writer_choice_set(struct sonde_tap_writer *writer, struct sonde_tap_choice choice) {
+  writer->choice = choice;
+}
+
 void sonde_tap_writer_counts(struct sonde_tap_writer *writer, struct sonde_tap_counts *counts) {
+  /* First: a packet is matched before it is left out. */
+  uint64_t left_packets = atomic_load_explicit(&writer->left_packets, memory_order_acquire);
+  uint64_t left_bytes = atomic_load_explicit(&writer->left_bytes, memory_order_acquire);
   *counts = (struct sonde_tap_counts){
       .lost_rate_packets = atomic_load_explicit(&writer->rate_packets, memory_order_relaxed),
       .lost_rate_bytes = atomic_load_explicit(&writer->rate_bytes, memory_order_relaxed),
@@ -274,6 +309,8 @@ void sonde_tap_writer_counts(struct sonde_tap_writer *writer, struct sonde_tap_c
     counts->lost_ring_packets += atomic_load_explicit(&ring->lost_packets, memory_order_relaxed);
     counts->lost_ring_bytes += atomic_load_explicit(&ring->lost_bytes, memory_order_relaxed);
   }
+  counts->matched_packets -= left_packets;
+  counts->matched_bytes -= left_bytes;
 }
 
 uint32_t sonde_tap_writer_interfaces(struct sonde_tap_writer *writer,

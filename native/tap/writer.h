@@ -12,10 +12,18 @@
 
 struct sonde_tap_writer;
 
+/* Chooses packets after the ring, on the writer's thread, 20 ms after their capture. */
+struct sonde_tap_choice {
+  void *context;
+  bool (*wanted)(void *context, const struct sonde_packet *packet); /* NULL: all packets */
+};
+
 /* Starts the thread. config: only what concerns rings and messages is used. live: packet times are
  * those of the present. Errors: NO_MEMORY, SYSTEM. */
 int sonde_tap_writer_create(const struct sonde_tap_config *config, uint32_t workers, bool live,
                             struct sonde_tap_writer **writer, struct sonde_error *error);
+/* Before the first packet. */
+void sonde_tap_writer_choice_set(struct sonde_tap_writer *writer, struct sonde_tap_choice choice);
 /* The worker's ring. Packets may be put into it until `finish`. */
 struct sonde_tap_ring *sonde_tap_writer_ring(struct sonde_tap_writer *writer, uint32_t worker);
 /* For workers, after each batch: wakes the thread if the ring has enough for a message. */

@@ -129,6 +129,36 @@ static void workers_feed_one_tap(void) {
   sonde_tap_writer_destroy(writer);
 }
 
+static bool is_even(void *context, const struct sonde_packet *packet) {
+  uint32_t number;
+  memcpy(&number, packet->data, sizeof number);
+  ++*(uint32_t *)context;
+  return number % 2 == 0;
+}
+
+/* Packets that are not chosen do not count. The choice runs on the tap's thread. */
+static void a_choice_leaves_packets_out(void) {
+  enum { OFFERED = 1000 };
+  struct sonde_tap_config config = settings();
+  struct sonde_tap_writer *writer = create(&config, 1);
+  struct answer answer = {0};
+  uint32_t asked = 0;
+  sonde_tap_writer_choice_set(writer, (struct sonde_tap_choice){&asked, is_even});
+  for (uint32_t number = 1; number <= OFFERED; number++)
+    put(writer, 0, number, 60);
+  sonde_tap_writer_finish(writer);
+  take_all(writer, &answer);
+  struct sonde_tap_counts counts;
+  sonde_tap_writer_counts(writer, &counts);
+  CHECK_EQ(counts.matched_packets, OFFERED / 2);
+  CHECK_EQ(answer.packets, OFFERED / 2);
+  CHECK_EQ(answer.last_number, OFFERED);
+  CHECK_EQ(answer.faults, 0);
+  check_sum(writer, &answer);
+  sonde_tap_writer_destroy(writer);
+  CHECK_EQ(asked, OFFERED);
+}
+
 /* Nobody takes a message: put returns at once and counts. The oldest packets are kept. */
 static void a_full_ring_counts(void) {
   struct sonde_tap_config config = settings();
@@ -283,6 +313,7 @@ static void a_session_is_tapped(void) {
 
 int main(void) {
   workers_feed_one_tap();
+  a_choice_leaves_packets_out();
   a_full_ring_counts();
   the_rate_is_kept();
   limits_end_the_tap();

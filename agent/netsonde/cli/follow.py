@@ -18,6 +18,7 @@ from ..errors import EXIT_REFUSED, EXIT_USAGE, NetsondeError
 from ..fleet.outcome import Outcome
 from .downloads import STANDARD_OUTPUT, find_viewer, opened_viewer
 from .files import WriteError
+from .flow_filters import process
 from .output import say
 from .requests import print_failures, read_nats_section, read_pace, read_target, whole
 
@@ -43,6 +44,7 @@ def add_follow_arguments(parser: ArgumentParser) -> None:
     live = parser.add_argument_group("with --follow")
     live.add_argument("--snaplen", type=whole(0, 262_144), metavar="N", help="0: all (256)")
     live.add_argument("--interface", metavar="NAME", help="names and patterns, by commas (all)")
+    live.add_argument("--process", type=process, metavar="GLOB|PID", help="of an end on the host")
     live.add_argument("--direction", choices=["both", "in", "out"], help="(both)")
     live.add_argument("--duration", type=whole(1, 3600), metavar="SEC", help="(3600)")
     live.add_argument("--rate-kbps", type=whole(1, 10_000_000), metavar="N", help="of each host")
@@ -56,7 +58,16 @@ def add_follow_arguments(parser: ArgumentParser) -> None:
 
 
 LIVE_OPTIONS = (
-    *("snaplen", "interface", "direction", "duration", "rate_kbps", "window_kib", "reorder_ms"),
+    *(
+        "snaplen",
+        "interface",
+        "process",
+        "direction",
+        "duration",
+        "rate_kbps",
+        "window_kib",
+        "reorder_ms",
+    ),
     *("rotate_mb", "rotate_sec", "files"),
 )
 
@@ -97,6 +108,7 @@ def tap_options(args: Namespace) -> TapOptions:
         max_bytes=args.max_bytes,
         duration_sec=args.duration or 3600,
         rate_kbps=args.rate_kbps,
+        process=args.process,
         window_bytes=(args.window_kib or 1024) << 10,
         reorder_ms=1000 if args.reorder_ms is None else args.reorder_ms,
         statistics=args.open or args.write == STANDARD_OUTPUT,

@@ -219,10 +219,11 @@ def _fill_match(made: Any, match: FlowMatch, kept: list[Any]) -> None:
         ffi.memmove(made.ip, match.ip, len(match.ip))
     made.name = _text(match.name, kept)
     if match.owner is not None:
-        made.owner = _owner(match.owner, kept)
+        made.owner = owner_match(match.owner, kept)
 
 
-def _owner(match: OwnerMatch, kept: list[Any]) -> Any:
+def owner_match(match: OwnerMatch, kept: list[Any]) -> Any:
+    """Returns a struct sonde_owner_match. kept: what has to live as long."""
     made = ffi.new("struct sonde_owner_match *")
     kept.append(made)
     made.pid = -1 if match.pid is None else match.pid

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidFilter
+from .flows import owner_match
 from .library import check, ffi, lib, members, string_of
+from .values import OwnerMatch
 
 MESSAGE_BYTES_MAX: int = lib.SONDE_TAP_MESSAGE_BYTES
 SNAPLEN_MAX: int = lib.SONDE_TAP_SNAPLEN_MAX
@@ -40,6 +42,7 @@ class TapSettings:
     max_bytes: int
     rate: int
     interfaces: Sequence[TapInterface]
+    owner: OwnerMatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,9 @@ def open_tap(handle: Any, settings: TapSettings) -> Tap:
         interfaces[at].slot, interfaces[at].linktype = one.slot, one.linktype
     config.filter, config.exclude = expression, exclude
     config.interfaces, config.interface_count = interfaces, len(settings.interfaces)
+    kept: list[Any] = []
+    if settings.owner is not None:
+        config.owner = owner_match(settings.owner, kept)
     for name in ("snaplen", "direction", "slots", "max_packets", "max_bytes", "rate"):
         setattr(config, name, getattr(settings, name))
     tap = ffi.new("struct sonde_tap **")

@@ -66,6 +66,7 @@ class TapOptions:
     max_bytes: int | None = None
     duration_sec: int = 60
     rate_kbps: int | None = None
+    process: str | int | None = None
     window_bytes: int = 1 << 20
     reorder_ms: int = 1000
     statistics: bool = False
@@ -76,6 +77,7 @@ class TapOptions:
             "max_packets": self.max_packets,
             "max_bytes": self.max_bytes,
             "rate_kbps": self.rate_kbps,
+            "process": self.process,
         }
         return {
             "filter": self.filter,

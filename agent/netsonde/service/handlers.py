@@ -214,6 +214,10 @@ async def packets_delete(call: Call, request: PacketsDeleteRequest) -> Done:
 
 
 async def tap(call: Call, request: TapRequest) -> Done:
+    if request.process is not None and "process" in call.hidden:
+        raise PolicyDenied(
+            "This host's [policy] hides the field from this caller.", field="$.process"
+        )
     return Done(await call.features.taps.open(request, call.caller))
 
 

@@ -31,6 +31,7 @@ from ..capture.tap import LEASE_SEC, EndReason, LiveTap, TapPlan, Totals
 from ..config.sections import TapSection
 from ..core.tap import SNAPLEN_MAX, TapInterface, TapSettings, open_tap
 from ..core.threads import on_thread
+from ..core.values import OwnerMatch
 from ..errors import (
     BackendUnavailable,
     Draining,
@@ -110,6 +111,12 @@ class Taps:
         except (TooManyRequests, PolicyDenied):
             self.counters.refused += 1
             raise
+        if request.process is not None and not session.capture.stats().owners:
+            raise BackendUnavailable(
+                "`process` needs owners of flows, which this capture does not have; run:"
+                " netsonde doctor",
+                field="$.process",
+            )
         with blaming("$.filter", InvalidFilter):
             await self._sessions.filters.check(request.filter, session.link_types, kernel=False)
         interfaces = _interfaces(session, request.interface)
@@ -166,6 +173,7 @@ class Taps:
             max_bytes=request.max_bytes or 0,
             rate=self._rate(rate, len(self._open) + 1),
             interfaces=[one for one, _ in interfaces],
+            owner=_owner(request.process),
         )
         held = session.capture.held()
         handle = held.__enter__()
@@ -353,6 +361,12 @@ def _interfaces(session: Session, wanted: str) -> list[tuple[TapInterface, str]]
             f"The session captures no interface {wanted!r}.", field="$.interface"
         )
     return found
+
+
+def _owner(process: str | int | None) -> OwnerMatch | None:
+    if process is None:
+        return None
+    return OwnerMatch(pid=process) if isinstance(process, int) else OwnerMatch(process=process)
 
 
 def _exclusion(server: str) -> str:

@@ -259,6 +259,7 @@ class TapRequest(Request, kw_only=True):
     rate_kbps: (
         Annotated[int, Meta(ge=1, le=10**7, description="at most the host's own limit")] | None
     ) = None
+    process: Pattern | Annotated[int, Meta(ge=1, le=2**31 - 1, description="the id")] | None = None
     credit: Annotated[
         int, Meta(ge=0, le=2**40, description="bytes to send at first; 64 KiB to 4 MiB are used")
     ] = 1 << 20

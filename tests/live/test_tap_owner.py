@@ -1,0 +1,81 @@
+"""A tap of one process: only its packets, also those of sockets that live for one packet."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agents import Fleet
+from bus import Bus
+from deadlines import eventually
+from replay import check_conservation
+from servers import NatsServer
+from tapping import Follow, open_tap, refused
+
+ADDRESS, PORT = "127.0.0.9", 5001
+PACKETS = 50
+BASH = f"for i in $(seq {PACKETS}); do echo bash $i > /dev/udp/{ADDRESS}/{PORT}; done"
+PYTHON = f"""
+import socket
+input()
+for number in range(1, {PACKETS} + 1):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+        sending.connect(("{ADDRESS}", {PORT}))
+        sending.send(b"python %d" % number)
+"""
+
+
+def payloads(frames: list[bytes]) -> set[str]:
+    return {frame[42:].decode().strip() for frame in frames}
+
+
+def numbered(word: str) -> set[str]:
+    return {f"{word} {number}" for number in range(1, PACKETS + 1)}
+
+
+@pytest.fixture
+def python() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that sends when its input ends."""
+    with subprocess.Popen([sys.executable, "-c", PYTHON], stdin=subprocess.PIPE) as process:
+        yield process
+
+
+async def test_only_the_packets_of_a_process(
+    fleet: Fleet,
+    bus: Bus,
+    nats_server: NatsServer,
+    tmp_path: Path,
+    python: subprocess.Popen[bytes],
+) -> None:
+    """By its name and by its id, in the request and in the command."""
+    fleet.start(tap={"taps": 3})
+    await bus.ok("start", {"interface": "lo", "backend": "af_packet"})
+    wanted = f"udp dst port {PORT}"
+    words = ("--filter", wanted, "--process", "BAS?")
+    live = await Follow(nats_server, tmp_path, *words).opened()
+    named = await open_tap(bus, filter=wanted, process="bash")
+    by_id = await open_tap(bus, filter=wanted, process=python.pid)
+    await asyncio.to_thread(subprocess.run, ["bash", "-c", BASH], check=True)
+    await asyncio.to_thread(python.communicate, b"\n")
+    await eventually(lambda: len(payloads(named.frames)) >= PACKETS, "those of bash")
+    await eventually(lambda: len(payloads(by_id.frames)) >= PACKETS, "those of Python")
+    await eventually(lambda: live.packets() >= PACKETS, "those of bash in the file")
+    ended = [await named.stop(), await by_id.stop()]
+    assert payloads(named.frames) == numbered("bash")
+    assert payloads(by_id.frames) == numbered("python")
+    assert [one.lost for one in ended] == [{"ring": 0, "rate": 0}] * 2
+    assert live.stop() == 0, live.said
+    status = await bus.ok("status")
+    check_conservation(status)
+    assert status["packets_dropped"] == 0
+
+
+async def test_without_owners_a_process_is_refused(fleet: Fleet, bus: Bus) -> None:
+    fleet.start(flows={"owners": "off"})
+    await bus.ok("start", {"interface": "lo", "backend": "af_packet"})
+    assert await refused(bus, filter="udp", process="bash") == (503, "backend_unavailable")
