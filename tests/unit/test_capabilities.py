@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from netsonde.daemon.privileges import NEEDED, standing
+from netsonde.daemon.privileges import NEEDED, OWNERS, standing
 from netsonde.wire.requests import BACKEND_NAMES
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
@@ -58,6 +58,13 @@ def test_drop_in_adds_the_backends_missing_capabilities(backend: str) -> None:
     more = settings(UNITS / "netsonde.service.d" / f"{backend}.conf.example")
     for key in ("AmbientCapabilities", "CapabilityBoundingSet"):
         assert set(unit[key] + more.get(key, [])) == set(NEEDED[backend])
+
+
+def test_drop_in_adds_the_capabilities_for_owners() -> None:
+    more = settings(UNITS / "netsonde.service.d" / "owners.conf.example")
+    for key in ("AmbientCapabilities", "CapabilityBoundingSet"):
+        assert set(more[key]) == set(OWNERS)
+    assert more["SystemCallFilter"] == ["bpf"]
 
 
 def test_unit_is_hardened() -> None:
