@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 
 from bus import Bus
 from deadlines import eventually
+from netsonde.fleet import tap
 from netsonde.fleet.client import FleetClient, connect
 from netsonde.fleet.outcome import Pace
 from netsonde.fleet.tap import TapOptions, TapSession
@@ -352,6 +353,26 @@ async def test_a_malformed_message_costs_only_that_host(
         await evil.bus.client.publish(f"{evil.inbox}.{evil.host}", data, headers=told)
         await check_others(session, hosts, origin, written, task)
     assert any("ahead: malformed: " in one for one in said)
+
+
+async def test_messages_of_unknown_hosts_take_bounded_memory(
+    nats_server: NatsServer,
+    hosts: list[Played],
+    origin: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tap, "EARLY_BYTES_MAX", 1 << 20)
+    async with followed(nats_server, TapOptions(filter="udp"), []) as (session, written, task):
+        await opened(hosts, session)
+        for number in range(2000):
+            await hosts[1].bus.client.publish(f"{hosts[1].inbox}.unknown{number}", bytes(4096))
+        for one in hosts:  # its messages arrive after the others
+            await one.say(range(origin, origin + 10), (origin + 10) * MS)
+            await one.say(range(0), 0, End="stop")
+        await asyncio.wait_for(task, 30)
+        assert 100 < len(session._early) < 256
+        assert len(parsed(written)[1]) == 30
+        assert not session.failed
 
 
 async def check_others(

@@ -46,6 +46,7 @@ CLOCK_PINGS = 3
 CLOCK_TIMEOUT_SEC = 1.0
 CHUNK_BYTES = 1 << 18
 EARLY_MESSAGES = 1024  # kept for a host that has not joined; its first credit allows fewer
+EARLY_BYTES_MAX = 64 << 20  # kept for all of them
 
 MALFORMED = "malformed"  # an end of this side: the host's messages cannot be read
 FAILURES = ("gone", "lease", "no_responders", "session_stop", "sealed", "drain", MALFORMED)
@@ -144,6 +145,7 @@ class TapSession:
         self._preparing: set[asyncio.Task[None]] = set()
         self._prepared: list[tuple[HostTap, list[Interface]]] = []
         self._early: dict[str, deque[Msg]] = {}  # messages of hosts that are not in `hosts` yet
+        self._early_bytes = 0
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._stopping = asyncio.Event()
         self._interfaces = 0
@@ -299,6 +301,7 @@ class TapSession:
             one.heard_sec = time.monotonic()
             self._add_interfaces(one, interfaces)
             for message in self._early.pop(one.host, ()):
+                self._early_bytes -= size_of(message)
                 self._read(message)
         return [one.host for one, _ in prepared]
 
@@ -395,12 +398,21 @@ class TapSession:
         while not self._arrived.empty() and len(self._out) < CHUNK_BYTES:
             self._read(self._arrived.get_nowait())
 
+    def _keep(self, host: str, message: Msg) -> None:
+        """Keeps a message for a host that has not joined. A dropped one is a gap in its numbers."""
+        kept = self._early.setdefault(host, deque())
+        if len(kept) < EARLY_MESSAGES and self._early_bytes + size_of(message) <= EARLY_BYTES_MAX:
+            kept.append(message)
+            self._early_bytes += size_of(message)
+        elif not kept:
+            del self._early[host]
+
     def _read(self, message: Msg) -> None:
         headers = message.headers or {}
         host = message.subject.rpartition(".")[2]
         one = self.hosts.get(host)
         if one is None:  # its reply may follow
-            self._early.setdefault(host, deque(maxlen=EARLY_MESSAGES)).append(message)
+            self._keep(host, message)
             return
         if headers.get("Tap") != one.id or "Seq" not in headers or one.end == MALFORMED:
             return  # a probe of the lease, or not a message of these taps
@@ -509,3 +521,8 @@ class TapSession:
                 self._out += statistics_block(
                     one.numbers[0], time.time_ns(), one.packets, one.loss.total
                 )
+
+
+def size_of(message: Msg) -> int:
+    """Returns about the bytes that a message takes in memory."""
+    return len(message.data) + 1024
