@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import netns
 from agents import Agent, Fleet
 from bus import Bus
+from deadlines import eventually_now
 from netns import HOST_DEVICE, Sender, Wire
 from packets import UDP, ethernet, ipv4, udp
 from servers import NatsServer
@@ -41,10 +42,17 @@ EXTRA_MAX = 0.03  # processor time with a tap that matches nothing
 
 def thread_ns(pid: int) -> int:
     """Returns the processor time of the capture thread, in nanoseconds."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        if (task / "comm").read_text().startswith("sonde-cap"):
-            return int((task / "schedstat").read_text().split()[0])
-    raise SystemExit("no capture thread")
+    return int(
+        (eventually_now(lambda: task_of(pid), "the capture thread") / "schedstat")
+        .read_text()
+        .split()[0]
+    )
+
+
+def task_of(pid: int) -> Path | None:
+    """A thread has its name a moment after its start."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return next((one for one in tasks if (one / "comm").read_text().startswith("sonde-cap")), None)
 
 
 async def offer(sender: Sender, frame: bytes, seconds: float) -> int:
