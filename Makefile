@@ -16,8 +16,8 @@ PACKAGES := $(shell find agent -name __init__.py)
 # Debian packages for the build, and for the programs that tests and benchmarks compare with.
 APT_BUILD := gcc clang cmake ninja-build pkg-config libbpf-dev libdpdk-dev libpcap-dev libssl-dev python3-venv python3-dev \
              iproute2 iputils-ping
-APT_TEST := buildah chromium clang crun ethtool iperf3 libcap2-bin libclang-rt-14-dev mandoc minisign mmdebstrap nfdump openssl \
-            pmacct podman procps prometheus rpm systemd tcpdump tshark zsh
+APT_TEST := buildah chromium clang crun ethtool iperf3 iptables libcap2-bin libclang-rt-14-dev mandoc minisign \
+            mmdebstrap nfdump openssl pmacct podman procps prometheus rpm systemd tcpdump tshark zsh
 APT_TEST += nodejs $(if $(shell command -v npm),,npm)
 APT_BENCH := clang ethtool iperf3 nfdump softflowd
 

@@ -6,6 +6,7 @@
 #include <ifaddrs.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "owner/state.h"
 
@@ -59,6 +60,16 @@ static void read_ipv6(struct sonde_owner_tracker *tracker, uint64_t netns, FILE 
   }
 }
 
+/* The socket of an event may be that of a thread in another namespace than its process, whose
+ * addresses /proc shows. Often the process is in this one. */
+static bool is_in_own_namespace(uint32_t pid) {
+  char path[64];
+  struct stat own, other;
+  snprintf(path, sizeof path, "/proc/%u/ns/net", pid);
+  return stat(path, &other) == 0 && stat("/proc/self/ns/net", &own) == 0 &&
+         own.st_ino == other.st_ino;
+}
+
 void sonde_owner_read_addresses(struct sonde_owner_tracker *tracker, uint64_t netns, uint32_t pid) {
   static const struct {
     const char *name;
@@ -67,7 +78,8 @@ void sonde_owner_read_addresses(struct sonde_owner_tracker *tracker, uint64_t ne
   struct known_namespace *known = &tracker->namespaces[netns % NAMESPACES];
   if (!tracker->same_pids || netns == tracker->netns ||
       (known->cookie == netns &&
-       known->read_ns + REFRESH_SEC * SONDE_OWNER_SECOND > tracker->now_ns))
+       known->read_ns + REFRESH_SEC * SONDE_OWNER_SECOND > tracker->now_ns) ||
+      is_in_own_namespace(pid))
     return;
   for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
     char path[64];
