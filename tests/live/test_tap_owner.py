@@ -79,3 +79,12 @@ async def test_without_owners_a_process_is_refused(fleet: Fleet, bus: Bus) -> No
     fleet.start(flows={"owners": "off"})
     await bus.ok("start", {"interface": "lo", "backend": "af_packet"})
     assert await refused(bus, filter="udp", process="bash") == (503, "backend_unavailable")
+
+
+async def test_a_hidden_process_is_refused(fleet: Fleet, bus: Bus) -> None:
+    """A tap of one process would show which packets are its."""
+    fleet.start(policy={"hide": {"*": ["process"]}})
+    await bus.ok("start", {"interface": "lo", "backend": "af_packet"})
+    assert await refused(bus, filter="udp", process="bash") == (403, "policy_denied")
+    live = await open_tap(bus, filter="udp")
+    await live.stop()
