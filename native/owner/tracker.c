@@ -335,8 +335,7 @@ static int load_plugin(struct sonde_owner_tracker *tracker, const char *director
                        struct sonde_error *error) {
   char path[PATH_MAX];
   snprintf(path, sizeof path, "%s/owner.so", directory ? directory : "");
-  /* libbpf keeps a pointer to a function of the plug-in. */
-  tracker->plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+  tracker->plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   const struct sonde_owner_feed_ops *(*entry)(void) = NULL;
   if (tracker->plugin)
     *(void **)&entry = dlsym(tracker->plugin, "sonde_owner_feed");

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from deadlines import TIMEOUT_SEC, eventually
 from netsonde.spool.streams import flows_stream
 from netsonde.wire.subjects import flows_subject, shard_of
 from packets import SECOND_NS, UDP, at, ethernet, ipv4, udp, write_pcap
-from roles import ask, both_answer, entered, key_of, setup
+from roles import RoleClient, ask, both_answer, entered, key_of, setup
 from servers import NatsServer
 
 SHARDS = 4
@@ -78,6 +79,11 @@ def flow_ids(*directories: Path) -> Counter[str]:
 def one_packet(directory: Path) -> Path:
     frame = ethernet(ipv4(udp(b"", 1000, 53), UDP, "10.0.0.1", "10.1.0.1"))
     return write_pcap(directory / "one.pcap", [at(SECOND_NS, frame)])
+
+
+async def finished(controller: RoleClient, host: str) -> bool:
+    """Returns whether the agent has read the whole file. A stop would end that."""
+    return bool((await ask(controller, f"capture.host.{host}.status")).body.get("finished"))
 
 
 def batch(host: str, seq: int) -> bytes:
@@ -195,6 +201,11 @@ async def test_group_has_hosts_that_join_later(
         await eventually(listed, f"{host} in the inventory")
         body = {"interface": str(capture), "backend": "file", "metering": {"enable": True}}
         await bus.ok("start", body, host=host)
+
+        async def finished() -> bool:  # a stop would end the reading of the file
+            return bool((await bus.ok("status", host=host)).get("finished"))
+
+        await eventually(finished, "the end of the file")
         await bus.ok("stop", host=host, timeout_sec=30)
 
     def hosts() -> set[str]:
@@ -232,6 +243,7 @@ async def test_separate_keys_may_use_their_shards(tmp_path: Path, fleet: Fleet) 
             await both_answer(controller)
             for host in ("alpha", "beta"):
                 assert (await ask(controller, f"capture.host.{host}.start", body)).code == 200
+                await eventually(partial(finished, controller, host), "the end of the file")
                 assert (await ask(controller, f"capture.host.{host}.stop")).code == 200
         key = ("--nkey", str(key_of(tmp_path, "col")))
         sharing = ("--shards", str(SHARDS), "--durable", "col", "--until-idle", "2")

@@ -69,6 +69,10 @@ async def perform(far: FarEnd | None) -> int:
     from .demo_agent import open_lab
     from .demo_play import play
 
+    # Raise SIGINT, at which asyncio cancels this task. An exception could end any callback.
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGTERM, signal.raise_signal, signal.SIGINT
+    )
     try:
         with tempfile.TemporaryDirectory(prefix="netsonde-demo-") as directory:
             async with asyncio.timeout(DURATION_SEC_MAX), open_lab(Path(directory)) as lab:

@@ -45,6 +45,7 @@ ANSWER_SEC = 5.0  # for each host to open its tap
 RELOAD_SEC = 1.0
 RELEASE_SEC = 5.0
 READER_SEC = 30.0  # dumpcap opens the pipe when it starts
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOG_ADD = 2  # command of a control message
 
 
@@ -127,8 +128,9 @@ async def check_filter(expression: str | None) -> None:
 async def capture(args: SimpleNamespace, parent: int) -> int:
     """Returns the exit code after the capture has ended."""
     stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stopped.set)
     watching = asyncio.create_task(watch(lambda: os.getppid() != parent, stopped))
     code = EXIT_REFUSED
     try:
@@ -147,6 +149,9 @@ async def capture(args: SimpleNamespace, parent: int) -> int:
     watching.cancel()
     if os.getppid() != parent:
         remove_pipes(args)
+    for number in SIGNALS:  # while the loop closes, Python would report them as an error
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
     return code
 
 

@@ -84,6 +84,7 @@ static void feed_close(void *opened) {
   if (feed->control)
     munmap(feed->control, feed->page_bytes);
   bpf_object__close(feed->object);
+  libbpf_set_print(NULL); /* libbpf may stay in memory, and this plug-in does not */
   free(feed);
 }
 
