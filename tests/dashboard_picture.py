@@ -91,11 +91,12 @@ def answers(prometheus: Prometheus, panel: Mapping[str, Any]) -> Iterator[Series
         for name, value in VALUES.items():
             expression = expression.replace(name, value)
         for labels, points in prometheus.query_range(expression, now - SECONDS + 10, now):
-            legend = re.sub(
-                r"{{(\w+)}}", lambda name, labels=labels: labels.get(name[1], ""),  # type: ignore[misc]
-                target["legendFormat"],
-            )  # fmt: skip
-            yield Series(legend, points)
+            yield Series(written(target["legendFormat"], labels), points)
+
+
+def written(template: str, labels: Mapping[str, str]) -> str:
+    """Fills `{{label}}` in a legend."""
+    return re.sub(r"{{(\w+)}}", lambda name: labels.get(name[1], ""), template)
 
 
 def renew() -> None:

@@ -33,6 +33,10 @@ def held_by(pid: int) -> set[tuple[str, int]]:
     return found
 
 
+def are_gone(held: set[tuple[str, int]]) -> bool:
+    return not any(exists(*one) for one in held)
+
+
 def exists(kind: str, number: int) -> bool:
     request = ctypes.create_string_buffer(struct.pack("III", number, 0, 0))
     fd = _libc.syscall(_SYS_BPF, _GET_FD_BY_ID[kind], request, len(request) - 1)

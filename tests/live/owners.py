@@ -86,7 +86,8 @@ class Traffic:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, "the traffic program ended"
-        return json.loads(line)  # type: ignore[no-any-return]
+        end: End = json.loads(line)
+        return end
 
     def stop(self) -> None:
         """Ends the processes, and reads the rest of their lines."""

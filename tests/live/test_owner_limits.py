@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,7 @@ async def test_a_killed_agent_leaves_no_program(fleet: Fleet, bus: Bus) -> None:
         agent.kill()
         # The kernel frees maps and programs after a grace period.
         eventually_now(
-            # mypy infers no type for a lambda bound by its default.
-            lambda held=held: not any(bpf_objects.exists(*one) for one in held),  # type: ignore[misc]
+            partial(bpf_objects.are_gone, held),
             "all that the dead process held to be gone",
         )
         agent.start()

@@ -40,8 +40,9 @@ async def owner_of(bus: Bus, **wanted: Any) -> dict[str, Any]:
         rows = (await bus.ok("flows", {"limit": 1000}))["flows"]
         return next((row for row in rows if wanted.items() <= row.items()), None)
 
-    found: dict[str, Any] = await eventually(ask, f"the flow {wanted}")
-    return found["process"]  # type: ignore[no-any-return]
+    row: dict[str, Any] = await eventually(ask, f"the flow {wanted}")
+    owner: dict[str, Any] = row["process"]
+    return owner
 
 
 async def check_owner(bus: Bus, expected: dict[str, Any], **wanted: Any) -> None:

@@ -93,7 +93,7 @@ def find_folder() -> Path:
     tshark = shutil.which("tshark") or shutil.which("wireshark")
     if tshark is None:
         raise ExtcapError("Neither tshark nor wireshark is installed; use --dir.")
-    done = subprocess.run(  # noqa: S603 - no shell
+    done = subprocess.run(  # noqa: S603 - a list of words, no shell
         [tshark, "-G", "folders"], capture_output=True, text=True, timeout=TIMEOUT_SEC, check=False
     )
     folders = {kind.strip().lower(): Path(path) for kind, path in FOLDER.findall(done.stdout)}
