@@ -13,8 +13,8 @@
 
 struct sonde_tap_owner {
   struct sonde_owner_match match;
-  struct sonde_owner_hook hook;
-  struct sonde_owner_source source;
+  struct sonde_owner_tracker *tracker;
+  struct sonde_owner_progress progress;
   struct sonde_decoder *decoder;
 };
 
@@ -27,12 +27,12 @@ static bool copy_text(const char **text) {
 }
 
 struct sonde_tap_owner *sonde_tap_owner_create(const struct sonde_owner_match *match,
-                                               struct sonde_owner_hook hook,
-                                               struct sonde_owner_source source) {
+                                               struct sonde_owner_tracker *tracker) {
   struct sonde_tap_owner *made = calloc(1, sizeof *made);
   if (!made)
     return NULL;
-  *made = (struct sonde_tap_owner){.match = *match, .hook = hook, .source = source};
+  *made = (struct sonde_tap_owner){.match = *match, .tracker = tracker};
+  sonde_owner_tracker_follow(tracker, true);
   const char **texts[] = {&made->match.unit, &made->match.container, &made->match.pod,
                           &made->match.process};
   bool complete = true;
@@ -48,6 +48,7 @@ struct sonde_tap_owner *sonde_tap_owner_create(const struct sonde_owner_match *m
 void sonde_tap_owner_destroy(struct sonde_tap_owner *owner) {
   if (!owner)
     return;
+  sonde_owner_tracker_follow(owner->tracker, false);
   free((char *)owner->match.unit);
   free((char *)owner->match.container);
   free((char *)owner->match.pod);
@@ -60,7 +61,8 @@ static bool is_match(const struct sonde_tap_owner *owner, uint32_t reference) {
   struct sonde_owner found;
   if (!reference)
     return false;
-  owner->source.read(owner->source.context, reference, &found);
+  struct sonde_owner_source source = sonde_owner_tracker_source(owner->tracker);
+  source.read(source.context, reference, &found);
   return sonde_owner_matches(&owner->match, &found);
 }
 
@@ -82,10 +84,16 @@ static bool is_wanted(void *context, const struct sonde_packet *packet) {
   memcpy(record.source_ip, key->lo_ip, sizeof record.source_ip);
   memcpy(record.dest_ip, key->hi_ip, sizeof record.dest_ip);
   uint32_t owners[2] = {0};
-  owner->hook.record(owner->hook.context, owners, &record);
+  struct sonde_owner_hook hook = sonde_owner_tracker_hook(owner->tracker);
+  hook.record(hook.context, owners, &record);
   return is_match(owner, record.process) || is_match(owner, record.peer_process);
 }
 
+static bool is_ready(void *context, uint64_t time_ns) {
+  struct sonde_tap_owner *owner = context;
+  return sonde_owner_tracker_knows(owner->tracker, &owner->progress, time_ns);
+}
+
 struct sonde_tap_choice sonde_tap_owner_choice(struct sonde_tap_owner *owner) {
-  return (struct sonde_tap_choice){owner, is_wanted};
+  return (struct sonde_tap_choice){owner, is_wanted, is_ready};
 }

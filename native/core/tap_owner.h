@@ -3,15 +3,14 @@
 #define SONDE_CORE_TAP_OWNER_H
 
 #include "netsonde.h"
-#include "owner_hook.h"
+#include "owner/tracker.h"
 #include "tap/writer.h"
 
 struct sonde_tap_owner;
 
 /* Copies the patterns. Returns NULL without memory. */
 struct sonde_tap_owner *sonde_tap_owner_create(const struct sonde_owner_match *match,
-                                               struct sonde_owner_hook hook,
-                                               struct sonde_owner_source source);
+                                               struct sonde_owner_tracker *tracker);
 void sonde_tap_owner_destroy(struct sonde_tap_owner *owner); /* NULL is allowed */
 struct sonde_tap_choice sonde_tap_owner_choice(struct sonde_tap_owner *owner);
 

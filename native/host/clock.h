@@ -14,6 +14,23 @@ static inline uint64_t sonde_clock_ns(clockid_t clock) {
   return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
+/* CLOCK_REALTIME - CLOCK_MONOTONIC. A thread that is suspended between the two readings reads them
+ * again, so the result is exact to some microseconds. */
+static inline uint64_t sonde_clock_epoch_offset(void) {
+  const uint64_t close_ns = 20000;
+  uint64_t best_ns = UINT64_MAX, offset = 0;
+  for (int tries = 0; tries < 5 && best_ns > close_ns; tries++) {
+    uint64_t before_ns = sonde_clock_ns(CLOCK_MONOTONIC);
+    uint64_t epoch_ns = sonde_clock_ns(CLOCK_REALTIME);
+    uint64_t took_ns = sonde_clock_ns(CLOCK_MONOTONIC) - before_ns;
+    if (took_ns < best_ns) {
+      best_ns = took_ns;
+      offset = epoch_ns - before_ns - took_ns / 2;
+    }
+  }
+  return offset;
+}
+
 static inline uint64_t sonde_clock_ms(void) { /* monotonic */
   return sonde_clock_ns(CLOCK_MONOTONIC) / 1000000;
 }

@@ -59,7 +59,7 @@ struct sonde_owner_control {
 #ifndef __bpf__
 _Static_assert(sizeof(struct sonde_owner_event) == SONDE_OWNER_EVENT_BYTES, "as in owner.bpf.c");
 
-enum { SONDE_OWNER_FEED_ABI = 1 };
+enum { SONDE_OWNER_FEED_ABI = 2 };
 
 /* The interface of the plug-in, from its function sonde_owner_feed. */
 struct sonde_owner_feed_ops {
@@ -73,6 +73,9 @@ struct sonde_owner_feed_ops {
   uint32_t (*read)(void *feed, uint32_t max,
                    void (*take)(void *context, const struct sonde_owner_event *event),
                    void *context);
+  /* Bytes that programs wrote to the ring, and bytes whose `take` has returned. Any thread. */
+  uint64_t (*written)(void *feed);
+  uint64_t (*taken)(void *feed);
   /* Whether the programs read the ports of connected UDP sockets: GONE has the port, and `list`
    * calls `take` with NAMED for each open socket that was PORTLESS, or for all open sockets. */
   bool (*has_ports)(void *feed);

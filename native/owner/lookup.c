@@ -7,8 +7,10 @@
 #include "owner/state.h"
 
 enum { SYN = 2, RST = 4 };
-/* Clocks of packets and programs may differ by SKEW. A flow may begin SOON after its socket. */
-static const uint64_t SKEW_NS = 2000000, SOON_NS = 20000000, LINGER_NS = 1000000000,
+/* Clocks of packets and programs may differ by SKEW. A server's connection is reported after its
+ * HANDSHAKE. A flow may begin SOON after its socket. */
+static const uint64_t SKEW_NS = 200000, HANDSHAKE_NS = 1000000000, SOON_NS = 20000000,
+                      LINGER_NS = 1000000000,
                       LOST_NS = 10000000000; /* sockets are listed again after a loss */
 
 /* One flow on its way through the functions below. */
@@ -29,7 +31,8 @@ static bool is_loopback(uint8_t version, const uint8_t ip[16]) {
 static bool fits(struct question *question, const struct sonde_socket *socket) {
   const struct sonde_record *record = question->record;
   uint64_t known_ns = socket->checked_ns > socket->since_ns ? socket->checked_ns : socket->since_ns;
-  if (socket->since_ns > record->last_ns + SKEW_NS)
+  bool connection = socket->key.protocol == SONDE_IP_TCP && socket->key.remote_port;
+  if (socket->since_ns > record->last_ns + (connection ? HANDSHAKE_NS : SKEW_NS))
     return false;
   if (socket->gone_ns && socket->gone_ns + LINGER_NS < record->flow_start_ns)
     return false;
@@ -39,6 +42,17 @@ static bool fits(struct question *question, const struct sonde_socket *socket) {
     return false;
   }
   return true;
+}
+
+/* Compares two sockets that had the same port one after the other. A packet belongs to the newest
+ * that existed before it. */
+static bool is_nearer(const struct question *question, const struct sonde_socket *one,
+                      const struct sonde_socket *other) {
+  uint64_t last_ns = question->record->last_ns;
+  bool one_existed = one->since_ns <= last_ns, other_existed = other->since_ns <= last_ns;
+  if (one_existed != other_existed)
+    return one_existed;
+  return one_existed ? one->since_ns > other->since_ns : one->since_ns < other->since_ns;
 }
 
 /* Returns the socket that fits: of this namespace, or of the only other one. */
@@ -52,7 +66,7 @@ choose(struct question *question, const struct sonde_socket *found, uint32_t cou
     if ((own_only && one->netns != own) || !fits(question, one))
       continue;
     if (!best || (one->netns == own && best->netns != own) ||
-        (one->netns == best->netns && one->since_ns > best->since_ns)) {
+        (one->netns == best->netns && is_nearer(question, one, best))) {
       several &= best && one->netns != own;
       best = one;
     } else if (one->netns != best->netns && best->netns != own) {

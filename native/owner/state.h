@@ -66,6 +66,9 @@ struct sonde_owner_tracker {
   _Atomic uint64_t evicted;
   _Atomic uint64_t sockets;
   _Atomic uint64_t clock_offset; /* epoch - CLOCK_MONOTONIC */
+  _Atomic uint64_t portless_ns;  /* since when a pending socket was not listed; 0: all were */
+
+  _Atomic uint32_t followers;
 
   /* Owned by the thread. */
   struct sonde_cgroup_paths *paths;

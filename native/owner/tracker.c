@@ -24,9 +24,11 @@ enum {
   READ_MAX = 4096,
   TICK_MS = 1000,
   PENDING_MS = 100,
+  FOLLOWED_PENDING_MS = 10,
   OPTION_NETNS_COOKIE = 71, /* SO_NETNS_COOKIE, of Linux 5.14 */
 };
-static const uint64_t LINGER_NS = 10000000000, DESCRIBED_NS = 200000000, LIST_NS = 500000000;
+static const uint64_t LINGER_NS = 10000000000, DESCRIBED_NS = 200000000, LIST_NS = 500000000,
+                      FOLLOWED_LIST_NS = 100000000;
 static const struct timespec GATHER = {.tv_nsec = 1000000}; /* events of one wake-up */
 
 /* ---- owners of events -------------------------------------------------------------------- */
@@ -99,6 +101,8 @@ static void add_pending(struct sonde_owner_tracker *tracker, const struct sonde_
       .owner = describe(tracker, event),
   };
   tracker->waits = true;
+  if (!atomic_load_explicit(&tracker->portless_ns, memory_order_relaxed))
+    atomic_store(&tracker->portless_ns, time_ns);
   if (event->netns != tracker->netns)
     sonde_owner_read_addresses(tracker, event->netns, event->pid);
 }
@@ -145,30 +149,40 @@ static void take_listed(void *context, const struct sonde_listed_socket *listed)
   take_udp(context, listed, false);
 }
 
+static bool is_followed(struct sonde_owner_tracker *tracker) {
+  return atomic_load_explicit(&tracker->followers, memory_order_relaxed) != 0;
+}
+
+static uint32_t pending_ms(struct sonde_owner_tracker *tracker) {
+  return is_followed(tracker) ? FOLLOWED_PENDING_MS : PENDING_MS;
+}
+
 /* Lists UDP sockets if one is open without a known port for a while. */
 static void list_pending(struct sonde_owner_tracker *tracker) {
-  bool due = false, waits = false;
-  if (!tracker->waits || tracker->listed_ns + LIST_NS > tracker->now_ns)
+  bool due = false;
+  uint64_t wait_ns = pending_ms(tracker) * UINT64_C(1000000), portless_ns = 0;
+  uint64_t between_ns = is_followed(tracker) ? FOLLOWED_LIST_NS : LIST_NS;
+  if (!tracker->waits || tracker->listed_ns + between_ns > tracker->now_ns)
     return;
   for (uint32_t i = 0; i < PENDING; i++) {
     struct pending_socket *one = &tracker->pending[i];
     if (!one->cookie || one->listed || one->gone_ns)
       continue;
-    if (one->since_ns + PENDING_MS * 1000000ull > tracker->now_ns) {
-      waits = true;
+    if (one->since_ns + wait_ns > tracker->now_ns) {
+      portless_ns = portless_ns && portless_ns < one->since_ns ? portless_ns : one->since_ns;
       continue;
     }
     due |= tracker->has_ports || one->netns == tracker->netns;
     one->listed = true;
   }
-  tracker->waits = waits;
-  if (!due)
-    return;
-  tracker->listed_ns = tracker->now_ns;
-  if (tracker->has_ports)
+  tracker->waits = portless_ns != 0;
+  if (due)
+    tracker->listed_ns = tracker->now_ns;
+  if (due && tracker->has_ports)
     tracker->ops->list(tracker->feed, false, take_open, tracker);
-  else
+  else if (due)
     sonde_sockets_list(SONDE_IP_UDP, take_listed, tracker);
+  atomic_store(&tracker->portless_ns, portless_ns);
 }
 
 /* ---- events ------------------------------------------------------------------------------ */
@@ -276,10 +290,11 @@ static void take_open(void *context, const struct sonde_owner_event *event) {
 }
 
 static void read_clock(struct sonde_owner_tracker *tracker) {
+  uint64_t offset = sonde_clock_epoch_offset();
   uint64_t monotonic_ns = sonde_clock_ns(CLOCK_MONOTONIC);
-  tracker->now_ns = sonde_clock_ns(CLOCK_REALTIME);
+  tracker->now_ns = monotonic_ns + offset;
   tracker->boot_offset = sonde_clock_ns(CLOCK_BOOTTIME) - monotonic_ns;
-  atomic_store(&tracker->clock_offset, tracker->now_ns - monotonic_ns);
+  atomic_store(&tracker->clock_offset, offset);
 }
 
 static uint32_t read_events(struct sonde_owner_tracker *tracker) {
@@ -323,7 +338,7 @@ static void *run(void *argument) {
       tracker->ops->arm(tracker->feed);
       events = read_events(tracker); /* sent before it was armed */
     }
-    poll(fds, 3, events ? 0 : tracker->waits ? PENDING_MS : TICK_MS);
+    poll(fds, 3, events ? 0 : tracker->waits ? (int)pending_ms(tracker) : TICK_MS);
     nanosleep(&GATHER, NULL);
   }
   return NULL;
@@ -446,6 +461,26 @@ struct sonde_owner_hook sonde_owner_tracker_hook(struct sonde_owner_tracker *tra
 
 struct sonde_owner_source sonde_owner_tracker_source(struct sonde_owner_tracker *tracker) {
   return (struct sonde_owner_source){tracker, read_owner};
+}
+
+void sonde_owner_tracker_follow(struct sonde_owner_tracker *tracker, bool follows) {
+  atomic_fetch_add(&tracker->followers, follows ? 1 : UINT32_MAX);
+}
+
+bool sonde_owner_tracker_knows(struct sonde_owner_tracker *tracker,
+                               struct sonde_owner_progress *progress, uint64_t time_ns) {
+  uint64_t taken = tracker->ops->taken(tracker->feed);
+  if (progress->noted_ns && taken >= progress->position)
+    progress->through_ns = progress->noted_ns;
+  if (taken >= progress->position) {
+    progress->noted_ns = sonde_clock_ns(CLOCK_REALTIME);
+    progress->position = tracker->ops->written(tracker->feed);
+    if (taken >= progress->position)
+      progress->through_ns = progress->noted_ns;
+  }
+  /* The order of a take: portless_ns first, then the position. */
+  uint64_t portless_ns = atomic_load(&tracker->portless_ns);
+  return time_ns <= progress->through_ns && (!portless_ns || time_ns < portless_ns);
 }
 
 void sonde_owner_tracker_counters(const struct sonde_owner_tracker *tracker,

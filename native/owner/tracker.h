@@ -6,6 +6,8 @@
 #ifndef SONDE_OWNER_TRACKER_H
 #define SONDE_OWNER_TRACKER_H
 
+#include <stdbool.h>
+
 #include "counters.h"
 #include "owner.h"
 #include "owner_hook.h"
@@ -23,11 +25,23 @@ struct sonde_owner_counters {
   SONDE_OWNER_COUNTER_LIST(SONDE_COUNTER_MEMBER)
 };
 
+/* How far the index is, for one reader. Begins as zero. */
+struct sonde_owner_progress {
+  uint64_t position;   /* in the programs' ring … */
+  uint64_t noted_ns;   /* … and when it was there, since the epoch */
+  uint64_t through_ns; /* each socket that was reported until then is in the index */
+};
+
 int sonde_owner_tracker_create(const struct sonde_owner_config *config,
                                struct sonde_owner_tracker **tracker, struct sonde_error *error);
 void sonde_owner_tracker_destroy(struct sonde_owner_tracker *tracker); /* NULL is allowed */
 struct sonde_owner_hook sonde_owner_tracker_hook(struct sonde_owner_tracker *tracker);
 struct sonde_owner_source sonde_owner_tracker_source(struct sonde_owner_tracker *tracker);
+/* While a reader follows, the ports of connected UDP sockets are looked up sooner. */
+void sonde_owner_tracker_follow(struct sonde_owner_tracker *tracker, bool follows);
+/* Whether the index has the sockets that existed at `time_ns`, since the epoch. */
+bool sonde_owner_tracker_knows(struct sonde_owner_tracker *tracker,
+                               struct sonde_owner_progress *progress, uint64_t time_ns);
 void sonde_owner_tracker_counters(const struct sonde_owner_tracker *tracker,
                                   struct sonde_owner_counters *counters);
 

@@ -23,8 +23,8 @@ enum {
 };
 /* The kernel hands over a block of packets after 10 ms, later on a busy machine. */
 static const uint64_t SETTLED_NS = 200000000;
-/* Another thread knows a new socket within milliseconds. */
-static const uint64_t CHOICE_NS = 20000000;
+/* The owner of a packet is known after CHOICE_NS. On a busy machine it may take longer. */
+static const uint64_t CHOICE_NS = 20000000, CHOICE_MAX_NS = 1000000000;
 
 struct sonde_tap_writer {
   uint32_t ring_count;
@@ -163,10 +163,15 @@ static bool is_chosen(const struct sonde_tap_writer *writer, const struct sonde_
   return !writer->choice.wanted || writer->choice.wanted(writer->choice.context, &packet);
 }
 
-/* A choice is for packets that are CHOICE_NS old. */
 static bool is_too_young(const struct sonde_tap_writer *writer, const struct sonde_tap_head *head) {
-  return writer->choice.wanted && !atomic_load_explicit(&writer->finishing, memory_order_relaxed) &&
-         head->time_ns + CHOICE_NS > sonde_clock_ns(CLOCK_REALTIME) && writer->live;
+  const struct sonde_tap_choice *choice = &writer->choice;
+  if (!choice->wanted || !writer->live)
+    return false;
+  uint64_t now_ns = sonde_clock_ns(CLOCK_REALTIME);
+  if (now_ns < head->time_ns + CHOICE_NS)
+    return !atomic_load_explicit(&writer->finishing, memory_order_relaxed);
+  return choice->ready && now_ns < head->time_ns + CHOICE_MAX_NS &&
+         !choice->ready(choice->context, head->time_ns);
 }
 
 /* Moves packets from the rings to the message. Returns true if the message can take no more. */

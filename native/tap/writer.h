@@ -12,10 +12,14 @@
 
 struct sonde_tap_writer;
 
-/* Chooses packets after the ring, on the writer's thread, 20 ms after their capture. */
+/* Chooses packets after the ring, on the writer's thread, 20 ms after their capture, or as soon as
+ * `ready` after that. */
 struct sonde_tap_choice {
   void *context;
   bool (*wanted)(void *context, const struct sonde_packet *packet); /* NULL: all packets */
+  /* Whether packets of this time can be chosen. NULL: always. It is not asked for longer than a
+   * second. */
+  bool (*ready)(void *context, uint64_t time_ns);
 };
 
 /* Starts the thread. config: only what concerns rings and messages is used. live: packet times are

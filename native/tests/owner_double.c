@@ -11,6 +11,7 @@ enum { EVENTS_MAX = 4096 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the events */
 static struct sonde_owner_event events[EVENTS_MAX];
 static uint32_t event_count;
+static uint64_t written, taken; /* events */
 static struct sonde_owner_control control;
 static int event_fd;
 
@@ -18,6 +19,7 @@ static int open_feed(uint32_t ring_bytes, void **feed, struct sonde_error *error
   (void)ring_bytes, (void)error;
   event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   event_count = 0;
+  written = taken = 0;
   control = (struct sonde_owner_control){0};
   *feed = events;
   return SONDE_OK;
@@ -37,15 +39,26 @@ static uint32_t read_events(void *feed, uint32_t max,
                             void *context) {
   (void)feed;
   uint64_t signals;
-  uint32_t taken = 0;
+  uint32_t count = 0;
   pthread_mutex_lock(&lock);
   if (read(event_fd, &signals, sizeof signals) < 0)
     signals = 0;
-  for (; taken < event_count && taken < max; taken++)
-    take(context, &events[taken]);
+  for (; count < event_count && count < max; count++)
+    take(context, &events[count]);
   event_count = 0;
+  __atomic_store_n(&taken, written, __ATOMIC_RELEASE);
   pthread_mutex_unlock(&lock);
-  return taken;
+  return count;
+}
+
+static uint64_t written_of(void *feed) {
+  (void)feed;
+  return __atomic_load_n(&written, __ATOMIC_ACQUIRE);
+}
+
+static uint64_t taken_of(void *feed) {
+  (void)feed;
+  return __atomic_load_n(&taken, __ATOMIC_ACQUIRE);
 }
 
 static bool has_ports(void *feed) {
@@ -78,6 +91,7 @@ void sonde_owner_double_put(const struct sonde_owner_event *event) {
   pthread_mutex_lock(&lock);
   if (event_count < EVENTS_MAX)
     events[event_count++] = *event;
+  __atomic_store_n(&written, written + 1, __ATOMIC_RELEASE);
   pthread_mutex_unlock(&lock);
   eventfd_write(event_fd, 1);
 }
@@ -94,6 +108,8 @@ const struct sonde_owner_feed_ops *sonde_owner_feed(void) {
       .fd = feed_fd,
       .arm = arm,
       .read = read_events,
+      .written = written_of,
+      .taken = taken_of,
       .has_ports = has_ports,
       .list = list_none,
       .control = control_of,

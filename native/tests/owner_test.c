@@ -150,6 +150,68 @@ static void check_equal_sockets(void) {
   CHECK_EQ(await_owner(&other, other.pid, 0).shared, 1);
 }
 
+/* A packet belongs to the socket that existed, also if another one got the port at once. */
+static void check_port_changes_hands(void) {
+  enum { APART_NS = 200000 };
+  struct sonde_owner_event one =
+      event_of(SONDE_SOCKET_NAMED, SONDE_IP_UDP, 8, CLIENT, (1u << 30) + 8);
+  struct sonde_owner_event gone = one, other;
+  gone.kind = SONDE_SOCKET_GONE;
+  gone.time_ns += APART_NS / 2;
+  other = one;
+  other.cookie = ++last_cookie;
+  other.pid++;
+  other.time_ns += APART_NS;
+  put(&one);
+  put(&gone);
+  put(&other);
+  uint64_t offset = sonde_clock_epoch_offset();
+  struct sonde_owner owner = await_owner(&other, other.pid, 0);
+  const uint64_t after_ns[] = {APART_NS / 4, APART_NS * 3 / 4, APART_NS * 5 / 4};
+  const uint32_t expected[] = {one.pid, one.pid, other.pid};
+  for (unsigned i = 0; i < sizeof expected / sizeof expected[0]; i++) {
+    int64_t at_ns = (int64_t)(one.time_ns + offset + after_ns[i]);
+    owner = owner_of(&one, at_ns - (int64_t)sonde_clock_ns(CLOCK_REALTIME));
+    CHECK_EQ(owner.pid, expected[i]);
+  }
+}
+
+/* The tracker knows a time as soon as its events are in the index. */
+static void check_progress(void) {
+  struct sonde_owner_progress progress = {0};
+  struct sonde_owner_event event =
+      event_of(SONDE_SOCKET_NAMED, SONDE_IP_TCP, 9, CLIENT, (1u << 30) + 10);
+  for (uint32_t round = 0; round < 200; round++) {
+    event.cookie = ++last_cookie;
+    event.pid++;
+    event.time_ns = sonde_clock_ns(CLOCK_MONOTONIC);
+    put(&event);
+    uint64_t sent_ns = sonde_clock_ns(CLOCK_REALTIME);
+    int waits = 0;
+    while (!sonde_owner_tracker_knows(tracker, &progress, sent_ns) && waits++ < WAIT_MS)
+      nap();
+    CHECK_EQ(owner_of(&event, 0).pid, event.pid);
+  }
+}
+
+static void check_portless_is_unknown(void) {
+  struct sonde_owner_progress progress = {0};
+  struct sonde_owner_event event =
+      event_of(SONDE_SOCKET_PORTLESS, SONDE_IP_UDP, 10, 0, (1u << 30) + 500);
+  uint64_t before_ns = sonde_clock_ns(CLOCK_REALTIME) - SECOND_NS, sent_ns;
+  put(&event);
+  sent_ns = sonde_clock_ns(CLOCK_REALTIME);
+  CHECK(!sonde_owner_tracker_knows(tracker, &progress, sent_ns));
+  int waits = 0;
+  while (!sonde_owner_tracker_knows(tracker, &progress, before_ns) && waits++ < WAIT_MS)
+    nap();
+  sonde_owner_tracker_follow(tracker, true);
+  while (!sonde_owner_tracker_knows(tracker, &progress, sent_ns) && waits++ < WAIT_MS)
+    nap();
+  CHECK(waits < WAIT_MS); /* after the list */
+  sonde_owner_tracker_follow(tracker, false);
+}
+
 static void check_two_namespaces(void) {
   struct sonde_owner_event one =
       event_of(SONDE_SOCKET_NAMED, SONDE_IP_TCP, 4, CLIENT, (1u << 30) + 4);
@@ -251,6 +313,9 @@ int main(void) {
   check_connection();
   check_portless();
   check_equal_sockets();
+  check_port_changes_hands();
+  check_progress();
+  check_portless_is_unknown();
   check_two_namespaces();
   check_older_listener();
   check_many();

@@ -143,7 +143,8 @@ static void a_choice_leaves_packets_out(void) {
   struct sonde_tap_writer *writer = create(&config, 1);
   struct answer answer = {0};
   uint32_t asked = 0;
-  sonde_tap_writer_choice_set(writer, (struct sonde_tap_choice){&asked, is_even});
+  sonde_tap_writer_choice_set(writer,
+                              (struct sonde_tap_choice){.context = &asked, .wanted = is_even});
   for (uint32_t number = 1; number <= OFFERED; number++)
     put(writer, 0, number, 60);
   sonde_tap_writer_finish(writer);

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tapping import Follow, open_tap, refused
 
 ADDRESS, PORT = "127.0.0.9", 5001
 PACKETS = 50
+TURNS = 3  # the index keeps eight sockets of one port
 BASH = f"for i in $(seq {PACKETS}); do echo bash $i > /dev/udp/{ADDRESS}/{PORT}; done"
 PYTHON = f"""
 import socket
@@ -28,20 +30,60 @@ for number in range(1, {PACKETS} + 1):
         sending.connect(("{ADDRESS}", {PORT}))
         sending.send(b"python %d" % number)
 """
+# Two processes send from one port, one directly after the other. A socket stays open at the end.
+ONE_PORT = f"""
+import os, socket
+input()
+def send(text):
+    sending = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sending.bind(("{ADDRESS}", 5002))
+    sending.connect(("{ADDRESS}", {PORT}))
+    sending.send(text)
+    return sending
+there, here = os.pipe(), os.pipe()
+child = os.fork()
+for number in range(1, {TURNS} + 1):
+    if child:
+        send(b"parent %d" % number).close()
+        os.write(there[1], b".")
+        os.read(here[0], 1)
+    else:
+        os.read(there[0], 1)
+        send(b"child %d" % number).close()
+        os.write(here[1], b".")
+if child:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+        sending.connect(("{ADDRESS}", {PORT}))
+        sending.send(b"parent 0")
+        input()
+    os.waitpid(child, 0)
+"""
 
 
 def payloads(frames: list[bytes]) -> set[str]:
     return {frame[42:].decode().strip() for frame in frames}
 
 
-def numbered(word: str) -> set[str]:
-    return {f"{word} {number}" for number in range(1, PACKETS + 1)}
+def numbered(word: str, count: int = PACKETS) -> set[str]:
+    return {f"{word} {number}" for number in range(1, count + 1)}
+
+
+@contextmanager
+def running(program: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs a program when it gets a line."""
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as process:
+        yield process
 
 
 @pytest.fixture
 def python() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that sends when its input ends."""
-    with subprocess.Popen([sys.executable, "-c", PYTHON], stdin=subprocess.PIPE) as process:
+    with running(PYTHON) as process:
+        yield process
+
+
+@pytest.fixture
+def parent() -> Iterator[subprocess.Popen[bytes]]:
+    with running(ONE_PORT) as process:
         yield process
 
 
@@ -73,6 +115,24 @@ async def test_only_the_packets_of_a_process(
     status = await bus.ok("status")
     check_conservation(status)
     assert status["packets_dropped"] == 0
+
+
+async def test_port_that_changes_hands(
+    fleet: Fleet, bus: Bus, parent: subprocess.Popen[bytes]
+) -> None:
+    """Also the packet of a connected socket that stays open: no event reports its port."""
+    fleet.start(tap={"taps": 1})
+    await bus.ok("start", {"interface": "lo", "backend": "af_packet"})
+    tap = await open_tap(bus, filter=f"udp dst port {PORT}", process=parent.pid)
+    assert parent.stdin is not None
+    parent.stdin.write(b"\n")
+    parent.stdin.flush()
+    wanted = numbered("parent", TURNS) | {"parent 0"}
+    await eventually(lambda: len(tap.frames) >= len(wanted), "the packets of the parent")
+    assert payloads(tap.frames) == wanted
+    await tap.stop()
+    parent.stdin.close()
+    check_conservation(await bus.ok("status"))
 
 
 async def test_without_owners_a_process_is_refused(fleet: Fleet, bus: Bus) -> None:

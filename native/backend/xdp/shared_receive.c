@@ -172,7 +172,7 @@ int shared_receive(struct shared *shared, uint32_t number, struct sonde_packet *
   (void)error;
   struct shared_queue *queue = &shared->queues[number];
   uint64_t begun_ns = sonde_clock_ns(CLOCK_MONOTONIC);
-  uint64_t epoch_ns = sonde_clock_ns(CLOCK_REALTIME) - begun_ns;
+  uint64_t epoch_ns = sonde_clock_epoch_offset();
   uint64_t timeout_ns = timeout_ms > 0 ? (uint64_t)timeout_ms * 1000000 : 0;
   max = max > SHARED_BATCH_MAX ? SHARED_BATCH_MAX : max;
   if (queue->armed)

@@ -42,6 +42,8 @@ struct feed {
   struct bpf_link *links[PROGRAMS_MAX];
   uint32_t link_count;
   struct ring_buffer *ring;
+  uint64_t *taken;         /* the ring's first page; libbpf 1.1 does not give the positions */
+  const uint64_t *written; /* the ring's second page */
   struct sonde_owner_control *control;
   size_t page_bytes;
   uint32_t left; /* events to take in this read */
@@ -83,6 +85,10 @@ static void feed_close(void *opened) {
   ring_buffer__free(feed->ring);
   if (feed->control)
     munmap(feed->control, feed->page_bytes);
+  if (feed->taken)
+    munmap(feed->taken, feed->page_bytes);
+  if (feed->written)
+    munmap((void *)feed->written, feed->page_bytes);
   bpf_object__close(feed->object);
   libbpf_set_print(NULL); /* libbpf may stay in memory, and this plug-in does not */
   free(feed);
@@ -150,14 +156,22 @@ static int attach_all(struct feed *feed, struct sonde_error *error) {
   return failed ? fail(error, -failed, bpf_program__name(program)) : SONDE_OK;
 }
 
+/* Maps one page. Returns NULL if the kernel refuses. */
+static void *map_page(const struct feed *feed, int map, int protection, uint32_t page) {
+  void *mapped =
+      mmap(NULL, feed->page_bytes, protection, MAP_SHARED, map, (off_t)(page * feed->page_bytes));
+  return mapped == MAP_FAILED ? NULL : mapped;
+}
+
 static int map_rings(struct feed *feed, struct sonde_error *error) {
   int ring = bpf_object__find_map_fd_by_name(feed->object, "ring");
   int control = bpf_object__find_map_fd_by_name(feed->object, "control");
   feed->page_bytes = (size_t)sysconf(_SC_PAGESIZE);
-  void *mapped = mmap(NULL, feed->page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, control, 0);
-  if (mapped == MAP_FAILED)
+  feed->control = map_page(feed, control, PROT_READ | PROT_WRITE, 0);
+  feed->taken = map_page(feed, ring, PROT_READ, 0);
+  feed->written = map_page(feed, ring, PROT_READ, 1);
+  if (!feed->control || !feed->taken || !feed->written)
     return fail(error, errno, "mapping the counters");
-  feed->control = mapped;
   feed->ring = ring_buffer__new(ring, take_event, feed, NULL);
   return feed->ring ? SONDE_OK : fail(error, errno, "mapping the ring");
 }
@@ -227,6 +241,14 @@ static int feed_list(void *opened, bool all,
   return SONDE_OK;
 }
 
+static uint64_t feed_written(void *opened) {
+  return __atomic_load_n(((struct feed *)opened)->written, __ATOMIC_ACQUIRE);
+}
+
+static uint64_t feed_taken(void *opened) {
+  return __atomic_load_n(((struct feed *)opened)->taken, __ATOMIC_ACQUIRE);
+}
+
 static bool feed_has_ports(void *opened) {
   return ((struct feed *)opened)->ports != NULL;
 }
@@ -241,6 +263,8 @@ static const struct sonde_owner_feed_ops ops = {
     .fd = feed_fd,
     .arm = feed_arm,
     .read = feed_read,
+    .written = feed_written,
+    .taken = feed_taken,
     .has_ports = feed_has_ports,
     .list = feed_list,
     .control = feed_control,
