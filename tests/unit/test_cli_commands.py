@@ -211,6 +211,8 @@ def test_nats_address_prefers_flag_then_file_then_environment(
         ["flows", "--ip", "198.18.0"],
         ["flows", "--port", "65536"],
         ["run", "--label", "Site=Ams"],
+        ["events", "--since", "yesterday"],
+        ["events", "--since", ""],
         ["config"],
     ],
 )

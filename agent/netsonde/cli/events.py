@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import EXIT_OK, EXIT_REFUSED
+from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError
 from ..wire.events import EVENT_KINDS, Event
 from ..wire.instant import instant_ns
 from .around import event_id
@@ -46,7 +46,10 @@ class EventsCommand:
             "--kind", action="append", choices=EVENT_KINDS, help="may be repeated (default: all)"
         )
         parser.add_argument(
-            "--since", metavar="TIME", help=f"RFC 3339, or an age ({SINCE} without --follow)"
+            "--since",
+            type=read_since,
+            metavar="TIME",
+            help=f"RFC 3339, or an age ({SINCE} without --follow)",
         )
         parser.add_argument("-n", "--count", type=whole(1), metavar="N", help="stop after N events")
         add_client_arguments(parser)
@@ -60,14 +63,23 @@ class EventsCommand:
             return EXIT_OK
 
 
+def read_since(text: str) -> int:
+    """Returns nanoseconds since the epoch."""
+    try:
+        return instant_ns(text, time.time_ns(), field="--since")
+    except NetsondeError:
+        raise ArgumentTypeError(
+            f"{text!r} is neither RFC 3339 with an offset nor a time ago like -5m"
+        ) from None
+
+
 async def print_events(args: Namespace) -> int:
     from ..fleet.client import connect
     from ..fleet.events import read_event
     from ..fleet.members import Members, joins_late
 
     address, target, pace = read_nats_section(args), read_target(args), read_pace(args)
-    since = args.since if args.since or args.follow else SINCE
-    since_ns = None if since is None else instant_ns(since, time.time_ns(), field="--since")
+    since_ns = read_since(SINCE) if args.since is None and not args.follow else args.since
     printed, refused = 0, 0
     seen: set[tuple[str, str, int]] = set()  # stored ones, which may arrive again as new ones
     async with connect(address, lasting=args.follow, notify=notify) as client:
