@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Self
 
 import packets
 from deadlines import TIMEOUT_SEC, eventually_now
+from processes import asleep
 
 HOST = "127.0.0.1"
 UTC = {**os.environ, "TZ": "UTC"}
@@ -191,19 +192,6 @@ def _udp_sockets(port: int) -> list[tuple[int, int]]:
     return found
 
 
-def _sleeps(pid: int) -> bool:
-    """Returns whether all threads of the process and of its children are asleep."""
-    try:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
-            children = map(int, (task / "children").read_text().split())
-            if state != "S" or not all(map(_sleeps, children)):
-                return False
-    except (FileNotFoundError, ProcessLookupError):
-        return False  # a thread or a child has just ended
-    return True
-
-
 class _Collector(_Process):
     port: int
 
@@ -220,7 +208,7 @@ class _Collector(_Process):
         order in which a datagram passes them. An empty socket is not enough. A collector that exits
         loses the datagram it has just read and what it has not passed to its child process."""
         assert self._process is not None
-        return _udp_sockets(self.port)[0][0] == 0 and _sleeps(self._process.pid)
+        return _udp_sockets(self.port)[0][0] == 0 and asleep(self._process.pid)
 
 
 class Nfcapd(_Collector):

@@ -21,7 +21,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from agents import COMMAND
 from bus import Reply, settled
-from deadlines import eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus import nkey
 from netsonde.bus.credentials import Login
 from netsonde.bus.nats_client import GuardedClient
@@ -176,7 +176,12 @@ async def entered(
         refusals.append(str(error).lower())  # nats-py lowercases the subjects
 
     await client.connect(
-        server.url, error_cb=note, inbox_prefix=inbox, allow_reconnect=False, **login.options
+        server.url,
+        error_cb=note,
+        inbox_prefix=inbox,
+        allow_reconnect=False,
+        connect_timeout=int(TIMEOUT_SEC),
+        **login.options,
     )
     try:
         yield RoleClient(client, refusals)
@@ -204,6 +209,17 @@ async def ask(someone: RoleClient, subject: str, body: Any = None, **headers: st
     return Reply.of(
         await someone.client.request(subject, payload, timeout=10, headers=named or None)
     )
+
+
+async def file_read(controller: RoleClient, host: str) -> bool:
+    """Returns whether the host has read its whole file. A stop would end the reading."""
+    return bool((await ask(controller, f"capture.host.{host}.status")).body.get("finished"))
+
+
+async def records_stored(someone: RoleClient, host: str) -> bool:
+    """Returns whether the stream has acknowledged each record of the host's spool."""
+    spool = (await ask(someone, f"capture.host.{host}.status")).body["spool"]
+    return bool(spool["records_waiting"] == 0)
 
 
 async def answers(someone: RoleClient, subject: str) -> bool:

@@ -25,13 +25,18 @@ async def store_flows(fleet: Fleet, bus: Bus, trace: Path, host: str = "alpha") 
 
     await eventually(finished, "the end of the file")
     stopped = await bus.ok("stop", host=host)
+    await drained(bus, host)
+    return stopped
+
+
+async def drained(bus: Bus, host: str = "alpha") -> None:
+    """Returns when the stream has acknowledged each record of the host's spool."""
 
     async def acknowledged() -> bool:
         status = await bus.request("status", host=host)
         return bool(status.body["spool"]["records_waiting"] == 0)
 
     await eventually(acknowledged, "the stream to have each record")
-    return stopped
 
 
 async def batches(bus: Bus, stream: str, consumer: str) -> list[dict[str, Any]]:

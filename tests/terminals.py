@@ -45,8 +45,10 @@ class Terminal:
         return self._process.poll() is not None
 
     def _read(self) -> bytearray:
+        """Reads all there is: one read of a terminal returns a part of that."""
         with contextlib.suppress(OSError):  # nothing to read yet, or the command has ended
-            self._drawn.extend(os.read(self._keyboard, 65536))
+            while data := os.read(self._keyboard, 65536):
+                self._drawn.extend(data)
         return self._drawn
 
 

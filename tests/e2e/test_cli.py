@@ -66,6 +66,15 @@ def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def wait_for_end_of_file(run: Run) -> None:
+    """Returns when each host has read its file. A stop would end the reading."""
+
+    def read() -> bool:
+        return all(one.get("finished") for one in objects(run("status", "--json")))
+
+    eventually_now(read, "the file to be read")
+
+
 def rows(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
     """Returns the cells of a piped table without its header."""
     return [line.split() for line in done.stdout.splitlines()[1:]]
@@ -131,8 +140,8 @@ def test_host_in_nodes_file_that_is_not_connected_is_reported(
     nodes = tmp_path / "nodes"
     nodes.write_text("alpha\ngamma  # long gone\n")
     began = time.monotonic()
-    done = run("status", "--nodes", str(nodes), "--timeout", "20")
-    assert time.monotonic() - began < 10
+    done = run("status", "--nodes", str(nodes), "--timeout", "50")
+    assert time.monotonic() - began < 25
     assert done.returncode == 1
     assert [row[0] for row in rows(done)] == ["alpha"]
     not_connected, summary = done.stderr.splitlines()
@@ -165,7 +174,7 @@ def test_nats_url_is_used_and_unreachable_server_exits_with_69(
     )
     assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr.count("\n") == 1
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
 
 
 # ---- a session -----------------------------------------------------------------------------
@@ -188,9 +197,7 @@ def test_session_from_start_to_stop(
     assert again.stderr.startswith("alpha: 409 session_active: ")
     assert objects(run("start", "-i", str(path), "-b", "file", "--json"))[0]["code"] == 409
 
-    eventually_now(
-        lambda: objects(run("status", "--json"))[0].get("finished"), "the file to be read"
-    )
+    wait_for_end_of_file(run)
     assert rows(run("status"))[0][:5] == ["alpha", "finished", str(path), "file", "7"]
     assert len(rows(run("flows"))) == 7
     assert len(rows(run("flows", "-n", "3"))) == 3
@@ -247,6 +254,7 @@ def test_meter_and_follow_print_every_record(
     path = capture_file(conversation(7))
     start = run("start", "-i", str(path), "-b", "file", "--meter", "--flow-timeout", "1")
     assert start.returncode == 0, start.stderr
+    wait_for_end_of_file(run)
     off = run("meter", "off", "--json")
     assert objects(off)[0]["status"] == "disabled"
     assert run("stop").returncode == 0
@@ -280,6 +288,7 @@ def test_group_and_limit_select_the_followed_hosts(
     eventually_now(lambda: is_followed(nats_server, "beta"), "the collector to subscribe")
     path = capture_file(conversation(3))
     assert run("start", "-i", str(path), "-b", "file", "--meter").returncode == 0
+    wait_for_end_of_file(run)
     assert run("stop").returncode == 0
     for process, host in ((follower, "alpha"), (collector, "beta")):
         assert process.stdout is not None

@@ -7,6 +7,7 @@ memory for the marker. The same search must find the marker in an unencrypted bu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -78,7 +79,12 @@ def read_alone(file: Path, key: Path, out: Path) -> int:
 
 def left_behind(disk: Path) -> list[Path]:
     """Returns the files of a running or killed session that hold more than a header."""
-    return [file for file in disk.iterdir() if file.stat().st_size > 96]
+    found = []
+    for file in disk.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # renamed or deleted in the meantime
+            if file.stat().st_size > 96:
+                found.append(file)
+    return found
 
 
 def segments(disk: Path) -> list[Path]:

@@ -79,6 +79,11 @@ async def test_stored_events_are_listed_and_new_ones_follow(
         ("alpha", "audit", "start"),
         ("alpha", "audit", "stop"),
     ]
+
+    async def refusal_stored() -> bool:
+        return bool((await events(nats_server, "--kind", "audit", "--host", "beta")).stdout)
+
+    await eventually(refusal_stored, "the event of beta in the stream")
     table = await events(nats_server, "--kind", "audit", "--host", "beta")
     assert table.returncode == 0, table.stderr
     (line,) = table.stdout.splitlines()

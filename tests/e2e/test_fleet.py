@@ -26,6 +26,7 @@ from bus import settled
 from deadlines import TIMEOUT_SEC, eventually
 from fake_agents import FakeAgent
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
+from processes import has_read_all
 from servers import NatsServer
 
 Result = tuple[int, str, str]
@@ -217,7 +218,7 @@ async def test_command_that_is_cut_off_prints_what_is_known(
     await eventually(lambda: all(heard), "both hosts to hear the request")
     await eventually(lambda: not near.in_flight, "a reply")
     await settled(agents_client)
-    await asyncio.sleep(0.2)  # until the client has read the reply
+    await eventually(lambda: has_read_all(process.pid), "the client to read the reply")
     if cut == "interrupt":
         process.send_signal(signal.SIGINT)
     else:
@@ -327,13 +328,13 @@ async def test_reply_of_a_host_with_another_name_in_it_is_malformed(
     web2 = await FakeAgent(agents_client, "web2").start()
     web2.host = "db2"
     for flags in (("--host", "web1", "--host", "web2"), ("--host", "web1")):
-        code, out, errors = await run("status", "--json", "--timeout", "1", *flags)
+        code, out, errors = await run("status", "--json", "--timeout", "3", *flags)
         assert code == 1
         bodies = [json.loads(line) for line in out.splitlines()]
         assert [body["host"] for body in bodies] == list(flags[1::2])
         assert {body["error"] for body in bodies} == {"unreadable"}
         assert "two host names: web1 and 'db1'" in bodies[0]["detail"]
-    _, out, errors = await run("status", "--json", "--timeout", "1", "--host", "web2")
+    _, out, errors = await run("status", "--json", "--timeout", "3", "--host", "web2")
     assert json.loads(out)["detail"] == "the reply names another host: db2"
     assert "web2: reply ignored, it names another host: db2" in errors
 
@@ -500,6 +501,12 @@ async def test_real_agents_execute_a_resumed_run_once(
         code, _, errors = await run("stop", *flags, "--resume", "rollout-1")
         assert code == 2
         assert "was another request" in errors
+
+    async def read() -> bool:  # a stop would end the reading of the files
+        _, out, _ = await run("status", "--json")
+        return [json.loads(line).get("finished") for line in out.splitlines()] == [True, True]
+
+    await eventually(read, "both files to be read")
     _, out, _ = await run("stop", "--json")
     for body in map(json.loads, out.splitlines()):
         assert body["packets_captured"] + body["packets_dropped"] == 7

@@ -7,7 +7,6 @@ import asyncio
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 import pytest
 
 from agents import COMMAND, Fleet, answers, client_flags
-from bus import Bus, settled
+from bus import Bus
 from deadlines import eventually
+from followers import is_followed
 from packets import ICMP, IPV6, SECOND_NS, UDP, Packet, at, ethernet, icmp, ipv4, ipv6, udp
 from replay import finished
 from servers import NatsServer
@@ -59,20 +59,6 @@ def spawn(server: NatsServer, *words: str) -> subprocess.Popen[str]:
     )
 
 
-async def is_followed(bus: Bus, host: str) -> bool:
-    """Returns whether the host's flows have a subscriber. NATS reports "no responders" at once,
-    unless a JetStream stream covers the subject."""
-    empty = {"host": host, "boot": "1", "seq": time.time_ns(), "session_id": "s", "records": []}
-    inbox = bus.client.new_inbox()
-    refusals = await bus.client.subscribe(inbox)
-    subject = f"capture.stream.flows.{host}"
-    await bus.client.publish(subject, json.dumps(empty).encode(), reply=inbox)
-    await settled(bus.client)
-    followed = refusals.pending_msgs == 0
-    await refusals.unsubscribe()
-    return followed
-
-
 def order(record: dict[str, Any]) -> tuple[Any, ...]:
     return record["host"], record["source_ip"], record["protocol"], record["source_port"]
 
@@ -95,8 +81,8 @@ async def test_followers_and_collector_receive_the_same_records(
     summary_line = f"{expected} records from {len(ENCODINGS) + 1} hosts\n"
     program = spawn(nats_server, *follow, "--host", "program", "--json")
     person = spawn(nats_server, *follow, "--host", "person")
-    await eventually(lambda: is_followed(bus, "program"), "the JSON follower to subscribe")
-    await eventually(lambda: is_followed(bus, "person"), "the table follower to subscribe")
+    await eventually(lambda: is_followed(bus.client, "program"), "the JSON follower to subscribe")
+    await eventually(lambda: is_followed(bus.client, "person"), "the table follower to subscribe")
     for encoding in ENCODINGS:
         flows = {"jetstream": True, "encoding": encoding, "spool_dir": tmp_path / f"{encoding}.sp"}
         fleet.agent(encoding, flows=flows).spawn()

@@ -11,7 +11,7 @@ import asyncio
 import base64
 import json
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,17 @@ from agents import COMMAND, Agent, Fleet, client_flags
 from bus import settled
 from deadlines import eventually
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
-from roles import FORMS, RoleClient, RoleServers, answers, ask, entered, login_of
+from roles import (
+    FORMS,
+    RoleClient,
+    RoleServers,
+    answers,
+    ask,
+    entered,
+    file_read,
+    login_of,
+    records_stored,
+)
 from servers import NatsServer
 
 SITE = "capture-packets"
@@ -405,12 +415,14 @@ def test_an_agent_works_with_its_credential(
         "--interface", str(capture), "--meter", "--buffer-mb", "1",
     )  # fmt: skip
     assert begun.returncode == 0, begun.stderr
+    asyncio.run(when(nats_server, tmp_path, file_read, "the end of the file"))
     out = tmp_path / "out.pcapng"
     fetched = command(servers, tmp_path, "ctl", "packets", "--host", "beta", "-w", str(out))
     assert fetched.returncode == 0, fetched.stderr
     assert out.read_bytes().count(b"payload") == 3
     ended = command(servers, tmp_path, "ctl", "stop", "--host", "beta", "--json")
     assert ended.returncode == 0, ended.stderr
+    asyncio.run(when(nats_server, tmp_path, records_stored, "the records stored"))
     refused = command(servers, tmp_path, "ops", "stop", "--host", "beta")
     assert refused.returncode == 1
     collected = command(
@@ -430,3 +442,13 @@ def test_an_agent_works_with_its_credential(
 async def reached(server: NatsServer, directory: Path) -> None:
     async with entered(server, directory, "ctl") as someone:
         await eventually(lambda: answers(someone, "capture.host.beta.status"), "beta to answer")
+
+
+async def when(
+    server: NatsServer,
+    directory: Path,
+    holds: Callable[[RoleClient, str], Awaitable[bool]],
+    what: str,
+) -> None:
+    async with entered(server, directory, "ctl") as someone:
+        await eventually(lambda: holds(someone, "beta"), what)

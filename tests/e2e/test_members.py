@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -70,13 +68,13 @@ async def test_a_message_of_a_known_host_waits_for_no_read(
         monkeypatch.setattr(inventory, "API_SEC", 600.0)
         monkeypatch.setattr(module, "REFRESH_SEC", 600.0)
         members._read_sec -= 301.0
-        os.kill(nats_server.pid, signal.SIGSTOP)
+        nats_server.freeze()
         try:
             for _ in range(1000):
                 assert await members.includes("early")
                 await asyncio.sleep(0)
         finally:
-            os.kill(nats_server.pid, signal.SIGCONT)
+            nats_server.thaw()
 
         async def left() -> bool:
             return not await members.includes("early")

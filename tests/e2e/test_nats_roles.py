@@ -22,7 +22,7 @@ from netsonde.bus.credentials import Login
 from netsonde.bus.nats_client import GuardedClient
 from netsonde.config.sections import NatsSection
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
-from roles import RoleClient, ask, both_answer, entered, key_of, raw_client, setup
+from roles import RoleClient, ask, both_answer, entered, file_read, key_of, raw_client, setup
 from servers import NatsServer
 
 QUIET_SEC = 0.3  # wait for messages that must not arrive; a round trip takes a few milliseconds
@@ -66,6 +66,7 @@ async def test_each_role_can_do_its_part(
         streams = await collector.listen("capture.stream.>")
         start = {"interface": str(capture), "backend": "file", "metering": {"enable": True}}
         assert (await ask(controller, "capture.host.alpha.start", start)).code == 200
+        await eventually(lambda: file_read(controller, "alpha"), "the end of the file")
         assert (await ask(operator, "capture.host.alpha.status")).code == 200
         assert (await ask(operator, "capture.group.site.fra.status")).code == 204
         assert (await ask(controller, "capture.group.site.ams.flows")).code == 200

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from agents import COMMAND, Agent, Fleet, client_flags
-from deadlines import eventually
+from deadlines import eventually, eventually_now
 from packets import Packet, read_capture
 from recording import numbered_file
-from roles import ask, both_answer, entered, login_of, setup
+from roles import RELOADED, ask, both_answer, entered, file_read, login_of, records_stored, setup
 from servers import NatsServer
 
 DATAGRAMS = 2000  # twenty chunks of an object
@@ -50,6 +50,8 @@ def nats_server(form: tuple[str, ...], tmp_path: Path) -> Iterator[NatsServer]:
     config = setup(tmp_path, *words).read_text()
     server = NatsServer(tmp_path / "nats", config=config).start()
     os.kill(server.pid, signal.SIGHUP)  # a reload must not change the rules
+    log = server.directory / "nats-server.log"
+    eventually_now(lambda: RELOADED in log.read_text(), "the reload")
     yield server
     server.kill()
 
@@ -97,6 +99,7 @@ async def capture(server: NatsServer, directory: Path, host: str) -> list[Packet
         await both_answer(controller)
         start = {"interface": str(path), "backend": "file", "metering": {"enable": True}}
         assert (await ask(controller, f"capture.host.{host}.start", start)).code == 200
+        await eventually(lambda: file_read(controller, host), "the end of the file")
     return made
 
 
@@ -117,6 +120,7 @@ async def test_records_and_packets_reach_their_owners(
 
     async with entered(nats_server, tmp_path, "ctl") as controller:
         stopped = await ask(controller, "capture.host.alpha.stop")
+        await eventually(lambda: records_stored(controller, "alpha"), "the records stored")
     assert stopped.body["packets_captured"] == DATAGRAMS
     collect = ("collect", "-o", str(tmp_path / "records"), "--durable", "col", "--json",
                "--until-idle", "1")  # fmt: skip

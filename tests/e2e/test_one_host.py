@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from agents import COMMAND, answers, client_flags
 from deadlines import TIMEOUT_SEC, eventually_now
@@ -36,6 +37,13 @@ def run(url: str, *words: str) -> subprocess.CompletedProcess[str]:
     done = attempt(url, *words)
     assert done.returncode == 0, done.stderr
     return done
+
+
+def status(url: str) -> dict[str, Any]:
+    """Returns the status of the only host."""
+    (reply,) = map(json.loads, run(url, "status", "--json").stdout.splitlines())
+    assert isinstance(reply, dict)
+    return reply
 
 
 @contextmanager
@@ -71,11 +79,14 @@ def test_packets_return_and_records_outlast_the_server(
     fetched = tmp_path / "fetched.pcapng"
     with embedded(config, port) as url:
         run(url, "start", "-i", str(trace), "-b", "file", "--meter")
+        eventually_now(lambda: status(url)["finished"], "the end of the file")
         run(url, "packets", "-w", str(fetched))
         assert fetched.read_bytes()[:4] == PCAPNG
         (stopped,) = map(json.loads, run(url, "stop", "--json").stdout.splitlines())
         assert stopped["records_sent"] == FLOWS
     with embedded(config, port) as url:
+        # The records are in the stream, or in the spool until the server is up again.
+        eventually_now(lambda: status(url)["spool"]["records_waiting"] == 0, "the records stored")
         collected = run(url, "collect", "--until-idle", "2").stdout.splitlines()
     assert [json.loads(record)["source_port"] for record in collected] == [1000, 1001, 1002]
 

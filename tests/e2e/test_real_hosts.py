@@ -5,7 +5,6 @@ FLEET_HOSTS=30 runs the same tests with 30 hosts; `pytest -s` prints how long ea
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import subprocess
@@ -387,8 +386,11 @@ async def test_hosts_that_join_or_boot_converge_at_once(
     nats_server.kill()
     for host in rebooted:
         machines.kill(host)
+    starts = {host: capture_starts(machines, host) for host in rebooted}
+    for host in rebooted:
         machines.agent(host).spawn()
-    await asyncio.gather(*(cached_policy_runs(machines, host) for host in rebooted))
+    for host, before in starts.items():
+        await cached_policy_runs(machines, host, before)
     watch.lap("cached policy runs without NATS")
     nats_server.start()
     await eventually(lambda: applied(client, 2, *hosts), "every host to be back")
@@ -411,7 +413,9 @@ async def applied(client: GuardedClient, revision: int, *hosts: str) -> bool:
     )
 
 
-async def cached_policy_runs(machines: Machines, host: str) -> None:
-    agent = machines.agents[host]
-    starts = agent.log.count("capture: started")
-    await eventually(lambda: agent.log.count("capture: started") > starts, f"{host} to capture")
+def capture_starts(machines: Machines, host: str) -> int:
+    return machines.agents[host].log.count("capture: started")
+
+
+async def cached_policy_runs(machines: Machines, host: str, before: int) -> None:
+    await eventually(lambda: capture_starts(machines, host) > before, f"{host} to capture")

@@ -19,11 +19,14 @@ from nats.aio.client import Client
 from agents import COMMAND, Fleet, client_flags
 from bus import Bus
 from deadlines import TIMEOUT_SEC, eventually
+from followers import is_followed
 from netsonde.spool.streams import flows_stream
 from netsonde.wire.subjects import flows_subject, shard_of
 from packets import SECOND_NS, UDP, at, ethernet, ipv4, udp, write_pcap
-from roles import RoleClient, ask, both_answer, entered, key_of, setup
+from replay import finished
+from roles import ask, both_answer, entered, file_read, key_of, records_stored, setup
 from servers import NatsServer
+from stored import drained
 
 SHARDS = 4
 HOSTS = [f"host{number}" for number in range(24)]
@@ -81,11 +84,6 @@ def one_packet(directory: Path) -> Path:
     return write_pcap(directory / "one.pcap", [at(SECOND_NS, frame)])
 
 
-async def finished(controller: RoleClient, host: str) -> bool:
-    """Returns whether the agent has read the whole file. A stop would end that."""
-    return bool((await ask(controller, f"capture.host.{host}.status")).body.get("finished"))
-
-
 def batch(host: str, seq: int) -> bytes:
     record = {"flow_id": f"{host}-{seq}", "packets": 2, "bytes": 80}
     body = {"host": host, "boot": "b", "seq": seq, "session_id": "s", "records": [record]}
@@ -119,6 +117,8 @@ async def test_agents_publish_to_their_shard(
     ]
     capture = write_pcap(tmp_path / "one.pcap", frames)
     follower = follow(nats_server, 100)
+    probe = flows_subject("capture", "probe", 0)
+    await eventually(lambda: is_followed(client, "probe", probe), "the follower to subscribe")
     hosts = ["alpha", "beta"]
     assert shard_of("alpha", SHARDS) != shard_of("beta", SHARDS)
     for host in hosts:
@@ -127,8 +127,11 @@ async def test_agents_publish_to_their_shard(
     for host in hosts:
         body = {"interface": str(capture), "backend": "file", "metering": {"enable": True}}
         await bus.ok("start", body, host=host)
+    for host in hosts:
+        await finished(bus, host)
     stopped = {host: await bus.ok("stop", host=host, timeout_sec=30) for host in hosts}
     for host in hosts:
+        await drained(bus, host)
         reply, shard = stopped[host], shard_of(host, SHARDS)
         assert reply["packets_captured"] == 50 == reply["packets_recorded"]
         last = await client.jetstream().get_last_msg(
@@ -243,8 +246,9 @@ async def test_separate_keys_may_use_their_shards(tmp_path: Path, fleet: Fleet) 
             await both_answer(controller)
             for host in ("alpha", "beta"):
                 assert (await ask(controller, f"capture.host.{host}.start", body)).code == 200
-                await eventually(partial(finished, controller, host), "the end of the file")
+                await eventually(partial(file_read, controller, host), "the end of the file")
                 assert (await ask(controller, f"capture.host.{host}.stop")).code == 200
+                await eventually(partial(records_stored, controller, host), "the record stored")
         key = ("--nkey", str(key_of(tmp_path, "col")))
         sharing = ("--shards", str(SHARDS), "--durable", "col", "--until-idle", "2")
         collector = Collector(server, tmp_path / "out", *sharing, *key)

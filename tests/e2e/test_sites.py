@@ -25,6 +25,7 @@ from netsonde.fleet import connect, read_hosts
 from packets import SECOND_NS, UDP, at, ethernet, ipv4, udp, write_pcap
 from replay import check_conservation, finished
 from servers import NatsServer, free_port
+from stored import drained
 
 FLOWS = 300
 STREAM = "CAPTURE_FLOWS"
@@ -118,6 +119,7 @@ async def test_an_agent_on_a_leaf_stores_at_the_hub(
     assert done.returncode == 0, done.stderr
     assert out.stat().st_size > FLOWS * 42
     await bus.ok("stop")
+    await drained(bus)
 
     hub, edge = leaf.jetstream(domain="hub"), leaf.jetstream(domain="edge")
     records = await stored(hub)
@@ -170,9 +172,6 @@ async def test_an_ack_of_another_domain_does_not_count(
     await hub.update_stream(full.evolve(max_msgs=-1))
     await hub.delete_msg(STREAM, 1)
 
-    async def empty() -> bool:
-        return bool((await bus.ok("status"))["spool"]["records_waiting"] == 0)
-
-    await eventually(empty, "the spool to drain to the hub")
+    await drained(bus)
     records = await stored(hub)
     assert len({record["source_ip"] for record in records}) == len(records) == FLOWS

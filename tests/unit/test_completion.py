@@ -56,16 +56,15 @@ class Zsh:
             },
         )
         os.close(theirs)
-        self._shown = ""
+        self._printed = b""
         self._type(f"source {setup}\n")
         self._wait_for("ready.")
 
     def complete(self, words: str) -> str:
         """Types words, a tab and Control-X. Returns what is shown until the line is printed."""
-        self._shown = ""
+        self._printed = b""
         self._type(f"{words}\t\x18")
-        self._wait_for(">\n")
-        return self._shown
+        return self._wait_for(">\n")
 
     def close(self) -> None:
         self._process.kill()
@@ -75,13 +74,15 @@ class Zsh:
     def _type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
-    def _wait_for(self, text: str) -> None:
-        eventually_now(lambda: text in self._read(), f"{text!r} in {self._shown!r}")
+    def _wait_for(self, text: str) -> str:
+        eventually_now(lambda: text in self._read(), f"{text!r} in {self._printed!r}")
+        return self._read()
 
     def _read(self) -> str:
+        """Returns what is shown. A read may end within a character or an escape sequence."""
         with contextlib.suppress(OSError):
-            self._shown += ESCAPES.sub("", os.read(self._ours, 65536).decode(errors="replace"))
-        return self._shown
+            self._printed += os.read(self._ours, 65536)
+        return ESCAPES.sub("", self._printed.decode(errors="replace"))
 
 
 @pytest.fixture

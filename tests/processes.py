@@ -1,0 +1,30 @@
+"""The state of a process in /proc: whether it sleeps, and whether it has read its sockets."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+
+def asleep(pid: int) -> bool:
+    """Returns whether all threads of the process and of its children are asleep."""
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            children = map(int, (task / "children").read_text().split())
+            if state != "S" or not all(map(asleep, children)):
+                return False
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # a thread or a child has just ended
+    return True
+
+
+def has_read_all(pid: int) -> bool:
+    """Returns whether the process waits and has handled all that its TCP sockets received. Data
+    passes the socket first, so the socket is checked first."""
+    links = [os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir()]
+    own = {found[1] for link in links if (found := re.fullmatch(r"socket:\[(\d+)\]", link))}
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    unread = [row for row in rows if row[9] in own and not row[4].endswith(":00000000")]
+    return not unread and asleep(pid)
