@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 
 from bus import Bus
 from deadlines import eventually
-from netsonde.fleet import tap
+from netsonde.fleet import tap, tap_search
 from netsonde.fleet.client import FleetClient, connect
 from netsonde.fleet.outcome import Pace
 from netsonde.fleet.tap import TapOptions, TapSession
@@ -42,19 +42,23 @@ class Played:
         self.granted: list[int] = []
         self.stopped = asyncio.Event()
         self.replaced: dict[str, Any] = {}  # in the reply to `tap`
+        self.code = 200  # status of the reply to `tap`
+        self.silent = False
 
     async def listen(self) -> None:
         prefix = f"capture.host.{self.host}.tap"
         await self.bus.client.subscribe(prefix, cb=self._on_open)
         await self.bus.client.subscribe(f"{prefix}.>", cb=self._on_control)
 
-    async def _answer(self, message: Msg, body: dict[str, Any]) -> None:
-        headers = {"Status-Code": "200", "Host": self.host, "Content-Type": "application/json"}
+    async def _answer(self, message: Msg, body: dict[str, Any], code: int = 200) -> None:
+        headers = {"Status-Code": str(code), "Host": self.host, "Content-Type": "application/json"}
         await self.bus.client.publish(
             message.reply, json.dumps({"host": self.host, **body}).encode(), headers=headers
         )
 
     async def _on_open(self, message: Msg) -> None:
+        if self.silent:
+            return
         body = json.loads(message.data)
         self.inbox = body["data"]
         interface = {"name": "eth0", "linktype": 1, "tsresol": 9, "snaplen": 256}
@@ -69,6 +73,7 @@ class Played:
                 "lease_sec": 10,
                 **self.replaced,
             },
+            self.code,
         )
 
     async def _on_control(self, message: Msg) -> None:
@@ -111,13 +116,13 @@ def origin() -> int:
 
 @contextlib.asynccontextmanager
 async def followed(
-    server: NatsServer, session_options: TapOptions, said: list[str]
+    server: NatsServer, session_options: TapOptions, said: list[str], timeout_sec: float = 10
 ) -> AsyncIterator[tuple[TapSession, bytearray, asyncio.Task[None]]]:
     """A running session, what it has written, and its task."""
     written = bytearray()
     async with connect(server.url, lasting=True) as client:
         session = TapSession(client, session_options, said.append)
-        task = asyncio.create_task(gather(client, session, written))
+        task = asyncio.create_task(gather(client, session, written, timeout_sec))
         try:
             yield session, written, task
         finally:
@@ -125,8 +130,10 @@ async def followed(
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def gather(client: FleetClient, session: TapSession, written: bytearray) -> None:
-    async for chunk in session.follow(Target(hosts=tuple(SKEWS)), Pace(timeout_sec=10)):
+async def gather(
+    client: FleetClient, session: TapSession, written: bytearray, timeout_sec: float
+) -> None:
+    async for chunk in session.follow(Target(hosts=tuple(SKEWS)), Pace(timeout_sec)):
         written += chunk
 
 
@@ -390,3 +397,23 @@ async def check_others(
     assert len(parsed(written)[1]) == 20
     assert session.failed
     assert "ahead: the tap ended early: malformed" in session.summary()
+
+
+# ---- hosts that refuse ---------------------------------------------------------------------------
+
+
+async def test_a_refusal_does_not_wait_for_a_silent_host(
+    nats_server: NatsServer, hosts: list[Played], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hosts refuse for good and one never replies: the run ends after the pace's timeout, not
+    when the silent host can no longer join."""
+    monkeypatch.setattr(tap_search, "REPLY_SEC", 600.0)
+    for one in hosts[:2]:
+        one.code, one.replaced = 400, {"error": "invalid_filter"}
+    hosts[2].silent = True
+    said: list[str] = []
+    async with followed(nats_server, TapOptions(filter="udp"), said, 1.0) as (session, _, task):
+        await asyncio.wait_for(task, 60)
+        assert [reply.host for reply in session.outcome.replies] == ["ahead", "even"]
+        assert [one.host for one in session.outcome.absences] == ["behind"]
+        assert not session.outcome.complete

@@ -5,6 +5,7 @@ slows down the hosts, which count what they lose; nothing piles up here or on th
 says until which time it has sent all (`Through`). Packets are written in order of time up to the
 smallest of these, or after `reorder_ms` at the latest. The order of one host's packets is kept.
 A host that replies late or appears later joins: its interfaces are written before its first packet.
+A host whose agent or capture restarts joins again, after a gap.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from nats.aio.msg import Msg
 
+from ..errors import NetsondeError
 from ..wire.subjects import tapped_subject
 from .client import FleetClient
 from .outcome import PACE, Outcome, Pace
 from .scatter import Reply
 from .tap_blocks import Block, interface_block, section_block, statistics_block, with_comment
+from .tap_host import GONE, MALFORMED, PASSING, HostTap
 from .tap_reply import (
     Interface,
     Loss,
@@ -40,16 +43,17 @@ from .targeting import ALL, Target
 GRANT_SEC = 3.0
 SILENT_SEC = 3.0  # a host speaks every second
 GONE_SEC = 10.0  # equals the lease
+REJOIN_SEC = 20.0  # how long hosts may be away while no tap is open
+BACK_OFF_SEC, BACK_OFF_SEC_MAX = 0.5, 30.0  # before a host is asked for another tap
 TURN_SEC = 0.1
 ENDING_SEC = 3.0  # for the last messages after a stop
 CLOCK_PINGS = 3
 CLOCK_TIMEOUT_SEC = 1.0
+PROBE_SEC = 1.0
+NOT_FOUND = "404"
 CHUNK_BYTES = 1 << 18
 EARLY_MESSAGES = 1024  # kept for a host that has not joined; its first credit allows fewer
 EARLY_BYTES_MAX = 64 << 20  # kept for all of them
-
-MALFORMED = "malformed"  # an end of this side: the host's messages cannot be read
-FAILURES = ("gone", "lease", "no_responders", "session_stop", "sealed", "drain", MALFORMED)
 
 Report = Callable[[str], None]
 
@@ -72,11 +76,13 @@ class TapOptions:
     reorder_ms: int = 1000
     statistics: bool = False
 
-    def body(self, inbox: str, elapsed_sec: float = 0.0) -> dict[str, Any]:
-        """Returns the body of the request `tap`. elapsed_sec: of the duration."""
+    def body(self, inbox: str, elapsed_sec: float, before: HostTap | None) -> dict[str, Any]:
+        """Returns the body of the request `tap`. elapsed_sec: of the duration. before: the host's
+        tap that has ended, whose packets count for the limits."""
+        packets, size = self.left(before)
         optional = {
-            "max_packets": self.max_packets,
-            "max_bytes": self.max_bytes,
+            "max_packets": packets,
+            "max_bytes": size,
             "rate_kbps": self.rate_kbps,
             "process": self.process,
         }
@@ -91,40 +97,18 @@ class TapOptions:
             **{name: value for name, value in optional.items() if value is not None},
         }
 
+    def left(self, before: HostTap | None) -> tuple[int | None, int | None]:
+        """Returns the packets and bytes that the limits allow after the host's earlier tap."""
+        packets, size = (0, 0) if before is None else (before.received, before.bytes_received)
+        return (
+            None if self.max_packets is None else self.max_packets - packets,
+            None if self.max_bytes is None else self.max_bytes - size,
+        )
 
-@dataclass(slots=True)
-class HostTap:
-    """One host's tap. waiting: packets that are not written yet, with their arrival."""
-
-    host: str
-    id: str
-    window: int
-    numbers: list[int] = field(default_factory=list)  # in the merged file, by the host's number
-    waiting: deque[tuple[Block, float]] = field(default_factory=deque)
-    seq: int = 0
-    sent: int = 0  # bytes, as the host says
-    queued: int = 0  # bytes in `waiting`
-    granted: int = 0
-    granted_sec: float = 0.0
-    heard_sec: float = field(default_factory=time.monotonic)
-    through_ns: int = 0
-    packets: int = 0
-    late: int = 0
-    missing: int = 0  # messages that did not arrive
-    loss: Loss = field(default_factory=Loss)
-    end: str = ""
-    silent: bool = False
-    comment: str = ""  # for the next packet
-    clock_error_ns: int | None = None
-
-    @property
-    def written(self) -> int:
-        """Bytes that have left `waiting`, or never arrived."""
-        return self.sent - self.queued
-
-    @property
-    def failed(self) -> bool:
-        return self.end in FAILURES
+    def ended(self, one: HostTap, elapsed_sec: float) -> bool:
+        """Returns whether the host has sent all that was asked for."""
+        left = (self.duration_sec - elapsed_sec, *self.left(one))
+        return any(part is not None and part < 1 for part in left)
 
 
 class TapSession:
@@ -143,6 +127,7 @@ class TapSession:
         self._began_sec = 0.0
         self._opened: dict[str, HostTap] = {}  # their interfaces are not written yet
         self._preparing: set[asyncio.Task[None]] = set()
+        self._probing: set[asyncio.Task[None]] = set()
         self._prepared: list[tuple[HostTap, list[Interface]]] = []
         self._early: dict[str, deque[Msg]] = {}  # messages of hosts that are not in `hosts` yet
         self._early_bytes = 0
@@ -152,6 +137,8 @@ class TapSession:
         self._last_ns = 0  # time of the last packet written
         self._out = bytearray()
         self._statistics_sec = time.monotonic()
+        self._watched_sec = time.monotonic()
+        self._resumed_sec = 0.0  # when this process last continued after a stop
 
     @property
     def outcome(self) -> Outcome:
@@ -164,8 +151,8 @@ class TapSession:
 
     @property
     def failed(self) -> bool:
-        """A host ended without being asked to, or a message did not arrive."""
-        return any(one.failed or one.missing for one in self.hosts.values())
+        """A host ended without being asked to, or was gone, or a message did not arrive."""
+        return any(one.failed or one.missing or one.gaps for one in self.hosts.values())
 
     def stop(self) -> None:
         """Ends all taps; `follow` yields what is left and returns."""
@@ -174,22 +161,9 @@ class TapSession:
     def summary(self, *, faulty: bool = False) -> list[str]:
         """Returns a sentence for each host, and one for each of its losses. faulty: only hosts that
         ended early or lost packets."""
-        lines = []
-        for one in self.hosts.values():
-            if faulty and not (one.failed or one.missing or one.loss.total):
-                continue
-            lines.append(f"{one.host}: {one.packets} packets, {one.loss.total} lost")
-            if one.loss.ring:
-                lines.append(f"{one.host}: {one.loss.ring} lost: the reader was too slow")
-            if one.loss.rate:
-                lines.append(f"{one.host}: {one.loss.rate} lost: above the rate")
-            if one.late:
-                lines.append(f"{one.host}: {one.late} came too late to be in order")
-            if one.missing:
-                lines.append(f"{one.host}: {one.missing} messages did not arrive")
-            if one.failed:
-                lines.append(f"{one.host}: the tap ended early: {one.end}")
-        return lines
+        return [
+            line for one in self.hosts.values() if one.faulty or not faulty for line in one.lines()
+        ]
 
     # ---- the run --------------------------------------------------------------------------------
 
@@ -216,7 +190,7 @@ class TapSession:
             await search.start()
             await asyncio.gather(*self._preparing)
             self._out += section_block()
-            self._admit()
+            self._admit(first=True)
             granting = asyncio.create_task(self._keep_leases())
             yield self._take()
             async for chunk in self._merge():
@@ -226,7 +200,7 @@ class TapSession:
                 granting.cancel()
             if self._search is not None:
                 await self._search.close()
-            for task in self._preparing:
+            for task in (*self._preparing, *self._probing):
                 task.cancel()
             await self._stop_all()
             for subscription in subscriptions:
@@ -236,18 +210,17 @@ class TapSession:
     async def _merge(self) -> AsyncGenerator[bytes, None]:
         """Yields merged packets until every tap has ended."""
         ending_sec = None
-        while self._preparing or any(not one.end for one in self.hosts.values()):
-            for host in self._admit():
-                self._report(f"{host}: joined")
+        while self._is_running():
+            self._admit()
             if self._stopping.is_set() and ending_sec is None:
                 await self._stop_all()
                 ending_sec = time.monotonic() + ENDING_SEC
             if ending_sec is not None and time.monotonic() > ending_sec:
                 for one in self.hosts.values():
-                    one.end = one.end or "gone"
+                    one.end = one.end or GONE
                 break
             await self._receive()
-            self._watch()
+            await self._watch()
             self._release()
             self._add_statistics()
             if self._out:
@@ -255,12 +228,15 @@ class TapSession:
             await self._grant_read()
         self._release(everything=True)
         for one in self.hosts.values():
-            if one.numbers:
-                self._out += statistics_block(
-                    one.numbers[0], time.time_ns(), one.packets, one.loss.total
-                )
+            if one.end in PASSING:
+                one.add_gap(time.monotonic())
+            self._add_counts(one)
         if self._out:
             yield self._take()
+
+    def _is_running(self) -> bool:
+        joining = bool(self._preparing or self._prepared)
+        return joining or any(self._is_open(one) for one in self.hosts.values())
 
     def _take(self) -> bytes:
         taken = bytes(self._out)
@@ -269,15 +245,20 @@ class TapSession:
 
     # ---- hosts ----------------------------------------------------------------------------------
 
-    def _request_body(self) -> dict[str, Any]:
-        return self._options.body(self._inbox, time.monotonic() - self._began_sec)
+    def _request_body(self, lost: str | None) -> dict[str, Any]:
+        before = None if lost is None else self.hosts[lost]
+        return self._options.body(self._inbox, time.monotonic() - self._began_sec, before)
 
     def _on_opened(self, reply: Reply) -> None:
         """A host has opened its tap."""
+        old = self.hosts.get(reply.host)
         try:
             opened = read_opened(reply.body)
         except MalformedError as error:
-            self.hosts[reply.host] = one = HostTap(reply.host, "", window=0)
+            one = HostTap(reply.host, "", window=0)
+            if old is not None:
+                one.continue_from(old)
+            self.hosts[reply.host] = one
             self._reject(one, error)
             return
         credit = opened.limits.credit
@@ -292,24 +273,32 @@ class TapSession:
         await self._measure_clock(one)
         self._prepared.append((one, interfaces))
 
-    def _admit(self) -> list[str]:
+    def _admit(self, *, first: bool = False) -> None:
         """Writes the interfaces of the hosts that are prepared, and reads what they have sent so
-        far. Returns their names."""
+        far. first: the hosts that were there at the start are not reported."""
         prepared, self._prepared = self._prepared, []
         for one, interfaces in sorted(prepared, key=lambda each: each[0].host):
+            old = self.hosts.get(one.host)
             self.hosts[one.host] = self._opened.pop(one.host)
+            if old is not None:
+                gap_sec = one.continue_from(old)
+                self._report(f"{one.host}: joined again after a gap of {gap_sec:.1f} s")
+            elif not first:
+                self._report(f"{one.host}: joined")
             one.heard_sec = time.monotonic()
             self._add_interfaces(one, interfaces)
             for message in self._early.pop(one.host, ()):
                 self._early_bytes -= size_of(message)
                 self._read(message)
-        return [one.host for one, _ in prepared]
 
     def _add_interfaces(self, one: HostTap, listed: list[Interface]) -> None:
         comment = ""
         if one.clock_error_ns is not None:
             comment = f"clock error of {one.host}: at most {one.clock_error_ns / 1e6:.1f} ms"
         for interface in listed:
+            if not one.add_interface(interface, self._interfaces):
+                continue
+            self._interfaces += 1
             self._out += interface_block(
                 f"{one.host}/{interface.name}",
                 interface.linktype,
@@ -317,8 +306,6 @@ class TapSession:
                 expression=self._options.filter,
                 comment=comment,
             )
-            one.numbers.append(self._interfaces)
-            self._interfaces += 1
 
     def _control(self, one: HostTap, action: str) -> str:
         return f"{self._client.address.root}.host.{one.host}.tap.{one.id}.{action}"
@@ -352,7 +339,7 @@ class TapSession:
 
     async def _grant_read(self) -> None:
         """Grants what was written since, at half the window."""
-        for one in self.hosts.values():
+        for one in list(self.hosts.values()):
             if not one.end and one.written + one.window - one.granted >= one.window // 2:
                 await self._grant(one)
 
@@ -367,24 +354,74 @@ class TapSession:
     async def _stop_all(self) -> None:
         for one in (*self.hosts.values(), *self._opened.values()):
             if not one.end:
-                with contextlib.suppress(Exception):
-                    await self._client.connection.publish(self._control(one, "stop"), b"{}")
+                await self._stop(one)
         with contextlib.suppress(Exception):
             await self._client.connection.flush(1)
 
-    def _watch(self) -> None:
+    async def _stop(self, one: HostTap) -> None:
+        with contextlib.suppress(Exception):
+            await self._client.connection.publish(self._control(one, "stop"), b"{}")
+
+    async def _watch(self) -> None:
         """Notices hosts that have become silent."""
         now = time.monotonic()
-        for one in self.hosts.values():
-            quiet = now - one.heard_sec
+        if now - self._watched_sec >= SILENT_SEC:
+            self._resumed_sec = now  # this process was stopped: messages wait to be read
+        self._watched_sec = now
+        if not self._arrived.empty():
+            return
+        for one in list(self.hosts.values()):
+            quiet = now - max(one.heard_sec, self._resumed_sec)
             if one.end:
                 continue
             if quiet >= GONE_SEC:
-                one.end = "gone"
                 self._report(f"{one.host}: gone: nothing came for {GONE_SEC:.0f} s")
+                await self._end_gone(one)
             elif quiet >= SILENT_SEC and not one.silent:
                 one.silent = True
                 self._report(f"{one.host}: silent for {SILENT_SEC:.0f} s; not waiting for it")
+                task = asyncio.create_task(self._probe(one))
+                self._probing.add(task)
+                task.add_done_callback(self._probing.discard)
+
+    async def _probe(self, one: HostTap) -> None:
+        """Asks a silent host whether it still has the tap. An agent that has restarted does not."""
+        credit = msgspec.json.encode({"bytes": one.granted, "through_seq": one.seq})
+        while one.silent and not one.end:
+            with contextlib.suppress(NetsondeError):
+                subject = self._control(one, "credit")
+                reply = await self._client.request_message(subject, credit, PROBE_SEC)
+                status = ((reply and reply.headers) or {}).get("Status-Code")
+                if status == NOT_FOUND and one.silent and not one.end:
+                    self._report(f"{one.host}: gone: its agent has no such tap")
+                    await self._end_gone(one)
+            await asyncio.sleep(PROBE_SEC)
+
+    # ---- hosts that come back -------------------------------------------------------------------
+
+    async def _end_gone(self, one: HostTap) -> None:
+        one.end = GONE
+        self._lose(one)
+        await self._stop(one)  # if it continues, it does not have two taps
+
+    def _lose(self, one: HostTap) -> None:
+        """Asks the host for another tap, if its agent or capture has ended. A tap that never sent a
+        message cannot be read from here: the host is not asked again."""
+        now = time.monotonic()
+        asked_for = self._stopping.is_set() or self._options.ended(one, now - self._began_sec)
+        if one.end not in PASSING or not one.seq or asked_for or self._search is None:
+            return
+        one.away, one.lost_sec = True, now
+        self._report(f"{one.host}: waiting until it sends packets again")
+        self._search.lost(one.host, min(BACK_OFF_SEC * 2**one.short_taps, BACK_OFF_SEC_MAX))
+
+    def _is_open(self, one: HostTap) -> bool:
+        """Returns whether the host sends packets, or may soon do so again."""
+        now = time.monotonic()
+        if not one.end or not one.away or self._search is None:
+            return not one.end
+        wanted = not self._stopping.is_set() and now - self._began_sec < self._options.duration_sec
+        return wanted and now - one.lost_sec < REJOIN_SEC and self._search.awaits(one.host)
 
     # ---- messages -------------------------------------------------------------------------------
 
@@ -411,7 +448,7 @@ class TapSession:
         headers = message.headers or {}
         host = message.subject.rpartition(".")[2]
         one = self.hosts.get(host)
-        if one is None:  # its reply may follow
+        if one is None or (one.away and headers.get("Tap", one.id) != one.id):  # a reply may follow
             self._keep(host, message)
             return
         if headers.get("Tap") != one.id or "Seq" not in headers or one.end == MALFORMED:
@@ -431,21 +468,30 @@ class TapSession:
         one.missing += read.seq - one.seq - 1
         one.seq = read.seq
         one.heard_sec = time.monotonic()
-        if one.silent:
+        if one.silent and not one.end:
             one.silent = False
             self._report(f"{one.host}: back")
         one.sent = max(one.sent, read.sent)
         self._count_loss(one, read.loss)
         self._add_interfaces(one, read.interfaces)
         for block in read.blocks:
-            one.waiting.append((block, one.heard_sec))
-            one.queued += len(block.data)
+            self._queue(one, block)
         one.through_ns = max(one.through_ns, read.through_ns)
-        if read.end:
+        if read.end and not one.end:
             one.end = read.end
             one.through_ns = 1 << 63
             if read.end != "stop":
                 self._report(f"{one.host}: the tap ended: {read.end}")
+            self._lose(one)
+
+    def _queue(self, one: HostTap, block: Block) -> None:
+        """Lets a packet wait, with the number of its interface in the merged file."""
+        if block.number >= len(one.interfaces):
+            one.missing += 1
+            return
+        number = one.interfaces[block.number][1]
+        one.waiting.append((Block(block.data, number, block.time_ns), one.heard_sec))
+        one.queued += len(block.data)
 
     def _reject(self, one: HostTap, error: MalformedError) -> None:
         """Reads no more from this host, whose lease then ends."""
@@ -458,10 +504,7 @@ class TapSession:
         one.loss.ring += lost.ring
         one.loss.rate += lost.rate
         one.comment = f"{lost.total} packets lost before this one"
-        if one.numbers:
-            self._out += statistics_block(
-                one.numbers[0], time.time_ns(), one.packets, one.loss.total
-            )
+        self._add_counts(one)
         self._report(f"{one.host}: {lost.total} packets lost ({one.loss.total} so far)")
 
     # ---- order ----------------------------------------------------------------------------------
@@ -496,12 +539,8 @@ class TapSession:
         return False
 
     def _write(self, one: HostTap) -> None:
-        block, _ = one.waiting.popleft()
-        one.queued -= len(block.data)
-        if block.number >= len(one.numbers):
-            one.missing += 1
-            return
-        data = block.renumbered(one.numbers[block.number])
+        block = one.take()
+        data = block.renumbered(block.number)
         if one.comment:
             data, one.comment = with_comment(data, one.comment), ""
         self._out += data
@@ -517,10 +556,11 @@ class TapSession:
             return
         self._statistics_sec = now
         for one in self.hosts.values():
-            if one.numbers:
-                self._out += statistics_block(
-                    one.numbers[0], time.time_ns(), one.packets, one.loss.total
-                )
+            self._add_counts(one)
+
+    def _add_counts(self, one: HostTap) -> None:
+        if one.number is not None:
+            self._out += statistics_block(one.number, time.time_ns(), one.packets, one.loss.total)
 
 
 def size_of(message: Msg) -> int:
