@@ -9,6 +9,10 @@ STAMP := $(VENV)/.netsonde-stamp
 CLICKHOUSE := $(VENV)/.clickhouse-stamp
 # `setup` installs more than `build`. Later builds keep that.
 USER_STAMP := $(or $(wildcard $(STAMP)),$(VENV)/.netsonde-user-stamp)
+EXTRAS := collect,demo,tui,dev,packages
+comma := ,
+LOCK := $(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header \
+        --python-version 3.11
 NATIVE := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.bpf.c')
 PACKAGED := $(shell find LICENSE CHANGELOG.md agent/netsonde deploy native schemas -type f ! -name '*.pyc' ! -name '*.so')
 PACKAGES := $(shell find agent -name __init__.py)
@@ -44,10 +48,11 @@ docs: $(STAMP) ## build the documentation as HTML in build/docs
 packages: setup build/packages/stamp ## build the wheel, the Debian package and the rpm in dist
 
 # After a change of the dependencies in pyproject.toml.
-lock: $(STAMP) ## pin the wheels of the packages in deploy/packages/requirements.txt
-	$(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header \
-	  --only-binary :all: --python-version 3.11 --python-platform x86_64-manylinux_2_34 \
+lock: $(STAMP) ## pin the wheels of the packages, and what `make setup` installs
+	$(LOCK) --only-binary :all: --python-platform x86_64-manylinux_2_34 \
 	  --extra demo --extra tui --output-file deploy/packages/requirements.txt pyproject.toml
+	$(LOCK) --universal $(patsubst %,--extra %,$(subst $(comma), ,$(EXTRAS))) \
+	  --output-file .ci/requirements.txt pyproject.toml
 
 build/packages/stamp: $(STAMP) $(PACKAGED)
 	deploy/packages/wheel
@@ -111,9 +116,13 @@ $(VENV)/bin/pip:
 
 # Reinstalls after a change of C sources or metadata, or for a new Python package. Other Python
 # changes need no reinstall.
-$(STAMP): $(VENV)/bin/pip pyproject.toml $(NATIVE) $(PACKAGES)
+# The versions are pinned, so that a new release of a tool does not break the checks.
+$(STAMP): $(VENV)/bin/pip pyproject.toml .ci/requirements.txt $(NATIVE) $(PACKAGES)
 	@echo "Installing netsonde and the tools of developers in $(VENV). This takes some minutes."
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[collect,demo,tui,dev,packages]'
+	@.ci/retry $(VENV)/bin/pip install --quiet --disable-pip-version-check \
+	  --require-hashes --requirement .ci/requirements.txt
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  --editable '.[$(EXTRAS)]'
 	@touch $@
 
 ifneq ($(USER_STAMP),$(STAMP))
@@ -124,5 +133,5 @@ $(USER_STAMP): $(VENV)/bin/pip pyproject.toml $(NATIVE) $(PACKAGES)
 endif
 
 $(CLICKHOUSE): pyproject.toml | $(STAMP)
-	$(VENV)/bin/uv pip install --quiet --python $(PY) --group clickhouse
+	.ci/retry $(VENV)/bin/uv pip install --quiet --python $(PY) --group clickhouse
 	@touch $@

@@ -22,6 +22,8 @@ from deadlines import eventually_now
 
 # Programs of a Debian server that tests use. Python is not among them: apt installs that.
 PACKAGES = ("systemd", "bash-completion", "dbus", "iproute2", "man-db")
+# A mirror may fail for a moment. The root keeps this setting for its own apt.
+PATIENT_APT = '--aptopt=Acquire::Retries "8"'
 
 # The network namespace of the test run, before a test enters another one.
 _OUTSIDE = os.open("/proc/self/ns/net", os.O_RDONLY)
@@ -69,7 +71,7 @@ def create(factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.exists():
             command = ["mmdebstrap", "--quiet", "--variant=minbase", "--skip=cleanup/apt/lists"]
-            command += [f"--include={','.join(PACKAGES)}", "bookworm", f"{root}.new"]
+            command += [f"--include={','.join(PACKAGES)}", PATIENT_APT, "bookworm", f"{root}.new"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             os.rename(f"{root}.new", root)

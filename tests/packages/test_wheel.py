@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
-from installed import Installed, built
+from installed import REPOSITORY, Installed, built
 
 from netns import Wire
 
@@ -54,10 +55,20 @@ def test_wheel_fits_each_python_and_brings_its_libraries(wheel: Path) -> None:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first two of the three lines in docs/install.md."""
+    """The first two of the three lines in docs/install.md, with the versions of the packages."""
     directory = tmp_path_factory.mktemp("wheel") / "netsonde"
+    pinned = (REPOSITORY / "deploy/packages/requirements.txt").read_text()
+    constraints = directory.with_name("constraints.txt")
+    constraints.write_text("\n".join(re.findall(r"^[\w.-]+==[\w.]+", pinned, re.MULTILINE)))
     subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-    subprocess.run([directory / "bin/pip", "install", "--quiet", f"{wheel}[demo]"], check=True)
+    install: list[str | Path] = [
+        directory / "bin/pip",
+        "install",
+        "--quiet",
+        "--constraint",
+        constraints,
+    ]
+    subprocess.run([REPOSITORY / ".ci/retry", *install, f"{wheel}[demo]"], check=True)
     return directory
 
 
