@@ -1,7 +1,8 @@
-"""The state of a process in /proc: whether it sleeps, and whether it has read its sockets."""
+"""The state of processes in /proc: sleep, unread sockets, and waits for a processor."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -18,6 +19,16 @@ def asleep(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False  # a thread or a child has just ended
     return True
+
+
+def run_delay_sec(*pids: int) -> float:
+    """Returns how long all threads of the processes were ready to run and had no processor."""
+    total_ns = 0
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                total_ns += int((task / "schedstat").read_text().split()[1])
+    return total_ns / 1e9
 
 
 def has_read_all(pid: int) -> bool:

@@ -19,7 +19,8 @@ START_NS = 1_767_225_600 * SECOND_NS
 IEEE_802_11, RAW = 105, 101
 SLOW = "port 0" + "".join(f" or {number}" for number in range(1, 590))  # 56 s in libpcap
 NAMES = ["host db.example.com", "src example.com", "net corp", "not src a1"]
-SLOW_SEC = 4.0  # the limit of 2 s, on a busy machine
+SLOW_SEC = 15.0  # the limit of 2 s, on a busy machine; libpcap alone takes 56 s
+QUICK_SEC = 4.5  # no work and no wait, on a busy machine; a look-up by DNS waits 5 s
 
 
 def packet() -> Packet:
@@ -45,15 +46,15 @@ async def test_slow_filter_is_refused_while_others_are_served(
     assert len(SLOW) < 4096
     starting = asyncio.create_task(refused(bus, "start", start_body | {"filter": SLOW}))
     await asyncio.sleep(0.2)
-    began = time.monotonic()
     await bus.ok("start", start_body)
+    assert not starting.done(), "a start waited for the filter"
     status = await finished(bus)
     asking = asyncio.create_task(refused(bus, "packets", {"filter": SLOW, "to": "file"}))
     await asyncio.sleep(0.2)
     assert (await bus.request("status")).code == 200
+    assert not asking.done(), "a status waited for the filter"
     check_conservation(status)
     await bus.ok("stop")
-    assert time.monotonic() - began < 2.0, "another request waited for the filter"
     for one in (starting, asking):
         detail, elapsed_sec = await one
         assert "2 s" in detail
@@ -61,14 +62,22 @@ async def test_slow_filter_is_refused_while_others_are_served(
 
 
 async def test_sigterm_does_not_wait_for_a_filter(
-    alpha: Agent, bus: Bus, start_body: dict[str, Any]
+    fleet: Fleet, alpha: Agent, bus: Bus, start_body: dict[str, Any]
 ) -> None:
+    """Compared with an agent that has no work: on a busy machine each end takes longer."""
+    idle = fleet.start("beta")
     asked = asyncio.create_task(bus.request("start", start_body | {"filter": SLOW}))
     await asyncio.sleep(0.3)
-    began = time.monotonic()
-    await asyncio.to_thread(alpha.terminate)
-    assert time.monotonic() - began < 2.0
+    took = await asyncio.gather(*(asyncio.to_thread(end, one) for one in (alpha, idle)))
+    assert took[0] < took[1] + 1.2
     assert (await asked).error in ("draining", "invalid_filter")
+
+
+def end(agent: Agent) -> float:
+    """Returns the seconds that SIGTERM took."""
+    began = time.monotonic()
+    agent.terminate()
+    return time.monotonic() - began
 
 
 @pytest.mark.parametrize("text", NAMES)
@@ -77,7 +86,7 @@ async def test_names_of_hosts_are_not_resolved(
 ) -> None:
     detail, elapsed_sec = await refused(bus, "start", start_body | {"filter": text})
     assert "not resolved" in detail
-    assert elapsed_sec < 2.0
+    assert elapsed_sec < QUICK_SEC
     await bus.ok("start", start_body | {"filter": "udp port domain and host 10.0.0.1"})
     assert (await finished(bus))["packets_captured"] == 20
     detail, _ = await refused(bus, "packets", {"filter": text, "to": "file"})

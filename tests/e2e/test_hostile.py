@@ -15,7 +15,7 @@ from nats.errors import MaxPayloadError
 import netns
 from agents import Agent, Fleet
 from bus import Bus, Reply
-from hostile import Request, requests
+from hostile import Request, certain, requests
 from netsonde.wire.verbs import VERBS
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
 from servers import NatsServer
@@ -83,6 +83,11 @@ def test_hostile_requests_do_no_harm(
             if sum(seen.values()) >= WARM_ROUNDS * REQUESTS_AT_ONCE and not memory:
                 memory.append(runner.run(quiet(bus, agent)))
 
+        for request, code in certain("capture", "alpha", "ok.pcap"):
+            (reply,) = runner.run(send(bus, [request]))
+            assert reply.code == code, (request, reply)
+            check(request, reply)
+            seen[request.subject.split(".", 1)[1], reply.code] += 1
         attack()
         memory.append(runner.run(quiet(bus, agent)))
         descriptors = len(os.listdir(f"/proc/{agent.pid}/fd"))

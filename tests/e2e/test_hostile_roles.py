@@ -21,20 +21,24 @@ from nats.errors import MaxPayloadError
 import netns
 from agents import Agent, Fleet
 from deadlines import eventually
-from hostile import Request, requests
+from echo import echoing
+from hostile import Request, certain, requests
 from netsonde.wire.verbs import VERBS
 from packets import UDP, at, ethernet, ipv4, udp, write_pcap
 from roles import RoleClient, answers, entered, key_of, setup
 from servers import NatsServer
+from tapping import p99
 
 REQUESTS = 100_000
 POOL_ROUNDS = 200
 AT_ONCE = 24
 GROWTH_KIB_MAX = 100 * 1024
-STATUS_P99_SEC_MAX = 0.1
+STATUS_P99_SEC_MAX = 0.1  # on a machine without other work
+CONTROLS_MAX = 3  # and so many times the wait for a process that only replies
 SEED = 14
 
-# Asks for `status` from another process, so that this one's work is not measured.
+# Asks for `status` from another process, so that this one's work is not measured. Each time it
+# also asks beta, whose replies cost nothing: its waits are those of the machine as it is.
 PROBE = """
 import asyncio, json, sys, time
 from pathlib import Path
@@ -47,12 +51,13 @@ async def probe(url, key):
     client = GuardedClient()
     client.login = Login(NatsSection(nkey=key))
     await client.connect(url, **client.login.options)
-    waits = []
+    waits = {"alpha": [], "beta": []}
     end = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     while not end.done():
-        began = time.monotonic()
-        await client.request("capture.host.alpha.status", b"", timeout=30)
-        waits.append(time.monotonic() - began)
+        for host, found in waits.items():
+            began = time.monotonic()
+            await client.request(f"capture.host.{host}.status", b"", timeout=30)
+            found.append(time.monotonic() - began)
         await asyncio.sleep(0.02)
     print(json.dumps(waits))
     await client.close()
@@ -161,7 +166,10 @@ async def test_hundred_thousand_hostile_requests(
 ) -> None:
     made = await asyncio.to_thread(pool)
     assert {verb_of(request) for request in made} == set(VERBS)
+    made += [one for one, code in certain("capture", "alpha", "") if code == 403] * 20
     async with AsyncExitStack() as stack:
+        control = "capture.host.beta.status"
+        stack.enter_context(echoing(nats_server.url, control, key_of(tmp_path, "beta")))
         roles = [
             await stack.enter_async_context(entered(nats_server, tmp_path, name))
             for name in ("ctl", "ops", "col", "beta")
@@ -178,13 +186,14 @@ async def test_hundred_thousand_hostile_requests(
         shared = iter(range(REQUESTS))
         await asyncio.gather(*(attack(shared, made, roles, seen) for _ in range(AT_ONCE)))
         out, _ = await probe.communicate(b"")
-        waits = sorted(json.loads(out))
+        waits = json.loads(out)
         await roles[0].client.request("capture.host.alpha.stop", b"", timeout=60)
         after = resident_kib(agent, "VmRSS")
-    print(f"codes {dict(seen)}; {len(waits)} probes; resident {before} to {after} KiB")
+    took, least = p99(waits["alpha"]), p99(waits["beta"])
+    print(f"codes {dict(seen)}; p99 {took} s, control {least} s; resident {before} to {after} KiB")
     assert {200, 204, 400, 403, 409, 422} <= set(seen)
     assert after - before < GROWTH_KIB_MAX
-    assert waits[len(waits) * 99 // 100] < STATUS_P99_SEC_MAX
+    assert took < STATUS_P99_SEC_MAX + CONTROLS_MAX * least
     assert "incident" not in agent.log
 
 
