@@ -268,7 +268,7 @@ def test_meter_and_follow_print_every_record(
 
     assert watcher.stdout is not None
     lines = [watcher.stdout.readline() for _ in range(7)]
-    assert all("198.18.0.2:53  1 packets  36 bytes" in line for line in lines)
+    assert all("198.18.0.2:53  1 packet  36 bytes" in line for line in lines)
     watcher.send_signal(signal.SIGINT)
     assert watcher.wait(TIMEOUT_SEC) == 0
     assert watcher.stderr is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -87,6 +88,8 @@ async def test_drift_shows_an_override_and_rollback_restores(
     done = operator.run("drift")
     assert done.returncode == 1
     assert "overridden by the verb stop" in done.stdout
+    drift = (await entries(client))["web1"].drift
+    assert re.fullmatch(r"overridden by the verb stop until [0-9T:-]{19}Z", drift)
 
     operator.write(policy("all", "host ~ '*'", filter="udp"))
     assert operator.run("apply", str(operator.file)).stdout.startswith("revision 2")

@@ -301,6 +301,17 @@ def test_a_server_of_an_older_setup_gets_what_taps_need(host: Host) -> None:
         assert f'"{subject}"' in config.read_text()
 
 
+def test_a_server_without_jetstream_is_named(host: Host) -> None:
+    """No command of netsonde can create a stream or a bucket there."""
+    host.repair("nats-server")
+    host.configure(flows={"jetstream": True, "spool_dir": host.directory}, http={"listen": ""})
+    found = {one["check"]: one for one in host.doctor()[1]}
+    for check in ("nats.streams", "nats.bucket", "nats.inventory"):
+        assert found[check]["state"] != "ok"
+        assert "set `jetstream {" in found[check]["detail"]
+        assert found[check]["repair"].endswith("nats-server.conf -js")
+
+
 def test_permissions_are_examined_without_a_message(host: Host) -> None:
     """Nobody hears from the doctor: not the collectors, and not the agents."""
     host.repair("nats-server")

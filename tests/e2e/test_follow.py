@@ -132,8 +132,8 @@ async def test_followers_and_collector_receive_the_same_records(
     hosts, _, said = zip(*(line.split("  ", 2) for line in out.splitlines()), strict=True)
     assert {hosts.count(host) for host in ENCODINGS} == {FLOWS}
     for line in (
-        "ICMP    198.18.0.1 → 198.18.0.2 type 8  1 packets  28 bytes  forced",
+        "ICMP    198.18.0.1 → 198.18.0.2 type 8  1 packet  28 bytes  forced",
         "UDP     198.18.0.1:1000 → 198.18.0.2:53  2 packets  74 bytes  forced",
-        "UDP     [fd00::1]:1000 → [fd00::2]:53 vlan 42  1 packets  56 bytes  forced",
+        "UDP     [fd00::1]:1000 → [fd00::2]:53 vlan 42  1 packet  56 bytes  forced",
     ):
         assert said.count(line) == len(ENCODINGS), line

@@ -97,7 +97,7 @@ async def test_objects_are_listed_with_owner_and_deleted_by_it(run: Clients) -> 
     table = await run("ctl", "packets", "--list", "--host", "alpha")
     assert "OWNER" in table.stdout
     assert str(found[1]["object"]) in table.stdout
-    assert "2 objects of 1 hosts" in table.stderr
+    assert "2 objects of 1 host," in table.stderr
 
     own, theirs, other = (str(one["object"]) for one in found)
     done = await run("ctl", "packets", "--delete", own, theirs, "alpha-20260101T000000Z-0.pcapng")

@@ -105,7 +105,7 @@ def streams(server: NatsServer) -> None:
     words = ("nats", "streams", "--host", "alpha", "--shards", str(SHARDS), "--collector", "all")
     done = run(server, *words)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "5 streams, 1 buckets, 4 consumers\n"
+    assert done.stdout == "5 streams, 1 bucket, 4 consumers\n"
 
 
 async def test_agents_publish_to_their_shard(

@@ -114,7 +114,7 @@ async def test_agents_at_a_site_use_the_hub(
             assert len(records) == len(keys) == metered
             assert sum(one["packets"] for one in records) == revision * DATAGRAMS
             applied = await run("ctl", "apply", str(rules))
-            assert applied.splitlines()[-1] == f"revision {revision}, 1 hosts: 1 applied"
+            assert applied.splitlines()[-1] == f"revision {revision}, 1 host: 1 applied"
             listed = await run("ops", "ps", "--json")
             assert '"alpha"' in listed
             assert '"absent"' not in listed

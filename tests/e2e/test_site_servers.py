@@ -341,7 +341,7 @@ async def test_a_release_reaches_an_agent_behind_a_leaf_without_a_poll(
         began_sec = time.monotonic()
         done = await asyncio.to_thread(run, "apply", str(file_of), urls=urls)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stderr.splitlines()[-1] == f"revision {revision}, 1 hosts: 1 applied"
+        assert done.stderr.splitlines()[-1] == f"revision {revision}, 1 host: 1 applied"
         if revision == 1:  # after a connect and a release the agent reads more often
             await eventually(
                 lambda: reads_sec and time.monotonic() - reads_sec[-1] > BEHIND_SEC,

@@ -72,7 +72,7 @@ def check_manual_and_completion(host: Machine) -> None:
 def check_screen(host: Machine) -> None:
     """`netsonde top` draws its screen, which needs Textual, and leaves it with q."""
     with on_terminal([*host.prefix, "netsonde", "top"]) as terminal:
-        terminal.wait_for("1 hosts, 0 capturing")
+        terminal.wait_for("1 host, 0 capturing")
         terminal.press("q")
         terminal.wait_for_end()
 

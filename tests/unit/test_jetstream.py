@@ -226,7 +226,7 @@ def test_stream_with_weaker_settings_is_reported() -> None:
         ({"subjects": ["capture.stream.flows.web1"]}, "does not bind"),
         ({"subjects": ["capture.stream.flows.*.*"]}, "does not bind"),
         ({"retention": "interest"}, "keeps nothing"),
-        ({"max_msgs_per_subject": 1}, "only 1 messages"),
+        ({"max_msgs_per_subject": 1}, "only 1 message of"),
         ({"no_ack": True}, "no_ack"),
     ):
         assert words in complaints(good | change, subject)[0]

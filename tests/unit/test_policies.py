@@ -170,9 +170,9 @@ def test_policy_without_hosts_is_released_at_once() -> None:
 @pytest.mark.parametrize(
     ("states", "rollout", "words"),
     [
-        (["applied", "failed"], Rollout(), "1 hosts failed, max_failed is 0"),
+        (["applied", "failed"], Rollout(), "1 host failed, max_failed is 0"),
         (["applied", "failed"], Rollout(max_failed=1), ""),
-        (["silent", "applied"], Rollout(max_silent=0), "1 hosts silent, max_silent is 0"),
+        (["silent", "applied"], Rollout(max_silent=0), "1 host silent, max_silent is 0"),
         (["silent", "applied"], Rollout(), ""),  # 5 % of 2, rounded up
         (["silent", "silent"], Rollout(), "2 hosts silent, max_silent is 5%"),
         (["pending", "waiting"], Rollout(max_silent=0), ""),

@@ -159,3 +159,4 @@ def test_lists_match_their_types() -> None:
 )
 def test_rfc3339_formats_nanoseconds(time_ns: int, text: str) -> None:
     assert instant.rfc3339(time_ns) == text
+    assert instant.rfc3339_seconds(time_ns) == f"{text.partition('.')[0]}Z"

@@ -17,6 +17,7 @@ from ..core.collectors import add_collector, flush_export, read_collectors, remo
 from ..core.values import CollectorSettings, CollectorStats
 from ..errors import InvalidCollector
 from ..wire.events import EventLog
+from ..wire.quantity import counted
 from ..wire.replies import CollectorState, ExportState, LostRecords
 from ..wire.requests import ExportOptions, Version
 
@@ -226,7 +227,8 @@ class Exporting:
 
 def _loss_words(one: CollectorStats) -> str:
     reason = f": {one.last_error}" if one.last_error else ""
-    return f"{endpoint(one.address, one.port)} missed {one.records_lost} records so far{reason}"
+    lost = counted(one.records_lost, "record")
+    return f"{endpoint(one.address, one.port)} missed {lost} so far{reason}"
 
 
 def _loss_data(one: CollectorStats) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ..recorder.status import buffer_state, retention_sec, usage_percent
 from ..wire.counters import CORE_COUNTERS, Counters
 from ..wire.events import EventKind, EventLog
 from ..wire.instant import NS_PER_SEC, rfc3339
+from ..wire.quantity import counted
 from ..wire.replies import EncryptionState, MeteringState, MetricsReply, OwnersState, StatusReply
 from .collectors import Exporting
 from .hotplug import Hotplug
@@ -165,7 +166,7 @@ class Session:
             self._events.emit(
                 "alarm",
                 "packets_dropped",
-                f"{rates.packets_dropped} packets in {rates.interval_sec:.1f} s",
+                f"{counted(rates.packets_dropped, 'packet')} in {rates.interval_sec:.1f} s",
                 session_id=self.id,
                 data={"packets_dropped": rates.packets_dropped},
             )

@@ -29,7 +29,7 @@ from ..errors import (
     StateUnavailable,
 )
 from ..wire.events import EventLog
-from ..wire.instant import NS_PER_SEC, rfc3339
+from ..wire.instant import NS_PER_SEC, rfc3339_seconds
 from ..wire.replies import (
     EncryptionReply,
     ExportReply,
@@ -163,7 +163,7 @@ class Standing:
         override = self._override
         if override is None:
             return ""
-        return f"overridden by the verb {override.verb} until {rfc3339(override.until_ns)}"
+        return f"overridden by the verb {override.verb} until {rfc3339_seconds(override.until_ns)}"
 
     @property
     def failure(self) -> str:

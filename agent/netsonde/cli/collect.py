@@ -17,6 +17,7 @@ import msgspec
 
 from ..config.sections import NatsSection
 from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError, UnreachableError
+from ..wire.quantity import counted
 from ..wire.subjects import SHARDS_MAX, any_shard, flows_subject
 from .output import json_text, say
 from .requests import (
@@ -375,23 +376,26 @@ def print_summary(args: Namespace, states: Sequence[State]) -> None:
         say(json_text(summary))
         return
     notify(
-        f"{totals.records} records in {totals.batches} batches, {totals.packets} packets, "
-        f"{totals.bytes} bytes; {totals.repeated} duplicate batches skipped"
+        f"{counted(totals.records, 'record')} in {counted(totals.batches, 'batch', 'batches')}, "
+        f"{counted(totals.packets, 'packet')}, {counted(totals.bytes, 'byte')}; "
+        f"{counted(totals.repeated, 'duplicate batch', 'duplicate batches')} skipped"
     )
     if totals.dead_letters:
         directory = Path(args.output or "") / ("*" if args.shards > 1 else "")
         where = f" in {directory / 'dead-letters.jsonl'}" if args.output else ""
-        notify(f"{totals.dead_letters} dead letters{where}")
+        notify(f"{counted(totals.dead_letters, 'dead letter')}{where}")
     if forgotten.any:
         one = forgotten
         notify(
-            f"the state is full: {one.hosts} hosts, {one.boots} boots and {one.holes} gaps with "
-            f"{one.batches} missing batches are forgotten; duplicates of them are not recognised"
+            f"the state is full: {counted(one.hosts, 'host')}, {counted(one.boots, 'boot')} and "
+            f"{counted(one.holes, 'gap')} with "
+            f"{counted(one.batches, 'missing batch', 'missing batches')} are forgotten; "
+            "duplicates of them are not recognised"
         )
     for gap in gaps[:GAPS_SHOWN]:
         notify(f"gap: {gap.host} boot {gap.boot}: batches {gap.first} to {gap.last} are missing")
     if len(gaps) > GAPS_SHOWN:
-        notify(f"and {len(gaps) - GAPS_SHOWN} more gaps")
+        notify(f"and {counted(len(gaps) - GAPS_SHOWN, 'more gap')}")
 
 
 Sums = TypeVar("Sums", bound=msgspec.Struct)

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError
+from ..wire.quantity import counted
 from .output import escape_json, notify, say
 from .requests import whole
 
@@ -110,24 +111,31 @@ class Decoding:
 
     def summary(self) -> str:
         counts = self.counts
+        parts = [counted(counts[f"{noun}s"], noun) for noun in ("message", "record", "template")]
+        early = counted(counts["sets_unknown"], "set")
         return (
-            f"{counts['messages']} messages, {counts['records']} records, "
-            f"{counts['templates']} templates, {counts['sets_unknown']} sets before their template"
+            f"{', '.join(parts)}, {early} before {'its' if early == '1 set' else 'their'} template"
         )
 
     def problems(self) -> list[str]:
         texts = {
-            "malformed": "{} malformed parts",
-            "templates_refused": "{} templates rejected, too many",
-            "sets_unknown": "{} sets skipped, their template is missing",
-            "datagrams_foreign": "{} datagrams are not NetFlow 5, 9 or IPFIX",
-            "bytes_foreign": "the last {} bytes are not NetFlow 5, 9 or IPFIX",
-            "fragments_lost": "{} fragmented datagrams are incomplete",
-            "packets_cut": "{} packets are truncated",
-            "file_cut": "the file is truncated",
+            "malformed": ("{}", "malformed part", ""),
+            "templates_refused": ("{} rejected, too many", "template", ""),
+            "sets_unknown": ("{} template is missing", "set skipped, its", "sets skipped, their"),
+            "datagrams_foreign": ("{} not NetFlow 5, 9 or IPFIX", "datagram is", "datagrams are"),
+            "bytes_foreign": ("the last {} not NetFlow 5, 9 or IPFIX", "byte is", "bytes are"),
+            "fragments_lost": (
+                "{} incomplete",
+                "fragmented datagram is",
+                "fragmented datagrams are",
+            ),
+            "packets_cut": ("{} truncated", "packet is", "packets are"),
+            "file_cut": ("the file is truncated", "", ""),
         }
         found = [
-            text.format(self.counts[name]) for name, text in texts.items() if self.counts[name]
+            text.format(counted(self.counts[name], one, many))
+            for name, (text, one, many) in texts.items()
+            if self.counts[name]
         ]
         if not self.counts["messages"] and not found:
             found.append("the file contains no NetFlow or IPFIX")

@@ -22,6 +22,7 @@ from ..fleet.client import FleetClient, Pace, connect
 from ..fleet.scatter import Reply
 from ..fleet.stream import GapCounter
 from ..fleet.targeting import Target
+from ..wire.quantity import counted
 from .flows import clock_time, describe_record
 from .output import put_lines
 
@@ -125,8 +126,9 @@ class Lab:
 def describe_metrics(metrics: dict[str, Any]) -> str:
     return (
         f"{clock_time(metrics['time'])}  metrics {metrics['throughput_mbps']:.2f} Mbit/s, "
-        f"{metrics['packets_per_sec']:,} packets/s, {metrics['active_flows']} active flows, "
-        f"{metrics['packets_dropped']} packets dropped"
+        f"{metrics['packets_per_sec']:,} packets/s, "
+        f"{counted(metrics['active_flows'], 'active flow')}, "
+        f"{counted(metrics['packets_dropped'], 'packet')} dropped"
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from ..wire.quantity import counted
 from .demo_agent import HOST, Lab
 from .demo_capture import FLOWS, NAMES, SPEED, read_frames, send_frames, write_recent
 from .demo_network import INTERFACE
@@ -123,7 +124,9 @@ async def close_session(lab: Lab, *, live: bool) -> list[str]:
     if not any(metrics["throughput_mbps"] > 0 for metrics in lab.metrics):
         problems.append("no metrics with traffic arrived")
     if lab.counter.missed:
-        problems.append(f"{lab.counter.missed} batches of records did not arrive")
+        problems.append(
+            f"{counted(lab.counter.missed, 'batch', 'batches')} of records did not arrive"
+        )
     return problems
 
 

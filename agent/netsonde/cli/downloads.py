@@ -26,6 +26,7 @@ from nats.errors import Error as NatsError
 from ..errors import NetsondeError
 from ..fleet.denied import DeniedError
 from ..fleet.scatter import Reply
+from ..wire.quantity import counted
 from .files import WriteError, is_special, move_file, replaced_file
 from .output import notify, say
 
@@ -207,7 +208,7 @@ async def write_one(downloads: Downloads, path: str) -> None:
             return
         downloads.done(*(reply for reply, _ in parts))
         packets = sum(part.packets for _, part in parts)
-        say(f"{path}: {packets} packets of {len(parts)} hosts")
+        say(f"{path}: {counted(packets, 'packet')} of {counted(len(parts), 'host')}")
 
 
 async def fetch_all(downloads: Downloads) -> list[tuple[Reply, Path]]:

@@ -14,6 +14,7 @@ import msgspec
 from ..errors import EXIT_OK, EXIT_REFUSED, NetsondeError
 from ..wire.events import EVENT_KINDS, Event
 from ..wire.instant import instant_ns
+from ..wire.quantity import counted
 from .around import event_id
 from .output import notify, put, put_json
 from .packets import TIME_AGO
@@ -108,7 +109,7 @@ async def print_events(args: Namespace) -> int:
             if printed == args.count:
                 break
     if refused:
-        notify(f"{refused} events refused")
+        notify(f"{counted(refused, 'event')} refused")
     return EXIT_REFUSED if refused else EXIT_OK
 
 

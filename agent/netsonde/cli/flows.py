@@ -15,6 +15,7 @@ from ..errors import EXIT_OK, EXIT_REFUSED, UnreachableError
 from ..fleet.packed import Packed
 from ..fleet.stream import GapCounter
 from ..wire.instant import rfc3339
+from ..wire.quantity import counted
 from ..wire.subjects import stream_host
 from .flow_filters import add_filter_arguments, filter_body, matches
 from .output import put, put_json, say
@@ -213,7 +214,7 @@ async def _with_rest(
             same_name(first.host, page.get("host", first.host))
             more = len(rows_of(page))
         except (ValueError, LookupError, TypeError):
-            why = f"no reply, or a malformed one, after {count} rows; ask again"
+            why = f"no reply, or a malformed one, after {counted(count, 'row')}; ask again"
             return first.unreadable(first.host, why, first.elapsed_sec)
         if not more:
             break
@@ -270,7 +271,8 @@ async def follow_flows(args: Namespace) -> int:
                 if not counter.note(batch.host, batch.boot, batch.seq):
                     continue
                 if counter.missed > missed:
-                    notify(f"{batch.host}: {counter.missed - missed} batches are missing")
+                    new = counter.missed - missed
+                    notify(f"{batch.host}: {counted(new, 'batch is', 'batches are')} missing")
                 missed = counter.missed
                 for record in records:
                     try:
@@ -291,10 +293,11 @@ async def follow_flows(args: Namespace) -> int:
 
 
 def follow_summary(printed: int, hosts: int, missing: int, refused: int) -> str:
-    text = f"{printed} records from {hosts} hosts"
+    text = f"{counted(printed, 'record')} from {counted(hosts, 'host')}"
+    words = counted(refused, "batch or record", "batches or records")
     if missing:
-        text += f", {missing} batches missing"
-    return f"{text}, {refused} batches or records refused" if refused else text
+        text += f", {counted(missing, 'batch', 'batches')} missing"
+    return f"{text}, {words} refused" if refused else text
 
 
 def print_record(host: str, record: dict[str, Any], *, as_json: bool, with_host: bool) -> None:
@@ -303,6 +306,11 @@ def print_record(host: str, record: dict[str, Any], *, as_json: bool, with_host:
     else:
         text = describe_record(record)
         put(f"{host}  {text}" if with_host else text)
+
+
+def amount(value: object, noun: str) -> str:
+    """Returns a count of a record, or a dash, with its noun."""
+    return counted(value, noun) if isinstance(value, int) else f"{value} {noun}s"
 
 
 def describe_record(record: dict[str, Any]) -> str:
@@ -314,7 +322,8 @@ def describe_record(record: dict[str, Any]) -> str:
     shown = {name: record.get(name, "-") for name in ("protocol", "packets", "bytes", "end_reason")}
     return (
         f"{clock_time(record.get('last_seen'))}  {shown['protocol']:<6}  {source} → {dest}{extra}  "
-        f"{shown['packets']} packets  {shown['bytes']} bytes  {shown['end_reason']}"
+        f"{amount(shown['packets'], 'packet')}  {amount(shown['bytes'], 'byte')}"
+        f"  {shown['end_reason']}"
         f"{describe_owner(record)}"
     )
 

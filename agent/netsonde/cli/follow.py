@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from ..errors import EXIT_REFUSED, EXIT_USAGE, NetsondeError
 from ..fleet.outcome import Outcome
+from ..wire.quantity import counted
 from .downloads import STANDARD_OUTPUT, find_viewer, opened_viewer
 from .files import WriteError
 from .flow_filters import process
@@ -166,7 +167,7 @@ class Progress:
         hosts = self._session.hosts.values()
         packets, open_hosts = sum(one.packets for one in hosts), sum(not one.end for one in hosts)
         lost = self._session.lost_packets
-        say(f"{packets} packets from {open_hosts} hosts, {lost} lost")
+        say(f"{counted(packets, 'packet')} from {counted(open_hosts, 'host')}, {lost} lost")
 
 
 @contextlib.contextmanager

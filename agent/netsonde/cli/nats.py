@@ -27,6 +27,7 @@ from ..fleet.roles import (
     parse_hosts,
     server_config,
 )
+from ..wire.quantity import counted
 from ..wire.subjects import SHARDS_MAX
 from .nats_operator import (
     LEAF_CONFIG,
@@ -197,7 +198,7 @@ def run_setup(args: Namespace) -> int:
         replace(out / EARLIER, msgspec.json.encode(earlier).decode() + "\n", 0o644)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
-    put(f"{text}: {len(hosts)} hosts, {len(clients)} clients")
+    put(f"{text}: {counted(len(hosts), 'host')}, {counted(len(clients), 'client')}")
     if not args.tls_cert:
         notify("no --tls-cert, so connections are not encrypted")
     return EXIT_OK
@@ -347,5 +348,6 @@ async def make_streams(args: Namespace, hosts: Sequence[Host]) -> int:
         notify(warning)
     consumers = len(args.collector) * args.shards
     buckets = 1 if args.site_bucket else len(hosts)
-    put(f"{1 + args.shards} streams, {buckets} buckets, {consumers} consumers")
+    counts = (1 + args.shards, "stream"), (buckets, "bucket"), (consumers, "consumer")
+    put(", ".join(counted(count, noun) for count, noun in counts))
     return EXIT_REFUSED if warnings else EXIT_OK

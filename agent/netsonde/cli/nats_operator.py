@@ -41,6 +41,7 @@ from ..fleet.roles import (
     check_clients,
     parse_hosts,
 )
+from ..wire.quantity import counted
 from .files import replaced_file
 from .output import put
 from .requests import whole
@@ -154,7 +155,7 @@ def run_issue(args: Namespace) -> int:
     if not hosts:
         raise ConfigError("no hosts: name one, or use --hosts")
     issue_hosts(out, hosts, lives_sec=args.days * DAY_SEC)
-    put(f"{out / 'agents'}: {len(hosts)} credentials")
+    put(f"{out / 'agents'}: {counted(len(hosts), 'credential')}")
     return EXIT_OK
 
 

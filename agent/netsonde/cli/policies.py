@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE
+from ..wire.quantity import counted
 from .output import json_text, notify, put, put_json, say
 from .requests import add_connection_arguments, read_nats_section, whole
 from .tables import print_table
@@ -106,7 +107,7 @@ class DriftCommand:
         revision = "no revision" if release is None else f"revision {release.revision}"
         unfinished = release is not None and not release.complete
         how_far = ", its rollout is unfinished" if unfinished else ""
-        say(f"{len(hosts)} hosts, {revision}{how_far}: {len(found)} with drift")
+        say(f"{counted(len(hosts), 'host')}, {revision}{how_far}: {len(found)} with drift")
         return EXIT_REFUSED if found else EXIT_OK
 
 
@@ -180,7 +181,8 @@ def print_plan(args: Namespace, rows: list[PlanRow]) -> None:
         print_table(columns, [describe_row(row) for row in rows])
     parts = [f"{counts[action]} {action}" for action in ACTIONS if counts[action]]
     lost = sum(row.lost for row in rows)
-    say(f"{len(rows)} hosts: {', '.join(parts) or 'none known'}{f'; {lost} lost' if lost else ''}")
+    hosts = counted(len(rows), "host")
+    say(f"{hosts}: {', '.join(parts) or 'none known'}{f'; {lost} lost' if lost else ''}")
 
 
 def describe_row(row: PlanRow) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from ..config.file import DEFAULT_PATH, load
 from ..config.sections import NatsSection
 from ..errors import EXIT_OK, EXIT_REFUSED, UnreachableError
 from ..fleet.targeting import Target, parse_limit, parse_target
+from ..wire.quantity import counted
 from ..wire.verbs import VERBS
 from .files import replaced_file
 from .output import notify, put_json, say
@@ -380,7 +381,7 @@ def source_warnings(reply: Reply) -> list[str]:
     found = []
     unsent, bus = reply.body.get("records_unsent"), reply.body.get("bus")
     if isinstance(unsent, int) and unsent > 0:
-        found.append(f"warning: {unsent} records were not sent")
+        found.append(f"warning: {counted(unsent, 'record was', 'records were')} not sent")
     denied = bus.get("denied") if isinstance(bus, dict) else None
     subjects = denied if isinstance(denied, list) else []
     found += [f"warning: the NATS server denies {one} to the agent" for one in subjects]
@@ -389,8 +390,10 @@ def source_warnings(reply: Reply) -> list[str]:
         found.append(f"warning: the file is cut or damaged: {file.get('detail')}")
     for one in undecoded if isinstance(undecoded, list) else []:
         if isinstance(one, dict):
+            packets = one.get("packets")
+            words = counted(packets, "packet") if isinstance(packets, int) else f"{packets} packets"
             kind = f"link type {one.get('linktype')} ({one.get('name')})"
-            found.append(f"{one.get('packets')} packets not decoded: {kind}: {one.get('detail')}")
+            found.append(f"{words} not decoded: {kind}: {one.get('detail')}")
     return found
 
 

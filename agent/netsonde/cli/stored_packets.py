@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, NetsondeError
 from ..wire.instant import NS_PER_SEC, rfc3339
+from ..wire.quantity import counted
 from .output import notify, put_json, say
 from .requests import ask_fleet_outcome, read_nats_section, read_pace, read_target
 from .tables import Cell, print_table
@@ -84,7 +85,7 @@ async def print_results(args: Namespace) -> int:
     elif rows:
         print_table(LIST_COLUMNS, [describe_object(host, one) for host, _, one in rows])
     size = sum(one.size for _, _, one in rows)
-    say(f"{len(rows)} objects of {len(hosts)} hosts, {size} bytes")
+    say(f"{counted(len(rows), 'object')} of {counted(len(hosts), 'host')}, {counted(size, 'byte')}")
     return EXIT_OK
 
 

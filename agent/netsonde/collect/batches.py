@@ -18,6 +18,7 @@ from msgspec import UNSET, Meta, Raw, Struct
 from ..errors import NetsondeError
 from ..wire.instant import rfc3339
 from ..wire.protocols import protocol_name
+from ..wire.quantity import counted
 from ..wire.subjects import stream_host
 
 JSON, MSGPACK, IPFIX = "application/json", "application/msgpack", "application/ipfix"
@@ -97,7 +98,8 @@ class Batch:
         """Raises UnreadableError if IPFIX records are missing: damaged sets are skipped."""
         expected = max(records, 1) if self.announced is None else self.announced
         if self.encoding == IPFIX and records != expected:
-            raise UnreadableError(f"{records} of {expected} records are readable")
+            announced = counted(expected, "record is", "records are")
+            raise UnreadableError(f"{records} of {announced} readable")
 
     def lines_and_counts(self) -> tuple[list[bytes], Counts]:
         """Renders each record as a JSON object: host and session first, `duration_us` last.

@@ -42,6 +42,7 @@ from ..wire.policy import (
     point,
     policy_bucket,
 )
+from ..wire.quantity import counted
 from .client import FleetClient
 from .inventory import Host, Inventory, InventoryError, read_inventory, server_time_ns
 from .policies import (
@@ -105,7 +106,8 @@ class Progress:
         counts = Counter(one.state for one in self.hosts.values())
         order: tuple[State, ...] = ("applied", "failed", "silent", "pending", "waiting")
         parts = [f"{counts[state]} {state}" for state in order if counts[state]]
-        return f"revision {self.revision}, {len(self.hosts)} hosts: {', '.join(parts) or 'none'}"
+        hosts = counted(len(self.hosts), "host")
+        return f"revision {self.revision}, {hosts}: {', '.join(parts) or 'none'}"
 
 
 Observer: TypeAlias = Callable[[Progress], None]
@@ -218,7 +220,8 @@ def exceeded(progress: Progress, policy: str, group: Sequence[Member], rollout: 
     ):
         most = share_of(share, len(group))
         if states[state] > most:
-            return f"policy {policy or 'none'}: {states[state]} hosts {state}, {key} is {share}"
+            hosts = counted(states[state], "host")
+            return f"policy {policy or 'none'}: {hosts} {state}, {key} is {share}"
     return ""
 
 

@@ -22,6 +22,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from ..errors import NetsondeError
+from ..wire.quantity import counted
 from ..wire.subjects import tapped_subject
 from .client import FleetClient
 from .outcome import PACE, Outcome, Pace
@@ -503,9 +504,9 @@ class TapSession:
             return
         one.loss.ring += lost.ring
         one.loss.rate += lost.rate
-        one.comment = f"{lost.total} packets lost before this one"
+        one.comment = f"{counted(lost.total, 'packet')} lost before this one"
         self._add_counts(one)
-        self._report(f"{one.host}: {lost.total} packets lost ({one.loss.total} so far)")
+        self._report(f"{one.host}: {counted(lost.total, 'packet')} lost ({one.loss.total} so far)")
 
     # ---- order ----------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from ..wire.quantity import counted
 from .tap_blocks import Block
 from .tap_reply import Interface, Loss
 
@@ -132,7 +133,7 @@ class HostTap:
 
     def lines(self) -> list[str]:
         """Returns a sentence for the host, and one for each of its losses."""
-        lines = [f"{self.host}: {self.packets} packets, {self.loss.total} lost"]
+        lines = [f"{self.host}: {counted(self.packets, 'packet')}, {self.loss.total} lost"]
         if self.loss.ring:
             lines.append(f"{self.host}: {self.loss.ring} lost: the reader was too slow")
         if self.loss.rate:
@@ -140,10 +141,11 @@ class HostTap:
         if self.late:
             lines.append(f"{self.host}: {self.late} came too late to be in order")
         if self.missing:
-            lines.append(f"{self.host}: {self.missing} messages did not arrive")
+            lines.append(f"{self.host}: {counted(self.missing, 'message')} did not arrive")
         if self.gaps:
-            times = "" if self.gaps == 1 else f" in {self.gaps} gaps"
-            lines.append(f"{self.host}: gone for {self.gap_sec:.1f} s{times}")
+            lines.append(
+                f"{self.host}: gone for {self.gap_sec:.1f} s, in {counted(self.gaps, 'gap')}"
+            )
         if self.failed:
             lines.append(f"{self.host}: the tap ended early: {self.end}")
         return lines

@@ -43,6 +43,7 @@ from ..errors import (
 )
 from ..wire import envelope
 from ..wire.events import EventLog
+from ..wire.quantity import counted
 from ..wire.replies import TapClock, TapInterfaceState, TapLimits, TapReply, TapState
 from ..wire.requests import TAP_WINDOW_MAX, TAP_WINDOW_MIN, TapCredit, TapRequest
 from ..wire.subjects import tapped_subject
@@ -145,7 +146,8 @@ class Taps:
             )
         if len(self._open) + self._opening >= self.settings.taps:
             raise TooManyRequests(
-                f"{self.settings.taps} taps may be open on this host; try again when one has ended."
+                f"{counted(self.settings.taps, 'tap')} may be open on this host; "
+                "try again when one has ended."
             )
         if caller is not None and any(one.caller == caller for one in self._open.values()):
             raise TooManyRequests("This caller has an open tap on this host; stop that one first.")

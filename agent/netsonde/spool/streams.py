@@ -16,6 +16,7 @@ from ..bus import jetstream
 from ..bus.connection import Requester
 from ..bus.objects import STREAM_NOT_FOUND
 from ..wire.instant import NS_PER_SEC
+from ..wire.quantity import counted
 from ..wire.subjects import flows_subject
 
 API_TIMEOUT_SEC = 5.0
@@ -75,7 +76,8 @@ def complaints(found: dict[str, Any], subject: str) -> list[str]:
     if found.get("retention") == "interest":
         wrong.append(f"{name} keeps nothing while it has no consumer (retention: interest)")
     if found.get("max_msgs_per_subject", 0) > 0:
-        wrong.append(f"{name} keeps only {found['max_msgs_per_subject']} messages of a host")
+        kept = counted(found["max_msgs_per_subject"], "message")
+        wrong.append(f"{name} keeps only {kept} of a host")
     if found.get("duplicate_window", 0) < DUPLICATE_WINDOW_SEC * NS_PER_SEC:
         wrong.append(f"{name} has a duplicate_window below {DUPLICATE_WINDOW_SEC} s")
     if found.get("storage") != "file":

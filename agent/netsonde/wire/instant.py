@@ -47,6 +47,11 @@ def rfc3339(time_ns: int) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
 
 
+def rfc3339_seconds(time_ns: int) -> str:
+    """`2026-01-02T03:04:05Z`, for texts that people read"""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(time_ns // 1_000_000_000))}Z"
+
+
 def parse_rfc3339(text: str) -> int:
     """Returns nanoseconds since the epoch; finer digits are cut. Accepts every spelling of
     RFC 3339 §5.6; a leap second counts as the next second. Raises ValueError."""

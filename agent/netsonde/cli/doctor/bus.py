@@ -18,6 +18,7 @@ from ...fleet.client import FleetClient, connect
 from ...fleet.roles import Host, agent_permissions
 from ...spool.streams import complaints, events_stream, flows_streams
 from ...wire.inventory import hosts_bucket
+from ...wire.quantity import counted
 from ...wire.subjects import shard_of
 from . import permissions
 from .finding import Finding, State, Subject, command, owner
@@ -125,7 +126,8 @@ async def _examine_subjects(
             detail = f"the server denies this login to {action} {one}"
             yield Finding(check, "bad", detail, repair=_add_host(subject))
         if len(denied) < len(wanted):
-            permitted = f"{len(wanted) - len(denied)} of {len(wanted)} subjects are permitted"
+            subjects = counted(len(wanted), "subject is", "subjects are")
+            permitted = f"{len(wanted) - len(denied)} of {subjects} permitted"
             yield Finding(check, "ok", permitted)
     if settings.flows.jetstream:
         for one in stored_denied:
@@ -226,7 +228,7 @@ async def _examine_streams(
             continue  # reported as a denied subject
         reply = await permissions.ask_jetstream(client, host, api)
         if reply is None:
-            yield _without_jetstream(subject, "bad")
+            yield _without_jetstream(subject, "nats.streams", "bad")
             return
         error = reply.get("error", {})
         if error.get("err_code") == STREAM_NOT_FOUND:
@@ -252,6 +254,9 @@ async def _examine_inventory(subject: Subject, client: FleetClient, denied: list
         return Finding("nats.inventory", "warning", detail, repair=_add_host(subject))
     if await permissions.has_responder(client, host, api):
         return Finding("nats.inventory", "ok", f"{stream} exists")
+    bucket = _api(subject, f"STREAM.INFO.{_stream_names(subject)[2]}")  # agents may ask for it
+    if bucket not in denied and await permissions.ask_jetstream(client, host, bucket) is None:
+        return _without_jetstream(subject, "nats.inventory", "note")
     return _missing_stream(subject, stream, denied, "note")
 
 
@@ -264,7 +269,7 @@ async def _examine_bucket(subject: Subject, client: FleetClient, denied: list[st
         return Finding("nats.bucket", "note", detail, repair=_add_host(subject))
     reply = await permissions.ask_jetstream(client, subject.settings.host, api)
     if reply is None:
-        return _without_jetstream(subject, "note")
+        return _without_jetstream(subject, "nats.bucket", "note")
     if reply.get("error", {}).get("err_code") == STREAM_NOT_FOUND:
         root, host = subject.settings.nats.root, subject.settings.host
         site = site_bucket_name(root)
@@ -278,10 +283,14 @@ async def _examine_bucket(subject: Subject, client: FleetClient, denied: list[st
     return Finding("nats.bucket", "ok", f"{stream} exists")
 
 
-def _without_jetstream(subject: Subject, state: State) -> Finding:
-    detail = "JetStream does not reply; flow streams and `packets` need it"
+def _without_jetstream(subject: Subject, check: str, state: State) -> Finding:
+    inventory = check == "nats.inventory"
+    users = "the inventory needs" if inventory else "flow streams and `packets` need"
+    detail = (
+        f"JetStream does not reply; {users} it: set `jetstream {{ store_dir: … }}` in the"
+        " configuration of the NATS server, or start the server with -js"
+    )
     start = command("nats-server", "--config", f"{SERVER_DIRECTORY}/nats-server.conf", "-js")
-    check = "nats.streams" if state == "bad" else "nats.bucket"
     return Finding(check, state, detail, repair=start)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
+from ...wire.quantity import counted
 from ..tables import cut, cut_endpoint, duration, scaled
 from .feed import CAPTURING
 from .model import FlowRow, HostRow, Model, Row
@@ -77,7 +78,9 @@ def headline(model: Model) -> str:
     rate_bps = sum(row.rate_bps or 0.0 for row in rows)
     packets = sum(row.packets_per_sec or 0.0 for row in rows)
     dropped = sum(row.sample.dropped for row in rows)
-    hosts = f"{len(rows)} hosts, {capturing} capturing" + (f", {silent} silent" if silent else "")
+    hosts = f"{counted(len(rows), 'host')}, {capturing} capturing" + (
+        f", {silent} silent" if silent else ""
+    )
     return (
         f"{hosts}  {rate_bps / 1e6:,.1f} Mbit/s  {scaled(packets)} pkt/s  {scaled(dropped)} dropped"
     )
@@ -180,7 +183,8 @@ def describe_flow(row: FlowRow) -> str:
         f"{one.protocol} {one.source} → {one.dest}",
         one.text("name"),
         describe_owner(row, 0),
-        f"{scaled(one.packets)} packets, {scaled(one.bytes)} bytes",
+        f"{scaled(one.packets)} {'packet' if one.packets == 1 else 'packets'}, "
+        f"{scaled(one.bytes)} bytes",
         f"seen by {', '.join(row.hosts)}",
     ]
     return "  ".join(part for part in parts if part)

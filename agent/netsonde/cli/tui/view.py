@@ -11,6 +11,7 @@ from textual.app import App, ComposeResult
 from textual.widgets import DataTable, Footer, Input, Static
 
 from ...errors import NetsondeError
+from ...wire.quantity import counted
 from ..tables import cut, visible
 from .columns import describe_flow, flow_columns, headline, host_columns
 from .feed import Round
@@ -106,7 +107,7 @@ class TopApp(App[None]):
             search = self._listing(name).search
             parts += [f"{name} with “{search}”"] if search else []
         own = model.own_flows()
-        parts += [f"{own} NATS flows left out"] if own else []
+        parts += [f"{counted(own, 'NATS flow')} left out"] if own else []
         parts += [part for part in (self.notice, model.shown.note) if part]
         return visible(" · ".join(parts))
 
