@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import nats
@@ -449,6 +450,14 @@ async def test_failed_attempts_are_reported() -> None:
     assert len(failures) == 1, logs  # once a minute for one cause
     assert "refused" in failures[0]["error"]
     assert "secret" not in str(logs)
+
+
+async def test_refused_credential_file_is_reported(tmp_path: Path) -> None:
+    creds = tmp_path / "agent.creds"
+    creds.touch()
+    creds.chmod(0o644)
+    async with running(f"nats://127.0.0.1:{free_port()}", creds=str(creds)) as connection:
+        await eventually(lambda: "mode 0644" in connection.trouble, "the reason")
 
 
 async def test_denied_subjects_are_counted() -> None:

@@ -405,7 +405,8 @@ class GuardedClient(Client):
             await asyncio.wait({task}, timeout=CLOSE_SEC)
             if task.done() and not task.cancelled():
                 task.exception()  # else asyncio logs "exception was never retrieved"
-        await self.close()
+        if self._flush_queue is not None:  # else `connect` has not begun, and `close` would raise
+            await self.close()
 
     # ---- connecting --------------------------------------------------------------------------
 
