@@ -223,6 +223,13 @@ def test_wrong_usage_exits_in_argparse(argv: list[str], capsys: pytest.CaptureFi
     assert "usage: netsonde" in capsys.readouterr().err
 
 
+def test_console_is_another_name_of_top(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["console", "--help"])
+    assert caught.value.code == EXIT_OK
+    assert capsys.readouterr().out.startswith("usage: netsonde top ")
+
+
 @pytest.mark.parametrize(
     "flags",
     [

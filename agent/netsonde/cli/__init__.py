@@ -98,6 +98,7 @@ REPAIRS: tuple[tuple[type[NetsondeError], str], ...] = (
     (PrivilegeError, "doctor"),
     (UnreachableError, "doctor"),
 )
+OTHER_NAMES = {"console": "top"}  # they are not listed in the help
 COMPLETION = "--print-completion"
 SHELLS = ("bash", "zsh", "tcsh", "fish", "powershell")  # those of shtab
 EXIT_INTERRUPTED = 130
@@ -170,7 +171,8 @@ def build_parser(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
+    words[:1] = [OTHER_NAMES.get(word, word) for word in words[:1]]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # print "→" as "?" in a Latin-1 locale
