@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from bus import Bus
-from deadlines import eventually
+from deadlines import eventually, eventually_now
 from netns import HOST_DEVICE, Wire
 from replay import check_conservation
+
+EQUAL_READINGS = 5
 
 
 async def start(bus: Bus, backend: str = "af_packet", **options: Any) -> dict[str, Any]:
@@ -29,16 +31,20 @@ async def settled(bus: Bus, offered: int) -> dict[str, Any]:
 
 
 async def at_rest(bus: Bus) -> dict[str, Any]:
-    """Returns the status of an idle capture: two readings, 50 ms apart, are equal."""
+    """Returns the status of an idle capture: EQUAL_READINGS readings, 50 ms apart, are equal.
+
+    Two are not enough: on a busy machine the capture's thread may not run for 50 ms."""
     before: dict[str, Any] = {}
+    equal = 1
 
     async def ask() -> dict[str, Any] | None:
-        nonlocal before
+        nonlocal before, equal
         status = await bus.ok("status")
         names = ("packets_captured", "packets_dropped")
         same = [status[name] for name in names] == [before.get(name) for name in names]
         before = status
-        return status if same else None
+        equal = equal + 1 if same else 1
+        return status if equal >= EQUAL_READINGS else None
 
     status = await eventually(ask, "the counters to stop changing", interval_sec=0.05)
     check_conservation(status)
@@ -46,5 +52,15 @@ async def at_rest(bus: Bus) -> dict[str, Any]:
 
 
 def delivered(wire: Wire, device: str = HOST_DEVICE) -> int:
-    """Returns the packets that the kernel received on the host's end of the wire."""
-    return int(wire.link(device)["stats64"]["rx"]["packets"])
+    """Returns the packets that the kernel received on the host's end of the wire.
+
+    With an XDP program the kernel counts a packet when it takes it off the queue, which on a busy
+    machine can be after `send` has returned. So this waits for EQUAL_READINGS equal readings."""
+    readings: list[int] = []
+
+    def ask() -> bool:
+        readings.append(int(wire.link(device)["stats64"]["rx"]["packets"]))
+        return len(readings) >= EQUAL_READINGS and len(set(readings[-EQUAL_READINGS:])) == 1
+
+    eventually_now(ask, f"the counters of {device} to stop changing")
+    return readings[-1]

@@ -25,6 +25,7 @@ from replay import check_conservation
 from servers import NatsServer
 
 TLS_PORT, HTTP_PORT, DNS_PORT, PLAIN_PORT = 443, 8000, 53, 5432  # inside the test's namespace
+HANDSHAKE_PACKETS = 3
 LABELS = {"labels": ["tls", "quic", "dns", "http"]}
 QUESTION = b"\0\x07\1\0\0\1\0\0\0\0\0\0\3db1\7example\3org\0\0\1\0\1"
 ANSWER = (
@@ -99,9 +100,11 @@ async def test_live_flows_have_names(
     async def named() -> dict[int, dict[str, Any]] | None:
         rows = (await bus.ok("flows", {"limit": 1000}, host="alpha"))["flows"]
         by_port = {row["dest_port"]: row for row in rows}
-        return by_port if {TLS_PORT, HTTP_PORT, DNS_PORT, PLAIN_PORT} <= by_port.keys() else None
+        plain = by_port.get(PLAIN_PORT, {"packets": 0})  # the last of the four
+        return by_port if plain["packets"] > HANDSHAKE_PACKETS else None
 
-    rows = await eventually(named, "the four flows")
+    rows = await eventually(named, "the four flows with their payloads")
+    assert {TLS_PORT, HTTP_PORT, DNS_PORT, PLAIN_PORT} <= rows.keys()
     shown = {port: (rows[port]["app"], rows[port]["name"], rows[port]["name_source"])
              for port in (TLS_PORT, HTTP_PORT, DNS_PORT, PLAIN_PORT)}  # fmt: skip
     assert shown == {

@@ -251,7 +251,7 @@ async def test_override_of_metering_lapses_in_the_same_session(
     before = await runs(bus)
     for verb, body in CHANGES[2:4]:
         await bus.ok(verb, {**body, "override": True, "override_sec": 60})
-    await bus.ok("flow.meter.enable", {"enable": False, "override": True, "override_sec": 2})
+    await bus.ok("flow.meter.enable", {"enable": False, "override": True, "override_sec": 5})
     changed = await bus.ok("status")
     assert changed["metering"]["enabled"] is False
     assert changed["export"] is not None
@@ -277,7 +277,7 @@ async def test_override_of_the_capture_lapses(fleet: Fleet, bus: Bus, sender: Se
     assert "the verb start" in status["drift"]
     assert status["session_id"] == started["session_id"]
     await counts(bus, sender)
-    stopped = await bus.ok("stop", {"override": True, "override_sec": 2})
+    stopped = await bus.ok("stop", {"override": True, "override_sec": 5})
     assert stopped["packets_captured"] == len(FRAMES)
     reply = await bus.request("status")
     assert reply.code == 204

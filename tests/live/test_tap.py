@@ -79,7 +79,7 @@ async def test_the_tap_ends_after_its_duration_and_with_the_session(
     fleet.start()
     events = await bus.events(kind="audit")
     await capturing.start(bus)
-    timed = await open_tap(bus, filter="udp", duration_sec=1)
+    timed = await open_tap(bus, filter="udp", duration_sec=3)
     ended = await open_tap(bus, filter="udp")
     sender.send([datagram(1)])
     assert (await timed.ended()).sent == 1

@@ -17,7 +17,7 @@ from xdp_modes import MODES, each_mode, each_shared_mode
 import capturing
 from agents import Fleet
 from bus import Bus
-from deadlines import eventually_now
+from deadlines import eventually, eventually_now
 from netns import HOST_DEVICE, PEER_ADDRESS, Sender, Wire
 from packets import UDP, ethernet, ipv4, udp
 
@@ -109,12 +109,19 @@ async def test_two_captures_see_every_packet(
     await bus.ok("start", body, host="beta")
     sent = sender.send([FRAME] * 100)
 
-    async def stop(host: str) -> int:
-        return int((await bus.ok("stop", host=host))["packets_captured"])
-
-    assert await stop("alpha") == sent
+    assert await counted_at_stop(bus, "alpha", sent) == sent
     sent += sender.send([FRAME] * 100)
-    assert await stop("beta") == sent
+    assert await counted_at_stop(bus, "beta", sent) == sent
+
+
+async def counted_at_stop(bus: Bus, host: str, sent: int) -> int:
+    """Waits for the packets before the stop: a busy kernel delivers them after `send` returns."""
+
+    async def arrived() -> bool:
+        return bool((await bus.ok("status", host=host))["packets_captured"] >= sent)
+
+    await eventually(arrived, f"{sent} packets on {host}")
+    return int((await bus.ok("stop", host=host))["packets_captured"])
 
 
 async def test_another_xdp_program_is_not_replaced(
@@ -129,7 +136,7 @@ async def test_another_xdp_program_is_not_replaced(
     assert (refused.code, refused.body["error"]) == (503, "interface_shared")
     assert wire.link()["xdp"] == attached
     sent = sender.send([FRAME] * 100)
-    assert (await bus.ok("stop", host="alpha"))["packets_captured"] == sent
+    assert await counted_at_stop(bus, "alpha", sent) == sent
     assert "xdp" not in wire.link()
 
 
