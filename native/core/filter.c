@@ -197,6 +197,12 @@ bool sonde_filter_set_match(struct sonde_filter_set *set, const struct sonde_pac
   return filter && sonde_filter_match(filter, packet->data, packet->caplen, packet->wirelen);
 }
 
+struct sonde_filter_glance sonde_filter_set_glance(const struct sonde_filter_set *set) {
+  const struct sonde_filter *filter = set->filters[0].filter; /* for Ethernet */
+  return filter && filter->fast ? sonde_filter_program_glance(filter->fast)
+                                : sonde_filter_no_glance;
+}
+
 void sonde_filter_set_release(struct sonde_filter_set *set) {
   for (uint32_t i = 0; i < set->count; i++)
     sonde_filter_destroy(set->filters[i].filter);

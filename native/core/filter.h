@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/filter_glance.h"
 #include "packet.h"
 #include "status.h"
 
@@ -48,6 +49,8 @@ int sonde_filter_set_prepare(struct sonde_filter_set *set, const char *expressio
 int sonde_filter_set_share(struct sonde_filter_set *set, const struct sonde_filter_set *from);
 /* False for a link type that the expression is invalid for, or that is the 17th. */
 bool sonde_filter_set_match(struct sonde_filter_set *set, const struct sonde_packet *packet);
+/* For Ethernet frames. A frame that the glance does not reject needs sonde_filter_set_match. */
+struct sonde_filter_glance sonde_filter_set_glance(const struct sonde_filter_set *set);
 void sonde_filter_set_release(struct sonde_filter_set *set);
 
 #endif

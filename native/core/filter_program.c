@@ -14,8 +14,8 @@
 
 #include "core/filter_step.h"
 
-/* An IPv4 packet without options in an Ethernet frame: type, version and header length. */
-static const struct sonde_filter_guess ipv4 = {.at = 12, .mask = 0xffffff00, .value = 0x08004500};
+static const struct sonde_filter_guess ipv4 = {
+    .at = SONDE_GLANCE_AT, .mask = SONDE_GLANCE_MASK, .value = SONDE_GLANCE_VALUE};
 
 struct form {
   struct sonde_filter_step *steps;
@@ -42,6 +42,11 @@ struct sonde_filter_program *sonde_filter_program_make(const struct bpf_program 
   if (!made->ipv4.steps || made->ipv4.reach < ipv4.at + 4)
     made->ipv4.reach = made->ipv4.steps ? ipv4.at + 4 : UINT32_MAX;
   return made;
+}
+
+struct sonde_filter_glance sonde_filter_program_glance(const struct sonde_filter_program *program) {
+  return program->ipv4.steps ? sonde_filter_glance_make(program->ipv4.steps, program->ipv4.reach)
+                             : sonde_filter_no_glance;
 }
 
 void sonde_filter_program_destroy(struct sonde_filter_program *program) {

@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/filter_glance.h"
+
 struct bpf_program;
 struct sonde_filter_program;
 
@@ -18,6 +20,8 @@ struct sonde_filter_program *sonde_filter_program_make(const struct bpf_program 
                                                        bool ethernet);
 bool sonde_filter_program_run(const struct sonde_filter_program *program, const uint8_t *data,
                               uint32_t caplen, uint32_t wirelen);
+/* The program must be for Ethernet. */
+struct sonde_filter_glance sonde_filter_program_glance(const struct sonde_filter_program *program);
 void sonde_filter_program_destroy(struct sonde_filter_program *program); /* NULL is allowed */
 
 #endif

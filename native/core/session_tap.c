@@ -73,6 +73,8 @@ static int build_feeds(struct sonde_tap *tap, const struct sonde_tap_config *con
     feed->slots = config->slots;
     feed->direction = config->direction;
     status = prepare(&feed->filters, config->filter, config, error);
+    if (status == SONDE_OK)
+      feed->glance = sonde_filter_set_glance(&feed->filters);
     if (status == SONDE_OK && excludes)
       status = prepare(&feed->exclude, config->exclude, config, error);
   }
@@ -110,9 +112,11 @@ int sonde_tap_open(struct sonde_session *session, const struct sonde_tap_config 
     return sonde_fail(error, SONDE_INVALID, 0, "a tap needs a filter and a snaplen of 1 to %d",
                       SONDE_TAP_SNAPLEN_MAX);
   uint32_t count = session->worker_count;
-  struct sonde_tap *made = calloc(1, sizeof *made + count * sizeof made->feeds[0]);
+  size_t size = sizeof(struct sonde_tap) + count * sizeof(struct sonde_tap_feed);
+  struct sonde_tap *made = aligned_alloc(_Alignof(struct sonde_tap), size);
   if (!made)
     return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for the tap");
+  memset(made, 0, size);
   made->session = session;
   made->feed_count = count;
   int status = build_feeds(made, config, error);

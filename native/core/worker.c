@@ -133,15 +133,26 @@ static inline void record(struct sonde_worker *worker, const struct sonde_packet
   sonde_appender_add(worker->appender, packet, decoded, time_ns);
 }
 
-/* Not inline: a session without taps only tests their number. */
 static __attribute__((noinline)) void copy_to_taps(struct sonde_worker *worker,
                                                    const struct sonde_packet *packet,
-                                                   const struct sonde_decoded *decoded,
-                                                   bool time_valid) {
-  uint64_t time_ns = time_valid ? packet->time_ns : epoch_now(worker);
-  worker->tapped_ns = time_ns;
+                                                   const struct sonde_decoded *decoded) {
   for (uint32_t i = 0; i < worker->tap_count; i++)
-    sonde_tap_feed_packet(worker->taps[i], packet, decoded, time_ns);
+    if (!sonde_tap_feed_rejects(worker->taps[i], packet))
+      sonde_tap_feed_packet(worker->taps[i], packet, decoded, worker->tapped_ns);
+}
+
+/* Not inline: a session without taps only tests their number. Calls only at its end: it needs no
+ * stack for a packet that no tap copies. */
+static __attribute__((noinline)) void offer_to_taps(struct sonde_worker *worker,
+                                                    const struct sonde_packet *packet,
+                                                    const struct sonde_decoded *decoded,
+                                                    bool time_valid) {
+  worker->tapped_ns = time_valid ? packet->time_ns : epoch_now(worker);
+  for (uint32_t i = 0; i < worker->tap_count; i++)
+    if (!sonde_tap_feed_rejects(worker->taps[i], packet)) {
+      copy_to_taps(worker, packet, decoded);
+      return;
+    }
 }
 
 static void count_undecoded(struct sonde_worker_counters *counters, uint16_t linktype) {
@@ -182,7 +193,7 @@ static void meter_run(struct sonde_worker *worker, const struct sonde_packet *pa
     if (worker->appender && cause != SONDE_NON_FLOW_OWN)
       record(worker, packet, cause < 0 ? decoded : NULL, time_valid);
     if (__builtin_expect(worker->tap_count != 0, 0) && cause != SONDE_NON_FLOW_OWN)
-      copy_to_taps(worker, packet, cause < 0 ? decoded : NULL, time_valid);
+      offer_to_taps(worker, packet, cause < 0 ? decoded : NULL, time_valid);
     if (cause >= 0) {
       counters->packets_non_flow += decoded->packets;
       counters->non_flow[cause] += decoded->packets;
@@ -247,7 +258,7 @@ void sonde_worker_merge(struct sonde_worker *worker, const struct sonde_packet *
 static void meter_batch(struct sonde_worker *worker, uint32_t count) {
   sonde_own_reader_refresh(&worker->own);
   for (uint32_t i = 0; i < worker->tap_count; i++)
-    sonde_own_reader_refresh(&worker->taps[i]->own);
+    __builtin_prefetch(&worker->taps[i]->glance);
   if (worker->filters.expression)
     count = filter_batch(worker, count);
   for (uint32_t first = 0, end = 0; first < count; first = end) {

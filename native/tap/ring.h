@@ -61,6 +61,14 @@ static inline uint64_t sonde_tap_ring_used(const struct sonde_tap_ring *ring) {
          atomic_load_explicit(&ring->tail, memory_order_relaxed);
 }
 
+/* For the worker. A quiet ring costs it no look at what the consumer writes. */
+static inline bool sonde_tap_ring_is_empty(struct sonde_tap_ring *ring) {
+  uint64_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);
+  if (head != ring->tail_seen)
+    ring->tail_seen = atomic_load_explicit(&ring->tail, memory_order_acquire);
+  return head == ring->tail_seen;
+}
+
 static inline bool sonde_tap_ring_fits(struct sonde_tap_ring *ring, uint64_t head, uint32_t need) {
   if (head + need - ring->tail_seen <= ring->bytes)
     return true;

@@ -14,7 +14,7 @@
 #include "host/thread.h"
 
 enum {
-  POLL_MS = 50,       /* a packet waits in the ring at most this long … */
+  POLL_MS = 50,       /* a packet waits in the ring at most this long after the first … */
   AGE_MS = 50,        /* … and in an unfinished message */
   IDLE_MS = 500,      /* between two messages without packets */
   BURST_PER_SEC = 10, /* a burst above the rate: what a tenth of a second allows */
@@ -38,6 +38,7 @@ struct sonde_tap_writer {
   uint64_t max_packets;
   uint64_t max_bytes;
   _Atomic uint64_t rate;
+  _Atomic bool idle;      /* the thread sleeps until the first packet */
   _Atomic bool finishing; /* the rings get no more packets */
   _Atomic bool ends;      /* destroy: return at once */
   _Atomic bool ready;     /* `message` and `data` wait for take; else the thread owns them */
@@ -252,6 +253,22 @@ static bool step(struct sonde_tap_writer *writer) {
   return !last;
 }
 
+/* Returns the time to sleep. A thread that polls while no packet comes takes the processor, and its
+ * caches, from a capture thread. */
+static int sleep_ms(struct sonde_tap_writer *writer) {
+  if (atomic_load_explicit(&writer->ready, memory_order_acquire) || writer->message.packets)
+    return POLL_MS;
+  const struct sonde_tap_head *head = NULL;
+  atomic_store(&writer->idle, true);
+  atomic_thread_fence(memory_order_seq_cst); /* a worker stores its packet before it reads `idle` */
+  if (oldest_ring(writer, &head)) {
+    atomic_store_explicit(&writer->idle, false, memory_order_relaxed);
+    return POLL_MS;
+  }
+  uint64_t quiet_ms = sonde_clock_ms() - writer->pushed_ms;
+  return quiet_ms < IDLE_MS ? (int)(IDLE_MS - quiet_ms) : 0;
+}
+
 static void *run(void *argument) {
   struct sonde_tap_writer *writer = argument;
   pthread_setname_np(pthread_self(), "sonde-tap");
@@ -262,10 +279,11 @@ static void *run(void *argument) {
     if (!step(writer))
       break;
     struct pollfd polled = {.fd = writer->wake.fd, .events = POLLIN};
-    if (poll(&polled, 1, POLL_MS) > 0) {
+    if (poll(&polled, 1, sleep_ms(writer)) > 0) {
       eventfd_t value;
       eventfd_read(writer->wake.fd, &value);
     }
+    atomic_store_explicit(&writer->idle, false, memory_order_relaxed);
   }
   return NULL;
 }
@@ -279,7 +297,11 @@ struct sonde_tap_ring *sonde_tap_writer_ring(struct sonde_tap_writer *writer, ui
 void sonde_tap_writer_turn(struct sonde_tap_writer *writer, struct sonde_tap_ring *ring,
                            uint64_t now_ns) {
   atomic_store_explicit(&ring->turned_ns, now_ns, memory_order_release);
-  if (sonde_tap_ring_used(ring) >= SONDE_TAP_MESSAGE_BYTES / 2)
+  if (sonde_tap_ring_is_empty(ring))
+    return;
+  atomic_thread_fence(memory_order_seq_cst); /* see sleep_ms */
+  if (sonde_tap_ring_used(ring) >= SONDE_TAP_MESSAGE_BYTES / 2 ||
+      atomic_load_explicit(&writer->idle, memory_order_relaxed))
     sonde_wake_signal(&writer->wake);
 }
 

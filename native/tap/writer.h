@@ -30,7 +30,8 @@ int sonde_tap_writer_create(const struct sonde_tap_config *config, uint32_t work
 void sonde_tap_writer_choice_set(struct sonde_tap_writer *writer, struct sonde_tap_choice choice);
 /* The worker's ring. Packets may be put into it until `finish`. */
 struct sonde_tap_ring *sonde_tap_writer_ring(struct sonde_tap_writer *writer, uint32_t worker);
-/* For workers, after each batch: wakes the thread if the ring has enough for a message. */
+/* For workers, after each batch: wakes the thread for the first packet, and if the ring has enough
+ * for a message. */
 void sonde_tap_writer_turn(struct sonde_tap_writer *writer, struct sonde_tap_ring *ring,
                            uint64_t now_ns);
 /* No worker puts packets any more. */

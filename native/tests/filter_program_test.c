@@ -1,4 +1,5 @@
-/* filter_program_test.c - the fast form of a BPF program has libpcap's result for every packet.
+/* filter_program_test.c - the fast form of a BPF program has libpcap's result for every packet,
+ * and its glance rejects only packets that libpcap rejects.
  *
  * Random programs have every instruction, on random bytes and lengths. Expressions are those that
  * users write, compiled with and without the optimizer, on frames that are changed at random.
@@ -29,12 +30,14 @@ static uint32_t draw(uint32_t below) {
 
 /* Copies to an array of this size, so that ASan sees a load beyond it. */
 static void compare(const struct bpf_program *program, const struct sonde_filter_program *fast,
-                    const uint8_t *data, uint32_t caplen, uint32_t wirelen, const char *what) {
+                    const struct sonde_filter_glance *glance, const uint8_t *data, uint32_t caplen,
+                    uint32_t wirelen, const char *what) {
   uint8_t *packet = malloc(caplen ? caplen : 1);
   memcpy(packet, data, caplen);
   bool wanted = bpf_filter(program->bf_insns, packet, wirelen, caplen) != 0;
   bool found = sonde_filter_program_run(fast, packet, caplen, wirelen);
   CHECK_EQ(found, wanted);
+  CHECK(!wanted || !sonde_filter_glance_rejects(glance, packet, caplen));
   if (found != wanted)
     fprintf(stderr, "%s: caplen %u\n", what, caplen);
   free(packet);
@@ -132,11 +135,14 @@ static struct bpf_program draw_program(struct bpf_insn *insns, bool plain) {
 
 static void check_random_programs(void) {
   struct bpf_insn insns[BPF_MEMWORDS + 2 + INSTRUCTIONS_MAX + 1];
-  uint32_t matched = 0, runs = 0;
+  uint32_t matched = 0, runs = 0, glances = 0;
   for (uint32_t i = 0; i < PROGRAMS; i++) {
     struct bpf_program program = draw_program(insns, i % 2);
     struct sonde_filter_program *fast = sonde_filter_program_make(&program, true);
     CHECK(fast != NULL);
+    struct sonde_filter_glance glance =
+        fast ? sonde_filter_program_glance(fast) : sonde_filter_no_glance;
+    glances += glance.reach != UINT32_MAX;
     for (uint32_t j = 0; fast && j < 4; j++) {
       uint8_t data[PACKET_BYTES];
       for (uint32_t at = 0; at < PACKET_BYTES; at++)
@@ -144,12 +150,13 @@ static void check_random_programs(void) {
       if (draw(2)) /* IPv4 without options */
         memcpy(data + 12, "\x08\0\x45", 3);
       uint32_t caplen = draw(4) ? 8 + draw(PACKET_BYTES - 8) : draw(12);
-      compare(&program, fast, data, caplen, caplen + draw(100), "a random program");
+      compare(&program, fast, &glance, data, caplen, caplen + draw(100), "a random program");
       matched += sonde_filter_program_run(fast, data, caplen, caplen);
       runs++;
     }
     sonde_filter_program_destroy(fast);
   }
+  CHECK(glances > PROGRAMS / 100);
   CHECK(matched > runs / 20 && matched < runs - runs / 20);
 }
 
@@ -237,10 +244,13 @@ static void check_expression(int linktype, const char *expression, int optimize)
   if (pcap_compile(compiler, &program, expression, optimize, PCAP_NETMASK_UNKNOWN) == 0) {
     struct sonde_filter_program *fast = sonde_filter_program_make(&program, linktype == DLT_EN10MB);
     CHECK(fast != NULL);
+    struct sonde_filter_glance glance =
+        fast ? sonde_filter_program_glance(fast) : sonde_filter_no_glance;
     for (uint32_t i = 0; fast && i < PACKETS * 10; i++) {
       uint8_t data[FRAME_BYTES];
       uint32_t caplen = draw_packet(data);
-      compare(&program, fast, data, caplen, draw(3) ? caplen : caplen + draw(1400), expression);
+      compare(&program, fast, &glance, data, caplen, draw(3) ? caplen : caplen + draw(1400),
+              expression);
     }
     sonde_filter_program_destroy(fast);
     pcap_freecode(&program);
