@@ -103,10 +103,13 @@ static void build_owners(struct sonde_session *session, const struct sonde_sessi
   struct sonde_error error = {0};
   if (!config->owners || !session->info.live)
     return;
-  if (sonde_owner_tracker_create(&wanted, &session->owners, &error) == SONDE_OK)
+  if (sonde_owner_tracker_create(&wanted, &session->owners, &error) == SONDE_OK) {
     session->sources.owners = sonde_owner_tracker_source(session->owners);
-  else
+    snprintf(session->owners_missing, sizeof session->owners_missing, "%s",
+             sonde_owner_tracker_missing(session->owners));
+  } else {
     memcpy(session->owners_missing, error.detail, sizeof session->owners_missing - 1);
+  }
 }
 
 static int build_worker(struct sonde_session *session, const struct sonde_session_config *config,

@@ -167,7 +167,7 @@ struct sonde_stats {
   char attach[96];
   struct sonde_undecoded undecoded[SONDE_UNDECODED_MAX]; /* packets 0 ends the list */
   int owners;                                            /* 1: owners are found */
-  char owners_missing[160]; /* why they are not, though the configuration asks; else "" */
+  char owners_missing[160]; /* why they are not, or what the kernel lacks; "": nothing, or off */
   int file_state;           /* enum sonde_file_state */
   char file_detail[SONDE_FILE_DETAIL_MAX]; /* `file`: where and how it was cut */
 };
@@ -177,7 +177,7 @@ const char *sonde_non_flow_name(uint32_t cause); /* NULL past the last */
 const char *sonde_linktype_name(uint32_t linktype);
 const char *sonde_linktype_description(uint32_t linktype);
 /* Loads and attaches the programs that find owners, and releases them. A failure has the reason why
- * sessions work without owners. */
+ * sessions work without owners. On success error->detail has what the kernel lacks, or is empty. */
 int sonde_owner_probe(const char *plugin_dir, struct sonde_error *error);
 void sonde_session_stats(struct sonde_session *session, struct sonde_stats *stats);
 

@@ -19,7 +19,7 @@ typedef __u64 uint64_t;
 #endif
 
 enum sonde_owner_event_kind {
-  SONDE_SOCKET_NAMED = 1,    /* local and remote are set */
+  SONDE_SOCKET_NAMED = 1,    /* local and remote are set; again with `shared` */
   SONDE_SOCKET_PORTLESS = 2, /* UDP, connected: the kernel chooses the port later */
   SONDE_SOCKET_ACCEPTED = 3, /* named, but its listener is older than the programs: no owner */
   SONDE_SOCKET_GONE = 4,     /* closed by its last process */
@@ -59,7 +59,7 @@ struct sonde_owner_control {
 #ifndef __bpf__
 _Static_assert(sizeof(struct sonde_owner_event) == SONDE_OWNER_EVENT_BYTES, "as in owner.bpf.c");
 
-enum { SONDE_OWNER_FEED_ABI = 2 };
+enum { SONDE_OWNER_FEED_ABI = 3 };
 
 /* The interface of the plug-in, from its function sonde_owner_feed. */
 struct sonde_owner_feed_ops {
@@ -81,6 +81,8 @@ struct sonde_owner_feed_ops {
   bool (*has_ports)(void *feed);
   int (*list)(void *feed, bool all,
               void (*take)(void *context, const struct sonde_owner_event *event), void *context);
+  /* Whether the programs notice a second process that uses a socket: NAMED again, with `shared`. */
+  bool (*sees_uses)(void *feed);
   const volatile struct sonde_owner_control *(*control)(void *feed);
   void (*close)(void *feed);
 };

@@ -85,6 +85,14 @@ static uint32_t mark_shared(struct sonde_owner_tracker *tracker, uint32_t refere
   return sonde_owner_table_add(tracker->table, &owner);
 }
 
+/* Whether the owner is the process of the event. */
+static bool is_owner(struct sonde_owner_tracker *tracker, uint32_t reference,
+                     const struct sonde_owner_event *event) {
+  struct sonde_owner owner;
+  sonde_owner_table_read(tracker->table, reference, &owner);
+  return owner.pid == event->pid && owner.how == event->how;
+}
+
 /* ---- UDP sockets without a known port ---------------------------------------------------- */
 
 static struct pending_socket *pending_of(struct sonde_owner_tracker *tracker, uint64_t cookie) {
@@ -226,6 +234,27 @@ static void note_equal_sockets(struct sonde_owner_tracker *tracker, struct sonde
   }
 }
 
+/* A second process used the socket. Keeps the description of its owner, which may have ended.
+ * Returns false if the index does not have the socket with this owner. */
+static bool take_shared(struct sonde_owner_tracker *tracker, const struct sonde_owner_event *event,
+                        const struct sonde_socket *socket) {
+  struct sonde_socket found[SONDE_OWNER_FOUND_MAX];
+  uint32_t count = sonde_owner_index_find(tracker->index, &socket->key, found);
+  for (uint32_t i = 0; i < count; i++) {
+    if (found[i].cookie != socket->cookie || found[i].netns != socket->netns ||
+        !is_owner(tracker, found[i].owner, event))
+      continue;
+    found[i].owner = mark_shared(tracker, found[i].owner);
+    if (tracker->checks)
+      found[i].checked_ns = tracker->now_ns;
+    if (socket->key.protocol == SONDE_IP_UDP)
+      note_equal_sockets(tracker, &found[i]);
+    sonde_owner_index_add(tracker->index, &found[i], tracker->now_ns - LINGER_NS);
+    return true;
+  }
+  return false;
+}
+
 static void take_named(struct sonde_owner_tracker *tracker, const struct sonde_owner_event *event,
                        struct sonde_socket *socket) {
   struct pending_socket *pending = pending_of(tracker, event->cookie);
@@ -234,7 +263,11 @@ static void take_named(struct sonde_owner_tracker *tracker, const struct sonde_o
     if (!socket->owner)
       socket->owner = sonde_owner_unknown(SONDE_OWNER_BEFORE_START);
     socket->gone_ns = socket->since_ns; /* no event reports its end */
-  } else if (pending && !event->shared) {
+  } else if (event->shared && take_shared(tracker, event, socket)) {
+    return;
+  } else if (pending && is_owner(tracker, pending->owner, event)) {
+    if (event->shared)
+      pending->owner = mark_shared(tracker, pending->owner);
     socket->owner = pending->owner;
     socket->since_ns = pending->since_ns;
     pending->listed = true;
@@ -438,17 +471,32 @@ void sonde_owner_tracker_destroy(struct sonde_owner_tracker *tracker) {
   free(tracker);
 }
 
+static const char *missing_of(const struct sonde_owner_feed_ops *ops, void *feed) {
+  if (ops->sees_uses(feed))
+    return "";
+  return ops->has_ports(feed)
+             ? "without Linux 6.3 and its BTF, a second process that uses a socket is not noticed"
+             : "without Linux 6.3 and its BTF, a second process that uses a socket is not noticed, "
+               "and connected UDP sockets of other network namespaces are unknown";
+}
+
 int sonde_owner_probe(const char *plugin_dir, struct sonde_error *error) {
   struct sonde_owner_tracker probe = {0};
   void *feed = NULL;
   int status = load_plugin(&probe, plugin_dir, error);
   if (status == SONDE_OK)
     status = probe.ops->open(RING_BYTES_MIN, &feed, error);
-  if (feed)
+  if (feed) {
+    snprintf(error->detail, sizeof error->detail, "%s", missing_of(probe.ops, feed));
     probe.ops->close(feed);
+  }
   if (probe.plugin)
     dlclose(probe.plugin);
   return status;
+}
+
+const char *sonde_owner_tracker_missing(const struct sonde_owner_tracker *tracker) {
+  return missing_of(tracker->ops, tracker->feed);
 }
 
 static void read_owner(void *context, uint32_t reference, struct sonde_owner *into) {

@@ -35,6 +35,8 @@ struct sonde_owner_progress {
 int sonde_owner_tracker_create(const struct sonde_owner_config *config,
                                struct sonde_owner_tracker **tracker, struct sonde_error *error);
 void sonde_owner_tracker_destroy(struct sonde_owner_tracker *tracker); /* NULL is allowed */
+/* Names what the kernel lacks, although owners are found. Returns "" if it lacks nothing. */
+const char *sonde_owner_tracker_missing(const struct sonde_owner_tracker *tracker);
 struct sonde_owner_hook sonde_owner_tracker_hook(struct sonde_owner_tracker *tracker);
 struct sonde_owner_source sonde_owner_tracker_source(struct sonde_owner_tracker *tracker);
 /* While a reader follows, the ports of connected UDP sockets are looked up sooner. */

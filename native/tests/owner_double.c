@@ -111,6 +111,7 @@ const struct sonde_owner_feed_ops *sonde_owner_feed(void) {
       .written = written_of,
       .taken = taken_of,
       .has_ports = has_ports,
+      .sees_uses = has_ports,
       .list = list_none,
       .control = control_of,
       .close = close_feed,

@@ -139,6 +139,45 @@ static void check_portless(void) {
   CHECK_EQ(await_owner(&gone, event.pid, 0).how, SONDE_OWNER_CONNECT);
 }
 
+static uint64_t sockets_found(void) {
+  struct sonde_owner_counters counters;
+  sonde_owner_tracker_counters(tracker, &counters);
+  return counters.owners_found;
+}
+
+static void await_shared(const struct sonde_owner_event *event) {
+  struct sonde_owner owner = {0};
+  for (int i = 0; i < WAIT_MS && !owner.shared; i++, nap())
+    owner = owner_of(event, 0);
+  CHECK_EQ(owner.shared, 1);
+  CHECK_EQ(owner.pid, event->pid);
+  CHECK_EQ(owner.how, event->how);
+}
+
+/* The socket is reported again, although its first process may have ended. */
+static void check_second_process(void) {
+  struct sonde_owner_event event =
+      event_of(SONDE_SOCKET_NAMED, SONDE_IP_TCP, 8, CLIENT, (1u << 30) + 8);
+  put(&event);
+  await_owner(&event, event.pid, 0);
+  uint64_t found = sockets_found();
+  event.shared = 1;
+  put(&event);
+  await_shared(&event);
+  CHECK_EQ(sockets_found(), found);
+  struct sonde_owner_event portless =
+      event_of(SONDE_SOCKET_PORTLESS, SONDE_IP_UDP, 9, 0, (1u << 30) + 9);
+  put(&portless);
+  portless.kind = SONDE_SOCKET_NAMED;
+  portless.local_port = CLIENT;
+  portless.shared = 1;
+  put(&portless);
+  await_shared(&portless);
+  event.pid++; /* connected again, by the second process */
+  put(&event);
+  CHECK_EQ(await_owner(&event, event.pid, 0).shared, 1);
+}
+
 static void check_equal_sockets(void) {
   struct sonde_owner_event one =
       event_of(SONDE_SOCKET_NAMED, SONDE_IP_UDP, 3, CLIENT, (1u << 30) + 2);
@@ -312,6 +351,7 @@ int main(void) {
   open_tracker();
   check_connection();
   check_portless();
+  check_second_process();
   check_equal_sockets();
   check_port_changes_hands();
   check_progress();

@@ -48,8 +48,9 @@ TITLES = {
     "both": "TCP connect, accept, close, both ends on loopback",
     "one": "TCP connect, close, the peer is no socket",
     "udp": "UDP sendto and recv, loopback",
+    "unix": "Unix socket, send and recv",
 }
-COUNTS = {"both": 100, "one": 100, "udp": 1000}  # operations of one block
+COUNTS = {"both": 100, "one": 100, "udp": 1000, "unix": 1000}  # operations of one block
 BLOCKS = 5
 REPLAY_LIMIT = 0.02
 REPLAY_PACKETS, REPLAY_FLOWS = 2_000_000, 200_000

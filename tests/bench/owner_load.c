@@ -1,12 +1,13 @@
 /* owner_load.c - connections and datagrams, measured in processor time; see owner_cost.py.
  *
- *   owner_load TUN    reads lines "both N", "one N" and "udp N"
+ *   owner_load TUN    reads lines "both N", "one N", "udp N" and "unix N"
  *
  * Answers each line with the nanoseconds of processor time, user and system, of one operation:
  *   both  TCP on loopback: connect, accept, 100 bytes, 200 bytes back, close both ends
  *   one   the same without the server's socket: this program answers as a small TCP behind the TUN
  *         device, which takes the place of a network card and of another host
  *   udp   sendto and recv of 100 bytes between two sockets on loopback
+ *   unix  send and recv of 100 bytes between two connected Unix sockets, which have no owner
  * All is on one thread, so the kernel's work for both ends is in its time. The peer of `one` closes
  * first, so that no socket stays in TIME_WAIT.
  */
@@ -166,7 +167,8 @@ static void connect_one(int tun) {
 
 int main(int argc, char **argv) {
   require(argc == 2, "usage: owner_load TUN");
-  int tun = open_tun(argv[1]);
+  int tun = open_tun(argv[1]), pair[2];
+  require(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0, "socketpair");
   struct sockaddr_in tcp_address, udp_address, sender_address;
   int listener = bound(SOCK_STREAM, &tcp_address);
   require(listen(listener, 128) == 0, "listen");
@@ -182,6 +184,9 @@ int main(int argc, char **argv) {
         connect_both(listener, &tcp_address);
       } else if (strcmp(what, "one") == 0) {
         connect_one(tun);
+      } else if (strcmp(what, "unix") == 0) {
+        give(pair[0], ASK);
+        take(pair[1], ASK);
       } else {
         require(sendto(sender, payload, ASK, 0, (struct sockaddr *)&udp_address,
                        sizeof udp_address) == ASK,

@@ -2,6 +2,7 @@
  *
  *   connect ADDRESS PORT CASE   connects, talks, ends
  *   talk CASE                   talks on descriptor 0, which another process connected
+ *   take CASE                   only receives on descriptor 0; the other process sends
  *   reply CASE                  replies on descriptor 0, which another process accepted
  *
  * It writes its end as a line of JSON. /proc/self is the id outside of a namespace of process ids.
@@ -31,16 +32,21 @@ static int report(int fd, const char *name) {
   return write(1, line, (size_t)bytes) != bytes;
 }
 
-static int exchange(int fd, size_t out, size_t in, int asks) {
-  char bytes[REPLY_BYTES] = {0};
-  if (asks && write(fd, bytes, out) != (ssize_t)out)
-    return 1;
+static int take(int fd, size_t in) {
+  char bytes[REPLY_BYTES];
   for (size_t have = 0; have < in;) {
     ssize_t got = read(fd, bytes, in - have);
     if (got <= 0)
       return 1;
     have += (size_t)got;
   }
+  return 0;
+}
+
+static int exchange(int fd, size_t out, size_t in, int asks) {
+  char bytes[REPLY_BYTES] = {0};
+  if ((asks && write(fd, bytes, out) != (ssize_t)out) || take(fd, in))
+    return 1;
   if (asks)
     return 0;
   if (write(fd, bytes, out) != (ssize_t)out)
@@ -51,6 +57,8 @@ static int exchange(int fd, size_t out, size_t in, int asks) {
 int main(int count, char **words) {
   if (count == 3 && strcmp(words[1], "talk") == 0)
     return report(0, words[2]) || exchange(0, ASK_BYTES, REPLY_BYTES, 1);
+  if (count == 3 && strcmp(words[1], "take") == 0)
+    return report(0, words[2]) || take(0, REPLY_BYTES);
   if (count == 3 && strcmp(words[1], "reply") == 0)
     return report(0, words[2]) || exchange(0, REPLY_BYTES, ASK_BYTES, 0);
   if (count != 5)

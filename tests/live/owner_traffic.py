@@ -138,40 +138,45 @@ def run_short(to: tuple[str, int]) -> None:
 
 
 def run_inherited(to: tuple[str, int]) -> None:
-    """A process connects, and another one talks and closes: its child, a program, or one that gets
-    the descriptor through a socket."""
+    """A process connects, and another one uses the connection: its child, a program, or one that
+    gets the descriptor through a socket. Any of the two may be the last to close. In the last six,
+    the process that connected is the last. In three of them, it also sends, and the other process
+    only receives."""
     for number in range(INHERITED):
+        what = "take" if number >= INHERITED - 3 else "talk"
         mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        receiver = fork(partial(receive_and_talk, other)) if number % 3 == 2 else 0
+        receiver = fork(partial(receive, other, what)) if number % 3 == 2 else 0
         connection = socket.create_connection(to)
         if number % 3 == 0:
-            receiver = fork(partial(wait_and_talk, other, connection))
+            receiver = fork(partial(DEEDS[what], connection, "inherited"))
         elif number % 3 == 1:
-            receiver = fork(partial(wait_and_execute, other, connection))
+            receiver = fork(partial(execute, connection, what, "inherited"))
         else:
             socket.send_fds(mine, [b"x"], [connection.fileno()])
-        connection.close()
-        mine.send(b"x")  # the other process is the last to close
-        wait(receiver)
+        if what == "take":
+            connection.sendall(ASK)
+        if number >= INHERITED - 6:
+            wait(receiver)
+            connection.close()
+        else:
+            connection.close()
+            wait(receiver)
         mine.close()
         other.close()
 
 
-def wait_and_talk(channel: socket.socket, connection: socket.socket) -> None:
-    with connection:
-        channel.recv(1)
-        talk(connection, "inherited")
+def take(connection: socket.socket, case: str) -> None:
+    put_end(case, connection)
+    assert len(connection.recv(len(ANSWER), socket.MSG_WAITALL)) == len(ANSWER)
 
 
-def wait_and_execute(channel: socket.socket, connection: socket.socket) -> None:
-    channel.recv(1)
-    execute(connection, "talk", "inherited")
+DEEDS = {"talk": talk, "take": take}
 
 
-def receive_and_talk(channel: socket.socket) -> None:
+def receive(channel: socket.socket, what: str) -> None:
     _, (descriptor,), _, _ = socket.recv_fds(channel, 1, 1)
     with socket.socket(fileno=descriptor) as connection:
-        wait_and_talk(channel, connection)
+        DEEDS[what](connection, "inherited")
 
 
 def run_datagrams(to: tuple[str, int]) -> None:

@@ -177,6 +177,7 @@ class Score:
             counts["unknown"] += 1
             return
         counts["cgroup"] += owner["cgroup"] == group
+        counts["shared"] += owner["shared"]
         right = owner["pid"] == end["pid"]
         counts["right" if right else "wrong"] += 1
         hinted = owner["shared"] or owner["how"] in ("listener", "found")

@@ -59,6 +59,8 @@ def judge(score: Score) -> None:
     assert score.of("short")["right"] >= 99
     used_by_one = ("short", "plain", "prefork", "inetd", "long", "connected", "unconnected")
     assert score.of(*used_by_one)["wrong"] == 0
+    assert score.of(*used_by_one)["shared"] == 0
+    assert score.of("inherited")["shared"] == score.of("inherited")["ends"]
 
 
 async def test_owners_on_loopback(fleet: Fleet, bus: Bus, wire: netns.Wire, stage: Stage) -> None:
@@ -154,4 +156,5 @@ async def test_older_servers_in_another_namespace_are_unknown(
     print(f"\n{owners.table([score])}")
     assert score.wrong == []
     assert score.of("short")["right"] >= 99
+    assert score.of("inherited")["shared"] == score.of("inherited")["ends"]
     assert {one["process"]["side"] for one in found} == {"source"}

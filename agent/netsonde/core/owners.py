@@ -7,13 +7,12 @@ import asyncio
 from .library import PLUGIN_DIR, ffi, lib
 
 
-async def owners_missing() -> str:
-    """Returns the reason why owners are not found. Empty if they are."""
+async def probe_owners() -> tuple[bool, str]:
+    """Returns whether owners are found, and what is missing. Empty if nothing is."""
     return await asyncio.to_thread(_probe)
 
 
-def _probe() -> str:
+def _probe() -> tuple[bool, str]:
     error = ffi.new("struct sonde_error *")
-    if lib.sonde_owner_probe(str(PLUGIN_DIR).encode(), error) == 0:
-        return ""
-    return bytes(ffi.string(error.detail)).decode(errors="replace")
+    status = lib.sonde_owner_probe(str(PLUGIN_DIR).encode(), error)
+    return status == 0, bytes(ffi.string(error.detail)).decode(errors="replace")

@@ -269,7 +269,7 @@ class Stats(CoreCounters):
     file_state: bool | None = None  # whether it is cut; None: not known yet, or no file
     file_detail: str = ""
     owners: bool = False  # whether owners of flows are found
-    owners_missing: str = ""  # why not, although they are wanted
+    owners_missing: str = ""  # why not, or what the kernel lacks
     undecoded: tuple[Undecoded, ...] = ()
     non_flow: tuple[tuple[str, int], ...] = ()
     records_by_reason: tuple[tuple[str, int], ...] = ()

@@ -139,7 +139,7 @@ class OwnersState(Struct, kw_only=True):
     """Whether the owners of flows are found."""
 
     found: bool
-    detail: Annotated[str, Meta(description="what is missing, if they are wanted and not found")]
+    detail: Annotated[str, Meta(description="what is missing, if they are wanted; empty: nothing")]
 
 
 class UndecodedState(Struct, kw_only=True):

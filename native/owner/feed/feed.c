@@ -1,8 +1,7 @@
-/* feed.c - the plug-in that loads owner.bpf.c and ports.bpf.c, and reads their ring; see
- * owner_feed.h.
+/* feed.c - the plug-in that loads the programs of *.bpf.c, and reads their ring; see owner_feed.h.
  *
  * Each program is attached with a link that ends with this process, next to the programs of others.
- * It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. ports.bpf.c is optional.
+ * It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. ports.bpf.c and uses.bpf.c are optional.
  */
 #include "owner_feed.h"
 
@@ -27,18 +26,23 @@
           ".text\n")
 EMBED("owner", OWNER_OBJECT);
 EMBED("ports", PORTS_OBJECT);
+EMBED("uses", USES_OBJECT);
 /* clang-format on */
 extern const unsigned char embedded_owner[];
 extern const unsigned char embedded_owner_end[];
 extern const unsigned char embedded_ports[];
 extern const unsigned char embedded_ports_end[];
+extern const unsigned char embedded_uses[];
+extern const unsigned char embedded_uses_end[];
 
 enum { PROGRAMS_MAX = 16, LIST_EVENTS = 64 };
 
 struct feed {
   struct bpf_object *object;
   struct bpf_object *ports; /* NULL: the kernel refuses it */
+  struct bpf_object *uses;  /* NULL: the kernel refuses it */
   struct bpf_link *list;    /* owner_list; NULL without ports */
+  struct bpf_link *calls[2];
   struct bpf_link *links[PROGRAMS_MAX];
   uint32_t link_count;
   struct ring_buffer *ring;
@@ -77,11 +81,20 @@ static void drop_ports(struct feed *feed) {
   feed->ports = NULL;
 }
 
+static void drop_uses(struct feed *feed) {
+  bpf_link__destroy(feed->calls[0]);
+  bpf_link__destroy(feed->calls[1]);
+  bpf_object__close(feed->uses);
+  feed->calls[0] = feed->calls[1] = NULL;
+  feed->uses = NULL;
+}
+
 static void feed_close(void *opened) {
   struct feed *feed = opened;
   for (uint32_t i = 0; i < feed->link_count; i++)
     bpf_link__destroy(feed->links[i]);
   drop_ports(feed);
+  drop_uses(feed);
   ring_buffer__free(feed->ring);
   if (feed->control)
     munmap(feed->control, feed->page_bytes);
@@ -112,19 +125,24 @@ static int attach(struct feed *feed, struct bpf_program *program, int cgroup) {
   return 0;
 }
 
-/* Loads ports.bpf.c with the maps of owner.bpf.c. Without it, `ports` stays NULL. */
-static void load_ports(struct feed *feed, int cgroup) {
+/* Loads an object with the maps of owner.bpf.c. Returns 0, or a negative errno. */
+static int load_next(struct feed *feed, const unsigned char *start, const unsigned char *end,
+                     struct bpf_object **object) {
   struct bpf_map *map;
   int failed = 0;
-  feed->ports =
-      bpf_object__open_mem(embedded_ports, (size_t)(embedded_ports_end - embedded_ports), NULL);
-  if (!feed->ports)
-    return;
-  bpf_object__for_each_map(map, feed->ports) {
+  *object = bpf_object__open_mem(start, (size_t)(end - start), NULL);
+  if (!*object)
+    return -errno;
+  bpf_object__for_each_map(map, *object) {
     struct bpf_map *same = bpf_object__find_map_by_name(feed->object, bpf_map__name(map));
     failed |= same ? bpf_map__reuse_fd(map, bpf_map__fd(same)) : 0;
   }
-  failed = failed ? failed : bpf_object__load(feed->ports);
+  return failed ? failed : bpf_object__load(*object);
+}
+
+/* Loads ports.bpf.c. Without it, `ports` stays NULL. */
+static void load_ports(struct feed *feed, int cgroup) {
+  int failed = load_next(feed, embedded_ports, embedded_ports_end, &feed->ports);
   if (!failed) {
     union bpf_iter_link_info owners = {
         .map.map_fd = (uint32_t)bpf_object__find_map_fd_by_name(feed->object, "owners")};
@@ -139,6 +157,19 @@ static void load_ports(struct feed *feed, int cgroup) {
     drop_ports(feed);
 }
 
+/* Loads uses.bpf.c. Without it, `uses` stays NULL. */
+static void load_uses(struct feed *feed) {
+  static const char *const names[] = {"owner_sent", "owner_received"};
+  int failed = load_next(feed, embedded_uses, embedded_uses_end, &feed->uses);
+  for (size_t i = 0; !failed && i < sizeof names / sizeof *names; i++) {
+    feed->calls[i] =
+        bpf_program__attach_trace(bpf_object__find_program_by_name(feed->uses, names[i]));
+    failed = !feed->calls[i];
+  }
+  if (failed)
+    drop_uses(feed);
+}
+
 static int attach_all(struct feed *feed, struct sonde_error *error) {
   char mount[512];
   int cgroup = sonde_cgroup_root_open(mount, sizeof mount), failed = 0;
@@ -146,6 +177,7 @@ static int attach_all(struct feed *feed, struct sonde_error *error) {
     return sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, 0,
                       "owners of flows need a mount of the root of cgroup version 2");
   load_ports(feed, cgroup); /* first: its program runs before owner_release */
+  load_uses(feed);
   struct bpf_program *program;
   bpf_object__for_each_program(program, feed->object) {
     failed = attach(feed, program, cgroup);
@@ -253,6 +285,10 @@ static bool feed_has_ports(void *opened) {
   return ((struct feed *)opened)->ports != NULL;
 }
 
+static bool feed_sees_uses(void *opened) {
+  return ((struct feed *)opened)->uses != NULL;
+}
+
 static const volatile struct sonde_owner_control *feed_control(void *opened) {
   return ((struct feed *)opened)->control;
 }
@@ -266,6 +302,7 @@ static const struct sonde_owner_feed_ops ops = {
     .written = feed_written,
     .taken = feed_taken,
     .has_ports = feed_has_ports,
+    .sees_uses = feed_sees_uses,
     .list = feed_list,
     .control = feed_control,
     .close = feed_close,

@@ -1,6 +1,6 @@
-/* maps.bpf.h - the maps of both objects, and the way of an event to user space.
+/* maps.bpf.h - the maps of all objects, and the way of an event to user space.
  *
- * feed.c gives the maps of owner.bpf.c to ports.bpf.c.
+ * feed.c gives the maps of owner.bpf.c to the other objects.
  */
 #ifndef SONDE_MAPS_BPF_H
 #define SONDE_MAPS_BPF_H
@@ -14,6 +14,7 @@
 #include "owner_feed.h"
 
 enum { ALLOW = 1, INET = 2, INET6 = 10, TCP = 6, UDP = 17 };
+enum { CONNECT = 2, CREATE = 3, LISTENER = 4 }; /* enum sonde_owner_how */
 
 struct {
   __uint(type, BPF_MAP_TYPE_SK_STORAGE);

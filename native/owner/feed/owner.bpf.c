@@ -9,8 +9,6 @@
 
 #include "maps.bpf.h"
 
-enum { CONNECT = 2, CREATE = 3, LISTENER = 4 }; /* enum sonde_owner_how */
-
 /* Makes the running process the owner. */
 static __always_inline void own(struct sonde_owner_event *event, __u8 how) {
   event->pid = bpf_get_current_pid_tgid() >> 32;

@@ -56,7 +56,7 @@ def examine_backends(subject: Subject) -> Iterator[Finding]:
 
 
 def examine_owners(subject: Subject) -> Iterator[Finding]:
-    from ...core.owners import owners_missing  # loads the C core
+    from ...core.owners import probe_owners  # loads the C core
 
     needed = ", ".join(privileges.OWNERS)
     has = privileges.standing()
@@ -74,10 +74,14 @@ def examine_owners(subject: Subject) -> Iterator[Finding]:
             "ProtectProc=default",
         )
         yield Finding("owners", "missing", detail, repair=repair)
-    elif reason := asyncio.run(owners_missing()):
-        yield Finding("owners", "missing", f"flows have no process: {reason}")
     else:
-        yield Finding("owners", "ok", f"usable with {needed}")
+        found, detail = asyncio.run(probe_owners())
+        if not found:
+            yield Finding("owners", "missing", f"flows have no process: {detail}")
+        elif detail:
+            yield Finding("owners", "note", f"usable with {needed}; {detail}")
+        else:
+            yield Finding("owners", "ok", f"usable with {needed}")
 
 
 def _ungranted(backend: str, has: Standing, reason: str, wanted: bool) -> Finding:
