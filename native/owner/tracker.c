@@ -234,8 +234,8 @@ static void note_equal_sockets(struct sonde_owner_tracker *tracker, struct sonde
   }
 }
 
-/* A second process used the socket. Keeps the description of its owner, which may have ended.
- * Returns false if the index does not have the socket with this owner. */
+/* Marks a socket that a second process used as shared. Keeps the description of the owner: that
+ * process may have ended. Returns false if the index does not have the socket with this owner. */
 static bool take_shared(struct sonde_owner_tracker *tracker, const struct sonde_owner_event *event,
                         const struct sonde_socket *socket) {
   struct sonde_socket found[SONDE_OWNER_FOUND_MAX];

@@ -12,6 +12,7 @@
 
 #include "check.h"
 #include "core/filter_program.h"
+#include "random_draw.h"
 
 enum {
   PACKETS_MAX = 16384,
@@ -27,15 +28,6 @@ static struct packet {
 } packets[PACKETS_MAX];
 
 static uint32_t packet_count;
-
-static uint64_t seed = 20261129;
-
-static uint32_t draw(uint32_t below) {
-  seed ^= seed << 13;
-  seed ^= seed >> 7;
-  seed ^= seed << 17;
-  return (uint32_t)(seed >> 11) % below;
-}
 
 /* ---- packets ------------------------------------------------------------------------------- */
 

@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "core/filter_program.h"
+#include "random_draw.h"
 
 enum {
   PROGRAMS = 60000,
@@ -18,15 +19,6 @@ enum {
   FRAME_BYTES = 200,
   PACKETS = 30
 };
-
-static uint64_t seed = 20261129;
-
-static uint32_t draw(uint32_t below) {
-  seed ^= seed << 13;
-  seed ^= seed >> 7;
-  seed ^= seed << 17;
-  return (uint32_t)(seed >> 11) % below;
-}
 
 /* Copies to an array of this size, so that ASan sees a load beyond it. */
 static void compare(const struct bpf_program *program, const struct sonde_filter_program *fast,

@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "flow/table.h"
+#include "random_draw.h"
 
 enum { FLOWS = 24, PACKETS = 20000, RECORDS_MAX = 4096, FIN = 1, SYN = 2, RST = 4, ACK = 16 };
 
@@ -17,15 +18,6 @@ static struct sonde_record records[2][RECORDS_MAX];
 static uint32_t record_count[2];
 static struct sonde_delta sums[FLOWS];
 static uint32_t next_seq[FLOWS][2];
-static unsigned long long seed = 0x9e3779b97f4a7c15;
-
-static unsigned draw(unsigned below) {
-  seed ^= seed << 13;
-  seed ^= seed >> 7;
-  seed ^= seed << 17;
-  return (unsigned)(seed >> 33) % below;
-}
-
 static struct sonde_record *reserve(void *context) {
   unsigned which = (unsigned)(uintptr_t)context;
   return &records[which][record_count[which]];

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import oracle
 from agents import Fleet
 from bus import Bus
 from servers import NatsServer
+from tapping import Follow
 
 MODULE = "pfring_module_double.c"
 PFRING_DOUBLES = {"pfring_double.c": "libpfring.so.8", MODULE: "pf_ring_module.so"}
@@ -50,6 +51,22 @@ def sender(wire: netns.Wire) -> Iterator[netns.Sender]:
     sender = wire.sender()
     yield sender
     sender.close()
+
+
+@pytest.fixture
+def follow(nats_server: NatsServer, tmp_path: Path) -> Iterator[Callable[..., Follow]]:
+    """Starts `netsonde packets --follow` with arguments, and ends it with the test."""
+    made: list[Follow] = []
+
+    def make(*arguments: str) -> Follow:
+        made.append(Follow(nats_server, tmp_path, *arguments))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
 
 
 @pytest_asyncio.fixture

@@ -30,7 +30,6 @@ from tapping import (
     PACKET,
     SECTION,
     STATISTICS,
-    Follow,
     blocks,
     check_bus,
     ended_taps,
@@ -51,21 +50,6 @@ def nats_server(tmp_path: Path, wire: Wire) -> Iterator[NatsServer]:
     server = NatsServer(tmp_path / "nats", config=MONITORED).start()
     yield server
     server.kill()
-
-
-@pytest.fixture
-def follow(nats_server: NatsServer, tmp_path: Path) -> Iterator[Any]:
-    made: list[Follow] = []
-
-    def make(*arguments: str) -> Follow:
-        made.append(Follow(nats_server, tmp_path, *arguments))
-        return made[-1]
-
-    yield make
-    for one in made:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.wait()
 
 
 def dissected(path: Path) -> list[list[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,7 @@ from deadlines import eventually
 from netns import HOST_DEVICE, Sender
 from packets import UDP, ethernet, ipv4, udp
 from replay import check_conservation
-from servers import NatsServer
-from tapping import INTERFACE, Follow
+from tapping import INTERFACE
 
 HOSTS = ("alpha", "beta")
 START = {"interface": HOST_DEVICE, "backend": "af_packet"}
@@ -26,21 +24,6 @@ def datagrams(count: int) -> Iterator[bytes]:
     for number in range(count):
         load = number.to_bytes(4) + bytes(40)
         yield ethernet(ipv4(udp(load, 1000, 53), UDP, "10.0.0.1", "10.0.0.2", ident=number))
-
-
-@pytest.fixture
-def follow(nats_server: NatsServer, tmp_path: Path) -> Iterator[Any]:
-    made: list[Follow] = []
-
-    def make(*arguments: str) -> Follow:
-        made.append(Follow(nats_server, tmp_path, *arguments))
-        return made[-1]
-
-    yield make
-    for one in made:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.wait()
 
 
 async def restart(how: str, agent: Agent, bus: Bus) -> None:
