@@ -140,8 +140,8 @@ def test_host_in_nodes_file_that_is_not_connected_is_reported(
     nodes = tmp_path / "nodes"
     nodes.write_text("alpha\ngamma  # long gone\n")
     began = time.monotonic()
-    done = run("status", "--nodes", str(nodes), "--timeout", "50")
-    assert time.monotonic() - began < 25
+    done = run("status", "--nodes", str(nodes), "--timeout", "20")
+    assert time.monotonic() - began < 10
     assert done.returncode == 1
     assert [row[0] for row in rows(done)] == ["alpha"]
     not_connected, summary = done.stderr.splitlines()
@@ -174,7 +174,7 @@ def test_nats_url_is_used_and_unreachable_server_exits_with_69(
     )
     assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr.count("\n") == 1
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 8
 
 
 # ---- a session -----------------------------------------------------------------------------

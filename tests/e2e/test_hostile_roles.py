@@ -33,12 +33,12 @@ REQUESTS = 100_000
 POOL_ROUNDS = 200
 AT_ONCE = 24
 GROWTH_KIB_MAX = 100 * 1024
-STATUS_P99_SEC_MAX = 0.1  # on a machine without other work
-CONTROLS_MAX = 3  # and so many times the wait for a process that only replies
+STATUS_P99_SEC_MAX = 0.1
 SEED = 14
 
 # Asks for `status` from another process, so that this one's work is not measured. Each time it
-# also asks beta, whose replies cost nothing: its waits are those of the machine as it is.
+# also asks beta, whose replies cost nothing: its waits, which the test prints, are those of the
+# machine as it is.
 PROBE = """
 import asyncio, json, sys, time
 from pathlib import Path
@@ -193,7 +193,7 @@ async def test_hundred_thousand_hostile_requests(
     print(f"codes {dict(seen)}; p99 {took} s, control {least} s; resident {before} to {after} KiB")
     assert {200, 204, 400, 403, 409, 422} <= set(seen)
     assert after - before < GROWTH_KIB_MAX
-    assert took < STATUS_P99_SEC_MAX + CONTROLS_MAX * least
+    assert took < STATUS_P99_SEC_MAX
     assert "incident" not in agent.log
 
 
