@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nats.js.errors import FetchTimeoutError
+from nats.errors import TimeoutError as NatsTimeoutError
 
 from agents import Fleet
 from bus import Bus
@@ -43,10 +43,10 @@ async def batches(bus: Bus, stream: str, consumer: str) -> list[dict[str, Any]]:
     """Returns the batches that an existing pull consumer of the stream still has."""
     subscription = await bus.client.jetstream().pull_subscribe_bind(consumer, stream)
     found = []
-    while (await subscription.consumer_info()).num_pending:
+    while (info := await subscription.consumer_info()).num_pending or info.num_ack_pending:
         try:
             messages = await subscription.fetch(100, timeout=1)
-        except FetchTimeoutError:
+        except NatsTimeoutError:
             continue
         for message in messages:
             found.append(json.loads(message.data) | {"subject": message.subject})

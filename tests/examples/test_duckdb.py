@@ -15,6 +15,7 @@ from deadlines import eventually
 from exports import conversations
 from packets import Packet
 from servers import NatsServer
+from stored import drained
 
 pytestmark = pytest.mark.jetstream
 
@@ -50,6 +51,7 @@ async def test_queries_add_up(
 
     await eventually(finished, "the end of the file")
     stopped = await bus.ok("stop")
+    await drained(bus)
     collect(nats_server, tmp_path / "flows")
     monkeypatch.chdir(tmp_path)
     with duckdb.connect() as database:

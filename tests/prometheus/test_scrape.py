@@ -154,8 +154,16 @@ def exposed(pages: list[str]) -> dict[str, tuple[str, str, str]]:
 
 async def test_the_page_lists_each_metric_of_a_scrape(stage: Stage) -> None:
     await stage.act()
-    pages = [page(agent) for agent in stage.agents]
-    assert exposed(pages) == documented()
+    pages: list[str] = []
+
+    def complete() -> bool:
+        pages[:] = [page(agent) for agent in stage.agents]
+        return exposed(pages) == documented()
+
+    try:
+        await eventually(complete, "each documented metric, and no other")
+    finally:
+        print(exposed(pages).items() ^ documented().items())
     for text in pages:
         accept(text)
 

@@ -10,8 +10,9 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from deadlines import eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus.embedded import EmbeddedServer
+from netsonde.collect import source as source_module
 from netsonde.collect.source import (
     ERRORS,
     PULL_MESSAGES,
@@ -49,19 +50,37 @@ def numbers(messages: list[Msg]) -> list[int]:
     return [int(message.data) for message in messages]
 
 
-async def test_fetch_returns_the_backlog_once_and_in_order(client: Client) -> None:
+async def next_numbers(source: DurableSource) -> list[int]:
+    """Fetches until messages arrive: a fetch returns none if the server pauses."""
+    return numbers(await eventually(source.fetch, "messages"))
+
+
+async def unacknowledged(client: Client) -> int:
+    info = await client.jetstream().consumer_info(STREAM, "d")
+    return int(info.num_ack_pending or 0)
+
+
+async def test_fetch_returns_the_backlog_once_and_in_order(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     count = 2 * PULL_MESSAGES + 5
     await publish(client, 1, count)
     source = source_on(client)
     await source.open()
-    fetches = [await source.fetch() for _ in range(3)]
+    with monkeypatch.context() as patched:
+        # The server ends each request. By default a fetch ends early if the server pauses.
+        patched.setattr(source_module, "PULL_WAIT_SEC", TIMEOUT_SEC)
+        fetches = [await source.fetch() for _ in range(3)]
     assert [len(one) for one in fetches] == [PULL_MESSAGES, PULL_MESSAGES, 5]
     found = [message for one in fetches for message in one]
     assert numbers(found) == list(range(1, count + 1))
     await source.acknowledge(found)
     assert await source.fetch() == []
-    info = await client.jetstream().consumer_info(STREAM, "d")
-    assert info.num_ack_pending == 0
+
+    async def all_acknowledged() -> bool:
+        return await unacknowledged(client) == 0
+
+    await eventually(all_acknowledged, "the acks to be counted")
 
 
 async def test_fetch_returns_messages_published_while_it_waits(client: Client) -> None:
@@ -84,9 +103,14 @@ async def test_unacknowledged_messages_are_redelivered(client: Client) -> None:
     await publish(client, 1, 3)
     source = source_on(client, ack_wait_sec=0.2)
     await source.open()
-    first = await source.fetch()
+    first = await eventually(source.fetch, "messages")
     assert numbers(first) == [1, 2, 3]
     await source.acknowledge(first[1:2])
+
+    async def acknowledged() -> bool:
+        return await unacknowledged(client) == 2
+
+    await eventually(acknowledged, "the ack to be counted")
     again: list[int] = []
 
     async def redelivered() -> bool:
@@ -148,12 +172,12 @@ async def test_the_newer_reader_returns_what_it_read_and_ends(client: Client) ->
     source = source_on(client)
     await source.open()
     await publish(client, 0, 0)
-    assert numbers(await source.fetch()) == [0]
+    assert await next_numbers(source) == [0]
     await taken_by_another(client, 1)
     await publish(client, 2, 2)
     with pytest.raises(OtherReaderError, match="Stop it, or use --durable"):
-        await source.fetch()
-    assert numbers(await source.fetch()) == [2]  # was returned to the stream
+        await next_numbers(source)
+    assert await next_numbers(source) == [2]  # was returned to the stream
 
 
 async def test_the_older_reader_reports_the_other_and_continues(client: Client) -> None:
@@ -164,10 +188,10 @@ async def test_the_older_reader_reports_the_other_and_continues(client: Client) 
     await source.open()
     for number in range(2):
         await publish(client, number, number)
-        assert numbers(await source.fetch()) == [number]
+        assert await next_numbers(source) == [number]
     await taken_by_another(client, 2)
     await publish(client, 3, 3)
-    assert numbers(await source.fetch()) == [3]
+    assert await next_numbers(source) == [3]
     assert len(reported) == 1
     assert reported[0].endswith("This collector continues.")
 

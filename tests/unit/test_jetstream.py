@@ -11,6 +11,7 @@ from typing import Any
 
 import nats
 import pytest
+from nats.js.errors import NotFoundError
 
 from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus.connection import Connection, PayloadTooLargeError
@@ -79,6 +80,18 @@ async def stored(url: str) -> list[int]:
         return [int(one.data[:6]) for one in found]
 
 
+async def config_of(js: Any, stream: str) -> Any:
+    """Returns the configuration of a stream as soon as the agent has created it."""
+
+    async def created() -> Any:
+        try:
+            return (await js.stream_info(stream)).config
+        except NotFoundError:
+            return None
+
+    return await eventually(created, stream)
+
+
 async def test_streams_are_created_as_documented(tmp_path: Path) -> None:
     async with (
         EmbeddedServer(jetstream=True) as server,
@@ -93,7 +106,7 @@ async def test_streams_are_created_as_documented(tmp_path: Path) -> None:
                 ("CAPTURE_FLOWS", "capture.stream.flows.>"),
                 ("CAPTURE_EVENTS", "capture.stream.events.>"),
             ):
-                config = (await js.stream_info(name)).config
+                config = await config_of(js, name)
                 assert config.subjects == [subject]
                 assert config.duplicate_window >= 600
                 assert str(config.compression) in ("s2", "StoreCompression.S2")

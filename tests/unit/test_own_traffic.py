@@ -16,6 +16,7 @@ import netns
 from deadlines import eventually
 from netsonde.core import own_traffic
 from netsonde.core.own_traffic import OwnListener
+from servers import free_port
 
 
 @pytest.fixture
@@ -68,10 +69,8 @@ async def test_the_endpoint_is_added_before_the_socket_connects(
 
 async def test_a_refused_connection_is_forgotten() -> None:
     before = own_traffic.count()
-    with listening() as server:
-        port = server.getsockname()[1]
     with pytest.raises(ConnectionRefusedError):
-        await own_traffic.connect("127.0.0.1", port)
+        await own_traffic.connect("127.0.0.1", free_port())
     assert own_traffic.count() == before
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -21,7 +22,8 @@ from netsonde.core.filters import FilterChecks
 from netsonde.errors import NoSession
 from netsonde.firmware.verify import Firmware
 from netsonde.recorder.retrieval import Retrievals
-from netsonde.service.audit import FAILURES_BURST
+from netsonde.service import audit
+from netsonde.service.audit import FAILURES_BURST, FAILURES_PER_SEC
 from netsonde.service.discovery import Discovery
 from netsonde.service.events import Events
 from netsonde.service.handlers import HANDLERS, Call, Done, Features
@@ -399,14 +401,23 @@ async def test_schema_is_encoded_once(rig: Rig, monkeypatch: pytest.MonkeyPatch)
     assert (await rig.ask("capture.schema")).body == first.body
 
 
-async def test_audits_of_failures_are_limited(rig: Rig, handle: Any) -> None:
+async def test_audits_of_failures_are_limited(
+    rig: Rig, handle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(monotonic=lambda: 1000.0)
+    monkeypatch.setattr(audit, "time", clock)  # no further failure is allowed as time passes
+
     async def stopped(call: Call, request: Any) -> Done:
         return Done(cast(StopReply, StatusReply()))
 
     handle("stop", no_session)
     for _ in range(2 * int(FAILURES_BURST)):
         await rig.ask("capture.stop")
-    assert len(rig.events.audits) < 1.5 * FAILURES_BURST
+    assert len(rig.events.audits) == FAILURES_BURST
+    clock.monotonic = lambda: 1001.0
+    for _ in range(2 * int(FAILURES_PER_SEC)):
+        await rig.ask("capture.stop")
+    assert len(rig.events.audits) == FAILURES_BURST + FAILURES_PER_SEC
     handle("stop", stopped)
     await rig.ask("capture.stop")
     assert rig.events.audits[-1]["code"] == 200, "a success was not audited"
