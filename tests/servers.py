@@ -115,11 +115,15 @@ def free_port(address: str = "127.0.0.1") -> int:
     listen and has SO_REUSEADDR, so a server that sets the option too (nats-server, asyncio) can
     bind the port. The oldest of HELD_MAX sockets is closed when another one is needed.
     """
+    return hold_port(0, address)
+
+
+def hold_port(port: int, address: str = "127.0.0.1") -> int:
+    """Does the same for a given port, which no process uses now."""
     held = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind((address, 0))
+    held.bind((address, port))
     if len(_held) == HELD_MAX:
         _held.popleft().close()
     _held.append(held)
-    port: int = held.getsockname()[1]
-    return port
+    return int(held.getsockname()[1])

@@ -15,7 +15,7 @@ import pytest
 
 from netsonde.bus import embedded
 from netsonde.bus.embedded import EmbeddedServer, EmbeddedServerError
-from servers import free_port
+from servers import free_port, hold_port
 
 
 async def test_stop_removes_process_and_files(
@@ -44,6 +44,7 @@ async def test_restart_keeps_the_port() -> None:
     await server.start()
     url = server.url
     await server.stop()
+    hold_port(server.port)  # else another process may use it meanwhile
     await server.start()
     assert server.url == url
     await server.stop()

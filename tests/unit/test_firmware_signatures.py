@@ -26,6 +26,7 @@ from netsonde.firmware import keys, verify
 from netsonde.firmware.cms import parse as parse_cms
 from netsonde.wire.replies import FirmwareReply
 from netsonde.wire.requests import FirmwareRequest
+from processes import descriptors
 from signing import ACCEPTED, PSS, Signers
 
 
@@ -386,7 +387,7 @@ def test_paths_outside_and_missing_files_raise(
             verify.verify(section, request, threading.Event())
         return caught.type, caught.value.field
 
-    fds = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for outside in ("/etc/passwd", "../outside.bin", "../absent.bin", "/absent", "link.bin"):
         assert error(outside, "image.sig") == (PathNotAllowed, "$.firmware_path")
         assert error("image.bin", outside) == (PathNotAllowed, "$.signature_path")
@@ -395,5 +396,5 @@ def test_paths_outside_and_missing_files_raise(
     assert error("absent.bin", "image.sig") == (NotFound, "$.firmware_path")
     assert error("image.bin", "absent.sig") == (NotFound, "$.signature_path")
     assert error(".", "image.sig") == (NotFound, "$.firmware_path")
-    assert len(os.listdir("/proc/self/fd")) == fds
+    assert not descriptors() - before
     (signers.firmware / "link.bin").unlink()

@@ -10,6 +10,7 @@ import pytest
 
 from netsonde.errors import InvalidKey, PathNotAllowed
 from netsonde.recorder.key_file import read_key
+from processes import descriptors
 
 KEY = bytes(range(1, 33))
 MIXED = "0123456789abcdefABCDEF0123456789" * 2
@@ -101,7 +102,7 @@ def test_a_link_is_an_invalid_key_and_a_path_outside_is_not_allowed(
 
 
 def test_no_descriptor_stays_open(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for mode in (0o600, 0o640):
         put(tmp_path, KEY, mode=mode)
         for _ in range(3):
@@ -109,4 +110,4 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
                 read_key([str(tmp_path)], "key")
             except InvalidKey:
                 continue
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not descriptors() - before

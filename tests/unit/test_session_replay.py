@@ -354,7 +354,7 @@ async def test_a_collector_beyond_the_limit_is_refused(rig: Rig, receiver: socke
 
 async def test_export_losses_are_alarms_and_sums(rig: Rig, receiver: socket.socket) -> None:
     request = rig.replay(export=export_to(receiver))
-    receiver.close()  # refused from here on
+    receiver.connect(("127.0.0.1", 9))  # refuses other senders from here on, and keeps the port
     await rig.sessions.start(request)
     await rig.finished()
     session = rig.sessions.require()
