@@ -114,6 +114,23 @@ static void check_snaplen(void) {
   close(sender);
 }
 
+/* Waits until the process sleeps, and so has read all that is in its socket. */
+static void await_asleep(pid_t pid) {
+  enum { READINGS = 5, TRIES = 6000 };
+  char path[32];
+  int asleep = 0;
+  snprintf(path, sizeof path, "/proc/%d/stat", pid);
+  for (int tries = 0; tries < TRIES && asleep < READINGS; tries++) {
+    char state = 0;
+    FILE *stat = fopen(path, "re");
+    live_need(stat && fscanf(stat, "%*d (%*[^)]) %c", &state) == 1, path);
+    fclose(stat);
+    asleep = state == 'S' ? asleep + 1 : 0;
+    usleep(10000);
+  }
+  CHECK_EQ(asleep, READINGS);
+}
+
 /* Counts the same frames for every expression. tcpdump captures in parallel as the oracle. */
 static void check_filters(void) {
   static const char *const expressions[] = {
@@ -151,6 +168,7 @@ static void check_filters(void) {
   }
   sleep(1); /* tcpdump does not count frames still in its socket when the signal arrives */
   for (int i = 0; i < EXPRESSIONS; i++) {
+    await_asleep(pids[i]);
     kill(pids[i], SIGINT);
     char line[256];
     unsigned expected = UINT32_MAX;

@@ -73,6 +73,9 @@ static inline void live_wait_up(const char *interface) {
     usleep(10000);
   }
   live_need(request.ifr_flags & IFF_RUNNING, interface);
+  /* The kernel sets the flag and starts the queue while it holds one lock, but may pause between
+   * the two. This call waits for the lock and changes nothing. */
+  live_need(ioctl(fd, SIOCSIFFLAGS, &request) == 0, interface);
   usleep(20000);
   close(fd);
 }
