@@ -56,6 +56,10 @@ def main_pid(host: Machine) -> str:
     return host.run("systemctl", "show", "--value", "-p", "MainPID", "netsonde").strip()
 
 
+def await_reply(netsonde: Installed) -> None:
+    eventually_now(lambda: netsonde.attempt("status", "--timeout", "1").returncode == 0, "a reply")
+
+
 def check_manual_and_completion(host: Machine) -> None:
     manual = host.run("man", "--warnings", "netsonde-start")
     assert "NETSONDE-START(1)" in manual
@@ -105,7 +109,7 @@ def test_install_configure_start_capture_upgrade_and_purge(
     host.run("sed", "-i", line, CONFIG)
     host.run("systemctl", "enable", "--now", "netsonde")
     netsonde = Installed(*host.prefix, "netsonde")
-    eventually_now(lambda: netsonde.attempt("status", "--timeout", "1").returncode == 0, "a reply")
+    await_reply(netsonde)
     doctor = (
         "systemd-run",
         "--quiet",
@@ -127,6 +131,7 @@ def test_install_configure_start_capture_upgrade_and_purge(
     after = main_pid(host), host.run("cat", CONFIG)
     assert after[0] not in (before[0], "0")
     assert after[1] == before[1]
+    await_reply(netsonde)  # systemd takes an agent as started before it is connected to NATS
     netsonde.capture(wire, "af_packet")
 
     host.apt("purge", "netsonde")
