@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import oracle
 from deadlines import TIMEOUT_SEC, eventually_now
 from netsonde.bus.connection import order_servers
+from processes import freeze
 from servers import NatsServer
 
 COMMAND = Path(sys.executable).with_name("netsonde")
@@ -95,6 +96,13 @@ class Agent:
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def freeze(self) -> None:
+        """Returns when the agent has stopped."""
+        freeze(self.pid)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Sends SIGKILL and waits for the process."""

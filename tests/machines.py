@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import socket
 import time
 from dataclasses import dataclass, field
@@ -106,10 +105,10 @@ class Machines:
         self.agents[host].kill()
 
     def freeze(self, host: str) -> None:
-        self.agents[host].signal(signal.SIGSTOP)
+        self.agents[host].freeze()
 
     def thaw(self, host: str) -> None:
-        self.agents[host].signal(signal.SIGCONT)
+        self.agents[host].thaw()
 
     def send_traffic(self, *hosts: str) -> None:
         """Sends TRAFFIC_PACKETS UDP datagrams over `lo` of each host."""

@@ -1,12 +1,15 @@
-"""The state of processes in /proc: sleep, sockets, descriptors, and waits for a processor."""
+"""The state of processes in /proc: sleep, stops, sockets, descriptors, waits for a processor."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import signal
 from collections import Counter
 from pathlib import Path
+
+from deadlines import eventually_now
 
 
 def descriptors() -> Counter[str]:
@@ -30,6 +33,22 @@ def asleep(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False  # a thread or a child has just ended
     return True
+
+
+def freeze(pid: int) -> None:
+    """Sends SIGSTOP and returns when every thread has stopped; on a busy machine some run for a
+    while."""
+    os.kill(pid, signal.SIGSTOP)
+    eventually_now(lambda: stopped(pid), f"process {pid} to stop")
+
+
+def stopped(pid: int) -> bool:
+    """Returns whether a signal has stopped all threads of the process."""
+    try:
+        states = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # a thread has just ended
+    return all(state.rpartition(")")[2].split()[0] == "T" for state in states)
 
 
 def run_delay_sec(*pids: int) -> float:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from deadlines import eventually_now
+from processes import freeze
 
 MONITORED = "http_port: -1\n"
 BINARY = Path(sys.executable).with_name("nats-server")
@@ -82,16 +83,8 @@ class NatsServer:
         return page
 
     def freeze(self) -> None:
-        """Returns when every thread has stopped; on a busy machine some run for a while."""
-        os.kill(self.pid, signal.SIGSTOP)
-        eventually_now(self._stop_reply, "nats-server to freeze")
-
-    def _stop_reply(self) -> bool:
-        try:
-            states = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stat")]
-        except (FileNotFoundError, ProcessLookupError):
-            return False  # a thread has just ended
-        return all(state.rpartition(")")[2].split()[0] == "T" for state in states)
+        """Returns when the server has stopped."""
+        freeze(self.pid)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -80,11 +80,11 @@ async def mixed(fleet: Fleet, agents_client: Client, tmp_path: Path) -> AsyncIte
     await FakeAgent(agents_client, "twin", labels=LABEL).start()
     await FakeAgent(agents_client, "twin", labels=LABEL, delay_sec=0.1).start()
     await FakeAgent(agents_client, "broken", labels=LABEL, raw=b'{"host": \x9b]').start()
-    frozen.signal(signal.SIGSTOP)
+    frozen.freeze()
     inventory = tmp_path / "inventory"
     inventory.write_text("".join(f"{host} site=ams  # {host}\n" for host in HOSTS))
     yield inventory
-    frozen.signal(signal.SIGCONT)
+    frozen.thaw()
 
 
 START = ("start", "-i", "eth0", "-b", "pcap", "--batch", "2")
@@ -420,12 +420,12 @@ async def test_frozen_agent_does_not_execute_what_has_expired(
 ) -> None:
     agent = fleet.start("alpha")
     path = capture(tmp_path)
-    agent.signal(signal.SIGSTOP)
+    agent.freeze()
     code, _, errors = await run(
         "start", "-i", str(path), "-b", "file", "--host", "alpha", "--timeout", "1"
     )
     assert (code, "alpha: no answer" in errors) == (1, True)
-    agent.signal(signal.SIGCONT)
+    agent.thaw()
     await eventually(lambda: "expired" in agent.log, "the agent to refuse the request")
     _, out, _ = await run("status", "--json", "--host", "alpha")
     assert json.loads(out)["running"] is False
@@ -483,7 +483,7 @@ async def test_real_agents_execute_a_resumed_run_once(
     for host in ("alpha", "beta"):
         fleet.start(host)
     beta = fleet.agents[1]
-    beta.signal(signal.SIGSTOP)
+    beta.freeze()
     words = ["start", "-i", str(path), "-b", "file", *hosts_of("alpha", "beta")]
     process = await spawn(nats_server, *words, "--request-id", "rollout-1")
     journal = Path(os.environ["XDG_STATE_HOME"], "netsonde/runs/rollout-1.jsonl")
@@ -492,7 +492,7 @@ async def test_real_agents_execute_a_resumed_run_once(
     )
     process.kill()
     await process.wait()
-    beta.signal(signal.SIGCONT)
+    beta.thaw()
     await eventually(lambda: "session_started" in beta.log or "started" in beta.log, "beta")
     code, out, errors = await run("start", "--resume", "rollout-1", "--json")
     assert code == 0, errors

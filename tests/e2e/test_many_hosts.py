@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from agents import COMMAND, client_flags
+from processes import freeze
 from servers import NatsServer
 from simulated_fleet import FLOWS_MAX, Group, simulated
 
@@ -121,7 +122,7 @@ def test_selector_chooses_by_label_and_fact(site: Site) -> None:
 
 def test_silent_hosts_are_named_exactly(site: Site) -> None:
     silent = site.groups[1]
-    os.kill(silent.process.pid, signal.SIGSTOP)
+    freeze(silent.process.pid)
     try:
         done = site.run("status", "--timeout", "12")
     finally:
