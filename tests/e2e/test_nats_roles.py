@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -324,12 +325,14 @@ async def test_a_tap_reaches_only_its_caller(
         assert (await ask(controller, "capture.host.alpha.start", start)).code == 200
         heard = await stranger.listen("capture.tapped.mine.>")
         words = follow_words(nats_server, tmp_path, name)
-        live = await asyncio.create_subprocess_exec(*words, "--max-packets", "5")
+        live = await asyncio.create_subprocess_exec(*words)
         tap = await eventually(lambda: _open_tap(controller), "the tap")
         reply = await ask(stranger, f"capture.host.alpha.tap.{tap}.credit", {"bytes": 1})
         assert (reply.code, reply.body["error"]) == (403, "policy_denied")
+        file = tmp_path / f"{name}.pcapng"
+        await eventually(lambda: file.read_bytes().count(b"payload") >= 5, "the packets")
+        live.send_signal(signal.SIGINT)
         assert await live.wait() == 0
-        assert (tmp_path / f"{name}.pcapng").read_bytes().count(b"payload") == 5
         assert heard == []
         await collector.publish("capture.host.alpha.tap", b"{}")
         await collector.refused("capture.host.alpha.tap")

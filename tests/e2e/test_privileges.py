@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -173,7 +175,6 @@ async def test_systemd_is_notified_of_start_watchdog_and_stop(
     address = tmp_path / "notify"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(address))
-    listener.setblocking(False)
     port = nats_server.port
     nats_server.kill()
     agent = Fleet(nats_server, tmp_path).agent("alpha")
@@ -182,16 +183,20 @@ async def test_systemd_is_notified_of_start_watchdog_and_stop(
     agent.spawn()
     heard: list[str] = []
 
-    def listen() -> list[str]:
-        try:
-            while True:
-                heard.extend(listener.recv(4096).decode().splitlines())
-        except BlockingIOError:
-            return heard
+    def listen() -> None:
+        """Reads at once: the socket holds a few notifications, and the agent drops further ones."""
+        while data := listener.recv(4096):
+            heard.extend(data.decode().splitlines())
 
-    await eventually(lambda: listen().count("WATCHDOG=1") >= 3, "three watchdog notifications")
-    assert "READY=1" in heard
-    assert port == nats_server.port
-    assert agent.terminate() == 0
-    assert "STOPPING=1" in listen()
-    listener.close()
+    listening = threading.Thread(target=listen)
+    listening.start()
+    try:
+        await eventually(lambda: heard.count("WATCHDOG=1") >= 3, "three watchdog notifications")
+        assert "READY=1" in heard
+        assert port == nats_server.port
+        assert await asyncio.to_thread(agent.terminate) == 0
+        await eventually(lambda: "STOPPING=1" in heard, "the notification of the end")
+    finally:
+        listener.shutdown(socket.SHUT_RD)
+        listening.join()
+        listener.close()
