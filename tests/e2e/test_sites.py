@@ -134,8 +134,11 @@ async def test_an_agent_on_a_leaf_stores_at_the_hub(
     assert (await edge.account_info()).streams == 0
     address = NatsSection(servers=[fleet.server.url], jetstream_domain="hub")
     async with connect(address) as client:
-        inventory = await read_hosts(client)
-    assert list(inventory.hosts) == ["alpha"]
+
+        async def listed() -> list[str]:  # the entry comes after its bucket
+            return list((await read_hosts(client)).hosts)
+
+        assert await eventually(listed, "the host's entry") == ["alpha"]
 
 
 async def test_an_ack_of_another_domain_does_not_count(
