@@ -18,6 +18,7 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import NoRespondersError
 
 from deadlines import TIMEOUT_SEC, eventually
 
@@ -159,6 +160,23 @@ async def settled(client: Client) -> None:
     PING before the data in its flusher's queue; the first round trip lets the flusher run."""
     await client.flush()
     await client.flush()
+
+
+async def gone(client: Client, *hosts: str) -> None:
+    """Waits until the server has no subscription of these killed agents: it may notice the end of
+    their connections later."""
+    for host in hosts:
+
+        async def unreachable(host: str = host) -> bool:
+            try:
+                await client.request(f"$SRV.PING.netsonde.{host}", timeout=0.5)
+            except NoRespondersError:
+                return True
+            except TimeoutError:
+                pass
+            return False
+
+        await eventually(unreachable, f"the end of the connections of {host}")
 
 
 class Events:

@@ -13,7 +13,7 @@ from nats.js.errors import APIError
 
 from agents import Agent, Fleet
 from bus import Bus
-from deadlines import eventually
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus.nats_client import GuardedClient
 from netsonde.service.desired import REFRESH_SEC
 from operators import Operator, entries, known, policy
@@ -224,7 +224,9 @@ async def test_agent_keeps_its_policy_if_the_next_one_is_too_new(
     operator.write(policy("all", "host ~ '*'"))
     assert operator.run("apply", str(operator.file)).returncode == 0
     newer = {"schema": 99, "revision": 2}
-    await client.request("$KV.capture-policy.release", json.dumps(newer).encode())
+    await client.request(
+        "$KV.capture-policy.release", json.dumps(newer).encode(), timeout=TIMEOUT_SEC
+    )
 
     async def reported() -> bool:
         return "unsupported_rev" in (await entries(client))["web1"].error

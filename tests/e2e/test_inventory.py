@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from agents import Agent, Fleet
-from bus import Bus, Reply
-from deadlines import eventually
+from bus import Bus, Reply, gone
+from deadlines import TIMEOUT_SEC, eventually
 from netsonde.bus.nats_client import GuardedClient
 from netsonde.config.sections import NatsSection
 from netsonde.fleet.client import connect
@@ -101,8 +100,10 @@ async def test_entry_under_a_foreign_key_is_not_believed(
     fleet.start("alpha")
     found = await host_of(client, "alpha")
     forged = {"host": "beta", "boot": "1", "version": "1", "time": found.entry.time}
-    await client.request("$KV.capture-hosts.gamma", json.dumps(forged).encode())
-    await client.request("$KV.capture-hosts.delta", b"\xff")
+    await client.request(
+        "$KV.capture-hosts.gamma", json.dumps(forged).encode(), timeout=TIMEOUT_SEC
+    )
+    await client.request("$KV.capture-hosts.delta", b"\xff", timeout=TIMEOUT_SEC)
     inventory = await listed(client)
     assert sorted(inventory.malformed) == ["delta", "gamma"]
     assert list(inventory.hosts) == ["alpha"]
@@ -116,7 +117,7 @@ async def test_thousands_of_hosts_are_read_page_by_page(
     for number in range(2500):
         entry = {"host": f"h{number}", "boot": "1", "version": "1", "time": template.time}
         await client.publish(f"$KV.capture-hosts.h{number}", json.dumps(entry).encode())
-    await client.request("$KV.capture-hosts.last", b"{}")
+    await client.request("$KV.capture-hosts.last", b"{}", timeout=TIMEOUT_SEC)
     inventory = await listed(client)
     assert len(inventory.hosts) == 2501
     assert inventory.malformed == ["last"]
@@ -146,7 +147,8 @@ async def test_commands_show_the_hosts_that_should_be_there(
         await host_of(client, name)
     dead, frozen, _ = fleet.agents
     dead.kill()
-    frozen.signal(signal.SIGSTOP)
+    await gone(client, "dead")
+    frozen.freeze()
     expected = {"dead": "not connected", "frozen": "no answer", "well": "ok"}
     for words in (("status",), ("ps",), ("status", "--batch", "1"), ("stop", "--limit", "100%")):
         done = operator.run(*words, "--json")
@@ -164,7 +166,7 @@ async def test_commands_show_the_hosts_that_should_be_there(
     table = operator.run("ps").stdout
     assert "not connected" in table
     assert "idle" in table
-    frozen.signal(signal.SIGCONT)
+    frozen.thaw()
     operator.run("forget", "dead")
 
     async def all_well() -> bool:
@@ -193,7 +195,7 @@ async def test_silent_host_is_lost_and_comes_back(
     alpha, beta = fleet.start("alpha"), fleet.start("beta")
     await host_of(client, "alpha")
     await host_of(client, "beta")
-    alpha.signal(signal.SIGSTOP)
+    alpha.freeze()
 
     async def state_of(host: str) -> str:
         return shown(operator.run("ps", "--json"))[host]
@@ -204,6 +206,6 @@ async def test_silent_host_is_lost_and_comes_back(
     await eventually(lambda: is_("lost"), "the frozen host to be lost", within_sec=180)
     assert await state_of("beta") == "ok"
     assert " lost" in operator.run("ps").stdout
-    alpha.signal(signal.SIGCONT)
+    alpha.thaw()
     await eventually(lambda: is_("ok"), "the host to be back", within_sec=120)
     assert beta.alive

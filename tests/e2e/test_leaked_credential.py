@@ -221,6 +221,8 @@ def beta(servers: RoleServers, fleet: Fleet, tmp_path: Path) -> Agent:
 @pytest_asyncio.fixture
 async def thief(servers: RoleServers, tmp_path: Path) -> AsyncIterator[RoleClient]:
     async with entered(servers.site, tmp_path, "alpha", inbox="_INBOX_alpha") as found:
+        # The site's link to the hub may come up later than the site.
+        await eventually(lambda: answers(found, servers.spelled(OWN_GET)), "the hub's JetStream")
         yield found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agents import Fleet
+from bus import gone
 from deadlines import eventually
 from netsonde import fleet as library
 from servers import NatsServer, free_port
@@ -64,14 +64,15 @@ async def test_stream_yields_replies_and_absences(fleet: Fleet, nats_server: Nat
         )
         assert hosts["a1"].labels == {"site": "ams"}
 
-        agents["a3"].signal(signal.SIGSTOP)
+        agents["a3"].freeze()
         agents["a4"].kill()
+        await gone(client.connection, "a4")
         target, outcome = library.select("site = ams"), library.Outcome()
         pace = library.Pace(timeout_sec=8.0)
         results = [
             result async for result in client.stream("status", None, target, pace, outcome=outcome)
         ]
-        agents["a3"].signal(signal.SIGCONT)
+        agents["a3"].thaw()
     replied = [one for one in results if isinstance(one, library.Reply)]
     absent = {one.host: one.reason for one in results if isinstance(one, library.Absence)}
     assert sorted(one.host for one in replied) == ["a1", "a2"]

@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import msgspec
 import pytest
 
 from agents import Fleet
-from bus import Bus, settled
-from deadlines import eventually
+from bus import Bus, gone, settled
+from deadlines import TIMEOUT_SEC, eventually
 from machines import COUNT, HUB_ADDRESS, LAN_DEVICE, Machines, Network, Stopwatch
 from netns import entered
 from netsonde.bus.nats_client import GuardedClient
@@ -124,6 +125,7 @@ async def test_absent_hosts_are_shown_lost_and_come_back(
     watch.lap("start, apply, traffic")
     for host in dead:
         machines.kill(host)
+    await gone(client, *dead)
     for host in frozen:
         machines.freeze(host)
     for host in cut:
@@ -345,9 +347,19 @@ async def test_killed_controller_is_succeeded_and_no_host_changes_twice(
     assert {entry.applied_rev for entry in now.values()} == {1}
     steps = await rollouts.steps(1, hosts)
     assert sorted(host for step in steps for host in step) == sorted(hosts)
+
+    def named(event: str) -> list[str]:
+        return sorted(one["host"] for one in events.all() if one["event"] == event)
+
+    def heard_from_all(event: str) -> bool:
+        return set(named(event)) == set(hosts)
+
+    # Another connection carries the events: they may come later than the entries.
+    for event in ("policy_changed", "started"):
+        await eventually(partial(heard_from_all, event), f"{event} of all hosts")
     await settled(bus.client)
-    for name in ("policy_changed", "started"):
-        assert sorted(one["host"] for one in events.all() if one["event"] == name) == sorted(hosts)
+    for event in ("policy_changed", "started"):
+        assert named(event) == sorted(hosts)
 
 
 # ---- hosts that join or boot ---------------------------------------------------------------
@@ -398,7 +410,8 @@ async def test_hosts_that_join_or_boot_converge_at_once(
 
 
 async def put_release(client: GuardedClient, release: Release) -> None:
-    reply = await client.request("$KV.capture-policy.release", msgspec.json.encode(release))
+    body = msgspec.json.encode(release)
+    reply = await client.request("$KV.capture-policy.release", body, timeout=TIMEOUT_SEC)
     assert "seq" in json.loads(reply.data)
 
 
