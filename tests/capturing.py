@@ -7,9 +7,11 @@ from typing import Any
 from bus import Bus
 from deadlines import eventually, eventually_now
 from netns import HOST_DEVICE, Wire
+from processes import capture_threads
 from replay import check_conservation
 
 EQUAL_READINGS = 5
+HANDED_OVER = 3  # readings until the kernel has handed over its last block
 
 
 async def start(bus: Bus, backend: str = "af_packet", **options: Any) -> dict[str, Any]:
@@ -31,24 +33,51 @@ async def settled(bus: Bus, offered: int) -> dict[str, Any]:
 
 
 async def at_rest(bus: Bus) -> dict[str, Any]:
-    """Returns the status of an idle capture: EQUAL_READINGS readings, 50 ms apart, are equal.
+    """Returns the status of an idle capture: EQUAL_READINGS readings, 50 ms apart, are equal, and
+    each capture thread has slept.
 
-    Two are not enough: on a busy machine the capture's thread may not run for 50 ms."""
-    before: dict[str, Any] = {}
-    equal = 1
+    Two are not enough: a packet waits in the kernel until its block is complete or some ms old. On
+    a busy machine no number of readings is enough: a thread may get no processor for a second."""
+    before: list[int] = []
+    calm = Calm()
 
     async def ask() -> dict[str, Any] | None:
-        nonlocal before, equal
+        nonlocal before
+        calm.look()
         status = await bus.ok("status")
-        names = ("packets_captured", "packets_dropped")
-        same = [status[name] for name in names] == [before.get(name) for name in names]
-        before = status
-        equal = equal + 1 if same else 1
-        return status if equal >= EQUAL_READINGS else None
+        now = [status[name] for name in ("packets_captured", "packets_dropped")]
+        calm.count(now == before)
+        before = now
+        return status if calm.lasts(EQUAL_READINGS) else None
 
     status = await eventually(ask, "the counters to stop changing", interval_sec=0.05)
     check_conservation(status)
     return status
+
+
+class Calm:
+    """Counts equal readings, and the capture threads that have slept after the first of them."""
+
+    def __init__(self) -> None:
+        self._readings = 0
+        self._asleep: set[str] = set()  # before the next reading
+        self._threads: set[str] = set()
+        self._slept: set[str] = set()
+
+    def look(self) -> None:
+        """Notes which threads are asleep. Call this before each reading."""
+        states = dict(capture_threads())
+        self._threads = set(states)
+        self._asleep = {thread for thread, asleep in states.items() if asleep}
+
+    def count(self, equal: bool) -> None:
+        """Counts a reading. In the time of the first equal ones the kernel hands over what it
+        has."""
+        self._readings = self._readings + 1 if equal else 1
+        self._slept = self._slept | self._asleep if self._readings >= HANDED_OVER else set()
+
+    def lasts(self, readings: int) -> bool:
+        return self._readings >= readings and self._slept >= self._threads
 
 
 def delivered(wire: Wire, device: str = HOST_DEVICE) -> int:

@@ -7,9 +7,12 @@ import os
 import re
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from deadlines import eventually_now
+
+CAPTURE_THREADS = ("(sonde-", "(netsonde-dpdk")
 
 
 def descriptors() -> Counter[str]:
@@ -49,6 +52,18 @@ def stopped(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False  # a thread has just ended
     return all(state.rpartition(")")[2].split()[0] == "T" for state in states)
+
+
+def capture_threads(pid: int | None = None) -> Iterator[tuple[str, bool]]:
+    """Yields the id of each capture thread of the agents that this process has started, and whether
+    the thread is asleep. A thread that has packets to read runs or waits for a processor."""
+    for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            name, _, fields = (task / "stat").read_text().rpartition(")")
+            if name.partition(" ")[2].startswith(CAPTURE_THREADS):
+                yield task.name, fields.split()[0] == "S"
+            for child in map(int, (task / "children").read_text().split()):
+                yield from capture_threads(child)
 
 
 def run_delay_sec(*pids: int) -> float:

@@ -31,7 +31,7 @@ from replay import check_conservation
 from servers import NatsServer
 
 HTTP_PORT, COLLECTOR_PORT = 19300, 24739
-EQUAL_READINGS = 6
+EQUAL_READINGS = 7
 SYN_ACK = 0x12
 METERING = {"enable": True, "flow_timeout_sec": 300, "active_timeout_sec": 60}
 SOURCES: dict[str, dict[str, Any]] = {
@@ -154,14 +154,15 @@ class Observer:
     async def silent(self) -> Counts:
         """Returns the counts of a silent wire, which a capture reports with a delay."""
         last: Counts | None = None
-        equal = 0
+        calm = capturing.Calm()
 
         async def ask() -> Counts | None:
-            nonlocal last, equal
+            nonlocal last
+            calm.look()
             now = self._read()
-            equal = equal + 1 if now is not None and now == last else 0
+            calm.count(now is not None and now == last)
             last = now
-            return now if equal >= EQUAL_READINGS else None
+            return now if calm.lasts(EQUAL_READINGS) else None
 
         return await eventually(ask, "the wire to be silent", interval_sec=0.05)
 
@@ -260,6 +261,16 @@ async def listed_ports(bus: Bus) -> set[int]:
     return {flow[name] for flow in listing["flows"] for name in ports}
 
 
+async def only_listed(bus: Bus, wanted: set[int]) -> None:
+    """Waits until the capture has read the packets of these ports. A flow stays in the list."""
+
+    async def ask() -> bool:
+        return await listed_ports(bus) >= wanted
+
+    await eventually(ask, f"the flows of {wanted}")
+    assert await listed_ports(bus) == wanted
+
+
 async def work(bus: Bus, source: str, directory: Path) -> list[Any]:
     """Makes much traffic of the agent. Returns the retrieved packets."""
     for _ in range(20):
@@ -293,14 +304,16 @@ async def test_own_packets_are_counted_and_nothing_else(
     await start(bus, source)
     before = await observer.silent()
     with other_client(observer):
+        others = {*observer.foreign, observer.server.port}
+        await only_listed(bus, others)
         found = await work(bus, source, tmp_path)
-        assert await listed_ports(bus) == {*observer.foreign, observer.server.port}
+        assert await listed_ports(bus) == others
     grown = await observer.difference(before)
     assert grown.own > 50
     assert grown.non_flow == grown.own
     assert grown.wire > grown.own  # the other client's packets are in flows
     if SOURCES[source]["record"]:
-        assert ports_of(found) == {*observer.foreign, observer.server.port}
+        assert ports_of(found) == others
     if meters(source):
         assert collector.recv(2048)
     await reconnected(bus, observer)
@@ -362,13 +375,16 @@ async def test_own_traffic_on_loopback(
             )
             for _ in range(20):
                 await here.ok("flows", {"limit": 100})
-            ports = await listed_ports(here)
             transport: Any = here.client._transport
             client = transport._io_writer.get_extra_info("sockname")[1]
-            assert ports == {client, server.port}
-            status = await here.ok("status")
-            check_conservation(status)
-            assert status["non_flow"]["own"] >= 20
+            await only_listed(here, {client, server.port})
+
+            async def counted() -> dict[str, Any] | None:
+                status = await here.ok("status")
+                return status if status["non_flow"]["own"] >= 20 else None
+
+            check_conservation(await eventually(counted, "the agent's packets to be counted"))
+            assert await listed_ports(here) == {client, server.port}
             await here.close()
             assert agent.terminate() == 0
             fleet.agents.remove(agent)
