@@ -26,17 +26,16 @@ WINDOW = 1 << 20  # default of the command
 CAUSES = ("ring", "rate")
 
 
-def frames_in(payload: bytes) -> list[bytes]:
-    """Returns the captured bytes of each packet block."""
-    found, at = [], 0
+def packets_in(payload: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yields the time in ns and the captured bytes of each packet block."""
+    at = 0
     while at < len(payload):
         kind, length = struct.unpack_from("<II", payload, at)
-        caplen = struct.unpack_from("<I", payload, at + 20)[0]
+        high, low, caplen = struct.unpack_from("<III", payload, at + 12)
         assert kind == PACKET
         assert struct.unpack_from("<I", payload, at + length - 4)[0] == length
-        found.append(payload[at + 28 : at + 28 + caplen])
+        yield high << 32 | low, payload[at + 28 : at + 28 + caplen]
         at += length
-    return found
 
 
 def causes(text: str | None) -> dict[str, int]:
@@ -73,7 +72,11 @@ class Tapped:
 
     @property
     def frames(self) -> list[bytes]:
-        return [frame for one in self.data for frame in frames_in(one.data)]
+        return [frame for one in self.data for _, frame in packets_in(one.data)]
+
+    @property
+    def times_ns(self) -> list[int]:
+        return [time_ns for one in self.data for time_ns, _ in packets_in(one.data)]
 
     @property
     def bytes(self) -> int:
@@ -196,9 +199,12 @@ class Follow:
         found = blocks(self.path.read_bytes())
         return sum(len(one) for kind, one in found if kind == PACKET)
 
-    async def opened(self) -> Follow:
+    async def opened(self, hosts: int = 1) -> Follow:
+        """Returns when the file has the interfaces of these hosts, each with one. A busy host joins
+        after the first ones."""
         await eventually(
-            lambda: INTERFACE in self.kinds() or self.process.poll() is not None, "the file"
+            lambda: self.kinds().count(INTERFACE) >= hosts or self.process.poll() is not None,
+            f"{hosts} interfaces in the file",
         )
         assert self.process.poll() is None, self.said
         return self

@@ -83,7 +83,7 @@ async def test_three_hosts_become_one_file_in_order(
     fleet: Fleet, bus: Bus, sender: Sender, follow: Any
 ) -> None:
     await start_all(fleet, bus)
-    live = await follow("--filter", "udp", "--reorder-ms", "30000").opened()
+    live = await follow("--filter", "udp", "--reorder-ms", "30000").opened(3)
     for number in range(600):
         sender.send([datagram(number)])
         if number % 50 == 0:
@@ -169,7 +169,7 @@ async def test_losses_are_in_the_file_and_the_exit_code(
 async def test_a_killed_agent_is_named(fleet: Fleet, bus: Bus, sender: Sender, follow: Any) -> None:
     """The reader names it after 3 s, continues with the others, and exits with 1."""
     await start_all(fleet, bus)
-    live = await follow("--filter", "udp").opened()
+    live = await follow("--filter", "udp").opened(3)
     victim = fleet.agents.pop(1)
     victim.kill()
     began = time.monotonic()

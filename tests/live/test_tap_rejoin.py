@@ -45,7 +45,7 @@ async def test_a_host_that_restarts_joins_again(
     for host in HOSTS:
         fleet.start(host)
         await bus.ok("start", START, host=host)
-    live = await follow("--filter", "udp").opened()
+    live = await follow("--filter", "udp").opened(len(HOSTS))
     sender.send(datagrams(50))
     await eventually(lambda: live.packets() == 100, "the packets of both hosts")
     await restart(how, fleet.agents[1], bus)
