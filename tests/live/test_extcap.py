@@ -150,7 +150,7 @@ async def test_a_session_that_stops_ends_the_capture(fleet: Fleet, bus: Bus, tsh
     await bus.ok("stop")
     shark.wait()
     assert "alpha: the tap ended early: session_stop" in shark.said
-    assert not shark.left()
+    await eventually(lambda: not shark.left(), "the processes and files to be gone")
 
 
 # ---- refusals ------------------------------------------------------------------------------------
