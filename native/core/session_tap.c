@@ -57,9 +57,9 @@ static int choose_owners(struct sonde_tap *tap, const struct sonde_owner_match *
   struct sonde_session *session = tap->session;
   if (!session->owners)
     return sonde_fail(error, SONDE_STATE, 0, "the session has no owners");
-  tap->owner = sonde_tap_owner_create(match, session->owners);
-  if (!tap->owner)
-    return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for the tap");
+  int status = sonde_tap_owner_create(match, session->owners, &tap->owner, error);
+  if (status < 0)
+    return status;
   sonde_tap_writer_choice_set(tap->writer, sonde_tap_owner_choice(tap->owner));
   return SONDE_OK;
 }

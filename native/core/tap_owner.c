@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "failure.h"
 #include "flow/owner_match.h"
 #include "parse/decode.h"
 
@@ -16,6 +17,7 @@ struct sonde_tap_owner {
   struct sonde_owner_tracker *tracker;
   struct sonde_owner_progress progress;
   struct sonde_decoder *decoder;
+  bool follows;
 };
 
 /* Replaces the text with a copy. False without memory. */
@@ -26,29 +28,36 @@ static bool copy_text(const char **text) {
   return !wanted || *text;
 }
 
-struct sonde_tap_owner *sonde_tap_owner_create(const struct sonde_owner_match *match,
-                                               struct sonde_owner_tracker *tracker) {
+int sonde_tap_owner_create(const struct sonde_owner_match *match,
+                           struct sonde_owner_tracker *tracker, struct sonde_tap_owner **owner,
+                           struct sonde_error *error) {
   struct sonde_tap_owner *made = calloc(1, sizeof *made);
   if (!made)
-    return NULL;
+    return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for the tap");
   *made = (struct sonde_tap_owner){.match = *match, .tracker = tracker};
-  sonde_owner_tracker_follow(tracker, true);
   const char **texts[] = {&made->match.unit, &made->match.container, &made->match.pod,
                           &made->match.process};
   bool complete = true;
   for (unsigned i = 0; i < sizeof texts / sizeof texts[0]; i++)
     complete &= copy_text(texts[i]);
   made->decoder = sonde_decoder_create(0, NULL);
-  if (complete && made->decoder)
-    return made;
-  sonde_tap_owner_destroy(made);
-  return NULL;
+  int status = complete && made->decoder
+                   ? sonde_owner_tracker_follow(tracker, true, error)
+                   : sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for the tap");
+  made->follows = status == SONDE_OK;
+  if (made->follows)
+    *owner = made;
+  else
+    sonde_tap_owner_destroy(made);
+  return status;
 }
 
 void sonde_tap_owner_destroy(struct sonde_tap_owner *owner) {
   if (!owner)
     return;
-  sonde_owner_tracker_follow(owner->tracker, false);
+  struct sonde_error none;
+  if (owner->follows)
+    sonde_owner_tracker_follow(owner->tracker, false, &none);
   free((char *)owner->match.unit);
   free((char *)owner->match.container);
   free((char *)owner->match.pod);

@@ -8,9 +8,10 @@
 
 struct sonde_tap_owner;
 
-/* Copies the patterns. Returns NULL without memory. */
-struct sonde_tap_owner *sonde_tap_owner_create(const struct sonde_owner_match *match,
-                                               struct sonde_owner_tracker *tracker);
+/* Copies the patterns. */
+int sonde_tap_owner_create(const struct sonde_owner_match *match,
+                           struct sonde_owner_tracker *tracker, struct sonde_tap_owner **owner,
+                           struct sonde_error *error);
 void sonde_tap_owner_destroy(struct sonde_tap_owner *owner); /* NULL is allowed */
 struct sonde_tap_choice sonde_tap_owner_choice(struct sonde_tap_owner *owner);
 

@@ -43,7 +43,8 @@ struct sonde_owner_event {
   uint8_t shared;
   uint8_t kind; /* enum sonde_owner_event_kind */
   uint8_t told; /* programs: user space knows the socket */
-  uint8_t reserved[6];
+  uint8_t late; /* 1: NAMED after its first packet was sent */
+  uint8_t reserved[5];
 };
 
 #define SONDE_OWNER_EVENT_BYTES 104
@@ -59,7 +60,7 @@ struct sonde_owner_control {
 #ifndef __bpf__
 _Static_assert(sizeof(struct sonde_owner_event) == SONDE_OWNER_EVENT_BYTES, "as in owner.bpf.c");
 
-enum { SONDE_OWNER_FEED_ABI = 3 };
+enum { SONDE_OWNER_FEED_ABI = 4 };
 
 /* The interface of the plug-in, from its function sonde_owner_feed. */
 struct sonde_owner_feed_ops {
@@ -83,6 +84,9 @@ struct sonde_owner_feed_ops {
               void (*take)(void *context, const struct sonde_owner_event *event), void *context);
   /* Whether the programs notice a second process that uses a socket: NAMED again, with `shared`. */
   bool (*sees_uses)(void *feed);
+  /* While it follows, each socket is NAMED before its first packet. Else a UDP socket without bind
+   * and connect is NAMED after it: each send to an address costs less then. */
+  int (*follow)(void *feed, bool follows, struct sonde_error *error);
   const volatile struct sonde_owner_control *(*control)(void *feed);
   void (*close)(void *feed);
 };

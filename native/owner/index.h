@@ -26,7 +26,7 @@ struct sonde_socket_key {
 struct sonde_socket {
   struct sonde_socket_key key;
   uint32_t owner; /* reference, never 0 */
-  uint32_t reserved;
+  uint32_t late;  /* 1: reported after its first packet */
   uint64_t cookie;
   uint64_t netns;
   uint64_t since_ns;   /* the program's event */

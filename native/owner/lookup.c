@@ -8,9 +8,10 @@
 
 enum { SYN = 2, RST = 4 };
 /* Clocks of packets and programs may differ by SKEW. A server's connection is reported after its
- * HANDSHAKE. A flow may begin SOON after its socket. */
-static const uint64_t SKEW_NS = 200000, HANDSHAKE_NS = 1000000000, SOON_NS = 20000000,
-                      LINGER_NS = 1000000000,
+ * HANDSHAKE, some UDP sockets after their FIRST_SEND: 0.04 ms at most under load. A flow may begin
+ * SOON after its socket. */
+static const uint64_t SKEW_NS = 200000, HANDSHAKE_NS = 1000000000, FIRST_SEND_NS = 100000000,
+                      SOON_NS = 20000000, LINGER_NS = 1000000000,
                       LOST_NS = 10000000000; /* sockets are listed again after a loss */
 
 /* One flow on its way through the functions below. */
@@ -19,6 +20,7 @@ struct question {
   const struct sonde_record *record;
   uint64_t lost;    /* events lost so far */
   uint64_t lost_ns; /* the last one, since the epoch */
+  bool sends;       /* the end sent the flow's first packet */
   bool distrusted;  /* a socket was not believed because of a lost event */
   bool older;       /* a socket is older than the index */
 };
@@ -28,11 +30,21 @@ static bool is_loopback(uint8_t version, const uint8_t ip[16]) {
   return version == 4 ? ip[0] == 127 : memcmp(ip, one, 16) == 0;
 }
 
+/* How long after a packet its socket may be reported. */
+static uint64_t delay_ns(const struct question *question, const struct sonde_socket *socket) {
+  if (socket->key.protocol == SONDE_IP_TCP && socket->key.remote_port)
+    return HANDSHAKE_NS;
+  return socket->late && question->sends ? FIRST_SEND_NS : SKEW_NS;
+}
+
+static bool gone_before(const struct question *question, const struct sonde_socket *socket) {
+  return socket->gone_ns && socket->gone_ns <= question->record->flow_start_ns;
+}
+
 static bool fits(struct question *question, const struct sonde_socket *socket) {
   const struct sonde_record *record = question->record;
   uint64_t known_ns = socket->checked_ns > socket->since_ns ? socket->checked_ns : socket->since_ns;
-  bool connection = socket->key.protocol == SONDE_IP_TCP && socket->key.remote_port;
-  if (socket->since_ns > record->last_ns + (connection ? HANDSHAKE_NS : SKEW_NS))
+  if (socket->since_ns > record->last_ns + delay_ns(question, socket))
     return false;
   if (socket->gone_ns && socket->gone_ns + LINGER_NS < record->flow_start_ns)
     return false;
@@ -44,14 +56,22 @@ static bool fits(struct question *question, const struct sonde_socket *socket) {
   return true;
 }
 
-/* Compares two sockets that had the same port one after the other. A packet belongs to the newest
- * that existed before it. */
+/* Whether the flow belongs to a socket that was reported after its first packet, although an older
+ * one had the port. */
+static bool succeeds(const struct question *question, const struct sonde_socket *socket,
+                     const struct sonde_socket *older) {
+  bool reported = socket->since_ns <= question->record->last_ns;
+  return gone_before(question, older) && (reported || delay_ns(question, socket) > SKEW_NS);
+}
+
+/* Compares two sockets that had the same port one after the other. A record belongs to the newest
+ * that existed before its first packet. */
 static bool is_nearer(const struct question *question, const struct sonde_socket *one,
                       const struct sonde_socket *other) {
-  uint64_t last_ns = question->record->last_ns;
-  bool one_existed = one->since_ns <= last_ns, other_existed = other->since_ns <= last_ns;
+  uint64_t first_ns = question->record->first_ns;
+  bool one_existed = one->since_ns <= first_ns, other_existed = other->since_ns <= first_ns;
   if (one_existed != other_existed)
-    return one_existed;
+    return one_existed ? !succeeds(question, other, one) : succeeds(question, one, other);
   return one_existed ? one->since_ns > other->since_ns : one->since_ns < other->since_ns;
 }
 
@@ -112,14 +132,17 @@ static const struct sonde_socket *find_wildcard(struct question *question,
 /* Returns the owner of one end, or 0. */
 static uint32_t find_end(struct question *question, const struct sonde_socket_key *end) {
   struct sonde_socket_key key = *end;
-  struct sonde_socket found[SONDE_OWNER_FOUND_MAX];
+  struct sonde_socket found[SONDE_OWNER_FOUND_MAX], wild[SONDE_OWNER_FOUND_MAX];
   if (key.protocol == SONDE_IP_UDP)
     sonde_owner_drop_remote(&key);
   uint32_t count = sonde_owner_index_find(question->tracker->index, &key, found);
   const struct sonde_socket *best =
       choose(question, found, count, is_loopback(key.ip_version, key.local));
-  if (!best && key.protocol == SONDE_IP_UDP)
-    best = find_wildcard(question, &key, found);
+  if (key.protocol == SONDE_IP_UDP && (!best || gone_before(question, best))) {
+    const struct sonde_socket *other = find_wildcard(question, &key, wild);
+    if (other && (!best || !gone_before(question, other)))
+      best = other;
+  }
   if (!best || sonde_owner_is_known(best->owner))
     return best ? best->owner : 0;
   question->older = true;
@@ -190,7 +213,11 @@ void sonde_owner_record(void *context, uint32_t owners[2], struct sonde_record *
     question.lost_ns = __atomic_load_n(&tracker->control->lost_ns, __ATOMIC_RELAXED) +
                        atomic_load(&tracker->clock_offset);
   if (record->protocol == SONDE_IP_TCP || record->protocol == SONDE_IP_UDP) {
-    uint32_t found[2] = {find_end(&question, &source), find_end(&question, &dest)};
+    uint32_t found[2];
+    question.sends = record->total_packets[0] != 0;
+    found[0] = find_end(&question, &source);
+    question.sends = false;
+    found[1] = find_end(&question, &dest);
     owners[0] = found[0] ? found[0] : owners[0];
     owners[1] = found[1] ? found[1] : owners[1];
   }

@@ -68,6 +68,7 @@ struct sonde_owner_tracker {
   _Atomic uint64_t clock_offset; /* epoch - CLOCK_MONOTONIC */
   _Atomic uint64_t portless_ns;  /* since when a pending socket was not listed; 0: all were */
 
+  pthread_mutex_t follow_lock; /* guards the feed's `follow` and changes of … */
   _Atomic uint32_t followers;
 
   /* Owned by the thread. */

@@ -294,6 +294,7 @@ static void take_event(void *context, const struct sonde_owner_event *event) {
       .cookie = event->cookie,
       .netns = event->netns,
       .since_ns = time_ns,
+      .late = event->late,
   };
   if (event->kind == SONDE_SOCKET_PORTLESS) {
     add_pending(tracker, event, time_ns);
@@ -441,6 +442,7 @@ int sonde_owner_tracker_create(const struct sonde_owner_config *config,
   if (!made)
     return sonde_fail(error, SONDE_NO_MEMORY, 0, "no memory for owners of flows");
   made->stop_fd = made->closed_fd = -1;
+  pthread_mutex_init(&made->follow_lock, NULL);
   int status = load_plugin(made, config->plugin_dir, error);
   status = status ? status : start(made, config, error);
   if (status < 0)
@@ -468,6 +470,7 @@ void sonde_owner_tracker_destroy(struct sonde_owner_tracker *tracker) {
   sonde_cgroup_paths_destroy(tracker->paths);
   sonde_owner_table_destroy(tracker->table);
   sonde_owner_index_destroy(tracker->index);
+  pthread_mutex_destroy(&tracker->follow_lock);
   free(tracker);
 }
 
@@ -511,8 +514,17 @@ struct sonde_owner_source sonde_owner_tracker_source(struct sonde_owner_tracker 
   return (struct sonde_owner_source){tracker, read_owner};
 }
 
-void sonde_owner_tracker_follow(struct sonde_owner_tracker *tracker, bool follows) {
-  atomic_fetch_add(&tracker->followers, follows ? 1 : UINT32_MAX);
+int sonde_owner_tracker_follow(struct sonde_owner_tracker *tracker, bool follows,
+                               struct sonde_error *error) {
+  int status = SONDE_OK;
+  pthread_mutex_lock(&tracker->follow_lock);
+  uint32_t others = atomic_load(&tracker->followers) - !follows;
+  if (others == 0)
+    status = tracker->ops->follow(tracker->feed, follows, error);
+  if (status == SONDE_OK)
+    atomic_store(&tracker->followers, others + follows);
+  pthread_mutex_unlock(&tracker->follow_lock);
+  return status;
 }
 
 bool sonde_owner_tracker_knows(struct sonde_owner_tracker *tracker,

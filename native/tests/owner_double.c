@@ -73,6 +73,11 @@ static int list_none(void *feed, bool all,
   return SONDE_OK;
 }
 
+static int follow(void *feed, bool follows, struct sonde_error *error) {
+  (void)feed, (void)follows, (void)error;
+  return SONDE_OK;
+}
+
 static const volatile struct sonde_owner_control *control_of(void *feed) {
   (void)feed;
   return &control;
@@ -112,6 +117,7 @@ const struct sonde_owner_feed_ops *sonde_owner_feed(void) {
       .taken = taken_of,
       .has_ports = has_ports,
       .sees_uses = has_ports,
+      .follow = follow,
       .list = list_none,
       .control = control_of,
       .close = close_feed,

@@ -73,22 +73,27 @@ static struct sonde_record record_of(const struct sonde_owner_event *event, int6
       .protocol = event->protocol,
       .tcp_flags = {2, 2},
       .dest_ip = {10, 9, 0, 99},
+      .total_packets = {1, 1},
   };
   memcpy(record.source_ip, event->local, 4);
-  record.last_ns = record.flow_start_ns;
+  record.first_ns = record.last_ns = record.flow_start_ns;
   return record;
+}
+
+static struct sonde_owner owner_of_record(struct sonde_record *record) {
+  struct sonde_owner_hook hook = sonde_owner_tracker_hook(tracker);
+  struct sonde_owner_source source = sonde_owner_tracker_source(tracker);
+  uint32_t owners[2] = {0};
+  struct sonde_owner owner;
+  hook.record(hook.context, owners, record);
+  source.read(source.context, record->process, &owner);
+  return owner;
 }
 
 /* The owner of the flow of an event's socket. */
 static struct sonde_owner owner_of(const struct sonde_owner_event *event, int64_t after_ns) {
-  struct sonde_owner_hook hook = sonde_owner_tracker_hook(tracker);
-  struct sonde_owner_source source = sonde_owner_tracker_source(tracker);
   struct sonde_record record = record_of(event, after_ns);
-  uint32_t owners[2] = {0};
-  struct sonde_owner owner;
-  hook.record(hook.context, owners, &record);
-  source.read(source.context, record.process, &owner);
-  return owner;
+  return owner_of_record(&record);
 }
 
 static void nap(void) {
@@ -215,6 +220,90 @@ static void check_port_changes_hands(void) {
   }
 }
 
+enum { MS = 1000000 };
+
+/* A flow from the event's socket, with times after start_ns; received: from the other end. */
+static uint32_t pid_of(const struct sonde_owner_event *event, uint64_t start_ns, int first_ms,
+                       int last_ms, bool received) {
+  struct sonde_record record = record_of(event, 0);
+  record.first_ns = record.flow_start_ns = start_ns + (uint64_t)(first_ms * (int64_t)MS);
+  record.last_ns = start_ns + (uint64_t)(last_ms * (int64_t)MS);
+  if (received) {
+    memcpy(record.dest_ip, record.source_ip, sizeof record.dest_ip);
+    memcpy(record.source_ip, (uint8_t[16]){10, 9, 0, 99}, sizeof record.source_ip);
+    record.dest_port = record.source_port;
+    record.source_port = SERVER;
+  }
+  return owner_of_record(&record).pid;
+}
+
+/* `one` has the port from 0 to 10 ms, and another socket that is reported at 20 ms. `alone` has
+ * another address from 20 ms on. A late socket is reported after its first send. */
+static void check_one_port(bool late) {
+  uint8_t local = late ? 11 : 13;
+  struct sonde_owner_event one =
+      event_of(SONDE_SOCKET_NAMED, SONDE_IP_UDP, local, CLIENT, (1u << 30) + local);
+  one.time_ns -= SECOND_NS;
+  struct sonde_owner_event gone = one, other = one;
+  gone.kind = SONDE_SOCKET_GONE;
+  gone.time_ns += 10 * MS;
+  other.cookie = ++last_cookie;
+  other.pid++;
+  other.late = late;
+  other.time_ns += 20 * MS;
+  struct sonde_owner_event alone = other;
+  alone.local[3]++;
+  put(&one);
+  put(&gone);
+  put(&other);
+  put(&alone);
+  await_owner(&alone, alone.pid, 0);
+  const uint32_t none = UINT32_MAX, a = one.pid, b = other.pid, first = late ? b : a;
+  const struct {
+    int first_ms, last_ms;
+    bool received;
+    uint32_t pid, alone;
+  } flows[] = {
+      {5, 5, false, a, late ? b : none},
+      {15, 15, false, first, late ? b : none},
+      {25, 25, false, b, b},
+      {5, 15, false, a, late ? b : none},
+      {5, 25, false, a, b},
+      {15, 25, false, b, b},
+      {15, 15, true, a, none},
+      {5, 15, true, a, none},
+      {-300, -300, false, none, none},
+  };
+  uint64_t start_ns = one.time_ns + sonde_clock_epoch_offset();
+  for (unsigned i = 0; i < sizeof flows / sizeof flows[0]; i++) {
+    int first_ms = flows[i].first_ms, last_ms = flows[i].last_ms;
+    CHECK_EQ(pid_of(&one, start_ns, first_ms, last_ms, flows[i].received), flows[i].pid);
+    CHECK_EQ(pid_of(&alone, start_ns, first_ms, last_ms, flows[i].received), flows[i].alone);
+  }
+}
+
+/* A closed socket had the address and port; an open one has the port at every address. */
+static void check_wildcard_follows(void) {
+  struct sonde_owner_event one =
+      event_of(SONDE_SOCKET_NAMED, SONDE_IP_UDP, 1, CLIENT, (1u << 30) + 13);
+  one.netns = tracker->netns;
+  memcpy(one.local, (uint8_t[4]){127, 0, 0, 9}, 4);
+  one.time_ns -= SECOND_NS / 2;
+  struct sonde_owner_event gone = one, other = one;
+  gone.kind = SONDE_SOCKET_GONE;
+  gone.time_ns += SECOND_NS / 4;
+  other.cookie = ++last_cookie;
+  other.pid++;
+  other.time_ns = gone.time_ns + 1;
+  memset(other.local, 0, sizeof other.local);
+  put(&one);
+  put(&gone);
+  await_owner(&one, one.pid, 0);
+  put(&other);
+  await_owner(&one, other.pid, 0);
+  await_owner(&one, one.pid, -SECOND_NS * 2ll / 5);
+}
+
 /* The tracker knows a time as soon as its events are in the index. */
 static void check_progress(void) {
   struct sonde_owner_progress progress = {0};
@@ -244,11 +333,12 @@ static void check_portless_is_unknown(void) {
   int waits = 0;
   while (!sonde_owner_tracker_knows(tracker, &progress, before_ns) && waits++ < WAIT_MS)
     nap();
-  sonde_owner_tracker_follow(tracker, true);
+  struct sonde_error error = {0};
+  CHECK_EQ(sonde_owner_tracker_follow(tracker, true, &error), SONDE_OK);
   while (!sonde_owner_tracker_knows(tracker, &progress, sent_ns) && waits++ < WAIT_MS)
     nap();
   CHECK(waits < WAIT_MS); /* after the list */
-  sonde_owner_tracker_follow(tracker, false);
+  CHECK_EQ(sonde_owner_tracker_follow(tracker, false, &error), SONDE_OK);
 }
 
 static void check_two_namespaces(void) {
@@ -354,6 +444,9 @@ int main(void) {
   check_second_process();
   check_equal_sockets();
   check_port_changes_hands();
+  check_one_port(false);
+  check_one_port(true);
+  check_wildcard_follows();
   check_progress();
   check_portless_is_unknown();
   check_two_namespaces();

@@ -12,6 +12,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +122,22 @@ class Sockets:
         run_in_child(lambda: use(client))
         (self.unshared if name in NO_USE else self.shared)[key] = name
 
-    def receive_by_child(self) -> None:
-        """The process that bound a UDP socket receives nothing."""
+    def send_first(self) -> int:
+        """Sends on a UDP socket without bind and connect. Returns its port."""
+        client, _ = self._send_to_bound()
+        return int(client.getsockname()[1])
+
+    def _send_to_bound(self) -> tuple[socket.socket, socket.socket]:
         client, server = (
             self._stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(2)
         )
         server.bind((LOOPBACK, 0))
         client.sendto(b"x", server.getsockname())
+        return client, server
+
+    def receive_by_child(self) -> None:
+        """The process that bound a UDP socket receives nothing."""
+        _, server = self._send_to_bound()
         run_in_child(lambda: server.recv(1))
         self.shared["UDP", server.getsockname()[1]] = "bound"
 
@@ -195,15 +205,17 @@ async def test_the_rest_works_without_kernel_types(
     agent = fleet.start("alpha")
     await capturing.start(bus, interface="lo", filter=FILTER, metering={"enable": True})
     sockets.use("send")
-    ((_, port),) = sockets.shared
+    ((_, connected),) = sockets.shared
+    sender = sockets.send_first()
 
-    async def ask() -> dict[str, Any] | None:
+    async def ask(port: int) -> dict[str, Any] | None:
         rows = (await bus.ok("flows", {"limit": 1000}))["flows"]
         owners = [row["process"] for row in rows if row["source_port"] == port]
         return next((one for one in owners if one["how"] == "connect"), None)
 
-    owner = await eventually(ask, "the owner of the connection")
-    assert (owner["pid"], owner["shared"]) == (os.getpid(), False)
+    for port in (connected, sender):
+        owner = await eventually(partial(ask, port), f"the owner of port {port}")
+        assert (owner["pid"], owner["shared"]) == (os.getpid(), False)
     status = await capturing.at_rest(bus)
     check_conservation(status)
     assert status["owners"] == {"found": True, "detail": MISSING}

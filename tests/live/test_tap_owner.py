@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import bpf_objects
 import pytest
 
 from agents import Fleet
@@ -29,6 +30,18 @@ for number in range(1, {PACKETS} + 1):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
         sending.connect(("{ADDRESS}", {PORT}))
         sending.send(b"python %d" % number)
+"""
+# The kernel chooses each port in the only send.
+UNBOUND = f"""
+import os, socket
+input()
+child = os.fork()
+for number in range(1, {PACKETS} + 1):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+        text = b"parent %d" if child else b"child %d"
+        sending.sendto(text % number, ("{ADDRESS}", {PORT}))
+if child:
+    os.waitpid(child, 0)
 """
 # Two processes send from one port, one directly after the other. A socket stays open at the end.
 ONE_PORT = f"""
@@ -62,6 +75,10 @@ if child:
 
 def payloads(frames: list[bytes]) -> set[str]:
     return {frame[42:].decode().strip() for frame in frames}
+
+
+def links_of(pid: int) -> int:
+    return sum(kind == "link" for kind, _ in bpf_objects.held_by(pid))
 
 
 def numbered(word: str, count: int = PACKETS) -> set[str]:
@@ -132,6 +149,22 @@ async def test_port_that_changes_hands(
     assert payloads(tap.frames) == wanted
     await tap.stop()
     parent.stdin.close()
+    check_conservation(await bus.ok("status"))
+
+
+async def test_sockets_without_bind_and_connect(fleet: Fleet, bus: Bus) -> None:
+    """A tap of a process attaches two more programs, so that no packet precedes its owner."""
+    agent = fleet.start(tap={"taps": 1})
+    await bus.ok("start", {"interface": "lo", "backend": "af_packet"})
+    links = links_of(agent.pid)
+    with running(UNBOUND) as sender:
+        tap = await open_tap(bus, filter=f"udp dst port {PORT}", process=sender.pid)
+        assert links_of(agent.pid) == links + 2
+        await asyncio.to_thread(sender.communicate, b"\n")
+        await eventually(lambda: len(tap.frames) >= PACKETS, "the packets of the parent")
+        assert payloads(tap.frames) == numbered("parent")
+        await tap.stop()
+    await eventually(lambda: links_of(agent.pid) == links, "the end of two links")
     check_conservation(await bus.ok("status"))
 
 

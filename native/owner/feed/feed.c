@@ -1,7 +1,8 @@
 /* feed.c - the plug-in that loads the programs of *.bpf.c, and reads their ring; see owner_feed.h.
  *
  * Each program is attached with a link that ends with this process, next to the programs of others.
- * It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. ports.bpf.c and uses.bpf.c are optional.
+ * It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. ports.bpf.c and uses.bpf.c are optional, and
+ * replace programs of owner.bpf.c that cost more or know less.
  */
 #include "owner_feed.h"
 
@@ -43,6 +44,7 @@ struct feed {
   struct bpf_object *uses;  /* NULL: the kernel refuses it */
   struct bpf_link *list;    /* owner_list; NULL without ports */
   struct bpf_link *calls[2];
+  struct bpf_link *sends[2]; /* owner_send4 and 6, while a reader follows; NULL without uses */
   struct bpf_link *links[PROGRAMS_MAX];
   uint32_t link_count;
   struct ring_buffer *ring;
@@ -89,8 +91,15 @@ static void drop_uses(struct feed *feed) {
   feed->uses = NULL;
 }
 
+static void drop_sends(struct feed *feed) {
+  bpf_link__destroy(feed->sends[0]);
+  bpf_link__destroy(feed->sends[1]);
+  feed->sends[0] = feed->sends[1] = NULL;
+}
+
 static void feed_close(void *opened) {
   struct feed *feed = opened;
+  drop_sends(feed);
   for (uint32_t i = 0; i < feed->link_count; i++)
     bpf_link__destroy(feed->links[i]);
   drop_ports(feed);
@@ -170,17 +179,30 @@ static void load_uses(struct feed *feed) {
     drop_uses(feed);
 }
 
-static int attach_all(struct feed *feed, struct sonde_error *error) {
+/* Returns the file descriptor of the root control group, or an error. */
+static int open_root(struct sonde_error *error) {
   char mount[512];
-  int cgroup = sonde_cgroup_root_open(mount, sizeof mount), failed = 0;
+  int cgroup = sonde_cgroup_root_open(mount, sizeof mount);
+  return cgroup >= 0 ? cgroup
+                     : sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, 0,
+                                  "owners of flows need a mount of the root of cgroup version 2");
+}
+
+/* Whether a program of an optional object does the work of this one. */
+static bool is_replaced(const struct feed *feed, const char *name) {
+  bool sends = strcmp(name, "owner_send4") == 0 || strcmp(name, "owner_send6") == 0;
+  return (sends && feed->uses) || (feed->ports && strcmp(name, "owner_release") == 0);
+}
+
+static int attach_all(struct feed *feed, struct sonde_error *error) {
+  int cgroup = open_root(error), failed = 0;
   if (cgroup < 0)
-    return sonde_fail(error, SONDE_BACKEND_UNAVAILABLE, 0,
-                      "owners of flows need a mount of the root of cgroup version 2");
-  load_ports(feed, cgroup); /* first: its program runs before owner_release */
+    return cgroup;
+  load_ports(feed, cgroup);
   load_uses(feed);
   struct bpf_program *program;
   bpf_object__for_each_program(program, feed->object) {
-    failed = attach(feed, program, cgroup);
+    failed = is_replaced(feed, bpf_program__name(program)) ? 0 : attach(feed, program, cgroup);
     if (failed)
       break;
   }
@@ -273,6 +295,27 @@ static int feed_list(void *opened, bool all,
   return SONDE_OK;
 }
 
+static int feed_follow(void *opened, bool follows, struct sonde_error *error) {
+  static const char *const names[] = {"owner_send4", "owner_send6"};
+  struct feed *feed = opened;
+  drop_sends(feed);
+  if (!follows || !feed->uses)
+    return SONDE_OK;
+  int cgroup = open_root(error), failed = 0;
+  if (cgroup < 0)
+    return cgroup;
+  for (size_t i = 0; !failed && i < sizeof names / sizeof *names; i++) {
+    feed->sends[i] = bpf_program__attach_cgroup(
+        bpf_object__find_program_by_name(feed->object, names[i]), cgroup);
+    failed = feed->sends[i] ? 0 : errno;
+  }
+  close(cgroup);
+  if (!failed)
+    return SONDE_OK;
+  drop_sends(feed);
+  return fail(error, failed, "attaching the programs of sends");
+}
+
 static uint64_t feed_written(void *opened) {
   return __atomic_load_n(((struct feed *)opened)->written, __ATOMIC_ACQUIRE);
 }
@@ -303,6 +346,7 @@ static const struct sonde_owner_feed_ops ops = {
     .taken = feed_taken,
     .has_ports = feed_has_ports,
     .sees_uses = feed_sees_uses,
+    .follow = feed_follow,
     .list = feed_list,
     .control = feed_control,
     .close = feed_close,

@@ -7,22 +7,7 @@
  */
 #include <bpf/bpf_endian.h>
 
-#include "maps.bpf.h"
-
-/* Makes the running process the owner. */
-static __always_inline void own(struct sonde_owner_event *event, __u8 how) {
-  event->pid = bpf_get_current_pid_tgid() >> 32;
-  event->uid = (__u32)bpf_get_current_uid_gid();
-  event->cgroup = bpf_get_current_cgroup_id();
-  event->time_ns = bpf_ktime_get_ns();
-  event->how = how;
-  bpf_get_current_comm(event->name, sizeof event->name);
-}
-
-static __always_inline void note_second_process(struct sonde_owner_event *event) {
-  if (event->pid != (__u32)(bpf_get_current_pid_tgid() >> 32))
-    event->shared = 1;
-}
+#include "owner.bpf.h"
 
 /* ---- bind -------------------------------------------------------------------------------- */
 
@@ -101,8 +86,8 @@ static __always_inline int connected(struct bpf_sock_addr *ctx, __u8 ip_version)
   struct sonde_owner_event *event = storage(ctx, BPF_SK_STORAGE_GET_F_CREATE);
   if (!event)
     return ALLOW;
-  if (event->pid)
-    note_second_process(event);
+  if (event->pid && !is_owner(event))
+    event->shared = 1;
   own(event, CONNECT);
   event->protocol = (__u8)ctx->protocol;
   event->cookie = bpf_get_socket_cookie(ctx);
@@ -125,9 +110,11 @@ int owner_connect6(struct bpf_sock_addr *ctx) {
 }
 
 static __always_inline int sent(struct bpf_sock_addr *ctx, __u8 ip_version) {
+  if (ctx->protocol != UDP)
+    return ALLOW; /* UDP-Lite has its own ports */
   struct sonde_owner_event *event = storage(ctx, 0);
   if (event && event->local_port) {
-    if (event->shared || event->pid == (__u32)(bpf_get_current_pid_tgid() >> 32))
+    if (event->shared || is_owner(event))
       return ALLOW;
     event->shared = 1;
     send(event, SONDE_SOCKET_NAMED);
@@ -145,6 +132,8 @@ static __always_inline int sent(struct bpf_sock_addr *ctx, __u8 ip_version) {
   return ALLOW;
 }
 
+/* The kernel locks the socket for these two, in each send to an address: feed.c attaches them only
+ * if they are needed. */
 SEC("cgroup/sendmsg4")
 int owner_send4(struct bpf_sock_addr *ctx) {
   return sent(ctx, 4);
@@ -203,16 +192,12 @@ int owner_tcp(struct bpf_sock_ops *ctx) {
   return ALLOW;
 }
 
+/* Without ports.bpf.c. */
 SEC("cgroup/sock_release")
 int owner_release(struct bpf_sock *sk) {
   struct sonde_owner_event *event = bpf_sk_storage_get(&owners, sk, 0, 0);
-  if (event && event->told) {
-    if (event->how != LISTENER)
-      note_second_process(event);
-    event->time_ns = bpf_ktime_get_ns();
-    send(event, SONDE_SOCKET_GONE);
-    event->told = 0; /* TCP keeps the storage until the last packet: not in a list any more */
-  }
+  if (event)
+    close_socket(event);
   return ALLOW;
 }
 

@@ -4,6 +4,7 @@
  * programs read struct sock, which the kernel allows only with a GPL-compatible license, its own
  * types (BTF) and Linux 6.2. Without them the rest of the feed works.
  */
+#include "owner.bpf.h"
 #include "sock.bpf.h"
 
 struct bpf_iter_meta {
@@ -18,12 +19,14 @@ struct bpf_iter__bpf_sk_storage_map {
 
 extern void *bpf_cast_to_kern_ctx(void *context) __ksym;
 
-/* Runs before owner_release, which sends the event. */
+/* Replaces owner_release. */
 SEC("cgroup/sock_release")
 int owner_port(struct bpf_sock *context) {
   struct sonde_owner_event *event = bpf_sk_storage_get(&owners, context, 0, 0);
-  if (event)
+  if (event) {
     read_port(bpf_cast_to_kern_ctx(context), event);
+    close_socket(event);
+  }
   return ALLOW;
 }
 

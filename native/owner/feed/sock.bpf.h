@@ -14,15 +14,27 @@ struct in6_addr {
   } in6_u;
 } KERNEL;
 
+struct net {
+  __u64 net_cookie;
+} KERNEL;
+
+typedef struct {
+  struct net *net;
+} KERNEL possible_net_t;
+
 struct sock_common {
   __u16 skc_num;
   __u16 skc_family;
+  volatile unsigned char skc_state;
+  possible_net_t skc_net;
   __u32 skc_rcv_saddr;
   struct in6_addr skc_v6_rcv_saddr;
 } KERNEL;
 
 struct sock {
   struct sock_common __sk_common;
+  __u16 sk_protocol;
+  __u16 sk_type;
 } KERNEL;
 
 /* Returns whether the port was missing and is known now. */
