@@ -333,8 +333,6 @@ static void check_times(void) {
   close(sender);
 }
 
-enum { HANGS_MS = 60000 };
-
 static uint64_t elapsed_ms(const struct timespec *since) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -352,8 +350,8 @@ static void check_wake(const char *quirks) {
   CHECK(elapsed_ms(&begin) >= 90);
   ops->wake(backend);
   clock_gettime(CLOCK_MONOTONIC, &begin);
-  CHECK_EQ(ops->receive(backend, 0, packets, 4, HANGS_MS, &error), 0);
-  CHECK(elapsed_ms(&begin) < HANGS_MS);
+  CHECK_EQ(ops->receive(backend, 0, packets, 4, 5000, &error), 0);
+  CHECK(elapsed_ms(&begin) < 1000);
   finish(backend);
   unsetenv("PFRING_DOUBLE");
 }
