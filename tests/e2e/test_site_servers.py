@@ -445,3 +445,33 @@ async def test_an_agent_returns_to_its_server_while_it_captures(
     await drained(bus)
     check_stored(await stored(hub), stopped)
     await client.close()
+
+
+# ---- a site without its hub ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("silent", [True, False])
+async def test_hosts_behind_a_lost_link_are_not_forgotten(
+    sites: Sites, fleet: Fleet, tmp_path: Path, silent: bool
+) -> None:
+    """The site cannot read the inventory. The agents there must not pass for the whole fleet."""
+    await make_streams(sites, "alpha", "beta")
+    leaf = sites.start_leaf("leaf.conf")
+    fleet.start("alpha", **options(leaf, tmp_path / "alpha"))
+    fleet.start("beta", **options(sites.hub[0], tmp_path / "beta"))
+
+    async def both_listed() -> bool:
+        done = await asyncio.to_thread(run, "ps", "--json", urls=leaf.url)
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        return [one["host"] for one in found if one.get("inventory")] == ["alpha", "beta"]
+
+    await eventually(both_listed, "both hosts in the inventory")
+    link = sites.links[-1]
+    link.pause() if silent else link.cut()
+    done = await asyncio.to_thread(run, "status", "--json", urls=leaf.url)
+    hosts = [json.loads(line)["host"] for line in done.stdout.splitlines()]
+    assert (done.returncode, hosts) == (1, ["alpha"]), done.stderr
+    assert "Hosts that are missing are not known." in done.stderr
+    done = await asyncio.to_thread(run, "drift", urls=leaf.url)
+    assert done.returncode == 1, done.stdout
+    link.resume() if silent else link.heal()

@@ -17,6 +17,7 @@ import msgspec
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 
 from ..bus import jetstream
 from ..bus.nats_client import GuardedClient, PermissionDeniedError
@@ -25,10 +26,11 @@ from ..wire.instant import NS_PER_SEC, parse_rfc3339
 from ..wire.inventory import LOST_AFTER_SEC, HostEntry, hosts_bucket
 
 PAGE_ENTRIES = 1000  # at about 1 KB each; a page fits the client's buffers
-API_SEC = 2.0
+API_SEC = 5.0
 PAGE_SEC = 5.0  # without a further message
 _END_OF_PAGE, _NOTHING_FOUND = "204", "404"
 _DELETION = {"KV-Operation": "PURGE"}
+_UNAVAILABLE = (10008, 10118)  # err_code: no leader now, stream offline
 
 
 class InventoryError(NetsondeError):
@@ -72,25 +74,41 @@ class Inventory:
     malformed: list[str] = field(default_factory=list)
 
 
+class _Error(msgspec.Struct):
+    err_code: int = 0
+    description: str = ""
+
+
 class _Info(msgspec.Struct):
     """The used fields of the reply to STREAM.INFO. ts: the server's clock."""
 
     ts: str = ""
-    error: object = None
+    error: _Error | None = None
 
 
 async def server_time_ns(connection: GuardedClient, bucket: str, *, domain: str = "") -> int | None:
     """Returns the clock of the server that answers for a bucket, in nanoseconds since the epoch;
-    None without JetStream, without the bucket, or without permission."""
+    None without JetStream, without the bucket, or without permission. Raises InventoryError if
+    JetStream is there and cannot answer now: without a leader, busy, or a named domain away."""
     try:
         subject = jetstream.api(domain, f"STREAM.INFO.KV_{bucket}")
         reply = await _unless_denied(connection, subject)
         if reply is None:
             return None
         info = msgspec.json.decode(reply.data, type=_Info)
-        return None if info.error is not None else parse_rfc3339(info.ts)
-    except (NatsError, TimeoutError, msgspec.DecodeError, ValueError):
+        if info.error is None:
+            return parse_rfc3339(info.ts)
+    except TimeoutError:
+        raise InventoryError(f"Bucket {bucket}: no reply in {API_SEC:g} s.") from None
+    except NoRespondersError:
+        if domain:
+            raise InventoryError(f"Bucket {bucket}: domain {domain} cannot be reached.") from None
         return None
+    except (NatsError, msgspec.DecodeError, ValueError):
+        return None
+    if info.error.err_code in _UNAVAILABLE:
+        raise InventoryError(f"Bucket {bucket}: {info.error.description}.")
+    return None
 
 
 async def _unless_denied(connection: GuardedClient, subject: str) -> Msg | None:
@@ -115,7 +133,8 @@ async def _unless_denied(connection: GuardedClient, subject: str) -> Msg | None:
 async def read_inventory(
     connection: GuardedClient, root: str, *, domain: str = ""
 ) -> Inventory | None:
-    """Returns None without an inventory: no JetStream, no bucket, or no permission."""
+    """Returns None without an inventory: no JetStream, no bucket, or no permission. Raises
+    InventoryError."""
     bucket = hosts_bucket(root)
     now_ns = await server_time_ns(connection, bucket, domain=domain)
     if now_ns is None:

@@ -56,7 +56,8 @@ PACE = Pace()
 
 @dataclass(slots=True)
 class Outcome:
-    """Result of one request: replies and missing hosts, sorted by host, and warnings."""
+    """Result of one request: replies and missing hosts, sorted by host, and warnings. blind: the
+    inventory could not be read, so nobody knows which hosts are missing."""
 
     replies: list[Reply] = field(default_factory=list)
     absences: list[Absence] = field(default_factory=list)
@@ -65,6 +66,7 @@ class Outcome:
     request_id: str = ""
     error: BaseException | None = None  # ended the run early
     resumable: bool = False
+    blind: bool = False
 
     def include_earlier(self, replies: Iterable[Reply], forgotten: Iterable[str]) -> None:
         """Adds what the journal of a resumed run knows. forgotten: hosts that must not be asked
@@ -80,7 +82,7 @@ class Outcome:
     def complete(self) -> bool:
         """Returns whether at least one host replied, none is missing, and every reply is below
         400."""
-        return bool(self.replies) and not self.failures
+        return bool(self.replies) and not self.failures and not self.blind
 
     @property
     def failures(self) -> int:

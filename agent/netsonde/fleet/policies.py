@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import re
 import socket
@@ -32,7 +33,7 @@ from ..wire.policy import (
 )
 from ..wire.selector import SelectorError
 from .client import FleetClient
-from .inventory import server_time_ns
+from .inventory import InventoryError, server_time_ns
 
 FILE_BYTES_MAX = 1 << 20
 OUTAGE_SEC = 30.0  # a rollout waits this long for a bucket without a leader, or for NATS
@@ -174,11 +175,12 @@ class PolicyStore:
         try:
             found = await self.bucket.get(RELEASE_KEY)
         except KeyValueError as error:
-            if (
-                await server_time_ns(self._connection, self.bucket.bucket, domain=self._domain)
-                is None
-            ):
-                return Released(None, {}, 0)  # `add` creates the bucket, or says why it cannot
+            with contextlib.suppress(InventoryError):
+                if (
+                    await server_time_ns(self._connection, self.bucket.bucket, domain=self._domain)
+                    is None
+                ):
+                    return Released(None, {}, 0)  # `add` creates the bucket, or says why it cannot
             raise PolicyStoreError(error.detail) from None
         if found is None or found.deleted:
             return Released(None, {}, found.revision if found is not None else 0)

@@ -68,6 +68,7 @@ class Request:
         self.asked: set[str] = set()
         self.inventory: dict[str, Host] = {}
         self.warnings: list[str] = []
+        self.blind = False  # the inventory could not be read
         self.progress: Progress | None = None
         self.watcher: Watcher | None = None
         self._connection = connection
@@ -141,7 +142,8 @@ class Request:
         try:
             found = await read_inventory(self._connection, self._root, domain=self._domain)
         except InventoryError as error:
-            self.warnings.append(error.detail)
+            self.warnings.append(f"{error.detail} Hosts that are missing are not known.")
+            self.blind = True
             found = None
         if found is None:
             return []
@@ -328,6 +330,7 @@ class Request:
             replies.append(Reply.unreadable(UNKNOWN, f"discovery: {why}", 0.0))
         outcome.inventory = self.inventory
         outcome.warnings += self.warnings
+        outcome.blind |= self.blind
         outcome.replies = sorted([*outcome.replies, *replies], key=lambda reply: reply.host)
         outcome.absences += [
             Absence(host, self._why_absent(host)) for host in sorted(self.expected.keys() - known)

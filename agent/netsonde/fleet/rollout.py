@@ -430,7 +430,7 @@ class Roller:
             return await bucket.put(LEASE_KEY, lease, last=0 if found is None else found.revision)
         except WrongRevisionError:
             raise PolicyStoreError("Another client has just begun a rollout.") from None
-        except (KeyValueError, msgspec.DecodeError) as error:
+        except (KeyValueError, InventoryError, msgspec.DecodeError) as error:
             raise PolicyStoreError(f"The lease cannot be had: {error}.") from None
 
 

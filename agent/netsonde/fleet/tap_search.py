@@ -229,6 +229,7 @@ class TapSearch:
         total.absences = [absences[host] for host in sorted(absences)]
         total.warnings = list(dict.fromkeys([*total.warnings, *outcome.warnings]))
         total.inventory = total.inventory or outcome.inventory
+        total.blind |= outcome.blind
         total.request_id = total.request_id or outcome.request_id
 
 
