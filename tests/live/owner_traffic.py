@@ -180,25 +180,36 @@ def receive(channel: socket.socket, what: str) -> None:
 
 
 def run_datagrams(to: tuple[str, int]) -> None:
-    for _ in range(CONNECTED):
-        wait(fork(lambda: send_connected(to)))
-    for _ in range(UNCONNECTED):
-        wait(fork(lambda: send_unconnected(to)))
+    """Holds each port after its client: the packets of two clients with one port are one flow."""
+    held = []
+    for send in (*[send_connected] * CONNECTED, *[send_unconnected] * UNCONNECTED):
+        reading, writing = os.pipe()
+        wait(fork(partial(send, to, writing)))
+        port = int(os.read(reading, 8))
+        os.close(reading)
+        os.close(writing)
+        one = socket.socket(type=socket.SOCK_DGRAM)
+        one.bind(("", port))
+        held.append(one)
+    for one in held:
+        one.close()
 
 
-def send_connected(to: tuple[str, int]) -> None:
+def send_connected(to: tuple[str, int], port: int) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as one:
         one.connect(to)
         one.send(ASK)
         one.recv(4096)
         put_end("connected", one, "UDP")
+        os.write(port, str(one.getsockname()[1]).encode())
 
 
-def send_unconnected(to: tuple[str, int]) -> None:
+def send_unconnected(to: tuple[str, int], port: int) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as one:
         one.sendto(ASK, to)
         one.recv(4096)
         put_end("unconnected", one, "UDP", to[1])
+        os.write(port, str(one.getsockname()[1]).encode())
 
 
 def run_clients(address: str, ports: dict[str, int]) -> None:

@@ -17,7 +17,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -170,10 +170,7 @@ class Score:
     def all(self) -> Counter[str]:
         return self.of(*self.rows)
 
-    def add(
-        self, row: str, end: End, group: str, owner: dict[str, Any] | None, pids: set[int]
-    ) -> None:
-        """pids: the processes of all ends with these addresses and ports."""
+    def add(self, row: str, end: End, group: str, owner: dict[str, Any] | None) -> None:
         counts = self.rows.setdefault(row, Counter())
         counts["ends"] += 1
         if owner is None or owner["pid"] is None:
@@ -181,7 +178,7 @@ class Score:
             return
         counts["cgroup"] += owner["cgroup"] == group
         counts["shared"] += owner["shared"]
-        right = owner["pid"] in pids
+        right = owner["pid"] == end["pid"]
         counts["right" if right else "wrong"] += 1
         hinted = owner["shared"] or owner["how"] in ("listener", "found")
         if owner["cgroup"] != group or not (right or hinted):
@@ -189,8 +186,7 @@ class Score:
 
 
 def score(title: str, records: list[dict[str, Any]], clients: Traffic, servers: Traffic) -> Score:
-    """Rows are the cases of both ends: `short` and `server short`. The kernel may give a port to a
-    second client soon after the first: one record then has the packets of both."""
+    """Rows are the cases of both ends: `short` and `server short`."""
     result = Score(title)
     by_ports = {
         (one["protocol"], one["source_port"], one["dest_port"]): one
@@ -198,20 +194,14 @@ def score(title: str, records: list[dict[str, Any]], clients: Traffic, servers: 
         if one["final"] and one["packets"]
     }
     case_of = {}
-    pids: defaultdict[tuple[str, int, int], set[int]] = defaultdict(set)
     for end in clients.ends:
         ports = (end["protocol"], end["port"], end["peer_port"])
         case_of[ports] = end["case"]
-        pids[ports].add(end["pid"])
-    for end in clients.ends:
-        ports = (end["protocol"], end["port"], end["peer_port"])
-        owner = owner_at("source", by_ports[ports])
-        result.add(end["case"], end, clients.group, owner, pids[ports])
+        result.add(end["case"], end, clients.group, owner_at("source", by_ports[ports]))
     for end in servers.ends:
         ports = (end["protocol"], end["peer_port"], end["port"])
         row = f"server {case_of[ports]}"
-        owner = owner_at("dest", by_ports[ports])
-        result.add(row, end, servers.group, owner, {end["pid"]})
+        result.add(row, end, servers.group, owner_at("dest", by_ports[ports]))
     return result
 
 
