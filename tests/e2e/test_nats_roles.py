@@ -333,6 +333,9 @@ async def test_a_tap_reaches_only_its_caller(
         await eventually(lambda: file.read_bytes().count(b"payload") >= 5, "the packets")
         live.send_signal(signal.SIGINT)
         assert await live.wait() == 0
+        live = await asyncio.create_subprocess_exec(*words, "--max-packets", "5")
+        assert await live.wait() == 0
+        assert file.read_bytes().count(b"payload") == 5
         assert heard == []
         await collector.publish("capture.host.alpha.tap", b"{}")
         await collector.refused("capture.host.alpha.tap")
