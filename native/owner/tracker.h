@@ -40,8 +40,7 @@ const char *sonde_owner_tracker_missing(const struct sonde_owner_tracker *tracke
 struct sonde_owner_hook sonde_owner_tracker_hook(struct sonde_owner_tracker *tracker);
 struct sonde_owner_source sonde_owner_tracker_source(struct sonde_owner_tracker *tracker);
 /* While a reader follows, UDP sockets are reported before their first packet, and the ports of
- * connected ones are looked up sooner. Any thread. Fails only if `follows`, and then follows not.
- */
+ * connected ones are looked up sooner. Any thread. Only a begin can fail; then nothing follows. */
 int sonde_owner_tracker_follow(struct sonde_owner_tracker *tracker, bool follows,
                                struct sonde_error *error);
 /* Whether the index has the sockets that existed at `time_ns`, since the epoch. */

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import getpass
 import re
 import socket
@@ -175,18 +174,22 @@ class PolicyStore:
         try:
             found = await self.bucket.get(RELEASE_KEY)
         except KeyValueError as error:
-            with contextlib.suppress(InventoryError):
-                if (
-                    await server_time_ns(self._connection, self.bucket.bucket, domain=self._domain)
-                    is None
-                ):
-                    return Released(None, {}, 0)  # `add` creates the bucket, or says why it cannot
+            if await self._is_missing():
+                return Released(None, {}, 0)  # `add` creates the bucket, or says why it cannot
             raise PolicyStoreError(error.detail) from None
         if found is None or found.deleted:
             return Released(None, {}, found.revision if found is not None else 0)
         release = _decode(found.value, Release)
         sets = {number: await self.revision(number) for number in release.revisions()}
         return Released(release, sets, found.revision)
+
+    async def _is_missing(self) -> bool:
+        """Returns whether there is no bucket. Returns False if JetStream cannot answer now."""
+        try:
+            now_ns = await server_time_ns(self._connection, self.bucket.bucket, domain=self._domain)
+        except InventoryError:
+            return False
+        return now_ns is None
 
     async def revision(self, number: int) -> PolicySet:
         """Raises PolicyStoreError."""
