@@ -12,13 +12,22 @@ from typing import Any
 from agents import COMMAND, client_flags, literal
 from deadlines import eventually
 from netsonde.bus.nats_client import GuardedClient
-from netsonde.fleet.inventory import Host, Inventory, read_inventory
+from netsonde.fleet.inventory import Host, Inventory, InventoryError, read_inventory
 from netsonde.wire.inventory import HostEntry
 from servers import NatsServer
 
 
 async def listed(client: GuardedClient) -> Inventory:
-    found = await read_inventory(client, "capture")
+    """Reads the inventory. Waits while JetStream does not reply: a client that lost its server
+    tries it again after up to 16 s."""
+
+    async def read() -> tuple[Inventory | None] | None:
+        try:
+            return (await read_inventory(client, "capture"),)
+        except InventoryError:
+            return None
+
+    (found,) = await eventually(read, "a reply about the inventory")
     return found if found is not None else Inventory()
 
 
