@@ -20,6 +20,11 @@ static void check_cache(const char *qname) {
   static uint64_t now_ns = 1;
   static const uint8_t client[16] = {192, 0, 2, 1}, other[16] = {192, 0, 2, 2};
   char name[SONDE_CACHED_NAME_MAX + 1];
+  if (now_ns > UINT64_MAX / 2) {
+    sonde_name_cache_destroy(cache);
+    cache = NULL;
+    now_ns = 1;
+  }
   if (!cache)
     cache = sonde_name_cache_create();
   fuzz_require(cache != NULL);
