@@ -78,7 +78,8 @@ struct sonde_owner_feed_ops {
   uint64_t (*written)(void *feed);
   uint64_t (*taken)(void *feed);
   /* Whether the programs read the ports of connected UDP sockets: GONE has the port, and `list`
-   * calls `take` with NAMED for each open socket that was PORTLESS, or for all open sockets. */
+   * calls `take` with NAMED for each open socket that was PORTLESS, or for all open sockets; more
+   * than once if several processes have it. */
   bool (*has_ports)(void *feed);
   int (*list)(void *feed, bool all,
               void (*take)(void *context, const struct sonde_owner_event *event), void *context);

@@ -11,10 +11,13 @@ struct bpf_iter_meta {
   struct seq_file *seq;
 } KERNEL;
 
-struct bpf_iter__bpf_sk_storage_map {
-  struct bpf_iter_meta *meta;
+struct socket {
   struct sock *sk;
-  void *value;
+} KERNEL;
+
+struct bpf_iter__task_file {
+  struct bpf_iter_meta *meta;
+  struct file *file;
 } KERNEL;
 
 extern void *bpf_cast_to_kern_ctx(void *context) __ksym;
@@ -30,14 +33,20 @@ int owner_port(struct bpf_sock *context) {
   return ALLOW;
 }
 
-/* Writes the sockets whose port was missing, or all that were reported. */
-SEC("iter/bpf_sk_storage_map")
-int owner_list(struct bpf_iter__bpf_sk_storage_map *context) {
-  const struct sock *sk = context->sk;
-  struct sonde_owner_event *event = context->value;
+/* Writes the open sockets whose port was missing, or all that were reported. A socket that several
+ * processes have open is written for each. Some kernels refuse bpf_sk_storage_map, the list of the
+ * map itself. */
+SEC("iter/task_file")
+int owner_list(struct bpf_iter__task_file *context) {
+  struct file *file = context->file;
+  struct socket *socket = file ? (struct socket *)bpf_sock_from_file(file) : NULL;
+  struct sock *sk = socket ? socket->sk : NULL;
   __u32 first = 0;
   struct sonde_owner_control *shared = bpf_map_lookup_elem(&control, &first);
-  if (!sk || !event || !shared)
+  if (!sk || !shared)
+    return 0;
+  struct sonde_owner_event *event = bpf_sk_storage_get(&owners, (void *)sk, 0, 0);
+  if (!event)
     return 0;
   bool found = read_port(sk, event);
   if (!found && !(shared->list_all && event->told && event->local_port))

@@ -1,6 +1,7 @@
 /* uses.bpf.c - programs that notice the first use of a socket, and a second process that uses it.
  *
- * A UDP socket without bind and connect is reported after its first send. A child, another program
+ * A UDP socket without bind and connect is reported after its first send, and the port of a
+ * connected one, which the kernel chose, after its first send or receive. A child, another program
  * or a process that got the descriptor may send and receive instead of the process that connected
  * or bound a socket. Both programs run at the end of each call that sends or receives on a socket
  * of any family, so they return at once unless the socket has no owner, or another process made the
@@ -74,9 +75,9 @@ static __always_inline void note_first_send(const struct sock *sk) {
   send(event, SONDE_SOCKET_NAMED);
 }
 
-/* Names a UDP socket that was connected before and is not any more. */
+/* Names a UDP socket whose port was missing: it was connected. */
 static __always_inline void note_port(const struct sock *sk, struct sonde_owner_event *event) {
-  if (event->told && sk->__sk_common.skc_state != ESTABLISHED && read_port(sk, event))
+  if (event->told && read_port(sk, event))
     send(event, SONDE_SOCKET_NAMED);
 }
 
@@ -102,8 +103,11 @@ int owner_received(__u64 *context) {
   if (!succeeded(sk, (int)context[1]))
     return 0;
   struct sonde_owner_event *event = bpf_sk_storage_get(&owners, (void *)sk, 0, 0);
-  if (event && event->pid)
-    note_use(sk, event);
+  if (!event || !event->pid)
+    return 0;
+  if (!event->local_port)
+    note_port(sk, event);
+  note_use(sk, event);
   return 0;
 }
 
