@@ -101,10 +101,9 @@ static void add(struct sonde_owner_tracker *tracker, const struct found_socket *
       .pid = one->pid,
       .uid = one->listed.uid,
       .how = SONDE_OWNER_FOUND,
-      .shared = one->shared,
   };
   sonde_owner_describe(tracker, one->listed.cgroup, UINT64_MAX, &owner);
-  socket.owner = sonde_owner_table_add(tracker->table, &owner);
+  socket.owner = sonde_owner_share(sonde_owner_table_add(tracker->table, &owner), one->shared);
   sonde_owner_add_socket(tracker, &socket);
 }
 

@@ -14,6 +14,14 @@ static const uint64_t SKEW_NS = 200000, HANDSHAKE_NS = 1000000000, FIRST_SEND_NS
                       SOON_NS = 20000000, LINGER_NS = 1000000000,
                       LOST_NS = 10000000000; /* sockets are listed again after a loss */
 
+enum { KINDS_OF_KEY = 3, CANDIDATES_MAX = KINDS_OF_KEY * SONDE_OWNER_FOUND_MAX };
+
+/* Sockets that may have sent or received a flow. */
+struct candidates {
+  struct sonde_socket list[CANDIDATES_MAX];
+  uint32_t count;
+};
+
 /* One flow on its way through the functions below. */
 struct question {
   struct sonde_owner_tracker *tracker;
@@ -38,7 +46,19 @@ static uint64_t delay_ns(const struct question *question, const struct sonde_soc
 }
 
 static bool gone_before(const struct question *question, const struct sonde_socket *socket) {
-  return socket->gone_ns && socket->gone_ns <= question->record->flow_start_ns;
+  return socket->gone_ns && socket->gone_ns <= question->record->first_ns;
+}
+
+static bool is_wildcard(const struct sonde_socket *socket) {
+  static const uint8_t any[16];
+  return memcmp(socket->key.local, any, sizeof any) == 0;
+}
+
+/* The kernel gives a packet to the open socket with the highest. */
+static int precision(const struct question *question, const struct sonde_socket *socket) {
+  if (!is_wildcard(socket))
+    return 2;
+  return socket->key.ip_version == question->record->ip_version;
 }
 
 static bool fits(struct question *question, const struct sonde_socket *socket) {
@@ -64,25 +84,32 @@ static bool succeeds(const struct question *question, const struct sonde_socket 
   return gone_before(question, older) && (reported || delay_ns(question, socket) > SKEW_NS);
 }
 
-/* Compares two sockets that had the same port one after the other. A record belongs to the newest
- * that existed before its first packet. */
+/* Compares two sockets that had the same port, at once or one after the other. A record belongs to
+ * the newest that was open at its first packet. */
 static bool is_nearer(const struct question *question, const struct sonde_socket *one,
                       const struct sonde_socket *other) {
   uint64_t first_ns = question->record->first_ns;
-  bool one_existed = one->since_ns <= first_ns, other_existed = other->since_ns <= first_ns;
+  int ahead = precision(question, one) - precision(question, other);
+  bool one_existed = one->since_ns <= first_ns + (ahead > 0 ? SKEW_NS : 0);
+  bool other_existed = other->since_ns <= first_ns + (ahead < 0 ? SKEW_NS : 0);
   if (one_existed != other_existed)
     return one_existed ? !succeeds(question, other, one) : succeeds(question, one, other);
-  return one_existed ? one->since_ns > other->since_ns : one->since_ns < other->since_ns;
+  if (!one_existed)
+    return one->since_ns < other->since_ns;
+  bool one_gone = gone_before(question, one), other_gone = gone_before(question, other);
+  if (one_gone != other_gone)
+    return other_gone;
+  return ahead && !one_gone ? ahead > 0 : one->since_ns > other->since_ns;
 }
 
 /* Returns the socket that fits: of this namespace, or of the only other one. */
-static const struct sonde_socket *
-choose(struct question *question, const struct sonde_socket *found, uint32_t count, bool own_only) {
+static const struct sonde_socket *choose(struct question *question,
+                                         const struct candidates *candidates, bool own_only) {
   const struct sonde_socket *best = NULL;
   uint64_t own = question->tracker->netns;
   bool several = false;
-  for (uint32_t i = 0; i < count; i++) {
-    const struct sonde_socket *one = &found[i];
+  for (uint32_t i = 0; i < candidates->count; i++) {
+    const struct sonde_socket *one = &candidates->list[i];
     if ((own_only && one->netns != own) || !fits(question, one))
       continue;
     if (!best || (one->netns == own && best->netns != own) ||
@@ -94,6 +121,41 @@ choose(struct question *question, const struct sonde_socket *found, uint32_t cou
     }
   }
   return several && best->netns != own ? NULL : best;
+}
+
+/* Whether the socket may have sent or received some of the record's packets, although another one
+ * was chosen. */
+static bool may_interfere(struct question *question, const struct sonde_socket *socket,
+                          const struct sonde_socket *chosen) {
+  uint64_t last_ns = question->record->last_ns;
+  if (socket->netns != chosen->netns || gone_before(question, socket) || !fits(question, socket))
+    return false;
+  if (chosen->gone_ns && chosen->gone_ns < last_ns &&
+      (!socket->gone_ns || socket->gone_ns > chosen->gone_ns))
+    return true;
+  if (socket->since_ns > last_ns)
+    return false;
+  if (is_wildcard(chosen))
+    return !is_wildcard(socket);
+  struct sonde_owner owner; /* a connected socket receives from one address only */
+  sonde_owner_table_read(question->tracker->table, chosen->owner, &owner);
+  return owner.how == SONDE_OWNER_CONNECT;
+}
+
+/* Whether another process may have sent or received some of the record's packets through another
+ * socket with the same port. */
+static bool is_shared(struct question *question, const struct sonde_socket *chosen,
+                      const struct candidates *candidates) {
+  const struct sonde_record *record = question->record;
+  if (question->sends && chosen->since_ns > record->first_ns + delay_ns(question, chosen))
+    return true;
+  for (uint32_t i = 0; i < candidates->count; i++) {
+    const struct sonde_socket *one = &candidates->list[i];
+    if (may_interfere(question, one, chosen) &&
+        !sonde_owner_is_same(question->tracker->table, one->owner, chosen->owner))
+      return true;
+  }
+  return false;
 }
 
 static bool is_local(struct sonde_owner_tracker *tracker, uint8_t version, const uint8_t ip[16],
@@ -110,57 +172,56 @@ static bool is_local(struct sonde_owner_tracker *tracker, uint8_t version, const
   return false;
 }
 
-/* A socket that receives at any address of its namespace. */
-static const struct sonde_socket *find_wildcard(struct question *question,
-                                                const struct sonde_socket_key *key,
-                                                struct sonde_socket found[SONDE_OWNER_FOUND_MAX]) {
-  struct sonde_socket_key wildcard = *key;
-  memset(wildcard.local, 0, sizeof wildcard.local);
-  for (uint8_t version = key->ip_version; version <= 6; version += 2) {
-    wildcard.ip_version = version;
-    uint32_t count = sonde_owner_index_find(question->tracker->index, &wildcard, found), kept = 0;
+/* Finds the sockets with this address and port; with `wildcards` also those that receive at any
+ * address of a namespace which has this one. */
+static void find_candidates(struct sonde_owner_tracker *tracker, const struct sonde_socket_key *key,
+                            bool wildcards, struct candidates *into) {
+  struct sonde_socket_key any = *key;
+  memset(any.local, 0, sizeof any.local);
+  into->count = sonde_owner_index_find(tracker->index, key, into->list);
+  for (uint8_t version = key->ip_version; wildcards && version <= 6; version += 2) {
+    struct sonde_socket found[SONDE_OWNER_FOUND_MAX];
+    any.ip_version = version;
+    uint32_t count = sonde_owner_index_find(tracker->index, &any, found);
     for (uint32_t i = 0; i < count; i++)
-      if (is_local(question->tracker, key->ip_version, key->local, found[i].netns))
-        found[kept++] = found[i];
-    const struct sonde_socket *best = choose(question, found, kept, false);
-    if (best)
-      return best;
+      if (is_local(tracker, key->ip_version, key->local, found[i].netns))
+        into->list[into->count++] = found[i];
   }
-  return NULL;
 }
 
 /* Returns the owner of one end, or 0. */
 static uint32_t find_end(struct question *question, const struct sonde_socket_key *end) {
   struct sonde_socket_key key = *end;
-  struct sonde_socket found[SONDE_OWNER_FOUND_MAX], wild[SONDE_OWNER_FOUND_MAX];
-  if (key.protocol == SONDE_IP_UDP)
+  struct candidates candidates;
+  bool udp = key.protocol == SONDE_IP_UDP;
+  if (udp)
     sonde_owner_drop_remote(&key);
-  uint32_t count = sonde_owner_index_find(question->tracker->index, &key, found);
+  find_candidates(question->tracker, &key, udp, &candidates);
   const struct sonde_socket *best =
-      choose(question, found, count, is_loopback(key.ip_version, key.local));
-  if (key.protocol == SONDE_IP_UDP && (!best || gone_before(question, best))) {
-    const struct sonde_socket *other = find_wildcard(question, &key, wild);
-    if (other && (!best || !gone_before(question, other)))
-      best = other;
-  }
-  if (!best || sonde_owner_is_known(best->owner))
-    return best ? best->owner : 0;
+      choose(question, &candidates, is_loopback(key.ip_version, key.local));
+  if (!best)
+    return 0;
+  if (sonde_owner_is_known(best->owner))
+    return sonde_owner_share(best->owner, is_shared(question, best, &candidates));
   question->older = true;
   return 0;
 }
 
 uint32_t sonde_owner_find_listener(struct sonde_owner_tracker *tracker,
                                    const struct sonde_socket_key *connection) {
-  struct sonde_record now = {.flow_start_ns = tracker->now_ns, .last_ns = tracker->now_ns};
+  struct sonde_record now = {
+      .first_ns = tracker->now_ns,
+      .flow_start_ns = tracker->now_ns,
+      .last_ns = tracker->now_ns,
+      .ip_version = connection->ip_version,
+  };
   struct question question = {.tracker = tracker, .record = &now};
   struct sonde_socket_key key = *connection;
-  struct sonde_socket found[SONDE_OWNER_FOUND_MAX];
+  struct candidates candidates;
   sonde_owner_drop_remote(&key);
-  uint32_t count = sonde_owner_index_find(tracker->index, &key, found);
-  const struct sonde_socket *best = choose(&question, found, count, true);
-  if (!best)
-    best = find_wildcard(&question, &key, found);
-  return best && best->netns == tracker->netns ? best->owner : 0;
+  find_candidates(tracker, &key, true, &candidates);
+  const struct sonde_socket *best = choose(&question, &candidates, true);
+  return best ? best->owner : 0;
 }
 
 /* Why no socket of this host owns the flow. */

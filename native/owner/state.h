@@ -38,7 +38,6 @@ struct described_process {
   uint32_t uid;
   uint32_t owner;
   uint8_t how;
-  uint8_t shared;
 };
 
 struct known_namespace {
@@ -78,9 +77,10 @@ struct sonde_owner_tracker {
   uint64_t boot_offset; /* CLOCK_BOOTTIME - CLOCK_MONOTONIC */
   uint64_t lost_seen;
   uint64_t listed_ns; /* when pending sockets were listed */
-  uint64_t found_ns;  /* when all sockets were listed */
-  bool checks;        /* an event is from a list */
-  bool waits;         /* some pending socket was not listed */
+  uint64_t list_took_ns;
+  uint64_t found_ns; /* when all sockets were listed */
+  bool checks;       /* an event is from a list */
+  bool waits;        /* some pending socket was not listed */
   struct pending_socket pending[PENDING];
   struct described_process described[DESCRIBED];
   struct known_namespace namespaces[NAMESPACES];

@@ -74,8 +74,8 @@ static uint32_t take_place(struct sonde_owner_table *table) {
   }
 }
 
-static uint32_t reference_of(const struct place *place, uint32_t index) {
-  return (uint32_t)place->published.generation << PLACE_BITS | index;
+static uint32_t reference_of(uint64_t generation, uint32_t index) {
+  return ((uint32_t)generation << PLACE_BITS | index) & ~SONDE_OWNER_SHARED_BIT;
 }
 
 uint32_t sonde_owner_table_add(struct sonde_owner_table *table, const struct sonde_owner *owner) {
@@ -88,7 +88,7 @@ uint32_t sonde_owner_table_add(struct sonde_owner_table *table, const struct son
     if (place->hash != hash || memcmp(&place->published.owner, owner, sizeof *owner) != 0)
       continue;
     atomic_store_explicit(&place->used, 1, memory_order_relaxed);
-    return reference_of(place, i);
+    return reference_of(place->published.generation, i);
   }
   uint32_t index = take_place(table);
   struct place *place = &table->places[index];
@@ -97,23 +97,35 @@ uint32_t sonde_owner_table_add(struct sonde_owner_table *table, const struct son
   place->hash = hash;
   place->next = table->buckets[hash % BUCKETS];
   table->buckets[hash % BUCKETS] = index;
-  return reference_of(place, index);
+  return reference_of(published.generation, index);
 }
 
 void sonde_owner_table_read(struct sonde_owner_table *table, uint32_t reference,
                             struct sonde_owner *into) {
   uint8_t reason = (uint8_t)reference;
   if (sonde_owner_is_known(reference)) {
-    struct place *place = &table->places[reference & (PLACES - 1)];
+    uint32_t index = reference & (PLACES - 1);
+    struct place *place = &table->places[index];
     struct published published;
     sonde_seqlock_read(&place->seqlock, &place->published, &published, sizeof published);
-    if ((uint32_t)published.generation << PLACE_BITS == (reference & ~(uint32_t)(PLACES - 1))) {
+    if (reference_of(published.generation, index) == (reference & ~SONDE_OWNER_SHARED_BIT)) {
       atomic_store_explicit(&place->used, 1, memory_order_relaxed);
       *into = published.owner;
+      into->shared = (reference & SONDE_OWNER_SHARED_BIT) != 0;
       return;
     }
     reason = SONDE_OWNER_LOST;
   }
   *into = (struct sonde_owner){
       .pid = UINT32_MAX, .uid = UINT32_MAX, .how = SONDE_OWNER_UNKNOWN, .reason = reason};
+}
+
+bool sonde_owner_is_same(struct sonde_owner_table *table, uint32_t one, uint32_t other) {
+  struct sonde_owner a, b;
+  if (((one ^ other) & ~SONDE_OWNER_SHARED_BIT) == 0)
+    return true;
+  sonde_owner_table_read(table, one, &a);
+  sonde_owner_table_read(table, other, &b);
+  return a.pid == b.pid &&
+         (a.start_ticks == b.start_ticks || a.start_ticks == 0 || b.start_ticks == 0);
 }

@@ -28,16 +28,28 @@ enum {
   OPTION_NETNS_COOKIE = 71, /* SO_NETNS_COOKIE, of Linux 5.14 */
 };
 static const uint64_t LINGER_NS = 10000000000, DESCRIBED_NS = 200000000, LIST_NS = 500000000,
-                      FOLLOWED_LIST_NS = 100000000;
-static const struct timespec GATHER = {.tv_nsec = 1000000}; /* events of one wake-up */
+                      FOLLOWED_LIST_NS = 100000000, LIST_SHARE = 50; /* 1/50 of the time at most */
+static const struct timespec GATHER = {.tv_nsec = 1000000};          /* events of one wake-up */
 
 /* ---- owners of events -------------------------------------------------------------------- */
 
+/* Whether the index has the socket, open. */
+static bool is_indexed(const struct sonde_owner_tracker *tracker,
+                       const struct sonde_socket *socket) {
+  struct sonde_socket found[SONDE_OWNER_FOUND_MAX];
+  uint32_t count = sonde_owner_index_find(tracker->index, &socket->key, found);
+  for (uint32_t i = 0; i < count; i++)
+    if (found[i].cookie == socket->cookie && found[i].netns == socket->netns && !found[i].gone_ns)
+      return true;
+  return false;
+}
+
 void sonde_owner_add_socket(struct sonde_owner_tracker *tracker,
                             const struct sonde_socket *socket) {
+  bool learnt = !socket->gone_ns && !is_indexed(tracker, socket);
   if (!sonde_owner_index_add(tracker->index, socket, tracker->now_ns - LINGER_NS))
     atomic_fetch_add_explicit(&tracker->evicted, 1, memory_order_relaxed);
-  if (!socket->gone_ns)
+  if (learnt)
     atomic_fetch_add_explicit(&tracker->sockets, 1, memory_order_relaxed);
 }
 
@@ -55,12 +67,10 @@ static uint32_t describe(struct sonde_owner_tracker *tracker,
                          const struct sonde_owner_event *event) {
   struct described_process *known = &tracker->described[event->pid % DESCRIBED];
   if (known->pid == event->pid && known->cgroup == event->cgroup && known->uid == event->uid &&
-      known->how == event->how && known->shared == event->shared &&
-      memcmp(known->name, event->name, sizeof known->name) == 0 &&
+      known->how == event->how && memcmp(known->name, event->name, sizeof known->name) == 0 &&
       known->until_ns > tracker->now_ns)
-    return known->owner;
-  struct sonde_owner owner = {
-      .pid = event->pid, .uid = event->uid, .how = event->how, .shared = event->shared};
+    return sonde_owner_share(known->owner, event->shared);
+  struct sonde_owner owner = {.pid = event->pid, .uid = event->uid, .how = event->how};
   memcpy(owner.name, event->name, sizeof owner.name);
   sonde_owner_describe(tracker, event->cgroup, event->time_ns + tracker->boot_offset, &owner);
   *known = (struct described_process){
@@ -69,20 +79,10 @@ static uint32_t describe(struct sonde_owner_tracker *tracker,
       .pid = event->pid,
       .uid = event->uid,
       .how = event->how,
-      .shared = event->shared,
       .owner = sonde_owner_table_add(tracker->table, &owner),
   };
   memcpy(known->name, event->name, sizeof known->name);
-  return known->owner;
-}
-
-static uint32_t mark_shared(struct sonde_owner_tracker *tracker, uint32_t reference) {
-  struct sonde_owner owner;
-  sonde_owner_table_read(tracker->table, reference, &owner);
-  if (owner.how == SONDE_OWNER_UNKNOWN || owner.shared)
-    return reference;
-  owner.shared = 1;
-  return sonde_owner_table_add(tracker->table, &owner);
+  return sonde_owner_share(known->owner, event->shared);
 }
 
 /* Whether the owner is the process of the event. */
@@ -122,8 +122,7 @@ static void close_pending(struct sonde_owner_tracker *tracker,
   if (!pending)
     return;
   pending->gone_ns = time_ns;
-  if (event->shared)
-    pending->owner = mark_shared(tracker, pending->owner);
+  pending->owner = sonde_owner_share(pending->owner, event->shared);
 }
 
 /* The kernel names a UDP socket: when it was closed, or in a list. */
@@ -170,6 +169,8 @@ static void list_pending(struct sonde_owner_tracker *tracker) {
   bool due = false;
   uint64_t wait_ns = pending_ms(tracker) * UINT64_C(1000000), portless_ns = 0;
   uint64_t between_ns = is_followed(tracker) ? FOLLOWED_LIST_NS : LIST_NS;
+  if (between_ns < tracker->list_took_ns * LIST_SHARE)
+    between_ns = tracker->list_took_ns * LIST_SHARE;
   if (!tracker->waits || tracker->listed_ns + between_ns > tracker->now_ns)
     return;
   for (uint32_t i = 0; i < PENDING; i++) {
@@ -184,12 +185,15 @@ static void list_pending(struct sonde_owner_tracker *tracker) {
     one->listed = true;
   }
   tracker->waits = portless_ns != 0;
-  if (due)
+  if (due) {
+    uint64_t start_ns = sonde_clock_ns(CLOCK_MONOTONIC);
+    if (tracker->has_ports)
+      tracker->ops->list(tracker->feed, false, take_open, tracker);
+    else
+      sonde_sockets_list(SONDE_IP_UDP, take_listed, tracker);
     tracker->listed_ns = tracker->now_ns;
-  if (due && tracker->has_ports)
-    tracker->ops->list(tracker->feed, false, take_open, tracker);
-  else if (due)
-    sonde_sockets_list(SONDE_IP_UDP, take_listed, tracker);
+    tracker->list_took_ns = sonde_clock_ns(CLOCK_MONOTONIC) - start_ns;
+  }
   atomic_store(&tracker->portless_ns, portless_ns);
 }
 
@@ -206,17 +210,41 @@ static void take_gone(struct sonde_owner_tracker *tracker, const struct sonde_ow
     if (found[i].cookie != socket->cookie || found[i].netns != socket->netns)
       continue;
     found[i].gone_ns = socket->gone_ns;
-    if (event->shared)
-      found[i].owner = mark_shared(tracker, found[i].owner);
+    found[i].owner = sonde_owner_share(found[i].owner, event->shared);
     sonde_owner_add_socket(tracker, &found[i]);
     pending = NULL;
   }
   if (!pending)
     return;
   socket->since_ns = pending->since_ns; /* the port is known now */
-  socket->owner = event->shared ? mark_shared(tracker, pending->owner) : pending->owner;
+  socket->owner = sonde_owner_share(pending->owner, event->shared);
   sonde_owner_add_socket(tracker, socket);
   pending->cookie = 0;
+}
+
+/* A socket that was reported before, perhaps with the port at any address, is as old as then. */
+static void note_earlier_report(struct sonde_owner_tracker *tracker, struct sonde_socket *socket) {
+  static const uint8_t any[16];
+  struct sonde_socket_key keys[2] = {socket->key, socket->key};
+  uint64_t reported_ns = socket->since_ns;
+  memcpy(keys[1].local, any, sizeof any);
+  for (uint32_t k = 0; k < 2; k++) {
+    struct sonde_socket found[SONDE_OWNER_FOUND_MAX];
+    uint32_t count = sonde_owner_index_find(tracker->index, &keys[k], found);
+    for (uint32_t i = 0; i < count; i++) {
+      struct sonde_socket *same = &found[i];
+      if (same->cookie != socket->cookie || same->netns != socket->netns || same->gone_ns ||
+          same->since_ns >= socket->since_ns)
+        continue;
+      socket->since_ns = same->since_ns;
+      socket->late = same->late;
+      socket->checked_ns = reported_ns;
+      if (memcmp(&same->key, &socket->key, sizeof same->key) == 0)
+        continue;
+      same->gone_ns = reported_ns;
+      sonde_owner_add_socket(tracker, same);
+    }
+  }
 }
 
 /* Two open UDP sockets with one address and port: the kernel spreads datagrams over them. */
@@ -226,10 +254,10 @@ static void note_equal_sockets(struct sonde_owner_tracker *tracker, struct sonde
   for (uint32_t i = 0; i < count; i++) {
     struct sonde_socket *other = &found[i];
     if (other->netns != socket->netns || other->cookie == socket->cookie || other->gone_ns ||
-        other->owner == socket->owner)
+        sonde_owner_is_same(tracker->table, other->owner, socket->owner))
       continue;
-    socket->owner = mark_shared(tracker, socket->owner);
-    other->owner = mark_shared(tracker, other->owner);
+    socket->owner = sonde_owner_share(socket->owner, true);
+    other->owner = sonde_owner_share(other->owner, true);
     sonde_owner_add_socket(tracker, other);
   }
 }
@@ -244,7 +272,7 @@ static bool take_shared(struct sonde_owner_tracker *tracker, const struct sonde_
     if (found[i].cookie != socket->cookie || found[i].netns != socket->netns ||
         !is_owner(tracker, found[i].owner, event))
       continue;
-    found[i].owner = mark_shared(tracker, found[i].owner);
+    found[i].owner = sonde_owner_share(found[i].owner, true);
     if (tracker->checks)
       found[i].checked_ns = tracker->now_ns;
     if (socket->key.protocol == SONDE_IP_UDP)
@@ -266,18 +294,19 @@ static void take_named(struct sonde_owner_tracker *tracker, const struct sonde_o
   } else if (event->shared && take_shared(tracker, event, socket)) {
     return;
   } else if (pending && is_owner(tracker, pending->owner, event)) {
-    if (event->shared)
-      pending->owner = mark_shared(tracker, pending->owner);
+    pending->owner = sonde_owner_share(pending->owner, event->shared);
     socket->owner = pending->owner;
     socket->since_ns = pending->since_ns;
     pending->listed = true;
   } else {
     socket->owner = describe(tracker, event);
   }
+  if (socket->key.protocol == SONDE_IP_UDP) {
+    note_earlier_report(tracker, socket);
+    note_equal_sockets(tracker, socket);
+  }
   if (tracker->checks)
     socket->checked_ns = tracker->now_ns;
-  if (socket->key.protocol == SONDE_IP_UDP)
-    note_equal_sockets(tracker, socket);
   if (event->pid && event->netns != tracker->netns)
     sonde_owner_read_addresses(tracker, event->netns, event->pid);
   sonde_owner_add_socket(tracker, socket);
@@ -475,8 +504,11 @@ void sonde_owner_tracker_destroy(struct sonde_owner_tracker *tracker) {
 }
 
 static const char *missing_of(const struct sonde_owner_feed_ops *ops, void *feed) {
-  if (ops->sees_uses(feed))
+  if (ops->sees_uses(feed) && ops->has_ports(feed))
     return "";
+  if (ops->sees_uses(feed))
+    return "the kernel refuses a list of open sockets: after a loss of events, those of other "
+           "network namespaces stay unknown";
   return ops->has_ports(feed)
              ? "without Linux 6.3 and its BTF, a second process that uses a socket is not noticed"
              : "without Linux 6.3 and its BTF, a second process that uses a socket is not noticed, "

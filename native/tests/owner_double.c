@@ -14,6 +14,7 @@ static uint32_t event_count;
 static uint64_t written, taken; /* events */
 static struct sonde_owner_control control;
 static int event_fd;
+static bool lacks_ports, lacks_uses;
 
 static int open_feed(uint32_t ring_bytes, void **feed, struct sonde_error *error) {
   (void)ring_bytes, (void)error;
@@ -63,7 +64,12 @@ static uint64_t taken_of(void *feed) {
 
 static bool has_ports(void *feed) {
   (void)feed;
-  return true;
+  return !lacks_ports;
+}
+
+static bool sees_uses(void *feed) {
+  (void)feed;
+  return !lacks_uses;
 }
 
 static int list_none(void *feed, bool all,
@@ -90,6 +96,7 @@ static void close_feed(void *feed) {
 
 __attribute__((visibility("default"))) sonde_owner_put sonde_owner_double_put;
 __attribute__((visibility("default"))) sonde_owner_lose sonde_owner_double_lose;
+__attribute__((visibility("default"))) sonde_owner_lack sonde_owner_double_lack;
 __attribute__((visibility("default"))) const struct sonde_owner_feed_ops *sonde_owner_feed(void);
 
 void sonde_owner_double_put(const struct sonde_owner_event *event) {
@@ -106,6 +113,11 @@ void sonde_owner_double_lose(uint64_t lost, uint64_t time_ns) {
   __atomic_store_n(&control.lost, lost, __ATOMIC_SEQ_CST);
 }
 
+void sonde_owner_double_lack(bool ports, bool uses) {
+  lacks_ports = ports;
+  lacks_uses = uses;
+}
+
 const struct sonde_owner_feed_ops *sonde_owner_feed(void) {
   static const struct sonde_owner_feed_ops ops = {
       .abi = SONDE_OWNER_FEED_ABI,
@@ -116,7 +128,7 @@ const struct sonde_owner_feed_ops *sonde_owner_feed(void) {
       .written = written_of,
       .taken = taken_of,
       .has_ports = has_ports,
-      .sees_uses = has_ports,
+      .sees_uses = sees_uses,
       .follow = follow,
       .list = list_none,
       .control = control_of,

@@ -7,5 +7,6 @@
 /* Found in the plug-in with dlsym. */
 typedef void sonde_owner_put(const struct sonde_owner_event *event);
 typedef void sonde_owner_lose(uint64_t lost, uint64_t time_ns);
+typedef void sonde_owner_lack(bool ports, bool uses); /* missing parts */
 
 #endif
