@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 import capturing
+import netns
 from agents import Fleet
 from bus import Bus, Collector
 from deadlines import eventually
@@ -26,6 +28,16 @@ FILTER = f"udp and host {LOOPBACK}"
 SOCKETS = 500  # about ten of them meet in the kernel
 LIST_SEC = 0.7  # longer than the time between two lists of the kernel's sockets
 RAW_PORT = socket.IPPROTO_UDP  # the kernel keeps a raw socket's protocol where others have a port
+
+
+METERING = {"enable": True}
+IDLE = """
+import os, socket, sys
+with socket.socket(type=socket.SOCK_DGRAM) as one:
+    one.connect((sys.argv[1], int(sys.argv[2])))
+    print(os.getpid(), one.getsockname()[1], sep="\\n", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -109,6 +121,36 @@ async def test_socket_that_was_connected_before(
 
         await eventually(known, "the owner")
     await end(bus, collector, session)
+
+
+@contextmanager
+def idle_socket(wire: netns.Wire, port: int) -> Iterator[tuple[int, int]]:
+    """Gives the process id and the port of a socket that the peer has connected to a port here."""
+    words = [*wire.peer_prefix, sys.executable, "-c", IDLE, netns.HOST_ADDRESS, str(port)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as made:
+        assert made.stdout is not None
+        yield int(made.stdout.readline()), int(made.stdout.readline())
+        made.communicate()
+    assert made.returncode == 0
+
+
+async def test_connected_socket_that_nobody_uses(fleet: Fleet, bus: Bus, wire: netns.Wire) -> None:
+    """Datagrams wait in it. The kernel chose its port after the program at connect had run."""
+    wire.address()
+    fleet.start()
+    await capturing.start(bus, interface=netns.HOST_DEVICE, filter="udp", metering=METERING)
+    with socket.socket(type=socket.SOCK_DGRAM) as one:
+        one.bind((netns.HOST_ADDRESS, 0))
+        with idle_socket(wire, one.getsockname()[1]) as (pid, to):
+            one.sendto(b"x", (netns.PEER_ADDRESS, to))
+
+            async def known() -> bool:
+                rows = (await bus.ok("flows"))["flows"]
+                owners = [row["peer_process"] for row in rows if row["dest_port"] == to]
+                return [owner and owner["pid"] for owner in owners] == [pid]
+
+            await eventually(known, "the owner")
+    check_conservation(await capturing.at_rest(bus))
 
 
 async def test_raw_socket_has_no_port(fleet: Fleet, bus: Bus, receiver: socket.socket) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -205,11 +206,11 @@ async def test_owners_can_be_turned_off(fleet: Fleet, bus: Bus) -> None:
 class Session:
     """A session of the C core in this process: the size of the ring is no setting of the agent."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "lo", wanted: str = FILTER, idle_sec: float = 300) -> None:
         self._error = ffi.new("struct sonde_error *")
         self._kept = [
             ffi.new("char[]", word)
-            for word in (str(PLUGIN_DIR).encode(), b"af_packet", b"lo", FILTER.encode())
+            for word in (str(PLUGIN_DIR).encode(), b"af_packet", device.encode(), wanted.encode())
         ]
         config = ffi.new("struct sonde_session_config *")
         config.plugin_dir, config.backend = self._kept[0], self._kept[1]
@@ -219,7 +220,7 @@ class Session:
         config.file_fd, config.workers, config.snaplen = -1, 1, 256
         config.ring_bytes, config.flow_table_size = 1 << 26, 65536
         config.record_ring_size, config.metering = 65536, 1
-        config.idle_timeout_ns, config.active_timeout_ns = 300 * 10**9, 3600 * 10**9
+        config.idle_timeout_ns, config.active_timeout_ns = int(idle_sec * 10**9), 3600 * 10**9
         config.owners, config.owner_ring_bytes = 1, RING_BYTES
         opened = ffi.new("struct sonde_session **")
         self._check(lib.sonde_session_open(config, opened, self._error))
@@ -235,8 +236,11 @@ class Session:
         return stats
 
     def stop(self) -> list[dict[str, Any]]:
-        """Returns all records."""
+        """Returns all records that were not drained."""
         self._check(lib.sonde_session_stop(self._session, self._error))
+        return self.drain()
+
+    def drain(self) -> list[dict[str, Any]]:
         room = 1 << 22
         buffer, batch = ffi.new("uint8_t[]", room), ffi.new("struct sonde_batch *")
         records: list[dict[str, Any]] = []
@@ -305,3 +309,45 @@ def test_a_full_ring_is_counted_and_labels_nothing_wrong(wire: netns.Wire) -> No
     print(f"\n{BURST} connections, ring of {RING_BYTES} bytes: {stats.owners_lost} events lost, "
           f"{dict(counts)}")  # fmt: skip
     assert counts["source unknown"] + counts["dest unknown"] > 0
+
+
+SENDER = """
+import os, socket, sys
+with socket.socket(type=socket.SOCK_DGRAM) as one:
+    one.bind((sys.argv[1], 0))
+    print(os.getpid(), flush=True)
+    for line in sys.stdin:
+        one.sendto(b"x", (sys.argv[2], int(line)))
+"""
+
+
+def test_sockets_of_other_namespaces_are_known_again_after_a_loss(wire: netns.Wire) -> None:
+    """A socket that is open since before the loss sends to new ports until it is known."""
+    wire.address()
+    session = Session(netns.HOST_DEVICE, f"udp and src {netns.PEER_ADDRESS}", idle_sec=0.2)
+    words = [sys.executable, "-c", SENDER, netns.PEER_ADDRESS, netns.HOST_ADDRESS]
+    with (
+        contextlib.closing(session),
+        subprocess.Popen(
+            [*wire.peer_prefix, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as sender,
+        socket.create_server((LOOPBACK, 0), backlog=4096) as listener,
+    ):
+        assert sender.stdout is not None
+        assert sender.stdin is not None
+        pid = int(sender.stdout.readline())
+        burst([listener])
+        assert session.stats().owners_lost > 0
+        ports = iter(range(42000, 60000))
+        owners_seen: list[dict[str, Any]] = []
+
+        def is_known() -> bool:
+            print(next(ports), file=sender.stdin, flush=True)
+            owners_seen.extend(one["process"] for one in session.drain())
+            return bool(owners_seen) and owners_seen[-1]["pid"] is not None
+
+        eventually_now(is_known, "the owner of a flow after the loss")
+        sender.stdin.close()
+        assert sender.wait() == 0
+        owners_seen += [one["process"] for one in session.stop()]
+        assert {(one["pid"], one["reason"]) for one in owners_seen} <= {(pid, None), (None, "lost")}

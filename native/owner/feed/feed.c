@@ -153,12 +153,8 @@ static int load_next(struct feed *feed, const unsigned char *start, const unsign
 static void load_ports(struct feed *feed, int cgroup) {
   int failed = load_next(feed, embedded_ports, embedded_ports_end, &feed->ports);
   if (!failed) {
-    union bpf_iter_link_info owners = {
-        .map.map_fd = (uint32_t)bpf_object__find_map_fd_by_name(feed->object, "owners")};
-    LIBBPF_OPTS(bpf_iter_attach_opts, options, .link_info = &owners,
-                .link_info_len = sizeof owners);
     feed->list = bpf_program__attach_iter(
-        bpf_object__find_program_by_name(feed->ports, "owner_list"), &options);
+        bpf_object__find_program_by_name(feed->ports, "owner_list"), NULL);
     failed = !feed->list ||
              attach(feed, bpf_object__find_program_by_name(feed->ports, "owner_port"), cgroup);
   }
