@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +25,8 @@ from netsonde.config.sections import NatsSection
 from netsonde.errors import UnreachableError
 from netsonde.fleet import client as client_module
 from netsonde.fleet.client import FleetClient, Pace, connect, explain
-from netsonde.fleet.search import belongs, read_labels
+from netsonde.fleet.scatter import NOT_CONNECTED
+from netsonde.fleet.search import QUIET_SEC_MIN, belongs, read_labels
 from netsonde.fleet.targeting import Limit, Target, TargetError
 from servers import NatsServer, free_port
 
@@ -95,6 +97,52 @@ async def test_request_to_all_ends_when_each_discovered_host_answered(
         assert time.monotonic() - began < SOON_SEC
     assert [reply.host for reply in outcome.replies] == ["db1", "web1", "web2"]
     assert outcome.complete
+
+
+class LateAgent:
+    """An agent with its own thread. It answers discovery while `stall` blocks the test's."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.asked = threading.Event()
+        self._listens, self._stalled, self._answered = (threading.Event() for _ in range(3))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    async def _run(self) -> None:
+        client = await nats.connect(self._url)
+        responder = Responder(client, "web1", silent=True)
+        called = asyncio.Queue[Msg]()
+        await client.subscribe("$SRV.PING.netsonde", cb=called.put)
+        await settled(client)
+        self._listens.set()
+        call = await called.get()
+        self.asked.set()
+        await asyncio.to_thread(self._stalled.wait)
+        await responder.introduce(None, call)
+        await client.close()
+        self._answered.set()
+
+    def start(self) -> LateAgent:
+        self._thread.start()
+        self._listens.wait()
+        return self
+
+    def stall(self) -> None:
+        """Returns when a search would have ended, and the answer has arrived."""
+        self._stalled.set()
+        self._answered.wait()
+        time.sleep(QUIET_SEC_MIN + 0.1)
+        self._thread.join()
+
+
+async def test_client_that_stalls_reads_what_has_arrived(nats_server: NatsServer) -> None:
+    agent = LateAgent(nats_server.url).start()
+    async with fleet_at(nats_server) as fleet:
+        request = asyncio.create_task(fleet.ask("status", {}, Target(), Pace(timeout_sec=3)))
+        await eventually(agent.asked.is_set, "the search to begin")
+        agent.stall()
+        outcome = await request
+    assert [(one.host, one.reason) for one in outcome.absences] == [("web1", NOT_CONNECTED)]
 
 
 async def test_silent_host_is_named(nats_server: NatsServer, agents_client: Client) -> None:

@@ -11,11 +11,9 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from types import MappingProxyType
 from typing import Any, Protocol
-
-from nats.errors import Error as NatsError
 
 from ..bus.nats_client import GuardedClient
 from ..config.sections import NatsSection
@@ -39,7 +37,6 @@ from .scatter import (
 from .search import INFO, PING, QUIET_FACTOR, QUIET_SEC_MIN, TWIN_SEC_MIN, Search
 from .targeting import Target, TargetError, host_subject
 
-READ_SEC = 1  # a server that does not reply delays the end of a wait by this time
 POLL_SEC = 0.25  # how soon the next deadline is looked at
 IN_FLIGHT_BYTES_MAX = 32 << 20  # half of nats-server's default max_pending
 REPLY_BYTES = 4096  # `status` of one interface has 1.8 KB
@@ -225,7 +222,7 @@ class Request:
         while True:
             now_sec = time.monotonic()
             if self._pending and next(iter(self._pending.values())) <= now_sec:
-                await self._read_arrived()
+                await self._signal.read_arrived()
             self._expire(now_sec)
             while queue and len(self._pending) < window and not self._halted(now_sec):
                 host = queue.popleft()
@@ -240,12 +237,6 @@ class Request:
                 break
             await self._signal.wait(next(iter(self._pending.values()), now_sec + POLL_SEC))
             self._check_denied()
-
-    async def _read_arrived(self) -> None:
-        """Reads what the server has sent so far. On a busy machine, replies may have arrived before
-        the deadline and wait to be read."""
-        with suppress(NatsError, TimeoutError, OSError):
-            await self._connection.flush(timeout=READ_SEC)
 
     def _check_denied(self) -> None:
         """Ends the request if the server denies it: no host can reply to what it was not sent."""
@@ -289,12 +280,12 @@ class Request:
         return len(self._failed) + late > limit
 
     async def _await_twins(self) -> None:
-        while self.check.gathering.replies and self.answers.gathering.replies:
+        def until_sec() -> float:
             left_sec = max(TWIN_SEC_MIN, QUIET_FACTOR * self.check.gathering.slowest_sec)
-            until_sec = self.check.heard_sec + left_sec
-            if time.monotonic() >= until_sec:
-                break
-            await self._signal.wait(until_sec)
+            return self.check.heard_sec + left_sec
+
+        if self.check.gathering.replies and self.answers.gathering.replies:
+            await self._signal.await_silence(until_sec)
 
     def _denied(self, host: str) -> bool:
         subjects = {denial.subject for denial in self.answers.gathering.denied}

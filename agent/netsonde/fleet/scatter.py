@@ -35,6 +35,7 @@ INBOX_MESSAGES_MAX = 65_536
 INBOX_BYTES_MAX = 256 << 20
 ACK_BYTES_MAX = 4096
 POLL_SEC = 0.25  # how soon a lost connection is noticed
+READ_SEC = 1  # a server that does not reply delays the end of a wait by this time
 
 NO_RESPONDERS = "503"  # status header from nats-server: the subject has no subscriber
 UNKNOWN = "?"  # the host of a reply that names none
@@ -221,6 +222,26 @@ class Signal:
         self._changed.clear()
         if self._connection.is_closed:
             raise UnreachableError("The connection to NATS was lost.")
+
+    async def await_silence(
+        self, until_sec: Callable[[], float], ended: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Returns as soon as `ended`, or at a time that replies postpone. Raises
+        UnreachableError."""
+        while not ended():
+            end_sec = until_sec()
+            if time.monotonic() < end_sec:
+                await self.wait(end_sec)
+                continue
+            await self.read_arrived()
+            if until_sec() <= end_sec:
+                break
+
+    async def read_arrived(self) -> None:
+        """Reads what the server has sent so far. On a busy machine, replies may have arrived before
+        a deadline and wait to be read."""
+        with contextlib.suppress(NatsError, TimeoutError, OSError):
+            await self._connection.flush(timeout=READ_SEC)
 
 
 class Inbox:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 from ..bus.nats_client import GuardedClient, PermissionDeniedError
@@ -118,10 +119,10 @@ class Search:
         for example because the account may not use $SRV."""
         deadline_sec = time.monotonic() + self._timeout_sec
         await self._call_roll(kind, target)
-        while time.monotonic() < (until_sec := min(deadline_sec, self._quiet_sec())):
-            if self.roll.gathering.denied or self._roll_complete(target):
-                break
-            await self._signal.wait(until_sec)
+        await self._signal.await_silence(
+            lambda: min(deadline_sec, self._quiet_sec()),
+            lambda: bool(self.roll.gathering.denied) or self._roll_complete(target),
+        )
         self.note(target)
         if target.by_label:
             await self._confirm(target)
@@ -181,12 +182,15 @@ class Search:
                 await inbox.ask(Ask(f"{PING}.{host}", host))
             deadline_sec = time.monotonic() + self._timeout_sec
             found = inbox.gathering
-            while self.discovered.keys() - found.replies.keys() - found.unreachable:
-                if found.denied:
-                    raise DeniedError(found.denied[0], self._root)
-                if time.monotonic() >= deadline_sec:
-                    break
-                await self._signal.wait(deadline_sec)
+
+            def is_complete() -> bool:
+                return not self.discovered.keys() - found.replies.keys() - found.unreachable
+
+            await self._signal.await_silence(
+                lambda: deadline_sec, lambda: bool(found.denied) or is_complete()
+            )
+            if found.denied and not is_complete():
+                raise DeniedError(found.denied[0], self._root)
             for host in list(self.discovered):
                 first = found.replies.get(host)
                 if first is None:
@@ -206,11 +210,9 @@ class Search:
             async with Inbox(self._connection, Message(), self._signal.set) as inbox:
                 deadline_sec = time.monotonic() + self._timeout_sec
                 await inbox.ask(Ask(only.subject(self._root, "status")))
-                heard = inbox.gathering
-                while not (heard.nobody or heard.denied) and time.monotonic() < (
-                    until_sec := min(deadline_sec, quiet_sec(inbox))
-                ):
-                    await self._signal.wait(until_sec)
+                await self._signal.await_silence(
+                    partial(_end_sec, inbox, deadline_sec), partial(_is_over, inbox.gathering)
+                )
             self._note_probe(inbox.gathering)
             self._answering |= inbox.gathering.replies.keys() - {UNKNOWN}
             # The labels of these hosts are unknown, so a selector chooses none of them.
@@ -229,6 +231,14 @@ class Search:
 def quiet_sec(inbox: Inbox) -> float:
     """Returns when the silence after the last answer has lasted long enough."""
     return inbox.heard_sec + max(QUIET_SEC_MIN, QUIET_FACTOR * inbox.gathering.slowest_sec)
+
+
+def _end_sec(inbox: Inbox, deadline_sec: float) -> float:
+    return min(deadline_sec, quiet_sec(inbox))
+
+
+def _is_over(gathering: Gathering) -> bool:
+    return bool(gathering.nobody or gathering.denied)
 
 
 def belongs(body: dict[str, Any], root: str) -> bool:
