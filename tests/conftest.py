@@ -32,6 +32,9 @@ from netsonde.fleet.client import connect
 from operators import Operator
 from servers import NatsServer
 
+# A shell without job control starts `make test &` with SIGINT ignored, and so the tests' processes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
     "uvloop": uvloop.new_event_loop,

@@ -81,10 +81,10 @@ def test_demo_succeeds_in_time(tmp_path: Path, flags: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def running_demo(directory: Path) -> Iterator[subprocess.Popen[str]]:
+def running_demo(directory: Path, *prefix: str) -> Iterator[subprocess.Popen[str]]:
     """Starts a demo. Kills it at the end if it still runs; its server and agent end with it."""
     with subprocess.Popen(
-        [COMMAND, "demo"],
+        [*prefix, COMMAND, "demo"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -96,10 +96,19 @@ def running_demo(directory: Path) -> Iterator[subprocess.Popen[str]]:
             demo.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+IN_BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")  # as shells do without job control
+
+
+@pytest.mark.parametrize(
+    ("number", "prefix"),
+    [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGTERM, IN_BACKGROUND)],
+    ids=["SIGINT", "SIGTERM", "SIGTERM in the background"],
+)
+def test_interrupted_demo_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, prefix: tuple[str, ...]
+) -> None:
     directory = tmp_path / "demo"
-    with running_demo(directory) as demo:
+    with running_demo(directory, *prefix) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
             if line.startswith("$ netsonde start"):

@@ -61,7 +61,10 @@ class DemoCommand:
         for name in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
             del os.environ[name]  # only the demo's configuration applies to the demo's agent
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        return asyncio.run(perform(far))
+        try:
+            return asyncio.run(perform(far))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
 
 
 async def perform(far: FarEnd | None) -> int:
@@ -69,14 +72,16 @@ async def perform(far: FarEnd | None) -> int:
     from .demo_agent import open_lab
     from .demo_play import play
 
-    # Raise SIGINT, at which asyncio cancels this task. An exception could end any callback.
-    asyncio.get_running_loop().add_signal_handler(
-        signal.SIGTERM, signal.raise_signal, signal.SIGINT
-    )
-    try:
+    async def run() -> list[str]:
         with tempfile.TemporaryDirectory(prefix="netsonde-demo-") as directory:
             async with asyncio.timeout(DURATION_SEC_MAX), open_lab(Path(directory)) as lab:
-                problems = await play(lab, far)
+                return await play(lab, far)
+
+    running = asyncio.create_task(run())
+    # An exception could end any callback. SIGINT may be ignored: shells do that for `demo &`.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    try:
+        problems = await running
     except TimeoutError:
         raise NetsondeError(f"The demo took longer than {DURATION_SEC_MAX:g} s.") from None
     for problem in problems:
