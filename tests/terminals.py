@@ -26,8 +26,8 @@ class Terminal:
 
     @property
     def drawn(self) -> str:
-        """All output so far, with escape sequences."""
-        return self._read().decode()
+        """All output so far, with escape sequences. The last character may be incomplete."""
+        return self._read().decode(errors="replace")
 
     def wait_for(self, text: str) -> None:
         eventually_now(lambda: text.encode() in self._read(), f"{text!r} on the screen")

@@ -154,24 +154,32 @@ async def test_status_replies_while_a_large_file_is_verified(
     assert resident_kib(verifier.pid) < 300 * 1024
 
 
+async def seconds_to_reply(bus: Bus, host: str) -> float:
+    sent = time.monotonic()
+    assert (await bus.request("status", host=host)).code == 204
+    return time.monotonic() - sent
+
+
 async def test_status_replies_while_ed25519_checks_a_file_in_memory(
-    verifier: Agent, bus: Bus, signers: Signers
+    fleet: Fleet, verifier: Agent, bus: Bus, signers: Signers
 ) -> None:
-    """The limit for Ed25519 over the file itself is MIDDLING_BYTES."""
+    """The limit for Ed25519 over the file itself is MIDDLING_BYTES. Compared with an agent that has
+    no work: on a busy machine each reply takes longer."""
+    idle = fleet.start("idle")
     middling = signers.firmware / "middling.bin"
     signers.run("minisign", "-S", "-l", "-s", "mini.key", "-m", middling, "-x", "made")
     signers.write(signers.made(), "pure.sig")
     asking = asyncio.create_task(
         bus.request("firmware.verify", body("middling.bin", "pure.sig"), timeout_sec=120)
     )
-    slowest = 0.0
+    slowest = [0.0, 0.0]
     while not asking.done():
-        sent = time.monotonic()
-        assert (await bus.request("status")).code == 204
-        slowest = max(slowest, time.monotonic() - sent)
+        hosts = (verifier.host, idle.host)
+        took = await asyncio.gather(*(seconds_to_reply(bus, host) for host in hosts))
+        slowest = [max(pair) for pair in zip(slowest, took, strict=True)]
     reply = await asking
     assert (reply.body["valid"], reply.body["algorithm"]) == (True, "minisign-Ed25519")
-    assert slowest < 0.3
+    assert slowest[0] < slowest[1] + 0.3
     assert resident_kib(verifier.pid) < 600 * 1024
 
 

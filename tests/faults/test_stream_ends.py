@@ -18,6 +18,7 @@ from stage import FLOWS, ROWS, Row, Stage
 from deadlines import eventually_now
 
 SetStage = Callable[..., Stage]
+SLOWLY = 0.25  # of the speed of the other tests: the fault comes long before the end of the file
 
 
 def test_collector_killed_in_the_middle_of_a_file_loses_no_record(set_stage: SetStage) -> None:
@@ -55,7 +56,7 @@ def test_agent_killed_between_two_batches_counts_its_losses(set_stage: SetStage)
     stage = set_stage()
     agent = stage.agent()
     stage.collect()
-    stage.start()
+    stage.start(replay_speed=SLOWLY)
     stage.until(lambda status: status["records_sent"] > FLOWS // 4, "a quarter of the records")
     stage.servers[0].kill()  # so that much is only in the spool
     time.sleep(1.2)
@@ -123,8 +124,8 @@ def test_spool_disk_full_while_the_server_is_away_raises_an_alarm(
     stage = set_stage()
     agent = stage.agent(flows=spooled_on(tiny_disk, 64))
     stage.collect()
-    stage.start()
-    time.sleep(1.2)
+    stage.start(replay_speed=SLOWLY)
+    stage.until(lambda status: status["records_sent"] > 0, "the first records")
     stage.servers[0].kill()
     eventually_now(lambda: "alarm: records_lost" in agent.log, "the alarm")
     time.sleep(0.5)
@@ -139,8 +140,8 @@ def test_spool_limit_reached_while_the_server_is_away_drops_the_oldest(set_stage
     stage = set_stage()
     agent = stage.agent(flows={"spool_mb": 8})
     stage.collect()
-    stage.start()
-    time.sleep(1.2)
+    stage.start(replay_speed=SLOWLY)
+    stage.until(lambda status: status["records_sent"] > 0, "the first records")
     stage.servers[0].kill()
     eventually_now(lambda: "alarm: records_lost" in agent.log, "the alarm")
     stage.servers[0].start()
