@@ -96,7 +96,7 @@ def running_demo(directory: Path, *prefix: str) -> Iterator[subprocess.Popen[str
             demo.kill()
 
 
-IN_BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")  # as shells do without job control
+IN_BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")  # the `&` of a script
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from stage import FLOWS, ROWS, Row, Stage
 from deadlines import eventually_now
 
 SetStage = Callable[..., Stage]
-SLOWLY = 0.25  # of the speed of the other tests: the fault comes long before the end of the file
+SLOWLY = 0.25  # a quarter of the usual speed: the fault comes long before the end
 
 
 def test_collector_killed_in_the_middle_of_a_file_loses_no_record(set_stage: SetStage) -> None:
