@@ -153,8 +153,8 @@ static int load_next(struct feed *feed, const unsigned char *start, const unsign
 static void load_ports(struct feed *feed, int cgroup) {
   int failed = load_next(feed, embedded_ports, embedded_ports_end, &feed->ports);
   if (!failed) {
-    feed->list = bpf_program__attach_iter(
-        bpf_object__find_program_by_name(feed->ports, "owner_list"), NULL);
+    feed->list =
+        bpf_program__attach_iter(bpf_object__find_program_by_name(feed->ports, "owner_list"), NULL);
     failed = !feed->list ||
              attach(feed, bpf_object__find_program_by_name(feed->ports, "owner_port"), cgroup);
   }
