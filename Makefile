@@ -28,7 +28,7 @@ APT_BENCH := clang ethtool iperf3 nfdump softflowd
 # Tests that fill a link, measure time, or need the index of all sockets of the host. They run alone.
 ALONE := tests/live/test_gso.py tests/live/test_overload.py tests/live/test_owner.py \
          tests/live/test_owner_first_send.py tests/live/test_owner_inherited.py \
-         tests/live/test_owner_limits.py tests/live/test_xdp_cost.py \
+         tests/live/test_owner_limits.py tests/live/test_owner_ports.py tests/live/test_xdp_cost.py \
          tests/live/test_xdp_harm.py tests/native/test_alone.py
 
 .PHONY: help build setup demo docs packages lock test bench clickhouse lint format native-test fuzz coverage mutation clean \
